@@ -1,0 +1,38 @@
+# make demo: set-up and the main job.  make test: set-up and all tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lab readme clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vdkit demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy vdkit
+	$(BIN)/python -m pytest -q tests/cpu/test_imports.py
+
+lab: $(VENV)/.installed
+	$(BIN)/jupyter lab notebooks
+
+# Write the recorded figures into README.md and draw its picture (a test keeps them equal).
+readme: $(VENV)/.installed
+	$(BIN)/python -m vdkit.present.readme README.md
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "vdkit needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; use make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache results/demo

@@ -1,0 +1,47 @@
+"""vdkit: what does it cost to get decoded video frames off a GPU, and how much of it can be hidden?
+
+Names resolve on first use, so importing the package loads neither torch nor matplotlib.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DecodeConfig": "vdkit.decode.chunks",
+    "DecodeResult": "vdkit.decode.chunks",
+    "ChunkRecord": "vdkit.decode.chunks",
+    "VideoInfo": "vdkit.decode.chunks",
+    "ChunkDecoder": "vdkit.decode.protocols",
+    "Sink": "vdkit.decode.protocols",
+    "DecodeCancelled": "vdkit.decode.protocols",
+    "decode_async": "vdkit.decode.pipelined",
+    "decode_sync": "vdkit.decode.sequential",
+    "decode_diffusers": "vdkit.decode.sequential",
+    "compute_only": "vdkit.decode.sequential",
+    "load_decoder": "vdkit.models.loading",
+    "load_latents": "vdkit.models.latents",
+    "NullSink": "vdkit.sinks",
+    "RawSink": "vdkit.sinks",
+    "PngSink": "vdkit.sinks",
+    "Mp4Sink": "vdkit.sinks",
+    "ThrottledSink": "vdkit.sinks",
+    "run_benchmark": "vdkit.measure.bench",
+    "read_result": "vdkit.measure.records",
+    "plot_timeline": "vdkit.present.plots",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(
+            f"module 'vdkit' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
