@@ -1,0 +1,244 @@
+"""What is decoded when, and when each step happened: plans and records as plain data.
+
+Torch-free on purpose: a recorded run must open on any machine, with or without a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_SLOTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive latent frames decoded in one call, as half-open ranges.
+
+    Attributes:
+        index: position in the video, from 0.
+        latent_start, latent_stop: range of latent frames.
+        frame_start, frame_stop: range of pixel frames those latent frames become.
+    """
+
+    index: int
+    latent_start: int
+    latent_stop: int
+    frame_start: int
+    frame_stop: int
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames in this chunk."""
+        return self.frame_stop - self.frame_start
+
+
+def pixel_frames(latent_frames: int, temporal_factor: int = 4) -> int:
+    """Pixel frames of a causal video VAE: ``temporal_factor * (latent_frames - 1) + 1``."""
+    if latent_frames < 1:
+        raise ValueError(f"latents have {latent_frames} latent frames; at least 1 is needed")
+    return temporal_factor * (latent_frames - 1) + 1
+
+
+def latent_frames(frames: int, temporal_factor: int = 4) -> int:
+    """Latent frames behind ``frames`` pixel frames; the inverse of `pixel_frames`.
+
+    Raises:
+        ValueError: no whole number of latent frames gives this count; names the neighbours.
+    """
+    if frames < 1 or (frames - 1) % temporal_factor:
+        below = max(1, (max(frames, 1) - 1) // temporal_factor * temporal_factor + 1)
+        raise ValueError(
+            f"{frames} pixel frames do not come from whole latent frames: a causal VAE gives "
+            f"{temporal_factor}*(T-1)+1, so use {below} or {below + temporal_factor}"
+        )
+    return (frames - 1) // temporal_factor + 1
+
+
+def plan_chunks(latent_frames: int, chunk_size: int, temporal_factor: int = 4) -> tuple[Chunk, ...]:
+    """Cut a video into chunks of ``chunk_size`` latent frames.
+
+    The first latent frame is a chunk of its own, because it becomes one pixel frame and every
+    later one becomes ``temporal_factor``. The last chunk may be short.
+
+    Raises:
+        ValueError: ``latent_frames`` or ``chunk_size`` is below 1.
+    """
+    total = pixel_frames(latent_frames, temporal_factor)
+    if chunk_size < 1:
+        raise ValueError(
+            f"chunk_size is {chunk_size}; it counts latent frames per call, so use 1 or more"
+        )
+    chunks = [Chunk(0, 0, 1, 0, 1)]
+    for start in range(1, latent_frames, chunk_size):
+        stop = min(start + chunk_size, latent_frames)
+        first = chunks[-1].frame_stop
+        last = first + (stop - start) * temporal_factor
+        chunks.append(Chunk(len(chunks), start, stop, first, last))
+    assert chunks[-1].frame_stop == total
+    return tuple(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a sink needs to know before the first frame.
+
+    Attributes:
+        frames: pixel frames the sink will receive in all.
+        height, width: pixels.
+        fps: exact frame rate, e.g. ``Fraction(24000, 1001)``.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: Fraction
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one uint8 RGB frame."""
+        return self.height * self.width * 3
+
+    @property
+    def seconds(self) -> float:
+        """Playing time, s."""
+        return float(self.frames / self.fps)
+
+
+def exact_fps(fps: int | float | str | Fraction) -> Fraction:
+    """The frame rate as an exact fraction: 16, 23.976 and ``"24000/1001"`` mean just that.
+
+    Raises:
+        ValueError: not a positive number.
+    """
+    try:
+        exact = fps if isinstance(fps, Fraction) else Fraction(str(fps))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"fps is {fps!r}; give a number such as 16 or a ratio such as 24000/1001"
+        ) from None
+    if exact <= 0:
+        raise ValueError(f"fps is {fps}; it must be above 0")
+    return exact
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeConfig:
+    """The knobs of a decode. Each primitive of `decode_async` can be switched off on its own.
+
+    `decode_sync` and `decode_diffusers` have none of the primitives and read only ``chunk_size``
+    (`decode_diffusers` not even that: diffusers decodes one latent frame at a time).
+
+    Attributes:
+        chunk_size: latent frames per decoder call, 1 or more.
+        slots: ring slots, 1 to 16; each is one device buffer and one host buffer.
+        pinned_memory: page-locked host buffers, so that copies do not block the host (CUDA only).
+        copy_stream: device-to-host copies on a CUDA stream of their own (CUDA only).
+        writer_thread: the sink runs on its own thread instead of between launches.
+        uint8_on_gpu: convert on the GPU and copy uint8; otherwise copy full-precision frames and
+            convert on the host.
+    """
+
+    chunk_size: int = 1
+    slots: int = 2
+    pinned_memory: bool = True
+    copy_stream: bool = True
+    writer_thread: bool = True
+    uint8_on_gpu: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("chunk_size", 1, None), ("slots", 1, MAX_SLOTS)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number")
+            if value < low or (high is not None and value > high):
+                limits = f"{low} to {high}" if high else f"{low} or more"
+                raise ValueError(f"{name} is {value}; use {limits}")
+
+
+@dataclass(slots=True, kw_only=True)
+class ChunkRecord:
+    """When each step of one chunk happened, s since the call; None where there was no such step.
+
+    ``launch``, ``slot_wait``, ``convert`` and ``write`` are host-clock readings; ``decode`` and
+    ``copy`` come from CUDA events put on the host clock (on a CPU, clock readings). ``decode``
+    covers the conversion to uint8 where that runs on the GPU.
+
+    Attributes:
+        slot: ring slot, None on paths without a ring.
+        slot_wait_start_s, slot_acquired_s: waiting for the slot; equal when it was free.
+        slot_held_by: state of the slot when waiting began (``copying``, ``writing``, ...).
+        launch_start_s, launch_done_s: the host's call into the decoder.
+        decode_start_s, decode_done_s: the compute stream working on the chunk.
+        copy_start_s, copy_done_s: the device-to-host copy.
+        convert_start_s, convert_done_s: conversion to uint8 on the host.
+        write_start_s, write_done_s: the call into the sink.
+        d2h_bytes: bytes copied to the host.
+    """
+
+    index: int
+    latent_start: int
+    latent_stop: int
+    frame_start: int
+    frame_stop: int
+    slot: int | None = None
+    slot_wait_start_s: float | None = None
+    slot_acquired_s: float | None = None
+    slot_held_by: str | None = None
+    launch_start_s: float | None = None
+    launch_done_s: float | None = None
+    decode_start_s: float | None = None
+    decode_done_s: float | None = None
+    copy_start_s: float | None = None
+    copy_done_s: float | None = None
+    convert_start_s: float | None = None
+    convert_done_s: float | None = None
+    write_start_s: float | None = None
+    write_done_s: float | None = None
+    d2h_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeResult:
+    """One finished decode.
+
+    Attributes:
+        mode: ``diffusers``, ``sync``, ``async`` or ``compute``.
+        device: name of the device that decoded, as torch reports it.
+        latency_s: wall clock from the call until the sink was closed.
+        ttff_s: from the call until the sink had accepted the first frame; None without a sink.
+        sink_open_s, sink_close_s: duration of ``sink.open`` and ``sink.close``; None without a
+            sink.
+        pinned_bytes: page-locked host memory of the ring.
+        ring_bytes: device memory of the ring.
+        vram_peak_bytes: highest torch allocation during the call, weights included; None on a CPU.
+        device_mallocs_steady: cudaMalloc calls from the fourth chunk on (0 is the aim); None on a
+            CPU and for videos under six chunks.
+        clock_residual_s: largest disagreement between the CUDA-event clock and the host clock.
+        chunks: one record per chunk, in order.
+    """
+
+    mode: str
+    device: str
+    info: VideoInfo
+    config: DecodeConfig
+    latency_s: float
+    ttff_s: float | None
+    sink_open_s: float | None
+    sink_close_s: float | None
+    pinned_bytes: int
+    ring_bytes: int
+    vram_peak_bytes: int | None
+    device_mallocs_steady: int | None
+    clock_residual_s: float
+    chunks: tuple[ChunkRecord, ...]
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: latency over playing time. Below 1 is faster than real time."""
+        return self.latency_s / self.info.seconds
+
+    @property
+    def d2h_bytes(self) -> int:
+        """Bytes copied from the device to the host."""
+        return sum(chunk.d2h_bytes for chunk in self.chunks)

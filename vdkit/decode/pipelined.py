@@ -1,0 +1,245 @@
+"""The asynchronous decode path: decode, copy and write of different chunks at the same time.
+
+Each primitive that makes it fast (pinned memory, copy stream, more than one slot, writer thread,
+uint8 on the GPU) can be switched off on its own, with the same bytes in the end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from fractions import Fraction
+
+import torch
+
+from vdkit.decode.chunks import ChunkRecord, DecodeConfig, DecodeResult
+from vdkit.decode.engines import Mark, on_device
+from vdkit.decode.job import Job
+from vdkit.decode.pixels import frames_to_uint8
+from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
+from vdkit.decode.ring import Ring, Slot, SlotState
+from vdkit.decode.sequential import LAUNCH_AHEAD, new_record
+
+_POLL_S = 0.05
+
+
+class InlineWriter:
+    """The sink on the caller's thread: chunks are written between launches."""
+
+    def __init__(self, job: Job, ring: Ring) -> None:
+        self.job = job
+        self.ring = ring
+        self._pending: deque[Slot] = deque()
+
+    def start(self) -> None:
+        self.job.open_sink()
+
+    def acquire(self, record: ChunkRecord) -> Slot:
+        """The slot for this chunk, written out first if it still holds frames."""
+        while self.ring.next_slot(record.index).state is not SlotState.FREE:
+            self.write_out(self._pending.popleft())
+        return self.ring.acquire(record, self.job.now, self.job.check_cancel)
+
+    def put(self, slot: Slot) -> None:
+        """Take over a slot whose copy is queued; write older ones while the GPU has work."""
+        self._pending.append(slot)
+        while len(self._pending) > LAUNCH_AHEAD:
+            self.write_out(self._pending.popleft())
+
+    def drain(self) -> None:
+        """Write what is left and close the sink."""
+        while self._pending:
+            self.job.check_cancel()
+            self.write_out(self._pending.popleft())
+        self.job.close_sink()
+
+    def stop(self) -> None:
+        """After a failure: nothing runs here that would have to stop."""
+
+    def write_out(self, slot: Slot) -> None:
+        """COPYING -> READY -> WRITING -> FREE for one slot."""
+        record = slot.record
+        assert record is not None
+        self.job.engine.wait(slot.copy_done)
+        self.ring.move(slot, SlotState.READY)
+        _, host = slot.views(_buffer_shape(self.job, record))
+        pixels = None
+        try:
+            if not self.job.config.uint8_on_gpu:
+                record.convert_start_s = self.job.now()
+                host = frames_to_uint8(host)
+                record.convert_done_s = self.job.now()
+            self.ring.move(slot, SlotState.WRITING)
+            pixels = host.numpy()
+            self.job.write(record, pixels)
+        finally:
+            del host, pixels  # an exception keeps this frame; it must not keep the buffers
+        self.ring.move(slot, SlotState.FREE)
+
+
+class ThreadWriter(InlineWriter):
+    """The sink on a thread of its own, while the caller launches on."""
+
+    def __init__(self, job: Job, ring: Ring) -> None:
+        super().__init__(job, ring)
+        self._queue: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="vdkit-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with on_device(self.job.engine.device):
+                self.job.open_sink()
+                while not self._stopping.is_set() and (slot := self._queue.get()) is not None:
+                    if not self._stopping.is_set():
+                        self.write_out(slot)
+                if not self._stopping.is_set():
+                    self.job.close_sink()
+        except BaseException as error:  # carried to the caller's thread by _check
+            self._error = error
+        finally:
+            self.ring.wake()
+
+    def _check(self) -> None:
+        """Raise what the writer raised, or the caller's cancel."""
+        if self._error is not None:
+            raise self._error
+        self.job.check_cancel()
+
+    def acquire(self, record: ChunkRecord) -> Slot:
+        self._check()
+        return self.ring.acquire(record, self.job.now, self._check)
+
+    def put(self, slot: Slot) -> None:
+        self._queue.put(slot)
+
+    def drain(self) -> None:
+        self._queue.put(None)
+        while self._thread.is_alive():
+            self._thread.join(_POLL_S)
+            self._check()
+        self._check()
+
+    def stop(self) -> None:
+        """End the thread; at most the one ``write`` in progress is waited for."""
+        self._stopping.set()
+        self._queue.put(None)
+        interrupt = getattr(self.job.sink, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+
+def _buffer_shape(job: Job, record: ChunkRecord) -> tuple[int, ...]:
+    """uint8 THWC if converted on the GPU, else the decoder's own [1, 3, F, H, W]."""
+    frames, info = record.frame_stop - record.frame_start, job.info
+    if job.config.uint8_on_gpu:
+        return (frames, info.height, info.width, 3)
+    return (1, 3, frames, info.height, info.width)
+
+
+@torch.inference_mode()
+def decode_async(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink: Sink,
+    *,
+    fps: int | float | str | Fraction = 16,
+    config: DecodeConfig = DecodeConfig(),
+    progress: Progress = True,
+    cancel: threading.Event | None = None,
+) -> DecodeResult:
+    """Decode chunk by chunk with compute, copy and write overlapped.
+
+    For each chunk the host takes a free slot of the ring, launches the decode into the slot's
+    device buffer on the compute stream, and queues the copy to the slot's pinned buffer on the
+    copy stream; the writer thread waits for the copy, writes, and frees the slot. Frames reach the
+    sink in order. On a CPU decoder the same code runs with clock readings for events and memcpy
+    for copies.
+
+    Args:
+        decoder: any `ChunkDecoder`.
+        latents: [C, T, h, w] or [1, C, T, h, w]; float16, bfloat16 or float32, as the decoder takes
+            them (de-normalized); moved to its device and dtype.
+        sink: any `Sink`; receives uint8 RGB [F, H, W, 3] in [0, 255].
+        fps: frame rate of the video; the real-time factor and the file's timing follow from it.
+        config: chunk size, slots and primitives.
+        progress: True for a tqdm bar, False for none, or a callable (frames done, frames in all).
+        cancel: an event; once set, the decode ends with `DecodeCancelled` within a chunk.
+
+    Returns:
+        Latency, memory and one `ChunkRecord` per chunk.
+
+    Raises:
+        TypeError, ValueError: bad latents, decoder, sink, fps or config; the message says what is
+            right.
+        DecodeCancelled: ``cancel`` was set.
+        DecodeOutOfMemory: CUDA memory ran out; the message estimates what fits.
+        Exception: whatever the decoder or the sink raised, unchanged. After any failure the writer
+            thread is gone, the ring is released and the sink has been aborted.
+    """
+    job = Job("async", decoder, latents, sink, fps, config, progress, cancel)
+    engine, ring, writer = job.engine, None, None
+    state = frames = device = host = None
+    try:
+        with on_device(decoder.device):
+            values = max(chunk.frames for chunk in job.chunks) * job.info.frame_bytes
+            dtype = torch.uint8 if config.uint8_on_gpu else decoder.dtype
+            pinned = config.pinned_memory and decoder.device.type == "cuda"
+            slots = min(config.slots, len(job.chunks))
+            ring = Ring(slots, values, dtype, decoder.device, pinned)
+            writer = ThreadWriter(job, ring) if config.writer_thread else InlineWriter(job, ring)
+            writer.start()
+            marks: list[tuple[Mark, ...]] = []
+            state = decoder.begin(job.latents)
+            for chunk in job.chunks:
+                job.check_cancel()
+                record = new_record(chunk)
+                slot = writer.acquire(record)
+                job.records.append(record)
+                if chunk.index >= LAUNCH_AHEAD:
+                    engine.wait(marks[chunk.index - LAUNCH_AHEAD][1])
+                engine.note_chunk(chunk.index)
+                device, host = slot.views(_buffer_shape(job, record))
+                record.launch_start_s = job.now()
+                engine.after("compute", slot.copy_done)
+                decode_start = engine.mark("compute")
+                frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                job.check_frames(frames, chunk.frames)
+                if config.uint8_on_gpu:
+                    frames_to_uint8(frames, device)
+                else:
+                    device.copy_(frames)
+                decode_done = engine.mark("compute")
+                record.launch_done_s = job.now()
+                ring.move(slot, SlotState.COPYING)
+                engine.after("copy", decode_done)
+                copy_start = engine.mark("copy")
+                engine.copy(host, device)
+                slot.copy_done = engine.mark("copy")
+                record.d2h_bytes = host.nbytes
+                marks.append((decode_start, decode_done, copy_start, slot.copy_done))
+                writer.put(slot)
+            writer.drain()
+            job.finish()
+            for record, (decode_start, decode_done, copy_start, copy_done) in zip(
+                job.records, marks, strict=True
+            ):
+                job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
+                job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
+        return job.result(pinned_bytes=ring.pinned_bytes, ring_bytes=ring.ring_bytes)
+    except BaseException as error:
+        if writer is not None:
+            writer.stop()
+        state = frames = device = host = None
+        job.fail(error)
+        raise
+    finally:
+        if ring is not None:
+            ring.release()

@@ -1,0 +1,122 @@
+"""The ring: N slots, each a device buffer paired with a host buffer, handed out in order.
+
+A slot is FREE only after the host has seen its copy finish and the sink has let go of its host
+buffer. So neither buffer is ever reused early, and nothing depends on the caching allocator's
+``record_stream``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+
+import torch
+
+from vdkit.decode.chunks import ChunkRecord
+from vdkit.decode.engines import Mark
+
+
+class SlotState(StrEnum):
+    """FREE -> DECODING -> COPYING -> READY -> WRITING -> FREE."""
+
+    FREE = "free"
+    DECODING = "decoding"
+    COPYING = "copying"
+    READY = "ready"
+    WRITING = "writing"
+
+
+_ORDER = list(SlotState)
+
+
+class Slot:
+    """One pair of buffers and the chunk that is in them."""
+
+    def __init__(self, index: int, device: torch.Tensor, host: torch.Tensor) -> None:
+        self.index = index
+        self.state = SlotState.FREE
+        self.record: ChunkRecord | None = None
+        self.copy_done: Mark = None
+        self._device = device
+        self._host = host
+
+    def views(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The front of the device and of the host buffer as contiguous tensors of ``shape``."""
+        count = math.prod(shape)
+        return self._device[:count].view(shape), self._host[:count].view(shape)
+
+    def drop_buffers(self) -> None:
+        """Let go of the memory; an exception or a debugger may still hold the slot."""
+        del self._device, self._host
+
+
+class Ring:
+    """Slots in rotation: chunk i lives in slot i mod N, so slots come free in order."""
+
+    def __init__(
+        self, slots: int, values: int, dtype: torch.dtype, device: torch.device, pinned: bool
+    ) -> None:
+        """Allocate everything at once. ``values``: elements of ``dtype`` in one buffer."""
+        self._changed = threading.Condition()
+        self.slots = [
+            Slot(
+                index,
+                torch.empty(values, dtype=dtype, device=device),
+                torch.empty(values, dtype=dtype, pin_memory=pinned),
+            )
+            for index in range(slots)
+        ]
+        self.ring_bytes = slots * values * dtype.itemsize
+        self.pinned_bytes = self.ring_bytes if pinned else 0
+
+    def move(self, slot: Slot, to: SlotState) -> None:
+        """Take a slot one state on; any other step is a lifetime error, RuntimeError."""
+        with self._changed:
+            expected = _ORDER[(_ORDER.index(slot.state) + 1) % len(_ORDER)]
+            if to is not expected:
+                raise RuntimeError(
+                    f"slot {slot.index} is {slot.state}, next is {expected}, not {to}"
+                )
+            slot.state = to
+            if to is SlotState.FREE:
+                slot.record = None
+            self._changed.notify_all()
+
+    def next_slot(self, chunk_index: int) -> Slot:
+        """The slot that this chunk will use, free or not."""
+        return self.slots[chunk_index % len(self.slots)]
+
+    def acquire(
+        self, record: ChunkRecord, now: Callable[[], float], check: Callable[[], None]
+    ) -> Slot:
+        """Wait until the chunk's slot is FREE and take it (-> DECODING); the record notes the wait.
+
+        ``check`` is called while waiting and may raise, so that neither a dead writer nor a cancel
+        leaves the caller waiting.
+        """
+        slot = self.next_slot(record.index)
+        record.slot = slot.index
+        record.slot_wait_start_s = now()
+        with self._changed:
+            if slot.state is not SlotState.FREE:
+                record.slot_held_by = slot.state.value
+            while slot.state is not SlotState.FREE:
+                check()
+                self._changed.wait(timeout=0.05)
+        record.slot_acquired_s = now() if record.slot_held_by else record.slot_wait_start_s
+        self.move(slot, SlotState.DECODING)
+        slot.record = record
+        return slot
+
+    def wake(self) -> None:
+        """Let a waiting `acquire` look around."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def release(self) -> None:
+        """Let go of all buffers."""
+        for slot in self.slots:
+            slot.drop_buffers()
+        self.slots.clear()

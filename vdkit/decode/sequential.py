@@ -1,0 +1,203 @@
+"""The decode paths that do one thing after another: what people have today, and the floor.
+
+`decode_diffusers` is what a diffusers user writes, `decode_sync` the published chunked baseline,
+and `compute_only` the floor that `vdkit.decode.pipelined.decode_async` is held against. They leave
+the same records as `decode_async`, so that all can be laid side by side.
+"""
+
+from __future__ import annotations
+
+import threading
+from fractions import Fraction
+
+import torch
+
+from vdkit.decode.chunks import Chunk, ChunkRecord, DecodeConfig, DecodeResult
+from vdkit.decode.engines import Mark, on_device
+from vdkit.decode.job import Job
+from vdkit.decode.pixels import frames_to_uint8
+from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, WholeVideoDecoder, require
+
+LAUNCH_AHEAD = 2
+"""Chunks the host may launch before the first of them has been decoded. Two keep the compute stream
+busy; more would only make a cancelled run wait longer for work that cannot be called back."""
+
+
+def new_record(chunk: Chunk) -> ChunkRecord:
+    """An empty record for a chunk of the plan."""
+    return ChunkRecord(
+        index=chunk.index,
+        latent_start=chunk.latent_start,
+        latent_stop=chunk.latent_stop,
+        frame_start=chunk.frame_start,
+        frame_stop=chunk.frame_stop,
+    )
+
+
+@torch.inference_mode()
+def decode_diffusers(
+    decoder: WholeVideoDecoder,
+    latents: torch.Tensor,
+    sink: Sink,
+    *,
+    fps: int | float | str | Fraction = 16,
+    config: DecodeConfig = DecodeConfig(),
+    progress: Progress = True,
+    cancel: threading.Event | None = None,
+) -> DecodeResult:
+    """Decode as a diffusers user does: the whole video, float32 to the host, numpy, uint8, write.
+
+    The record holds one chunk, the whole video. ``cancel`` is looked at before each latent frame.
+    Arguments, result and errors are those of `decode_async`; ``config`` is recorded but not read.
+
+    Raises:
+        TypeError: the decoder cannot decode a whole video (it has no ``decode_video`` and
+            ``to_numpy``).
+    """
+    job = Job("diffusers", decoder, latents, sink, fps, config, progress, cancel)
+    engine = job.engine
+    count, last = job.latents.shape[2], job.chunks[-1].frame_stop
+    record = new_record(Chunk(0, 0, count, 0, last))
+    frames = host = None
+    try:
+        require(decoder, "WholeVideoDecoder", ("decode_video", "to_numpy"))
+        with on_device(decoder.device):
+            job.open_sink()
+            job.records.append(record)
+            record.launch_start_s = job.now()
+            decode_start = engine.mark("compute")
+            frames = decoder.decode_video(job.latents, lambda index: job.check_cancel())
+            job.check_frames(frames, last)
+            decode_done = engine.mark("compute")
+            record.launch_done_s = job.now()
+            copy_start = engine.mark("compute")
+            host = frames.float().to("cpu", copy=True)
+            copy_done = engine.mark("compute")
+            record.d2h_bytes = host.nbytes
+            frames = None
+            job.check_cancel()
+            record.convert_start_s = job.now()
+            video = (decoder.to_numpy(host) * 255).round().astype("uint8", order="C")
+            record.convert_done_s = job.now()
+            job.write(record, video)
+            job.close_sink()
+            job.finish()
+            job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
+            job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
+        return job.result()
+    except BaseException as error:
+        frames = host = None
+        job.fail(error)
+        raise
+
+
+@torch.inference_mode()
+def decode_sync(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink: Sink,
+    *,
+    fps: int | float | str | Fraction = 16,
+    config: DecodeConfig = DecodeConfig(),
+    progress: Progress = True,
+    cancel: threading.Event | None = None,
+) -> DecodeResult:
+    """Decode chunk by chunk, one step after the other: the published baseline.
+
+    Each chunk is decoded, its full-precision frames are copied to pageable host memory while the
+    host waits, converted to uint8 on the host and written. Of ``config`` only ``chunk_size``
+    counts. Arguments, result and errors are those of `decode_async`.
+    """
+    job = Job("sync", decoder, latents, sink, fps, config, progress, cancel)
+    engine = job.engine
+    frames = host = state = None
+    try:
+        with on_device(decoder.device):
+            job.open_sink()
+            marks: list[tuple[Mark, ...]] = []
+            state = decoder.begin(job.latents)
+            for chunk in job.chunks:
+                job.check_cancel()
+                record = new_record(chunk)
+                job.records.append(record)
+                engine.note_chunk(chunk.index)
+                record.launch_start_s = job.now()
+                decode_start = engine.mark("compute")
+                frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                job.check_frames(frames, chunk.frames)
+                decode_done = engine.mark("compute")
+                record.launch_done_s = job.now()
+                copy_start = engine.mark("compute")
+                host = frames.to("cpu", copy=True)
+                copy_done = engine.mark("compute")
+                record.d2h_bytes = host.nbytes
+                marks.append((decode_start, decode_done, copy_start, copy_done))
+                frames = None
+                record.convert_start_s = job.now()
+                pixels = frames_to_uint8(host).numpy()
+                record.convert_done_s = job.now()
+                job.write(record, pixels)
+            job.close_sink()
+            job.finish()
+            for record, (decode_start, decode_done, copy_start, copy_done) in zip(
+                job.records, marks, strict=True
+            ):
+                job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
+                job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
+        return job.result()
+    except BaseException as error:
+        frames = host = state = None
+        job.fail(error)
+        raise
+
+
+@torch.inference_mode()
+def compute_only(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink: Sink | None = None,
+    *,
+    fps: int | float | str | Fraction = 16,
+    config: DecodeConfig = DecodeConfig(),
+    progress: Progress = True,
+    cancel: threading.Event | None = None,
+) -> DecodeResult:
+    """Decode and convert on the device, copy nothing, write nothing: the floor for `decode_async`.
+
+    ``sink`` is accepted so that all paths are called alike; it is never opened. Of ``config`` only
+    ``chunk_size`` counts. Arguments, result and errors are otherwise those of `decode_async`.
+    """
+    job = Job("compute", decoder, latents, None, fps, config, progress, cancel)
+    engine = job.engine
+    frames = state = out = None
+    try:
+        with on_device(decoder.device):
+            most = max(chunk.frames for chunk in job.chunks)
+            out = torch.empty(
+                (most, job.info.height, job.info.width, 3), dtype=torch.uint8, device=decoder.device
+            )
+            marks: list[tuple[Mark, Mark]] = []
+            state = decoder.begin(job.latents)
+            for chunk in job.chunks:
+                job.check_cancel()
+                if chunk.index >= LAUNCH_AHEAD:
+                    engine.wait(marks[chunk.index - LAUNCH_AHEAD][1])
+                record = new_record(chunk)
+                job.records.append(record)
+                engine.note_chunk(chunk.index)
+                record.launch_start_s = job.now()
+                decode_start = engine.mark("compute")
+                frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                frames_to_uint8(job.check_frames(frames, chunk.frames), out[: chunk.frames])
+                decode_done = engine.mark("compute")
+                record.launch_done_s = job.now()
+                marks.append((decode_start, decode_done))
+                job.report(chunk.frame_stop)
+            job.finish()
+            for record, (decode_start, decode_done) in zip(job.records, marks, strict=True):
+                job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
+        return job.result(ring_bytes=out.nbytes)
+    except BaseException as error:
+        frames = state = out = None
+        job.fail(error)
+        raise
