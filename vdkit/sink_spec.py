@@ -1,0 +1,89 @@
+"""A sink by name, as the command line and a record have it: one fresh sink per run."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdkit.sinks import Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
+
+if TYPE_CHECKING:
+    from vdkit.decode.protocols import Sink
+
+
+def storage_kind(folder: Path) -> str | None:
+    """File system of ``folder`` (``tmpfs``, ``ext4``, ...); None where /proc does not say."""
+    try:
+        mounts = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return None
+    target = folder.resolve()
+    best, kind = -1, None
+    for line in mounts:
+        _, point, filesystem, *_ = line.split()
+        mount = Path(point.replace("\\040", " "))
+        if target.is_relative_to(mount) and len(mount.parts) > best:
+            best, kind = len(mount.parts), filesystem
+    return kind
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSpec:
+    """Which sink a benchmark uses: one fresh sink per run, removed afterwards.
+
+    Attributes:
+        kind: ``null``, ``raw``, ``png`` or ``mp4``.
+        folder: where it writes; must exist. None only for ``null``.
+        durable: fsync before a run ends (``raw`` only).
+        throttle_mb_per_s: storage speed to hold it to, MB/s; None: as fast as it goes.
+    """
+
+    kind: str
+    folder: Path | None = None
+    durable: bool = False
+    throttle_mb_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("null", "raw", "png", "mp4"):
+            raise ValueError(f"sink {self.kind!r} is unknown; use null, raw, png or mp4")
+        if self.durable and self.kind != "raw":
+            raise ValueError(f"sink {self.kind!r} cannot be durable; only raw can")
+        if self.throttle_mb_per_s is not None and not self.throttle_mb_per_s > 0:
+            raise ValueError(
+                f"storage speed is {self.throttle_mb_per_s:g} MB/s; give a speed above 0"
+            )
+        if self.kind != "null" and (self.folder is None or not self.folder.is_dir()):
+            raise FileNotFoundError(f"sink folder {str(self.folder)!r} does not exist; create it")
+
+    @contextlib.contextmanager
+    def fresh(self, label: str) -> Iterator[Sink]:
+        """A new sink whose output is deleted on leaving; ``label`` names its file."""
+        with contextlib.ExitStack() as stack:
+            sink: Sink = NullSink()
+            if self.kind != "null":
+                scratch = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=".vdkit-", dir=self.folder)
+                )
+                path = Path(scratch) / label
+                if self.kind == "raw":
+                    sink = RawSink(path.with_suffix(".rgb"), durable=self.durable)
+                elif self.kind == "png":
+                    sink = PngSink(path)
+                else:
+                    sink = Mp4Sink(path.with_suffix(".mp4"))
+            if self.throttle_mb_per_s is not None:
+                sink = ThrottledSink(sink, self.throttle_mb_per_s)
+            yield sink
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: kind, file system, durable, throttle."""
+        return {
+            "kind": self.kind,
+            "storage": storage_kind(self.folder) if self.folder else None,
+            "durable": self.durable,
+            "throttle_mb_per_s": self.throttle_mb_per_s,
+        }
