@@ -1,0 +1,290 @@
+"""The benchmark: modes run in turns, every raw value kept, frames proved identical.
+
+Knows decoders and sinks only by protocol: it is handed a decoder and a sink factory.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo, exact_fps
+from vdkit.decode.pipelined import decode_async
+from vdkit.decode.pixels import check_latents
+from vdkit.decode.protocols import ChunkDecoder, Sink
+from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
+from vdkit.measure.nvml import GpuReading, Nvml
+from vdkit.measure.provenance import collect_provenance, gpu_uuid, tensor_sha256
+from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, Workload
+from vdkit.measure.stats import paired_ratio, summarize
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MODES: Mapping[str, Callable[..., DecodeResult]] = {
+    "diffusers": decode_diffusers,
+    "sync": decode_sync,
+    "async": decode_async,
+    "compute": compute_only,
+}
+"""Every decode path by the name that records and tables use."""
+
+SinkFactory = Callable[[str], AbstractContextManager[Sink]]
+"""Called with a run's label; entering gives a fresh sink, leaving removes what it wrote."""
+
+
+class FrameHasher:
+    """A sink that only hashes: the proof that two runs gave the same frames."""
+
+    def open(self, info: VideoInfo) -> None:
+        self._digest = hashlib.sha256(f"{info.height}x{info.width}".encode())
+
+    def write(self, frames: np.ndarray) -> None:
+        self._digest.update(frames.data)
+
+    def close(self) -> None:
+        self.sha256 = self._digest.hexdigest()
+
+    def abort(self) -> None:
+        pass
+
+
+def run_benchmark(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink_factory: SinkFactory,
+    *,
+    sink_info: SinkInfo,
+    modes: Sequence[str] = tuple(MODES),
+    baseline: str | None = None,
+    config: DecodeConfig = DecodeConfig(),
+    fps: int | float | str | Fraction = 16,
+    runs: int = 10,
+    warmup: int = 1,
+    source: str | None = None,
+    latents_source: str = "given",
+    seed: int = 0,
+    label: str = "bench",
+    command: str | None = None,
+    progress: bool = True,
+) -> BenchmarkResult:
+    """Run decode paths in turns (A B B A ...) and record everything.
+
+    Each mode first runs once, untimed, into a hash, which proves the frames identical and warms the
+    device up; then come ``warmup`` and ``runs`` rounds with a fresh sink each. Nothing is measured
+    inside a run but what the decode path itself records.
+
+    Args:
+        decoder, latents, config, fps: as for `decode_async`.
+        sink_factory: gives the sink of one run, and removes its output after.
+        sink_info: how the record describes the sink.
+        modes: keys of `MODES`.
+        baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
+            compute.
+        runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
+        source, latents_source, seed, label, command: for the record only.
+        progress: show a tqdm bar of runs.
+
+    Raises:
+        ValueError: unknown or repeated mode, no runs, a baseline that does not run; or bad input as
+            for `decode_async`.
+    """
+    baseline = _check_plan(modes, baseline, runs, warmup)
+    ready = check_latents(latents, decoder.latent_channels, decoder.device, decoder.dtype)
+    nvml = _nvml(decoder.device)
+    cycle = len(modes) * (1 + warmup + runs)
+    with _bar(cycle, progress) as bar:
+        hashes = {}
+        for mode in modes:
+            hashes[mode] = _frame_hash(mode, decoder, ready, config, fps)
+            bar.update(1)
+        records: list[Run] = []
+        for number in range(-warmup, runs):
+            order = modes if number % 2 == 0 else tuple(reversed(modes))
+            for mode in order:
+                with sink_factory(f"{mode}-{number + warmup:03d}") as sink:
+                    records.append(_one_run(mode, number, decoder, ready, sink, config, fps, nvml))
+                bar.update(1)
+    channels_first = ready.shape[2:]
+    geometry = _geometry(decoder, ready, fps)
+    weights = getattr(decoder, "weights_sha256", None)
+    return BenchmarkResult(
+        label=label,
+        command=command,
+        provenance=collect_provenance(decoder.device, nvml.driver if nvml else None),
+        workload=Workload(
+            decoder=decoder.name,
+            source=source or decoder.name,
+            dtype=str(decoder.dtype).removeprefix("torch."),
+            weights_sha256=weights() if weights is not None else None,
+            latents=latents_source,
+            latents_sha256=tensor_sha256(ready),
+            seed=seed,
+            latent_frames=channels_first[0],
+            latent_height=channels_first[1],
+            latent_width=channels_first[2],
+            **geometry,
+        ),
+        config=config,
+        sink=sink_info,
+        baseline=baseline,
+        frames_identical=_identical(hashes, config),
+        modes={
+            mode: _mode(mode, baseline, records, hashes[mode], geometry["frames"] / geometry["fps"])
+            for mode in modes
+        },
+        runs=tuple(records),
+    )
+
+
+def _check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: int) -> str:
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or not modes:
+        raise ValueError(
+            f"modes {', '.join(unknown) or 'are missing'}: use any of {', '.join(MODES)}"
+        )
+    if len(set(modes)) != len(modes):
+        raise ValueError(f"modes {', '.join(modes)}: each may be named once")
+    if runs < 1 or warmup < 0:
+        raise ValueError(f"runs is {runs} and warmup {warmup}; use at least 1 run and 0 warm-ups")
+    if baseline is None:
+        return next(mode for mode in ("sync", "diffusers", "async", "compute") if mode in modes)
+    if baseline not in modes:
+        raise ValueError(f"baseline {baseline!r} is not among the modes {', '.join(modes)}")
+    return baseline
+
+
+def _nvml(device: torch.device) -> Nvml | None:
+    uuid = gpu_uuid(device)
+    if uuid is None:
+        return None
+    try:
+        return Nvml(uuid)
+    except (RuntimeError, ImportError) as error:
+        warnings.warn(f"clocks and throttling are not recorded: {error}", stacklevel=3)
+        return None
+
+
+def _bar(total: int, show: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="runs", unit="run", disable=not show, leave=False)
+
+
+def _frame_hash(
+    mode: str, decoder: ChunkDecoder, latents: torch.Tensor, config: DecodeConfig, fps: Any
+) -> str | None:
+    hasher = FrameHasher()
+    MODES[mode](decoder, latents, hasher, fps=fps, config=config, progress=False)
+    return None if mode == "compute" else hasher.sha256
+
+
+def _one_run(
+    mode: str,
+    number: int,
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink: Sink,
+    config: DecodeConfig,
+    fps: Any,
+    nvml: Nvml | None,
+) -> Run:
+    gc.collect()  # or a collection of the last run's garbage falls into this one
+    before = nvml.read() if nvml else None
+    done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
+    after = nvml.read() if nvml else None
+    return Run(
+        mode=mode,
+        round=number,
+        warmup=number < 0,
+        latency_s=done.latency_s,
+        ttff_s=done.ttff_s,
+        sink_open_s=done.sink_open_s,
+        sink_close_s=done.sink_close_s,
+        vram_peak_bytes=done.vram_peak_bytes,
+        device_mallocs_steady=done.device_mallocs_steady,
+        pinned_bytes=done.pinned_bytes,
+        ring_bytes=done.ring_bytes,
+        d2h_bytes=done.d2h_bytes,
+        clock_residual_s=done.clock_residual_s,
+        gpu_before=before,
+        gpu_after=after,
+        throttled=_throttled(before) or _throttled(after),
+        chunks=done.chunks,
+    )
+
+
+def _throttled(reading: GpuReading | None) -> bool:
+    return reading is not None and bool(reading.throttle_reasons)
+
+
+def _geometry(decoder: ChunkDecoder, latents: torch.Tensor, fps: Any) -> dict[str, Any]:
+    from vdkit.decode.chunks import pixel_frames
+
+    _, _, frames, height, width = latents.shape
+    return {
+        "frames": pixel_frames(frames, decoder.temporal_factor),
+        "height": height * decoder.spatial_factor,
+        "width": width * decoder.spatial_factor,
+        "fps": float(exact_fps(fps)),
+    }
+
+
+def _identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:
+    """Whether all modes gave the same bytes; None if there is nothing to compare.
+
+    diffusers decodes one latent frame per call, so at a larger chunk size its convolutions sum in
+    another order and its frames may differ by one uint8 level: there it is not compared.
+    """
+    compared = {
+        digest
+        for mode, digest in hashes.items()
+        if digest is not None and (mode != "diffusers" or config.chunk_size == 1)
+    }
+    return len(compared) == 1 if compared else None
+
+
+def _mode(
+    mode: str, baseline: str, records: Sequence[Run], frame_sha256: str | None, seconds: float
+) -> Mode:
+    timed = [run for run in records if run.mode == mode and not run.warmup]
+    base = [run for run in records if run.mode == baseline and not run.warmup]
+    timed.sort(key=lambda run: run.round)
+    base.sort(key=lambda run: run.round)
+    latencies = [run.latency_s for run in timed]
+    first_frames = [run.ttff_s for run in timed if run.ttff_s is not None]
+    latency = summarize(latencies)
+    return Mode(
+        frame_sha256=frame_sha256,
+        latency_s=latency,
+        ttff_s=summarize(first_frames) if first_frames else None,
+        rtf=latency.mean / seconds,
+        speedup=None
+        if mode == baseline
+        else paired_ratio([run.latency_s for run in base], latencies),
+        vram_peak_bytes=max((run.vram_peak_bytes or 0) for run in timed) or None,
+        pinned_bytes=max(run.pinned_bytes for run in timed),
+        d2h_bytes=max(run.d2h_bytes for run in timed),
+        throttled_runs=sum(run.throttled for run in timed),
+    )
+
+
+def result_folder(out: Path, result: BenchmarkResult) -> Path:
+    """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new."""
+    provenance = result.provenance
+    stamp = re.sub(r"[-:]|\+.*", "", provenance.created_utc) + "Z"
+    device = re.sub(r"[^a-z0-9]+", "-", provenance.device.lower()).strip("-")
+    commit = (provenance.git_commit or "nogit")[:7] + ("-dirty" if provenance.git_dirty else "")
+    label = re.sub(r"[^A-Za-z0-9.-]+", "-", result.label).strip("-") or "bench"
+    folder = out / f"{stamp}_{device}_{commit}_{label}"
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,223 @@
+"""The recorded benchmark: what is in ``result.json``, checked when written and when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, field_validator
+
+from vdkit.decode.chunks import ChunkRecord, DecodeConfig
+from vdkit.measure.nvml import GpuReading
+from vdkit.measure.provenance import Provenance
+from vdkit.measure.stats import Ratio, Summary
+
+SCHEMA_VERSION = 1
+# 1: first.
+
+_DECIMALS = 9  # of a second; the clocks resolve no finer
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Workload(_Record):
+    """What was decoded.
+
+    Attributes:
+        decoder, source, dtype: name in records, what was loaded, arithmetic.
+        weights_sha256: None for a decoder that cannot tell.
+        latents, latents_sha256, seed: where the latents came from, and their bytes.
+        latent_frames, latent_height, latent_width: their size.
+        frames, height, width, fps: of the video, in pixels and frames per second.
+    """
+
+    decoder: str
+    source: str
+    dtype: str
+    weights_sha256: str | None
+    latents: str
+    latents_sha256: str
+    seed: int
+    latent_frames: int
+    latent_height: int
+    latent_width: int
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+    @property
+    def seconds(self) -> float:
+        """Playing time, s."""
+        return self.frames / self.fps
+
+
+class Run(_Record):
+    """One run of one mode. Seconds are wall clock; see `vdkit.decode.chunks.DecodeResult`.
+
+    Attributes:
+        round: of the interleaving; runs of one round are a pair.
+        warmup: kept, but in no statistic.
+        gpu_before, gpu_after: NVML readings around the run; None without a GPU.
+        throttled: a throttle reason was set in either reading.
+    """
+
+    mode: str
+    round: int
+    warmup: bool
+    latency_s: float
+    ttff_s: float | None
+    sink_open_s: float | None
+    sink_close_s: float | None
+    vram_peak_bytes: int | None
+    device_mallocs_steady: int | None
+    pinned_bytes: int
+    ring_bytes: int
+    d2h_bytes: int
+    clock_residual_s: float
+    gpu_before: GpuReading | None
+    gpu_after: GpuReading | None
+    throttled: bool
+    chunks: tuple[ChunkRecord, ...]
+
+    @field_serializer("chunks")
+    def _columns(self, chunks: tuple[ChunkRecord, ...]) -> dict[str, list[Any]]:
+        """By column: a third of the size, and it opens as a data frame."""
+        rows = [asdict(chunk) for chunk in chunks]
+        return {
+            field.name: [
+                round(value, _DECIMALS) if isinstance(value := row[field.name], float) else value
+                for row in rows
+            ]
+            for field in fields(ChunkRecord)
+        }
+
+    @field_validator("chunks", mode="before")
+    @classmethod
+    def _rows(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        lengths = {name: len(column) for name, column in value.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"chunk columns differ in length: {lengths}")
+        return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+
+
+class Mode(_Record):
+    """All timed runs of one mode, in numbers.
+
+    Attributes:
+        frame_sha256: of every frame, from an untimed run; None where no frames leave the GPU.
+        latency_s, ttff_s: summaries of the timed runs.
+        rtf: mean latency over playing time.
+        speedup: baseline over this mode, paired by round; None for the baseline itself.
+        vram_peak_bytes, pinned_bytes, d2h_bytes: largest over the timed runs.
+        throttled_runs: timed runs with a throttle reason.
+    """
+
+    frame_sha256: str | None
+    latency_s: Summary
+    ttff_s: Summary | None
+    rtf: float
+    speedup: Ratio | None
+    vram_peak_bytes: int | None
+    pinned_bytes: int
+    d2h_bytes: int
+    throttled_runs: int
+
+
+class SinkInfo(_Record):
+    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s."""
+
+    kind: str
+    storage: str | None
+    durable: bool = False
+    throttle_mb_per_s: float | None = None
+
+
+class BenchmarkResult(_Record):
+    """One benchmark: the question, the machine, every raw value, and the answer."""
+
+    schema_version: int = SCHEMA_VERSION
+    label: str
+    command: str | None
+    provenance: Provenance
+    workload: Workload
+    config: DecodeConfig
+    sink: SinkInfo
+    baseline: str
+    frames_identical: bool | None
+    modes: dict[str, Mode]
+    runs: tuple[Run, ...]
+
+    def timed(self, mode: str) -> tuple[Run, ...]:
+        """Timed runs of a mode, by round."""
+        return tuple(run for run in self.runs if run.mode == mode and not run.warmup)
+
+    def typical(self, mode: str) -> Run:
+        """The timed run nearest to the mode's median latency: the one to draw."""
+        median = self.modes[mode].latency_s.median
+        return min(self.timed(mode), key=lambda run: abs(run.latency_s - median))
+
+    def summary(self) -> dict[str, Any]:
+        """The answer without the raw values, for one line of JSON."""
+        return self.model_dump(mode="json", exclude={"runs"})
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename, so that a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_result(result: BenchmarkResult, folder: Path) -> Path:
+    """Write ``result.json`` into ``folder``; a recorded result is never overwritten.
+
+    Raises:
+        FileExistsError: there is one already.
+    """
+    path = folder / "result.json"
+    if path.exists():
+        raise FileExistsError(f"{path} is recorded already; results are append-only")
+    write_atomically(path, result.model_dump_json() + "\n")
+    return path
+
+
+def read_result(path: str | os.PathLike[str]) -> BenchmarkResult:
+    """Read ``result.json``, or the one in a folder.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not a vdkit result, damaged, or written by a newer vdkit; names the file.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "result.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no result at {file}")
+    try:
+        data = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is not JSON, or was cut short: {error}") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int):
+        raise ValueError(f"{file} is not a vdkit result: it has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{file} has schema version {version}, this vdkit reads up to {SCHEMA_VERSION}; "
+            f"update vdkit"
+        )
+    try:
+        return BenchmarkResult.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{file} does not hold a valid result: {error}") from error
