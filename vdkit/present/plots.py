@@ -1,0 +1,146 @@
+"""Pictures from recorded runs: matplotlib only, no torch, no figure that a table lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from vdkit.decode.chunks import ChunkRecord
+from vdkit.present.tables import NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from vdkit.measure.records import Run
+
+WIDTH_IN = 16 / 2.54
+"""Width of a figure in a report, 16 cm, in inches."""
+
+LANES = ("compute", "copy", "convert", "write")
+_SPANS = {"compute": "decode", "copy": "copy", "convert": "convert", "write": "write"}
+# Okabe and Ito's colour-blind safe palette, a light and a dark tone for even and odd chunks.
+_TONES = {
+    "compute": ("#0072B2", "#56B4E9"),
+    "copy": ("#D55E00", "#E8925A"),
+    "convert": ("#CC79A7", "#E2B1CB"),
+    "write": ("#009E73", "#66C4A9"),
+}
+_MEANING = {
+    "compute": "decode on the compute stream",
+    "copy": "copy to the host",
+    "convert": "convert on the host",
+    "write": "write to the sink",
+}
+_STYLE: Any = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "figure.dpi": 200,
+    "svg.fonttype": "none",
+}
+
+
+def _lanes(chunks: Sequence[ChunkRecord]) -> list[str]:
+    return [
+        lane
+        for lane in LANES
+        if any(getattr(chunk, f"{_SPANS[lane]}_start_s") is not None for chunk in chunks)
+    ]
+
+
+def plot_lanes(run: Run, ax: Axes, window: tuple[float, float] | None = None) -> Axes:
+    """Draw one run: a lane each for compute, copy, convert and write, a bar for each chunk.
+
+    Args:
+        run: a recorded run.
+        ax: where to draw.
+        window: (start, stop) in seconds since the call; None: the whole run.
+    """
+    start, stop = window or (0.0, run.latency_s)
+    lanes = _lanes(run.chunks)
+    for row, lane in enumerate(lanes):
+        for chunk in run.chunks:
+            begin = getattr(chunk, f"{_SPANS[lane]}_start_s")
+            end = getattr(chunk, f"{_SPANS[lane]}_done_s")
+            if begin is None or end is None or end < start or begin > stop:
+                continue
+            left, right = max(begin, start), min(end, stop)
+            tone = _TONES[lane][chunk.index % 2]
+            ax.barh(
+                row, right - left, left=left, height=0.72, color=tone, edgecolor=tone, linewidth=0.5
+            )
+            if right - left > 0.035 * (stop - start):
+                ax.text(
+                    (left + right) / 2, row, str(chunk.index), ha="center", va="center",
+                    fontsize=6.5, color="white" if chunk.index % 2 == 0 else "black",
+                )  # fmt: skip
+    ax.set_yticks(range(len(lanes)), lanes)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(lanes) - 0.45, -0.55)
+    ax.set_xlim(start, stop)
+    if window is None or start <= run.latency_s <= stop:
+        ax.axvline(run.latency_s, color="black", linewidth=0.8, linestyle=(0, (3, 2)))
+    return ax
+
+
+def plot_timeline(
+    runs: Mapping[str, Run], window: tuple[float, float] | None = None, title: str | None = None
+) -> Figure:
+    """The runs above each other on one time axis, from their records.
+
+    Args:
+        runs: mode to run, drawn top down.
+        window: (start, stop) in seconds since each call, to zoom; None: the longest run, whole.
+        title: above the figure.
+    """
+    with plt.rc_context(_STYLE):
+        lanes = [len(_lanes(run.chunks)) for run in runs.values()]
+        height = 0.95 + sum(0.24 * count + 0.34 for count in lanes)
+        figure, axes = plt.subplots(
+            len(runs), 1, sharex=True, squeeze=False, figsize=(WIDTH_IN, height),
+            gridspec_kw={"height_ratios": lanes}, layout="constrained",
+        )  # fmt: skip
+        span = window or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+        for ax, (mode, run) in zip(axes[:, 0], runs.items(), strict=True):
+            plot_lanes(run, ax, span)
+            ax.set_title(f"{NAMES[mode]}: {run.latency_s:.3f} s", loc="left", fontsize=8, pad=3)
+        axes[-1, 0].set_xlabel("time since the call, s")
+        drawn = [lane for lane in LANES if any(lane in _lanes(run.chunks) for run in runs.values())]
+        handles: list[Patch | Line2D] = [
+            Patch(color=_TONES[lane][0], label=_MEANING[lane]) for lane in drawn
+        ]
+        if any(span[0] <= run.latency_s <= span[1] for run in runs.values()):
+            handles.append(
+                Line2D(
+                    [], [], color="black", linewidth=0.8, linestyle=(0, (3, 2)), label="sink closed"
+                )
+            )
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
+            fontsize=7, handlelength=1.4, columnspacing=1.2,
+        )  # fmt: skip
+        if title:
+            figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
+    """A window around ``chunks`` consecutive chunks in the middle of a run, for a zoom.
+
+    From the start of the first chunk's decode to the end of the last one's; the whole run if it is
+    too short to have a middle.
+    """
+    first = (len(run.chunks) - chunks) // 2
+    if first < 1:
+        return 0.0, run.latency_s
+    begin = run.chunks[first].decode_start_s
+    end = run.chunks[first + chunks - 1].decode_done_s
+    if begin is None or end is None:
+        return 0.0, run.latency_s
+    return begin, end

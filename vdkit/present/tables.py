@@ -1,0 +1,155 @@
+"""Tables for people: a recorded benchmark as Markdown and CSV. No torch, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vdkit.measure.records import BenchmarkResult
+
+NAMES = {
+    "diffusers": "diffusers (whole video)",
+    "sync": "sync (chunked)",
+    "async": "async (chunked)",
+    "compute": "compute only (floor)",
+}
+"""What tables and plots call the modes."""
+
+
+def benchmark_rows(result: BenchmarkResult) -> list[dict[str, str]]:
+    """One row per mode, every cell ready to show."""
+    rows = []
+    for name, mode in result.modes.items():
+        latency = mode.latency_s
+        few = "†" if latency.n < 100 else ""
+        row = {
+            "mode": NAMES[name],
+            "mean s": f"{latency.mean:.3f}",
+            "median s": f"{latency.median:.3f}",
+            f"P99 s{few}": f"{latency.p99:.3f}",
+            "min s": f"{latency.min:.3f}",
+            "max s": f"{latency.max:.3f}",
+            "std s": f"{latency.std:.4f}",
+            "n": str(latency.n),
+            "TTFF s": f"{mode.ttff_s.mean:.3f}" if mode.ttff_s else "-",
+            "RTF": f"{mode.rtf:.3f}",
+            f"{result.baseline} / mode": _ratio(mode.speedup) if mode.speedup else "1",
+            "D2H MB": f"{mode.d2h_bytes / 1e6:.1f}",
+            "pinned MB": f"{mode.pinned_bytes / 1e6:.1f}",
+        }
+        if mode.vram_peak_bytes is not None:
+            row["peak VRAM GB"] = f"{mode.vram_peak_bytes / 1e9:.2f}"
+        if any(other.throttled_runs for other in result.modes.values()):
+            row["throttled"] = f"{mode.throttled_runs} of {latency.n}"
+        rows.append(row)
+    return rows
+
+
+def _ratio(ratio: Any) -> str:
+    if ratio.low is None:
+        return f"{ratio.value:.3f}"
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def caption(result: BenchmarkResult) -> str:
+    """What was measured and where, in three lines or so."""
+    work, config, where = result.workload, result.config, result.provenance
+    off = [
+        words
+        for name, words in (
+            ("pinned_memory", "pinned memory"),
+            ("copy_stream", "copy stream"),
+            ("writer_thread", "writer thread"),
+            ("uint8_on_gpu", "uint8 on the GPU"),
+        )
+        if not getattr(config, name)
+    ]
+    sink = result.sink.kind
+    sink += f" on {result.sink.storage}" if result.sink.storage else ""
+    sink += ", fsynced" if result.sink.durable else ""
+    sink += (
+        f", held to {result.sink.throttle_mb_per_s:g} MB/s" if result.sink.throttle_mb_per_s else ""
+    )
+    first = result.timed(next(iter(result.modes)))[0]
+    clocks = ""
+    if first.gpu_after is not None and first.gpu_after.sm_clock_mhz is not None:
+        clocks = f", SM clock {first.gpu_after.sm_clock_mhz:.0f} MHz after the first run"
+    return (
+        f"{work.decoder} in {work.dtype}, {work.frames} frames ({work.latent_frames} latent) of "
+        f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
+        f"Chunk {config.chunk_size}, {config.slots} slots"
+        + (f", without {', '.join(off)}" if off else "")
+        + f"; sink: {sink}.\n"
+        f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
+        + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
+        + f"; {where.host_cores} host cores; {where.created_utc}; commit "
+        + f"{(where.git_commit or 'unknown')[:7]}{' (dirty)' if where.git_dirty else ''}.\n"
+        + _frames_line(result)
+    )
+
+
+def _frames_line(result: BenchmarkResult) -> str:
+    compared = [name for name, mode in result.modes.items() if mode.frame_sha256]
+    if result.frames_identical is None:
+        return "No mode delivers frames."
+    if result.config.chunk_size > 1 and "diffusers" in compared:
+        compared.remove("diffusers")
+    verdict = "identical, byte for byte" if result.frames_identical else "NOT IDENTICAL"
+    return f"Frames of {', '.join(compared)}: {verdict}."
+
+
+def legend(result: BenchmarkResult) -> str:
+    """What the columns mean."""
+    return (
+        "Latency: wall clock from the call until the sink was closed (compute only: until the GPU "
+        f"was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the sink had "
+        "the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval over "
+        "interleaved pairs. † n < 100: P99 lies between the two slowest runs."
+    )
+
+
+def markdown_table(rows: Sequence[dict[str, str]], right: bool = True) -> str:
+    """Rows as a Markdown table, padded so that it reads well in a terminal too."""
+    columns = list(rows[0])
+    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if index == 0 or not right else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|".join(
+        "-" * (width + 2) if index == 0 or not right else "-" * (width + 1) + ":"
+        for index, width in enumerate(widths)
+    )
+    return "\n".join([line(columns), f"|{rule}|", *(line(list(row.values())) for row in rows)])
+
+
+def markdown_report(result: BenchmarkResult) -> str:
+    """``table.md``: caption, table, legend."""
+    table = markdown_table(benchmark_rows(result))
+    return f"# {result.label}\n\n{caption(result)}\n\n{table}\n\n{legend(result)}\n"
+
+
+def runs_frame(result: BenchmarkResult) -> pd.DataFrame:
+    """One row per run, warm-ups included, in full precision, without the per-chunk records."""
+    import pandas as pd
+
+    rows = []
+    for run in result.runs:
+        row = run.model_dump(mode="json", exclude={"chunks", "gpu_before", "gpu_after"})
+        for moment in ("before", "after"):
+            reading = getattr(run, f"gpu_{moment}")
+            if reading is not None:
+                values = reading.model_dump(
+                    mode="json", exclude={"unsupported", "throttle_reasons"}
+                )
+                row |= {f"{name}_{moment}": value for name, value in values.items()}
+                row[f"throttle_reasons_{moment}"] = "; ".join(reading.throttle_reasons)
+        rows.append(row)
+    return pd.DataFrame(rows)
