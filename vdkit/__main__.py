@@ -1,0 +1,237 @@
+"""The command line: ``vdkit bench``, ``vdkit demo``, ``vdkit show``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import vdkit
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "aws": {
+        "decoder": "wan2.1",
+        "latents": "random:161x480x832",
+        "chunk": 1,
+        "slots": 2,
+        "runs": 10,
+        "warmup": 1,
+    },
+}
+"""``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
+
+DEFAULTS: dict[str, Any] = {
+    "decoder": "tiny-wan",
+    "latents": "random:33x96x160",
+    "chunk": 1,
+    "slots": 2,
+    "runs": 10,
+    "warmup": 1,
+}
+
+PRIMITIVES = {
+    "pinned": ("pinned_memory", "page-locked host buffers"),
+    "copy-stream": ("copy_stream", "the separate copy stream"),
+    "writer-thread": ("writer_thread", "the writer thread"),
+    "uint8-on-gpu": ("uint8_on_gpu", "conversion to uint8 on the GPU"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vdkit",
+        description="What does it cost to get decoded video frames off a GPU, "
+        "and how much of it can be hidden?",
+    )
+    parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_bench(commands)
+    demo = commands.add_parser("demo", help="every decode path on a short clip, in under a minute")
+    demo.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write into")
+    show = commands.add_parser("show", help="print a recorded result, and draw its timeline")
+    show.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
+    show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
+    show.add_argument(
+        "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
+    )
+    return parser
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="time decode paths against each other and record every value",
+        description="Runs the decode paths in turns (A B B A ...), proves their frames identical, "
+        "and writes result.json, runs.csv and table.md into a new folder. The last line of "
+        "standard output is the summary as one line of JSON.",
+    )
+    add = bench.add_argument
+    shown = {name: f"(default: {value})" for name, value in DEFAULTS.items()}
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="aws: wan2.1, 161 frames 480x832, chunk 1, 2 slots, 1 + 10",
+    )
+    what = "wan2.1, wan2.2, tiny-wan, a folder or a hub id"
+    add("--decoder", help=f"{what} {shown['decoder']}")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--dtype", help="float16, bfloat16 or float32 (default: float16 on a GPU, float32 on a CPU)"
+    )
+    add("--latents", help=f"random:FRAMESxHxW in pixels, or a safetensors file {shown['latents']}")
+    add(
+        "--denormalize",
+        action="store_true",
+        help="the latents come from a pipeline: undo its scaling",
+    )
+    add("--seed", type=int, default=0, help="of random latents (default: 0)")
+    add("--modes", default="diffusers,sync,async,compute", help="which paths (default: all four)")
+    add("--baseline", help="the mode that speed-ups are against (default: sync)")
+    add("--chunk", type=int, help=f"latent frames per decoder call {shown['chunk']}")
+    add("--slots", type=int, help=f"ring slots of async, 1 to 16 {shown['slots']}")
+    for flag, (name, words) in PRIMITIVES.items():
+        add(f"--no-{flag}", dest=name, action="store_false", help=f"async without {words}")
+    add(
+        "--sink",
+        default="raw",
+        metavar="KIND[:FOLDER]",
+        help="null, raw, png or mp4, and where (default: raw in the system's temporary folder)",
+    )
+    add("--durable", action="store_true", help="raw sink: fsync before a run ends")
+    add("--throttle-mb-s", type=float, metavar="MB/S", help="hold the sink to this storage speed")
+    add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
+    add("--runs", type=int, help=f"timed runs of each mode {shown['runs']}")
+    add("--warmup", type=int, help=f"untimed runs of each mode {shown['warmup']}")
+    add(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        help="parent of the new folder (default: results)",
+    )
+    add("--label", help="end of the folder's name (default: the preset, or the decoder)")
+    add("--json", action="store_true", help="print only the line of JSON")
+
+
+def bench(options: argparse.Namespace) -> int:
+    from vdkit.decode.chunks import DecodeConfig
+    from vdkit.measure.bench import result_folder, run_benchmark
+    from vdkit.measure.records import SinkInfo, write_atomically, write_result
+    from vdkit.models.latents import load_latents
+    from vdkit.models.loading import load_decoder
+    from vdkit.present.tables import (
+        benchmark_rows,
+        caption,
+        legend,
+        markdown_report,
+        markdown_table,
+        runs_frame,
+    )
+    from vdkit.sink_spec import SinkSpec
+
+    given = {**DEFAULTS, **PRESETS.get(options.preset, {})}
+    given |= {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
+    kind, _, folder = options.sink.partition(":")
+    config = DecodeConfig(
+        chunk_size=given["chunk"],
+        slots=given["slots"],
+        **{name: getattr(options, name) for name, _ in PRIMITIVES.values()},
+    )
+    where = None if kind == "null" else Path(folder or tempfile.gettempdir())
+    spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
+    decoder = load_decoder(given["decoder"], options.device, options.dtype)
+    latents = load_latents(given["latents"], decoder, options.seed)
+    if options.denormalize:
+        latents = decoder.denormalize(latents)
+    if not options.json:
+        print(f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
+    source = given["latents"]
+    result = run_benchmark(
+        decoder,
+        latents,
+        spec.fresh,
+        sink_info=SinkInfo(**spec.describe()),
+        modes=[mode.strip() for mode in options.modes.split(",")],
+        baseline=options.baseline,
+        config=config,
+        fps=options.fps,
+        runs=given["runs"],
+        warmup=given["warmup"],
+        source=Path(given["decoder"]).name if Path(given["decoder"]).exists() else given["decoder"],
+        latents_source=source if source.startswith("random:") else Path(source).name,
+        seed=options.seed,
+        label=options.label or options.preset or decoder.name,
+        command=shlex.join(["vdkit", *options.arguments]),
+        progress=not options.json,
+    )
+    home = result_folder(options.out, result)
+    write_result(result, home)
+    write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
+    write_atomically(home / "table.md", markdown_report(result))
+    if not options.json:
+        print(
+            f"\n{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}"
+        )
+        print(f"\nRecorded in {home}")
+    print(_one_line(result, home))
+    if result.frames_identical is False:
+        print("vdkit: error: the modes gave different frames", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(result: Any, home: Path) -> str:
+    return json.dumps({"folder": str(home), **result.summary()}, separators=(",", ":"))
+
+
+def demo(options: argparse.Namespace) -> int:
+    from vdkit.demo import run_demo
+
+    run_demo(options.out, options.device)
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from vdkit.measure.records import read_result
+    from vdkit.present.plots import plot_timeline, steady_window
+    from vdkit.present.tables import benchmark_rows, caption, legend, markdown_table
+
+    result = read_result(options.result)
+    print(f"{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}")
+    if options.timeline is not None:
+        # The run nearest to the median stands for its mode.
+        runs = {mode: result.typical(mode) for mode in result.modes}
+        window = None
+        if options.zoom is not None:
+            window = steady_window(runs.get("async") or next(iter(runs.values())), options.zoom)
+        plot_timeline(runs, window, title=result.label).savefig(options.timeline)
+        print(f"\nTimeline in {options.timeline}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 (the check failed), 2 (bad input)."""
+    options = build_parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return {"bench": bench, "demo": demo, "show": show}[options.command](options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"vdkit: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vdkit: interrupted; nothing was recorded", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "DecodeOutOfMemory":
+            raise
+        print(f"vdkit: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The main job in a minute: every decode path on a short clip, compared, proved equal and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vdkit.decode.chunks import DecodeConfig
+from vdkit.decode.pipelined import decode_async
+from vdkit.measure.bench import run_benchmark
+from vdkit.measure.records import BenchmarkResult, SinkInfo, write_atomically
+from vdkit.models.latents import load_latents
+from vdkit.models.loading import load_decoder
+from vdkit.present.plots import plot_timeline
+from vdkit.present.tables import benchmark_rows, caption, legend, markdown_report, markdown_table
+from vdkit.sink_spec import SinkSpec
+from vdkit.sinks import Mp4Sink
+
+LATENTS = "random:33x64x96"
+FPS = 16
+RUNS = 3
+WARMUP = 0  # the untimed run that hashes the frames has warmed the device up
+
+
+def run_demo(out: Path, device: str = "auto") -> Path:
+    """Run the demo on ``device``; MP4, timeline, table and records go into ``out``, returned.
+
+    Raises:
+        RuntimeError: the paths did not give the same frames.
+    """
+    decoder = load_decoder("tiny-wan", device)
+    latents = load_latents(LATENTS, decoder)
+    out.mkdir(parents=True, exist_ok=True)
+    gpu = decoder.device.type == "cuda"
+    print(
+        f"vdkit demo on {decoder.device}" + ("" if gpu else " (no GPU in use: copies are memcpy)")
+    )
+    print("decoder tiny-wan has random weights: its timing is real, its pictures are noise\n")
+
+    fast_sink = SinkSpec("raw", out)
+    free = run_benchmark(
+        decoder,
+        latents,
+        fast_sink.fresh,
+        sink_info=SinkInfo(**fast_sink.describe()),
+        fps=FPS,
+        runs=RUNS,
+        warmup=WARMUP,
+        label="demo",
+        latents_source=LATENTS,
+    )
+    _show("1. Storage keeps up", free)
+    if not free.frames_identical:
+        raise RuntimeError(
+            "the decode paths gave different frames; this is a bug in vdkit or torch"
+        )
+
+    speed = _balancing_speed(free)
+    slow_sink = SinkSpec("null", throttle_mb_per_s=speed)
+    slow = run_benchmark(
+        decoder,
+        latents,
+        slow_sink.fresh,
+        sink_info=SinkInfo(**slow_sink.describe()),
+        modes=("sync", "async"),
+        fps=FPS,
+        runs=RUNS,
+        warmup=WARMUP,
+        label="demo, slow storage",
+        latents_source=LATENTS,
+    )
+    print(
+        f"Now storage is held to {speed:.3g} MB/s, so that writing a chunk takes as long as "
+        f"decoding "
+        "it.\nsync pays for both, async only for the longer one and the last write."
+    )
+    _show("2. Storage as slow as the decoder", slow)
+
+    video = out / "demo.mp4"
+    decode_async(decoder, latents, Mp4Sink(video), fps=FPS, config=DecodeConfig(), progress=False)
+    picture = out / "timeline.png"
+    figure = plot_timeline(
+        {mode: slow.timed(mode)[-1] for mode in ("sync", "async")},
+        title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
+    )
+    figure.savefig(picture)
+    table = out / "table.md"
+    write_atomically(table, markdown_report(free) + "\n" + markdown_report(slow))
+    for name, result in (("result.json", free), ("result_slow_storage.json", slow)):
+        write_atomically(out / name, result.model_dump_json() + "\n")
+    print("Written:")
+    for path in (video, picture, table, out / "result.json", out / "result_slow_storage.json"):
+        print(f"  {path}")
+    return out
+
+
+def _show(title: str, result: BenchmarkResult) -> None:
+    columns = (
+        "mode",
+        "mean s",
+        "min s",
+        "max s",
+        "n",
+        "TTFF s",
+        "RTF",
+        f"{result.baseline} / mode",
+    )
+    rows = [{name: row[name] for name in columns} for row in benchmark_rows(result)]
+    print(f"{title}\n\n{caption(result)}\n\n{markdown_table(rows)}\n\n{legend(result)}\n")
+
+
+def _balancing_speed(result: BenchmarkResult) -> float:
+    """The storage speed, MB/s, at which writing a middle chunk takes as long as decoding it did."""
+    chunks = [chunk for run in result.timed("sync") for chunk in run.chunks[1:]]
+    decode_s = sum((c.decode_done_s or 0.0) - (c.decode_start_s or 0.0) for c in chunks)
+    frames = sum(c.frame_stop - c.frame_start for c in chunks)
+    return frames * result.workload.height * result.workload.width * 3 / 1e6 / decode_s
