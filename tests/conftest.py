@@ -1,0 +1,33 @@
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def device():
+    """The device under test; tests/gpu replaces it."""
+    return "cpu"
+
+
+@pytest.fixture(autouse=True)
+def no_writer_left_behind():
+    """After every test, whatever happened in it, no writer thread is alive."""
+    from tests.helpers import writer_threads
+
+    yield
+    assert not writer_threads()
+
+
+def pytest_collection_finish(session):
+    """Running nothing is a failure, never a success."""
+    if not session.items and not session.config.option.collectonly:
+        pytest.exit("no tests were collected", returncode=5)
+
+
+def require_cuda():
+    """Skip without a GPU, or fail if VDKIT_REQUIRE_CUDA=1."""
+    if not torch.cuda.is_available():
+        if os.environ.get("VDKIT_REQUIRE_CUDA") == "1":
+            pytest.fail("VDKIT_REQUIRE_CUDA=1, but torch sees no CUDA GPU")
+        pytest.skip("needs a CUDA GPU; set VDKIT_REQUIRE_CUDA=1 to make this a failure")

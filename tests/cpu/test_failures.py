@@ -1,0 +1,296 @@
+"""Whatever fails: the original error, quickly, everything released, and the next decode works."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from tests.helpers import Collect, NearestDecoder, latents_for, leftovers, writer_threads
+from vdkit import (
+    DecodeCancelled,
+    DecodeConfig,
+    Mp4Sink,
+    NullSink,
+    PngSink,
+    RawSink,
+    ThrottledSink,
+    decode_async,
+    decode_sync,
+    load_decoder,
+)
+from vdkit.decode.job import DecodeOutOfMemory
+
+WAYS = [
+    pytest.param(decode_sync, DecodeConfig(), id="sync"),
+    *[
+        pytest.param(
+            decode_async,
+            DecodeConfig(slots=slots, writer_thread=thread),
+            id=f"async-{slots}-{'thread' if thread else 'inline'}",
+        )
+        for slots in (1, 2, 3, 16)
+        for thread in (True, False)
+    ],
+]
+
+
+def check_next_decode_works(path, config, device):
+    decoder = NearestDecoder(device)
+    sink = Collect()
+    path(decoder, latents_for(decoder), sink, config=config, progress=False)
+    assert sink.frames == 17
+    assert not writer_threads()
+
+
+@contextlib.contextmanager
+def within_a_second(happened):
+    """The block may end at most a second after ``happened()``, a perf_counter reading."""
+    yield
+    assert time.perf_counter() - happened() < 1.0
+
+
+@pytest.mark.parametrize(("path", "config"), WAYS)
+@pytest.mark.parametrize(
+    ("call", "at"), [("open", 0), ("write", 0), ("write", 3), ("write", 9), ("close", 0)]
+)
+def test_sink_raises(path, config, call, at, device):
+    decoder = NearestDecoder(device)
+    sink = Collect(fail=call, at=at)
+    with within_a_second(lambda: sink.failed_at), pytest.raises(OSError) as caught:
+        path(decoder, latents_for(decoder, frames=10), sink, config=config, progress=False)
+    assert caught.value is sink.error
+    assert sink.calls[-1] == "abort" and sink.calls.count("abort") == 1
+    assert not writer_threads()
+    check_next_decode_works(path, config, device)
+
+
+@pytest.mark.parametrize(("path", "config"), WAYS)
+@pytest.mark.parametrize("at", [0, 1, 4, 9])
+def test_decoder_raises(path, config, at, device):
+    error = ValueError("chunk refused")
+    decoder = NearestDecoder(device, fail_at=at, error=error)
+    sink = Collect()
+    with pytest.raises(ValueError) as caught:
+        path(decoder, latents_for(decoder, frames=10), sink, config=config, progress=False)
+    assert caught.value is error
+    assert "close" not in sink.calls
+    check_next_decode_works(path, config, device)
+
+
+@pytest.mark.parametrize(("path", "config"), WAYS)
+def test_cancel_in_the_middle(path, config, device):
+    cancel = threading.Event()
+    moment = []
+
+    def at_the_third(count):
+        if count == 3:
+            moment.append(time.perf_counter())
+            cancel.set()
+
+    decoder = NearestDecoder(device)
+    sink = Collect(write_s=0.01, on_write=at_the_third)
+    with within_a_second(lambda: moment[0]), pytest.raises(DecodeCancelled):
+        path(
+            decoder, latents_for(decoder, frames=40), sink,
+            config=config, progress=False, cancel=cancel,
+        )  # fmt: skip
+    assert sink.calls[-1] == "abort" and len(sink.chunks) < 40
+    check_next_decode_works(path, config, device)
+
+
+@pytest.mark.parametrize(("path", "config"), WAYS)
+def test_keyboard_interrupt_in_the_middle(path, config, device):
+    moment = []
+
+    def at_the_third(count):
+        if count == 3:
+            moment.append(time.perf_counter())
+            signal.raise_signal(signal.SIGINT)
+
+    decoder = NearestDecoder(device)
+    sink = Collect(write_s=0.01, on_write=at_the_third)
+    with within_a_second(lambda: moment[0]), pytest.raises(KeyboardInterrupt):
+        path(decoder, latents_for(decoder, frames=40), sink, config=config, progress=False)
+    assert sink.calls[-1] == "abort" and len(sink.chunks) < 40
+    check_next_decode_works(path, config, device)
+
+
+@pytest.mark.parametrize(("path", "config"), WAYS[1:])
+@pytest.mark.parametrize("after_s", [0.1, 0.35])
+def test_a_long_throttled_write_does_not_hold_up_a_cancel(path, config, after_s, device):
+    """Ten seconds a chunk; the cancel comes while one is being written."""
+    decoder = NearestDecoder(device)
+    latents = latents_for(decoder, frames=3)
+    slow = ThrottledSink(NullSink(), mb_per_s=4 * 24 * 40 * 3 / 1e6 / 10)
+    cancel = threading.Event()
+    moment = []
+
+    def later():
+        time.sleep(after_s)
+        moment.append(time.perf_counter())
+        cancel.set()
+        if not config.writer_thread:
+            slow.interrupt()  # with the sink on the caller's own thread only the caller can
+
+    timer = threading.Thread(target=later)
+    timer.start()
+    with within_a_second(lambda: moment[0]), pytest.raises(DecodeCancelled):
+        path(decoder, latents, slow, config=config, progress=False, cancel=cancel)
+    timer.join()
+
+
+SINKS = {
+    "raw": (lambda folder: RawSink(folder / "clip.rgb"), "clip.rgb"),
+    "png": (lambda folder: PngSink(folder / "clip"), "clip"),
+    "mp4": (lambda folder: Mp4Sink(folder / "clip.mp4"), "clip.mp4"),
+    "throttled": (lambda folder: ThrottledSink(RawSink(folder / "clip.rgb"), 1e4), "clip.rgb"),
+}
+
+
+def content(path):
+    if path.is_dir():
+        return {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize(("path", "config"), WAYS)
+def test_unfinished_files_go_and_finished_ones_stay(kind, path, config, device, tmp_path):
+    make, name = SINKS[kind]
+    decoder = NearestDecoder(device)
+    latents = latents_for(decoder, frames=6, height=4, width=6)
+    path(decoder, latents, make(tmp_path), config=config, progress=False)
+    before = content(tmp_path / name)
+    names = sorted(entry.name for entry in tmp_path.iterdir())
+    failing = NearestDecoder(device, fail_at=4)
+    with pytest.raises(RuntimeError, match="the decoder failed"):
+        path(failing, -latents, make(tmp_path), config=config, progress=False)
+    assert content(tmp_path / name) == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
+    path(decoder, -latents, make(tmp_path), config=config, progress=False)
+    assert content(tmp_path / name) != before
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("kind", SINKS)
+def test_failure_before_anything_was_there(kind, device, tmp_path):
+    make, _ = SINKS[kind]
+    decoder = NearestDecoder(device, fail_at=2)
+    with pytest.raises(RuntimeError, match="the decoder failed"):
+        decode_async(
+            decoder, latents_for(decoder, height=4, width=6), make(tmp_path), progress=False
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """No file of this process may grow beyond ``size`` bytes (stands in for a full disk)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize(("path", "config"), WAYS)
+def test_disk_full(kind, path, config, device, tmp_path):
+    make, name = SINKS[kind]
+    decoder = NearestDecoder(device)
+    latents = latents_for(decoder, frames=12, height=40, width=60)
+    path(decoder, latents[:, :, :2], make(tmp_path), config=config, progress=False)
+    before = content(tmp_path / name)
+    with file_size_limit(2_000), pytest.raises(OSError):
+        path(decoder, latents, make(tmp_path), config=config, progress=False)
+    assert content(tmp_path / name) == before
+    assert not leftovers(tmp_path)
+    check_next_decode_works(path, config, device)
+
+
+def test_a_sink_that_cannot_even_clean_up_hides_nothing(device):
+    class Broken(Collect):
+        def abort(self):
+            raise PermissionError("may not remove")
+
+    sink = Broken(fail="write", at=1)
+    decoder = NearestDecoder(device)
+    with pytest.raises(OSError) as caught:
+        decode_async(decoder, latents_for(decoder), sink, progress=False)
+    assert caught.value is sink.error
+    assert "PermissionError: may not remove" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(("path", "config"), WAYS)
+def test_out_of_memory_says_what_fits(path, config, device):
+    """A decoder that reports what torch reports; the real thing is in tests/gpu/test_memory.py."""
+    decoder = load_decoder("tiny-wan", device)
+    latents = latents_for(decoder)
+
+    def exhausted(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    decoder.decode_chunk = exhausted
+    with pytest.raises(DecodeOutOfMemory) as caught:
+        path(decoder, latents, Collect(), config=config, progress=False)
+    message = str(caught.value)
+    assert message.startswith("CUDA out of memory. Tried to allocate 20.00 GiB")
+    assert f"tiny-wan at 24x40, chunk_size 1, {config.slots} slots" in message
+    for chunk_size in (1, 2, 4, 8):
+        assert f"chunk_size {chunk_size}: 1 slots " in message
+    assert isinstance(caught.value, torch.OutOfMemoryError)
+    check_next_decode_works(path, config, device)
+
+
+def test_buffers_are_released_while_the_exception_lives(device):
+    import gc
+    import weakref
+
+    from vdkit.decode import ring
+
+    stores = []
+    original = ring.Slot.__init__
+
+    def remember(self, index, device_buffer, host_buffer):
+        stores.extend([weakref.ref(device_buffer), weakref.ref(host_buffer)])
+        original(self, index, device_buffer, host_buffer)
+
+    ring.Slot.__init__ = remember
+    try:
+        for at, sink in ((5, Collect()), (None, Collect(fail="write", at=4))):
+            decoder = NearestDecoder(device, fail_at=at)
+            try:
+                decode_async(decoder, latents_for(decoder, frames=8), sink, progress=False)
+            except (RuntimeError, OSError):
+                gc.collect()
+                assert stores and not [store for store in stores if store() is not None]
+    finally:
+        ring.Slot.__init__ = original
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_at_the_terminal(tmp_path, device):
+    """A real SIGINT to a real process: it ends, says so, and leaves nothing behind."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vdkit", "bench", "--device", device, "--sink", f"raw:{tmp_path}",
+         "--throttle-mb-s", "0.01", "--out", str(tmp_path / "results")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".vdkit-*/*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors and "Traceback" not in errors
+    assert not list(tmp_path.glob(".vdkit-*")) and not (tmp_path / "results").exists()

@@ -1,0 +1,114 @@
+"""What the tests share: a third-party decoder, a sink that misbehaves, ways to look around."""
+
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from vdkit.decode.chunks import VideoInfo
+
+
+class NearestDecoder:
+    """A decoder that inherits nothing: nearest-neighbor enlargement of the first three channels."""
+
+    name = "nearest"
+    latent_channels = 4
+    spatial_factor = 8
+    temporal_factor = 4
+
+    def __init__(self, device="cpu", dtype=torch.float32, fail_at=None, error=None, delay_s=0.0):
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.dtype = dtype
+        self.fail_at = fail_at
+        self.error = error or RuntimeError("the decoder failed")
+        self.delay_s = delay_s
+
+    def begin(self, latents):
+        return latents
+
+    def decode_chunk(self, state, start, stop):
+        if start == self.fail_at:
+            raise self.error
+        time.sleep(self.delay_s)
+        frames = state[:, :3, start:stop].tanh()
+        if start > 0:
+            frames = frames.repeat_interleave(self.temporal_factor, 2)
+        for axis in (3, 4):
+            frames = frames.repeat_interleave(self.spatial_factor, axis)
+        return frames
+
+
+class Collect:
+    """Keeps everything; may be slow, and may fail at open, at the k-th write or at close."""
+
+    def __init__(self, fail=None, at=0, error=None, write_s=0.0, on_write=None):
+        self.fail = fail
+        self.at = at
+        self.error = error or OSError("the sink failed")
+        self.write_s = write_s
+        self.on_write = on_write
+        self.chunks = []
+        self.calls = []
+        self.threads = set()
+        self.failed_at = None
+
+    def _note(self, call):
+        self.calls.append(call)
+        self.threads.add(threading.current_thread().name)
+
+    def _maybe_fail(self, call):
+        if self.fail == call:
+            self.failed_at = time.perf_counter()
+            raise self.error
+
+    def open(self, info: VideoInfo):
+        self._note("open")
+        self.info = info
+        self._maybe_fail("open")
+
+    def write(self, frames):
+        self._note("write")
+        if len(self.chunks) == self.at:
+            self._maybe_fail("write")
+        time.sleep(self.write_s)
+        self.chunks.append(frames.copy())
+        if self.on_write is not None:
+            self.on_write(len(self.chunks))
+
+    def close(self):
+        self._note("close")
+        self._maybe_fail("close")
+
+    def abort(self):
+        self._note("abort")
+
+    @property
+    def sha256(self):
+        digest = hashlib.sha256()
+        for chunk in self.chunks:
+            digest.update(chunk.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def frames(self):
+        return sum(len(chunk) for chunk in self.chunks)
+
+
+def latents_for(decoder, frames=5, height=3, width=5, seed=0):
+    """Random latents [1, C, T, h, w] for a decoder."""
+    shape = (1, decoder.latent_channels, frames, height, width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def writer_threads():
+    """Writer threads that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name == "vdkit-writer"]
+
+
+def leftovers(folder: Path):
+    """Files in ``folder`` that no user would want to find there."""
+    return [path.name for path in folder.rglob("*") if "partial" in path.name]
