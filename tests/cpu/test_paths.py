@@ -145,7 +145,7 @@ def test_async_works_ahead_while_the_sink_is_slow(device):
         assert chunks[index - 1].decode_done_s < writing.write_done_s
         assert writing.write_done_s <= ahead.slot_acquired_s <= ahead.launch_start_s
         assert ahead.slot == index % 3
-        assert ahead.slot_held_by is not None
+        assert ahead.slot_held_by in ("copying", "ready", "writing")
         assert ahead.slot_wait_start_s < ahead.slot_acquired_s
     assert chunks[0].slot_held_by is None
 

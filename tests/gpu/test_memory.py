@@ -39,6 +39,7 @@ def test_no_device_allocation_in_the_steady_state(tiny, path):
 
 
 def test_ring_is_what_it_says(tiny):
+    gc.collect()
     before = torch.cuda.memory_allocated()
     latents = latents_for(tiny, frames=5, height=32, width=32)
     result = decode_async(tiny, latents, NullSink(), config=DecodeConfig(slots=4), progress=False)
@@ -52,6 +53,7 @@ def test_failure_gives_the_memory_back(fail):
     decoder = NearestDecoder("cuda", fail_at=5 if fail == "decoder" else None)
     sink = Collect(fail="write" if fail == "sink" else None, at=4)
     latents = latents_for(decoder, frames=12, height=32, width=32)
+    gc.collect()
     before = torch.cuda.memory_allocated()
     pinned = torch.cuda.host_memory_stats()["allocated_bytes.current"]
     with pytest.raises((RuntimeError, OSError)) as caught:

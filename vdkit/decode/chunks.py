@@ -167,7 +167,10 @@ class ChunkRecord:
     Attributes:
         slot: ring slot, None on paths without a ring.
         slot_wait_start_s, slot_acquired_s: waiting for the slot; equal when it was free.
-        slot_held_by: state of the slot when waiting began (``copying``, ``writing``, ...).
+        slot_held_by: what the chunk before in that slot was at when waiting began: ``decoding``
+            (the GPU
+            is the slowest part: all is well), ``copying``, ``ready`` (the writer is behind) or
+            ``writing``. None if the slot was free.
         launch_start_s, launch_done_s: the host's call into the decoder.
         decode_start_s, decode_done_s: the compute stream working on the chunk.
         copy_start_s, copy_done_s: the device-to-host copy.
@@ -196,6 +199,17 @@ class ChunkRecord:
     write_start_s: float | None = None
     write_done_s: float | None = None
     d2h_bytes: int = 0
+
+    def phase_at(self, time_s: float) -> str:
+        """What the chunk was at ``time_s`` after the call, while it held its slot."""
+        for phase, until_s in (
+            ("decoding", self.decode_done_s),
+            ("copying", self.copy_done_s),
+            ("ready", self.write_start_s),
+        ):
+            if until_s is not None and time_s < until_s:
+                return phase
+        return "writing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

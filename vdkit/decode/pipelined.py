@@ -144,6 +144,14 @@ def _buffer_shape(job: Job, record: ChunkRecord) -> tuple[int, ...]:
     return (1, 3, frames, info.height, info.width)
 
 
+def _name_holders(records: list[ChunkRecord], slots: int) -> None:
+    """Say for each chunk that waited for its slot what the slot's last chunk was doing."""
+    for holder, record in zip(records, records[slots:], strict=False):
+        waited_from, until = record.slot_wait_start_s, record.slot_acquired_s
+        if waited_from is not None and until is not None and until > waited_from:
+            record.slot_held_by = holder.phase_at(waited_from)
+
+
 @torch.inference_mode()
 def decode_async(
     decoder: ChunkDecoder,
@@ -233,6 +241,7 @@ def decode_async(
             ):
                 job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
                 job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
+            _name_holders(job.records, slots)
         return job.result(pinned_bytes=ring.pinned_bytes, ring_bytes=ring.ring_bytes)
     except BaseException as error:
         if writer is not None:

@@ -14,11 +14,20 @@ def frames_to_uint8(frames: torch.Tensor, out: torch.Tensor | None = None) -> to
     Args:
         out: uint8 [F, H, W, 3] to fill; a new contiguous tensor if None.
     """
-    values = frames[0].permute(1, 2, 3, 0).to(torch.float32, copy=True)
-    values.mul_(0.5).add_(0.5).clamp_(0.0, 1.0).mul_(255.0).round_()
+    planes = frames[0].permute(1, 2, 3, 0)
     if out is None:
-        out = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
-    return out.copy_(values)
+        out = torch.empty(planes.shape, dtype=torch.uint8, device=planes.device)
+    if planes.device.type == "cpu":
+        for channel in range(planes.shape[3]):  # one plane at a time stays in the cache
+            _quantize(planes[..., channel], out[..., channel])
+    else:
+        _quantize(planes, out)
+    return out
+
+
+def _quantize(values: torch.Tensor, out: torch.Tensor) -> None:
+    exact = values.to(torch.float32, copy=True)
+    out.copy_(exact.mul_(0.5).add_(0.5).clamp_(0.0, 1.0).mul_(255.0).round_())
 
 
 def check_latents(

@@ -29,6 +29,7 @@ class SlotState(StrEnum):
 
 
 _ORDER = list(SlotState)
+_POLL_S = 0.05
 
 
 class Slot:
@@ -99,13 +100,12 @@ class Ring:
         slot = self.next_slot(record.index)
         record.slot = slot.index
         record.slot_wait_start_s = now()
+        record.slot_acquired_s = record.slot_wait_start_s
         with self._changed:
-            if slot.state is not SlotState.FREE:
-                record.slot_held_by = slot.state.value
             while slot.state is not SlotState.FREE:
                 check()
-                self._changed.wait(timeout=0.05)
-        record.slot_acquired_s = now() if record.slot_held_by else record.slot_wait_start_s
+                self._changed.wait(timeout=_POLL_S)
+                record.slot_acquired_s = now()
         self.move(slot, SlotState.DECODING)
         slot.record = record
         return slot

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors import SafetensorError, safe_open
 
 from vdkit.models.wan import WanDecoder
 
@@ -133,6 +134,7 @@ def load_decoder(
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     name = str(source)
+    known = ", ".join(ARCHITECTURES)
     if name in ARCHITECTURES:
         return WanDecoder(_random_vae(ARCHITECTURES[name], on, as_dtype), name)
     path = Path(source)
@@ -140,10 +142,9 @@ def load_decoder(
         raise ValueError(
             f"{path} is a pickle, which can run code when read; convert it to safetensors first"
         )
-    if path.is_dir():
+    if name and path.is_dir():
         return WanDecoder(_vae_from_folder(path, as_dtype).to(on), path.resolve().name)
     if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
-        known = ", ".join(ARCHITECTURES)
         raise ValueError(
             f"decoder source {name!r} is unknown; use {known}, a folder in diffusers' layout, or "
             f"a hub id owner/name"
@@ -182,6 +183,14 @@ def _vae_from_folder(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
                 f"it to safetensors"
             )
         raise FileNotFoundError(f"{home} holds no *.safetensors weights")
+    for file in home.glob("*.safetensors"):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file} cannot be read, it is damaged or cut short: {error}"
+            ) from error
     return _read(str(home), None, dtype)
 
 
@@ -199,8 +208,7 @@ def _vae_from_hub(name: str, dtype: torch.dtype) -> AutoencoderKLWan:
 
 
 def _read(source: str, subfolder: str | None, dtype: torch.dtype) -> AutoencoderKLWan:
-    from safetensors import SafetensorError
-
+    misfit = f"the weights in {source} do not fit its configuration"
     try:
         vae, report = AutoencoderKLWan.from_pretrained(
             source,
@@ -210,14 +218,9 @@ def _read(source: str, subfolder: str | None, dtype: torch.dtype) -> Autoencoder
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    except SafetensorError as error:
-        raise ValueError(
-            f"the weights in {source} cannot be read, the file is damaged or cut short: {error}"
-        ) from error
-    if report["missing_keys"] or report["mismatched_keys"]:
-        lost = report["missing_keys"] or report["mismatched_keys"]
-        raise ValueError(
-            f"the weights in {source} do not fit its configuration: {len(lost)} missing, e.g. "
-            f"{lost[0]}"
-        )
+    except RuntimeError as error:
+        raise ValueError(f"{misfit}: {str(error).splitlines()[0]}") from error
+    lost = sorted(report["missing_keys"])
+    if lost:
+        raise ValueError(f"{misfit}: {len(lost)} missing, e.g. {lost[0]}")
     return vae

@@ -157,5 +157,5 @@ class WanDecoder:
         return int((cache + activations) * base * full_area * self.dtype.itemsize)
 
 
-LIVE_ACTIVATIONS = 14.0
+LIVE_ACTIVATIONS = 8.5
 """Tensors of [base channels, frames, H, W] alive at the peak of a chunk, in the decoder's dtype."""

@@ -1,0 +1,356 @@
+"""Statistics, the benchmark's plan, its records, tables and pictures."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.helpers import NearestDecoder, latents_for
+from vdkit import DecodeConfig, load_decoder, plot_timeline, read_result, run_benchmark
+from vdkit.measure.bench import FrameHasher, result_folder
+from vdkit.measure.nvml import THROTTLE_BITS, Nvml
+from vdkit.measure.provenance import COMMIT_VARIABLE, git_state
+from vdkit.measure.records import BenchmarkResult, SinkInfo, write_result
+from vdkit.measure.stats import paired_ratio, summarize
+from vdkit.present.plots import steady_window
+from vdkit.present.tables import benchmark_rows, caption, markdown_report, runs_frame
+from vdkit.sink_spec import SinkSpec
+
+NULL = SinkSpec("null")
+
+
+def bench(decoder=None, latents=None, factory=NULL.fresh, **options):
+    decoder = decoder or NearestDecoder()
+    latents = latents_for(decoder) if latents is None else latents
+    options = {"modes": ("sync", "async", "compute"), "runs": 3, "progress": False} | options
+    return run_benchmark(
+        decoder, latents, factory, sink_info=SinkInfo(kind="null", storage=None), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def result():
+    return bench(
+        load_decoder("tiny-wan", "cpu"),
+        modes=("diffusers", "sync", "async", "compute"),
+        fps=24,
+        latents=latents_for(load_decoder("tiny-wan", "cpu"), frames=7),
+    )
+
+
+class TestStatistics:
+    def test_summary_of_known_values(self):
+        summary = summarize([4.0, 1.0, 2.0, 3.0])
+        assert (summary.n, summary.mean, summary.median, summary.min, summary.max) == (
+            4,
+            2.5,
+            2.5,
+            1,
+            4,
+        )
+        assert summary.p99 == pytest.approx(3.97)
+        assert summary.std == pytest.approx(np.std([1, 2, 3, 4], ddof=1))
+        assert summarize([5.0]).std == 0
+
+    @pytest.mark.parametrize("values", [[], [float("nan")], [1.0, float("inf")]])
+    def test_nothing_to_summarize(self, values):
+        with pytest.raises(ValueError, match="at least one finite value"):
+            summarize(values)
+
+    def test_ratio_is_paired(self):
+        """Drift shared by both modes of a round cancels; unpaired it would swamp the 2 %."""
+        drift = np.linspace(1, 3, 20)
+        ratio = paired_ratio(1.02 * drift, drift)
+        assert ratio.value == pytest.approx(1.02)
+        assert 1.0199 < ratio.low <= ratio.value <= ratio.high < 1.0201
+        assert ratio.pairs == 20
+
+    def test_interval_covers_at_its_rate(self):
+        random = np.random.default_rng(1)
+        hits = 0
+        for trial in range(200):
+            a, b = random.normal(1.1, 0.05, 20), random.normal(1.0, 0.05, 20)
+            ratio = paired_ratio(a, b, seed=trial)
+            hits += ratio.low <= 1.1 <= ratio.high
+        assert 175 <= hits <= 199
+
+    def test_same_values_give_the_same_interval(self):
+        values = [1.0, 1.1, 1.2], [0.9, 1.0, 0.95]
+        assert paired_ratio(*values) == paired_ratio(*values)
+
+    def test_one_pair_has_no_interval(self):
+        assert paired_ratio([2.0], [1.0]).low is None
+
+    @pytest.mark.parametrize(("a", "b"), [([1.0], []), ([], []), ([1.0], [0.0]), ([-1.0], [1.0])])
+    def test_bad_pairs(self, a, b):
+        with pytest.raises(ValueError):
+            paired_ratio(a, b)
+
+
+class TestPlan:
+    def test_modes_take_turns(self):
+        result = bench(modes=("async", "sync"), runs=4, warmup=2)
+        assert [(run.mode, run.round, run.warmup) for run in result.runs] == [
+            ("async", -2, True), ("sync", -2, True), ("sync", -1, True), ("async", -1, True),
+            ("async", 0, False), ("sync", 0, False), ("sync", 1, False), ("async", 1, False),
+            ("async", 2, False), ("sync", 2, False), ("sync", 3, False), ("async", 3, False),
+        ]  # fmt: skip
+        assert result.modes["sync"].latency_s.n == 4
+
+    def test_sinks_are_fresh_and_named(self, tmp_path):
+        labels = []
+        spec = SinkSpec("raw", tmp_path)
+
+        def factory(label):
+            labels.append(label)
+            return spec.fresh(label)
+
+        bench(factory=factory, runs=2, modes=("sync", "async"))
+        assert labels == [
+            "async-000", "sync-000", "sync-001", "async-001", "async-002", "sync-002",
+        ]  # fmt: skip
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"modes": ()}, "modes are missing"),
+            ({"modes": ("sync", "fast")}, "modes fast: use any of diffusers, sync, async, compute"),
+            ({"modes": ("sync", "sync")}, "each may be named once"),
+            ({"runs": 0}, "runs is 0"),
+            ({"warmup": -1}, "warmup -1"),
+            ({"baseline": "diffusers"}, "baseline 'diffusers' is not among the modes"),
+        ],
+    )
+    def test_bad_plans(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            bench(**options)
+
+    def test_different_frames_are_noticed(self):
+        class Drifting(NearestDecoder):
+            calls = 0
+
+            def begin(self, latents):
+                self.calls += 1
+                return latents + (1.0 if self.calls == 2 else 0.0)
+
+        result = bench(Drifting())
+        assert result.frames_identical is False
+        assert "NOT IDENTICAL" in caption(result)
+
+    def test_diffusers_is_not_compared_at_larger_chunks(self):
+        decoder = load_decoder("tiny-wan", "cpu")
+        result = bench(
+            decoder, latents_for(decoder, 5), modes=("diffusers", "sync", "async"), runs=1,
+            config=DecodeConfig(chunk_size=2),
+        )  # fmt: skip
+        assert result.frames_identical
+        assert "Frames of sync, async: identical" in caption(result)
+
+
+class TestRecord:
+    def test_figures_follow_from_the_raw_values(self, result):
+        for name, mode in result.modes.items():
+            raw = [run.latency_s for run in result.timed(name)]
+            assert mode.latency_s == summarize(raw)
+            assert mode.rtf == pytest.approx(np.mean(raw) / (25 / 24))
+        base = [run.latency_s for run in result.timed("sync")]
+        ours = [run.latency_s for run in result.timed("async")]
+        assert result.modes["async"].speedup == paired_ratio(base, ours)
+        assert result.modes["sync"].speedup is None and result.baseline == "sync"
+        assert result.frames_identical
+        hashes = {mode.frame_sha256 for mode in result.modes.values()}
+        assert hashes == {result.modes["sync"].frame_sha256, None}
+
+    def test_says_where_it_comes_from(self, result):
+        where, work = result.provenance, result.workload
+        assert where.device == "cpu" and where.host_cores >= 1 and where.packages["torch"]
+        assert len(work.weights_sha256) == len(work.latents_sha256) == 64
+        assert (work.frames, work.latent_frames, work.height, work.width) == (25, 7, 24, 40)
+        assert work.seconds == pytest.approx(25 / 24)
+        assert all(len(run.chunks) == (1 if run.mode == "diffusers" else 7) for run in result.runs)
+
+    def test_comes_back_from_the_file(self, result, tmp_path):
+        write_result(result, tmp_path)
+        again = read_result(tmp_path)
+        assert again.modes == result.modes and again.workload == result.workload
+        for old, new in zip(result.runs, again.runs, strict=True):
+            assert old.latency_s == new.latency_s
+            assert new.chunks[-1].decode_done_s == pytest.approx(
+                old.chunks[-1].decode_done_s, abs=1e-9
+            )
+        assert read_result(tmp_path / "result.json") == again
+
+    def test_is_never_overwritten(self, result, tmp_path):
+        write_result(result, tmp_path)
+        with pytest.raises(FileExistsError, match="append-only"):
+            write_result(result, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda text: text[:-200], "not JSON, or was cut short"),
+            (lambda text: "[1, 2]", "not a vdkit result"),
+            (lambda text: "{}", "not a vdkit result"),
+            (
+                lambda text: text.replace('"schema_version":1', '"schema_version":99'),
+                "schema version 99",
+            ),
+            (
+                lambda text: text.replace('"latency_s":', '"latency_ms":'),
+                "does not hold a valid result",
+            ),
+            (lambda text: re.sub(r'"slot":\[[^]]*\]', '"slot":[0]', text), "differ in length"),
+        ],
+    )
+    def test_damaged_files_are_named(self, result, tmp_path, change, message):
+        path = write_result(result, tmp_path)
+        path.write_text(change(path.read_text()))
+        with pytest.raises(ValueError, match=message) as caught:
+            read_result(tmp_path)
+        assert str(path) in str(caught.value)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no result at"):
+            read_result(tmp_path)
+
+    def test_folder_name(self, result, tmp_path):
+        folder = result_folder(tmp_path, result)
+        assert re.fullmatch(r"\d{8}T\d{6}Z_cpu_[0-9a-z]{5,7}(-dirty)?_bench", folder.name)
+
+    def test_commit_can_be_named_outside_git(self, tmp_path, monkeypatch):
+        assert git_state(tmp_path) == (None, None)
+        monkeypatch.setenv(COMMIT_VARIABLE, "abc123-dirty")
+        assert git_state(tmp_path) == ("abc123", True)
+        monkeypatch.setenv(COMMIT_VARIABLE, "abc123")
+        assert git_state(tmp_path) == ("abc123", False)
+
+
+class TestPresentation:
+    def test_table_shows_what_was_measured(self, result):
+        rows = benchmark_rows(result)
+        assert [row["mode"].split()[0] for row in rows] == ["diffusers", "sync", "async", "compute"]
+        for row, mode in zip(rows, result.modes.values(), strict=True):
+            assert row["mean s"] == f"{mode.latency_s.mean:.3f}"
+            assert row["P99 s†"] == f"{mode.latency_s.p99:.3f}" and row["n"] == "3"
+        report = markdown_report(result)
+        assert "25 frames (7 latent) of 24x40 at 24 fps = 1.04 s of video" in report
+        lines = [line for line in report.splitlines() if line.startswith("|")]
+        assert len(lines) == 6 and len({line.count("|") for line in lines}) == 1
+
+    def test_runs_keep_full_precision(self, result, tmp_path):
+        import pandas as pd
+
+        runs_frame(result).to_csv(tmp_path / "runs.csv", index=False)
+        table = pd.read_csv(tmp_path / "runs.csv")
+        assert list(table["latency_s"]) == [run.latency_s for run in result.runs]
+        assert len(table) == 16
+
+    def test_timeline_has_a_bar_for_every_step(self, result):
+        import matplotlib.pyplot as plt
+
+        figure = plot_timeline({mode: result.typical(mode) for mode in ("sync", "async")})
+        sync, overlapped = figure.axes
+        assert [label.get_text() for label in sync.get_yticklabels()] == [
+            "compute",
+            "copy",
+            "convert",
+            "write",
+        ]
+        assert [label.get_text() for label in overlapped.get_yticklabels()] == [
+            "compute",
+            "copy",
+            "write",
+        ]
+        assert len(sync.patches) == 4 * 7 and len(overlapped.patches) == 3 * 7
+        assert sync.get_xlim() == overlapped.get_xlim()
+        plt.close(figure)
+
+    def test_zoom_shows_the_middle(self, result):
+        run = result.typical("async")
+        start, stop = steady_window(run, 3)
+        assert (start, stop) == (run.chunks[2].decode_start_s, run.chunks[4].decode_done_s)
+        assert steady_window(result.typical("diffusers"), 3) == (
+            0.0,
+            result.typical("diffusers").latency_s,
+        )
+
+    def test_one_line_of_json_has_no_raw_values(self, result):
+        line = json.dumps(result.summary())
+        assert "\n" not in line and "runs" not in result.summary()
+        assert (
+            BenchmarkResult.model_validate({**json.loads(line), "runs": []}).modes == result.modes
+        )
+
+
+class FakeNvml:
+    """As pynvml, for a device that answers some questions."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, reasons=0, refuse=()):
+        self.reasons, self.refuse = reasons, refuse
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            if name in self.refuse:
+                raise self.NVMLError("Not Supported")
+            return {
+                "nvmlDeviceGetClockInfo": 1980,
+                "nvmlDeviceGetPowerUsage": 690_500,
+                "nvmlDeviceGetTemperature": 61,
+                "nvmlDeviceGetTotalEnergyConsumption": 5_000,
+                "nvmlDeviceGetCurrentClocksEventReasons": self.reasons,
+                "nvmlSystemGetDriverVersion": "580.1",
+            }.get(name)
+
+        return call
+
+
+class TestNvml:
+    @pytest.fixture
+    def reading(self, monkeypatch):
+        def read(**behaviour):
+            fake = FakeNvml(**behaviour)
+            monkeypatch.setitem(__import__("sys").modules, "pynvml", fake)
+            return Nvml("GPU-1").read()
+
+        return read
+
+    def test_units(self, reading):
+        found = reading()
+        assert (found.sm_clock_mhz, found.power_w, found.energy_j) == (1980, 690.5, 5.0)
+        assert found.throttle_reasons == () and found.unsupported == {}
+
+    def test_throttling_is_named(self, reading):
+        bits = THROTTLE_BITS["software power cap"] | THROTTLE_BITS["hardware thermal"] | 0x1
+        assert reading(reasons=bits).throttle_reasons == ("software power cap", "hardware thermal")
+
+    def test_what_is_not_answered_is_absent_not_zero(self, reading):
+        found = reading(refuse=("nvmlDeviceGetPowerUsage",))
+        assert found.power_w is None and found.unsupported == {"power_w": "Not Supported"}
+
+    def test_unusable_nvml_says_why(self, reading):
+        with pytest.raises(RuntimeError, match="NVML cannot read GPU-1: Not Supported"):
+            reading(refuse=("nvmlInit",))
+
+
+def test_hasher_sees_order_and_size():
+    from vdkit.decode.chunks import VideoInfo
+
+    def digest(frames, height=2):
+        hasher = FrameHasher()
+        hasher.open(VideoInfo(len(frames), height, 2, 16))
+        for frame in frames:
+            hasher.write(frame)
+        hasher.close()
+        return hasher.sha256
+
+    a, b = np.zeros((1, 2, 2, 3), np.uint8), np.ones((1, 2, 2, 3), np.uint8)
+    assert digest([a, b]) == digest([a, b]) != digest([b, a])
+    assert digest([a, b]) == digest([np.concatenate([a, b])])
+    assert digest([a, b]) != digest([a, b], height=1)

@@ -1,0 +1,138 @@
+"""The command line, as a user meets it."""
+
+import json
+import shutil
+
+import pytest
+
+from vdkit import read_result
+from vdkit.__main__ import PRESETS, build_parser, main
+
+QUICK = ["bench", "--device", "cpu", "--latents", "random:9x16x16", "--runs", "2", "--warmup", "0"]
+
+
+def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
+    out = tmp_path / "results"
+    status = main([*QUICK, "--modes", "sync,async", "--out", str(out), "--label", "quick"])
+    assert status == 0
+    lines = capsys.readouterr().out.splitlines()
+    summary = json.loads(lines[-1])
+    (folder,) = out.iterdir()
+    assert summary["folder"] == str(folder) and folder.name.endswith("_quick")
+    assert sorted(p.name for p in folder.iterdir()) == ["result.json", "runs.csv", "table.md"]
+    result = read_result(folder)
+    assert summary["modes"]["async"]["latency_s"]["mean"] == result.modes["async"].latency_s.mean
+    assert result.sink.kind == "raw" and "vdkit bench" in result.command
+    assert any("sync (chunked)" in line for line in lines)
+    assert "decoding on cpu in float32" in lines[0]
+
+
+def test_json_only(tmp_path, capsys):
+    main([*QUICK, "--modes", "async", "--out", str(tmp_path), "--json", "--sink", "null"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["baseline"] == "async"
+
+
+def test_every_knob_arrives(tmp_path, capsys):
+    status = main(
+        [*QUICK, "--modes", "sync,async", "--baseline", "async", "--chunk", "2", "--slots", "5",
+         "--seed", "4", "--fps", "24000/1001", "--dtype", "bfloat16", "--no-pinned", "--no-copy-stream",
+         "--no-writer-thread", "--no-uint8-on-gpu", "--sink", f"raw:{tmp_path}", "--durable",
+         "--throttle-mb-s", "50", "--denormalize", "--out", str(tmp_path / "o"), "--json"]
+    )  # fmt: skip
+    assert status == 0
+    result = read_result(json.loads(capsys.readouterr().out)["folder"])
+    config = result.config
+    assert (config.chunk_size, config.slots) == (2, 5)
+    assert not any(
+        (config.pinned_memory, config.copy_stream, config.writer_thread, config.uint8_on_gpu)
+    )
+    assert result.baseline == "async" and result.workload.seed == 4
+    assert result.workload.fps == pytest.approx(23.976, abs=1e-3)
+    assert result.workload.dtype == "bfloat16"
+    assert result.sink.durable and result.sink.throttle_mb_per_s == 50
+
+
+def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
+    assert PRESETS["aws"] == {
+        "decoder": "wan2.1", "latents": "random:161x480x832",
+        "chunk": 1, "slots": 2, "runs": 10, "warmup": 1,
+    }  # fmt: skip
+    seen = {}
+
+    def stop(source, *rest):
+        seen["source"] = source
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("vdkit.models.loading.load_decoder", stop)
+    assert main(["bench", "--preset", "aws"]) == 2 and seen["source"] == "wan2.1"
+    assert (
+        main(["bench", "--preset", "aws", "--decoder", "wan2.2"]) == 2
+        and seen["source"] == "wan2.2"
+    )
+
+
+def test_help_explains_every_knob():
+    parser = build_parser()
+    for command in parser._subparsers._group_actions[0].choices.values():
+        for action in command._actions:
+            assert action.help, action
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--decoder", "wan9"], "decoder source 'wan9' is unknown; use wan2.1"),
+        (["--latents", "random:10x16x16"], "10 pixel frames .*use 9 or 13"),
+        (["--latents", "nowhere.safetensors"], "no latents file 'nowhere.safetensors'"),
+        (["--chunk", "0"], "chunk_size is 0; use 1 or more"),
+        (["--slots", "17"], "slots is 17; use 1 to 16"),
+        (["--modes", "sync,turbo"], "modes turbo: use any of"),
+        (["--baseline", "turbo"], "baseline 'turbo' is not among"),
+        (["--sink", "avi"], "sink 'avi' is unknown"),
+        (["--sink", "raw:/no/such/folder"], "sink folder '/no/such/folder' does not exist"),
+        (["--throttle-mb-s", "-5"], "storage speed is -5 MB/s"),
+        (["--fps", "0"], "fps is 0; it must be above 0"),
+        (["--runs", "0"], "runs is 0"),
+        (["--dtype", "int4"], "dtype 'int4' is not supported"),
+        (["--device", "tpu"], "device 'tpu' is unknown"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
+    import re
+
+    assert main([*QUICK, "--out", str(tmp_path / "o"), *arguments]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("vdkit: error: ") and re.search(message, errors[-1])
+    assert "Traceback" not in "\n".join(errors)
+    assert not (tmp_path / "o").exists()
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--device", "cpu", "--out", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("identical, byte for byte") == 2
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {
+        "demo.mp4",
+        "timeline.png",
+        "table.md",
+        "result.json",
+        "result_slow_storage.json",
+    }
+    slow = read_result(tmp_path / "demo" / "result_slow_storage.json")
+    for run in slow.timed("async"):  # even on a CPU the writing is hidden: order, not time
+        written = run.chunks[3].write_done_s
+        assert run.chunks[4].decode_start_s < written
+    for run in slow.timed("sync"):
+        assert run.chunks[4].decode_start_s >= run.chunks[3].write_done_s
+    shutil.rmtree(tmp_path / "demo")
+
+
+def test_show(tmp_path, capsys):
+    main([*QUICK, "--modes", "sync,async", "--out", str(tmp_path / "o"), "--json"])
+    folder = json.loads(capsys.readouterr().out)["folder"]
+    picture = tmp_path / "timeline.svg"
+    assert main(["show", folder, "--timeline", str(picture), "--zoom", "1"]) == 0
+    assert "sync (chunked)" in capsys.readouterr().out and picture.stat().st_size > 1000
+    assert main(["show", str(tmp_path / "nothing")]) == 2

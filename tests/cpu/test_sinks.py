@@ -1,0 +1,152 @@
+"""Sinks on their own: what is in the files, and what they refuse."""
+
+import json
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import Collect, leftovers
+from vdkit import Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
+from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.pixels import frames_to_uint8
+from vdkit.sink_spec import SinkSpec, storage_kind
+
+INFO = VideoInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))
+FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)
+
+
+def feed(sink, frames=FRAMES, info=INFO):
+    sink.open(info)
+    sink.write(frames[:1])
+    sink.write(frames[1:])
+    sink.close()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_raw_and_its_sidecar(tmp_path, durable):
+    path = tmp_path / "clip.rgb"
+    feed(RawSink(path, durable=durable))
+    sidecar = json.loads((tmp_path / "clip.rgb.json").read_text())
+    assert sidecar["dtype"] == "uint8" and sidecar["fps_exact"] == "24000/1001"
+    assert sidecar["fps"] == pytest.approx(23.976, abs=1e-3)
+    assert np.array_equal(np.fromfile(path, sidecar["dtype"]).reshape(sidecar["shape"]), FRAMES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.rgb", "clip.rgb.json"]
+
+
+def test_raw_is_reserved_at_open_and_invisible_until_closed(tmp_path):
+    path = tmp_path / "clip.rgb"
+    sink = RawSink(path)
+    sink.open(INFO)
+    (partial,) = tmp_path.iterdir()
+    assert partial.stat().st_size == FRAMES.nbytes and not path.exists()
+    sink.abort()
+    assert not list(tmp_path.iterdir())
+
+
+def test_raw_notices_missing_frames(tmp_path):
+    sink = RawSink(tmp_path / "clip.rgb")
+    sink.open(INFO)
+    sink.write(FRAMES[:2])
+    with pytest.raises(
+        ValueError, match=f"{FRAMES[:2].nbytes} bytes written, {FRAMES.nbytes} announced"
+    ):
+        sink.close()
+    sink.abort()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fps", [Fraction(16), Fraction(24000, 1001), Fraction(2997, 125)])
+def test_mp4_has_every_frame_and_the_exact_rate(tmp_path, fps):
+    path = tmp_path / "clip.mp4"
+    ramp = np.broadcast_to(np.arange(24, dtype=np.uint8)[None, None, :, None] * 10, FRAMES.shape)
+    feed(Mp4Sink(path, crf=0), np.ascontiguousarray(ramp), VideoInfo(5, 16, 24, fps))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert stream.codec_context.name == "h264"
+        assert stream.average_rate == fps
+        assert float(stream.duration * stream.time_base) == pytest.approx(5 / float(fps), rel=1e-6)
+    assert len(decoded) == 5
+    assert np.abs(np.stack(decoded).astype(int) - ramp).max() <= 6
+
+
+def test_png_names_and_replacing(tmp_path):
+    folder = tmp_path / "frames"
+    feed(PngSink(folder))
+    assert sorted(p.name for p in folder.iterdir()) == [f"{i:06d}.png" for i in range(5)]
+    feed(PngSink(folder), FRAMES[:3], VideoInfo(3, 16, 24, Fraction(16)))
+    assert len(list(folder.iterdir())) == 3
+    assert not leftovers(tmp_path)
+
+
+def test_png_never_deletes_what_it_did_not_make(tmp_path):
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(FileExistsError, match=r"holds thesis.txt, which is no frame"):
+        PngSink(tmp_path).open(INFO)
+    with pytest.raises(FileExistsError, match="is a file"):
+        PngSink(tmp_path / "thesis.txt").open(INFO)
+    assert (tmp_path / "thesis.txt").read_text() == "ten years of work"
+
+
+@pytest.mark.parametrize("make", [RawSink, lambda p: Mp4Sink(f"{p}.mp4"), PngSink])
+def test_missing_folder(tmp_path, make):
+    with pytest.raises(FileNotFoundError, match="does not exist; create it first"):
+        make(tmp_path / "nowhere" / "clip").open(INFO)
+
+
+def test_bad_settings(tmp_path):
+    with pytest.raises(ValueError, match="even sides, the video is 15x24; use RawSink"):
+        Mp4Sink(tmp_path / "a.mp4").open(VideoInfo(5, 15, 24, Fraction(16)))
+    with pytest.raises(ValueError, match=r"writes .mp4 files, not 'a.mov'"):
+        Mp4Sink(tmp_path / "a.mov")
+    with pytest.raises(ValueError, match="crf is 99"):
+        Mp4Sink(tmp_path / "a.mp4", crf=99)
+    with pytest.raises(ValueError, match="compression is 10"):
+        PngSink(tmp_path, compression=10)
+    for speed in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="give a storage speed above 0"):
+            ThrottledSink(NullSink(), speed)
+
+
+def test_throttle_takes_at_least_as_long_as_the_storage_would():
+    inner = Collect()
+    start = time.perf_counter()
+    feed(ThrottledSink(inner, mb_per_s=FRAMES.nbytes / 1e6 / 0.2))
+    assert time.perf_counter() - start >= 0.2
+    assert inner.frames == 5 and inner.calls == ["open", "write", "write", "close"]
+
+
+def test_specs(tmp_path):
+    for kind in ("raw", "png", "mp4"):
+        spec = SinkSpec(kind, tmp_path, throttle_mb_per_s=1e4)
+        with spec.fresh("run") as sink:
+            feed(sink)
+            assert list(tmp_path.rglob("run*"))
+        assert not list(tmp_path.iterdir())
+    assert SinkSpec("null").describe()["storage"] is None
+    assert SinkSpec("raw", tmp_path).describe()["storage"] == storage_kind(tmp_path)
+    for bad, kind, message in (
+        ({"kind": "avi"}, ValueError, "sink 'avi' is unknown; use null, raw, png or mp4"),
+        ({"kind": "raw"}, FileNotFoundError, "does not exist"),
+        ({"kind": "raw", "folder": tmp_path / "no"}, FileNotFoundError, "does not exist"),
+        ({"kind": "null", "durable": True}, ValueError, "cannot be durable"),
+        ({"kind": "null", "throttle_mb_per_s": 0.0}, ValueError, "storage speed is 0 MB/s"),
+    ):
+        with pytest.raises(kind, match=message):
+            SinkSpec(**bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_conversion_to_uint8(dtype):
+    """Against the definition, in float64 where that is exact enough to decide every rounding."""
+    values = torch.linspace(-1.3, 1.3, 3 * 4 * 16 * 24).reshape(1, 3, 4, 16, 24).to(dtype)
+    pixels = frames_to_uint8(values)
+    assert pixels.shape == (4, 16, 24, 3) and pixels.dtype is torch.uint8 and pixels.is_contiguous()
+    exact = ((values.double() * 0.5 + 0.5).clamp(0, 1) * 255)[0].permute(1, 2, 3, 0)
+    assert (pixels.double() - exact).abs().max() <= 0.5 + 1e-4
+    assert pixels.min() == 0 and pixels.max() == 255
+    assert values.max() > 1, "the input must not have been clamped in place"
