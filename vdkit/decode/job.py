@@ -58,10 +58,11 @@ class Job:
         self.sink = sink
         self.config = config
         self.cancel = cancel
-        self.latents = check_latents(
+        self._latents: torch.Tensor | None = check_latents(
             latents, decoder.latent_channels, decoder.device, decoder.dtype
         )
-        _, _, frames, height, width = self.latents.shape
+        _, _, frames, height, width = self._latents.shape
+        self._latent_size = (height, width)
         self.info = VideoInfo(
             pixel_frames(frames, decoder.temporal_factor),
             height * decoder.spatial_factor,
@@ -99,6 +100,12 @@ class Job:
                 f"expected {expected} = [1, 3, F, H, W]"
             )
         return frames
+
+    def take_latents(self) -> torch.Tensor:
+        """The latents on the device, given up by the job so that they need not stay there."""
+        latents, self._latents = self._latents, None
+        assert latents is not None
+        return latents
 
     def open_sink(self) -> None:
         if self.sink is not None:
@@ -163,7 +170,7 @@ class Job:
         working = getattr(self.decoder, "working_bytes", None)
         if working is None:
             return f"decoder {self.decoder.name!r} has no working_bytes() to estimate what fits"
-        height, width = self.latents.shape[-2:]
+        height, width = self._latent_size
         free = None
         if self.decoder.device.type == "cuda":
             device = self.decoder.device

@@ -205,7 +205,7 @@ def decode_async(
             writer = ThreadWriter(job, ring) if config.writer_thread else InlineWriter(job, ring)
             writer.start()
             marks: list[tuple[Mark, ...]] = []
-            state = decoder.begin(job.latents)
+            state = decoder.begin(job.take_latents())
             for chunk in job.chunks:
                 job.check_cancel()
                 record = new_record(chunk)

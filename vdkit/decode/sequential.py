@@ -56,7 +56,7 @@ def decode_diffusers(
     """
     job = Job("diffusers", decoder, latents, sink, fps, config, progress, cancel)
     engine = job.engine
-    count, last = job.latents.shape[2], job.chunks[-1].frame_stop
+    count, last = job.chunks[-1].latent_stop, job.info.frames
     record = new_record(Chunk(0, 0, count, 0, last))
     frames = host = None
     try:
@@ -66,7 +66,7 @@ def decode_diffusers(
             job.records.append(record)
             record.launch_start_s = job.now()
             decode_start = engine.mark("compute")
-            frames = decoder.decode_video(job.latents, lambda index: job.check_cancel())
+            frames = decoder.decode_video(job.take_latents(), lambda index: job.check_cancel())
             job.check_frames(frames, last)
             decode_done = engine.mark("compute")
             record.launch_done_s = job.now()
@@ -115,7 +115,7 @@ def decode_sync(
         with on_device(decoder.device):
             job.open_sink()
             marks: list[tuple[Mark, ...]] = []
-            state = decoder.begin(job.latents)
+            state = decoder.begin(job.take_latents())
             for chunk in job.chunks:
                 job.check_cancel()
                 record = new_record(chunk)
@@ -177,7 +177,7 @@ def compute_only(
                 (most, job.info.height, job.info.width, 3), dtype=torch.uint8, device=decoder.device
             )
             marks: list[tuple[Mark, Mark]] = []
-            state = decoder.begin(job.latents)
+            state = decoder.begin(job.take_latents())
             for chunk in job.chunks:
                 job.check_cancel()
                 if chunk.index >= LAUNCH_AHEAD:
