@@ -63,7 +63,7 @@ class InlineWriter:
         assert record is not None
         self.job.engine.wait(slot.copy_done)
         self.ring.move(slot, SlotState.READY)
-        _, host = slot.views(_buffer_shape(self.job, record))
+        host = slot.views(_buffer_shape(self.job, record))[1]
         pixels = None
         try:
             if not self.job.config.uint8_on_gpu:
