@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write into")
     show = commands.add_parser("show", help="print a recorded result, and draw its timeline")
     show.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
+    show.add_argument("--modes", help="draw only these, e.g. sync,async (default: all)")
     show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
     show.add_argument(
         "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
@@ -204,8 +205,13 @@ def show(options: argparse.Namespace) -> int:
     result = read_result(options.result)
     print(f"{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}")
     if options.timeline is not None:
-        # The run nearest to the median stands for its mode.
-        runs = {mode: result.typical(mode) for mode in result.modes}
+        wanted = options.modes.split(",") if options.modes else list(result.modes)
+        missing = [mode for mode in wanted if mode not in result.modes]
+        if missing:
+            raise ValueError(
+                f"{options.result} has no mode {', '.join(missing)}; it has {', '.join(result.modes)}"
+            )
+        runs = {mode: result.typical(mode) for mode in wanted}
         window = None
         if options.zoom is not None:
             window = steady_window(runs.get("async") or next(iter(runs.values())), options.zoom)

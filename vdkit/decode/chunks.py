@@ -226,8 +226,8 @@ class DecodeResult:
         pinned_bytes: page-locked host memory of the ring.
         ring_bytes: device memory of the ring.
         vram_peak_bytes: highest torch allocation during the call, weights included; None on a CPU.
-        device_mallocs_steady: cudaMalloc calls from the fourth chunk on (0 is the aim); None on a
-            CPU and for videos under six chunks.
+        device_mallocs_steady: cudaMalloc calls from the sixth chunk on (0 is the aim); None on a
+            CPU and for videos under ten chunks.
         clock_residual_s: largest disagreement between the CUDA-event clock and the host clock.
         chunks: one record per chunk, in order.
     """

@@ -158,7 +158,12 @@ class BenchmarkResult(_Record):
 
     def timed(self, mode: str) -> tuple[Run, ...]:
         """Timed runs of a mode, by round."""
-        return tuple(run for run in self.runs if run.mode == mode and not run.warmup)
+        runs = (run for run in self.runs if run.mode == mode and not run.warmup)
+        return tuple(sorted(runs, key=lambda run: run.round))
+
+    def latencies(self, mode: str) -> list[float]:
+        """Latency of the timed runs of a mode, by round, s: pairs up with any other mode's."""
+        return [run.latency_s for run in self.timed(mode)]
 
     def typical(self, mode: str) -> Run:
         """The timed run nearest to the mode's median latency: the one to draw."""

@@ -157,8 +157,10 @@ class WanDecoder:
 
 
 LIVE_ACTIVATIONS = {False: 9.0, True: 15.0}
-"""Tensors of the last stage's size alive at a chunk's peak, without and with the residual shortcuts of
-Wan 2.2. Measured at 480x832 with chunks of 1, 2 and 4; tests/gpu/test_memory.py holds it to that."""
+"""Tensors of the last stage's size alive at a chunk's peak, without and with Wan 2.2's shortcuts.
+
+Measured at 480x832 with chunks of 1, 2 and 4; tests/gpu/test_memory.py holds it to that.
+"""
 
 
 def _stage(name: str, last: int) -> int:

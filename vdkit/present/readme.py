@@ -1,0 +1,103 @@
+"""README's figures come from recorded runs: ``make readme`` writes them, a test compares them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
+from vdkit.measure.stats import paired_ratio
+from vdkit.present.plots import plot_timeline, steady_window
+from vdkit.present.tables import benchmark_rows, caption, legend, markdown_table
+
+MAIN = "20261120T232416Z_nvidia-h200_587491a_aws-float16"
+"""The run that README shows whole, with its timeline; every other recorded run gets a row."""
+
+PICTURE = "timeline.png"
+BEGIN = "<!-- recorded: written by `make readme` -->"
+END = "<!-- end of recorded -->"
+
+_COLUMNS = ("mode", "mean s", "P99 s†", "max s", "n", "TTFF s", "RTF", "D2H MB", "peak VRAM GB")
+
+
+def recorded_block(root: Path) -> str:
+    """The generated part of README, from ``root/results``."""
+    main = read_result(root / "results" / MAIN)
+    wanted = (*_COLUMNS, f"{main.baseline} / mode")
+    table = [{name: row[name] for name in wanted} for row in benchmark_rows(main)]
+    others = [read_result(folder) for folder in sorted((root / "results").glob("2*"))]
+    return "\n".join(
+        [
+            BEGIN,
+            caption(main).replace("\n", "  \n"),
+            "",
+            markdown_table(table),
+            "",
+            legend(main),
+            f"Raw values: [results/{MAIN}](results/{MAIN}).",
+            "",
+            f"![Four chunks of sync and of async on one time axis](results/{MAIN}/{PICTURE})",
+            "",
+            "Every recorded run (ratios of means with their 95 % intervals; † some runs had a "
+            "throttle reason set, which the record names):",
+            "",
+            markdown_table([_row(result) for result in others]),
+            END,
+        ]
+    )
+
+
+def _row(result: BenchmarkResult) -> dict[str, str]:
+    work = result.workload
+    throttled = any(mode.throttled_runs for mode in result.modes.values())
+    return {
+        "run": result.label + ("†" if throttled else ""),
+        "device": result.provenance.device.removeprefix("NVIDIA "),
+        "dtype": work.dtype,
+        "size": f"{work.height}x{work.width}",
+        "frames": str(work.frames),
+        "chunk": str(result.config.chunk_size),
+        "sink": f"{result.sink.kind}, {result.sink.storage}",
+        "async s": f"{result.modes['async'].latency_s.mean:.3f}",
+        "VRAM GB": f"{(result.modes['async'].vram_peak_bytes or 0) / 1e9:.3f}",
+        "pinned MB": f"{result.modes['async'].pinned_bytes / 1e6:.1f}",
+        "async / compute": _ratio(result, "async", "compute", 4),
+        "sync / async": _ratio(result, "sync", "async", 3),
+        "diffusers / async": _ratio(result, "diffusers", "async", 3),
+    }
+
+
+def _ratio(result: BenchmarkResult, over: str, under: str, digits: int) -> str:
+    if over not in result.modes or under not in result.modes:
+        return "-"
+    ratio = paired_ratio(result.latencies(over), result.latencies(under))
+    if ratio.low is None:
+        return f"{ratio.value:.{digits}f} (n = 1)"
+    return f"{ratio.value:.{digits}f} [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
+
+
+def with_block(readme: str, block: str) -> str:
+    """README with its generated part replaced. ValueError if the markers are not there once each."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise ValueError(f"README needs the markers {BEGIN!r} and {END!r}, once each")
+    before, rest = readme.split(BEGIN)
+    return before + block + rest.split(END)[1]
+
+
+def main(path: Path) -> None:
+    """Rewrite ``path`` and draw the picture beside the recorded run."""
+    root = path.resolve().parent
+    write_atomically(path, with_block(path.read_text(), recorded_block(root)))
+    result = read_result(root / "results" / MAIN)
+    runs = {mode: result.typical(mode) for mode in ("sync", "async")}
+    figure = plot_timeline(
+        runs,
+        steady_window(runs["async"], 4),
+        title=f"Steady state on {result.provenance.device}, {result.workload.decoder} in "
+        f"{result.workload.dtype}, {result.workload.height}x{result.workload.width}",
+    )
+    figure.savefig(root / "results" / MAIN / PICTURE)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
