@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ def bench(options: argparse.Namespace) -> int:
         markdown_table,
         runs_frame,
     )
-    from vdkit.sink_spec import SinkSpec
+    from vdkit.sink_spec import SinkSpec, default_folder
 
     given = {**DEFAULTS, **PRESETS.get(options.preset, {})}
     given |= {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
@@ -143,7 +142,7 @@ def bench(options: argparse.Namespace) -> int:
         slots=given["slots"],
         **{name: getattr(options, name) for name, _ in PRIMITIVES.values()},
     )
-    where = None if kind == "null" else Path(folder or tempfile.gettempdir())
+    where = None if kind == "null" else Path(folder) if folder else default_folder()
     spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
     decoder = load_decoder(given["decoder"], options.device, options.dtype)
     latents = load_latents(given["latents"], decoder, options.seed)
@@ -209,7 +208,7 @@ def show(options: argparse.Namespace) -> int:
         missing = [mode for mode in wanted if mode not in result.modes]
         if missing:
             raise ValueError(
-                f"{options.result} has no mode {', '.join(missing)}; it has {', '.join(result.modes)}"
+                f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
             )
         runs = {mode: result.typical(mode) for mode in wanted}
         window = None

@@ -31,6 +31,11 @@ def storage_kind(folder: Path) -> str | None:
     return kind
 
 
+def default_folder() -> Path:
+    """The system's temporary folder: where sinks write unless told otherwise."""
+    return Path(tempfile.gettempdir())
+
+
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
     """Which sink a benchmark uses: one fresh sink per run, removed afterwards.

@@ -1,4 +1,4 @@
-"""Every notebook: executed here from top to bottom, and committed as a reader on the web sees it."""
+"""Every notebook: executed here from top to bottom, and committed with a GPU's outputs."""
 
 import re
 from pathlib import Path

@@ -77,7 +77,7 @@ def _ratio(result: BenchmarkResult, over: str, under: str, digits: int) -> str:
 
 
 def with_block(readme: str, block: str) -> str:
-    """README with its generated part replaced. ValueError if the markers are not there once each."""
+    """README with its generated part replaced; ValueError unless each marker is there once."""
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise ValueError(f"README needs the markers {BEGIN!r} and {END!r}, once each")
     before, rest = readme.split(BEGIN)
