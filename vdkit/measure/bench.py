@@ -9,8 +9,8 @@ import gc
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,18 +104,18 @@ def run_benchmark(
     ready = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
     nvml = _nvml(decoder.device)
     cycle = len(modes) * (1 + warmup + runs)
-    with _bar(cycle, progress) as bar:
+    with _bar(cycle, progress) as advance:
         hashes = {}
         for mode in modes:
             hashes[mode] = _frame_hash(mode, decoder, ready, config, fps)
-            bar.update(1)
+            advance()
         records: list[Run] = []
         for number in range(-warmup, runs):
             order = modes if number % 2 == 0 else tuple(reversed(modes))
             for mode in order:
                 with sink_factory(f"{mode}-{number + warmup:03d}") as sink:
                     records.append(_one_run(mode, number, decoder, ready, sink, config, fps, nvml))
-                bar.update(1)
+                advance()
     channels_first = ready.shape[2:]
     geometry = _geometry(decoder, ready, fps)
     weights = getattr(decoder, "weights_sha256", None)
@@ -176,10 +176,16 @@ def _nvml(device: torch.device) -> Nvml | None:
         return None
 
 
-def _bar(total: int, show: bool) -> Any:
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
+    """A tqdm bar of runs, advanced by calling what it yields; nothing is loaded if not shown."""
+    if not show:
+        yield lambda: None
+        return
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc="runs", unit="run", disable=not show, leave=False)
+    with tqdm(total=total, desc="runs", unit="run", leave=False) as bar:
+        yield lambda: bar.update(1)
 
 
 def _frame_hash(
