@@ -248,8 +248,6 @@ class TestPresentation:
         assert len(table) == 16
 
     def test_timeline_has_a_bar_for_every_step(self, result):
-        import matplotlib.pyplot as plt
-
         figure = plot_timeline({mode: result.typical(mode) for mode in ("sync", "async")})
         sync, overlapped = figure.axes
         assert [label.get_text() for label in sync.get_yticklabels()] == [
@@ -265,7 +263,6 @@ class TestPresentation:
         ]
         assert len(sync.patches) == 4 * 7 and len(overlapped.patches) == 3 * 7
         assert sync.get_xlim() == overlapped.get_xlim()
-        plt.close(figure)
 
     def test_zoom_shows_the_middle(self, result):
         run = result.typical("async")

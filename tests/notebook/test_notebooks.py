@@ -16,6 +16,14 @@ def path(request):
     return request.param
 
 
+def assert_pictures(notebook):
+    """Every cell that plots shows exactly one picture, and there is at least one."""
+    plots = [cell for cell in notebook.cells if "plot_" in cell.source]
+    for cell in plots:
+        assert len([o for o in cell.outputs if "image/png" in o.get("data", {})]) == 1, cell.source
+    assert plots
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS
 
@@ -24,8 +32,7 @@ def test_runs_on_this_machine(path, device):
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=120, kernel_name="python3")
     client.execute(cwd=str(path.parent))
-    shown = str([cell.get("outputs") for cell in notebook.cells])
-    assert "image/png" in shown
+    assert_pictures(notebook)
 
 
 def test_committed_with_outputs(path):
@@ -35,7 +42,8 @@ def test_committed_with_outputs(path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert [output for output in outputs if "image/png" in output.get("data", {})]
+    assert_pictures(notebook)
+    assert not [output for output in outputs if output.get("name") == "stderr"]
     assert "NVIDIA" in str(outputs), "the committed outputs are those of a GPU"
 
 

@@ -98,6 +98,10 @@ def plot_timeline(
         runs: mode to run, drawn top down.
         window: (start, stop) in seconds since each call, to zoom; None: the longest run, whole.
         title: above the figure.
+
+    Returns:
+        The figure, not registered with pyplot: a notebook shows it as a cell's last expression, a
+        script saves it with ``savefig``.
     """
     with plt.rc_context(_STYLE):
         lanes = [len(_lanes(run.chunks)) for run in runs.values()]
@@ -127,6 +131,7 @@ def plot_timeline(
         )  # fmt: skip
         if title:
             figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        plt.close(figure)
     return figure
 
 

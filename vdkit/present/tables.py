@@ -130,10 +130,10 @@ def markdown_table(rows: Sequence[dict[str, str]], right: bool = True) -> str:
     return "\n".join([line(columns), f"|{rule}|", *(line(list(row.values())) for row in rows)])
 
 
-def markdown_report(result: BenchmarkResult) -> str:
-    """``table.md``: caption, table, legend."""
+def markdown_report(result: BenchmarkResult, heading: str = "#") -> str:
+    """``table.md``: label as a heading, caption, table, legend."""
     table = markdown_table(benchmark_rows(result))
-    return f"# {result.label}\n\n{caption(result)}\n\n{table}\n\n{legend(result)}\n"
+    return f"{heading} {result.label}\n\n{caption(result)}\n\n{table}\n\n{legend(result)}\n"
 
 
 def runs_frame(result: BenchmarkResult) -> pd.DataFrame:
