@@ -294,3 +294,32 @@ def test_ctrl_c_at_the_terminal(tmp_path, device):
     assert process.returncode == 130, errors
     assert "interrupted" in errors and "Traceback" not in errors
     assert not list(tmp_path.glob(".vdkit-*")) and not (tmp_path / "results").exists()
+
+
+def test_a_cancel_while_the_sink_closes_is_too_late(device, tmp_path):
+    cancel = threading.Event()
+    path = tmp_path / "clip.rgb"
+
+    class CancelledAtTheEnd(RawSink):
+        def close(self):
+            cancel.set()
+            time.sleep(0.2)
+            super().close()
+
+    decoder = NearestDecoder(device)
+    latents = latents_for(decoder)
+    result = decode_async(decoder, latents, CancelledAtTheEnd(path), progress=False, cancel=cancel)
+    assert path.stat().st_size == result.info.frames * result.info.frame_bytes
+    assert not leftovers(tmp_path)
+
+
+def test_an_interrupt_that_raises_hides_nothing(device):
+    class Broken(Collect):
+        def interrupt(self):
+            raise PermissionError("no interrupting")
+
+    error = ValueError("chunk refused")
+    decoder = NearestDecoder(device, fail_at=3, error=error)
+    with pytest.raises(ValueError) as caught:
+        decode_async(decoder, latents_for(decoder), Broken(), progress=False)
+    assert caught.value is error and "no interrupting" in error.__notes__[0]

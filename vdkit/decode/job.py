@@ -74,7 +74,7 @@ class Job:
         self.ttff_s: float | None = None
         self.sink_open_s: float | None = None
         self.sink_close_s: float | None = None
-        self._sink_begun = False
+        self._sink_unfinished = False
         self._end_s: float | None = None
         self.engine: Engine = make_engine(decoder.device, config.copy_stream)
         self._report, self._end_progress = _reporter(progress, mode, self.info.frames)
@@ -110,7 +110,7 @@ class Job:
     def open_sink(self) -> None:
         if self.sink is not None:
             start_s = self.now()
-            self._sink_begun = True
+            self._sink_unfinished = True
             self.sink.open(self.info)
             self.sink_open_s = self.now() - start_s
 
@@ -131,6 +131,7 @@ class Job:
         if self.sink is not None:
             start_s = self.now()
             self.sink.close()
+            self._sink_unfinished = False
             self._end_s = self.now()
             self.sink_close_s = self._end_s - start_s
 
@@ -150,7 +151,7 @@ class Job:
         """
         self.engine.abandon()
         self._end_progress()
-        if self.sink is not None and self._sink_begun:
+        if self.sink is not None and self._sink_unfinished:
             try:
                 self.sink.abort()
             except Exception as second:

@@ -54,7 +54,7 @@ class InlineWriter:
             self.write_out(self._pending.popleft())
         self.job.close_sink()
 
-    def stop(self) -> None:
+    def stop(self, error: BaseException) -> None:
         """After a failure: nothing runs here that would have to stop."""
 
     def write_out(self, slot: Slot) -> None:
@@ -85,6 +85,7 @@ class ThreadWriter(InlineWriter):
         super().__init__(job, ring)
         self._queue: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._closing = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="vdkit-writer", daemon=True)
 
@@ -99,6 +100,7 @@ class ThreadWriter(InlineWriter):
                     if not self._stopping.is_set():
                         self.write_out(slot)
                 if not self._stopping.is_set():
+                    self._closing.set()
                     self.job.close_sink()
         except BaseException as error:  # carried to the caller's thread by _check
             self._error = error
@@ -121,17 +123,22 @@ class ThreadWriter(InlineWriter):
     def drain(self) -> None:
         self._queue.put(None)
         while self._thread.is_alive():
+            if not self._closing.is_set():  # later a cancel is too late: the output is complete
+                self.job.check_cancel()
             self._thread.join(_POLL_S)
-            self._check()
-        self._check()
+        if self._error is not None:
+            raise self._error
 
-    def stop(self) -> None:
+    def stop(self, error: BaseException) -> None:
         """End the thread; at most the one ``write`` in progress is waited for."""
         self._stopping.set()
         self._queue.put(None)
         interrupt = getattr(self.job.sink, "interrupt", None)
         if interrupt is not None:
-            interrupt()
+            try:
+                interrupt()
+            except Exception as second:
+                error.add_note(f"sink.interrupt() failed too: {type(second).__name__}: {second}")
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -178,8 +185,10 @@ def decode_async(
         sink: any `Sink`; receives uint8 RGB [F, H, W, 3] in [0, 255].
         fps: frame rate of the video; the real-time factor and the file's timing follow from it.
         config: chunk size, slots and primitives.
-        progress: True for a tqdm bar, False for none, or a callable (frames done, frames in all).
-        cancel: an event; once set, the decode ends with `DecodeCancelled` within a chunk.
+        progress: True for a tqdm bar, False for none, or a callable (frames done, frames in all),
+            called after each write on the thread that writes.
+        cancel: an event; once set, the decode ends with `DecodeCancelled` within a chunk. While the
+            sink is closing it is too late, and the decode ends well.
 
     Returns:
         Latency, memory and one `ChunkRecord` per chunk.
@@ -245,7 +254,7 @@ def decode_async(
         return job.result(pinned_bytes=ring.pinned_bytes, ring_bytes=ring.ring_bytes)
     except BaseException as error:
         if writer is not None:
-            writer.stop()
+            writer.stop(error)
         state = frames = device = host = None
         job.fail(error)
         raise
