@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_bench(commands)
-    demo = commands.add_parser("demo", help="every decode path on a short clip, in under a minute")
+    demo = commands.add_parser(
+        "demo", help="every decode path on a short clip (half a minute on two idle cores)"
+    )
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write into")
     show = commands.add_parser("show", help="print a recorded result, and draw its timeline")
@@ -120,7 +124,8 @@ def _add_bench(commands: Any) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     from vdkit.decode.chunks import DecodeConfig
-    from vdkit.measure.bench import result_folder, run_benchmark
+    from vdkit.measure.bench import run_benchmark
+    from vdkit.measure.folders import check_out, result_folder
     from vdkit.measure.records import SinkInfo, write_atomically, write_result
     from vdkit.models.latents import load_latents
     from vdkit.models.loading import load_decoder
@@ -130,6 +135,7 @@ def bench(options: argparse.Namespace) -> int:
         legend,
         markdown_report,
         markdown_table,
+        noise_note,
         runs_frame,
     )
     from vdkit.sink_spec import SinkSpec, default_folder
@@ -142,8 +148,10 @@ def bench(options: argparse.Namespace) -> int:
         slots=given["slots"],
         **{name: getattr(options, name) for name, _ in PRIMITIVES.values()},
     )
-    where = None if kind == "null" else Path(folder) if folder else default_folder()
+    where = Path(folder) if folder else None if kind == "null" else default_folder()
     spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
+    label = options.label or options.preset or Path(given["decoder"]).name
+    check_out(options.out, label)
     decoder = load_decoder(given["decoder"], options.device, options.dtype)
     latents = load_latents(given["latents"], decoder, options.seed)
     if options.denormalize:
@@ -165,9 +173,9 @@ def bench(options: argparse.Namespace) -> int:
         source=Path(given["decoder"]).name if Path(given["decoder"]).exists() else given["decoder"],
         latents_source=source if source.startswith("random:") else Path(source).name,
         seed=options.seed,
-        label=options.label or options.preset or decoder.name,
+        label=label,
         command=shlex.join(["vdkit", *options.arguments]),
-        progress=not options.json,
+        progress=not options.json and sys.stderr.isatty(),
     )
     home = result_folder(options.out, result)
     write_result(result, home)
@@ -177,6 +185,8 @@ def bench(options: argparse.Namespace) -> int:
         print(
             f"\n{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}"
         )
+        if note := noise_note(result):
+            print(f"\n{note}")
         print(f"\nRecorded in {home}")
     print(_one_line(result, home))
     if result.frames_identical is False:
@@ -199,30 +209,51 @@ def demo(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
-    from vdkit.present.tables import benchmark_rows, caption, legend, markdown_table
+    from vdkit.present.tables import (
+        benchmark_rows,
+        breakdown_rows,
+        caption,
+        legend,
+        markdown_table,
+    )
 
+    if options.timeline is not None and options.timeline.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"timeline {str(options.timeline)!r}: end the name in .png, .svg or .pdf")
+    if options.zoom is not None and options.zoom < 1:
+        raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
     result = read_result(options.result)
+    wanted = options.modes.split(",") if options.modes else list(result.modes)
+    missing = [mode for mode in wanted if mode not in result.modes]
+    if missing:
+        raise ValueError(
+            f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
+        )
     print(f"{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}")
-    if options.timeline is not None:
-        wanted = options.modes.split(",") if options.modes else list(result.modes)
-        missing = [mode for mode in wanted if mode not in result.modes]
-        if missing:
-            raise ValueError(
-                f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
-            )
-        runs = {mode: result.typical(mode) for mode in wanted}
-        window = None
+    print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
+    if options.timeline is None:
         if options.zoom is not None:
-            window = steady_window(runs.get("async") or next(iter(runs.values())), options.zoom)
-        plot_timeline(runs, window, title=result.label).savefig(options.timeline)
-        print(f"\nTimeline in {options.timeline}")
+            raise ValueError("zoom is for a picture; name one with --timeline FILE")
+        return 0
+    runs = {mode: result.typical(mode) for mode in wanted}
+    window = None
+    if options.zoom is not None:
+        runs = {mode: run for mode, run in runs.items() if len(run.chunks) > 1} or runs
+        window = steady_window(runs.get("async") or next(iter(runs.values())), options.zoom)
+    plot_timeline(runs, window, title=result.label).savefig(options.timeline)
+    print(f"\nTimeline in {options.timeline}")
     return 0
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (the check failed), 2 (bad input)."""
     options = build_parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # so that scratch files go, as on Ctrl-C
     try:
         return {"bench": bench, "demo": demo, "show": show}[options.command](options)
     except (ValueError, TypeError, OSError) as error:

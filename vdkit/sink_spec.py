@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,8 +62,15 @@ class SinkSpec:
             raise ValueError(
                 f"storage speed is {self.throttle_mb_per_s:g} MB/s; give a speed above 0"
             )
-        if self.kind != "null" and (self.folder is None or not self.folder.is_dir()):
+        if self.kind == "null":
+            if self.folder is not None:
+                raise ValueError(f"sink null writes nothing, so it takes no folder {self.folder}")
+        elif self.folder is None or not self.folder.exists():
             raise FileNotFoundError(f"sink folder {str(self.folder)!r} does not exist; create it")
+        elif not self.folder.is_dir():
+            raise NotADirectoryError(f"sink folder {str(self.folder)!r} is a file; give a folder")
+        elif not os.access(self.folder, os.W_OK):
+            raise PermissionError(f"sink folder {str(self.folder)!r} is not writable")
 
     @contextlib.contextmanager
     def fresh(self, label: str) -> Iterator[Sink]:

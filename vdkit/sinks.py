@@ -45,6 +45,13 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
 
 
+def _check_file_place(path: Path) -> None:
+    """Before anything is decoded: can a file of this name appear?"""
+    _parent_must_exist(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; give a file name")
+
+
 def _parent_must_exist(path: Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -76,7 +83,11 @@ class RawSink:
         return self.path.with_name(self.path.name + ".json")
 
     def open(self, info: VideoInfo) -> None:
-        _parent_must_exist(self.path)
+        _check_file_place(self.path)
+        if self._info is not None:
+            raise ValueError(
+                f"the sink for {self.path} has been used; make a new one for each decode"
+            )
         self._info = info
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         os.posix_fallocate(self._descriptor, 0, info.frames * info.frame_bytes)
@@ -111,10 +122,10 @@ class RawSink:
         partial_sidecar = _partial(self.sidecar)
         try:
             partial_sidecar.write_text(json.dumps(sidecar, indent=1) + "\n")
+            self._partial.replace(self.path)
             partial_sidecar.replace(self.sidecar)
         finally:
             partial_sidecar.unlink(missing_ok=True)
-        self._partial.replace(self.path)
         if self.durable:
             _fsync_folder(self.path.parent)
 
@@ -216,7 +227,7 @@ class Mp4Sink:
         self._stream: Any = None
 
     def open(self, info: VideoInfo) -> None:
-        _parent_must_exist(self.path)
+        _check_file_place(self.path)
         if info.height % 2 or info.width % 2:
             raise ValueError(
                 f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "

@@ -2,16 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit import DecodeConfig, load_decoder, plot_timeline, read_result, run_benchmark
-from vdkit.measure.bench import FrameHasher, result_folder
+from vdkit.measure.bench import FrameHasher
+from vdkit.measure.folders import check_out, result_folder
 from vdkit.measure.nvml import THROTTLE_BITS, Nvml
 from vdkit.measure.provenance import COMMIT_VARIABLE, git_state
-from vdkit.measure.records import BenchmarkResult, SinkInfo, write_result
+from vdkit.measure.records import SinkInfo, write_result
 from vdkit.measure.stats import paired_ratio, summarize
 from vdkit.present.plots import steady_window
 from vdkit.present.tables import benchmark_rows, caption, markdown_report, runs_frame
@@ -147,6 +149,22 @@ class TestPlan:
         )  # fmt: skip
         assert result.frames_identical
         assert "Frames of sync, async: identical" in caption(result)
+        assert "Not compared at chunk sizes above 1: diffusers" in caption(result)
+
+    def test_one_mode_alone_proves_nothing(self):
+        result = bench(modes=("async", "compute"), runs=1)
+        assert result.frames_identical is None
+        assert "Frames were not compared" in caption(result)
+
+    def test_nan_frames_are_an_error_not_black(self):
+        class Overflowing(NearestDecoder):
+            def decode_chunk(self, state, start, stop):
+                return super().decode_chunk(state, start, stop) * float("nan" if start == 3 else 1)
+
+        with pytest.raises(
+            ValueError, match=r"NaN or inf in torch.float32 for latent frames 3 to 3"
+        ):
+            bench(Overflowing())
 
 
 class TestRecord:
@@ -201,6 +219,12 @@ class TestRecord:
                 lambda text: text.replace('"latency_s":', '"latency_ms":'),
                 "does not hold a valid result",
             ),
+            (
+                lambda text: text.replace('"baseline":"sync"', '"baseline":"x"'),
+                "baseline 'x' is not",
+            ),
+            (lambda text: re.sub(r'"runs":.*', '"runs":[]}', text), "has no timed run"),
+            (lambda text: text.replace('"async"', '"turbo"'), "mode 'turbo' is unknown"),
             (lambda text: re.sub(r'"slot":\[[^]]*\]', '"slot":[0]', text), "differ in length"),
         ],
     )
@@ -217,7 +241,21 @@ class TestRecord:
 
     def test_folder_name(self, result, tmp_path):
         folder = result_folder(tmp_path, result)
+        again = result_folder(tmp_path, result)
+        assert again.name == folder.name + "-2"
         assert re.fullmatch(r"\d{8}T\d{6}Z_cpu_[0-9a-z]{5,7}(-dirty)?_bench", folder.name)
+
+    def test_bad_places_are_seen_first(self, tmp_path):
+        check_out(tmp_path / "new" / "er", "label")
+        assert not list(tmp_path.iterdir())
+        (tmp_path / "file").touch()
+        for out in (tmp_path / "file", tmp_path / "file" / "below"):
+            with pytest.raises(OSError, match="file"):
+                check_out(out, "label")
+        with pytest.raises(OSError, match="cannot be written to"):
+            check_out(Path("/proc/nope"), "label")
+        with pytest.raises(ValueError, match="has 300 characters; use 100"):
+            check_out(tmp_path, "x" * 300)
 
     def test_commit_can_be_named_outside_git(self, tmp_path, monkeypatch):
         assert git_state(tmp_path) == (None, None)
@@ -238,6 +276,16 @@ class TestPresentation:
         assert "25 frames (7 latent) of 24x40 at 24 fps = 1.04 s of video" in report
         lines = [line for line in report.splitlines() if line.startswith("|")]
         assert len(lines) == 6 and len({line.count("|") for line in lines}) == 1
+
+    def test_breakdown_adds_up(self, result):
+        from vdkit.present.tables import breakdown_rows, noise_note
+
+        rows = dict(zip(result.modes, breakdown_rows(result), strict=True))
+        runs = result.timed("sync")
+        parts = sum(float(v) for k, v in rows["sync"].items() if k not in ("mode", "gaps s"))
+        assert parts <= np.mean([run.latency_s for run in runs]) + 0.003
+        assert rows["compute"]["copy s"] == rows["compute"]["write s"] == "0.000"
+        assert noise_note(result) == "" or "ratios say little" in noise_note(result)
 
     def test_runs_keep_full_precision(self, result, tmp_path):
         import pandas as pd
@@ -276,9 +324,8 @@ class TestPresentation:
     def test_one_line_of_json_has_no_raw_values(self, result):
         line = json.dumps(result.summary())
         assert "\n" not in line and "runs" not in result.summary()
-        assert (
-            BenchmarkResult.model_validate({**json.loads(line), "runs": []}).modes == result.modes
-        )
+        mean = json.loads(line)["modes"]["async"]["latency_s"]["mean"]
+        assert mean == result.modes["async"].latency_s.mean
 
 
 class FakeNvml:

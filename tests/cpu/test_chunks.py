@@ -85,7 +85,9 @@ def test_fps_is_exact(given, exact):
     assert exact_fps(given) == exact
 
 
-@pytest.mark.parametrize("given", [0, -1, "fast", "24/0", float("nan"), float("inf"), None])
+@pytest.mark.parametrize(
+    "given", [0, -1, "fast", "24/0", "1e-400", 3.141592653589793, float("nan"), float("inf"), None]
+)
 def test_bad_fps(given):
     with pytest.raises(ValueError, match="fps is"):
         exact_fps(given)

@@ -90,6 +90,11 @@ def test_help_explains_every_knob():
         (["--slots", "17"], "slots is 17; use 1 to 16"),
         (["--modes", "sync,turbo"], "modes turbo: use any of"),
         (["--baseline", "turbo"], "baseline 'turbo' is not among"),
+        (["--out", __file__], "is a file; give a folder"),
+        (["--label", "x" * 300], "has 300 characters"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--decoder", "./nope"], "decoder folder './nope' does not exist"),
+        (["--sink", "null:/tmp"], "takes no folder"),
         (["--sink", "avi"], "sink 'avi' is unknown"),
         (["--sink", "raw:/no/such/folder"], "sink folder '/no/such/folder' does not exist"),
         (["--throttle-mb-s", "-5"], "storage speed is -5 MB/s"),
@@ -136,4 +141,13 @@ def test_show(tmp_path, capsys):
     picture = tmp_path / "timeline.svg"
     assert main(["show", folder, "--timeline", str(picture), "--zoom", "1"]) == 0
     assert "sync (chunked)" in capsys.readouterr().out and picture.stat().st_size > 1000
-    assert main(["show", str(tmp_path / "nothing")]) == 2
+    capsys.readouterr()
+    for arguments, message in (
+        ([str(tmp_path / "nothing")], "no result at"),
+        ([folder, "--modes", "turbo"], "no mode turbo in this result; it has sync, async"),
+        ([folder, "--timeline", str(tmp_path / "t")], "end the name in .png, .svg or .pdf"),
+        ([folder, "--timeline", str(picture), "--zoom", "0"], "zoom is 0; draw 1 chunk or more"),
+        ([folder, "--zoom", "2"], "name one with --timeline"),
+    ):
+        assert main(["show", *arguments]) == 2
+        assert message in capsys.readouterr().err

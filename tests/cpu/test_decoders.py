@@ -161,7 +161,7 @@ def test_pickles_are_refused(folder, tmp_path):
     [
         ("wan3", ValueError, "'wan3' is unknown; use wan2.1, wan2.2, tiny-wan, a folder"),
         ("", ValueError, "unknown"),
-        ("../somewhere/else", ValueError, "unknown"),
+        ("../somewhere/else", FileNotFoundError, "'../somewhere/else' does not exist"),
     ],
 )
 def test_unknown_sources(source, kind, message):

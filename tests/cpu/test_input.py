@@ -102,6 +102,27 @@ def test_a_decoder_that_returns_the_wrong_shape(path):
         path(decoder, latents_for(decoder), Collect(), config=DecodeConfig(), progress=False)
 
 
+def test_a_decoder_that_returns_another_dtype():
+    class Wrong(NearestDecoder):
+        def decode_chunk(self, state, start, stop):
+            return super().decode_chunk(state, start, stop).double()
+
+    decoder = Wrong()
+    with pytest.raises(ValueError, match=r"returned torch.float64, but its dtype is torch.float32"):
+        decode_async(decoder, latents_for(decoder), Collect(), progress=False)
+
+
+def test_wrong_types_are_named():
+    decoder = NearestDecoder()
+    latents = latents_for(decoder)
+    with pytest.raises(TypeError, match="config is a dict; a DecodeConfig is needed"):
+        decode_async(decoder, latents, Collect(), config={}, progress=False)
+    with pytest.raises(TypeError, match=r"cancel is a bool; a threading.Event is needed"):
+        decode_async(decoder, latents, Collect(), cancel=True, progress=False)
+    with pytest.raises(ValueError, match="pinned_memory is 'no'; use True or False"):
+        DecodeConfig(pinned_memory="no")
+
+
 class TestLatents:
     def test_random(self, decoder):
         latents = load_latents("random:17x16x24", decoder, seed=3)
@@ -117,6 +138,7 @@ class TestLatents:
             ("random:17x16x25", "width 25 is not a multiple of 8, use 24"),
             ("random:17x0x24", "height 0 is not a multiple of 8, use 8"),
             ("random:0x16x24", "0 pixel frames"),
+            ("random:9x16000000x16000000", "do not fit in memory"),
             ("random:17x16", "write random:FRAMESxHxW"),
             ("random:17x-16x24", "write random:FRAMESxHxW"),
         ],

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.helpers import Collect, latents_for
 from vdkit import decode_async
@@ -39,21 +38,18 @@ def test_the_five_lines_of_python_run(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.split()) == 3
 
 
-def test_the_example_decoder_plugs_in():
-    (example,) = [block for block in code_blocks("python") if "class MyDecoder" in block]
-    assert len([line for line in example.splitlines() if line.strip()]) <= 10
-    scope = {"torch": torch, "MyState": lambda latents: latents}
-    exec(example.replace('"cuda", 0', '"cpu"').replace("float16", "float32"), scope)
+def test_the_examples_of_a_decoder_and_a_sink_plug_in(capsys):
+    decoder_code, sink_code = code_blocks("python")[1:3]
+    body = [line for line in decoder_code.split("class MyDecoder")[1].splitlines() if line.strip()]
+    assert len(body) <= 10
+    scope = {}
+    exec(decoder_code + sink_code, scope)
     decoder = scope["MyDecoder"]()
-
-    def model(state, start, stop):
-        frames = state[:, :3, start:stop].repeat_interleave(4 if start else 1, 2)
-        return frames.repeat_interleave(8, 3).repeat_interleave(8, 4).clamp(-1, 1)
-
-    decoder.model = model
     sink = Collect()
     decode_async(decoder, latents_for(decoder), sink, progress=False)
     assert sink.frames == 17
+    decode_async(decoder, latents_for(decoder), scope["Brightness"](), progress=False)
+    assert capsys.readouterr().out.count("np.float64") == 5
 
 
 def test_commands_exist():

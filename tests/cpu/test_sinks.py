@@ -3,6 +3,7 @@
 import json
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -98,6 +99,21 @@ def test_missing_folder(tmp_path, make):
         make(tmp_path / "nowhere" / "clip").open(INFO)
 
 
+@pytest.mark.parametrize("make", [RawSink, Mp4Sink])
+def test_a_folder_in_the_way_is_seen_before_anything_is_decoded(tmp_path, make):
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(IsADirectoryError, match="it is a folder; give a file name"):
+        make(tmp_path / "clip.mp4").open(INFO)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_sink_serves_one_decode(tmp_path):
+    sink = RawSink(tmp_path / "clip.rgb")
+    feed(sink)
+    with pytest.raises(ValueError, match="has been used; make a new one"):
+        sink.open(INFO)
+
+
 def test_bad_settings(tmp_path):
     with pytest.raises(ValueError, match="even sides, the video is 15x24; use RawSink"):
         Mp4Sink(tmp_path / "a.mp4").open(VideoInfo(5, 15, 24, Fraction(16)))
@@ -133,6 +149,8 @@ def test_specs(tmp_path):
         ({"kind": "avi"}, ValueError, "sink 'avi' is unknown; use null, raw, png or mp4"),
         ({"kind": "raw"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": tmp_path / "no"}, FileNotFoundError, "does not exist"),
+        ({"kind": "raw", "folder": Path(__file__)}, NotADirectoryError, "is a file; give a folder"),
+        ({"kind": "null", "folder": tmp_path}, ValueError, "takes no folder"),
         ({"kind": "null", "durable": True}, ValueError, "cannot be durable"),
         ({"kind": "null", "throttle_mb_per_s": 0.0}, ValueError, "storage speed is 0 MB/s"),
     ):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_SLOTS = 16
+PRIMITIVES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
+"""The fields of `DecodeConfig` that switch a primitive of `decode_async` off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ def exact_fps(fps: int | float | str | Fraction) -> Fraction:
         ) from None
     if exact <= 0:
         raise ValueError(f"fps is {fps}; it must be above 0")
+    if exact.numerator >= 2**31 or exact.denominator >= 2**31:
+        raise ValueError(f"fps is {fps}; no video file holds that exactly, use e.g. 24000/1001")
     return exact
 
 
@@ -154,6 +158,9 @@ class DecodeConfig:
             if value < low or (high is not None and value > high):
                 limits = f"{low} to {high}" if high else f"{low} or more"
                 raise ValueError(f"{name} is {value}; use {limits}")
+        for name in PRIMITIVES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use True or False")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -54,6 +54,10 @@ class Job:
         require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
         if mode != "compute":
             require(sink, "Sink", ("open", "write", "close", "abort"))
+        if not isinstance(config, DecodeConfig):
+            raise TypeError(f"config is a {type(config).__name__}; a DecodeConfig is needed")
+        if cancel is not None and not hasattr(cancel, "is_set"):
+            raise TypeError(f"cancel is a {type(cancel).__name__}; a threading.Event is needed")
         self.decoder = decoder
         self.sink = sink
         self.config = config
@@ -98,6 +102,11 @@ class Job:
             raise ValueError(
                 f"decoder {self.decoder.name!r} returned frames of shape {tuple(frames.shape)}, "
                 f"expected {expected} = [1, 3, F, H, W]"
+            )
+        if frames.dtype != self.decoder.dtype:
+            raise ValueError(
+                f"decoder {self.decoder.name!r} returned {frames.dtype}, but its dtype is "
+                f"{self.decoder.dtype}"
             )
         return frames
 

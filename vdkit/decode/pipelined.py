@@ -187,8 +187,11 @@ def decode_async(
         config: chunk size, slots and primitives.
         progress: True for a tqdm bar, False for none, or a callable (frames done, frames in all),
             called after each write on the thread that writes.
-        cancel: an event; once set, the decode ends with `DecodeCancelled` within a chunk. While the
-            sink is closing it is too late, and the decode ends well.
+        cancel: an event; once set, the decode ends with `DecodeCancelled` as soon as what is
+            launched (two chunks at the most) and a write in progress are done. While the sink is
+            closing it is too late, and the decode ends well.
+
+    On CUDA torch's peak memory statistics of the device are reset at the call.
 
     Returns:
         Latency, memory and one `ChunkRecord` per chunk.
@@ -222,6 +225,7 @@ def decode_async(
                 job.records.append(record)
                 if chunk.index >= LAUNCH_AHEAD:
                     engine.wait(marks[chunk.index - LAUNCH_AHEAD][1])
+                    job.check_cancel()
                 engine.note_chunk(chunk.index)
                 device, host = slot.views(_buffer_shape(job, record))
                 record.launch_start_s = job.now()

@@ -37,7 +37,7 @@ class ChunkDecoder(Protocol):
         """Decode latent frames ``start`` to ``stop`` (half-open); in order, first (0, 1).
 
         Returns:
-            [1, 3, F, H, W] RGB in [-1, 1], any float dtype, on ``device``; F is 1 for the first
+            [1, 3, F, H, W] RGB in [-1, 1], in ``dtype``, on ``device``; F is 1 for the first
             latent frame and ``temporal_factor`` for each later one; H and W are h and w times
             ``spatial_factor``.
         """
@@ -56,7 +56,7 @@ class WholeVideoDecoder(ChunkDecoder, Protocol):
         """
 
     def to_numpy(self, frames: torch.Tensor) -> np.ndarray:
-        """[1, 3, F, H, W] in [-1, 1] on the host to float32 [F, H, W, 3] in [0, 1]."""
+        """float32 [1, 3, F, H, W] in [-1, 1] on ``device`` to [F, H, W, 3] in [0, 1]."""
 
 
 class Sink(Protocol):

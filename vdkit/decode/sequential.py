@@ -45,9 +45,12 @@ def decode_diffusers(
     progress: Progress = True,
     cancel: threading.Event | None = None,
 ) -> DecodeResult:
-    """Decode as a diffusers user does: the whole video, float32 to the host, numpy, uint8, write.
+    """Decode as a diffusers user does: whole video, VideoProcessor to numpy, uint8, write.
 
-    The record holds one chunk, the whole video. ``cancel`` is looked at before each latent frame.
+    As in diffusers' pipelines VideoProcessor gets the frames on the device and copies them itself,
+    so that the copy is a part of ``convert`` in the record. They are made float32 before and not
+    after, so that the bytes equal those of the other paths. The record holds one chunk, the whole
+    video. ``cancel`` is looked at before each latent frame.
     Arguments, result and errors are those of `decode_async`; ``config`` is recorded but not read.
 
     Raises:
@@ -58,7 +61,7 @@ def decode_diffusers(
     engine = job.engine
     count, last = job.chunks[-1].latent_stop, job.info.frames
     record = new_record(Chunk(0, 0, count, 0, last))
-    frames = host = None
+    frames = exact = None
     try:
         require(decoder, "WholeVideoDecoder", ("decode_video", "to_numpy"))
         with on_device(decoder.device):
@@ -70,23 +73,20 @@ def decode_diffusers(
             job.check_frames(frames, last)
             decode_done = engine.mark("compute")
             record.launch_done_s = job.now()
-            copy_start = engine.mark("compute")
-            host = frames.float().to("cpu", copy=True)
-            copy_done = engine.mark("compute")
-            record.d2h_bytes = host.nbytes
-            frames = None
             job.check_cancel()
             record.convert_start_s = job.now()
-            video = (decoder.to_numpy(host) * 255).round().astype("uint8", order="C")
+            exact, frames = frames.float(), None
+            record.d2h_bytes = exact.nbytes
+            video = (decoder.to_numpy(exact) * 255).round().astype("uint8", order="C")
+            exact = None
             record.convert_done_s = job.now()
             job.write(record, video)
             job.close_sink()
             job.finish()
             job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
-            job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
         return job.result()
     except BaseException as error:
-        frames = host = None
+        frames = exact = None
         job.fail(error)
         raise
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +22,7 @@ from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
 from vdkit.measure.nvml import GpuReading, Nvml
 from vdkit.measure.provenance import collect_provenance, gpu_uuid, tensor_sha256
-from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, Workload
+from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, Workload, comparable
 from vdkit.measure.stats import paired_ratio, summarize
 
 if TYPE_CHECKING:
@@ -58,6 +56,26 @@ class FrameHasher:
         pass
 
 
+class FiniteDecoder:
+    """A decoder that refuses to give NaN or inf, which uint8 would hide; for untimed runs."""
+
+    def __init__(self, decoder: ChunkDecoder) -> None:
+        self._decoder = decoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def decode_chunk(self, state: Any, start: int, stop: int) -> torch.Tensor:
+        frames = self._decoder.decode_chunk(state, start, stop)
+        if not torch.isfinite(frames).all():
+            raise ValueError(
+                f"decoder {self.name!r} gave NaN or inf in {self.dtype} for latent frames {start} "
+                f"to "
+                f"{stop - 1}; try another dtype, and check that the latents are de-normalized"
+            )
+        return frames
+
+
 def run_benchmark(
     decoder: ChunkDecoder,
     latents: torch.Tensor,
@@ -79,9 +97,9 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Run decode paths in turns (A B B A ...) and record everything.
 
-    Each mode first runs once, untimed, into a hash, which proves the frames identical and warms the
-    device up; then come ``warmup`` and ``runs`` rounds with a fresh sink each. Nothing is measured
-    inside a run but what the decode path itself records.
+    Each mode first runs once, untimed, into a hash, which proves the frames finite and identical
+    and warms the device up; then come ``warmup`` and ``runs`` rounds with a fresh sink each.
+    Nothing is measured inside a run but what the decode path itself records.
 
     Args:
         decoder, latents, config, fps: as for `decode_async`.
@@ -102,6 +120,7 @@ def run_benchmark(
     # Kept on the host: each run moves them, and so holds no more of them than it needs.
     host = torch.device("cpu")
     ready = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
+    geometry = _geometry(decoder, ready, fps)
     nvml = _nvml(decoder.device)
     cycle = len(modes) * (1 + warmup + runs)
     with _bar(cycle, progress) as advance:
@@ -116,8 +135,6 @@ def run_benchmark(
                 with sink_factory(f"{mode}-{number + warmup:03d}") as sink:
                     records.append(_one_run(mode, number, decoder, ready, sink, config, fps, nvml))
                 advance()
-    channels_first = ready.shape[2:]
-    geometry = _geometry(decoder, ready, fps)
     weights = getattr(decoder, "weights_sha256", None)
     return BenchmarkResult(
         label=label,
@@ -131,9 +148,9 @@ def run_benchmark(
             latents=latents_source,
             latents_sha256=tensor_sha256(ready),
             seed=seed,
-            latent_frames=channels_first[0],
-            latent_height=channels_first[1],
-            latent_width=channels_first[2],
+            latent_frames=ready.shape[2],
+            latent_height=ready.shape[3],
+            latent_width=ready.shape[4],
             **geometry,
         ),
         config=config,
@@ -192,7 +209,8 @@ def _frame_hash(
     mode: str, decoder: ChunkDecoder, latents: torch.Tensor, config: DecodeConfig, fps: Any
 ) -> str | None:
     hasher = FrameHasher()
-    MODES[mode](decoder, latents, hasher, fps=fps, config=config, progress=False)
+    checked = FiniteDecoder(decoder)
+    MODES[mode](checked, latents, hasher, fps=fps, config=config, progress=False)
     return None if mode == "compute" else hasher.sha256
 
 
@@ -248,17 +266,13 @@ def _geometry(decoder: ChunkDecoder, latents: torch.Tensor, fps: Any) -> dict[st
 
 
 def _identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:
-    """Whether all modes gave the same bytes; None if there is nothing to compare.
+    """Whether the compared modes gave the same bytes; None if fewer than two can be compared.
 
     diffusers decodes one latent frame per call, so at a larger chunk size its convolutions sum in
     another order and its frames may differ by one uint8 level: there it is not compared.
     """
-    compared = {
-        digest
-        for mode, digest in hashes.items()
-        if digest is not None and (mode != "diffusers" or config.chunk_size == 1)
-    }
-    return len(compared) == 1 if compared else None
+    compared = [digest for mode, digest in hashes.items() if comparable(mode, digest, config)]
+    return len(set(compared)) == 1 if len(compared) > 1 else None
 
 
 def _mode(
@@ -284,15 +298,3 @@ def _mode(
         d2h_bytes=max(run.d2h_bytes for run in timed),
         throttled_runs=sum(run.throttled for run in timed),
     )
-
-
-def result_folder(out: Path, result: BenchmarkResult) -> Path:
-    """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new."""
-    provenance = result.provenance
-    stamp = re.sub(r"[-:]|\+.*", "", provenance.created_utc) + "Z"
-    device = re.sub(r"[^a-z0-9]+", "-", provenance.device.lower()).strip("-")
-    commit = (provenance.git_commit or "nogit")[:7] + ("-dirty" if provenance.git_dirty else "")
-    label = re.sub(r"[^A-Za-z0-9.-]+", "-", result.label).strip("-") or "bench"
-    folder = out / f"{stamp}_{device}_{commit}_{label}"
-    folder.mkdir(parents=True)
-    return folder

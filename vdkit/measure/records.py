@@ -9,7 +9,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig
 from vdkit.measure.nvml import GpuReading
@@ -20,6 +27,9 @@ SCHEMA_VERSION = 1
 # 1: first.
 
 _DECIMALS = 9  # of a second; the clocks resolve no finer
+
+
+MODE_NAMES = ("diffusers", "sync", "async", "compute")
 
 
 class _Record(BaseModel):
@@ -113,7 +123,7 @@ class Mode(_Record):
     """All timed runs of one mode, in numbers.
 
     Attributes:
-        frame_sha256: of every frame, from an untimed run; None where no frames leave the GPU.
+        frame_sha256: of all frames, from an untimed run; None where no frames leave the GPU.
         latency_s, ttff_s: summaries of the timed runs.
         rtf: mean latency over playing time.
         speedup: baseline over this mode, paired by round; None for the baseline itself.
@@ -130,6 +140,11 @@ class Mode(_Record):
     pinned_bytes: int
     d2h_bytes: int
     throttled_runs: int
+
+
+def comparable(mode: str, frame_sha256: str | None, config: DecodeConfig) -> bool:
+    """Whether a mode's frames must equal the other modes' byte for byte."""
+    return frame_sha256 is not None and (mode != "diffusers" or config.chunk_size == 1)
 
 
 class SinkInfo(_Record):
@@ -155,6 +170,19 @@ class BenchmarkResult(_Record):
     frames_identical: bool | None
     modes: dict[str, Mode]
     runs: tuple[Run, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> BenchmarkResult:
+        if not self.modes or self.baseline not in self.modes:
+            raise ValueError(
+                f"baseline {self.baseline!r} is not among the modes {list(self.modes)}"
+            )
+        for mode in self.modes:
+            if mode not in MODE_NAMES:
+                raise ValueError(f"mode {mode!r} is unknown; known are {', '.join(MODE_NAMES)}")
+            if not self.timed(mode):
+                raise ValueError(f"mode {mode!r} has no timed run")
+        return self
 
     def timed(self, mode: str) -> tuple[Run, ...]:
         """Timed runs of a mode, by round."""
@@ -225,4 +253,9 @@ def read_result(path: str | os.PathLike[str]) -> BenchmarkResult:
     try:
         return BenchmarkResult.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{file} does not hold a valid result: {error}") from error
+        first, *more = error.errors(include_url=False)
+        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        also = f" (and {len(more)} more)" if more else ""
+        raise ValueError(
+            f"{file} does not hold a valid result: {where}: {first['msg']}{also}"
+        ) from error

@@ -60,6 +60,10 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         )
     frames, height, width = (int(size) for size in sizes.groups())
     factor = decoder.spatial_factor
+    try:
+        count = latent_frames(frames, decoder.temporal_factor)
+    except ValueError as error:
+        raise ValueError(f"latents {text!r}: {error}") from None
     for name, side in (("height", height), ("width", width)):
         if side < 1 or side % factor:
             near = max(factor, round(side / factor) * factor)
@@ -69,8 +73,13 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
     shape = (
         1,
         decoder.latent_channels,
-        latent_frames(frames, decoder.temporal_factor),
+        count,
         height // factor,
         width // factor,
     )
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
+    try:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    except RuntimeError as error:
+        raise ValueError(f"latents {text!r}: {list(shape)} do not fit in memory") from error

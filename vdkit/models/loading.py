@@ -144,7 +144,9 @@ def load_decoder(
         )
     if name and path.is_dir():
         return WanDecoder(_vae_from_folder(path, as_dtype).to(on), path.resolve().name)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/")):
+    if name.startswith((".", "/", "~")) and not path.exists():
+        raise FileNotFoundError(f"decoder folder {name!r} does not exist")
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(
             f"decoder source {name!r} is unknown; use {known}, a folder in diffusers' layout, or "
             f"a hub id owner/name"
@@ -171,7 +173,7 @@ def _vae_from_folder(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
         )
     try:
         kind = json.loads(config_file.read_text()).get("_class_name")
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{config_file} is not a JSON configuration: {error}") from error
     if kind != "AutoencoderKLWan":
         raise ValueError(f"{config_file} describes {kind!r}; vdkit decodes AutoencoderKLWan")

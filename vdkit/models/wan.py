@@ -104,7 +104,7 @@ class WanDecoder:
             hook.remove()
 
     def to_numpy(self, frames: torch.Tensor) -> np.ndarray:
-        """[1, 3, F, H, W] in [-1, 1] to float32 [F, H, W, 3] in [0, 1], by VideoProcessor."""
+        """float32 [1, 3, F, H, W] in [-1, 1] to numpy [F, H, W, 3] in [0, 1], by VideoProcessor."""
         return self._processor.postprocess_video(frames, output_type="np")[0]
 
     def denormalize(self, latents: torch.Tensor) -> torch.Tensor:

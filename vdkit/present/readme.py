@@ -8,7 +8,7 @@ from pathlib import Path
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
 from vdkit.measure.stats import paired_ratio
 from vdkit.present.plots import plot_timeline, steady_window
-from vdkit.present.tables import benchmark_rows, caption, legend, markdown_table
+from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend, markdown_table
 
 MAIN = "20261120T232416Z_nvidia-h200_587491a_aws-float16"
 """The run that README shows whole, with its timeline; every other recorded run gets a row."""
@@ -36,10 +36,16 @@ def recorded_block(root: Path) -> str:
             legend(main),
             f"Raw values: [results/{MAIN}](results/{MAIN}).",
             "",
+            "Where the time goes, in seconds per run (in async, copy and write lie under the "
+            "decode):",
+            "",
+            markdown_table(breakdown_rows(main)),
+            "",
             f"![Four chunks of sync and of async on one time axis](results/{MAIN}/{PICTURE})",
             "",
-            "Every recorded run (ratios of means with their 95 % intervals; † some runs had a "
-            "throttle reason set, which the record names):",
+            "Every recorded run (ratios of means with their 95 % intervals, which under n = 5 are "
+            "no "
+            "more than the spread; † some runs had a throttle reason set, which the record names):",
             "",
             markdown_table([_row(result) for result in others]),
             END,
@@ -52,6 +58,8 @@ def _row(result: BenchmarkResult) -> dict[str, str]:
     throttled = any(mode.throttled_runs for mode in result.modes.values())
     return {
         "run": result.label + ("†" if throttled else ""),
+        "commit": (result.provenance.git_commit or "unknown")[:7],
+        "n": str(len(result.timed("async"))),
         "device": result.provenance.device.removeprefix("NVIDIA "),
         "dtype": work.dtype,
         "size": f"{work.height}x{work.width}",

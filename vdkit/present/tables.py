@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vdkit.measure.records import comparable
+
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vdkit.measure.records import BenchmarkResult
+    from vdkit.measure.records import BenchmarkResult, Run
 
 NAMES = {
     "diffusers": "diffusers (whole video)",
@@ -92,22 +94,76 @@ def caption(result: BenchmarkResult) -> str:
 
 
 def _frames_line(result: BenchmarkResult) -> str:
-    compared = [name for name, mode in result.modes.items() if mode.frame_sha256]
+    delivered = [name for name, mode in result.modes.items() if mode.frame_sha256]
+    compared = [
+        name
+        for name in delivered
+        if comparable(name, result.modes[name].frame_sha256, result.config)
+    ]
+    left_out = [name for name in delivered if name not in compared]
+    note = f" Not compared at chunk sizes above 1: {', '.join(left_out)}." if left_out else ""
     if result.frames_identical is None:
-        return "No mode delivers frames."
-    if result.config.chunk_size > 1 and "diffusers" in compared:
-        compared.remove("diffusers")
+        return "Frames were not compared: that takes two modes that deliver them." + note
     verdict = "identical, byte for byte" if result.frames_identical else "NOT IDENTICAL"
-    return f"Frames of {', '.join(compared)}: {verdict}."
+    return f"Frames of {', '.join(compared)}: {verdict}.{note}"
+
+
+def breakdown_rows(result: BenchmarkResult) -> list[dict[str, str]]:
+    """Where each mode's time goes: seconds per run summed over chunks, mean of the timed runs.
+
+    ``gaps`` is the compute stream idle between the first decode and the last; the other columns
+    overlap it, or each other, where a mode overlaps them.
+    """
+    rows = []
+    for name in result.modes:
+        runs = result.timed(name)
+        row = {"mode": NAMES[name]}
+        for column, step in (
+            ("decode", "decode"),
+            ("copy", "copy"),
+            ("convert on host", "convert"),
+            ("write", "write"),
+        ):
+            row[f"{column} s"] = f"{sum(_total(run, step) for run in runs) / len(runs):.3f}"
+        row["open + close s"] = (
+            f"{sum((r.sink_open_s or 0) + (r.sink_close_s or 0) for r in runs) / len(runs):.3f}"
+        )
+        row["gaps s"] = f"{sum(_gaps(run) for run in runs) / len(runs):.3f}"
+        rows.append(row)
+    return rows
+
+
+def _total(run: Run, step: str) -> float:
+    spans = [(getattr(c, f"{step}_start_s"), getattr(c, f"{step}_done_s")) for c in run.chunks]
+    return sum(done - start for start, done in spans if start is not None and done is not None)
+
+
+def _gaps(run: Run) -> float:
+    starts = [chunk.decode_start_s or 0.0 for chunk in run.chunks]
+    ends = [chunk.decode_done_s or 0.0 for chunk in run.chunks]
+    return sum(max(0.0, start - end) for start, end in zip(starts[1:], ends, strict=False))
 
 
 def legend(result: BenchmarkResult) -> str:
     """What the columns mean."""
+    few = next(iter(result.modes.values())).latency_s.n < 100
     return (
-        "Latency: wall clock from the call until the sink was closed (compute only: until the GPU "
+        "Latency: wall clock from the call until the sink was closed (compute only: until the "
+        "device "
         f"was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the sink had "
         "the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval over "
-        "interleaved pairs. † n < 100: P99 lies between the two slowest runs."
+        "interleaved pairs." + (" † n < 100: read P99 as the maximum." if few else "")
+    )
+
+
+def noise_note(result: BenchmarkResult) -> str:
+    """A warning if the machine was too busy for the table to mean much, else nothing."""
+    shaky = [name for name, m in result.modes.items() if m.latency_s.max > 1.5 * m.latency_s.min]
+    if not shaky:
+        return ""
+    return (
+        f"Note: runs of {', '.join(shaky)} differ by more than half; something else was using this "
+        "machine, so these ratios say little."
     )
 
 
@@ -133,7 +189,10 @@ def markdown_table(rows: Sequence[dict[str, str]], right: bool = True) -> str:
 def markdown_report(result: BenchmarkResult, heading: str = "#") -> str:
     """``table.md``: label as a heading, caption, table, legend."""
     table = markdown_table(benchmark_rows(result))
-    return f"{heading} {result.label}\n\n{caption(result)}\n\n{table}\n\n{legend(result)}\n"
+    note = noise_note(result)
+    return f"{heading} {result.label}\n\n{caption(result)}\n\n{table}\n\n{legend(result)}\n" + (
+        f"\n{note}\n" if note else ""
+    )
 
 
 def runs_frame(result: BenchmarkResult) -> pd.DataFrame:

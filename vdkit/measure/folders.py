@@ -1,0 +1,50 @@
+"""Where results go: checked before anything is measured, named after it, never overwritten."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tempfile
+from pathlib import Path
+
+from vdkit.measure.records import BenchmarkResult
+
+
+def check_out(out: Path, label: str) -> None:
+    """Before anything is measured: can a result be written under ``out``? Leaves nothing behind.
+
+    Raises:
+        ValueError: the label is too long for a file name.
+        OSError: ``out``, or the nearest folder above it that exists, is a file or not writable.
+    """
+    if len(label) > 100:
+        raise ValueError(
+            f"label {label[:20]!r}... has {len(label)} characters; use 100 at the most"
+        )
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"--out {str(out)!r}: {there.name} is a file; give a folder")
+    try:
+        Path(tempfile.mkdtemp(prefix=".vdkit-", dir=there)).rmdir()
+    except OSError as error:
+        raise OSError(
+            f"--out {str(out)!r} cannot be written to ({error.strerror}); give another folder"
+        ) from error
+
+
+def result_folder(out: Path, result: BenchmarkResult) -> Path:
+    """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new (``-2`` if need be)."""
+    provenance = result.provenance
+    stamp = re.sub(r"[-:]|\+.*", "", provenance.created_utc) + "Z"
+    device = re.sub(r"[^a-z0-9]+", "-", provenance.device.lower()).strip("-")
+    commit = (provenance.git_commit or "nogit")[:7] + ("-dirty" if provenance.git_dirty else "")
+    label = re.sub(r"[^A-Za-z0-9.-]+", "-", result.label).strip("-") or "bench"
+    for number in itertools.count(1):
+        suffix = f"-{number}" if number > 1 else ""
+        folder = out / f"{stamp}_{device}_{commit}_{label}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
