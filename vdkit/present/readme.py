@@ -10,7 +10,7 @@ from vdkit.measure.stats import paired_ratio
 from vdkit.present.plots import plot_timeline, steady_window
 from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend, markdown_table
 
-MAIN = "20261120T232416Z_nvidia-h200_587491a_aws-float16"
+MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
 """The run that README shows whole, with its timeline; every other recorded run gets a row."""
 
 PICTURE = "timeline.png"
