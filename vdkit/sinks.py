@@ -27,17 +27,10 @@ if TYPE_CHECKING:
 class NullSink:
     """Takes frames and drops them."""
 
-    def open(self, info: VideoInfo) -> None:
-        pass
-
-    def write(self, frames: np.ndarray) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
+    def open(self, info: VideoInfo) -> None: ...
+    def write(self, frames: np.ndarray) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 def _partial(path: Path) -> Path:
@@ -204,7 +197,7 @@ class PngSink:
 
 
 class Mp4Sink:
-    """H.264 in MP4 through PyAV, encoded chunk by chunk at exactly the given frame rate.
+    """H.264 (4:2:0, BT.709) in MP4 through PyAV, chunk by chunk, at exactly the given frame rate.
 
     Args:
         path: the file to write, ending in ``.mp4``.
@@ -239,6 +232,9 @@ class Mp4Sink:
         stream = self._container.add_stream("libx264", rate=info.fps)
         stream.height, stream.width, stream.pix_fmt = info.height, info.width, "yuv420p"
         stream.options = {"crf": str(self.crf), "preset": self.preset}
+        context = stream.codec_context
+        context.color_range = 1  # limited; the next three are H.264's code for BT.709
+        context.colorspace = context.color_primaries = context.color_trc = 1
         self._stream = stream
 
     def write(self, frames: np.ndarray) -> None:

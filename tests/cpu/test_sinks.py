@@ -71,6 +71,8 @@ def test_mp4_has_every_frame_and_the_exact_rate(tmp_path, fps):
         assert stream.codec_context.name == "h264"
         assert stream.average_rate == fps
         assert float(stream.duration * stream.time_base) == pytest.approx(5 / float(fps), rel=1e-6)
+        context = stream.codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
     assert len(decoded) == 5
     assert np.abs(np.stack(decoded).astype(int) - ramp).max() <= 6
 

@@ -124,7 +124,9 @@ def breakdown_rows(result: BenchmarkResult) -> list[dict[str, str]]:
             ("convert on host", "convert"),
             ("write", "write"),
         ):
-            row[f"{column} s"] = f"{sum(_total(run, step) for run in runs) / len(runs):.3f}"
+            spans = [_total(run, step) for run in runs]
+            taken = [span for span in spans if span is not None]
+            row[f"{column} s"] = f"{sum(taken) / len(taken):.3f}" if taken else "-"
         row["open + close s"] = (
             f"{sum((r.sink_open_s or 0) + (r.sink_close_s or 0) for r in runs) / len(runs):.3f}"
         )
@@ -133,9 +135,11 @@ def breakdown_rows(result: BenchmarkResult) -> list[dict[str, str]]:
     return rows
 
 
-def _total(run: Run, step: str) -> float:
+def _total(run: Run, step: str) -> float | None:
+    """Seconds of one step in a run; None if the mode has no such step."""
     spans = [(getattr(c, f"{step}_start_s"), getattr(c, f"{step}_done_s")) for c in run.chunks]
-    return sum(done - start for start, done in spans if start is not None and done is not None)
+    taken = [done - start for start, done in spans if start is not None and done is not None]
+    return sum(taken) if taken else None
 
 
 def _gaps(run: Run) -> float:
