@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -129,15 +130,7 @@ def bench(options: argparse.Namespace) -> int:
     from vdkit.measure.records import SinkInfo, write_atomically, write_result
     from vdkit.models.latents import load_latents
     from vdkit.models.loading import load_decoder
-    from vdkit.present.tables import (
-        benchmark_rows,
-        caption,
-        legend,
-        markdown_report,
-        markdown_table,
-        noise_note,
-        runs_frame,
-    )
+    from vdkit.present.tables import markdown_report, runs_frame, text_report
     from vdkit.sink_spec import SinkSpec, default_folder
 
     given = {**DEFAULTS, **PRESETS.get(options.preset, {})}
@@ -182,12 +175,7 @@ def bench(options: argparse.Namespace) -> int:
     write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
     write_atomically(home / "table.md", markdown_report(result))
     if not options.json:
-        print(
-            f"\n{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}"
-        )
-        if note := noise_note(result):
-            print(f"\n{note}")
-        print(f"\nRecorded in {home}")
+        print(f"\n{text_report(result)}\n\nRecorded in {home}")
     print(_one_line(result, home))
     if result.frames_identical is False:
         print("vdkit: error: the modes gave different frames", file=sys.stderr)
@@ -209,13 +197,7 @@ def demo(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
-    from vdkit.present.tables import (
-        benchmark_rows,
-        breakdown_rows,
-        caption,
-        legend,
-        markdown_table,
-    )
+    from vdkit.present.tables import breakdown_rows, markdown_table, text_report
 
     if options.timeline is not None and options.timeline.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"timeline {str(options.timeline)!r}: end the name in .png, .svg or .pdf")
@@ -228,7 +210,7 @@ def show(options: argparse.Namespace) -> int:
         raise ValueError(
             f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
         )
-    print(f"{caption(result)}\n\n{markdown_table(benchmark_rows(result))}\n\n{legend(result)}")
+    print(text_report(result))
     print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
     if options.timeline is None:
         if options.zoom is not None:
@@ -255,7 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # so that scratch files go, as on Ctrl-C
     try:
-        return {"bench": bench, "demo": demo, "show": show}[options.command](options)
+        status = {"bench": bench, "demo": demo, "show": show}[options.command](options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output has had enough, as in `vdkit show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, TypeError, OSError) as error:
         print(f"vdkit: error: {error}", file=sys.stderr)
         return 2

@@ -13,14 +13,7 @@ from vdkit.measure.records import BenchmarkResult, SinkInfo, write_atomically
 from vdkit.models.latents import load_latents
 from vdkit.models.loading import load_decoder
 from vdkit.present.plots import plot_timeline
-from vdkit.present.tables import (
-    benchmark_rows,
-    caption,
-    legend,
-    markdown_report,
-    markdown_table,
-    noise_note,
-)
+from vdkit.present.tables import markdown_report, text_report
 from vdkit.sink_spec import SinkSpec
 from vdkit.sinks import Mp4Sink
 
@@ -115,10 +108,7 @@ def _show(title: str, result: BenchmarkResult) -> None:
         "RTF",
         f"{result.baseline} / mode",
     )
-    rows = [{name: row[name] for name in columns} for row in benchmark_rows(result)]
-    print(f"{title}\n\n{caption(result)}\n\n{markdown_table(rows)}\n\n{legend(result)}\n")
-    if note := noise_note(result):
-        print(f"{note}\n")
+    print(f"{title}\n\n{text_report(result, columns)}\n")
 
 
 def _balancing_speed(result: BenchmarkResult) -> float:

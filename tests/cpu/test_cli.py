@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from vdkit import read_result
 from vdkit.__main__ import PRESETS, build_parser, main
 
+ROOT = Path(__file__).parents[2]
 QUICK = ["bench", "--device", "cpu", "--latents", "random:9x16x16", "--runs", "2", "--warmup", "0"]
 
 
@@ -151,3 +153,13 @@ def test_show(tmp_path, capsys):
     ):
         assert main(["show", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    import subprocess
+    import sys
+
+    newest = max((ROOT / "results").glob("2*"))
+    command = f"{sys.executable} -m vdkit show '{newest}' | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 1

@@ -190,13 +190,18 @@ def markdown_table(rows: Sequence[dict[str, str]], right: bool = True) -> str:
     return "\n".join([line(columns), f"|{rule}|", *(line(list(row.values())) for row in rows)])
 
 
+def text_report(result: BenchmarkResult, columns: Sequence[str] | None = None) -> str:
+    """Caption, table, legend and, if need be, a warning; ``columns``: only these."""
+    rows = benchmark_rows(result)
+    if columns is not None:
+        rows = [{name: row[name] for name in columns} for row in rows]
+    parts = [caption(result), markdown_table(rows), legend(result), noise_note(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
 def markdown_report(result: BenchmarkResult, heading: str = "#") -> str:
-    """``table.md``: label as a heading, caption, table, legend."""
-    table = markdown_table(benchmark_rows(result))
-    note = noise_note(result)
-    return f"{heading} {result.label}\n\n{caption(result)}\n\n{table}\n\n{legend(result)}\n" + (
-        f"\n{note}\n" if note else ""
-    )
+    """``table.md``: the label as a heading, then `text_report`."""
+    return f"{heading} {result.label}\n\n{text_report(result)}\n"
 
 
 def runs_frame(result: BenchmarkResult) -> pd.DataFrame:
