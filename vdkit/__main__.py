@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import vdkit
+from vdkit.decode.chunks import PRIMITIVES
 
 PRESETS: dict[str, dict[str, Any]] = {
     "aws": {
@@ -34,13 +35,6 @@ DEFAULTS: dict[str, Any] = {
     "slots": 2,
     "runs": 10,
     "warmup": 1,
-}
-
-PRIMITIVES = {
-    "pinned": ("pinned_memory", "page-locked host buffers"),
-    "copy-stream": ("copy_stream", "the separate copy stream"),
-    "writer-thread": ("writer_thread", "the writer thread"),
-    "uint8-on-gpu": ("uint8_on_gpu", "conversion to uint8 on the GPU"),
 }
 
 
@@ -100,8 +94,9 @@ def _add_bench(commands: Any) -> None:
     add("--baseline", help="the mode that speed-ups are against (default: sync)")
     add("--chunk", type=int, help=f"latent frames per decoder call {shown['chunk']}")
     add("--slots", type=int, help=f"ring slots of async, 1 to 16 {shown['slots']}")
-    for flag, (name, words) in PRIMITIVES.items():
-        add(f"--no-{flag}", dest=name, action="store_false", help=f"async without {words}")
+    for name, words in PRIMITIVES.items():
+        flag = f"--no-{name.replace('_', '-')}"
+        add(flag, dest=name, action="store_false", help=f"async without {words}")
     add(
         "--sink",
         default="raw",
@@ -139,7 +134,7 @@ def bench(options: argparse.Namespace) -> int:
     config = DecodeConfig(
         chunk_size=given["chunk"],
         slots=given["slots"],
-        **{name: getattr(options, name) for name, _ in PRIMITIVES.values()},
+        **{name: getattr(options, name) for name in PRIMITIVES},
     )
     where = Path(folder) if folder else None if kind == "null" else default_folder()
     spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)

@@ -73,9 +73,8 @@ def run_demo(out: Path, device: str = "auto") -> Path:
         latents_source=LATENTS,
     )
     print(
-        f"Now storage is held to {speed:.3g} MB/s, so that writing a chunk takes as long as "
-        f"decoding "
-        "it.\nsync pays for both, async only for the longer one and the last write."
+        f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as\n"
+        "decoding it. sync pays for both, async only for the longer one and the last write.\n"
     )
     _show("2. Storage as slow as the decoder", slow)
 

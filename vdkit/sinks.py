@@ -98,8 +98,8 @@ class RawSink:
         info = self._info
         if self._position != info.frames * info.frame_bytes:
             raise ValueError(
-                f"{self.path}: {self._position} bytes written, {info.frames * info.frame_bytes} "
-                f"announced"
+                f"{self.path}: {self._position} bytes written, "
+                f"{info.frames * info.frame_bytes} announced"
             )
         if self.durable:
             os.fsync(self._descriptor)

@@ -9,14 +9,14 @@ import pytest
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit import DecodeConfig, load_decoder, plot_timeline, read_result, run_benchmark
-from vdkit.measure.bench import FrameHasher
+from vdkit.measure.bench import MODES, FrameHasher
 from vdkit.measure.folders import check_out, result_folder
 from vdkit.measure.nvml import THROTTLE_BITS, Nvml
 from vdkit.measure.provenance import COMMIT_VARIABLE, git_state
-from vdkit.measure.records import SinkInfo, write_result
+from vdkit.measure.records import MODE_NAMES, SinkInfo, write_result
 from vdkit.measure.stats import paired_ratio, summarize
 from vdkit.present.plots import steady_window
-from vdkit.present.tables import benchmark_rows, caption, markdown_report, runs_frame
+from vdkit.present.tables import NAMES, benchmark_rows, caption, markdown_report, runs_frame
 from vdkit.sink_spec import SinkSpec
 
 NULL = SinkSpec("null")
@@ -91,6 +91,9 @@ class TestStatistics:
 
 
 class TestPlan:
+    def test_modes_are_called_the_same_everywhere(self):
+        assert tuple(MODES) == MODE_NAMES == tuple(NAMES)
+
     def test_modes_take_turns(self):
         result = bench(modes=("async", "sync"), runs=4, warmup=2)
         assert [(run.mode, run.round, run.warmup) for run in result.runs] == [

@@ -38,7 +38,7 @@ def test_json_only(tmp_path, capsys):
 def test_every_knob_arrives(tmp_path, capsys):
     status = main(
         [*QUICK, "--modes", "sync,async", "--baseline", "async", "--chunk", "2", "--slots", "5",
-         "--seed", "4", "--fps", "24000/1001", "--dtype", "bfloat16", "--no-pinned",
+         "--seed", "4", "--fps", "24000/1001", "--dtype", "bfloat16", "--no-pinned-memory",
          "--no-copy-stream", "--no-writer-thread", "--no-uint8-on-gpu", "--sink", f"raw:{tmp_path}",
          "--durable", "--throttle-mb-s", "50", "--denormalize", "--out", str(tmp_path / "o"),
          "--json"]

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_SLOTS = 16
-PRIMITIVES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
-"""The fields of `DecodeConfig` that switch a primitive of `decode_async` off."""
+PRIMITIVES = {
+    "pinned_memory": "pinned memory",
+    "copy_stream": "copy stream",
+    "writer_thread": "writer thread",
+    "uint8_on_gpu": "uint8 on the GPU",
+}
+"""The fields of `DecodeConfig` that switch a primitive of `decode_async` off, in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class ThreadWriter(InlineWriter):
                 if not self._stopping.is_set():
                     self._closing.set()
                     self.job.close_sink()
-        except BaseException as error:  # carried to the caller's thread by _check
+        except BaseException as error:  # carried to the caller's thread
             self._error = error
         finally:
             self.ring.wake()

@@ -69,9 +69,8 @@ class FiniteDecoder:
         frames = self._decoder.decode_chunk(state, start, stop)
         if not torch.isfinite(frames).all():
             raise ValueError(
-                f"decoder {self.name!r} gave NaN or inf in {self.dtype} for latent frames {start} "
-                f"to "
-                f"{stop - 1}; try another dtype, and check that the latents are de-normalized"
+                f"decoder {self.name!r} gave NaN or inf in {self.dtype} for latent frames "
+                f"{start} to {stop - 1}; try another dtype, and de-normalize pipeline latents"
             )
         return frames
 
@@ -97,9 +96,9 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Run decode paths in turns (A B B A ...) and record everything.
 
-    Each mode first runs once, untimed, into a hash, which proves the frames finite and identical
-    and warms the device up; then come ``warmup`` and ``runs`` rounds with a fresh sink each.
-    Nothing is measured inside a run but what the decode path itself records.
+    Each mode first runs once, untimed, into a hash, which proves the frames identical (and finite,
+    for the chunked modes) and warms the device up; then come ``warmup`` and ``runs`` rounds with a
+    fresh sink each. Nothing is measured inside a run but what the decode path itself records.
 
     Args:
         decoder, latents, config, fps: as for `decode_async`.

@@ -247,8 +247,8 @@ def read_result(path: str | os.PathLike[str]) -> BenchmarkResult:
         raise ValueError(f"{file} is not a vdkit result: it has no schema_version")
     if version > SCHEMA_VERSION:
         raise ValueError(
-            f"{file} has schema version {version}, this vdkit reads up to {SCHEMA_VERSION}; "
-            f"update vdkit"
+            f"{file} has schema version {version}, this vdkit reads up to "
+            f"{SCHEMA_VERSION}; update vdkit"
         )
     try:
         return BenchmarkResult.model_validate(data)

@@ -80,8 +80,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if found.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(
-                f"device {str(found)!r} asked for, but torch {torch.__version__} sees no CUDA "
-                f"GPU; use cpu"
+                f"device {str(found)!r} asked for, but torch {torch.__version__} sees "
+                "no CUDA GPU; use cpu"
             )
         found = torch.device(
             "cuda", torch.cuda.current_device() if found.index is None else found.index

@@ -44,8 +44,8 @@ def recorded_block(root: Path) -> str:
             f"![Four chunks of sync and of async on one time axis](results/{MAIN}/{PICTURE})",
             "",
             "Every recorded run (ratios of means with their 95 % intervals, which under n = 5 are "
-            "no "
-            "more than the spread; † some runs had a throttle reason set, which the record names):",
+            "no more than the spread; † some runs had a throttle reason set, which the record "
+            "names):",
             "",
             markdown_table([_row(result) for result in others]),
             END,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vdkit.decode.chunks import PRIMITIVES
 from vdkit.measure.records import comparable
 
 if TYPE_CHECKING:
@@ -59,16 +60,7 @@ def _ratio(ratio: Any) -> str:
 def caption(result: BenchmarkResult) -> str:
     """What was measured and where, in three lines or so."""
     work, config, where = result.workload, result.config, result.provenance
-    off = [
-        words
-        for name, words in (
-            ("pinned_memory", "pinned memory"),
-            ("copy_stream", "copy stream"),
-            ("writer_thread", "writer thread"),
-            ("uint8_on_gpu", "uint8 on the GPU"),
-        )
-        if not getattr(config, name)
-    ]
+    off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     sink = result.sink.kind
     sink += f" on {result.sink.storage}" if result.sink.storage else ""
     sink += ", fsynced" if result.sink.durable else ""
@@ -153,9 +145,8 @@ def legend(result: BenchmarkResult) -> str:
     few = next(iter(result.modes.values())).latency_s.n < 100
     return (
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
-        "device "
-        f"was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the sink had "
-        "the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval over "
+        f"device was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the "
+        "sink had the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval over "
         "interleaved pairs." + (" † n < 100: read P99 as the maximum." if few else "")
     )
 
