@@ -146,8 +146,8 @@ def legend(result: BenchmarkResult) -> str:
     return (
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
         f"device was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the "
-        "sink had the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval over "
-        "interleaved pairs." + (" † n < 100: read P99 as the maximum." if few else "")
+        "sink had the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval "
+        "over interleaved pairs." + (" † n < 100: read P99 as the maximum." if few else "")
     )
 
 
