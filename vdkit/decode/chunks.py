@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_SLOTS = 16
+FIRST_STEADY_CHUNK = 5
+"""The causal cache is complete after three chunks, the caching allocator settles in two more."""
 PRIMITIVES = {
     "pinned_memory": "pinned memory",
     "copy_stream": "copy stream",
@@ -146,6 +148,7 @@ class DecodeConfig:
         writer_thread: the sink runs on its own thread instead of between launches.
         uint8_on_gpu: convert on the GPU and copy uint8; otherwise copy full-precision frames and
             convert on the host.
+        nvtx: NVTX ranges by chunk and step around the host's calls, for Nsight Systems (CUDA only).
     """
 
     chunk_size: int = 1
@@ -154,6 +157,7 @@ class DecodeConfig:
     copy_stream: bool = True
     writer_thread: bool = True
     uint8_on_gpu: bool = True
+    nvtx: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (("chunk_size", 1, None), ("slots", 1, MAX_SLOTS)):
@@ -163,7 +167,7 @@ class DecodeConfig:
             if value < low or (high is not None and value > high):
                 limits = f"{low} to {high}" if high else f"{low} or more"
                 raise ValueError(f"{name} is {value}; use {limits}")
-        for name in PRIMITIVES:
+        for name in (*PRIMITIVES, "nvtx"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use True or False")
 
@@ -231,6 +235,7 @@ class DecodeResult:
     Attributes:
         mode: ``diffusers``, ``sync``, ``async`` or ``compute``.
         device: name of the device that decoded, as torch reports it.
+        started_s: `time.perf_counter` at the call; every other time counts from it.
         latency_s: wall clock from the call until the sink was closed.
         ttff_s: from the call until the sink had accepted the first frame; None without a sink.
         sink_open_s, sink_close_s: duration of ``sink.open`` and ``sink.close``; None without a
@@ -248,6 +253,7 @@ class DecodeResult:
     device: str
     info: VideoInfo
     config: DecodeConfig
+    started_s: float
     latency_s: float
     ttff_s: float | None
     sink_open_s: float | None

@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 import torch
 
+from vdkit.decode.chunks import FIRST_STEADY_CHUNK
+
 Lane = Literal["compute", "copy"]
 Mark = Any
 """A moment on a lane: a CUDA event, or a clock reading on a CPU."""
-
-FIRST_STEADY_CHUNK = 5
-"""The causal cache is complete after three chunks, the caching allocator settles in two more."""
 
 
 class CudaEngine:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -58,6 +59,8 @@ class Job:
             raise TypeError(f"config is a {type(config).__name__}; a DecodeConfig is needed")
         if cancel is not None and not hasattr(cancel, "is_set"):
             raise TypeError(f"cancel is a {type(cancel).__name__}; a threading.Event is needed")
+        if config.nvtx and decoder.device.type != "cuda":
+            raise ValueError(f"nvtx ranges need a CUDA device; this decoder is on {decoder.device}")
         self.decoder = decoder
         self.sink = sink
         self.config = config
@@ -110,6 +113,10 @@ class Job:
             )
         return frames
 
+    def range(self, step: str, index: int) -> AbstractContextManager[Any]:
+        """An NVTX range around one step of one chunk, if the config asks for them."""
+        return torch.cuda.nvtx.range(f"{step} {index}") if self.config.nvtx else nullcontext()
+
     def take_latents(self) -> torch.Tensor:
         """The latents on the device, given up by the job so that they need not stay there."""
         latents, self._latents = self._latents, None
@@ -127,7 +134,8 @@ class Job:
         """Hand one chunk to the sink and note when."""
         assert self.sink is not None
         record.write_start_s = self.now()
-        self.sink.write(frames)
+        with self.range("write", record.index):
+            self.sink.write(frames)
         record.write_done_s = self.now()
         if self.ttff_s is None:
             self.ttff_s = record.write_done_s
@@ -212,6 +220,7 @@ class Job:
             device=self.engine.name,
             info=self.info,
             config=self.config,
+            started_s=self.start_s,
             latency_s=self._end_s,
             ttff_s=self.ttff_s,
             sink_open_s=self.sink_open_s,

@@ -68,7 +68,8 @@ class InlineWriter:
         try:
             if not self.job.config.uint8_on_gpu:
                 record.convert_start_s = self.job.now()
-                host = frames_to_uint8(host)
+                with self.job.range("convert", record.index):
+                    host = frames_to_uint8(host)
                 record.convert_done_s = self.job.now()
             self.ring.move(slot, SlotState.WRITING)
             pixels = host.numpy()
@@ -221,7 +222,8 @@ def decode_async(
             for chunk in job.chunks:
                 job.check_cancel()
                 record = new_record(chunk)
-                slot = writer.acquire(record)
+                with job.range("slot wait", chunk.index):
+                    slot = writer.acquire(record)
                 job.records.append(record)
                 if chunk.index >= LAUNCH_AHEAD:
                     engine.wait(marks[chunk.index - LAUNCH_AHEAD][1])
@@ -231,18 +233,20 @@ def decode_async(
                 record.launch_start_s = job.now()
                 engine.after("compute", slot.copy_done)
                 decode_start = engine.mark("compute")
-                frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                job.check_frames(frames, chunk.frames)
-                if config.uint8_on_gpu:
-                    frames_to_uint8(frames, device)
-                else:
-                    device.copy_(frames)
+                with job.range("launch", chunk.index):
+                    frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                    job.check_frames(frames, chunk.frames)
+                    if config.uint8_on_gpu:
+                        frames_to_uint8(frames, device)
+                    else:
+                        device.copy_(frames)
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 ring.move(slot, SlotState.COPYING)
                 engine.after("copy", decode_done)
                 copy_start = engine.mark("copy")
-                engine.copy(host, device)
+                with job.range("copy", chunk.index):
+                    engine.copy(host, device)
                 slot.copy_done = engine.mark("copy")
                 record.d2h_bytes = host.nbytes
                 marks.append((decode_start, decode_done, copy_start, slot.copy_done))

@@ -69,7 +69,8 @@ def decode_diffusers(
             job.records.append(record)
             record.launch_start_s = job.now()
             decode_start = engine.mark("compute")
-            frames = decoder.decode_video(job.take_latents(), lambda index: job.check_cancel())
+            with job.range("launch", 0):
+                frames = decoder.decode_video(job.take_latents(), lambda index: job.check_cancel())
             job.check_frames(frames, last)
             decode_done = engine.mark("compute")
             record.launch_done_s = job.now()
@@ -77,7 +78,8 @@ def decode_diffusers(
             record.convert_start_s = job.now()
             exact, frames = frames.float(), None
             record.d2h_bytes = exact.nbytes
-            video = (decoder.to_numpy(exact) * 255).round().astype("uint8", order="C")
+            with job.range("convert", 0):
+                video = (decoder.to_numpy(exact) * 255).round().astype("uint8", order="C")
             exact = None
             record.convert_done_s = job.now()
             job.write(record, video)
@@ -123,18 +125,21 @@ def decode_sync(
                 engine.note_chunk(chunk.index)
                 record.launch_start_s = job.now()
                 decode_start = engine.mark("compute")
-                frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                job.check_frames(frames, chunk.frames)
+                with job.range("launch", chunk.index):
+                    frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                    job.check_frames(frames, chunk.frames)
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 copy_start = engine.mark("compute")
-                host = frames.to("cpu", copy=True)
+                with job.range("copy", chunk.index):
+                    host = frames.to("cpu", copy=True)
                 copy_done = engine.mark("compute")
                 record.d2h_bytes = host.nbytes
                 marks.append((decode_start, decode_done, copy_start, copy_done))
                 frames = None
                 record.convert_start_s = job.now()
-                pixels = frames_to_uint8(host).numpy()
+                with job.range("convert", chunk.index):
+                    pixels = frames_to_uint8(host).numpy()
                 record.convert_done_s = job.now()
                 job.write(record, pixels)
             job.close_sink()
@@ -187,8 +192,9 @@ def compute_only(
                 engine.note_chunk(chunk.index)
                 record.launch_start_s = job.now()
                 decode_start = engine.mark("compute")
-                frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                frames_to_uint8(job.check_frames(frames, chunk.frames), out[: chunk.frames])
+                with job.range("launch", chunk.index):
+                    frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                    frames_to_uint8(job.check_frames(frames, chunk.frames), out[: chunk.frames])
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 marks.append((decode_start, decode_done))

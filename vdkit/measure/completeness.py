@@ -1,0 +1,121 @@
+"""Is this trace complete? Profilers drop events without a word; these checks notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vdkit.decode.chunks import FIRST_STEADY_CHUNK
+from vdkit.measure.timeline import D2H, Recorded, Timeline, to_ns
+
+TOLERANCE_NS = 200_000
+"""How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: its name, whether it passed, and the figures it looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_trace(timeline: Timeline) -> tuple[Check, ...]:
+    """Every check that this timeline allows; other programs' traces allow the first two."""
+    checks = [_dropped(timeline)]
+    if not len(timeline.kernels):
+        return tuple(checks)
+    checks.append(_launches(timeline))
+    if timeline.run is not None and timeline.run.chunks:
+        checks += [
+            _kernels_per_chunk(timeline, timeline.run),
+            _against_events(timeline, timeline.run),
+            _against_wall_clock(timeline, timeline.run),
+            _copies(timeline, timeline.run),
+        ]
+    return tuple(checks)
+
+
+def _dropped(timeline: Timeline) -> Check:
+    found = timeline.dropped
+    detail = "; ".join(found[:3]) if found else "no marker of dropped events"
+    return Check("dropped events", not found, detail)
+
+
+def _launches(timeline: Timeline) -> Check:
+    """Each launch call has its kernel, and each kernel its launch call."""
+    launching = np.array(["Launch" in name and "Host" not in name for name in timeline.names])
+    calls = timeline.calls
+    if not len(calls):
+        return Check("launches = kernels", True, "the trace holds no runtime calls to compare")
+    asked = set(calls.correlation[launching[calls.name]].tolist())
+    ran = set(timeline.kernels.correlation.tolist())
+    graphs = any("GraphLaunch" in name for name in timeline.names)
+    lost = 0 if graphs else len(asked - ran)  # a graph's kernels share one launch
+    stray = len(ran - set(calls.correlation.tolist()) - {-1})
+    detail = f"{len(asked)} launches, {lost} without a kernel; {stray} kernels without a launch"
+    return Check("launches = kernels", lost == 0 and stray == 0, detail)
+
+
+def _kernels_per_chunk(timeline: Timeline, run: Recorded) -> Check:
+    name = "kernels per chunk"
+    count = np.bincount(timeline.kernels.chunk[timeline.kernels.chunk >= 0], minlength=1)
+    full = max(chunk.latent_stop - chunk.latent_start for chunk in run.chunks)
+    steady = [
+        chunk.index
+        for chunk in run.chunks[min(FIRST_STEADY_CHUNK, len(run.chunks) // 2) :]
+        if chunk.latent_stop - chunk.latent_start == full
+    ]
+    numbers = sorted({int(count[index]) if index < len(count) else 0 for index in steady})
+    if len(run.chunks) == 1:
+        return Check(name, bool(count[0]), f"{count[0]} kernels in the one chunk")
+    values = " or ".join(map(str, numbers))
+    return Check(name, len(numbers) == 1 and numbers[0] > 0, f"{values} in the steady state")
+
+
+def _against_events(timeline: Timeline, run: Recorded) -> Check:
+    """Kernels of a chunk lie between its two CUDA events, as far as the clocks can tell."""
+    kernels = timeline.kernels
+    allowed = TOLERANCE_NS
+    if timeline.alignment is not None:
+        allowed += timeline.alignment.host_residual_ns + timeline.alignment.record_residual_ns
+    worst, missing = 0, 0
+    for chunk in run.chunks:
+        mine = kernels.chunk == chunk.index
+        if not mine.any():
+            missing += 1
+            continue
+        early = to_ns(chunk.decode_start_s or 0.0) - int(kernels.start_ns[mine].min())
+        late = int(kernels.stop_ns[mine].max()) - to_ns(chunk.decode_done_s or 0.0)
+        short = to_ns(chunk.decode_done_s or 0.0) - int(kernels.stop_ns[mine].max())
+        worst = max(worst, early, late, short)
+    detail = f"at most {worst / 1e3:.0f} us apart (allowed {allowed / 1e3:.0f})"
+    if missing:
+        detail += f"; {missing} chunks without kernels"
+    return Check("kernels within CUDA events", worst <= allowed and missing == 0, detail)
+
+
+def _against_wall_clock(timeline: Timeline, run: Recorded) -> Check:
+    last, latency = int(timeline.kernels.stop_ns.max()), to_ns(run.latency_s)
+    first = int(timeline.kernels.start_ns.min())
+    ok = first >= -TOLERANCE_NS and last <= latency + TOLERANCE_NS
+    detail = f"kernels from {first / 1e6:.1f} to {last / 1e6:.1f} ms, run of {latency / 1e6:.1f} ms"
+    return Check("kernels within the run", ok, detail)
+
+
+def _copies(timeline: Timeline, run: Recorded) -> Check:
+    """Bytes copied to the host in the trace are those that the decode path recorded."""
+    copies = timeline.gpu.of(D2H)
+    if run.mode == "diffusers":  # VideoProcessor copies; the record knows how much
+        wanted = sum(chunk.d2h_bytes for chunk in run.chunks)
+        copied = int(copies.nbytes[copies.nbytes >= wanted].sum())
+        return Check("copies", copied == wanted, f"{copied} bytes copied of {wanted}")
+    right = sum(
+        int(copies.nbytes[copies.chunk == chunk.index].sum()) == chunk.d2h_bytes
+        for chunk in run.chunks
+    )
+    return Check(
+        "copies", right == len(run.chunks), f"{right} of {len(run.chunks)} chunks copied whole"
+    )

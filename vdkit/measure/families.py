@@ -1,0 +1,57 @@
+"""Kernels by family, from their names: what a faster decoder would remove."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from vdkit.measure.timeline import Timeline
+
+# First match wins. The division and the scaling of an unfused norm are elementwise kernels.
+FAMILIES = (
+    ("layout conversion", r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw|transpose"),
+    ("convolution", r"conv|fprop|dgrad|wgrad|implicit_gemm|winograd"),
+    ("matrix multiply", r"gemm|nvjet|cutlass|cublas|fmha|flash|attention|matmul"),
+    ("normalization", r"norm|welford|rsqrt"),
+    ("copy, cat, pad, cast", r"copy_kernel|CatArray|FillFunctor|_pad|gather|index_select"),
+    ("upsampling", r"upsample|interpolate"),
+    ("elementwise", r"elementwise|triton_poi|silu|clamp"),
+)
+_FAMILIES = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in FAMILIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Kernels of one kind: how many, seconds summed, share of all kernel time in percent."""
+
+    name: str
+    kernels: int
+    seconds: float
+    percent: float
+
+
+def family_of(kernel: str) -> str:
+    """The family of a kernel by its name; ``other`` if no rule fits."""
+    return next((name for name, rule in _FAMILIES if rule.search(kernel)), "other")
+
+
+def kernel_families(timeline: Timeline) -> tuple[Family, ...]:
+    """Kernel time by family over the whole trace, largest first."""
+    kernels = timeline.kernels
+    if not len(kernels):
+        return ()
+    seconds: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    spent = np.bincount(kernels.name, (kernels.stop_ns - kernels.start_ns) / 1e9)
+    often = np.bincount(kernels.name)
+    for index in np.flatnonzero(often).tolist():
+        family = family_of(timeline.names[index])
+        seconds[family] = seconds.get(family, 0.0) + float(spent[index])
+        counts[family] = counts.get(family, 0) + int(often[index])
+    total = sum(seconds.values())
+    order = sorted(seconds, key=lambda name: -seconds[name])
+    return tuple(
+        Family(name, counts[name], seconds[name], 100 * seconds[name] / total) for name in order
+    )
