@@ -29,7 +29,20 @@ _HOMES = {
     "ThrottledSink": "vdkit.sinks",
     "run_benchmark": "vdkit.measure.bench",
     "read_result": "vdkit.measure.records",
+    "profile_run": "vdkit.measure.profiler",
+    "run_profile": "vdkit.measure.profiling",
+    "read_profile": "vdkit.measure.profile_records",
+    "read_trace": "vdkit.measure.trace_reader",
+    "write_trace": "vdkit.measure.export",
+    "analyze": "vdkit.measure.figures",
+    "stalls_from_records": "vdkit.measure.stalls",
+    "NvmlSampler": "vdkit.measure.sampler",
     "plot_timeline": "vdkit.present.plots",
+    "plot_overlap": "vdkit.present.plots",
+    "plot_utilization": "vdkit.present.charts",
+    "plot_waterfall": "vdkit.present.charts",
+    "plot_latencies": "vdkit.present.charts",
+    "plot_nvml": "vdkit.present.charts",
 }
 
 __all__ = sorted(_HOMES)

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "measure": {"decode"},
     "present": {"decode", "measure"},
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
-    "__main__": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
+    "commands": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
+    "__main__": {"decode", "commands"},
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar
 
@@ -72,7 +73,20 @@ def loaded_after(statement):
         ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
         ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "diffusers"}),
         ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
-        ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),
+        ("import vdkit.__main__, vdkit.commands", {"torch", "matplotlib", "numpy"}),
+        (
+            "import vdkit.measure.trace_reader, vdkit.measure.figures, vdkit.measure.export",
+            {"torch", "matplotlib", "pandas", "diffusers"},
+        ),
+        (
+            "import vdkit.measure.sampler, vdkit.measure.profile_records",
+            {"torch", "matplotlib", "pandas", "diffusers", "pynvml"},
+        ),
+        (
+            "import vdkit.present.charts, vdkit.present.profile_tables",
+            {"torch", "diffusers", "pandas"},
+        ),
+        ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
         ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),
     ],
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
@@ -15,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo, exact_fps
+from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
-from vdkit.measure.nvml import GpuReading, Nvml
-from vdkit.measure.provenance import collect_provenance, gpu_uuid, tensor_sha256
-from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, Workload, comparable
+from vdkit.measure.describe import as_run, describe_workload, open_nvml
+from vdkit.measure.nvml import Nvml
+from vdkit.measure.provenance import collect_provenance
+from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, comparable
 from vdkit.measure.stats import paired_ratio, summarize
 
 if TYPE_CHECKING:
@@ -115,14 +115,14 @@ def run_benchmark(
         ValueError: unknown or repeated mode, no runs, a baseline that does not run; or bad input as
             for `decode_async`.
     """
-    baseline = _check_plan(modes, baseline, runs, warmup)
+    baseline = check_plan(modes, baseline, runs, warmup)
     # Kept on the host: each run moves them, and so holds no more of them than it needs.
     host = torch.device("cpu")
     ready = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
-    geometry = _geometry(decoder, ready, fps)
-    nvml = _nvml(decoder.device)
+    workload = describe_workload(decoder, ready, fps, source, latents_source, seed)
+    nvml = open_nvml(decoder.device)
     cycle = len(modes) * (1 + warmup + runs)
-    with _bar(cycle, progress) as advance:
+    with progress_bar(cycle, progress) as advance:
         hashes = {}
         for mode in modes:
             hashes[mode] = _frame_hash(mode, decoder, ready, config, fps)
@@ -134,37 +134,24 @@ def run_benchmark(
                 with sink_factory(f"{mode}-{number + warmup:03d}") as sink:
                     records.append(_one_run(mode, number, decoder, ready, sink, config, fps, nvml))
                 advance()
-    weights = getattr(decoder, "weights_sha256", None)
     return BenchmarkResult(
         label=label,
         command=command,
         provenance=collect_provenance(decoder.device, nvml.driver if nvml else None),
-        workload=Workload(
-            decoder=decoder.name,
-            source=source or decoder.name,
-            dtype=str(decoder.dtype).removeprefix("torch."),
-            weights_sha256=weights() if weights is not None else None,
-            latents=latents_source,
-            latents_sha256=tensor_sha256(ready),
-            seed=seed,
-            latent_frames=ready.shape[2],
-            latent_height=ready.shape[3],
-            latent_width=ready.shape[4],
-            **geometry,
-        ),
+        workload=workload,
         config=config,
         sink=sink_info,
         baseline=baseline,
         frames_identical=_identical(hashes, config),
         modes={
-            mode: _mode(mode, baseline, records, hashes[mode], geometry["frames"] / geometry["fps"])
-            for mode in modes
+            mode: _mode(mode, baseline, records, hashes[mode], workload.seconds) for mode in modes
         },
         runs=tuple(records),
     )
 
 
-def _check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: int) -> str:
+def check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: int) -> str:
+    """The baseline of a sound plan; ValueError, with what is allowed, for any other."""
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
         raise ValueError(
@@ -181,19 +168,8 @@ def _check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: i
     return baseline
 
 
-def _nvml(device: torch.device) -> Nvml | None:
-    uuid = gpu_uuid(device)
-    if uuid is None:
-        return None
-    try:
-        return Nvml(uuid)
-    except (RuntimeError, ImportError) as error:
-        warnings.warn(f"clocks and throttling are not recorded: {error}", stacklevel=3)
-        return None
-
-
 @contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
+def progress_bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
     """A tqdm bar of runs, advanced by calling what it yields; nothing is loaded if not shown."""
     if not show:
         yield lambda: None
@@ -227,41 +203,7 @@ def _one_run(
     before = nvml.read() if nvml else None
     done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
     after = nvml.read() if nvml else None
-    return Run(
-        mode=mode,
-        round=number,
-        warmup=number < 0,
-        latency_s=done.latency_s,
-        ttff_s=done.ttff_s,
-        sink_open_s=done.sink_open_s,
-        sink_close_s=done.sink_close_s,
-        vram_peak_bytes=done.vram_peak_bytes,
-        device_mallocs_steady=done.device_mallocs_steady,
-        pinned_bytes=done.pinned_bytes,
-        ring_bytes=done.ring_bytes,
-        d2h_bytes=done.d2h_bytes,
-        clock_residual_s=done.clock_residual_s,
-        gpu_before=before,
-        gpu_after=after,
-        throttled=_throttled(before) or _throttled(after),
-        chunks=done.chunks,
-    )
-
-
-def _throttled(reading: GpuReading | None) -> bool:
-    return reading is not None and bool(reading.throttle_reasons)
-
-
-def _geometry(decoder: ChunkDecoder, latents: torch.Tensor, fps: Any) -> dict[str, Any]:
-    from vdkit.decode.chunks import pixel_frames
-
-    _, _, frames, height, width = latents.shape
-    return {
-        "frames": pixel_frames(frames, decoder.temporal_factor),
-        "height": height * decoder.spatial_factor,
-        "width": width * decoder.spatial_factor,
-        "fps": float(exact_fps(fps)),
-    }
+    return as_run(done, number, before, after)
 
 
 def _identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:

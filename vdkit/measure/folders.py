@@ -7,6 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from vdkit.measure.profile_records import ProfileResult
 from vdkit.measure.records import BenchmarkResult
 
 
@@ -32,7 +33,7 @@ def check_out(out: Path, label: str) -> None:
         ) from error
 
 
-def result_folder(out: Path, result: BenchmarkResult) -> Path:
+def result_folder(out: Path, result: BenchmarkResult | ProfileResult) -> Path:
     """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new (``-2`` if need be)."""
     provenance = result.provenance
     stamp = re.sub(r"[-:]|\+.*", "", provenance.created_utc) + "Z"

@@ -7,7 +7,7 @@ import os
 import uuid
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -29,14 +29,18 @@ SCHEMA_VERSION = 1
 _DECIMALS = 9  # of a second; the clocks resolve no finer
 
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
 MODE_NAMES = ("diffusers", "sync", "async", "compute")
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Immutable, and strict about what it holds."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Workload(_Record):
+class Workload(Record):
     """What was decoded.
 
     Attributes:
@@ -68,7 +72,7 @@ class Workload(_Record):
         return self.frames / self.fps
 
 
-class Run(_Record):
+class Run(Record):
     """One run of one mode. Seconds are wall clock; see `vdkit.decode.chunks.DecodeResult`.
 
     Attributes:
@@ -119,7 +123,7 @@ class Run(_Record):
         return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
 
 
-class Mode(_Record):
+class Mode(Record):
     """All timed runs of one mode, in numbers.
 
     Attributes:
@@ -147,7 +151,7 @@ def comparable(mode: str, frame_sha256: str | None, config: DecodeConfig) -> boo
     return frame_sha256 is not None and (mode != "diffusers" or config.chunk_size == 1)
 
 
-class SinkInfo(_Record):
+class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s."""
 
     kind: str
@@ -156,7 +160,7 @@ class SinkInfo(_Record):
     throttle_mb_per_s: float | None = None
 
 
-class BenchmarkResult(_Record):
+class BenchmarkResult(Record):
     """One benchmark: the question, the machine, every raw value, and the answer."""
 
     schema_version: int = SCHEMA_VERSION
@@ -233,25 +237,30 @@ def read_result(path: str | os.PathLike[str]) -> BenchmarkResult:
         FileNotFoundError: nothing there.
         ValueError: not a vdkit result, damaged, or written by a newer vdkit; names the file.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "result.json"
+    return read_record(Path(path), "result.json", BenchmarkResult, SCHEMA_VERSION)
+
+
+def read_record(path: Path, name: str, model: type[_Model], version: int) -> _Model:
+    """Read and validate ``path``, or the file ``name`` in the folder ``path``.
+
+    Raises: as `read_result`; ``version`` is the newest schema that ``model`` reads.
+    """
+    file = path / name if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no result at {file}")
     try:
         data = json.loads(file.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not JSON, or was cut short: {error}") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(found, int):
         raise ValueError(f"{file} is not a vdkit result: it has no schema_version")
-    if version > SCHEMA_VERSION:
+    if found > version:
         raise ValueError(
-            f"{file} has schema version {version}, this vdkit reads up to "
-            f"{SCHEMA_VERSION}; update vdkit"
+            f"{file} has schema version {found}, this vdkit reads up to {version}; update vdkit"
         )
     try:
-        return BenchmarkResult.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         first, *more = error.errors(include_url=False)
         where = ".".join(str(part) for part in first["loc"]) or "as a whole"

@@ -25,7 +25,7 @@ def recorded_block(root: Path) -> str:
     main = read_result(root / "results" / MAIN)
     wanted = (*_COLUMNS, f"{main.baseline} / mode")
     table = [{name: row[name] for name in wanted} for row in benchmark_rows(main)]
-    others = [read_result(folder) for folder in sorted((root / "results").glob("2*"))]
+    others = [read_result(folder) for folder in _recorded(root)]
     return "\n".join(
         [
             BEGIN,
@@ -51,6 +51,11 @@ def recorded_block(root: Path) -> str:
             END,
         ]
     )
+
+
+def _recorded(root: Path) -> list[Path]:
+    """The folders of recorded benchmarks, in order of time."""
+    return sorted(path.parent for path in (root / "results").glob("2*/result.json"))
 
 
 def _row(result: BenchmarkResult) -> dict[str, str]:

@@ -11,6 +11,7 @@ from vdkit.measure.records import comparable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import BenchmarkResult, Run
 
 NAMES = {
@@ -59,6 +60,15 @@ def _ratio(ratio: Any) -> str:
 
 def caption(result: BenchmarkResult) -> str:
     """What was measured and where, in three lines or so."""
+    first = result.timed(next(iter(result.modes)))[0]
+    clocks = ""
+    if first.gpu_after is not None and first.gpu_after.sm_clock_mhz is not None:
+        clocks = f", SM clock {first.gpu_after.sm_clock_mhz:.0f} MHz after the first run"
+    return setting(result, clocks) + "\n" + _frames_line(result)
+
+
+def setting(result: BenchmarkResult | ProfileResult, clocks: str = "") -> str:
+    """Workload, configuration, sink and machine of a record, in two lines."""
     work, config, where = result.workload, result.config, result.provenance
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     sink = result.sink.kind
@@ -67,10 +77,6 @@ def caption(result: BenchmarkResult) -> str:
     sink += (
         f", held to {result.sink.throttle_mb_per_s:g} MB/s" if result.sink.throttle_mb_per_s else ""
     )
-    first = result.timed(next(iter(result.modes)))[0]
-    clocks = ""
-    if first.gpu_after is not None and first.gpu_after.sm_clock_mhz is not None:
-        clocks = f", SM clock {first.gpu_after.sm_clock_mhz:.0f} MHz after the first run"
     return (
         f"{work.decoder} in {work.dtype}, {work.frames} frames ({work.latent_frames} latent) of "
         f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
@@ -80,8 +86,7 @@ def caption(result: BenchmarkResult) -> str:
         f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
         + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
         + f"; {where.host_cores} host cores; {where.created_utc}; commit "
-        + f"{(where.git_commit or 'unknown')[:7]}{' (dirty)' if where.git_dirty else ''}.\n"
-        + _frames_line(result)
+        + f"{(where.git_commit or 'unknown')[:7]}{' (dirty)' if where.git_dirty else ''}."
     )
 
 

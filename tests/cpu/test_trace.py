@@ -1,0 +1,276 @@
+"""Reading Kineto traces, of any program: exact times, clear errors; figures and completeness."""
+
+import copy
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tests.timelines import chunk, run, timeline
+from vdkit.measure.completeness import check_trace
+from vdkit.measure.families import family_of
+from vdkit.measure.figures import analyze
+from vdkit.measure.trace_reader import read_trace
+
+
+def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop", cat="kernel"):
+    return {
+        "ph": "X", "cat": cat, "name": name, "pid": device, "tid": stream, "ts": start,
+        "dur": duration,
+        "args": {"stream": stream, "device": device, "correlation": correlation, "bytes": 8},
+    }  # fmt: skip
+
+
+def launch(start, correlation=1, name="cudaLaunchKernel", tid=5):
+    return {
+        "ph": "X", "cat": "cuda_runtime", "name": name, "pid": 1, "tid": tid, "ts": start,
+        "dur": 5, "args": {"correlation": correlation},
+    }  # fmt: skip
+
+
+EVENTS = [
+    {"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": "python"}},
+    launch(100),
+    kernel(110, 50),
+    launch(120, 2),
+    kernel(200, 50, correlation=2, name="nchwToNhwcKernel"),
+    kernel(250, 30, 9, cat="gpu_memcpy", name="Memcpy DtoH (Device -> Pinned)", correlation=3),
+    kernel(280, 10, cat="gpu_memset", name="Memset (Device)", correlation=4),
+]
+
+
+def write(path, data, packed=True):
+    text = data if isinstance(data, str) else json.dumps(data)
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("form", ["object", "list", "unpacked", "list without its end"])
+def test_every_form_of_chrome_trace(tmp_path, form):
+    data = {"schemaVersion": 1, "traceEvents": EVENTS, "deviceProperties": [{"id": 0, "name": "G"}]}
+    if form.startswith("list"):
+        data = EVENTS
+    path = write(tmp_path / "t.json", data, packed=form != "unpacked")
+    if form == "list without its end":
+        write(path, json.dumps(EVENTS)[:-1])
+        with pytest.raises(ValueError, match="cut short"):
+            read_trace(path)
+        return
+    made = read_trace(path)
+    assert len(made.kernels) == 2 and len(made.calls) == 2 and len(made.gpu) == 4
+    assert made.span == (10_000, 190_000)  # the first event, a launch at 100 us, is time 0
+    figures = analyze(made).windows["trace"]
+    assert figures.window_s == pytest.approx(180e-6)
+    assert figures.busy_s == pytest.approx(100e-6)
+    assert figures.gpu_busy_s == pytest.approx(140e-6)
+    assert figures.kernel_utilization_percent == pytest.approx(100 * 100 / 180)
+    assert figures.d2h_s == pytest.approx(30e-6) and figures.copy_hidden_percent == 0
+    assert sum(figures.stall_s.values()) == pytest.approx(figures.idle_s)
+    assert made.device == ("GPU 0" if form == "list" else "G")
+
+
+@pytest.mark.parametrize("base", [0, 4368630778434, 1_700_000_000_000_000])
+@pytest.mark.parametrize("step", ["microseconds", "nanoseconds"])
+def test_times_are_exact_whatever_they_count_from(tmp_path, base, step):
+    """Counted from 1970, a float64 of microseconds would round to a quarter of one."""
+    fraction = "" if step == "microseconds" else ".123"
+    text = json.dumps({"traceEvents": [kernel("A", "B"), kernel("C", "B", correlation=2)]})
+    text = text.replace('"A"', f"{base + 10}{fraction}").replace('"B"', f"5{fraction}")
+    text = text.replace('"C"', f"{base + 30}.001")
+    made = read_trace(write(tmp_path / "t.json", text))
+    extra = 0 if step == "microseconds" else 123
+    assert (made.gpu.stop_ns - made.gpu.start_ns).tolist() == [5000 + extra] * 2
+    assert made.gpu.start_ns.tolist() == [0, 20_001 - extra]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hello", "not a trace: it begins with 'hello'"),
+        ("", "is empty"),
+        ("[]", "no GPU events .0 events in all"),
+        ("{}", "is not a trace: it has no traceEvents"),
+        ('{"a": 1}', "is not a trace: it has no traceEvents"),
+        ('"text"', "not a trace: it begins with"),
+        ('{"traceEvents": 3}', "no traceEvents"),
+        ('{"traceEvents": [3]}', "not a Chrome trace"),
+        ('{"traceEvents": [{"ph": "X", "cat": "kernel", "name": "k"}]}', "no usable 'ts'"),
+        (json.dumps({"traceEvents": [launch(1)]}), "holds no GPU events .*ProfilerActivity.CUDA"),
+        (json.dumps({"traceEvents": EVENTS})[:-40], "cut short or damaged"),
+        (json.dumps({"traceEvents": [*EVENTS, kernel(1, 2, device=1)]}), "GPUs 0, 1; choose one"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(tmp_path, content, message):
+    path = write(tmp_path / "bad.json", content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_trace(path)
+    assert "bad.json" in str(caught.value)
+
+
+def test_damaged_files(tmp_path):
+    whole = write(tmp_path / "t.json.gz", {"traceEvents": EVENTS}).read_bytes()
+    for cut in (len(whole) // 2, len(whole) - 4):
+        (tmp_path / "t.json.gz").write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="gzip file that was cut short"):
+            read_trace(tmp_path / "t.json.gz")
+    (tmp_path / "t.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not JSON text"):
+        read_trace(tmp_path / "t.json")
+    with pytest.raises(FileNotFoundError, match="no trace at"):
+        read_trace(tmp_path / "absent.json")
+    with pytest.raises(FileNotFoundError, match="no trace at"):
+        read_trace(tmp_path)
+
+
+def test_two_gpus(tmp_path):
+    path = write(tmp_path / "t.json", [*EVENTS, kernel(0, 20, device=1, correlation=9)])
+    assert len(read_trace(path, gpu=0).kernels) == 2
+    assert len(read_trace(path, gpu=1).kernels) == 1
+    with pytest.raises(ValueError, match="no events of GPU 2; it has 0, 1"):
+        read_trace(path, gpu=2)
+
+
+def test_hta_counts_copies_as_busy_and_rounds_to_microseconds(tmp_path):
+    """Where HolisticTraceAnalysis 0.5.0 differs, and why; its answers here were read off it."""
+    starts = ["10.5", "30.5", "50.5"]
+    text = json.dumps([kernel(f"S{i}", "D", correlation=i) for i in range(3)])
+    for index, start in enumerate(starts):
+        text = text.replace(f'"S{index}"', start)
+    made = read_trace(write(tmp_path / "t.json", text.replace('"D"', "10.25")))
+    window = analyze(made).windows["trace"]
+    assert (window.window_s, window.gpu_busy_s) == (50.25e-6, 30.75e-6)
+    begin = [math.ceil(float(s)) for s in starts]
+    end = [math.floor(float(s) + 10.25) for s in starts]
+    busy = sum(b - a for a, b in zip(begin, end, strict=True))
+    span = end[-1] - begin[0]
+    assert (span, busy, span - busy) == (49, 27, 22)  # HTA: kernel_time, busy, idle_time, us
+    copies = analyze(read_trace(write(tmp_path / "c.json", EVENTS))).windows["trace"]
+    assert copies.gpu_busy_s > copies.busy_s  # kernels alone are what we call utilization
+
+
+def test_longest_gaps_and_histogram_count_every_gap():
+    made = timeline([(i * 100, i * 100 + 40 + i, None) for i in range(30)])
+    analysis = analyze(made)
+    lengths = [gap.length_us for gap in analysis.longest_gaps]
+    assert len(lengths) == 20 and lengths == sorted(lengths, reverse=True) and lengths[0] == 60
+    window = analysis.windows["trace"]
+    assert sum(count for _, count, _ in window.gap_histogram) == window.gap_count == 29
+    assert sum(s for *_, s in window.gap_histogram) == pytest.approx(window.idle_s)
+    assert window.gap_max_us == 60 and window.gap_median_us == 46
+
+
+def test_hidden_copies():
+    made = timeline([(0, 100, 0), (100, 200, 0)], [(90, 110), (190, 230)])
+    window = analyze(made).windows["trace"]
+    assert window.d2h_s == pytest.approx(60e-6)
+    assert window.copy_hidden_percent == pytest.approx(100 * 30 / 60)
+
+
+def chunked(count=9):
+    """A run of equal chunks, 10 kernels each, whose copies hide."""
+    chunks = [
+        chunk(i, (i * 1000, i * 1000 + 990), (i * 1000 - 500, i * 1000 - 400), slot=i % 2,
+              wait=(i * 1000 - 600, i * 1000 - 600), copy=(i * 1000 + 990, i * 1000 + 1090),
+              write=(i * 1000 + 1095, i * 1000 + 1150))
+        for i in range(count)
+    ]  # fmt: skip
+    kernels = [
+        (i * 1000 + 99 * k, i * 1000 + 99 * k + 99, i * 1000 - 490 + 5 * k)
+        for i in range(count)
+        for k in range(10)
+    ]
+    made = timeline(kernels, recorded=run("async", chunks, count * 1000 + 200))
+    made.gpu = timeline(kernels, [(i * 1000 + 990, i * 1000 + 1090) for i in range(count)]).gpu
+    made.gpu.correlation[made.gpu.kind == 1] = range(1000, 1000 + count)
+    calls = timeline([(0, 1, i * 1000 - 395) for i in range(count)]).calls
+    calls.correlation[:] = range(1000, 1000 + count)
+    calls.name[:] = 2
+    for column in made.calls.__slots__:
+        both = [getattr(made.calls, column), getattr(calls, column)]
+        setattr(made.calls, column, np.concatenate(both))
+    made.assign_chunks()
+    return made
+
+
+def test_windows_and_chunks():
+    analysis = analyze(chunked())
+    assert list(analysis.windows) == ["run", "steady", "two chunks"]
+    steady = analysis.windows["steady"]
+    assert (steady.start_s, steady.stop_s) == (4000e-6, 8000e-6)
+    assert steady.kernel_utilization_percent == pytest.approx(99)
+    two = analysis.windows["two chunks"]
+    assert two.window_s == pytest.approx(2000e-6)
+    assert [c.kernels for c in analysis.chunks] == [10] * 9
+    assert analysis.chunks[3].compute_s == pytest.approx(990e-6)
+    assert analysis.chunks[3].copy_s == pytest.approx(100e-6)
+    assert steady.copy_hidden_percent == pytest.approx(90)
+
+
+def checks(made):
+    return {check.name: check.ok for check in check_trace(made)}
+
+
+def test_a_whole_trace_passes_every_check():
+    found = checks(chunked())
+    assert all(found.values()) and len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        (lambda t: t.gpu.where(t.gpu.correlation != 55), "kernels per chunk"),
+        (lambda t: t.gpu.where(t.gpu.correlation != 55), "launches = kernels"),
+        (lambda t: t.gpu.where(t.gpu.correlation != 1003), "copies"),
+        (lambda t: t.gpu.where(t.gpu.chunk != 6), "kernels within CUDA events"),
+    ],
+)
+def test_a_lost_event_is_noticed(damage, check):
+    made = chunked()
+    made.gpu = damage(made)
+    assert checks(made)[check] is False
+    assert check in [failed.name for failed in analyze(made).failed]
+
+
+def test_a_shifted_clock_and_a_marker_of_dropped_events_are_noticed():
+    made = chunked()
+    made.gpu.start_ns += 5_000_000
+    made.gpu.stop_ns += 5_000_000
+    found = checks(made)
+    assert not found["kernels within CUDA events"] and not found["kernels within the run"]
+    made = chunked()
+    made.dropped = ("CUPTI dropped 12 activity records",)
+    assert not checks(made)["dropped events"]
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        {"ph": "i", "name": "Dropped 12 events", "ts": 1, "s": "g"},
+        {"ph": "X", "cat": "overhead", "name": "Buffer dropped", "ts": 1, "dur": 1},
+    ],
+)
+def test_markers_of_dropped_events_are_found(tmp_path, marker):
+    made = read_trace(write(tmp_path / "t.json", [*copy.deepcopy(EVENTS), marker]))
+    assert not checks(made)["dropped events"]
+    message = {"WARNING": ["CUPTI dropped 3 activity records"], "traceEvents": EVENTS}
+    assert not checks(read_trace(write(tmp_path / "t.json", message)))["dropped events"]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("sm90_xmma_fprop_implicit_gemm_f16f16_nhwc_cudnn", "convolution"),
+        ("void cudnn::engines_precompiled::nchwToNhwcKernel<__half>", "layout conversion"),
+        ("nvjet_sm90_hsh_160x192", "matrix multiply"),
+        ("void at::native::elementwise_kernel<direct_copy_kernel_cuda(x)>", "copy, cat, pad, cast"),
+        ("void at::native::CatArrayBatchedCopy<half>", "copy, cat, pad, cast"),
+        ("reduce_kernel<NormTwoOps<float>>", "normalization"),
+        ("void upsample_nearest2d_out_frame<float>", "upsampling"),
+        ("vectorized_elementwise_kernel<8, silu_kernel>", "elementwise"),
+        ("something_else", "other"),
+    ],
+)
+def test_kernel_families(name, family):
+    assert family_of(name) == family

@@ -1,0 +1,91 @@
+"""Profiles on CUDA: a whole trace, three clocks that agree, stalls with a cause; NVML for real."""
+
+import time
+
+import pytest
+import torch
+
+from tests.helpers import Collect, latents_for
+from tests.perfetto import load, problems
+from vdkit import DecodeConfig, NullSink, NvmlSampler, decode_async, load_decoder
+from vdkit.measure.export import write_trace
+from vdkit.measure.figures import analyze
+from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run
+from vdkit.measure.provenance import gpu_uuid
+from vdkit.measure.stalls import stalls_from_records
+from vdkit.measure.trace_reader import read_trace
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return load_decoder("tiny-wan", "cuda")
+
+
+@pytest.mark.parametrize("mode", ["diffusers", "sync", "async", "compute"])
+def test_a_profiled_run_is_whole_and_explained(decoder, mode, tmp_path):
+    latents = latents_for(decoder, frames=17, height=32, width=32)
+    made = profile_run(mode, decoder, latents, NullSink())
+    analysis = analyze(made)
+    assert not analysis.failed, analysis.failed
+    assert len(analysis.checks) == 6
+    assert made.alignment.host_residual_ns < 1_000_000
+    assert made.alignment.event_residual_ns < 1_000_000
+    for window in analysis.windows.values():
+        assert window.resolution == "kernel" and 0 < window.kernel_utilization_percent <= 100
+        assert sum(window.stall_s.values()) == pytest.approx(window.idle_s, abs=1e-12)
+    assert analysis.windows["run"].explained_percent >= 99
+    assert analysis.families[0].kernels > 0
+    trace = write_trace(made, tmp_path / "t.json.gz")
+    assert problems(load(trace)) == []
+    again = analyze(read_trace(trace))
+    assert again.windows == analysis.windows and again.checks == analysis.checks
+
+
+def test_records_and_trace_agree_on_the_gaps_between_chunks():
+    decoder = load_decoder("wan2.1", "cuda", "float16")
+    latents = latents_for(decoder, frames=12, height=60, width=104)
+    analysis = analyze(profile_run("sync", decoder, latents, Collect()))
+    assert analysis.agreement.gaps == 11
+    assert analysis.agreement.difference_percent <= 5
+
+
+def test_a_slow_sink_is_seen_as_slots_held_by_it(decoder):
+    latents = latents_for(decoder, frames=17, height=32, width=32)
+    made = profile_run("async", decoder, latents, Collect(write_s=0.05))
+    for stalls in (
+        analyze(made).windows["run"].stall_s,
+        stalls_from_records(made.run, made.config).by_cause_ns,
+    ):
+        real = {cause: value for cause, value in stalls.items() if cause not in ("drain", "fill")}
+        assert max(real, key=real.get) == "slot held by sink"
+
+
+def test_nvtx_ranges_do_not_change_the_frames(decoder):
+    latents = latents_for(decoder, frames=5)
+    sinks = Collect(), Collect()
+    for sink, nvtx in zip(sinks, (False, True), strict=True):
+        decode_async(decoder, latents, sink, config=DecodeConfig(nvtx=nvtx), progress=False)
+    assert sinks[0].sha256 == sinks[1].sha256
+
+
+def test_flops_and_ceiling_on_cuda(decoder):
+    latents = latents_for(decoder, frames=6).to("cuda", decoder.dtype)
+    assert min(count_flops(decoder, latents, 1)) > 0
+    assert measure_ceiling(torch.device("cuda"), torch.float16).tflop_per_s > 10
+
+
+def test_nvml_for_real():
+    device = torch.device("cuda", torch.cuda.current_device())
+    a = torch.randn(4096, 4096, device=device, dtype=torch.float16)
+    with NvmlSampler(gpu_uuid(device), 0.02) as sampler:
+        end = time.perf_counter() + 0.6
+        while time.perf_counter() < end:
+            a @ a
+            torch.cuda.synchronize()
+    samples = sampler.samples
+    assert len(samples.columns["time_s"]) > 5 and samples.energy_j() > 0
+    assert samples.summary()["power_w"]["min"] > 0 and samples.summary()["sm_clock_mhz"]["min"] > 0
+    assert all(samples.unsupported.values())
+    if torch.cuda.get_device_capability(device)[0] >= 9:
+        assert samples.summary()["sm_active_percent"]["max"] > 1
+        assert samples.summary()["sm_active_percent"]["max"] <= 100

@@ -1,0 +1,277 @@
+"""Charts of a recorded profile or benchmark: bars, waterfall, strips. matplotlib only, no torch.
+
+Each takes an ``ax`` to draw on, or makes a figure; either way it returns the figure.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from vdkit.present.plots import plot_lanes, plot_overlap
+from vdkit.present.profile_tables import incomplete
+from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
+from vdkit.present.tables import NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from vdkit.measure.figures import Analysis
+    from vdkit.measure.profile_records import ProfileResult
+    from vdkit.measure.records import Run
+
+_NVML_ROWS = (
+    ("power, W", (("power_w", "#D55E00", "power"),)),
+    ("clock, MHz", (("sm_clock_mhz", "#0072B2", "SM"), ("memory_clock_mhz", "#56B4E9", "memory"))),
+    (
+        "active, %",
+        (
+            ("sm_active_percent", "#009E73", "SM"),
+            ("tensor_active_percent", "#CC79A7", "tensor"),
+            ("dram_bandwidth_percent", "#E69F00", "DRAM bandwidth"),
+        ),
+    ),
+)
+
+
+def _figure(ax: Axes | None, height_in: float) -> tuple[Figure, Axes]:
+    if ax is not None:
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        return figure, ax
+    figure, ax = plt.subplots(figsize=(WIDTH_IN, height_in), layout="constrained")
+    plt.close(figure)
+    return figure, ax
+
+
+def _warn(ax: Axes, analyses: Mapping[str, Analysis]) -> None:
+    """Failed checks in red words above the axes."""
+    lines = incomplete(analyses)
+    if lines:
+        ax.annotate(
+            "\n".join(lines), (0, 1), (0, 16), xycoords="axes fraction",
+            textcoords="offset points", color=RED, fontsize=7, va="bottom", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _cost(analyses: Mapping[str, Analysis]) -> str:
+    """The profiler's own cost, as it stands beside every figure."""
+    costs = {m: a.profiler_cost_percent for m, a in analyses.items()}
+    known = [f"{mode} {cost:+.1f} %" for mode, cost in costs.items() if cost is not None]
+    return f"profiler cost: {', '.join(known)}" if known else "profiler cost unknown"
+
+
+def plot_utilization(analyses: Mapping[str, Analysis], ax: Axes | None = None) -> Figure:
+    """Kernel utilization by window and path, as bars with their figure.
+
+    Args:
+        analyses: mode to analysis.
+        ax: where to draw; None makes a figure.
+    """
+    with plt.rc_context(STYLE):
+        windows = [w for w in ("run", "steady", "two chunks") if _have(analyses, w)]
+        figure, ax = _figure(ax, 0.75 + 0.17 * sum(len(_have(analyses, w)) + 1 for w in windows))
+        place, ticks = 0.0, []
+        for window in windows:
+            modes = _have(analyses, window)
+            for offset, mode in enumerate(modes):
+                percent = analyses[mode].windows[window].kernel_utilization_percent
+                row = place + offset
+                ax.barh(row, percent, color=MODE_COLORS.get(mode, "#0072B2"), height=0.8)
+                ax.text(percent + 0.6, row, f"{percent:.2f} %", va="center", fontsize=7)
+                ax.text(1, row, mode, va="center", fontsize=7, color="white")
+            ticks.append((place + (len(modes) - 1) / 2, window))
+            place += len(modes) + 0.7
+        ax.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
+        ax.tick_params(axis="y", length=0)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 112)
+        ax.set_xticks(range(0, 101, 20))
+        ax.set_xlabel("kernel utilization, % of the window")
+        ax.set_title(_cost(analyses), loc="left", fontsize=7)
+        _warn(ax, analyses)
+    return figure
+
+
+def _have(analyses: Mapping[str, Analysis], window: str) -> list[str]:
+    return [mode for mode, analysis in analyses.items() if window in analysis.windows]
+
+
+def plot_waterfall(
+    analyses: Mapping[str, Analysis],
+    ax: Axes | None = None,
+    *,
+    start: str = "sync",
+    stop: str = "async",
+    window: str = "run",
+) -> Figure:
+    """Where the milliseconds went between two paths: busy time and each stall cause.
+
+    Args:
+        analyses: mode to analysis; both paths must be there.
+        ax: where to draw; None makes a figure.
+        start, stop: the two paths.
+        window: which window of both.
+    """
+    first, last = analyses[start].windows[window], analyses[stop].windows[window]
+    steps = [("busy", 1e3 * (last.busy_s - first.busy_s), "#0072B2", "")]
+    for cause, (color, hatch) in CAUSE_COLORS.items():
+        change = 1e3 * (last.stall_s[cause] - first.stall_s[cause])
+        if abs(change) >= 1e-4 * 1e3 * first.window_s:
+            label = "gaps up to 20 us" if cause == "short" else cause
+            steps.append((label, change, color, hatch))
+    rest = 1e3 * (last.window_s - first.window_s) - sum(step[1] for step in steps)
+    if abs(rest) >= 0.05:
+        steps.append(("all others", rest, "#BBBBBB", ""))
+    steps = [steps[0], *sorted(steps[1:], key=lambda step: step[1])]
+    with plt.rc_context(STYLE):
+        figure, ax = _figure(ax, 1.1 + 0.22 * (len(steps) + 2))
+        level = 1e3 * first.window_s
+        ax.barh(0, level, color=MODE_COLORS.get(start, "#888888"), height=0.7)
+        ends = [level]
+        for row, (_, change, color, hatch) in enumerate(steps, start=1):
+            ax.barh(
+                row, change, left=level, facecolor=color, hatch=hatch, height=0.7,
+                edgecolor="black", linewidth=0.3,
+            )  # fmt: skip
+            ax.plot([level, level], [row - 0.65, row + 0.35], color="black", linewidth=0.5)
+            level += change
+            ends.append(level)
+        bottom = len(steps) + 1
+        ax.barh(bottom, 1e3 * last.window_s, color=MODE_COLORS.get(stop, "#888888"), height=0.7)
+        low = min(ends)
+        span = max(ends) - low
+        left = max(0.0, low - 0.25 * max(span, 0.02 * low))
+        right = max(ends) + 0.16 * (max(ends) - left)
+        ax.set_xlim(left, right)
+        for row, end in enumerate([ends[0], *ends[1:], 1e3 * last.window_s]):
+            text = f"{end:.0f} ms" if row in (0, bottom) else f"{steps[row - 1][1]:+.1f} ms"
+            at = end if row in (0, bottom) else max(end, ends[row - 1])
+            ax.text(at + 0.012 * (right - left), row, text, va="center", fontsize=7)
+        labels = [start, *(step[0] for step in steps), stop]
+        ax.set_yticks(range(len(labels)), labels)
+        ax.tick_params(axis="y", length=0)
+        ax.invert_yaxis()
+        broken = " (the axis does not start at 0)" if left > 0 else ""
+        ax.set_xlabel(f"window '{window}', ms{broken}")
+        pair = {mode: analyses[mode] for mode in (start, stop)}
+        ax.set_title(_cost(pair), loc="left", fontsize=7)
+        _warn(ax, pair)
+    return figure
+
+
+def plot_latencies(latencies: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Figure:
+    """Every timed run as a dot, by path, with mean and P99.
+
+    Args:
+        latencies: mode to latencies of the timed runs, s.
+        ax: where to draw; None makes a figure.
+    """
+    with plt.rc_context(STYLE):
+        figure, ax = _figure(ax, 0.9 + 0.33 * len(latencies))
+        for row, (mode, values) in enumerate(latencies.items()):
+            data = np.asarray(values)
+            color = MODE_COLORS.get(mode, "#0072B2")
+            ax.scatter(data, np.full(data.size, row), s=10, color=color, alpha=0.6, linewidth=0)
+            ax.vlines(data.mean(), row - 0.3, row + 0.3, color="black", linewidth=1.2)
+            ax.vlines(np.percentile(data, 99), row - 0.3, row + 0.3, color=RED, linewidth=1.0)
+        ax.vlines([], 0, 0, color="black", linewidth=1.2, label="mean")
+        ax.vlines([], 0, 0, color=RED, linewidth=1.0, label="P99")
+        counts = {mode: len(values) for mode, values in latencies.items()}
+        ax.set_yticks(
+            range(len(latencies)), [f"{mode} (n = {count})" for mode, count in counts.items()]
+        )
+        ax.set_ylim(len(latencies) - 0.5, -0.5)
+        ax.set_xlabel("latency, s")
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=7)
+    return figure
+
+
+def plot_nvml(
+    run: Run, nvml: Mapping[str, Sequence[float | None]], title: str | None = None
+) -> Figure:
+    """NVML samples (power, clocks, activity) under the timeline of the run they were taken in.
+
+    Args:
+        run: a recorded run.
+        nvml: column to values, ``time_s`` (s since the call) among them; fields that the device
+            does not answer are left out of the picture.
+        title: above the figure.
+    """
+    rows = [(label, [line for line in lines if nvml.get(line[0])]) for label, lines in _NVML_ROWS]
+    rows = [(label, lines) for label, lines in rows if lines]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1 + len(rows), 1, sharex=True, squeeze=False, layout="constrained",
+            figsize=(WIDTH_IN, 1.5 + 0.85 * len(rows)),
+            gridspec_kw={"height_ratios": [1.1, *([1] * len(rows))]},
+        )  # fmt: skip
+        plot_lanes(run, axes[0, 0], (0.0, 1.005 * run.latency_s))
+        times = np.array(nvml["time_s"], float)
+        for ax, (label, lines) in zip(axes[1:, 0], rows, strict=True):
+            for column, color, name in lines:
+                values = np.array([np.nan if v is None else v for v in nvml[column]], float)
+                there = np.isfinite(values)
+                ax.plot(times[there], values[there], color=color, linewidth=1, label=name)
+            ax.set_ylabel(label, fontsize=7)
+            ax.set_ylim(bottom=0)
+            if len(lines) > 1:
+                ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
+        axes[-1, 0].set_xlabel("time since the call, s")
+        if title:
+            figure.suptitle(title, fontsize=8.5, x=0.01, ha="left")
+        plt.close(figure)
+    return figure
+
+
+def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
+    """The columns of one run in ``nvml.csv``; ValueError, with the names, if it is not there."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    mine = [row for row in rows if row["run"] == run]
+    if not mine:
+        known = ", ".join(dict.fromkeys(row["run"] for row in rows))
+        raise ValueError(f"{path} has no run {run!r}; it has {known}")
+    return {
+        name: [float(row[name]) if row[name] else None for row in mine]
+        for name in mine[0]
+        if name != "run"
+    }
+
+
+def write_charts(result: ProfileResult, folder: Path) -> list[Path]:
+    """Draw every picture of a profile that is recorded in ``folder``; returns their paths."""
+    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    profiled = {mode: one.profiled for mode, one in result.modes.items()}
+    work = result.workload
+    where = (
+        f"{work.decoder} in {work.dtype}, {work.height}x{work.width}, {result.provenance.device}"
+    )
+    figures: dict[str, Figure] = {"utilization": plot_utilization(analyses)}
+    pair: dict[str, Run] = {m: profiled[m] for m in ("sync", "async") if m in profiled}
+    shown = pair or profiled
+    mine = {mode: analyses[mode] for mode in shown}
+    figures["timeline"] = plot_overlap(
+        shown, result.config, f"Profiled runs: {where}. {_cost(mine)}", "\n".join(incomplete(mine))
+    )
+    if len(pair) == 2:
+        figures["waterfall"] = plot_waterfall(analyses)
+    figures["latency"] = plot_latencies(
+        {mode: [run.latency_s for run in one.timed] for mode, one in result.modes.items()}
+    )
+    samples = folder / "nvml.csv"
+    if samples.exists():
+        mode = "async" if "async" in profiled else next(iter(profiled))
+        columns = read_nvml_csv(samples, f"{mode}-profiled")
+        figures["nvml"] = plot_nvml(profiled[mode], columns, f"{NAMES[mode]}, profiled: {where}")
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1])
+    return paths
