@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -129,6 +130,8 @@ def profile(options: argparse.Namespace) -> int:
     from vdkit.present.charts import write_charts
     from vdkit.present.profile_tables import profile_text
 
+    # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     what = _load(options)
     with tempfile.TemporaryDirectory(prefix="vdkit-") as scratch:
         done = run_profile(

@@ -143,7 +143,7 @@ def test_async_works_ahead_while_the_sink_is_slow(device):
     decoder = NearestDecoder(device)
     latents = latents_for(decoder, frames=8)
     result = decode_async(
-        decoder, latents, Collect(write_s=0.03), config=DecodeConfig(slots=3), progress=False
+        decoder, latents, Collect(write_s=0.15), config=DecodeConfig(slots=3), progress=False
     )
     chunks = result.chunks
     for index in range(3, 8):

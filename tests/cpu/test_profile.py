@@ -172,6 +172,7 @@ def test_a_failed_check_is_in_red_words_everywhere(recorded):
 
 def test_vdkit_profile_and_show_and_analyze(tmp_path, capsys):
     arguments = ["--latents", "random:33x16x16", "--runs", "1", "--modes", "sync,async"]
+    arguments += ["--device", "cpu"]
     assert main(["profile", *arguments, "--sink", "null", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     last = json.loads(out.splitlines()[-1])

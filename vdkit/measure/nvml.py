@@ -1,11 +1,13 @@
 """A reading of the GPU's clocks, power, temperature and throttle reasons around each run.
 
-NVML (https://docs.nvidia.com/deploy/nvml-api) is asked before and after a run, never during it.
+NVML (https://docs.nvidia.com/deploy/nvml-api) is asked before and after a run, never during it;
+`vdkit.measure.sampler` is what asks during a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -42,20 +44,37 @@ class GpuReading(BaseModel):
     unsupported: dict[str, str] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An open device: the NVML library, its handle, and the driver's version."""
+
+    nvml: Any
+    handle: Any
+    driver: str
+
+
+def open_device(uuid: str, nvml: Any = None) -> Device:
+    """Open ``GPU-...`` through ``nvml``, None for nvidia-ml-py. RuntimeError if NVML cannot."""
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        return Device(nvml, handle, nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError as error:
+        raise RuntimeError(f"NVML cannot read {uuid}: {error}") from error
+
+
 class Nvml:
     """The NVML device behind a torch CUDA device, found by its UUID."""
 
     def __init__(self, uuid: str) -> None:
         """``uuid``: ``GPU-...``, as NVML has it. RuntimeError, with why, if NVML cannot be used."""
-        import pynvml
-
-        self._nvml: Any = pynvml
-        try:
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            self.driver: str = pynvml.nvmlSystemGetDriverVersion()
-        except pynvml.NVMLError as error:
-            raise RuntimeError(f"NVML cannot read {uuid}: {error}") from error
+        device = open_device(uuid)
+        self._nvml, self._handle = device.nvml, device.handle
+        self.driver: str = device.driver
 
     def read(self) -> GpuReading:
         """Read once; takes well under a millisecond to a few milliseconds."""

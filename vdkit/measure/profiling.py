@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +23,8 @@ from vdkit.measure.profile_records import ModeProfile, ProfileResult
 from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run
 from vdkit.measure.provenance import collect_provenance, gpu_uuid
 from vdkit.measure.records import Run
-from vdkit.measure.sampler import NvmlSampler, Samples
+from vdkit.measure.sampler import NvmlSampler
+from vdkit.measure.samples import Samples
 from vdkit.measure.stats import paired_ratio
 from vdkit.measure.windows import chunk_starts
 
@@ -81,15 +83,10 @@ class _Runner:
                         self.decoder, self.latents, sink,
                         fps=self.fps, config=self.config, progress=False,
                     )  # fmt: skip
-                self.samples[f"{mode}-{number:03d}"] = self._during(
-                    sampler.samples, done.started_s, done.latency_s
+                self.samples[f"{mode}-{number:03d}"] = sampler.samples.between(
+                    -math.inf, math.inf, done.started_s
                 )
         return as_run(done, number)
-
-    def _during(self, samples: Samples, started_s: float, latency_s: float) -> Samples:
-        """The samples of one run and one on either side; time 0 is the call."""
-        stop_s = started_s + latency_s + self.interval_s
-        return samples.between(started_s - self.interval_s, stop_s, started_s)
 
     def profiled(self, mode: str, timed: Sequence[Run]) -> Timeline:
         gc.collect()
@@ -105,7 +102,8 @@ class _Runner:
             with NvmlSampler(self.uuid, self.interval_s) as sampler:
                 timeline = profile_run(mode, self.decoder, self.latents, sink, **options)
         assert timeline.run is not None
-        mine = self._during(sampler.samples, timeline.started_s, timeline.run.latency_s)
+        begun_s, stop_s = timeline.started_s, timeline.started_s + timeline.run.latency_s
+        mine = sampler.samples.between(begun_s - 0.1, stop_s + 0.1, begun_s)
         self.samples[f"{mode}-profiled"] = mine
         timeline.nvml = dict(mine.columns)
         return timeline

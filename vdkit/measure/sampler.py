@@ -6,94 +6,63 @@ trend over NVML's own period (1/6 s to 1 s) and no kernel utilization.
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import threading
 import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vdkit.measure.gpm import Gpm
-from vdkit.measure.nvml import THROTTLE_BITS
+from vdkit.measure.gpm import GPM_COLUMNS, Gpm
+from vdkit.measure.nvml import open_device
+from vdkit.measure.samples import Samples, Value, throttle_counts
 
-Value = float | None
+COUNTER_INTERVAL_S = 0.1
+"""Power, energy, utilization and clock event reasons move every 100 ms (seen on an H200), and take
+0.5 to 6 ms to ask for: asked no more often than that."""
+PCIE_EVERY = 25
+"""Samples between two PCIe readings without GPM: one takes 40 ms, NVML averages over 20 ms each."""
+
+
+def _next_tick(elapsed_s: float, interval_s: float, last: int) -> int:
+    """The tick to wait for, on a grid from time 0: no drift, and those missed are left out."""
+    return max(last, math.floor(elapsed_s / interval_s)) + 1
+
+
+def _step_back() -> None:
+    """Let this thread yield to those of the run: the NVML calls take milliseconds of a core, and a
+    conversion on all cores waits for its last thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """Samples as columns.
+class _Reader:
+    """Columns that come from one call, in order; an NVMLError in place of a value refuses it.
 
     Attributes:
-        start_s: `time.perf_counter` of time 0.
-        columns: ``time_s`` and one column for each field that the device answers; None where a
-            value was refused, or is due less often (GPM: every `GPM_INTERVAL_S`).
-        unsupported: field to NVML's reason for not answering it; such a field has no column.
-        throttle_reasons: name (see `THROTTLE_BITS`) to the number of samples that had it set.
-        interval_s: between samples, as asked for.
-        cost_s: time that the thread spent asking NVML.
+        every: asked in each so many-th sample between the first and the last.
+        edges: asked in the first and in the last sample.
     """
 
-    start_s: float
-    columns: dict[str, list[Value]]
-    unsupported: dict[str, str]
-    throttle_reasons: dict[str, int]
-    interval_s: float
-    cost_s: float
-
-    @property
-    def mean_cost_ms(self) -> float:
-        """Mean time to take one sample, ms."""
-        return 1e3 * self.cost_s / max(len(self.columns["time_s"]), 1)
-
-    def between(self, start_s: float, stop_s: float, zero_s: float) -> Samples:
-        """The samples between two `time.perf_counter` readings, with time 0 at ``zero_s``."""
-        moved = zero_s - self.start_s
-        times = [time_s for time_s in self.columns["time_s"] if time_s is not None]
-        low = bisect_left(times, start_s - self.start_s)
-        high = bisect_right(times, stop_s - self.start_s)
-        columns = {name: values[low:high] for name, values in self.columns.items()}
-        columns["time_s"] = [time_s - moved for time_s in times[low:high]]
-        share = (high - low) / max(len(times), 1)
-        return Samples(
-            zero_s, columns, self.unsupported, _reasons(columns), self.interval_s,
-            self.cost_s * share,
-        )  # fmt: skip
-
-    def energy_j(self) -> float | None:
-        """Difference of the energy counter from first to last sample, J; None if not answered."""
-        values = [v for v in self.columns.get("energy_j", []) if v is not None]
-        return values[-1] - values[0] if len(values) > 1 else None
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, min and max of each column."""
-        found = {}
-        for name, column in self.columns.items():
-            values = [value for value in column if value is not None]
-            if values and name != "time_s":
-                mean = sum(values) / len(values)
-                found[name] = {"mean": mean, "min": min(values), "max": max(values)}
-        return found
-
-    def to_csv(self) -> str:
-        """A header and a line per sample, in full precision; None is left empty."""
-        lines = [",".join(self.columns)]
-        for row in zip(*self.columns.values(), strict=True):
-            lines.append(",".join("" if value is None else repr(value) for value in row))
-        return "\n".join(lines) + "\n"
-
-
-def _reasons(columns: dict[str, list[Value]]) -> dict[str, int]:
-    bits = [int(value) for value in columns.get("clock_event_reasons", []) if value is not None]
-    counts = {name: sum(bool(b & bit) for b in bits) for name, bit in THROTTLE_BITS.items()}
-    return {name: count for name, count in counts.items() if count}
+    columns: tuple[str, ...]
+    read: Callable[[], Sequence[Any]]
+    every: int = 1
+    edges: bool = True
 
 
 class NvmlSampler:
-    """Samples a GPU on a thread while the block runs; `samples` holds them after.
+    """Samples a GPU on a thread while the block runs, once; `samples` holds them after.
+
+    The first sample is complete before the block starts and the last begins after it ends, so a
+    short block has two, and energy spans all of it. If sampling fails, those until then remain.
 
     Raises:
         ValueError: the interval is not between 1 ms and 10 s.
-        RuntimeError: NVML does not know the GPU; or, on leaving the block, NVML failed meanwhile.
+        RuntimeError: NVML does not know the GPU; the sampler ran already; or, on leaving the
+            block, NVML failed meanwhile.
         Exception: whatever else the thread raised, on leaving the block.
     """
 
@@ -101,160 +70,170 @@ class NvmlSampler:
         """``uuid``: ``GPU-...``; ``nvml``: the library, None for nvidia-ml-py."""
         if not 0.001 <= interval_s <= 10:
             raise ValueError(f"NVML interval is {interval_s} s; use 0.001 to 10 s")
-        if nvml is None:
-            import pynvml
-
-            nvml = pynvml
-        self._nvml = nvml
+        device = open_device(uuid, nvml)
+        self._nvml, self._handle = device.nvml, device.handle
         self.interval_s = interval_s
-        try:
-            nvml.nvmlInit()
-            self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        except nvml.NVMLError as error:
-            raise RuntimeError(f"NVML cannot read {uuid}: {error}") from error
         self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vdkit-nvml", daemon=True)
         self._error: BaseException | None = None
-        self._rows: list[dict[str, Value]] = []
-        self._cost_s = 0.0
+        self._gpm = Gpm(self._nvml, self._handle)
+        self._readers: list[_Reader] = []
         self._unsupported: dict[str, str] = {}
-        self._gpm: Gpm | None = None
+        self._rows: list[list[Value]] = []
+        self._start_s: float | None = None
+        self._cost_s = 0.0
         self.samples: Samples
 
     def __enter__(self) -> NvmlSampler:
-        self._start_s = time.perf_counter()
-        self._thread = threading.Thread(target=self._run, name="vdkit-nvml", daemon=True)
-        self._thread.start()
+        if self._start_s is not None:
+            raise RuntimeError("an NvmlSampler samples one block; make another for the next")
+        try:
+            self._probe()
+            self._start_s = time.perf_counter()
+            self._take(self._start_s)
+            self._thread.start()  # from here on the thread owns the readers and the rows
+        except BaseException:
+            self._gpm.free()
+            raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stop.set()
         self._thread.join()
-        names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["time_s"]
-        columns = {name: [row.get(name) for row in self._rows] for name in names}
+        assert self._start_s is not None
+        names = ["time_s", *(name for reader in self._readers for name in reader.columns)]
+        columns: dict[str, list[Value]] = {
+            name: list(values)
+            for name, values in zip(names, zip(*self._rows, strict=True), strict=True)
+        }
         self.samples = Samples(
-            self._start_s, columns, dict(self._unsupported), _reasons(columns), self.interval_s,
+            self._start_s, columns, self._unsupported, throttle_counts(columns), self.interval_s,
             self._cost_s,
         )  # fmt: skip
         if self._error is None:
             return
         if error is None:
             raise self._error
-        error.add_note(f"NVML sampling failed too: {self._error}")
+        error.add_note(f"NVML sampling failed too: {self._error!r}")
 
     def _run(self) -> None:
+        assert self._start_s is not None
+        start_s, tick, count = self._start_s, 0, 0
         try:
-            fields = self._probe()
-            due_s = self._start_s
+            _step_back()
             while True:
-                self._take(fields)
-                due_s = max(due_s + self.interval_s, time.perf_counter())
-                if self._stop.wait(due_s - time.perf_counter()):
+                now_s = time.perf_counter()
+                tick = _next_tick(now_s - start_s, self.interval_s, tick)
+                if self._stop.wait(start_s + tick * self.interval_s - now_s):
                     break
-            self._take(fields)  # so that a short run has two, and energy spans the block
+                self._take(start_s, count)
+                count += 1
+            self._take(start_s)
         except BaseException as error:  # carried to the thread that leaves the block
             self._error = error
         finally:
-            if self._gpm is not None:
-                self._gpm.free()
+            self._gpm.free()
 
-    def _fields(self) -> dict[str, Callable[[], dict[str, float]]]:
-        """Columns that come from one call, by the name under which a refusal is reported."""
+    def _plain_readers(self) -> list[_Reader]:
         nvml, handle = self._nvml, self._handle
 
-        def one(column: str, call: Callable[[], float], factor: float = 1.0) -> Any:
-            return lambda: {column: call() * factor}
+        def one(column: str, call: Callable[..., Any], *arguments: Any) -> _Reader:
+            return _Reader((column,), lambda: (call(handle, *arguments),))
 
-        def utilization() -> dict[str, float]:
+        every = max(1, round(COUNTER_INTERVAL_S / self.interval_s))
+
+        def rare(column: str, call: Callable[..., Any]) -> _Reader:
+            return _Reader((column,), lambda: (call(handle),), every)
+
+        def utilization() -> tuple[float, float]:
             rates = nvml.nvmlDeviceGetUtilizationRates(handle)
-            return {"gpu_util_percent": rates.gpu, "memory_util_percent": rates.memory}
+            return rates.gpu, rates.memory
 
         clock = nvml.nvmlDeviceGetClockInfo
-        return {
-            "utilization": utilization,
-            "memory_used_bytes": one(
-                "memory_used_bytes", lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used
-            ),
-            "power_w": one("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1e-3),
-            "energy_j": one(
-                "energy_j", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3
-            ),
-            "sm_clock_mhz": one("sm_clock_mhz", lambda: clock(handle, nvml.NVML_CLOCK_SM)),
-            "memory_clock_mhz": one("memory_clock_mhz", lambda: clock(handle, nvml.NVML_CLOCK_MEM)),
-            "temperature_c": one(
-                "temperature_c",
-                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-            ),
-            "clock_event_reasons": one(
-                "clock_event_reasons", lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-            ),
-            "encoder_util_percent": one(
-                "encoder_util_percent", lambda: nvml.nvmlDeviceGetEncoderUtilization(handle)[0]
-            ),
-            "pcie_link_generation": one(
-                "pcie_link_generation", lambda: nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle)
-            ),
-            "pcie_link_width": one(
-                "pcie_link_width", lambda: nvml.nvmlDeviceGetCurrPcieLinkWidth(handle)
-            ),
+        return [
+            _Reader(("gpu_util_percent", "memory_util_percent"), utilization, every),
+            one("memory_used_bytes", lambda h: nvml.nvmlDeviceGetMemoryInfo(h).used),
+            rare("power_w", lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1e3),
+            rare("energy_j", lambda h: nvml.nvmlDeviceGetTotalEnergyConsumption(h) / 1e3),
+            one("sm_clock_mhz", clock, nvml.NVML_CLOCK_SM),
+            one("memory_clock_mhz", clock, nvml.NVML_CLOCK_MEM),
+            one("temperature_c", nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            rare("clock_event_reasons", nvml.nvmlDeviceGetCurrentClocksEventReasons),
+            rare("encoder_util_percent", lambda h: nvml.nvmlDeviceGetEncoderUtilization(h)[0]),
+            rare("pcie_link_generation", nvml.nvmlDeviceGetCurrPcieLinkGeneration),
+            rare("pcie_link_width", nvml.nvmlDeviceGetCurrPcieLinkWidth),
+        ]
+
+    def _pcie_readers(self, columns: Sequence[str]) -> list[_Reader]:
+        nvml, handle = self._nvml, self._handle
+
+        def throughput(counter: int) -> Callable[[], Sequence[float]]:
+            return lambda: (nvml.nvmlDeviceGetPcieThroughput(handle, counter) * 1.024e-3,)
+
+        counters = {
+            "pcie_tx_mb_per_s": nvml.NVML_PCIE_UTIL_TX_BYTES,
+            "pcie_rx_mb_per_s": nvml.NVML_PCIE_UTIL_RX_BYTES,
         }
+        return [
+            _Reader((name,), throughput(counter), PCIE_EVERY, edges=False)
+            for name, counter in counters.items()
+            if name in columns
+        ]
 
-    def _probe(self) -> dict[str, Callable[[], dict[str, Value]]]:
+    def _probe(self) -> None:
         """Ask for each field once; those refused go to ``unsupported`` and are not asked again."""
-        nvml = self._nvml
-        fields: dict[str, Callable[[], dict[str, Value]]] = {}
-        for name, call in self._fields().items():
-            try:
-                call()
-                fields[name] = call  # type: ignore[assignment]
-            except nvml.NVMLError as error:
-                self._unsupported[name] = str(error)
+        for reader in self._plain_readers():
+            if self._answered(reader):
+                self._readers.append(reader)
+        found: tuple[str, ...] = ()
         try:
-            self._gpm = Gpm(nvml, self._handle)
-            self._unsupported |= self._gpm.unsupported
-        except nvml.NVMLError as error:
-            self._unsupported["GPM"] = str(error)
-        if self._gpm is not None and self._gpm.has_pcie:
-            return fields
-        # These two take 20 ms each, over which NVML averages: asked once, and only without GPM.
-        for name, counter in (
-            ("tx", nvml.NVML_PCIE_UTIL_TX_BYTES),
-            ("rx", nvml.NVML_PCIE_UTIL_RX_BYTES),
-        ):
-            try:
-                nvml.nvmlDeviceGetPcieThroughput(self._handle, counter)
-                fields[f"pcie_{name}"] = self._pcie(f"pcie_{name}_mb_per_s", counter)
-            except nvml.NVMLError as error:
-                self._unsupported[f"pcie_{name}_mb_per_s"] = str(error)
-        return fields
+            values, reason = self._gpm.probe()
+        except self._nvml.NVMLError as error:
+            values, reason = [], str(error)
+        if reason is None:
+            found = self._answered(_Reader(GPM_COLUMNS, lambda: values))
+        else:
+            self._unsupported |= dict.fromkeys(GPM_COLUMNS, reason)
+        for reader in self._pcie_readers([name for name in GPM_COLUMNS if name not in found]):
+            if self._answered(reader):
+                self._readers.append(reader)
+        if found:
+            self._gpm.select(found)
+            self._readers.append(_Reader(found, self._gpm.read))
 
-    def _pcie(self, column: str, counter: int, every: int = 25) -> Callable[[], dict[str, Value]]:
-        """PCIe throughput in each ``every``-th sample, None between: the call takes 20 ms."""
-        count = iter(range(10**9))
+    def _answered(self, reader: _Reader) -> tuple[str, ...]:
+        """Columns of the reader that NVML answers; the others' reasons are noted."""
+        found = []
+        for name, value in zip(reader.columns, self._ask(reader), strict=True):
+            if isinstance(value, self._nvml.NVMLError):
+                self._unsupported[name] = str(value)
+            else:
+                self._unsupported.pop(name, None)
+                found.append(name)
+        return tuple(found)
 
-        def call() -> dict[str, Value]:
-            if next(count) % every:
-                return {column: None}
-            rate = self._nvml.nvmlDeviceGetPcieThroughput(self._handle, counter)
-            return {column: rate * 1.024e-3}
+    def _ask(self, reader: _Reader) -> Sequence[Any]:
+        try:
+            return reader.read()
+        except self._nvml.NVMLError as error:
+            return [error] * len(reader.columns)
 
-        return call
-
-    def _take(self, fields: dict[str, Callable[[], dict[str, Value]]]) -> None:
+    def _take(self, start_s: float, count: int | None = None) -> None:
+        """One sample: the ``count``-th between the first and the last, or (None) one of these."""
         nvml = self._nvml
-        begun = time.perf_counter()
-        row: dict[str, Value] = {"time_s": None}
-        for name, call in fields.items():
-            try:
-                row |= call()
-            except nvml.NVMLError as error:
-                if error.value != nvml.NVML_ERROR_NOT_SUPPORTED:
-                    raise RuntimeError(f"NVML failed at {name}: {error}") from error
-        if self._gpm is not None:
-            try:
-                row |= self._gpm.read()
-            except nvml.NVMLError as error:
-                raise RuntimeError(f"NVML failed at GPM: {error}") from error
-        done = time.perf_counter()
-        row["time_s"] = (begun + done) / 2 - self._start_s
-        self._cost_s += done - begun
+        row: list[Value] = [None]
+        begun_s = time.perf_counter()
+        for reader in self._readers:
+            if not (reader.edges if count is None else count % reader.every == 0):
+                row += [None] * len(reader.columns)
+                continue
+            for name, value in zip(reader.columns, self._ask(reader), strict=True):
+                if isinstance(value, nvml.NVMLError):
+                    if value.value != nvml.NVML_ERROR_NOT_SUPPORTED:
+                        raise RuntimeError(f"NVML failed at {name}: {value}") from value
+                    value = None
+                row.append(value)
+        done_s = time.perf_counter()
+        row[0] = (begun_s + done_s) / 2 - start_s
+        self._cost_s += done_s - begun_s
         self._rows.append(row)
