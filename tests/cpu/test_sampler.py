@@ -272,7 +272,7 @@ def test_a_gpm_value_that_is_no_number_is_empty(monkeypatch, value):
 def test_a_field_refused_later_is_empty_in_that_sample():
     samples = sampled(FakeNvml(refuse_later=("power",)))
     assert set(samples.columns["power_w"]) == {None} and samples.unsupported == {}
-    assert set(samples.columns["temperature_c"]) == {55}
+    assert 55 in set(samples.columns["temperature_c"])
     later = sampled(FakeNvml(refuse_later=("gpm metrics",)))
     assert set(later.columns["sm_active_percent"]) == {None}
 

@@ -157,7 +157,10 @@ class NvmlSampler:
             rare("energy_j", lambda h: nvml.nvmlDeviceGetTotalEnergyConsumption(h) / 1e3),
             one("sm_clock_mhz", clock, nvml.NVML_CLOCK_SM),
             one("memory_clock_mhz", clock, nvml.NVML_CLOCK_MEM),
-            one("temperature_c", nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            rare(
+                "temperature_c",
+                lambda h: nvml.nvmlDeviceGetTemperature(h, nvml.NVML_TEMPERATURE_GPU),
+            ),
             rare("clock_event_reasons", nvml.nvmlDeviceGetCurrentClocksEventReasons),
             rare("encoder_util_percent", lambda h: nvml.nvmlDeviceGetEncoderUtilization(h)[0]),
             rare("pcie_link_generation", nvml.nvmlDeviceGetCurrPcieLinkGeneration),
