@@ -4,7 +4,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from vdkit import load_decoder, load_latents
+import pytest
+
+from vdkit import analyze, load_decoder, load_latents, read_profile, read_trace
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -20,3 +22,37 @@ def test_every_file_is_listed_with_its_checksum():
 def test_example_latents_load():
     latents = load_latents(DATA / "latents_example.safetensors", load_decoder("tiny-wan", "cpu"))
     assert latents.shape == (16, 5, 8, 12)
+
+
+def test_example_trace_is_the_recorded_profile():
+    """Kineto's own trace gives the figures that the profile recorded from the same run."""
+    made = read_trace(DATA / "kineto_h200_async.json.gz")
+    analysis = analyze(made)
+    (folder,) = (DATA.parent / "results").glob("*2ad74eb_aws-profile")
+    profile = read_profile(folder)
+    recorded = profile.modes["async"].analysis
+    assert not analysis.failed and analysis.kernels == recorded.kernels
+    assert analysis.d2h_bytes == recorded.d2h_bytes
+    for mine, theirs in zip(analysis.families, recorded.families, strict=True):
+        assert (mine.name, mine.kernels) == (theirs.name, theirs.kernels)
+        assert mine.seconds == pytest.approx(theirs.seconds)
+    assert "H200" in analysis.device
+    exported = analyze(read_trace(folder / "trace_async.json.gz"))
+    for name, window in recorded.windows.items():
+        assert exported.windows[name].busy_s == window.busy_s
+        assert exported.windows[name].stall_s == window.stall_s
+
+
+def test_the_recorded_profile_reaches_what_it_should():
+    (folder,) = (DATA.parent / "results").glob("*2ad74eb_aws-profile")
+    modes = read_profile(folder).modes
+    steady = {m: one.analysis.windows.get("steady") for m, one in modes.items()}
+    apart = (
+        steady["async"].kernel_utilization_percent - steady["compute"].kernel_utilization_percent
+    )
+    assert abs(apart) <= 0.2
+    for one in modes.values():
+        assert not one.analysis.failed
+        assert all(window.explained_percent >= 99 for window in one.analysis.windows.values())
+    assert modes["sync"].analysis.agreement.difference_percent <= 5
+    assert modes["async"].sampling_cost.high <= 1.005

@@ -38,8 +38,16 @@ def test_the_five_lines_of_python_run(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.split()) == 3
 
 
+def test_the_profile_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in code_blocks("python") if "profile_run" in block)
+    small = code.replace('"wan2.1"', '"tiny-wan"').replace("161x480x832", "33x16x16")
+    exec(small, {})
+    assert "launch late" in capsys.readouterr().out and (tmp_path / "async.json.gz").exists()
+
+
 def test_the_examples_of_a_decoder_and_a_sink_plug_in(capsys):
-    decoder_code, sink_code = code_blocks("python")[1:3]
+    decoder_code, sink_code = [b for b in code_blocks("python") if "class " in b]
     body = [line for line in decoder_code.split("class MyDecoder")[1].splitlines() if line.strip()]
     assert len(body) <= 10
     scope = {}

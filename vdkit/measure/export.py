@@ -40,13 +40,14 @@ _NVML_COUNTERS = (
 _STEPS = ("slot_wait", "launch", "convert", "write")
 
 
-def write_trace(timeline: Timeline, path: Path) -> Path:
+def write_trace(timeline: Timeline, path: str | Path) -> Path:
     """Write ``path`` (``.json.gz``) under a temporary name, then rename.
 
     Raises:
         ValueError: the timeline has no run; another program's trace is a Chrome trace already.
         FileExistsError: there is one already; recorded traces are never overwritten.
     """
+    path = Path(path)
     if not isinstance(timeline.run, Run) or timeline.config is None:
         raise ValueError("only a run of vdkit can be exported; this timeline has no records")
     if path.exists():

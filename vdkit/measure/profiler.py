@@ -45,7 +45,7 @@ def profile_run(
     fps: int | float | str | Fraction = 16,
     config: DecodeConfig = DecodeConfig(),
     timed_latency_s: tuple[float, ...] = (),
-    keep: Path | None = None,
+    keep: str | Path | None = None,
 ) -> Timeline:
     """Decode once under torch.profiler (CPU and CUDA activities, all threads).
 
@@ -67,6 +67,7 @@ def profile_run(
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    keep = None if keep is None else Path(keep)
     if keep is not None and keep.exists():
         raise FileExistsError(f"{keep} is there already; give another name")
     on_gpu = decoder.device.type == "cuda"

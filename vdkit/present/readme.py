@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
 from vdkit.measure.stats import paired_ratio
 from vdkit.present.plots import plot_timeline, steady_window
+from vdkit.present.profile_tables import mode_rows, stall_rows, window_rows
 from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend, markdown_table
 
 MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
 """The run that README shows whole, with its timeline; every other recorded run gets a row."""
+
+PROFILE = "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
+"""The profile that README shows."""
 
 PICTURE = "timeline.png"
 BEGIN = "<!-- recorded: written by `make readme` -->"
@@ -48,9 +53,39 @@ def recorded_block(root: Path) -> str:
             "names):",
             "",
             markdown_table([_row(result) for result in others]),
+            "",
+            *_profile_lines(root),
             END,
         ]
     )
+
+
+def _profile_lines(root: Path) -> list[str]:
+    """The recorded profile: utilization by window, stalls by cause, its pictures."""
+    result = read_profile(root / "results" / PROFILE)
+    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    wanted = (
+        "path", "window", "length s", "busy s", "kernel utilization %", "copy hidden %",
+        "stalls explained %",
+    )  # fmt: skip
+    windows = [{name: row[name] for name in wanted} for row in window_rows(analyses)]
+    costs = ("path", "timed s", "n", "profiled s", "profiler cost %", "sampled / plain")
+    return [
+        "Profiled (preset aws in float16, one H200; sampled / plain: what NVML sampling costs):",
+        "",
+        markdown_table([{name: row[name] for name in costs} for row in mode_rows(result)]),
+        "",
+        markdown_table(windows),
+        "",
+        "Where window `run` went:",
+        "",
+        markdown_table(stall_rows(analyses, "run")),
+        "",
+        f"![Sync over async, stalls shaded by cause](results/{PROFILE}/timeline.png)",
+        f"![Where the milliseconds went from sync to async](results/{PROFILE}/waterfall.png)",
+        "",
+        f"All of it, with traces for Perfetto: [results/{PROFILE}](results/{PROFILE}).",
+    ]
 
 
 def _recorded(root: Path) -> list[Path]:
