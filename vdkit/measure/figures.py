@@ -1,7 +1,4 @@
-"""The figures of a timeline: utilization, gaps, hidden copies, chunks, kernel families; no torch.
-
-Each figure names its window (`vdkit.measure.windows`).
-"""
+"""The figures of a timeline, each with its window named (`vdkit.measure.windows`); no torch."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.figures import Analysis
 from vdkit.measure.provenance import Provenance
-from vdkit.measure.records import Record, Run, SinkInfo, Workload, read_record, write_atomically
+from vdkit.measure.records import Record, Run, SinkInfo, Workload, read_record, write_record
 from vdkit.measure.stats import Ratio
 
 SCHEMA_VERSION = 1
@@ -83,11 +83,7 @@ class ProfileResult(Record):
 
 def write_profile(result: ProfileResult, folder: Path) -> Path:
     """Write ``profile.json``; FileExistsError if one is recorded there already."""
-    path = folder / "profile.json"
-    if path.exists():
-        raise FileExistsError(f"{path} is recorded already; results are append-only")
-    write_atomically(path, result.model_dump_json() + "\n")
-    return path
+    return write_record(result, folder / "profile.json")
 
 
 def read_profile(path: str | os.PathLike[str]) -> ProfileResult:

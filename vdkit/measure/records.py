@@ -223,10 +223,14 @@ def write_result(result: BenchmarkResult, folder: Path) -> Path:
     Raises:
         FileExistsError: there is one already.
     """
-    path = folder / "result.json"
+    return write_record(result, folder / "result.json")
+
+
+def write_record(record: BaseModel, path: Path) -> Path:
+    """Write ``path`` as one line of JSON; FileExistsError if it is there already."""
     if path.exists():
         raise FileExistsError(f"{path} is recorded already; results are append-only")
-    write_atomically(path, result.model_dump_json() + "\n")
+    write_atomically(path, record.model_dump_json() + "\n")
     return path
 
 
