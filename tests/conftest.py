@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 import torch
@@ -17,6 +18,12 @@ def no_writer_left_behind():
 
     yield
     assert not writer_threads()
+
+
+def pytest_configure(config):
+    """Ctrl-C means KeyboardInterrupt, also where a shell's background job was told to ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session):

@@ -13,7 +13,7 @@ from vdkit.measure.stalls import stalls_from_records
 from vdkit.measure.trace_reader import read_trace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def decoder():
     return load_decoder("tiny-wan", "cuda")
 
