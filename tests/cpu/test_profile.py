@@ -213,6 +213,7 @@ def test_vdkit_analyze_a_foreign_trace(tmp_path, capsys):
         (["analyze", "absent.json"], "no trace at absent.json"),
         (["profile", "--runs", "0", "--latents", "random:9x16x16"], "runs is 0"),
         (["profile", "--modes", "fast", "--latents", "random:9x16x16"], "modes fast: use any of"),
+        (["profile", "--nvml-ms", "0", "--latents", "random:9x16x16"], "NVML interval is 0"),
         (["profile", "--nvtx", "--latents", "random:9x16x16"], "nvtx ranges need a CUDA device"),
     ],
 )

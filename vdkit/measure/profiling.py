@@ -23,7 +23,7 @@ from vdkit.measure.profile_records import ModeProfile, ProfileResult
 from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run
 from vdkit.measure.provenance import collect_provenance, gpu_uuid
 from vdkit.measure.records import Run
-from vdkit.measure.sampler import NvmlSampler
+from vdkit.measure.sampler import NvmlSampler, check_interval
 from vdkit.measure.samples import Samples
 from vdkit.measure.stats import paired_ratio
 from vdkit.measure.windows import chunk_starts
@@ -142,9 +142,10 @@ def run_profile(
         progress: show a tqdm bar of runs.
 
     Raises:
-        ValueError: unknown or repeated mode, no runs, bad input as for `decode_async`.
+        ValueError: unknown or repeated mode, no runs, an interval out of range; bad input as for `decode_async`.
     """
     check_plan(modes, None, runs, 0)
+    check_interval(nvml_interval_s)
     host = torch.device("cpu")
     ready = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
     workload = describe_workload(decoder, ready, fps, source, latents_source, seed)

@@ -26,6 +26,12 @@ PCIE_EVERY = 25
 """Samples between two PCIe readings without GPM: one takes 40 ms, NVML averages over 20 ms each."""
 
 
+def check_interval(interval_s: float) -> None:
+    """ValueError unless the interval is one that `NvmlSampler` takes."""
+    if not 0.001 <= interval_s <= 10:
+        raise ValueError(f"NVML interval is {interval_s} s; use 0.001 to 10 s")
+
+
 def _next_tick(elapsed_s: float, interval_s: float, last: int) -> int:
     """The tick to wait for, on a grid from time 0: no drift, and those missed are left out."""
     return max(last, math.floor(elapsed_s / interval_s)) + 1
@@ -68,8 +74,7 @@ class NvmlSampler:
 
     def __init__(self, uuid: str, interval_s: float = 0.02, nvml: Any = None) -> None:
         """``uuid``: ``GPU-...``; ``nvml``: the library, None for nvidia-ml-py."""
-        if not 0.001 <= interval_s <= 10:
-            raise ValueError(f"NVML interval is {interval_s} s; use 0.001 to 10 s")
+        check_interval(interval_s)
         device = open_device(uuid, nvml)
         self._nvml, self._handle = device.nvml, device.handle
         self.interval_s = interval_s
