@@ -142,7 +142,8 @@ def run_profile(
         progress: show a tqdm bar of runs.
 
     Raises:
-        ValueError: unknown or repeated mode, no runs, an interval out of range; bad input as for `decode_async`.
+        ValueError: unknown or repeated mode, no runs, an interval out of range; bad input as for
+            `decode_async`.
     """
     check_plan(modes, None, runs, 0)
     check_interval(nvml_interval_s)
