@@ -38,7 +38,7 @@ _HOMES = {
     "stalls_from_records": "vdkit.measure.stalls",
     "NvmlSampler": "vdkit.measure.sampler",
     "plot_timeline": "vdkit.present.plots",
-    "plot_overlap": "vdkit.present.plots",
+    "plot_overlap": "vdkit.present.overlap",
     "plot_utilization": "vdkit.present.charts",
     "plot_waterfall": "vdkit.present.charts",
     "plot_latencies": "vdkit.present.charts",

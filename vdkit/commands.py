@@ -153,7 +153,7 @@ def profile(options: argparse.Namespace) -> int:
         write_atomically(home / "nvml.csv", csv)
     text = profile_text(result, "markdown")
     write_atomically(home / "table.md", f"# {result.label}\n\n{text}\n")
-    pictures = write_charts(result, home)
+    pictures = write_charts(result, home, done.timelines)
     if not options.json:
         print(f"\n{profile_text(result, 'terminal' if sys.stdout.isatty() else 'plain')}\n")
         for mode in result.modes:

@@ -20,10 +20,12 @@ from vdkit.measure.profiler import align, count_flops, measure_ceiling, profile_
 from vdkit.measure.profiling import run_profile
 from vdkit.measure.records import SinkInfo
 from vdkit.measure.trace_reader import read_trace
-from vdkit.present import charts, plots
+from vdkit.present import charts, overlap
 from vdkit.present.profile_tables import analysis_text, incomplete, profile_text, warning
 from vdkit.sink_spec import SinkSpec
 from vdkit.sinks import NullSink
+
+(PROFILE,) = (Path(__file__).parents[2] / "results").glob("*2ad74eb_aws-profile")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def test_pictures(recorded, tmp_path):
     figures = [
         charts.plot_utilization(analyses), charts.plot_waterfall(analyses),
         charts.plot_latencies(latencies), charts.plot_nvml(runs["async"], nvml),
-        plots.plot_overlap(runs, result.config),
+        overlap.plot_overlap(runs, result.config),
     ]  # fmt: skip
     for figure in figures:
         assert figure.get_figwidth() * 2.54 == pytest.approx(16)
@@ -145,6 +147,31 @@ def test_pictures(recorded, tmp_path):
         assert draw(analyses, ax) is figure
     assert charts.plot_latencies(latencies, ax) is figure
     plt.close(figure)
+
+
+def test_the_timeline_shades_the_stalls_that_the_table_names():
+    """The trace's, where there is one: a late launch inside a chunk is in no event record."""
+    made = chunked()
+    late = made.gpu.chunk == 4
+    made.gpu = made.gpu.where(~late | (made.gpu.start_ns % 1_000_000 == 0))
+    assert analyze(made).windows["run"].stall_s["unknown"] > 0
+    runs = {"async": made.run}
+    for timelines, seen, words in (
+        ({"async": made}, True, "from the trace (kernel resolution)"),
+        (None, False, "from event records (chunk resolution"),
+    ):
+        found = "\n".join(
+            t.get_text()
+            for t in texts(overlap.plot_overlap(runs, made.config, None, "", timelines))
+        )
+        assert ("stall: unknown" in found) is seen and words in found
+        assert "end of two chunks" in found and "slot held by copy" not in found
+    profile = read_profile(PROFILE)
+    trace = read_trace(PROFILE / profile.modes["sync"].trace)
+    stalls = overlap.run_stalls(profile.modes["sync"].profiled, profile.config, trace)
+    table = profile.modes["sync"].analysis.windows["run"].stall_s
+    for cause in ("launch late", "host work", "synchronous copy"):
+        assert stalls.by_cause_ns[cause] / 1e9 == pytest.approx(table[cause])
 
 
 def texts(figure):
@@ -162,7 +189,7 @@ def test_a_failed_check_is_in_red_words_everywhere(recorded):
     words = "\n".join(incomplete(bad))
     for figure in (
         charts.plot_utilization(bad), charts.plot_waterfall(bad),
-        plots.plot_overlap({"async": made.run}, DecodeConfig(), "title", words),
+        overlap.plot_overlap({"async": made.run}, DecodeConfig(), "title", words),
     ):  # fmt: skip
         red = [t for t in texts(figure) if t.get_color() == charts.RED]
         assert any("INCOMPLETE TRACE" in t.get_text() for t in red)

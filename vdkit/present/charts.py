@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 
-from vdkit.present.plots import plot_lanes, plot_overlap
+from vdkit.measure.trace_reader import read_trace
+from vdkit.present.overlap import plot_overlap
+from vdkit.present.plots import plot_lanes
 from vdkit.present.profile_tables import incomplete
 from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
 from vdkit.present.tables import NAMES
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from vdkit.measure.figures import Analysis
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import Run
+    from vdkit.measure.timeline import Timeline
 
 _NVML_ROWS = (
     ("power, W", (("power_w", "#D55E00", "power"),)),
@@ -245,8 +248,16 @@ def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
     }
 
 
-def write_charts(result: ProfileResult, folder: Path) -> list[Path]:
-    """Draw every picture of a profile that is recorded in ``folder``; returns their paths."""
+def write_charts(
+    result: ProfileResult, folder: Path, timelines: Mapping[str, Timeline] | None = None
+) -> list[Path]:
+    """Draw every picture of a profile that is recorded in ``folder``; returns their paths.
+
+    Args:
+        result: the profile.
+        folder: where its files are, and where the pictures go.
+        timelines: of the profiled runs, by mode; None: read from the traces in ``folder``.
+    """
     analyses = {mode: one.analysis for mode, one in result.modes.items()}
     profiled = {mode: one.profiled for mode, one in result.modes.items()}
     work = result.workload
@@ -257,9 +268,12 @@ def write_charts(result: ProfileResult, folder: Path) -> list[Path]:
     pair: dict[str, Run] = {m: profiled[m] for m in ("sync", "async") if m in profiled}
     shown = pair or profiled
     mine = {mode: analyses[mode] for mode in shown}
+    if timelines is None:
+        timelines = {mode: read_trace(folder / result.modes[mode].trace) for mode in shown}
     figures["timeline"] = plot_overlap(
-        shown, result.config, f"Profiled runs: {where}. {_cost(mine)}", "\n".join(incomplete(mine))
-    )
+        shown, result.config, f"Profiled runs: {where}. {_cost(mine)}",
+        "\n".join(incomplete(mine)), timelines,
+    )  # fmt: skip
     if len(pair) == 2:
         figures["waterfall"] = plot_waterfall(analyses)
     figures["latency"] = plot_latencies(
