@@ -174,7 +174,10 @@ def analyze(options: argparse.Namespace) -> int:
     from vdkit.measure.trace_reader import read_trace
 
     timeline = read_trace(options.trace, options.gpu)
-    analysis = analyze_timeline(timeline)
+    try:
+        analysis = analyze_timeline(timeline)
+    except ValueError as error:
+        raise ValueError(f"{options.trace}: {error}") from error
     if not options.json:
         from vdkit.present.profile_tables import analysis_text
 

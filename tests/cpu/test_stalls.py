@@ -120,6 +120,27 @@ def test_another_programs_trace_launches_inside_operators_and_works_outside():
     assert from_trace(made, 0, 600) == {"host work": 200, "launch late": 200}
 
 
+def test_where_another_programs_trace_holds_no_host_event_nothing_is_known():
+    """No operator before the first and after the last of the launching thread, or none at all."""
+    kernels = [(0, 100, 0), (500, 600, 490), (900, 1000, 890)]
+    late = {"launch late": 20}
+    assert from_trace(timeline(kernels), 0, 1000) == {**late, "unknown": 680}
+    made = timeline(kernels, ops=[(300, 495)])
+    assert from_trace(made, 0, 1000) == {"unknown": 200 + 290, "launch late": 210}
+    made.ops = {2: made.ops[1]}  # operators of a thread that launches nothing
+    assert from_trace(made, 0, 1000) == {**late, "unknown": 680}
+    made = timeline([(0, 100, 0), (500, 600, None)], ops=[(0, 50), (300, 495), (600, 700)])
+    assert from_trace(made, 0, 600) == {"unknown": 400}  # its launch is not in the trace
+
+
+def test_every_launching_thread_counts():
+    """As in training, where autograd launches from a thread of its own."""
+    made = timeline([(0, 100, 0), (500, 600, 490)], ops=[(0, 50), (495, 500)])
+    made.calls.lane[1] = 2
+    made.ops[2] = (np.array([400_000]), np.array([495_000]))
+    assert from_trace(made, 0, 600) == {"host work": 300, "launch late": 100}
+
+
 def test_short_gaps_are_summed_and_have_no_cause():
     made = timeline([(0, 100, 0), (120, 200, 0), (205, 300, 0)])
     stalls = stalls_from_trace(made, window(0, 300))
@@ -147,7 +168,7 @@ def test_drain_says_what_the_host_was_at():
 
 
 def test_gaps_and_events_that_cross_the_window():
-    made = timeline([(0, 100, 0), (300, 400, 295), (600, 700, 595)])
+    made = timeline([(0, 100, 0), (300, 400, 295), (600, 700, 595)], ops=[(0, 5), (595, 600)])
     # from the middle of the first gap to the middle of the last: both are clipped
     stalls = stalls_from_trace(made, window(200, 500))
     assert adds_up(stalls) and stalls.busy_ns == 100_000

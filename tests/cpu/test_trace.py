@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vdkit.measure.completeness import check_trace
 from vdkit.measure.families import family_of
 from vdkit.measure.figures import analyze
 from vdkit.measure.trace_reader import read_trace
+from vdkit.present.profile_tables import trust_lines
 
 
 def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop", cat="kernel"):
@@ -132,6 +134,26 @@ def test_two_gpus(tmp_path):
         read_trace(path, gpu=2)
 
 
+def test_calls_of_another_gpu_are_not_lost_kernels(tmp_path):
+    other = [launch(300, 9), kernel(310, 20, device=1, correlation=9)]
+    path = write(tmp_path / "t.json", [*EVENTS, *other])
+    made = read_trace(path, gpu=0)
+    assert made.calls_elsewhere == 1 and checks(made)["launches = kernels"] is True
+    assert "1 calls of other GPUs left out" in details(made)["launches = kernels"]
+    assert checks(read_trace(path, gpu=1))["launches = kernels"] is True
+    nowhere = write(tmp_path / "n.json", [*EVENTS, *other, launch(400, 10)])
+    assert checks(read_trace(nowhere, gpu=0))["launches = kernels"] is False  # whose, nobody knows
+
+
+def test_a_trace_of_copies_only_has_no_utilization(tmp_path):
+    made = read_trace(write(tmp_path / "t.json", EVENTS[-2:]))
+    with pytest.raises(ValueError, match="no compute kernels among 2 copies and memsets"):
+        analyze(made)
+    made = chunked()
+    made.gpu = made.gpu.where(made.gpu.kind != 0)
+    assert checks(made)["kernels"] is False  # of a run on a GPU: they were lost
+
+
 def test_hta_counts_copies_as_busy_and_rounds_to_microseconds(tmp_path):
     """Where HolisticTraceAnalysis 0.5.0 differs, and why; its answers here were read off it."""
     starts = ["10.5", "30.5", "50.5"]
@@ -212,6 +234,10 @@ def checks(made):
     return {check.name: check.ok for check in check_trace(made)}
 
 
+def details(made):
+    return {check.name: check.detail for check in check_trace(made)}
+
+
 def test_a_whole_trace_passes_every_check():
     found = checks(chunked())
     assert all(found.values()) and len(found) == 6
@@ -231,6 +257,36 @@ def test_a_lost_event_is_noticed(damage, check):
     made.gpu = damage(made)
     assert checks(made)[check] is False
     assert check in [failed.name for failed in analyze(made).failed]
+
+
+def test_what_cannot_be_checked_is_not_called_ok(tmp_path):
+    name = "launches = kernels"
+    bare = timeline([(0, 100, None)])
+    assert checks(bare)[name] is None and "no calls to match" in details(bare)[name]
+    graph = [*EVENTS[:3], launch(5, 3), launch(120, 2, "cudaGraphLaunch"), EVENTS[4]]
+    made = read_trace(write(tmp_path / "g.json", graph))
+    assert checks(made)[name] is None and "with CUDA graphs" in details(made)[name]
+    stray = read_trace(write(tmp_path / "s.json", [*graph, kernel(300, 5, correlation=99)]))
+    assert checks(stray)[name] is False
+    made = chunked()
+    made.run = run("compute", [replace(c, d2h_bytes=0) for c in made.run.chunks], 9200)
+    assert checks(made)["copies"] is False  # the trace holds copies that no record has
+    made.gpu = made.gpu.where(made.gpu.kind == 0)
+    assert checks(made)["copies"] is None and not analyze(made).failed
+    assert "not checked: copies: compute copies nothing" in trust_lines("compute", analyze(made))
+
+
+def test_a_trace_of_the_middle_of_a_run_is_named():
+    made = timeline([(i * 100, i * 100 + 90, i * 100 - 20) for i in range(1, 9)])
+    calls = made.calls
+    made.calls = calls.where(calls.correlation > 3)
+    name = "launches = kernels"
+    assert "3 kernels without a launch (3 launched before the trace begins" in details(made)[name]
+    assert checks(made)[name] is False
+    made.calls, made.gpu = calls, made.gpu.where(made.gpu.correlation < 7)
+    assert "2 without a kernel (2 at the end: the trace stopped" in details(made)[name]
+    made.gpu = made.gpu.where(made.gpu.correlation != 3)
+    assert "3 without a kernel (2 at the end" in details(made)[name]
 
 
 def test_a_shifted_clock_and_a_marker_of_dropped_events_are_noticed():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK
-from vdkit.measure.timeline import D2H, Recorded, Timeline, to_ns
+from vdkit.measure.timeline import D2H, Events, Recorded, Timeline, to_ns
 
 TOLERANCE_NS = 200_000
 """How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
@@ -15,10 +15,13 @@ TOLERANCE_NS = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, whether it passed, and the figures it looked at."""
+    """One check: its name, whether it passed, and the figures it looked at.
+
+    ``ok`` is None where there was nothing to check, with the reason in ``detail``.
+    """
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
 
 
@@ -26,6 +29,8 @@ def check_trace(timeline: Timeline) -> tuple[Check, ...]:
     """Every check that this timeline allows; other programs' traces allow the first two."""
     checks = [_dropped(timeline)]
     if not len(timeline.kernels):
+        if timeline.run is not None and timeline.device != "cpu":
+            checks.append(Check("kernels", False, f"none, of a run on {timeline.device}"))
         return tuple(checks)
     checks.append(_launches(timeline))
     if timeline.run is not None and timeline.run.chunks:
@@ -46,17 +51,34 @@ def _dropped(timeline: Timeline) -> Check:
 
 def _launches(timeline: Timeline) -> Check:
     """Each launch call has its kernel, and each kernel its launch call."""
-    launching = np.array(["Launch" in name and "Host" not in name for name in timeline.names])
-    calls = timeline.calls
-    if not len(calls):
-        return Check("launches = kernels", True, "the trace holds no runtime calls to compare")
-    asked = set(calls.correlation[launching[calls.name]].tolist())
-    ran = set(timeline.kernels.correlation.tolist())
-    graphs = any("GraphLaunch" in name for name in timeline.names)
-    lost = 0 if graphs else len(asked - ran)  # a graph's kernels share one launch
-    stray = len(ran - set(calls.correlation.tolist()) - {-1})
-    detail = f"{len(asked)} launches, {lost} without a kernel; {stray} kernels without a launch"
-    return Check("launches = kernels", lost == 0 and stray == 0, detail)
+    title, calls = "launches = kernels", timeline.calls
+    ran = set(timeline.kernels.correlation.tolist()) - {-1}
+    called = set(calls.correlation.tolist()) - {-1}
+    if not called or not ran:
+        return Check(title, None, "the trace holds no calls to match with its kernels")
+    names = timeline.names
+    launching = np.array(["Launch" in name and "Host" not in name for name in names])
+    graphs = np.array(["cudaGraph" in name or "Capture" in name for name in names])
+    launches = calls.where((launching & ~graphs)[calls.name])
+    asked = set(launches.correlation.tolist())
+    lost, stray = asked - ran, ran - called
+    detail = f"{len(asked)} launches, {len(lost)} without a kernel"
+    late = launches.start_ns[~np.isin(launches.correlation, list(lost))].max(initial=-1)
+    if after := sum(1 for start in _starts(launches, lost) if start > late):
+        detail += f" ({after} at the end: the trace stopped before they ran)"
+    detail += f"; {len(stray)} kernels without a launch"
+    if before := sum(1 for one in stray if one < min(called)):
+        detail += f" ({before} launched before the trace begins: it started in mid-run)"
+    if timeline.calls_elsewhere:
+        detail += f"; {timeline.calls_elsewhere} calls of other GPUs left out"
+    if graphs[calls.name].any() and not stray:  # captured launches run later, or never
+        return Check(title, None, f"{detail}; with CUDA graphs that tells nothing")
+    return Check(title, not lost and not stray, detail)
+
+
+def _starts(calls: Events, correlations: set[int]) -> list[int]:
+    found: list[int] = calls.start_ns[np.isin(calls.correlation, list(correlations))].tolist()
+    return found
 
 
 def _kernels_per_chunk(timeline: Timeline, run: Recorded) -> Check:
@@ -108,6 +130,8 @@ def _against_wall_clock(timeline: Timeline, run: Recorded) -> Check:
 def _copies(timeline: Timeline, run: Recorded) -> Check:
     """Bytes copied to the host in the trace are those that the decode path recorded."""
     copies = timeline.gpu.of(D2H)
+    if not any(chunk.d2h_bytes for chunk in run.chunks) and not (copies.chunk >= 0).any():
+        return Check("copies", None, f"{run.mode} copies nothing to the host")
     if run.mode == "diffusers":  # VideoProcessor copies; the record knows how much
         wanted = sum(chunk.d2h_bytes for chunk in run.chunks)
         copied = int(copies.nbytes[copies.nbytes >= wanted].sum())

@@ -138,7 +138,7 @@ class Analysis:
     @property
     def failed(self) -> tuple[Check, ...]:
         """Checks that failed; if there are any, no figure of this trace is to be trusted."""
-        return tuple(check for check in self.checks if not check.ok)
+        return tuple(check for check in self.checks if check.ok is False)
 
     @property
     def profiler_cost_percent(self) -> float | None:
@@ -150,8 +150,17 @@ class Analysis:
 
 
 def analyze(timeline: Timeline) -> Analysis:
-    """All figures of a timeline; at chunk resolution where it holds no kernels."""
+    """All figures of a timeline; at chunk resolution where it holds no kernels.
+
+    Raises:
+        ValueError: neither kernels nor records of a run: utilization and stalls are of either.
+    """
     run, kernels = timeline.run, timeline.kernels
+    if run is None and not len(kernels):
+        raise ValueError(
+            f"no compute kernels among {len(timeline.gpu)} copies and memsets: there is no "
+            "utilization and no stall to tell of"
+        )
     windows: dict[str, WindowFigures] = {}
     whole: Stalls | None = None
     for name, window in find_windows(timeline).items():

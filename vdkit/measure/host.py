@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure.intervals import Intervals, Ns
+from vdkit.measure.intervals import Intervals, Ns, empty, union
 from vdkit.measure.timeline import Recorded, Timeline, to_ns
 
 
@@ -25,10 +25,17 @@ class Host:
     """The launching thread's activities, and the copies that a queued kernel may wait for."""
 
     def __init__(
-        self, activities: Sequence[Activity], copies: Intervals, inner: Intervals, serial: bool
+        self,
+        activities: Sequence[Activity],
+        copies: Intervals,
+        inner: Intervals,
+        serial: bool,
+        known: Intervals | None = None,
     ) -> None:
         """``copies``: to the host. ``inner``: inside the device, on the compute stream.
-        ``serial``: copies to the host run on the compute stream or block the host."""
+        ``serial``: copies to the host run on the compute stream or block the host.
+        ``known``: when the trace tells what the host did; None: always."""
+        self.known = known
         self.activities = sorted(activities)
         self.starts = [activity.start_ns for activity in self.activities]
         self.copies, self.inner, self.serial = copies, inner, serial
@@ -42,6 +49,10 @@ class Host:
             return "synchronous copy"
         if launch is not None and time_ns >= launch[1]:  # queued, and yet it did not start
             return "slot held by copy" if copying else "unknown"
+        if self.known is not None and (
+            launch is None or (time_ns < launch[0] and not _inside(self.known, time_ns))
+        ):
+            return "unknown"
         at = bisect_right(self.starts, time_ns) - 1
         if at >= 0 and time_ns < self.activities[at].stop_ns:
             return self.activities[at].cause
@@ -52,7 +63,7 @@ class Host:
         low = max(bisect_right(self.starts, start_ns) - 1, 0)
         high = bisect_right(self.starts, stop_ns)
         found = {t for a in self.activities[low:high] for t in (a.start_ns, a.stop_ns)}
-        for spans in (self.copies, self.inner):
+        for spans in (self.copies, self.inner, self.known or empty()):
             first = int(np.searchsorted(spans[1], start_ns, side="right"))
             last = int(np.searchsorted(spans[0], stop_ns))
             found.update(int(t) for edges in spans for t in edges[first:last])
@@ -107,16 +118,28 @@ def _disjoint(activities: list[Activity]) -> list[Activity]:
     return result
 
 
-def operator_activities(timeline: Timeline, threads: Ns) -> list[Activity]:
-    """For other programs' traces: the launching thread inside operators launches, else works."""
-    if threads.size == 0:
-        return []
-    values, counts = np.unique(threads, return_counts=True)
-    thread = int(values[np.argmax(counts)])
-    spans = timeline.ops.get(thread)
-    if spans is None:
-        return []
-    return [
-        Activity(start, stop, "launch late")
-        for start, stop in zip(spans[0].tolist(), spans[1].tolist(), strict=True)
+def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Activity], Intervals]:
+    """For other programs' traces: the launching threads inside operators launch, else work.
+
+    Args:
+        timeline: of the trace.
+        threads: which thread launched each kernel.
+
+    Returns:
+        The activities, and when anything is known: between the first and the last operator of a
+        launching thread. A thread without operators was not recorded, and may have done anything.
+    """
+    spans = [
+        timeline.ops[thread] for thread in np.unique(threads).tolist() if thread in timeline.ops
     ]
+    spans = [span for span in spans if len(span[0])]
+    if not spans:
+        return [], empty()
+    starts, stops = (np.concatenate([span[side] for span in spans]) for side in (0, 1))
+    inside = union(starts, stops)
+    first, last = (np.array([span[s][at] for span in spans]) for s, at in ((0, 0), (1, -1)))
+    activities = [
+        Activity(start, stop, "launch late")
+        for start, stop in zip(inside[0].tolist(), inside[1].tolist(), strict=True)
+    ]
+    return activities, union(first, last)

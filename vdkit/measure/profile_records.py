@@ -11,8 +11,9 @@ from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import Record, Run, SinkInfo, Workload, read_record, write_record
 from vdkit.measure.stats import Ratio
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # 1: first.
+# 2: a check's ``ok`` is null where there was nothing to check; 1 has true there.
 
 
 class Ceiling(Record):

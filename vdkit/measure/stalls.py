@@ -33,7 +33,7 @@ CAUSES = {
     "device copy": "a copy or memset inside the device, which is no compute kernel",
     "fill": "before the first kernel of the run",
     "drain": "after the last kernel of the run",
-    "unknown": "none of these",
+    "unknown": "none of these, or the trace does not say what the host did",
     "short": "gaps of 20 us and less",
 }
 """Every cause, with what it means; ``short`` is no stall but completes the sum."""
@@ -235,12 +235,12 @@ def stalls_from_trace(timeline: Timeline, window: tuple[int, int]) -> Stalls:
     on_compute = timeline.gpu.lane == compute_lane
     inner = timeline.gpu.where(on_compute & ~np.isin(timeline.gpu.kind, (KERNEL, D2H)))
     if timeline.run is not None and timeline.config is not None:
-        activities = host_activities(timeline.run, timeline.config)
+        activities, certain = host_activities(timeline.run, timeline.config), None
         serial = _serial(timeline.run, timeline.config)
     else:
-        activities = operator_activities(timeline, threads[known])
+        activities, certain = operator_activities(timeline, threads[known])
         serial = bool((to_host.lane == compute_lane).all())
-    host = Host(activities, to_host.union(), inner.union(), serial)
+    host = Host(activities, to_host.union(), inner.union(), serial, certain)
     compute = kernels.union()
     edges = (int(compute[0][0]), int(compute[1][-1]))
     return attribute(compute, window, host, launches, edges, "kernel")

@@ -130,6 +130,7 @@ class Timeline:
         dropped: markers of dropped events that the trace holds.
         markers: (start, stop) of `CLOCK_MARKER` annotations, ns, for the alignment of clocks.
         nvml: columns of NVML samples by name, ``time_s`` among them; empty if none were taken.
+        calls_elsewhere: calls left out because what they launched ran on another GPU.
     """
 
     gpu: Events
@@ -145,6 +146,7 @@ class Timeline:
     dropped: tuple[str, ...] = ()
     markers: tuple[tuple[int, int], ...] = ()
     nvml: dict[str, list[float | None]] = field(default_factory=dict)
+    calls_elsewhere: int = 0
 
     @property
     def kernels(self) -> Events:

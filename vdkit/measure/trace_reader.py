@@ -45,7 +45,8 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
 
     Args:
         path: ``.json`` or ``.json.gz``, an object with ``traceEvents`` or a list of events.
-        gpu: which device, if the trace holds several.
+        gpu: which device, if the trace holds several. Calls whose kernels or copies ran on another
+            are left out (`Timeline.calls_elsewhere`); calls without any stay.
         require_gpu: False accepts a trace without GPU events.
 
     Raises:
@@ -74,9 +75,13 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
         )
     device = gpu if gpu is not None else devices[0] if devices else 0
     rows = [row for there, row in collected.gpu if there == device]
+    theirs = {row[5] for there, row in collected.gpu if there != device}
+    theirs -= {row[5] for row in rows} | {-1}
+    calls = [row for row in collected.calls if row[5] not in theirs]
     timeline = Timeline(
         gpu=Events.from_rows(rows),
-        calls=Events.from_rows(collected.calls),
+        calls=Events.from_rows(calls),
+        calls_elsewhere=len(collected.calls) - len(calls),
         ops={thread: _merged(spans) for thread, spans in collected.ops.items()},
         names=list(collected.names),
         device=_device_name(head, device),

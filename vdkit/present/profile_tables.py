@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vdkit.measure.profile_records import ModeProfile, ProfileResult
 
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
+VERDICTS = {True: "ok", False: "FAILED", None: "not checked"}
 WINDOWS = ("trace", "run", "steady", "two chunks")
 
 
@@ -188,10 +189,7 @@ def trust_lines(mode: str, analysis: Analysis) -> str:
             f"event records, {1e3 * both.trace_s:.3f} ms from the trace, "
             f"{1e3 * both.difference_s:.3f} ms or {both.difference_percent:.1f} % apart"
         )
-    lines += [
-        f"{'ok' if check.ok else 'FAILED'}: {check.name}: {check.detail}"
-        for check in analysis.checks
-    ]
+    lines += [f"{VERDICTS[check.ok]}: {check.name}: {check.detail}" for check in analysis.checks]
     return f"{name}:\n" + "\n".join(f"- {line}" for line in lines)
 
 
