@@ -97,8 +97,14 @@ def test_times_are_exact_whatever_they_count_from(tmp_path, base, step):
         ('{"a": 1}', "is not a trace: it has no traceEvents"),
         ('"text"', "not a trace: it begins with"),
         ('{"traceEvents": 3}', "no traceEvents"),
-        ('{"traceEvents": [3]}', "not a Chrome trace"),
-        ('{"traceEvents": [{"ph": "X", "cat": "kernel", "name": "k"}]}', "no usable 'ts'"),
+        ('{"traceEvents": [3]}', "no Chrome trace: event 1 is 3, not an object"),
+        ("[{}, null]", "event 2 is None, not an object"),
+        ('{"traceEvents": [{"ph": "X", "cat": "kernel", "name": "k"}]}', "event 1 .'k'. has no ts"),
+        ('{"a"', "A name and a colon are expected at line 1"),
+        ("{[1]: 2}", "A name and a colon are expected"),
+        ('{"traceEvents": [', "it ends too early"),
+        ("[" * 100_000, "it is nested too deep"),
+        (json.dumps([*EVENTS, kernel(1, 2, correlation=2**70)]), "beyond 64 bits"),
         (json.dumps({"traceEvents": [launch(1)]}), "holds no GPU events .*ProfilerActivity.CUDA"),
         (json.dumps({"traceEvents": EVENTS})[:-40], "cut short or damaged"),
         (json.dumps({"traceEvents": [*EVENTS, kernel(1, 2, device=1)]}), "GPUs 0, 1; choose one"),
@@ -111,6 +117,40 @@ def test_bad_input_is_named(tmp_path, content, message):
     assert "bad.json" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dur": -5}, "has dur -5: a negative length"),
+        ({"dur": -0.5}, "has dur -0.5: a negative length"),
+        ({"dur": float("nan")}, "has dur nan, which is no time"),
+        ({"ts": float("inf")}, "has ts inf, which is no time"),
+        ({"ts": 10**30}, "has ts 10*, which is no time"),
+        ({"ts": "soon"}, "has ts 'soon', which is no number"),
+        ({"ts": None}, "has ts None, which is no number"),
+        ({"args": 3}, "has args 3, not an object"),
+        ({"args": {}}, "has no stream in its args"),
+        ({"args": {"stream": 7, "device": "a"}}, "has device 'a', which is no whole number"),
+        ({"args": {"stream": [], "device": 0}}, "has stream .., which is no whole number"),
+        ({"name": 4}, r"\(4\) needs a name that is text"),
+        ({"cat": "cuda_runtime", "tid": None}, "no thread that can be read: tid None"),
+    ],
+)
+def test_a_damaged_event_is_named_with_its_value(tmp_path, change, message):
+    path = write(tmp_path / "bad.json", [*EVENTS, {**kernel(900, 5), **change}])
+    with pytest.raises(ValueError, match=message) as caught:
+        read_trace(path)
+    assert "bad.json" in str(caught.value) and "event 8 (" in str(caught.value)
+
+
+def test_a_folder_names_its_traces(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder; .* the folder holds none"):
+        read_trace(tmp_path)
+    for name in ("profile.json", "trace_sync.json.gz", "kineto_sync.json.gz"):
+        write(tmp_path / name, EVENTS)
+    with pytest.raises(IsADirectoryError, match=r"one of kineto_sync.json.gz, trace_sync.json.gz$"):
+        read_trace(tmp_path)
+
+
 def test_damaged_files(tmp_path):
     whole = write(tmp_path / "t.json.gz", {"traceEvents": EVENTS}).read_bytes()
     for cut in (len(whole) // 2, len(whole) - 4):
@@ -118,12 +158,10 @@ def test_damaged_files(tmp_path):
         with pytest.raises(ValueError, match="gzip file that was cut short"):
             read_trace(tmp_path / "t.json.gz")
     (tmp_path / "t.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="not JSON text"):
+    with pytest.raises(ValueError, match=r"not JSON text \(byte 0 is 0xff\)"):
         read_trace(tmp_path / "t.json")
     with pytest.raises(FileNotFoundError, match="no trace at"):
         read_trace(tmp_path / "absent.json")
-    with pytest.raises(FileNotFoundError, match="no trace at"):
-        read_trace(tmp_path)
 
 
 def test_two_gpus(tmp_path):

@@ -11,33 +11,21 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vdkit.measure.intervals import Intervals, union
-from vdkit.measure.timeline import (
-    CLOCK_MARKER,
-    D2D,
-    D2H,
-    H2D,
-    KERNEL,
-    MEMSET,
-    OTHER_COPY,
-    Events,
-    Timeline,
-)
+from vdkit.measure.timeline import Events, Timeline
+from vdkit.measure.trace_events import DROPPED, Collected
 
-_GPU = {"kernel": KERNEL, "gpu_memcpy": OTHER_COPY, "gpu_memset": MEMSET}
-_CALLS = ("cuda_runtime", "cuda_driver")
-_COPIES = (("DtoH", D2H), ("HtoD", H2D), ("DtoD", D2D))
 _SPACE = re.compile(r"[\s,]*")
-_DROPPED = re.compile(r"\b(dropp\w*|lost)\b.*\b(event|record|activit|buffer)|buffer.*\bdropp", re.I)
 
 # Numbers with a point stay text until `_ns` reads them exactly; the rest are ints.
 _DECODER = json.JSONDecoder(parse_float=str)
+_END = object()
+_TRACES = ("*.json.gz", "*trace*.json", "*kineto*.json")
 
 
 def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = True) -> Timeline:
@@ -50,12 +38,12 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
         require_gpu: False accepts a trace without GPU events.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: not a trace, cut short, no GPU events, several GPUs and none chosen, or a GPU
-            that is not in it. The message names the file and what to do.
+        FileNotFoundError: nothing there. IsADirectoryError: a folder; its traces are named.
+        ValueError: not a trace, a damaged event, cut short, no GPU events, several GPUs and none
+            chosen, or a GPU that is not in it. The message names the file and what to do.
     """
     file = Path(path)
-    collected = _Collected()
+    collected = Collected(file)
     head = _read(file, _text(file), collected.add)
     devices = sorted({device for device, _ in collected.gpu})
     own = head.get("vdkit")
@@ -78,11 +66,18 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
     theirs = {row[5] for there, row in collected.gpu if there != device}
     theirs -= {row[5] for row in rows} | {-1}
     calls = [row for row in collected.calls if row[5] not in theirs]
+    try:
+        gpu_events, call_events = Events.from_rows(rows), Events.from_rows(calls)
+        ops = {thread: _merged(spans) for thread, spans in collected.ops.items()}
+    except OverflowError as error:
+        raise ValueError(
+            f"{file} is damaged: a stream, thread, correlation or size is beyond 64 bits"
+        ) from error
     timeline = Timeline(
-        gpu=Events.from_rows(rows),
-        calls=Events.from_rows(calls),
+        gpu=gpu_events,
+        calls=call_events,
         calls_elsewhere=len(collected.calls) - len(calls),
-        ops={thread: _merged(spans) for thread, spans in collected.ops.items()},
+        ops=ops,
         names=list(collected.names),
         device=_device_name(head, device),
         dropped=tuple(collected.dropped + _dropped(head)),
@@ -98,6 +93,10 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
 
 
 def _text(file: Path) -> str:
+    if file.is_dir():
+        names = {p.name for pattern in _TRACES for p in file.glob(pattern) if p.is_file()}
+        shown = f"one of {', '.join(sorted(names)[:8])}" if names else "the folder holds none"
+        raise IsADirectoryError(f"{file} is a folder; give a trace (.json or .json.gz): {shown}")
     if not file.is_file():
         raise FileNotFoundError(f"no trace at {file}")
     raw = file.read_bytes()
@@ -107,10 +106,13 @@ def _text(file: Path) -> str:
         return raw.decode()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
-            f"{file} is a gzip file that was cut short or damaged ({error}); copy it again"
+            f"{file} is a gzip file that was cut short or damaged; copy it again"
         ) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a trace: it is not JSON text ({error})") from error
+        raise ValueError(
+            f"{file} is not a trace: it is not JSON text (byte {error.start} is "
+            f"0x{error.object[error.start]:02x})"
+        ) from error
 
 
 def _read(file: Path, text: str, add: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -122,16 +124,20 @@ def _read(file: Path, text: str, add: Callable[[dict[str, Any]], None]) -> dict[
         if text[at : at + 1] == "[":
             found = True
             for event, _ in _items(text, at):
-                add(event)
+                if event is not _END:
+                    add(event)
         elif text[at : at + 1] == "{":
             at += 1
             while text[(at := _SPACE.match(text, at).end())] != "}":  # type: ignore[union-attr]
                 key, at = _DECODER.raw_decode(text, at)
-                at = _SPACE.match(text, text.index(":", at) + 1).end()  # type: ignore[union-attr]
+                colon = text.find(":", at)
+                if not isinstance(key, str) or colon < 0:
+                    raise json.JSONDecodeError("A name and a colon are expected", text, at)
+                at = _SPACE.match(text, colon + 1).end()  # type: ignore[union-attr]
                 if key == "traceEvents" and text[at] == "[":
                     found = True
                     for event, stop in _items(text, at):
-                        if event is not None:
+                        if event is not _END:
                             add(event)
                         at = stop
                 else:
@@ -139,97 +145,28 @@ def _read(file: Path, text: str, add: Callable[[dict[str, Any]], None]) -> dict[
         else:
             what = f"it begins with {text[at : at + 12]!r}" if text[at:] else "it is empty"
             raise ValueError(f"{file} is not a trace: {what}")
-    except (json.JSONDecodeError, IndexError) as error:
-        if found or isinstance(error, IndexError):
-            raise ValueError(f"{file} is cut short or damaged: {error}") from error
-        raise ValueError(f"{file} is not a trace: it is not JSON ({error})") from error
-    except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{file} is not a Chrome trace: an event has no usable {error}") from error
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        if found:
+            raise ValueError(f"{file} is cut short or damaged: {where}") from error
+        raise ValueError(f"{file} is not a trace: it is not JSON ({where})") from error
+    except (IndexError, RecursionError) as error:
+        what = "it ends too early" if isinstance(error, IndexError) else "it is nested too deep"
+        raise ValueError(f"{file} is cut short or damaged: {what}") from error
     if not found:
         raise ValueError(f"{file} is not a trace: it has no traceEvents")
     return head
 
 
 def _items(text: str, at: int) -> Iterator[tuple[Any, int]]:
-    """The values of the list that opens at ``at``, each with where it ends; the last is None."""
+    """The values of the list that opens at ``at``, each with where it ends; then `_END`."""
     decode, skip = _DECODER.raw_decode, _SPACE.match
     at = skip(text, at + 1).end()  # type: ignore[union-attr]
     while text[at] != "]":
         value, at = decode(text, at)
         at = skip(text, at).end()  # type: ignore[union-attr]
         yield value, at
-    yield None, at + 1
-
-
-class _Collected:
-    """What is kept of each event: a short row, so that memory stays far below the text's size."""
-
-    def __init__(self) -> None:
-        self.gpu: list[tuple[int, tuple[int, ...]]] = []
-        self.calls: list[tuple[int, ...]] = []
-        self.ops: dict[int, list[tuple[int, int]]] = {}
-        self.names: dict[str, int] = {}
-        self.dropped: list[str] = []
-        self.markers: list[tuple[int, int]] = []
-        self.count = 0
-
-    def add(self, event: Any) -> None:
-        if event is None:
-            return
-        self.count += 1
-        category = event.get("cat")
-        if event.get("ph") != "X":
-            if category != "ac2g" and _DROPPED.search(str(event.get("name", ""))):
-                self.dropped.append(str(event["name"]))
-            return
-        kind = _GPU.get(category)
-        if kind is not None:
-            start = _ns(event["ts"])
-            details = event["args"]
-            name = event["name"]
-            if kind == OTHER_COPY:
-                kind = next((code for word, code in _COPIES if word in name), OTHER_COPY)
-            row = (
-                start, start + _ns(event["dur"]), self._name(name), int(details["stream"]), kind,
-                int(details.get("correlation", -1)), int(details.get("bytes", 0)),
-            )  # fmt: skip
-            self.gpu.append((int(details.get("device", 0)), row))
-        elif category in _CALLS:
-            start = _ns(event["ts"])
-            correlation = int(event.get("args", {}).get("correlation", -1))
-            self.calls.append(
-                (start, start + _ns(event["dur"]), self._name(event["name"]), _thread(event["tid"]),
-                 0, correlation, 0)
-            )  # fmt: skip
-        elif category == "cpu_op":
-            start = _ns(event["ts"])
-            span = (start, start + _ns(event["dur"]))
-            self.ops.setdefault(_thread(event["tid"]), []).append(span)
-        elif category == "user_annotation" and event["name"] == CLOCK_MARKER:
-            start = _ns(event["ts"])
-            self.markers.append((start, start + _ns(event["dur"])))
-        elif category == "overhead" and _DROPPED.search(event["name"]):
-            self.dropped.append(event["name"])
-
-    def _name(self, name: str) -> int:
-        return self.names.setdefault(name, len(self.names))
-
-
-def _thread(tid: Any) -> int:
-    try:
-        return int(tid)
-    except ValueError:  # a name, as in "stream 7"
-        return zlib.crc32(str(tid).encode())
-
-
-def _ns(value: Any) -> int:
-    """Microseconds, as JSON had them, to integer ns; exact for up to three decimals."""
-    if isinstance(value, int):
-        return value * 1000
-    whole, _, fraction = value.partition(".")
-    if len(fraction) <= 3 and fraction.isdigit() and whole.isdigit():
-        return int(whole) * 1000 + int(fraction.ljust(3, "0"))
-    return round(Decimal(value) * 1000)
+    yield _END, at + 1
 
 
 def _merged(spans: list[tuple[int, int]]) -> Intervals:
@@ -238,8 +175,9 @@ def _merged(spans: list[tuple[int, int]]) -> Intervals:
 
 
 def _device_name(head: dict[str, Any], device: int) -> str:
-    for properties in head.get("deviceProperties") or []:
-        if properties.get("id") == device:
+    listed = head.get("deviceProperties")
+    for properties in listed if isinstance(listed, list) else []:
+        if isinstance(properties, dict) and properties.get("id") == device:
             return str(properties.get("name", "GPU"))
     return f"GPU {device}"
 
@@ -250,5 +188,5 @@ def _dropped(head: dict[str, Any]) -> list[str]:
     for key in ("WARNING", "ERROR"):
         messages = head.get(key) or []
         messages = messages if isinstance(messages, list) else [messages]
-        found += [str(message) for message in messages if _DROPPED.search(str(message))]
+        found += [str(message) for message in messages if DROPPED.search(str(message))]
     return found
