@@ -128,7 +128,7 @@ def profile(options: argparse.Namespace) -> int:
     from vdkit.measure.profiling import run_profile
     from vdkit.measure.records import write_atomically
     from vdkit.present.charts import write_charts
-    from vdkit.present.profile_tables import profile_text
+    from vdkit.present.profile_report import profile_text
 
     # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -179,7 +179,7 @@ def analyze(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ValueError(f"{options.trace}: {error}") from error
     if not options.json:
-        from vdkit.present.profile_tables import analysis_text
+        from vdkit.present.profile_report import analysis_text
 
         name = timeline.run.mode if timeline.run else options.trace.name
         style = "terminal" if sys.stdout.isatty() else "plain"
@@ -239,7 +239,7 @@ def show(options: argparse.Namespace) -> int:
 
 def _show_profile(options: argparse.Namespace) -> int:
     from vdkit.measure.profile_records import read_profile
-    from vdkit.present.profile_tables import profile_text
+    from vdkit.present.profile_report import profile_text
 
     if options.timeline is not None or options.zoom is not None or options.modes is not None:
         raise ValueError("this is a profile: its pictures lie beside it; leave out the options")

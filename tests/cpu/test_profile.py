@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from tests.cpu.test_trace import EVENTS, chunked, write
 from tests.helpers import NearestDecoder, latents_for
 from tests.perfetto import load, problems
+from tests.timelines import timeline
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.figures import analyze
@@ -21,7 +22,9 @@ from vdkit.measure.profiling import run_profile
 from vdkit.measure.records import SinkInfo
 from vdkit.measure.trace_reader import read_trace
 from vdkit.present import charts, overlap
-from vdkit.present.profile_tables import analysis_text, incomplete, profile_text, warning
+from vdkit.present import profile_tables as tables
+from vdkit.present.profile_report import analysis_text, profile_text
+from vdkit.present.profile_tables import incomplete, warning
 from vdkit.sink_spec import SinkSpec
 from vdkit.sinks import NullSink
 
@@ -172,6 +175,48 @@ def test_the_timeline_shades_the_stalls_that_the_table_names():
     table = profile.modes["sync"].analysis.windows["run"].stall_s
     for cause in ("launch late", "host work", "synchronous copy"):
         assert stalls.by_cause_ns[cause] / 1e9 == pytest.approx(table[cause])
+
+
+def test_on_a_cpu_tables_speak_of_decoder_calls(recorded):
+    text = profile_text(recorded.result)
+    one = analysis_text("async", recorded.result.modes["async"].analysis)
+    for words in (text, one):
+        assert "decoder call %" in words and "On a CPU there are no kernels" in words
+        for absent in (
+            "kernel utilization",
+            "D2H",
+            "| kernels",
+            "0 kernels",
+            "events against host",
+        ):
+            assert absent not in words
+    assert "no nvml.csv: there was no GPU" in text and "9 decoder calls" in one
+    gpu = profile_text(read_profile(PROFILE))
+    assert "kernel utilization %" in gpu and "On a CPU" not in gpu and "no nvml.csv" not in gpu
+    figure = charts.plot_utilization({"async": recorded.result.modes["async"].analysis})
+    assert any("decoder calls, %" in text.get_text() for text in texts(figure))
+
+
+def test_tables_explain_themselves():
+    made = chunked()
+    raw = timeline([(0, 10, 0), (15, 20, 1), (200, 210, 2)])
+    (row,) = tables.window_rows({"async": analyze(raw)})
+    assert (row["gaps"], row["> 20 us"]) == ("2", "1")
+    text = analysis_text("t", analyze(raw))
+    assert "Window `trace`: first to last event of the GPU" in text
+    assert "- unknown: none of these, or the trace does not say" in text
+    assert "- slot held by copy" not in text
+    assert "Window `trace`" not in analysis_text("async", analyze(made))
+    made.timed_latency_s = (2 * made.run.latency_s,)
+    assert "-50.0 % (within noise)" in analysis_text("async", analyze(made))
+    made.timed_latency_s = (made.run.latency_s / 2,)
+    assert "+100.0 %\n" in analysis_text("async", analyze(made))
+    assert [tables.significant(v) for v in (0.0123456, 1.5, 134.49, 2672.4, None)] == [
+        "0.0123", "1.50", "134", "2672", "-",
+    ]  # fmt: skip
+    raw.names[0] = "void at::native::elementwise_kernel<" + "x" * 200 + "direct_copy_kernel>"
+    (gap,) = tables.gap_rows(analyze(raw))
+    assert len(gap["next kernel"]) == 60 and gap["next kernel"].endswith("direct_copy_kernel>")
 
 
 def texts(figure):

@@ -1,5 +1,6 @@
 """README tells the truth: figures are the recorded ones, code runs, links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 
@@ -41,9 +42,22 @@ def test_the_five_lines_of_python_run(tmp_path, monkeypatch, capsys):
 def test_the_profile_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = (block for block in code_blocks("python") if "profile_run" in block)
-    small = code.replace('"wan2.1"', '"tiny-wan"').replace("161x480x832", "33x16x16")
-    exec(small, {})
-    assert "launch late" in capsys.readouterr().out and (tmp_path / "async.json.gz").exists()
+    for frames, windows in ((33, ["run", "steady", "two chunks"]), (5, ["run"])):
+        small = code.replace('"wan2.1"', '"tiny-wan"').replace("161x480x832", f"{frames}x16x16")
+        exec(small, {})
+        out = capsys.readouterr().out
+        assert "launch late" in out and all(name in out for name in windows)
+        (tmp_path / "async.json.gz").unlink()
+
+
+def test_the_events_of_the_recorded_comparison_are_those_it_says():
+    (file,) = (ROOT / "results").glob("*analyze-vs-hta/result_hta.json")
+    trace = json.loads(file.read_text())["trace"]
+    assert (
+        f"{trace['events']:,} events" in README
+        and f"({trace['source']['events']:,} events)" in README
+    )
+    assert trace["copies"] == 2
 
 
 def test_the_examples_of_a_decoder_and_a_sink_plug_in(capsys):

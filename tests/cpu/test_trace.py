@@ -14,7 +14,7 @@ from vdkit.measure.completeness import check_trace
 from vdkit.measure.families import family_of
 from vdkit.measure.figures import analyze
 from vdkit.measure.trace_reader import read_trace
-from vdkit.present.profile_tables import trust_lines
+from vdkit.present.profile_report import trust_lines
 
 
 def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop", cat="kernel"):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
+from vdkit.measure.agreement import Agreement, agreement
 from vdkit.measure.completeness import Check, check_trace
 from vdkit.measure.families import Family, kernel_families
 from vdkit.measure.intervals import Intervals, clip, gaps, length, overlap
 from vdkit.measure.stalls import (
-    SHORT_NS,
     Stalls,
     record_intervals,
     stalls_from_records,
     stalls_from_trace,
 )
-from vdkit.measure.timeline import D2H, Alignment, Recorded, Timeline, to_ns
-from vdkit.measure.windows import chunk_spans_on_gpu, find_windows
+from vdkit.measure.timeline import D2H, Alignment, Recorded, Timeline
+from vdkit.measure.windows import find_windows
 
 GAP_BOUNDS_US = (2, 5, 10, 20, 50, 100, 1_000, 10_000)
 LONGEST = 20
@@ -94,31 +92,6 @@ class ChunkFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """Stalls between chunks (last compute of one to first of the next), two ways, s.
-
-    Attributes:
-        records_s, trace_s: from event records and from the trace: gaps above 20 us in either.
-        gaps: how many those are, of ``of`` places between chunks.
-    """
-
-    records_s: float
-    trace_s: float
-    gaps: int
-    of: int
-
-    @property
-    def difference_s(self) -> float:
-        return abs(self.records_s - self.trace_s)
-
-    @property
-    def difference_percent(self) -> float:
-        """Of the larger; 0 if there are no gaps."""
-        larger = max(self.records_s, self.trace_s)
-        return 100 * self.difference_s / larger if larger else 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Analysis:
     """Everything that is said about one timeline."""
 
@@ -183,7 +156,7 @@ def analyze(timeline: Timeline) -> Analysis:
         d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded,
         kernels=len(kernels),
         checks=check_trace(timeline),
-        agreement=_agreement(timeline),
+        agreement=agreement(timeline),
         alignment=timeline.alignment,
         profiled_latency_s=run.latency_s if run else None,
         timed_latency_s=timeline.timed_latency_s,
@@ -250,9 +223,7 @@ def _longest(timeline: Timeline, stalls: Stalls) -> tuple[LongGap, ...]:
     for gap in longest:
         at = int(np.searchsorted(kernels.start_ns, gap.stop_ns))
         name = timeline.names[kernels.name[at]] if at < len(kernels) else ""
-        found.append(
-            LongGap(gap.start_ns / 1e9, gap.length_ns / 1e3, gap.cause, gap.before, name[:120])
-        )
+        found.append(LongGap(gap.start_ns / 1e9, gap.length_ns / 1e3, gap.cause, gap.before, name))
     return tuple(found)
 
 
@@ -281,27 +252,3 @@ def _chunks(timeline: Timeline) -> tuple[ChunkFigures, ...]:
             )
         )
     return tuple(found)
-
-
-def _agreement(timeline: Timeline) -> Agreement | None:
-    """Chunk-level gaps both ways; None without a trace or with fewer than two chunks."""
-    run = timeline.run
-    if run is None or len(run.chunks) < 2:
-        return None
-    spans = chunk_spans_on_gpu(timeline)
-    if any(chunk.index not in spans for chunk in run.chunks):
-        return None
-    traced = [spans[chunk.index] for chunk in run.chunks]
-    noted = [
-        (to_ns(chunk.decode_start_s or 0.0), to_ns(chunk.decode_done_s or 0.0))
-        for chunk in run.chunks
-    ]
-    pairs = list(zip(_between(noted), _between(traced), strict=True))
-    long = [pair for pair in pairs if max(pair) > SHORT_NS]
-    records, trace = (sum(pair[side] for pair in long) / 1e9 for side in (0, 1))
-    return Agreement(records, trace, len(long), len(pairs))
-
-
-def _between(spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The gaps between consecutive spans, ns."""
-    return [max(0, following[0] - span[1]) for span, following in pairwise(spans)]

@@ -16,7 +16,7 @@ import numpy as np
 from vdkit.measure.trace_reader import read_trace
 from vdkit.present.overlap import plot_overlap
 from vdkit.present.plots import plot_lanes
-from vdkit.present.profile_tables import incomplete
+from vdkit.present.profile_tables import cost, incomplete, on_cpu
 from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
 from vdkit.present.tables import NAMES
 
@@ -65,8 +65,7 @@ def _warn(ax: Axes, analyses: Mapping[str, Analysis]) -> None:
 
 def _cost(analyses: Mapping[str, Analysis]) -> str:
     """The profiler's own cost, as it stands beside every figure."""
-    costs = {m: a.profiler_cost_percent for m, a in analyses.items()}
-    known = [f"{mode} {cost:+.1f} %" for mode, cost in costs.items() if cost is not None]
+    known = [f"{mode} {cost(a, ' %')}" for mode, a in analyses.items() if a.timed_latency_s]
     return f"profiler cost: {', '.join(known)}" if known else "profiler cost unknown"
 
 
@@ -96,7 +95,8 @@ def plot_utilization(analyses: Mapping[str, Analysis], ax: Axes | None = None) -
         ax.invert_yaxis()
         ax.set_xlim(0, 112)
         ax.set_xticks(range(0, 101, 20))
-        ax.set_xlabel("kernel utilization, % of the window")
+        what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
+        ax.set_xlabel(f"{what}, % of the window")
         ax.set_title(_cost(analyses), loc="left", fontsize=7)
         _warn(ax, analyses)
     return figure

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vdkit.measure.stalls import CAUSES
-from vdkit.present.tables import NAMES, markdown_table, setting
+from vdkit.measure.stalls import CAUSES, SHORT_NS
+from vdkit.present.tables import NAMES
 
 if TYPE_CHECKING:
     from vdkit.measure.figures import Analysis, WindowFigures
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 VERDICTS = {True: "ok", False: "FAILED", None: "not checked"}
+UTILIZATION = "kernel utilization %"
 WINDOWS = ("trace", "run", "steady", "two chunks")
 
 
@@ -38,6 +39,32 @@ def warning(analyses: Mapping[str, Analysis], style: str) -> str:
     return "\n".join(lines)
 
 
+def on_cpu(analyses: Mapping[str, Analysis]) -> bool:
+    """Whether these ran on a CPU, where compute is the decoder's call."""
+    return all(analysis.device == "cpu" for analysis in analyses.values())
+
+
+def cost(analysis: Analysis, unit: str = "") -> str:
+    """The profiler's cost in percent: a profiler cannot speed a run up, so below 0 it is noise."""
+    percent = analysis.profiler_cost_percent
+    if percent is None:
+        return "-"
+    return f"{percent:+.1f}{unit}" + (" (within noise)" if percent < 0 else "")
+
+
+def middle(text: str, width: int) -> str:
+    """Text cut in the middle: the ends of a kernel's name tell more than what is between."""
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[: width - 3 - half]}...{text[-half:]}"
+
+
+def significant(value: float | None) -> str:
+    """Three significant digits, or every digit before the point; ``-`` for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
 def _number(value: float | None, pattern: str) -> str:
     return "-" if value is None else format(value, pattern)
 
@@ -45,6 +72,7 @@ def _number(value: float | None, pattern: str) -> str:
 def window_rows(analyses: Mapping[str, Analysis]) -> list[dict[str, str]]:
     """One row per path and window: utilization, busy seconds, gaps, hidden copies."""
     rows = []
+    busy, copy = ("decoder call %", "copy ms") if on_cpu(analyses) else (UTILIZATION, "D2H ms")
     for mode, analysis in analyses.items():
         for name, window in analysis.windows.items():
             rows.append(
@@ -54,17 +82,23 @@ def window_rows(analyses: Mapping[str, Analysis]) -> list[dict[str, str]]:
                     "from": "trace" if window.resolution == "kernel" else "records",
                     "length s": f"{window.window_s:.3f}",
                     "busy s": f"{window.busy_s:.3f}",
-                    "kernel utilization %": f"{window.kernel_utilization_percent:.2f}",
+                    busy: f"{window.kernel_utilization_percent:.2f}",
                     "gaps": str(window.gap_count),
+                    "> 20 us": str(_long_gaps(window)),
                     "median us": f"{window.gap_median_us:.1f}",
                     "P99 us": f"{window.gap_p99_us:.0f}",
                     "max us": f"{window.gap_max_us:.0f}",
-                    "D2H ms": f"{1e3 * window.d2h_s:.2f}",
+                    copy: f"{1e3 * window.d2h_s:.2f}",
                     "copy hidden %": _number(window.copy_hidden_percent, ".1f"),
                     "stalls explained %": f"{window.explained_percent:.2f}",
                 }
             )
     return rows
+
+
+def _long_gaps(window: WindowFigures) -> int:
+    """How many gaps are stalls: above 20 us, a bound of the histogram."""
+    return sum(n for high, n, _ in window.gap_histogram if high is None or high > SHORT_NS / 1e3)
 
 
 def stall_rows(analyses: Mapping[str, Analysis], window: str) -> list[dict[str, str]]:
@@ -123,7 +157,7 @@ def gap_rows(analysis: Analysis, count: int = 20) -> list[dict[str, str]]:
             "us": f"{gap.length_us:.1f}",
             "cause": gap.cause,
             "before chunk": str(gap.before_chunk) if gap.before_chunk >= 0 else "-",
-            "next kernel": gap.next_kernel.replace("|", "/")[:60] or "-",
+            "next kernel": middle(gap.next_kernel.replace("|", "/"), 60) or "-",
         }
         for gap in analysis.longest_gaps[:count]
     ]
@@ -140,7 +174,7 @@ def histogram_rows(analysis: Analysis, window: str) -> list[dict[str, str]]:
 
 
 def chunk_rows(analysis: Analysis) -> list[dict[str, str]]:
-    """One row per chunk: kernels, and milliseconds of compute, copy, conversion and write."""
+    """One row per chunk: kernels (on a GPU), milliseconds of compute, copy, conversion, write."""
 
     def ms(value: float | None) -> str:
         return _number(None if value is None else 1e3 * value, ".3f")
@@ -148,7 +182,7 @@ def chunk_rows(analysis: Analysis) -> list[dict[str, str]]:
     return [
         {
             "chunk": str(chunk.index),
-            "kernels": "-" if chunk.kernels is None else str(chunk.kernels),
+            **({} if chunk.kernels is None else {"kernels": str(chunk.kernels)}),
             "compute ms": ms(chunk.compute_s),
             "copy ms": ms(chunk.copy_s),
             "convert ms": ms(chunk.convert_s),
@@ -156,63 +190,6 @@ def chunk_rows(analysis: Analysis) -> list[dict[str, str]]:
         }
         for chunk in analysis.chunks
     ]
-
-
-def trust_lines(mode: str, analysis: Analysis) -> str:
-    """Profiler cost, clocks, agreement of records and trace, and every check, as a list."""
-    name, lines = NAMES.get(mode, mode), []
-    if analysis.profiled_latency_s is not None:
-        cost = analysis.profiler_cost_percent
-        lines.append(
-            f"profiled {analysis.profiled_latency_s:.3f} s"
-            + (
-                f", timed {sum(analysis.timed_latency_s) / len(analysis.timed_latency_s):.3f} s "
-                f"(mean of {len(analysis.timed_latency_s)}): the profiler costs {cost:+.1f} %"
-                if cost is not None
-                else "; no timed run stands beside it"
-            )
-        )
-    if (clocks := analysis.alignment) is not None:
-        events = (
-            f", events against kernels {clocks.event_median_ns / 1e3:.0f} us in the median, "
-            f"{clocks.event_residual_ns / 1e3:.0f} us at most"
-            if clocks.event_residual_ns is not None and clocks.event_median_ns is not None
-            else ""
-        )
-        lines.append(
-            f"clocks agree within {clocks.host_residual_ns / 1e3:.0f} us (host against trace), "
-            f"{clocks.record_residual_ns / 1e3:.0f} us (events against host){events}"
-        )
-    if (both := analysis.agreement) is not None:
-        lines.append(
-            f"stalls between chunks ({both.gaps} of {both.of}): {1e3 * both.records_s:.3f} ms from "
-            f"event records, {1e3 * both.trace_s:.3f} ms from the trace, "
-            f"{1e3 * both.difference_s:.3f} ms or {both.difference_percent:.1f} % apart"
-        )
-    lines += [f"{VERDICTS[check.ok]}: {check.name}: {check.detail}" for check in analysis.checks]
-    return f"{name}:\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def analysis_text(name: str, analysis: Analysis, style: str = "plain") -> str:
-    """Everything about one trace, for a terminal or Markdown."""
-    one = {name: analysis}
-    main = next(window for window in WINDOWS if window in analysis.windows)
-    parts = [
-        warning(one, style),
-        f"{name} on {analysis.device}: {analysis.kernels} kernels, "
-        f"{analysis.d2h_bytes / 1e6:.1f} MB copied to the host",
-        markdown_table(window_rows(one)),
-        f"Window {main!r}, by cause:\n\n" + markdown_table(stall_rows(one, main)),
-        "Gaps between kernels:\n\n" + markdown_table(histogram_rows(analysis, main)),
-    ]
-    if analysis.families:
-        parts.append(markdown_table(family_rows(one)))
-    if analysis.longest_gaps:
-        parts.append("Longest gaps:\n\n" + markdown_table(gap_rows(analysis), right=False))
-    if analysis.chunks:
-        parts.append("Chunks:\n\n" + markdown_table(chunk_rows(analysis)))
-    parts.append(trust_lines(name, analysis))
-    return "\n\n".join(part for part in parts if part)
 
 
 def mode_rows(result: ProfileResult) -> list[dict[str, str]]:
@@ -225,11 +202,10 @@ def mode_rows(result: ProfileResult) -> list[dict[str, str]]:
             "timed s": f"{sum(latencies) / len(latencies):.3f}",
             "n": str(len(latencies)),
             "profiled s": f"{one.profiled.latency_s:.3f}",
-            "profiler cost %": _number(one.analysis.profiler_cost_percent, "+.1f"),
+            "profiler cost %": cost(one.analysis),
         }
         for window in ("run", "steady"):
-            rate = one.tflop_per_s.get(window)
-            row[f"TFLOP/s {window}"] = _number(rate, ".1f" if (rate or 0) >= 1 else ".3f")
+            row[f"TFLOP/s {window}"] = significant(one.tflop_per_s.get(window))
         if result.ceiling is not None and "steady" in one.tflop_per_s:
             share = 100 * one.tflop_per_s["steady"] / result.ceiling.tflop_per_s
             row["of ceiling %"] = f"{share:.1f}"
@@ -253,42 +229,3 @@ def _ratio(one: ModeProfile) -> str:
     if ratio.low is None:
         return f"{ratio.value:.4f}"
     return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
-
-
-def profile_text(result: ProfileResult, style: str = "plain") -> str:
-    """The whole profile, for a terminal or Markdown."""
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
-    parts = [
-        warning(analyses, style),
-        setting(result),
-        markdown_table(mode_rows(result)),
-        _ceiling_line(result),
-        markdown_table(window_rows(analyses)),
-    ]
-    for window in ("run", "steady"):
-        if rows := stall_rows(analyses, window):
-            parts.append(f"Where window {window!r} went:\n\n{markdown_table(rows)}")
-    if rows := family_rows(analyses):
-        parts.append(f"Kernel time of the whole trace:\n\n{markdown_table(rows)}")
-    parts += [trust_lines(mode, analysis) for mode, analysis in analyses.items()]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _ceiling_line(result: ProfileResult) -> str:
-    lines = []
-    if (top := result.ceiling) is not None:
-        lines.append(
-            f"Ceiling: a {top.size}x{top.size} matrix product in {top.dtype} runs at "
-            f"{top.tflop_per_s:.3g} TFLOP/s (median of {top.n}). TFLOP/s: operations counted by "
-            "torch's FlopCounter over the window of the profiled run."
-        )
-    if result.nvml_mean_cost_ms is not None and result.nvml_interval_s is not None:
-        lines.append(
-            f"NVML sampled every {1e3 * result.nvml_interval_s:g} ms; one sample takes "
-            f"{result.nvml_mean_cost_ms:.1f} ms of its thread. sampled / plain: latency with the "
-            "sampler over latency without, interleaved pairs, bootstrap 95 % interval."
-        )
-    if result.nvml_unsupported:
-        absent = "; ".join(f"{name} ({why})" for name, why in result.nvml_unsupported.items())
-        lines.append(f"Not answered by NVML here: {absent}.")
-    return "\n".join(lines)
