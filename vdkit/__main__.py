@@ -26,6 +26,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
 
+MODES = "diffusers,sync,async,compute"
+
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
     "latents": "random:33x96x160",
@@ -51,9 +53,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write into")
-    show = commands.add_parser("show", help="print a recorded result, and draw its timeline")
-    show.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
-    show.add_argument("--modes", help="draw only these, e.g. sync,async (default: all)")
+    show = commands.add_parser(
+        "show",
+        help="print a recorded benchmark or profile, and draw a benchmark's timeline",
+        description="Prints what bench and demo (result.json) or profile (profile.json) recorded. "
+        "The options draw a benchmark's timeline; the pictures of a profile lie beside it.",
+    )
+    show.add_argument(
+        "result",
+        type=Path,
+        help="a folder of bench, demo or profile, or the result.json or profile.json in it",
+    )
+    show.add_argument("--modes", help=f"draw only these of {MODES} (default: all)")
     show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
     show.add_argument(
         "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
@@ -67,9 +78,10 @@ def _add_bench(commands: Any) -> None:
         help="time decode paths against each other and record every value",
         description="Runs the decode paths in turns (A B B A ...), proves their frames identical, "
         "and writes result.json, runs.csv and table.md into a new folder. The last line of "
-        "standard output is the summary as one line of JSON.",
+        "standard output is one line of JSON: the folder and the latencies; with --json it is the "
+        "only line, and the whole summary.",
     )
-    _add_what(bench, runs=10)
+    _add_what(bench, runs=10, note="")
     bench.add_argument("--baseline", help="the mode that speed-ups are against (default: sync)")
     bench.add_argument(
         "--warmup", type=int, help=f"untimed runs of each mode (default: {DEFAULTS['warmup']})"
@@ -84,9 +96,13 @@ def _add_profile(commands: Any) -> None:
         "and writes profile.json, table.md, nvml.csv, pictures and a trace of each path, which "
         "https://ui.perfetto.dev opens, into a new folder.",
     )
-    _add_what(profile, runs=5)
+    _add_what(profile, runs=5, note=", and on a GPU as many again with the NVML sampler on")
     profile.add_argument(
-        "--nvml-ms", type=float, default=20.0, metavar="MS", help="between NVML samples (20)"
+        "--nvml-ms",
+        type=float,
+        default=20.0,
+        metavar="MS",
+        help="milliseconds between NVML samples, 1 to 10000 (default: 20)",
     )
     profile.add_argument(
         "--keep-kineto", action="store_true", help="also leave the profiler's own traces (large)"
@@ -105,8 +121,8 @@ def _add_analyze(commands: Any) -> None:
     analyze.add_argument("--json", action="store_true", help="print only one line of JSON")
 
 
-def _add_what(command: argparse.ArgumentParser, runs: int) -> None:
-    """What to decode, how, and where to write: shared by bench and profile."""
+def _add_what(command: argparse.ArgumentParser, runs: int, note: str) -> None:
+    """What to decode, how, and where to write: shared by bench and profile; ``note``: on runs."""
     add = command.add_argument
     shown = {name: f"(default: {value})" for name, value in DEFAULTS.items()}
     add(
@@ -127,7 +143,7 @@ def _add_what(command: argparse.ArgumentParser, runs: int) -> None:
         help="the latents come from a pipeline: undo its scaling",
     )
     add("--seed", type=int, default=0, help="of random latents (default: 0)")
-    add("--modes", default="diffusers,sync,async,compute", help="which paths (default: all four)")
+    add("--modes", default=MODES, help=f"which paths, of {MODES} (default: all four)")
     add("--chunk", type=int, help=f"latent frames per decoder call {shown['chunk']}")
     add("--slots", type=int, help=f"ring slots of async, 1 to 16 {shown['slots']}")
     for name, words in PRIMITIVES.items():
@@ -143,7 +159,7 @@ def _add_what(command: argparse.ArgumentParser, runs: int) -> None:
     add("--durable", action="store_true", help="raw sink: fsync before a run ends")
     add("--throttle-mb-s", type=float, metavar="MB/S", help="hold the sink to this storage speed")
     add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
-    add("--runs", type=int, default=runs, help=f"timed runs of each mode (default: {runs})")
+    add("--runs", type=int, default=runs, help=f"timed runs of each mode{note} (default: {runs})")
     add(
         "--out",
         type=Path,

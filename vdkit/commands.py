@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
+from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, exact_fps
+from vdkit.show import show
 
 if TYPE_CHECKING:
     import torch
 
     from vdkit.decode.protocols import ChunkDecoder
+    from vdkit.measure.records import BenchmarkResult
     from vdkit.sink_spec import SinkSpec
 
 
@@ -35,6 +37,27 @@ class _What:
     label: str
     source: str
     latents_source: str
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """ValueError or FileNotFoundError for what needs no decoder to be seen to be wrong."""
+    from vdkit.measure.bench import check_plan
+
+    modes = [mode.strip() for mode in options.modes.split(",")]
+    warmup, baseline = getattr(options, "warmup", 0), getattr(options, "baseline", None)
+    check_plan(modes, baseline, options.runs, warmup)
+    exact_fps(options.fps)
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
+    latents = options.latents
+    if not latents.startswith("random:") and not Path(latents).is_file():
+        raise FileNotFoundError(
+            f"no latents file {latents!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
+            "random:161x480x832"
+        )
+    milliseconds = getattr(options, "nvml_ms", 20)
+    if not 1 <= milliseconds <= 10_000:
+        raise ValueError(f"--nvml-ms is {milliseconds:g} ms; use 1 to 10000 ms")
 
 
 def _load(options: argparse.Namespace) -> _What:
@@ -55,6 +78,7 @@ def _load(options: argparse.Namespace) -> _What:
     spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
     label = options.label or options.preset or Path(options.decoder).name
     check_out(options.out, label)
+    _check_numbers(options)
     decoder = load_decoder(options.decoder, options.device, options.dtype)
     latents = load_latents(options.latents, decoder, options.seed)
     if options.denormalize:
@@ -114,7 +138,7 @@ def bench(options: argparse.Namespace) -> int:
     write_atomically(home / "table.md", markdown_report(result))
     if not options.json:
         print(f"\n{text_report(result)}\n\nRecorded in {home}")
-    print(_one_line(result, home))
+    print(_one_line(result, home, whole=options.json))
     if result.frames_identical is False:
         print("vdkit: error: the modes gave different frames", file=sys.stderr)
         return 1
@@ -192,59 +216,23 @@ def analyze(options: argparse.Namespace) -> int:
     return 0
 
 
-def _one_line(result: Any, home: Path) -> str:
-    return json.dumps({"folder": str(home), **result.summary()}, separators=(",", ":"))
+def _one_line(result: BenchmarkResult, home: Path, whole: bool) -> str:
+    """The folder and the answer; not ``whole``: only what fits a terminal."""
+    answer = result.summary()
+    if not whole:
+        kept = ("mean", "p99", "max", "n")
+        modes = {
+            mode: {"latency_s": {key: round(one["latency_s"][key], 6) for key in kept}}
+            for mode, one in answer["modes"].items()
+        }
+        answer = {"frames_identical": answer["frames_identical"], "modes": modes}
+    return json.dumps({"folder": str(home), **answer}, separators=(",", ":"))
 
 
 def demo(options: argparse.Namespace) -> int:
     from vdkit.demo import run_demo
 
     run_demo(options.out, options.device)
-    return 0
-
-
-def show(options: argparse.Namespace) -> int:
-    if (options.result / "profile.json").is_file() or options.result.name == "profile.json":
-        return _show_profile(options)
-    from vdkit.measure.records import read_result
-    from vdkit.present.plots import plot_timeline, steady_window
-    from vdkit.present.tables import breakdown_rows, markdown_table, text_report
-
-    if options.timeline is not None and options.timeline.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"timeline {str(options.timeline)!r}: end the name in .png, .svg or .pdf")
-    if options.zoom is not None and options.zoom < 1:
-        raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
-    result = read_result(options.result)
-    wanted = options.modes.split(",") if options.modes else list(result.modes)
-    missing = [mode for mode in wanted if mode not in result.modes]
-    if missing:
-        raise ValueError(
-            f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
-        )
-    print(text_report(result))
-    print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
-    if options.timeline is None:
-        if options.zoom is not None:
-            raise ValueError("zoom is for a picture; name one with --timeline FILE")
-        return 0
-    runs = {mode: result.typical(mode) for mode in wanted}
-    window = None
-    if options.zoom is not None:
-        runs = {mode: run for mode, run in runs.items() if len(run.chunks) > 1} or runs
-        window = steady_window(runs.get("async") or next(iter(runs.values())), options.zoom)
-    plot_timeline(runs, window, title=result.label).savefig(options.timeline)
-    print(f"\nTimeline in {options.timeline}")
-    return 0
-
-
-def _show_profile(options: argparse.Namespace) -> int:
-    from vdkit.measure.profile_records import read_profile
-    from vdkit.present.profile_report import profile_text
-
-    if options.timeline is not None or options.zoom is not None or options.modes is not None:
-        raise ValueError("this is a profile: its pictures lie beside it; leave out the options")
-    result = read_profile(options.result)
-    print(profile_text(result, "terminal" if sys.stdout.isatty() else "plain"))
     return 0
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from vdkit import read_result
-from vdkit.__main__ import PRESETS, build_parser, main
+from vdkit.__main__ import MODES, PRESETS, build_parser, main
 
 ROOT = Path(__file__).parents[2]
+(HTA,) = (ROOT / "results").glob("*analyze-vs-hta")
 QUICK = ["bench", "--device", "cpu", "--latents", "random:9x16x16", "--runs", "2", "--warmup", "0"]
 
 
@@ -23,7 +24,9 @@ def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
     assert summary["folder"] == str(folder) and folder.name.endswith("_quick")
     assert sorted(p.name for p in folder.iterdir()) == ["result.json", "runs.csv", "table.md"]
     result = read_result(folder)
-    assert summary["modes"]["async"]["latency_s"]["mean"] == result.modes["async"].latency_s.mean
+    mean = summary["modes"]["async"]["latency_s"]["mean"]
+    assert mean == pytest.approx(result.modes["async"].latency_s.mean, abs=1e-6)
+    assert len(lines[-1]) < 500 + len(str(folder))
     assert result.sink.kind == "raw" and "vdkit bench" in result.command
     assert any("sync (chunked)" in line for line in lines)
     assert "decoding on cpu in float32" in lines[0]
@@ -32,7 +35,8 @@ def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
 def test_json_only(tmp_path, capsys):
     main([*QUICK, "--modes", "async", "--out", str(tmp_path), "--json", "--sink", "null"])
     (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["baseline"] == "async"
+    whole = json.loads(line)
+    assert whole["baseline"] == "async" and whole["provenance"]["device"] == "cpu"
 
 
 def test_every_knob_arrives(tmp_path, capsys):
@@ -76,8 +80,19 @@ def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
     )
 
 
-def test_help_explains_every_knob():
+def test_help_explains_every_knob(capsys):
+    from vdkit.measure.records import MODE_NAMES
+
     parser = build_parser()
+    for command, words in (
+        ("show", ("result.json", "profile.json", "bench, demo or profile")),
+        ("profile", ("diffusers,sync,async,compute", "as many again with the NVML sampler")),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args([command, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert all(word in shown for word in words)
+    assert ",".join(MODE_NAMES) == MODES
     for command in parser._subparsers._group_actions[0].choices.values():
         for action in command._actions:
             assert action.help, action
@@ -117,6 +132,26 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--latents", "nowhere.safetensors"], ["--chunk", "0"], ["--slots", "17"],
+        ["--modes", "sync,turbo"], ["--baseline", "turbo"], ["--out", __file__],
+        ["--label", "x" * 300], ["--seed", "-1"], ["--sink", "avi"], ["--throttle-mb-s", "0"],
+        ["--fps", "0"], ["--runs", "0"], ["--warmup", "-1"],
+    ],
+)  # fmt: skip
+def test_what_costs_nothing_to_check_is_checked_before_a_decoder_is_loaded(
+    tmp_path, capsys, monkeypatch, arguments
+):
+    def load(*_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("vdkit.models.loading.load_decoder", load)
+    assert main([*QUICK, "--out", str(tmp_path / "o"), *arguments]) == 2
+    assert main(["profile", "--nvml-ms", "0", "--out", str(tmp_path / "o"), "--device", "cpu"]) == 2
+
+
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--device", "cpu", "--out", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
@@ -144,13 +179,22 @@ def test_show(tmp_path, capsys):
     picture = tmp_path / "timeline.svg"
     assert main(["show", folder, "--timeline", str(picture), "--zoom", "1"]) == 0
     assert "sync (chunked)" in capsys.readouterr().out and picture.stat().st_size > 1000
-    capsys.readouterr()
+    (tmp_path / "folder.png").mkdir()
+    assert main(["show", folder, "--timeline", str(tmp_path / "folder.png")]) == 2
+    captured = capsys.readouterr()
+    assert "is a folder; give a file name" in captured.err and captured.out == ""
+    (tmp_path / "folder.png").rmdir()
     for arguments, message in (
         ([str(tmp_path / "nothing")], "no result at"),
         ([folder, "--modes", "turbo"], "no mode turbo in this result; it has sync, async"),
         ([folder, "--timeline", str(tmp_path / "t")], "end the name in .png, .svg or .pdf"),
         ([folder, "--timeline", str(picture), "--zoom", "0"], "zoom is 0; draw 1 chunk or more"),
         ([folder, "--zoom", "2"], "name one with --timeline"),
+        ([folder, "--timeline", str(picture), "--zoom", "2"], "async has 3 chunks: draw 1 at the"),
+        ([folder, "--timeline", "/no/such/t.png"], "there is no folder '/no/such'; create it"),
+        ([str(tmp_path)], "neither result.json nor profile.json; it holds o, timeline.svg"),
+        ([str(HTA)], "result_hta.json has benchmarks/analyze_vs_hta.py's times"),
+        ([str(HTA / "result_hta.json")], "is no record that show prints"),
     ):
         assert main(["show", *arguments]) == 2
         assert message in capsys.readouterr().err

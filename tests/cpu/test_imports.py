@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "measure": {"decode"},
     "present": {"decode", "measure"},
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
-    "commands": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
+    "show": {"measure", "present"},
+    "commands": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo", "show"},
     "__main__": {"decode", "commands"},
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar

@@ -283,9 +283,13 @@ def test_vdkit_analyze_a_foreign_trace(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["analyze", "absent.json"], "no trace at absent.json"),
-        (["profile", "--runs", "0", "--latents", "random:9x16x16"], "runs is 0"),
+        (["profile", "--runs", "0", "--latents", "random:9x16x16"], "runs is 0; use 1 or more$"),
         (["profile", "--modes", "fast", "--latents", "random:9x16x16"], "modes fast: use any of"),
-        (["profile", "--nvml-ms", "0", "--latents", "random:9x16x16"], "NVML interval is 0"),
+        (
+            ["profile", "--nvml-ms", "0", "--latents", "random:9x16x16"],
+            r"--nvml-ms is 0 ms; use 1 to 10000 ms",
+        ),
+        (["profile", "--nvml-ms", "nan", "--latents", "random:9x16x16"], "--nvml-ms is nan ms"),
         (["profile", "--nvtx", "--latents", "random:9x16x16"], "nvtx ranges need a CUDA device"),
     ],
 )

@@ -159,8 +159,10 @@ def check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: in
         )
     if len(set(modes)) != len(modes):
         raise ValueError(f"modes {', '.join(modes)}: each may be named once")
-    if runs < 1 or warmup < 0:
-        raise ValueError(f"runs is {runs} and warmup {warmup}; use at least 1 run and 0 warm-ups")
+    if runs < 1:
+        raise ValueError(f"runs is {runs}; use 1 or more")
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}; use 0 or more")
     if baseline is None:
         return next(mode for mode in ("sync", "diffusers", "async", "compute") if mode in modes)
     if baseline not in modes:

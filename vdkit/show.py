@@ -1,0 +1,97 @@
+"""``vdkit show``: a recorded benchmark or profile, printed and drawn again. No torch, no GPU."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+_OTHERS = {
+    "result_hta.json": "benchmarks/analyze_vs_hta.py's times of vdkit analyze against "
+    "HolisticTraceAnalysis; read that file, README says what it holds",
+}
+"""Records of other programs that lie under results/ too."""
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print what is recorded at ``options.result``; returns the exit status."""
+    where: Path = options.result
+    _check_record(where)
+    if (where / "profile.json").is_file() or where.name == "profile.json":
+        return _profile(options)
+    from vdkit.measure.records import read_result
+    from vdkit.present.plots import plot_timeline, steady_window
+    from vdkit.present.tables import breakdown_rows, markdown_table, text_report
+
+    if options.timeline is not None:
+        _check_picture(options.timeline)
+    if options.zoom is not None and options.zoom < 1:
+        raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
+    if options.zoom is not None and options.timeline is None:
+        raise ValueError("zoom is for a picture; name one with --timeline FILE")
+    result = read_result(where)
+    wanted = options.modes.split(",") if options.modes else list(result.modes)
+    missing = [mode for mode in wanted if mode not in result.modes]
+    if missing:
+        raise ValueError(
+            f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
+        )
+    runs = {mode: result.typical(mode) for mode in wanted}
+    window = None
+    if options.zoom is not None:
+        runs = {mode: run for mode, run in runs.items() if len(run.chunks) > 1} or runs
+        middle = runs.get("async") or next(iter(runs.values()))
+        most = len(middle.chunks) - 2
+        if options.zoom > most:
+            raise ValueError(
+                f"zoom is {options.zoom}, but {middle.mode} has {len(middle.chunks)} chunks: "
+                + (f"draw {most} at the most" if most > 0 else "draw it whole, without --zoom")
+            )
+        window = steady_window(middle, options.zoom)
+    print(text_report(result))
+    print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
+    if options.timeline is not None:
+        plot_timeline(runs, window, title=result.label).savefig(options.timeline)
+        print(f"\nTimeline in {options.timeline}")
+    return 0
+
+
+def _check_record(where: Path) -> None:
+    """ValueError or FileNotFoundError, with what is there instead, for what is no record."""
+    if where.name in _OTHERS and where.is_file():
+        raise ValueError(f"{where} is no record that show prints: it holds {_OTHERS[where.name]}")
+    known = [where / name for name in ("result.json", "profile.json")]
+    if not where.is_dir() or any(file.is_file() for file in known):
+        return
+    there = sorted(path.name for path in where.iterdir())
+    for name in there:
+        if name in _OTHERS:
+            raise ValueError(f"{where} is no benchmark or profile: {name} has {_OTHERS[name]}")
+    holds = f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
+    raise FileNotFoundError(f"no result at {where}: neither result.json nor profile.json{holds}")
+
+
+def _check_picture(path: Path) -> None:
+    """Before anything is printed: can a picture be written to ``path``?"""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"timeline {str(path)!r}: end the name in .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"timeline {str(path)!r}: there is no folder {str(path.parent)!r}; create it"
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"timeline {str(path)!r} is a folder; give a file name")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"timeline {str(path)!r} cannot be written; give another place")
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from vdkit.measure.profile_records import read_profile
+    from vdkit.present.profile_report import profile_text
+
+    if options.timeline is not None or options.zoom is not None or options.modes is not None:
+        raise ValueError("this is a profile: its pictures lie beside it; leave out the options")
+    result = read_profile(options.result)
+    print(profile_text(result, "terminal" if sys.stdout.isatty() else "plain"))
+    return 0
