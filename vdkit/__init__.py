@@ -42,7 +42,7 @@ _HOMES = {
     "plot_utilization": "vdkit.present.charts",
     "plot_waterfall": "vdkit.present.charts",
     "plot_latencies": "vdkit.present.charts",
-    "plot_nvml": "vdkit.present.charts",
+    "plot_nvml": "vdkit.present.nvml_chart",
 }
 
 __all__ = sorted(_HOMES)

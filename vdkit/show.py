@@ -22,7 +22,7 @@ def show(options: argparse.Namespace) -> int:
         return _profile(options)
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
-    from vdkit.present.tables import breakdown_rows, markdown_table, text_report
+    from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
 
     if options.timeline is not None:
         _check_picture(options.timeline)
@@ -52,7 +52,8 @@ def show(options: argparse.Namespace) -> int:
     print(text_report(result))
     print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
     if options.timeline is not None:
-        plot_timeline(runs, window, title=result.label).savefig(options.timeline)
+        title = f"{result.label}: {what_and_where(result)}"
+        plot_timeline(runs, window, title=title).savefig(options.timeline)
         print(f"\nTimeline in {options.timeline}")
     return 0
 

@@ -21,8 +21,9 @@ from vdkit.measure.profiler import align, count_flops, measure_ceiling, profile_
 from vdkit.measure.profiling import run_profile
 from vdkit.measure.records import SinkInfo
 from vdkit.measure.trace_reader import read_trace
-from vdkit.present import charts, overlap
+from vdkit.present import charts, nvml_chart, overlap
 from vdkit.present import profile_tables as tables
+from vdkit.present import tables as tables_of
 from vdkit.present.profile_report import analysis_text, profile_text
 from vdkit.present.profile_tables import incomplete, warning
 from vdkit.sink_spec import SinkSpec
@@ -136,7 +137,7 @@ def test_pictures(recorded, tmp_path):
     }  # fmt: skip
     figures = [
         charts.plot_utilization(analyses), charts.plot_waterfall(analyses),
-        charts.plot_latencies(latencies), charts.plot_nvml(runs["async"], nvml),
+        charts.plot_latencies(latencies), nvml_chart.plot_nvml(runs["async"], nvml),
         overlap.plot_overlap(runs, result.config),
     ]  # fmt: skip
     for figure in figures:
@@ -175,6 +176,54 @@ def test_the_timeline_shades_the_stalls_that_the_table_names():
     table = profile.modes["sync"].analysis.windows["run"].stall_s
     for cause in ("launch late", "host work", "synchronous copy"):
         assert stalls.by_cause_ns[cause] / 1e9 == pytest.approx(table[cause])
+
+
+def test_pictures_say_what_they_show(recorded, tmp_path):
+    """Model, size, dtype and device above each; legends of what is there; nothing overprinted."""
+    result = recorded.result
+    where = tables_of.what_and_where(result)
+    assert where == "nearest in float32, 33 frames of 24x40, cpu"
+    charts.write_charts(result, tmp_path, recorded.timelines)
+    figure = charts.plot_latencies({"a": [1.0, 1.0]}, title=where)
+    words = "\n".join(t.get_text() for t in texts(figure))
+    assert where in words and "n < 100: read it as the maximum" in words
+    mean, p99 = figure.axes[0].collections[1:3]
+    (above,), (below,) = mean.get_paths(), p99.get_paths()
+    assert above.get_extents().ymax < 0 < below.get_extents().ymin
+    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    for draw in (charts.plot_utilization, charts.plot_waterfall):
+        assert any(where in t.get_text() for t in texts(draw(analyses, title=where)))
+    far = read_profile(PROFILE)
+    modes = {mode: one.analysis for mode, one in far.modes.items()}
+    cut = [t.get_text() for t in texts(charts.plot_waterfall(modes))]
+    assert cut.count("//") == 2 and any("does not start at 0" in text for text in cut)
+    runs = {mode: one.profiled for mode, one in result.modes.items()}
+    for name, run, label in (
+        ("cpu", runs["async"], "decode (the decoder's call)"),
+        ("gpu", far.modes["async"].profiled, "decode on the compute stream"),
+    ):
+        figure = overlap.plot_overlap({"async": run}, result.config, name)
+        assert label in [t.get_text() for t in texts(figure)]
+
+
+def test_throttling_is_shaded_and_named(recorded):
+    run = recorded.result.modes["async"].profiled
+    bits = [0.0, None, 4.0, None, 12.0, 0.0]
+    nvml = {"time_s": [0.01 * n for n in range(6)], "power_w": [9.0] * 6}
+    nvml["clock_event_reasons"] = bits
+    assert nvml_chart.throttled_spans(nvml) == [
+        (0.02, 0.04, "software power cap"),
+        (0.04, 0.05, "software power cap, hardware slowdown"),
+    ]
+    for reasons, label in (
+        (bits, "throttled:\nsoftware power cap"),
+        ([0.0] * 6, "never throttled"),
+    ):
+        figure = nvml_chart.plot_nvml(run, nvml | {"clock_event_reasons": reasons})
+        assert label in [t.get_text() for t in texts(figure)]
+    del nvml["clock_event_reasons"]
+    found = [t.get_text() for t in texts(nvml_chart.plot_nvml(run, nvml))]
+    assert not any("throttled" in text for text in found)
 
 
 def test_on_a_cpu_tables_speak_of_decoder_calls(recorded):

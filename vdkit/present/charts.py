@@ -5,7 +5,6 @@ Each takes an ``ax`` to draw on, or makes a figure; either way it returns the fi
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from vdkit.measure.trace_reader import read_trace
+from vdkit.present.nvml_chart import plot_nvml, read_nvml_csv
 from vdkit.present.overlap import plot_overlap
-from vdkit.present.plots import plot_lanes
-from vdkit.present.profile_tables import cost, incomplete, on_cpu
+from vdkit.present.profile_tables import incomplete, on_cpu
 from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
-from vdkit.present.tables import NAMES
+from vdkit.present.tables import NAMES, what_and_where
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,19 +27,6 @@ if TYPE_CHECKING:
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import Run
     from vdkit.measure.timeline import Timeline
-
-_NVML_ROWS = (
-    ("power, W", (("power_w", "#D55E00", "power"),)),
-    ("clock, MHz", (("sm_clock_mhz", "#0072B2", "SM"), ("memory_clock_mhz", "#56B4E9", "memory"))),
-    (
-        "active, %",
-        (
-            ("sm_active_percent", "#009E73", "SM"),
-            ("tensor_active_percent", "#CC79A7", "tensor"),
-            ("dram_bandwidth_percent", "#E69F00", "DRAM bandwidth"),
-        ),
-    ),
-)
 
 
 def _figure(ax: Axes | None, height_in: float) -> tuple[Figure, Axes]:
@@ -65,20 +51,33 @@ def _warn(ax: Axes, analyses: Mapping[str, Analysis]) -> None:
 
 def _cost(analyses: Mapping[str, Analysis]) -> str:
     """The profiler's own cost, as it stands beside every figure."""
-    known = [f"{mode} {cost(a, ' %')}" for mode, a in analyses.items() if a.timed_latency_s]
-    return f"profiler cost: {', '.join(known)}" if known else "profiler cost unknown"
+    costs = {mode: a.profiler_cost_percent for mode, a in analyses.items()}
+    known = {mode: percent for mode, percent in costs.items() if percent is not None}
+    if not known:
+        return "profiler cost unknown"
+    noise = " (below 0: within noise)" if min(known.values()) < 0 else ""
+    return f"profiler cost: {', '.join(f'{m} {p:+.1f} %' for m, p in known.items())}{noise}"
 
 
-def plot_utilization(analyses: Mapping[str, Analysis], ax: Axes | None = None) -> Figure:
+def _title(ax: Axes, title: str | None, *more: str) -> None:
+    """What was measured, and ``more`` on lines below it, left above the axes."""
+    lines = [line for line in (title, *more) if line]
+    ax.set_title("\n".join(lines), loc="left", fontsize=7)
+
+
+def plot_utilization(
+    analyses: Mapping[str, Analysis], ax: Axes | None = None, title: str | None = None
+) -> Figure:
     """Kernel utilization by window and path, as bars with their figure.
 
     Args:
         analyses: mode to analysis.
         ax: where to draw; None makes a figure.
+        title: what was measured; the profiler's cost stands below it.
     """
     with plt.rc_context(STYLE):
         windows = [w for w in ("run", "steady", "two chunks") if _have(analyses, w)]
-        figure, ax = _figure(ax, 0.75 + 0.17 * sum(len(_have(analyses, w)) + 1 for w in windows))
+        figure, ax = _figure(ax, 0.9 + 0.17 * sum(len(_have(analyses, w)) + 1 for w in windows))
         place, ticks = 0.0, []
         for window in windows:
             modes = _have(analyses, window)
@@ -97,7 +96,7 @@ def plot_utilization(analyses: Mapping[str, Analysis], ax: Axes | None = None) -
         ax.set_xticks(range(0, 101, 20))
         what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
         ax.set_xlabel(f"{what}, % of the window")
-        ax.set_title(_cost(analyses), loc="left", fontsize=7)
+        _title(ax, title, _cost(analyses))
         _warn(ax, analyses)
     return figure
 
@@ -113,6 +112,7 @@ def plot_waterfall(
     start: str = "sync",
     stop: str = "async",
     window: str = "run",
+    title: str | None = None,
 ) -> Figure:
     """Where the milliseconds went between two paths: busy time and each stall cause.
 
@@ -121,6 +121,7 @@ def plot_waterfall(
         ax: where to draw; None makes a figure.
         start, stop: the two paths.
         window: which window of both.
+        title: what was measured; the profiler's cost stands below it.
     """
     first, last = analyses[start].windows[window], analyses[stop].windows[window]
     steps = [("busy", 1e3 * (last.busy_s - first.busy_s), "#0072B2", "")]
@@ -134,7 +135,7 @@ def plot_waterfall(
         steps.append(("all others", rest, "#BBBBBB", ""))
     steps = [steps[0], *sorted(steps[1:], key=lambda step: step[1])]
     with plt.rc_context(STYLE):
-        figure, ax = _figure(ax, 1.1 + 0.22 * (len(steps) + 2))
+        figure, ax = _figure(ax, 1.25 + 0.22 * (len(steps) + 2))
         level = 1e3 * first.window_s
         ax.barh(0, level, color=MODE_COLORS.get(start, "#888888"), height=0.7)
         ends = [level]
@@ -154,7 +155,11 @@ def plot_waterfall(
         right = max(ends) + 0.16 * (max(ends) - left)
         ax.set_xlim(left, right)
         for row, end in enumerate([ends[0], *ends[1:], 1e3 * last.window_s]):
-            text = f"{end:.0f} ms" if row in (0, bottom) else f"{steps[row - 1][1]:+.1f} ms"
+            text = (
+                f"{end:#.4g} ms".replace(". ", " ")
+                if row in (0, bottom)
+                else f"{steps[row - 1][1]:+.1f} ms"
+            )
             at = end if row in (0, bottom) else max(end, ends[row - 1])
             ax.text(at + 0.012 * (right - left), row, text, va="center", fontsize=7)
         labels = [start, *(step[0] for step in steps), stop]
@@ -162,90 +167,49 @@ def plot_waterfall(
         ax.tick_params(axis="y", length=0)
         ax.invert_yaxis()
         broken = " (the axis does not start at 0)" if left > 0 else ""
+        for row in (0, bottom) if left > 0 else ():  # a gap in each bar that is cut off
+            ax.text(
+                left + 0.02 * (right - left), row, "//", va="center", fontsize=14, color="white",
+                weight="bold",
+            )  # fmt: skip
         ax.set_xlabel(f"window '{window}', ms{broken}")
         pair = {mode: analyses[mode] for mode in (start, stop)}
-        ax.set_title(_cost(pair), loc="left", fontsize=7)
+        _title(ax, title, _cost(pair))
         _warn(ax, pair)
     return figure
 
 
-def plot_latencies(latencies: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Figure:
-    """Every timed run as a dot, by path, with mean and P99.
+def plot_latencies(
+    latencies: Mapping[str, Sequence[float]], ax: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Every timed run as a dot, by path; the mean as a line above it, P99 as one below.
 
     Args:
         latencies: mode to latencies of the timed runs, s.
         ax: where to draw; None makes a figure.
+        title: what was measured.
     """
     with plt.rc_context(STYLE):
-        figure, ax = _figure(ax, 0.9 + 0.33 * len(latencies))
+        figure, ax = _figure(ax, 1.05 + 0.33 * len(latencies))
         for row, (mode, values) in enumerate(latencies.items()):
             data = np.asarray(values)
             color = MODE_COLORS.get(mode, "#0072B2")
             ax.scatter(data, np.full(data.size, row), s=10, color=color, alpha=0.6, linewidth=0)
-            ax.vlines(data.mean(), row - 0.3, row + 0.3, color="black", linewidth=1.2)
-            ax.vlines(np.percentile(data, 99), row - 0.3, row + 0.3, color=RED, linewidth=1.0)
-        ax.vlines([], 0, 0, color="black", linewidth=1.2, label="mean")
-        ax.vlines([], 0, 0, color=RED, linewidth=1.0, label="P99")
+            ax.vlines(data.mean(), row - 0.4, row - 0.1, color="black", linewidth=1.2)
+            ax.vlines(np.percentile(data, 99), row + 0.1, row + 0.4, color=RED, linewidth=1.2)
+        few = min(len(values) for values in latencies.values()) < 100
+        ax.vlines([], 0, 0, color="black", linewidth=1.2, label="mean (above)")
+        p99 = "P99 (below; n < 100: read it as the maximum)" if few else "P99 (below)"
+        ax.vlines([], 0, 0, color=RED, linewidth=1.2, label=p99)
         counts = {mode: len(values) for mode, values in latencies.items()}
         ax.set_yticks(
             range(len(latencies)), [f"{mode} (n = {count})" for mode, count in counts.items()]
         )
         ax.set_ylim(len(latencies) - 0.5, -0.5)
-        ax.set_xlabel("latency, s")
-        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=7)
+        ax.set_xlabel("latency, s (the axis does not start at 0)")
+        _title(ax, title)
+        figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=7)
     return figure
-
-
-def plot_nvml(
-    run: Run, nvml: Mapping[str, Sequence[float | None]], title: str | None = None
-) -> Figure:
-    """NVML samples (power, clocks, activity) under the timeline of the run they were taken in.
-
-    Args:
-        run: a recorded run.
-        nvml: column to values, ``time_s`` (s since the call) among them; fields that the device
-            does not answer are left out of the picture.
-        title: above the figure.
-    """
-    rows = [(label, [line for line in lines if nvml.get(line[0])]) for label, lines in _NVML_ROWS]
-    rows = [(label, lines) for label, lines in rows if lines]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1 + len(rows), 1, sharex=True, squeeze=False, layout="constrained",
-            figsize=(WIDTH_IN, 1.5 + 0.85 * len(rows)),
-            gridspec_kw={"height_ratios": [1.1, *([1] * len(rows))]},
-        )  # fmt: skip
-        plot_lanes(run, axes[0, 0], (0.0, 1.005 * run.latency_s))
-        times = np.array(nvml["time_s"], float)
-        for ax, (label, lines) in zip(axes[1:, 0], rows, strict=True):
-            for column, color, name in lines:
-                values = np.array([np.nan if v is None else v for v in nvml[column]], float)
-                there = np.isfinite(values)
-                ax.plot(times[there], values[there], color=color, linewidth=1, label=name)
-            ax.set_ylabel(label, fontsize=7)
-            ax.set_ylim(bottom=0)
-            if len(lines) > 1:
-                ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
-        axes[-1, 0].set_xlabel("time since the call, s")
-        if title:
-            figure.suptitle(title, fontsize=8.5, x=0.01, ha="left")
-        plt.close(figure)
-    return figure
-
-
-def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
-    """The columns of one run in ``nvml.csv``; ValueError, with the names, if it is not there."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    mine = [row for row in rows if row["run"] == run]
-    if not mine:
-        known = ", ".join(dict.fromkeys(row["run"] for row in rows))
-        raise ValueError(f"{path} has no run {run!r}; it has {known}")
-    return {
-        name: [float(row[name]) if row[name] else None for row in mine]
-        for name in mine[0]
-        if name != "run"
-    }
 
 
 def write_charts(
@@ -260,24 +224,24 @@ def write_charts(
     """
     analyses = {mode: one.analysis for mode, one in result.modes.items()}
     profiled = {mode: one.profiled for mode, one in result.modes.items()}
-    work = result.workload
-    where = (
-        f"{work.decoder} in {work.dtype}, {work.height}x{work.width}, {result.provenance.device}"
-    )
-    figures: dict[str, Figure] = {"utilization": plot_utilization(analyses)}
+    where = what_and_where(result)
+    figures: dict[str, Figure] = {
+        "utilization": plot_utilization(analyses, title=f"Profiled runs: {where}")
+    }
     pair: dict[str, Run] = {m: profiled[m] for m in ("sync", "async") if m in profiled}
     shown = pair or profiled
     mine = {mode: analyses[mode] for mode in shown}
     if timelines is None:
         timelines = {mode: read_trace(folder / result.modes[mode].trace) for mode in shown}
     figures["timeline"] = plot_overlap(
-        shown, result.config, f"Profiled runs: {where}. {_cost(mine)}",
+        shown, result.config, f"Profiled runs: {where}\n{_cost(mine)}",
         "\n".join(incomplete(mine)), timelines,
     )  # fmt: skip
     if len(pair) == 2:
-        figures["waterfall"] = plot_waterfall(analyses)
+        figures["waterfall"] = plot_waterfall(analyses, title=f"Profiled runs: {where}")
     figures["latency"] = plot_latencies(
-        {mode: [run.latency_s for run in one.timed] for mode, one in result.modes.items()}
+        {mode: [run.latency_s for run in one.timed] for mode, one in result.modes.items()},
+        title=f"Timed runs: {where}",
     )
     samples = folder / "nvml.csv"
     if samples.exists():

@@ -99,7 +99,7 @@ def plot_overlap(
     """
     with plt.rc_context(STYLE):
         lanes = [len(drawn_lanes([run])) for run in runs.values()]
-        height = 1.8 + sum(0.27 * count + 0.3 for count in lanes)
+        height = 1.95 + sum(0.27 * count + 0.3 for count in lanes)
         figure, axes = plt.subplots(
             len(runs), 2, squeeze=False, figsize=(WIDTH_IN, height), layout="constrained",
             gridspec_kw={"height_ratios": lanes, "width_ratios": (1.7, 1)},

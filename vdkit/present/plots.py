@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vdkit.present.style import (
+    CPU_MEANING,
     LANE_MEANING,
     LANES,
     SPANS,
@@ -38,7 +39,10 @@ def drawn_lanes(runs: Iterable[Run]) -> list[str]:
 
 def lane_handles(runs: Iterable[Run]) -> list[Patch | Line2D]:
     """Legend entries of the lanes that any of the runs has."""
-    return [Patch(color=TONES[lane][0], label=LANE_MEANING[lane]) for lane in drawn_lanes(runs)]
+    runs = list(runs)
+    on_cpu = all(run.vram_peak_bytes is None for run in runs)
+    words = CPU_MEANING if on_cpu else LANE_MEANING
+    return [Patch(color=TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
 
 
 def plot_lanes(run: Run, ax: Axes, window: tuple[float, float] | None = None) -> Axes:

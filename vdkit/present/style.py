@@ -22,6 +22,11 @@ LANE_MEANING = {
     "convert": "convert on the host",
     "write": "write to the sink",
 }
+CPU_MEANING = LANE_MEANING | {
+    "compute": "decode (the decoder's call)",
+    "copy": "copy from memory to memory",
+}
+"""The same where there is no GPU."""
 # Causes share the color of what the stream waits for; hatches tell them from the work itself.
 CAUSE_COLORS = {
     "launch late": ("#F0E442", "...."),

@@ -90,6 +90,15 @@ def setting(result: BenchmarkResult | ProfileResult, clocks: str = "") -> str:
     )
 
 
+def what_and_where(result: BenchmarkResult | ProfileResult) -> str:
+    """Decoder, dtype, size and device, for a title."""
+    work = result.workload
+    return (
+        f"{work.decoder} in {work.dtype}, {work.frames} frames of {work.height}x{work.width}, "
+        f"{result.provenance.device}"
+    )
+
+
 def _frames_line(result: BenchmarkResult) -> str:
     delivered = [name for name, mode in result.modes.items() if mode.frame_sha256]
     compared = [
