@@ -124,7 +124,7 @@ class TestPlan:
             ({"modes": ("sync", "fast")}, "modes fast: use any of diffusers, sync, async, compute"),
             ({"modes": ("sync", "sync")}, "each may be named once"),
             ({"runs": 0}, "runs is 0"),
-            ({"warmup": -1}, "warmup -1"),
+            ({"warmup": -1}, "warmup is -1; use 0 or more"),
             ({"baseline": "diffusers"}, "baseline 'diffusers' is not among the modes"),
         ],
     )

@@ -304,6 +304,8 @@ def test_what_cannot_be_checked_is_not_called_ok(tmp_path):
     graph = [*EVENTS[:3], launch(5, 3), launch(120, 2, "cudaGraphLaunch"), EVENTS[4]]
     made = read_trace(write(tmp_path / "g.json", graph))
     assert checks(made)[name] is None and "with CUDA graphs" in details(made)[name]
+    asking = [*EVENTS, launch(99, 98, "cudaThreadExchangeStreamCaptureMode")]
+    assert checks(read_trace(write(tmp_path / "c.json", asking)))[name] is True
     stray = read_trace(write(tmp_path / "s.json", [*graph, kernel(300, 5, correlation=99)]))
     assert checks(stray)[name] is False
     made = chunked()

@@ -58,7 +58,7 @@ def _launches(timeline: Timeline) -> Check:
         return Check(title, None, "the trace holds no calls to match with its kernels")
     names = timeline.names
     launching = np.array(["Launch" in name and "Host" not in name for name in names])
-    graphs = np.array(["cudaGraph" in name or "Capture" in name for name in names])
+    graphs = np.array(["GraphLaunch" in name or "BeginCapture" in name for name in names])
     launches = calls.where((launching & ~graphs)[calls.name])
     asked = set(launches.correlation.tolist())
     lost, stray = asked - ran, ran - called
