@@ -196,6 +196,9 @@ class PngSink:
             shutil.rmtree(self._partial)
 
 
+_BT709 = {"src_colorspace": "ITU709", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
+
+
 class Mp4Sink:
     """H.264 (4:2:0, BT.709) in MP4 through PyAV, chunk by chunk, at exactly the given frame rate.
 
@@ -241,9 +244,10 @@ class Mp4Sink:
         import av
 
         for pixels in frames:
-            self._container.mux(
-                self._stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
-            )
+            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            # Left to itself the encoder would convert with BT.601, whatever the stream says.
+            yuv = rgb.reformat(format="yuv420p", interpolation="AREA", **_BT709)
+            self._container.mux(self._stream.encode(yuv))
 
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))

@@ -170,3 +170,16 @@ def test_conversion_to_uint8(dtype):
     assert (pixels.double() - exact).abs().max() <= 0.5 + 1e-4
     assert pixels.min() == 0 and pixels.max() == 255
     assert values.max() > 1, "the input must not have been clamped in place"
+
+
+@pytest.mark.parametrize("color", [(228, 36, 36), (36, 176, 60), (48, 84, 244), (14, 22, 84)])
+def test_mp4_keeps_colors(tmp_path, color):
+    """Converted by the matrix that the file names: BT.601 would be off by up to 20 levels."""
+    path = tmp_path / "flat.mp4"
+    frames = np.full((5, 32, 48, 3), color, np.uint8)
+    feed(Mp4Sink(path), frames, VideoInfo(5, 32, 48, Fraction(16)))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
+        assert stream.codec_context.colorspace == 1  # BT.709
+    assert np.abs(decoded.astype(int) - frames).max() <= 3
