@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lab readme clean
+.PHONY: demo test check lab readme sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
@@ -23,6 +23,10 @@ lab: $(VENV)/.installed
 # Write the recorded figures into README.md and draw its picture (a test keeps them equal).
 readme: $(VENV)/.installed
 	$(BIN)/python -m vdkit.present.readme README.md
+
+# Checksums of what data/ ships (a test compares them).
+sums:
+	cd data && git ls-files --cached --others --exclude-standard . | grep -v '^SHA256SUMS$$' | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "vdkit needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; use make PYTHON=python3.12" % v[:2])'

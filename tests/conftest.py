@@ -38,3 +38,12 @@ def require_cuda():
         if os.environ.get("VDKIT_REQUIRE_CUDA") == "1":
             pytest.fail("VDKIT_REQUIRE_CUDA=1, but torch sees no CUDA GPU")
         pytest.skip("needs a CUDA GPU; set VDKIT_REQUIRE_CUDA=1 to make this a failure")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small pictures: more threads only wait for each other, long where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -48,8 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_profile(commands)
     _add_analyze(commands)
+    _add_generate(commands)
     demo = commands.add_parser(
-        "demo", help="every decode path on a short clip (half a minute on two idle cores)"
+        "demo", help="every decode path on a short clip (two minutes on two idle cores)"
     )
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write into")
@@ -119,6 +120,33 @@ def _add_analyze(commands: Any) -> None:
     analyze.add_argument("trace", type=Path, help="a trace: .json or .json.gz")
     analyze.add_argument("--gpu", type=int, help="which GPU, if the trace holds several")
     analyze.add_argument("--json", action="store_true", help="print only one line of JSON")
+
+
+def _add_generate(commands: Any) -> None:
+    generate = commands.add_parser(
+        "generate",
+        help="text to latents to video: prompt in, MP4 out, with the seconds of every stage",
+        description="Runs text encoder and denoising of a Wan pipeline, decodes the latents on the "
+        "asynchronous path and writes an MP4. The default model is the miniature in data/tiny-wan, "
+        "whose model card lists the words it knows.",
+    )
+    add = generate.add_argument
+    add("--prompt", required=True, help="what the video shows")
+    add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")
+    add("--model", default="tiny-wan", help="tiny-wan, a pipeline folder or a hub id")
+    add("--negative-prompt", default="", help="what guidance leads away from")
+    add("--frames", type=int, default=33, help="pixel frames, 4n+1 (default: 33)")
+    add("--height", type=int, default=96, help="pixels, a multiple of 16 (default: 96)")
+    add("--width", type=int, default=160, help="pixels, a multiple of 16 (default: 160)")
+    add("--steps", type=int, default=20, help="denoising steps (default: 20)")
+    add("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add("--guidance", type=float, default=4.0, help="of the high-noise expert (default: 4)")
+    add("--guidance-2", type=float, default=3.0, help="of the low-noise expert (default: 3)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--dtype", help="of the transformers (default: bfloat16 on a GPU, float32 on a CPU)")
+    add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
+    add("--save-latents", type=Path, metavar="FILE", help="keep the latents too (.safetensors)")
+    add("--json", action="store_true", help="print only one line of JSON, no progress bars")
 
 
 def _add_what(command: argparse.ArgumentParser, runs: int, note: str) -> None:

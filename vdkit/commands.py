@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, exact_fps
+from vdkit.generate import generate
 from vdkit.show import show
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 def _load(options: argparse.Namespace) -> _What:
     """Check everything that can be checked before a decoder is loaded, then load."""
     from vdkit.measure.folders import check_out
-    from vdkit.models.latents import load_latents
+    from vdkit.models.latents import latents_metadata, load_latents
     from vdkit.models.loading import load_decoder
     from vdkit.sink_spec import SinkSpec, default_folder
 
@@ -82,6 +83,13 @@ def _load(options: argparse.Namespace) -> _What:
     decoder = load_decoder(options.decoder, options.device, options.dtype)
     latents = load_latents(options.latents, decoder, options.seed)
     if options.denormalize:
+        if not options.latents.startswith("random:"):
+            said = latents_metadata(options.latents).get("normalization")
+            if said == "undone":
+                raise ValueError(
+                    f"{options.latents} says that its normalization is undone already; leave out "
+                    "--denormalize"
+                )
         latents = decoder.denormalize(latents)
     if not options.json:
         print(f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
@@ -242,5 +250,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "analyze": analyze,
     "demo": demo,
     "show": show,
+    "generate": generate,
 }
 """Command name to what runs it; each returns the exit status."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,23 @@ from vdkit import analyze, load_decoder, load_latents, read_profile, read_trace
 DATA = Path(__file__).parents[2] / "data"
 
 
-def test_every_file_is_listed_with_its_checksum():
-    listed = dict(re.findall(r"\| `([^`]+)` .*`([0-9a-f]{64})`", (DATA / "README.md").read_text()))
-    files = {path.name for path in DATA.iterdir() if path.name != "README.md"}
-    assert set(listed) == files
+def test_every_file_is_what_its_checksum_says():
+    lines = (DATA / "SHA256SUMS").read_text().splitlines()
+    listed = {name: checksum for checksum, name in (line.split("  ") for line in lines)}
+    found = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."],
+        cwd=DATA, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert set(listed) == set(found) - {"SHA256SUMS"}, "run `make sums`"
     for name, checksum in listed.items():
-        assert hashlib.sha256((DATA / name).read_bytes()).hexdigest() == checksum
+        assert hashlib.sha256((DATA / name).read_bytes()).hexdigest() == checksum, name
+
+
+def test_every_file_is_described():
+    described = set(re.findall(r"^\| `([^`]+)`", (DATA / "README.md").read_text(), re.MULTILINE))
+    latents = {f"latents/{path.name}" for path in (DATA / "latents").iterdir()}
+    others = {path.name for path in DATA.iterdir() if path.is_file()}
+    assert described == latents | {"tiny-wan/"} | others - {"README.md", "SHA256SUMS"}
 
 
 def test_example_latents_load():

@@ -20,7 +20,11 @@ MAY_IMPORT = {
     "present": {"decode", "measure"},
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
     "show": {"measure", "present"},
-    "commands": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo", "show"},
+    "generate": {"decode", "models", "sinks"},
+    "commands": {
+        *("decode", "measure", "models", "present", "sinks", "sink_spec"),
+        *("demo", "show", "generate"),
+    },
     "__main__": {"decode", "commands"},
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar

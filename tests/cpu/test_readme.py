@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_the_profile_example_runs(tmp_path, monkeypatch, capsys):
         (tmp_path / "async.json.gz").unlink()
 
 
+def test_the_generation_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in code_blocks("python") if "generate_latents" in block)
+    small = code.replace("frames=33, steps=20", "9, 32, 48, steps=3")
+    assert small != code
+    exec(small, {})
+    assert capsys.readouterr().out.count("-noise ") == 3
+    assert (tmp_path / "square.mp4").stat().st_size > 500
+
+
 def test_the_events_of_the_recorded_comparison_are_those_it_says():
     (file,) = (ROOT / "results").glob("*analyze-vs-hta/result_hta.json")
     trace = json.loads(file.read_text())["trace"]
@@ -81,7 +92,7 @@ def test_commands_exist():
     assert set(re.findall(r"make ([a-z]+)", README)) <= set(targets)
     commands = re.findall(r"\.venv/bin/vdkit (.*?)(?:  #|\n)", README)
     for command in commands:
-        build_parser().parse_args(command.split())
+        build_parser().parse_args(shlex.split(command))
     assert commands
 
 

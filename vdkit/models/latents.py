@@ -1,8 +1,10 @@
-"""Latents to decode: seeded random ones, or a safetensors file."""
+"""Latents to decode: seeded random ones, or a safetensors file; and how such files are written."""
 
 from __future__ import annotations
 
 import re
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,14 +29,7 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torc
     text = str(spec)
     if text.startswith("random:"):
         return _random(text, decoder, seed)
-    path = Path(spec)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no latents file {text!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
-            f"random:161x480x832"
-        )
-    if path.suffix != ".safetensors":
-        raise ValueError(f"latents file {text!r} is not safetensors; nothing else is read")
+    path = _file(spec)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -50,6 +45,69 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torc
         f"latents file {text!r} has no tensor 'latents' but "
         f"{', '.join(sorted(tensors)) or 'nothing'}"
     )
+
+
+def save_latents(
+    path: str | Path, latents: torch.Tensor, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write latents that `load_latents` reads; an interrupted write leaves what was there.
+
+    Args:
+        path: ends in ``.safetensors``; an existing file is replaced.
+        latents: [C, T, h, w] or [1, C, T, h, w], any float dtype.
+        metadata: text by name, e.g. `GeneratedLatents.metadata`.
+
+    Raises:
+        ValueError: another ending.
+        FileNotFoundError: no such folder.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    check_latents_path(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        save_file({"latents": latents.detach().cpu().contiguous()}, partial, dict(metadata or {}))
+        partial.chmod(0o644)  # safetensors writes files that only their owner may read
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def check_latents_path(path: Path) -> None:
+    """ValueError or FileNotFoundError if `save_latents` could not write ``path``."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"latents file {str(path)!r}: end the name in .safetensors")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name}")
+
+
+def latents_metadata(path: str | Path) -> dict[str, str]:
+    """What a latents file says about itself: prompt, seed, shape, normalization, source, ...
+
+    Empty for a file that says nothing. Raises as `load_latents` does.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = _file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"latents file {str(path)!r} is damaged or cut short: {error}") from error
+
+
+def _file(spec: str | Path) -> Path:
+    path = Path(spec)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no latents file {str(spec)!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
+            f"random:161x480x832"
+        )
+    if path.suffix != ".safetensors":
+        raise ValueError(f"latents file {str(spec)!r} is not safetensors; nothing else is read")
+    return path
 
 
 def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:

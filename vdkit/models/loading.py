@@ -1,16 +1,14 @@
-"""Decoders by name: the two Wan architectures, a tiny one, or weights from a folder or the hub."""
+"""Decoders by name: the two Wan architectures, the miniature, or weights from a folder or hub."""
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors import SafetensorError, safe_open
 
+from vdkit.models.sources import TINY_WAN, check_weights, find_source, read_class
 from vdkit.models.wan import WanDecoder
 
 SEED = 0
@@ -52,13 +50,9 @@ _WAN22: dict[str, Any] = {
     "latents_std": _WAN22_STD,
 }
 
-# Wan 2.1's topology, narrow enough to decode on two CPU cores at several frames per second.
-_TINY: dict[str, Any] = {"base_dim": 16, "num_res_blocks": 1}
-
-ARCHITECTURES = {"wan2.1": _WAN21, "wan2.2": _WAN22, "tiny-wan": _TINY}
+ARCHITECTURES = {"wan2.1": _WAN21, "wan2.2": _WAN22}
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -118,11 +112,11 @@ def load_decoder(
     """A streaming decoder.
 
     Args:
-        source: ``wan2.1`` (the VAE of Wan2.2-T2V-A14B, z 16), ``wan2.2`` (that of Wan2.2-TI2V-5B,
-            z 48) or ``tiny-wan``: the architecture with seeded random weights, nothing downloaded
-            (timings are those of the real model, pictures are noise). Or a local folder or hub id
-            in diffusers' layout, with the VAE in ``vae/`` or at the top; only safetensors are
-            read.
+        source: ``tiny-wan``, the trained miniature in ``data/``; ``wan2.1`` (the VAE of
+            Wan2.2-T2V-A14B, z 16) or ``wan2.2`` (that of Wan2.2-TI2V-5B, z 48): the architecture
+            with seeded random weights, nothing downloaded (timings are those of the real model,
+            pictures are noise). Or a local folder or hub id in diffusers' layout, with the VAE in
+            ``vae/`` or at the top; only safetensors are read.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: float16, bfloat16 or float32; None: float16 on a GPU, float32 on a CPU.
 
@@ -134,24 +128,12 @@ def load_decoder(
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     name = str(source)
-    known = ", ".join(ARCHITECTURES)
     if name in ARCHITECTURES:
         return WanDecoder(_random_vae(ARCHITECTURES[name], on, as_dtype), name)
-    path = Path(source)
-    if path.suffix in _PICKLES:
-        raise ValueError(
-            f"{path} is a pickle, which can run code when read; convert it to safetensors first"
-        )
-    if name and path.is_dir():
-        return WanDecoder(_vae_from_folder(path, as_dtype).to(on), path.resolve().name)
-    if name.startswith((".", "/", "~")) and not path.exists():
-        raise FileNotFoundError(f"decoder folder {name!r} does not exist")
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(
-            f"decoder source {name!r} is unknown; use {known}, a folder in diffusers' layout, or "
-            f"a hub id owner/name"
-        )
-    return WanDecoder(_vae_from_hub(name, as_dtype).to(on), name)
+    found = find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
+    if isinstance(found, Path):
+        return WanDecoder(_vae_from_folder(found, as_dtype).to(on), found.resolve().name)
+    return WanDecoder(_vae_from_hub(found, as_dtype).to(on), found)
 
 
 def _random_vae(
@@ -171,28 +153,10 @@ def _vae_from_folder(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
         raise FileNotFoundError(
             f"{folder} holds no VAE: neither config.json nor vae/config.json is there"
         )
-    try:
-        kind = json.loads(config_file.read_text()).get("_class_name")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{config_file} is not a JSON configuration: {error}") from error
+    kind = read_class(config_file)
     if kind != "AutoencoderKLWan":
         raise ValueError(f"{config_file} describes {kind!r}; vdkit decodes AutoencoderKLWan")
-    if not any(home.glob("*.safetensors")):
-        pickles = [entry.name for entry in home.iterdir() if entry.suffix in _PICKLES]
-        if pickles:
-            raise ValueError(
-                f"{home} holds weights only as a pickle ({pickles[0]}), which is refused; convert "
-                f"it to safetensors"
-            )
-        raise FileNotFoundError(f"{home} holds no *.safetensors weights")
-    for file in home.glob("*.safetensors"):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} cannot be read, it is damaged or cut short: {error}"
-            ) from error
+    check_weights(home)
     return _read(str(home), None, dtype)
 
 
@@ -215,7 +179,7 @@ def _read(source: str, subfolder: str | None, dtype: torch.dtype) -> Autoencoder
         vae, report = AutoencoderKLWan.from_pretrained(
             source,
             subfolder=subfolder,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,

@@ -1,0 +1,341 @@
+"""The miniature's world: short captioned clips of moving coloured shapes, drawn by formula.
+
+Nothing is downloaded: a caption names colours, shapes, motions and a background, the rest (place,
+speed, size, exact shade) comes from a seed. Usable on its own:
+
+    python data/tiny-wan/clips.py "a red star rotates over a gray background" --out star.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+FRAMES, HEIGHT, WIDTH, FPS = 33, 96, 160, 16
+
+COLORS = {
+    "red": (228, 36, 36),
+    "orange": (250, 140, 16),
+    "yellow": (246, 226, 40),
+    "green": (36, 176, 60),
+    "cyan": (40, 214, 224),
+    "blue": (48, 84, 244),
+    "purple": (148, 48, 208),
+    "pink": (252, 132, 196),
+    "white": (248, 248, 248),
+}
+BACKGROUNDS = {
+    "black": (10, 10, 12),
+    "gray": (104, 104, 104),
+    "dark blue": (14, 22, 84),
+    "dark green": (10, 62, 30),
+    "dark red": (84, 14, 20),
+    "brown": (96, 62, 34),
+    "light blue": (168, 208, 244),
+    "beige": (228, 212, 172),
+}
+# Corners, their distance in radii, and the distance of the notch (or edge's middle) between two.
+SHAPES = {
+    "circle": (0, 1.0, 1.0),
+    "square": (4, 1.25, 1.25 * math.cos(math.pi / 4)),
+    "triangle": (3, 1.45, 1.45 * math.cos(math.pi / 3)),
+    "star": (5, 1.5, 1.5 * 0.42),
+}
+MOTIONS = {
+    "left": "moves left",
+    "right": "moves right",
+    "up": "moves up",
+    "down": "moves down",
+    "bounces": "bounces",
+    "grows": "grows",
+    "shrinks": "shrinks",
+    "rotates": "rotates",
+    "still": "stays still",
+}
+HORIZONTAL, VERTICAL = ("left", "right"), ("up", "down", "bounces")
+
+SHADE = 8.0  # exact colours differ from clip to clip by up to this much in each channel
+CONTRAST = 110.0  # a colour is put on a background only at this distance in RGB or above
+TWO_SHAPES = 0.25  # share of clips with two shapes
+HELD_OUT = 0.1  # share of captions that training never sees
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """One shape of a scene: keys of `SHAPES`, `COLORS` and `MOTIONS`."""
+
+    color: str
+    shape: str
+    motion: str
+
+    @property
+    def words(self) -> str:
+        return (
+            f"a{'n' * (self.color[0] in 'aeio')} {self.color} {self.shape} {MOTIONS[self.motion]}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a caption says: one or two movers over a background."""
+
+    movers: tuple[Mover, ...]
+    background: str
+
+    @property
+    def caption(self) -> str:
+        """E.g. ``a red circle moves left and a blue star rotates over a dark green background``."""
+        what = " and ".join(mover.words for mover in self.movers)
+        return f"{what} over {_article(self.background)} {self.background} background"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the caption belongs to the share that training never sees."""
+        digest = hashlib.sha256(self.caption.encode()).digest()
+        return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """Scenes with everything drawn from the seed, ready to be rendered.
+
+    Attributes:
+        shape: int64 [B, S], index into `SHAPES`.
+        color: float32 [B, S, 3] RGB, 0 to 255.
+        background: float32 [B, 3] RGB, 0 to 255.
+        path: float32 [B, S, F, 4]: x, y, radius in pixels, angle in radians. Radius 0: no shape.
+    """
+
+    shape: np.ndarray
+    color: np.ndarray
+    background: np.ndarray
+    path: np.ndarray
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def words() -> list[str]:
+    """Every word that captions use, sorted."""
+    text = " ".join((*COLORS, *BACKGROUNDS, *SHAPES, *MOTIONS.values(), "a an and over background"))
+    return sorted(set(text.split()))
+
+
+def visible(color: str, background: str) -> bool:
+    """Whether the two are far enough apart (`CONTRAST`) for a clip."""
+    return math.dist(COLORS[color], BACKGROUNDS[background]) >= CONTRAST
+
+
+def random_scene(rng: np.random.Generator, *, held_out: bool = False, movers: int = 0) -> Scene:
+    """A scene from the training captions, or from those held out.
+
+    Args:
+        movers: 1 or 2; 0 draws it (`TWO_SHAPES`).
+    """
+    while True:
+        count = movers or 1 + (rng.random() < TWO_SHAPES)
+        background = str(rng.choice(list(BACKGROUNDS)))
+        colors = rng.choice(list(COLORS), count, replace=False)
+        made = tuple(
+            Mover(str(color), str(rng.choice(list(SHAPES))), str(rng.choice(list(MOTIONS))))
+            for color in colors
+        )
+        scene = Scene(made, background)
+        if _possible(scene) and scene.held_out == held_out:
+            return scene
+
+
+def parse(caption: str) -> Scene:
+    """The scene of a caption in the form `Scene.caption` writes.
+
+    Raises:
+        ValueError: a caption that says something else.
+    """
+    normal = " ".join(caption.lower().split())
+    for background in BACKGROUNDS:
+        for ending in (f" over a {background} background", f" over an {background} background"):
+            if normal.endswith(ending):
+                parts = normal.removesuffix(ending).split(" and ")
+                scene = Scene(tuple(_parse_mover(part) for part in parts), background)
+                if not _possible(scene):
+                    raise ValueError(
+                        f"caption {caption!r}: not a clip of this world (too little contrast, a "
+                        "circle that rotates, two alike, or motions that would collide)"
+                    )
+                return scene
+    raise ValueError(
+        f"caption {caption!r} does not end in 'over a ... background' with one of "
+        f"{', '.join(BACKGROUNDS)}"
+    )
+
+
+def _parse_mover(text: str) -> Mover:
+    for color in COLORS:
+        for shape in SHAPES:
+            for motion in MOTIONS:
+                mover = Mover(color, shape, motion)
+                if mover.words == text:
+                    return mover
+    raise ValueError(
+        f"{text!r} is not 'a COLOR SHAPE MOTION' with colors {', '.join(COLORS)}; shapes "
+        f"{', '.join(SHAPES)}; motions {', '.join(MOTIONS.values())}"
+    )
+
+
+def _possible(scene: Scene) -> bool:
+    motions = {mover.motion for mover in scene.movers}
+    collide = not motions.isdisjoint(HORIZONTAL) and not motions.isdisjoint(VERTICAL)
+    return (
+        all(visible(mover.color, scene.background) for mover in scene.movers)
+        and not any((m.shape, m.motion) == ("circle", "rotates") for m in scene.movers)
+        and len({mover.color for mover in scene.movers}) == len(scene.movers) in (1, 2)
+        and not (len(scene.movers) == 2 and collide)
+    )
+
+
+def draw_tracks(scenes: Sequence[Scene], rng: np.random.Generator) -> Tracks:
+    """Place, speed, size and shade of every scene, `FRAMES` frames."""
+    count = max(len(scene.movers) for scene in scenes)
+    tracks = Tracks(
+        np.zeros((len(scenes), count), np.int64),
+        np.zeros((len(scenes), count, 3), np.float32),
+        np.zeros((len(scenes), 3), np.float32),
+        np.zeros((len(scenes), count, FRAMES, 4), np.float32),
+    )
+    kinds = list(SHAPES)
+    for i, scene in enumerate(scenes):
+        shade = rng.uniform(-SHADE, SHADE, 3)
+        tracks.background[i] = np.clip(np.add(BACKGROUNDS[scene.background], shade), 0, 255)
+        boxes = _boxes(scene, rng)
+        for j, (mover, box) in enumerate(zip(scene.movers, boxes, strict=True)):
+            shade = rng.uniform(-SHADE, SHADE, 3)
+            tracks.shape[i, j] = kinds.index(mover.shape)
+            tracks.color[i, j] = np.clip(np.add(COLORS[mover.color], shade), 0, 255)
+            tracks.path[i, j] = _path(mover, box, len(scene.movers), rng)
+    return tracks
+
+
+def _boxes(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+    """x0, y0, x1, y1 for each mover: the whole picture, or half of it in random order."""
+    if len(scene.movers) == 1:
+        return [(0, 0, WIDTH, HEIGHT)]
+    motions = {mover.motion for mover in scene.movers}
+    side_by_side = rng.random() < 0.5
+    if not motions.isdisjoint(HORIZONTAL):
+        side_by_side = False
+    if not motions.isdisjoint(VERTICAL):
+        side_by_side = True
+    half_w, half_h = WIDTH / 2, HEIGHT / 2
+    boxes: list[tuple[float, float, float, float]] = (
+        [(0, 0, half_w, HEIGHT), (half_w, 0, WIDTH, HEIGHT)]
+        if side_by_side
+        else [(0, 0, WIDTH, half_h), (0, half_h, WIDTH, HEIGHT)]
+    )
+    return boxes if rng.random() < 0.5 else boxes[::-1]
+
+
+def _path(
+    mover: Mover, box: tuple[float, float, float, float], count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[F, 4]: x, y, radius, angle."""
+    x0, y0, x1, y1 = box
+    time = np.linspace(0.0, 1.0, FRAMES)
+    small, large = (14.0, 19.0) if count == 1 else (10.0, 13.5)
+    radius = np.full(FRAMES, rng.uniform(small, large))
+    if mover.motion in ("grows", "shrinks"):
+        ends = (rng.uniform(0.45, 0.6) * small, rng.uniform(1.2, 1.45) * small)
+        radius = np.interp(time if mover.motion == "grows" else time[::-1], (0, 1), ends)
+    reach = radius.max() * SHAPES[mover.shape][1] + 1.0  # keeps corners inside the picture
+    x = np.full(FRAMES, rng.uniform(x0 + reach, max(x1 - reach, x0 + reach)))
+    y = np.full(FRAMES, rng.uniform(y0 + reach, max(y1 - reach, y0 + reach)))
+    if mover.motion in HORIZONTAL:
+        x = _travel(x0 + reach, x1 - reach, rng, time, reverse=mover.motion == "left")
+    elif mover.motion in ("up", "down"):
+        y = _travel(y0 + reach, y1 - reach, rng, time, reverse=mover.motion == "up")
+    elif mover.motion == "bounces":
+        bounces = rng.uniform(1.6, 2.6)
+        phase = (bounces * time + rng.uniform(0.0, 1.0)) % 1.0
+        height = (y1 - y0 - 2 * reach) * rng.uniform(0.75, 1.0)
+        y = y1 - reach - height * 4 * phase * (1 - phase)  # parabolas: falls and is thrown up
+    upright = -math.pi / 2 if mover.shape != "square" else math.pi / 4
+    angle = np.full(FRAMES, upright)
+    if mover.motion == "rotates":
+        angle = angle + rng.choice((-1, 1)) * rng.uniform(2.5, 4.5) * time
+    return np.stack((x, y, radius, angle), axis=-1)
+
+
+def _travel(
+    low: float, high: float, rng: np.random.Generator, time: np.ndarray, *, reverse: bool
+) -> np.ndarray:
+    """A steady way of 65 to 100 % of what there is, forward or back."""
+    way = (high - low) * rng.uniform(0.65, 1.0)
+    start = low + rng.uniform(0.0, high - low - way)
+    return start + way * (time[::-1] if reverse else time)
+
+
+def render(
+    tracks: Tracks, device: str | torch.device = "cpu", start: int = 0, stop: int = FRAMES
+) -> torch.Tensor:
+    """Frames ``start`` to ``stop``: uint8 [B, F, H, W, 3] RGB on ``device``, edges antialiased."""
+    path = torch.from_numpy(tracks.path[:, :, start:stop]).to(device)
+    kind = torch.from_numpy(tracks.shape).to(device)
+    color = torch.from_numpy(tracks.color).to(device)
+    background = torch.from_numpy(tracks.background).to(device)
+    geometry = torch.tensor(list(SHAPES.values()), dtype=torch.float32, device=device)[kind]
+    row = torch.arange(HEIGHT, device=device).view(HEIGHT, 1) + 0.5
+    column = torch.arange(WIDTH, device=device) + 0.5
+    light = torch.linspace(1.08, 0.92, HEIGHT, device=device).view(1, 1, HEIGHT, 1, 1)
+    image = background.view(-1, 1, 1, 1, 3) * light
+    image = image.expand(-1, stop - start, -1, WIDTH, -1).clone()
+    for j in range(path.shape[1]):
+        x, y, radius, angle = (v[..., None, None] for v in path[:, j].unbind(-1))
+        corners, outer, inner = (v.view(-1, 1, 1, 1) for v in geometry[:, j].unbind(-1))
+        dx, dy = column - x, row - y
+        rho = torch.hypot(dx, dy)
+        # Fold the plane into one half of one corner's sector: from the corner to the notch.
+        sector = 2 * math.pi / corners.clamp(min=1)
+        theta = torch.remainder(torch.atan2(dy, dx) - angle + sector / 2, sector) - sector / 2
+        theta = theta.abs()
+        px, py = rho * theta.cos() - outer * radius, rho * theta.sin()
+        ex = inner * radius * (sector / 2).cos() - outer * radius
+        ey = inner * radius * (sector / 2).sin()
+        edge = (px * ey - py * ex) / torch.hypot(ex, ey).clamp(min=1e-6)
+        distance = torch.where(corners > 0, edge, rho - radius)
+        cover = ((0.5 - distance).clamp(0, 1) * (radius > 0))[..., None]
+        image = image + cover * (color[:, j].view(-1, 1, 1, 1, 3) - image)
+    return image.round().clamp(0, 255).to(torch.uint8)
+
+
+def main() -> None:
+    """Render one caption into an MP4."""
+    from fractions import Fraction
+
+    from vdkit.decode.chunks import VideoInfo
+    from vdkit.sinks import Mp4Sink
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("caption", help="e.g. 'a red star rotates over a gray background'")
+    parser.add_argument("--out", default="clip.mp4", help="MP4 to write")
+    parser.add_argument("--seed", type=int, default=0, help="place, speed, size, shade")
+    arguments = parser.parse_args()
+    try:
+        scene = parse(arguments.caption)
+    except ValueError as error:
+        parser.error(str(error))
+    frames = render(draw_tracks([scene], np.random.default_rng(arguments.seed)))[0].numpy()
+    sink = Mp4Sink(arguments.out)
+    sink.open(VideoInfo(FRAMES, HEIGHT, WIDTH, Fraction(FPS)))
+    sink.write(frames)
+    sink.close()
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

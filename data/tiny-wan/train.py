@@ -1,0 +1,436 @@
+"""Train the miniature: first the VAE, then text encoder and the two denoising experts.
+
+    python data/tiny-wan/train.py vae --run runs/tiny-wan --minutes 9
+    python data/tiny-wan/train.py diffusion --run runs/tiny-wan --minutes 9
+    python data/tiny-wan/train.py export --run runs/tiny-wan --out data/tiny-wan
+
+Every stage goes on from its last checkpoint, so a run may be cut into pieces (``--minutes``); the
+data of a step depend on seed and step only. One GPU; ``--smoke`` runs it all for a few steps on a
+CPU. Nothing is downloaded: the clips are drawn (`clips`), the weights start from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from clips import FRAMES, Tracks, draw_tracks, random_scene, render
+from diffusers import AutoencoderKLWan
+from recipe import (
+    BOUNDARY_RATIO,
+    CAPTION_LENGTH,
+    FLOW_SHIFT,
+    decode,
+    embed,
+    encode,
+    make_pipeline,
+    make_text_encoder,
+    make_tokenizer,
+    make_transformer,
+    make_vae,
+)
+from torch import nn
+
+IMAGES = 0.34  # share of the VAE's steps on single frames, four times as many as clips later
+WINDOW = 13  # pixel frames of the clips that follow: four latent frames
+WHOLE = 0.82  # from this share of the steps on whole clips, half as many
+KL_WEIGHT = 1e-4
+LOG_VARIANCE = -4.0  # of the latents at the start: with unit noise little passes, and learning lags
+CAPTION_DROPOUT = 0.1  # for classifier-free guidance
+SHARED = 0.4  # share of the steps in which one model learns all noise levels, before it is split
+EMA_DECAY = 0.999
+WARMUP_STEPS = 200
+ENCODE_BATCH = 32
+STATISTICS_CLIPS = 256  # over which the latents' mean and std are measured
+SAVE_EVERY = 1000  # steps
+
+
+class Trainer:
+    """Weights, their moving average, optimizer and checkpoint of one stage."""
+
+    def __init__(self, modules: dict[str, nn.Module], rate: float, steps: int, file: Path) -> None:
+        self.modules, self.rate, self.steps, self.file = modules, rate, steps, file
+        self.step = 0
+        self.ema = {name: copy.deepcopy(module).eval() for name, module in modules.items()}
+        self._optimizer()
+
+    def _optimizer(self) -> None:
+        self.parameters = [p for module in self.modules.values() for p in module.parameters()]
+        self.averages = [p for module in self.ema.values() for p in module.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+
+    def split(self, source: str, target: str) -> None:
+        """Add a copy of module ``source``, its average too, under the name ``target``."""
+        for models in (self.modules, self.ema):
+            models[target] = copy.deepcopy(models[source])
+        self._optimizer()
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One step: warm-up, constant rate in the first half, then down to 2 % on a line."""
+        progress = self.step / self.steps
+        scale = min(1.0, (self.step + 1) / WARMUP_STEPS) * max(0.02, min(1.0, 2 * (1 - progress)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * scale
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        self.step += 1
+
+    def save(self) -> None:
+        """Write the checkpoint; an interrupted write leaves the one before."""
+        state = {
+            "step": self.step,
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "ema": {name: module.state_dict() for name, module in self.ema.items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = self.file.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.file)
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.file.exists():
+            return
+        device = self.parameters[0].device
+        state = torch.load(self.file, map_location=device, weights_only=True)
+        if "transformer_2" in state["modules"] and "transformer_2" not in self.modules:
+            self.split("transformer", "transformer_2")
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+            self.ema[name].load_state_dict(state["ema"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+class Log:
+    """Losses as CSV, appended, a line every ``every`` steps; prints the same."""
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file, self.every = file, every
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.since = time.monotonic()
+
+    def add(self, step: int, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
+        if step % self.every:
+            return
+        row = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        rate = max(self.counts.values()) / (time.monotonic() - self.since)
+        new = not self.file.exists()
+        with self.file.open("a", newline="") as stream:
+            writer = csv.writer(stream)
+            if new:
+                writer.writerow(("step", "quantity", "value"))
+            writer.writerows((step, name, f"{value:.6g}") for name, value in row.items())
+        shown = "  ".join(f"{name} {value:.5f}" for name, value in row.items())
+        print(f"step {step}  {shown}  {rate:.1f} steps/s", flush=True)
+        self.sums, self.counts, self.since = {}, {}, time.monotonic()
+
+
+def train_vae(arguments: argparse.Namespace) -> bool:
+    """Reconstruction + KL, on single frames, then on parts of clips, then on whole ones.
+
+    As in Wan's own recipe, space is learned before time. Whole clips are needed: trained on 13
+    frames only, the VAE loses 15 dB by the 33rd. True when all steps are done.
+    """
+    device = torch.device(arguments.device)
+    torch.manual_seed(arguments.seed)
+    vae = make_vae().to(device)
+    with torch.no_grad():
+        vae.quant_conv.bias[vae.config.z_dim :] = LOG_VARIANCE
+    if arguments.channels_last:
+        for parameter in vae.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    trainer = Trainer({"vae": vae}, arguments.rate, arguments.steps, arguments.run / "vae.pt")
+    trainer.load()
+    log = Log(arguments.run / "vae.csv", arguments.log_every)
+
+    def losses(video: torch.Tensor) -> dict[str, torch.Tensor]:
+        mean, log_variance = encode(vae, video).chunk(2, 1)
+        log_variance = log_variance.clamp(-30, 20)
+        noise = torch.randn_like(mean)
+        error = decode(vae, mean + noise * (0.5 * log_variance).exp()) - video
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).float().mean()
+        return {"l1": error.abs().float().mean(), "mse": error.float().square().mean(), "kl": kl}
+
+    step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
+    for step in _steps(trainer, arguments):
+        rng = np.random.default_rng((arguments.seed, 1, step))
+        torch.manual_seed(arguments.seed * 1_000_003 + step)
+        count, window = arguments.batch, WINDOW
+        if step < IMAGES * trainer.steps:
+            count, window = 4 * count, 1
+        elif step >= WHOLE * trainer.steps:
+            count, window = count // 2, FRAMES
+        scenes = [random_scene(rng) for _ in range(count)]
+        start = int(rng.integers(0, FRAMES - window + 1))
+        video = _video(draw_tracks(scenes, rng), device, start, start + window)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            parts = step_losses(video)
+        loss = parts["l1"] + 2 * parts["mse"] + KL_WEIGHT * parts["kl"]
+        trainer.update(loss)
+        log.add(trainer.step, parts)
+    return trainer.step >= trainer.steps
+
+
+def train_diffusion(arguments: argparse.Namespace) -> bool:
+    """Flow matching in the VAE's latents. True when all steps are done.
+
+    One transformer first learns all noise levels; then it is copied and each copy goes on with
+    its own range, above and below `BOUNDARY_RATIO`. The text encoder learns along.
+    """
+    device = torch.device(arguments.device)
+    vae, mean, std = load_vae(arguments.run, device, min(STATISTICS_CLIPS, arguments.clips))
+    latents, ids = _latent_set(vae, mean, std, arguments)
+    torch.manual_seed(arguments.seed + 1)
+    modules = {"text_encoder": make_text_encoder(), "transformer": make_transformer()}
+    modules = {name: module.to(device).train() for name, module in modules.items()}
+    file = arguments.run / "diffusion.pt"
+    trainer = Trainer(modules, arguments.rate, arguments.steps, file)
+    trainer.load()
+    log = Log(arguments.run / "diffusion.csv", arguments.log_every)
+    empty = _caption_ids([""], device)[0]
+    edge = _inverse_shift(BOUNDARY_RATIO)
+
+    def loss_of(
+        transformer: nn.Module, x: torch.Tensor, text: torch.Tensor, u: torch.Tensor
+    ) -> torch.Tensor:
+        sigma = (FLOW_SHIFT * u / (1 + (FLOW_SHIFT - 1) * u)).view(-1, 1, 1, 1, 1)
+        noise = torch.randn_like(x)
+        noisy = (1 - sigma) * x + sigma * noise
+        velocity = transformer(noisy, sigma.flatten() * 1000, text, return_dict=False)[0]
+        return (velocity.float() - (noise - x)).square().mean()
+
+    step_loss = torch.compile(loss_of, dynamic=False) if arguments.compile else loss_of
+    for step in _steps(trainer, arguments):
+        if step >= SHARED * trainer.steps and "transformer_2" not in trainer.modules:
+            trainer.split("transformer", "transformer_2")
+        torch.manual_seed(arguments.seed * 1_000_003 + step)
+        pick = torch.randint(len(latents), (arguments.batch,), device=device)
+        caption = ids[pick]
+        caption[torch.rand(arguments.batch, device=device) < CAPTION_DROPOUT] = empty
+        x = latents[pick].float()
+        u = torch.rand(arguments.batch, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            text = embed(trainer.modules["text_encoder"], caption)
+            if "transformer_2" in trainer.modules:
+                half = arguments.batch // 2
+                high = edge + (1 - edge) * u[:half]
+                parts = {
+                    "high": step_loss(trainer.modules["transformer"], x[:half], text[:half], high),
+                    "low": step_loss(
+                        trainer.modules["transformer_2"], x[half:], text[half:], edge * u[half:]
+                    ),
+                }
+                loss = (parts["high"] + parts["low"]) / 2
+            else:
+                loss = step_loss(trainer.modules["transformer"], x, text, u)
+                parts = {"all": loss}
+        trainer.update(loss)
+        log.add(trainer.step, parts)
+    return trainer.step >= trainer.steps
+
+
+def _steps(trainer: Trainer, arguments: argparse.Namespace) -> Iterator[int]:
+    """Step numbers until all are done or the minutes are up; saves now and then."""
+    end = time.monotonic() + 60 * arguments.minutes
+    while trainer.step < trainer.steps and time.monotonic() < end:
+        yield trainer.step
+        if trainer.step % SAVE_EVERY == 0:
+            trainer.save()
+    trainer.save()
+    print(f"{trainer.file.name}: {trainer.step} of {trainer.steps} steps", flush=True)
+
+
+def _video(
+    tracks: Tracks, device: torch.device, start: int = 0, stop: int = FRAMES
+) -> torch.Tensor:
+    """float32 [B, 3, F, H, W] in [-1, 1]."""
+    frames = render(tracks, device, start, stop).permute(0, 4, 1, 2, 3)
+    return frames.float().div_(127.5).sub_(1.0)
+
+
+def _inverse_shift(sigma: float) -> float:
+    """The u whose shifted noise level is ``sigma``."""
+    return sigma / (FLOW_SHIFT - (FLOW_SHIFT - 1) * sigma)
+
+
+def _caption_ids(captions: list[str], device: torch.device) -> torch.Tensor:
+    """int64 [B, CAPTION_LENGTH]."""
+    made = make_tokenizer()(captions, padding="max_length", max_length=CAPTION_LENGTH)
+    return torch.tensor(made.input_ids, device=device)
+
+
+def load_vae(
+    run: Path, device: torch.device, clips: int = STATISTICS_CLIPS
+) -> tuple[AutoencoderKLWan, torch.Tensor, torch.Tensor]:
+    """The averaged VAE of a run and its latents' mean and std [16] by channel.
+
+    They are measured once, over ``clips`` clips, and kept in the run's ``latents.json``: what is
+    exported must be what the experts were trained with.
+
+    Raises:
+        FileNotFoundError: the run has no VAE checkpoint.
+    """
+    file = run / "vae.pt"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is missing; run the vae stage first")
+    state = torch.load(file, map_location=device, weights_only=True)
+    vae = make_vae().to(device).eval().requires_grad_(False)
+    vae.load_state_dict(state["ema"]["vae"])
+    kept = run / "latents.json"
+    if not kept.exists() or json.loads(kept.read_text())["vae_step"] != state["step"]:
+        latents = torch.cat([part for part, _ in _encoded(vae, clips, seed=10**6)])
+        made = {
+            "vae_step": state["step"],
+            "clips": clips,
+            "mean": [round(v, 5) for v in latents.mean((0, 2, 3, 4)).tolist()],
+            "std": [round(v, 5) for v in latents.std((0, 2, 3, 4)).tolist()],
+        }
+        kept.write_text(json.dumps(made, indent=1))
+    made = json.loads(kept.read_text())
+    mean, std = (torch.tensor(made[key], device=device) for key in ("mean", "std"))
+    return vae, mean, std
+
+
+@torch.no_grad()
+def _encoded(
+    vae: AutoencoderKLWan, count: int, seed: int
+) -> Iterator[tuple[torch.Tensor, list[str]]]:
+    """Sampled latents [b, 16, 9, 12, 20], float32, with captions: batches of random clips."""
+    rng = np.random.default_rng((seed, 2))
+    torch.manual_seed(seed)
+    device = vae.device
+    for begin in range(0, count, ENCODE_BATCH):
+        scenes = [random_scene(rng) for _ in range(min(ENCODE_BATCH, count - begin))]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            mean, log_variance = encode(vae, _video(draw_tracks(scenes, rng), device)).chunk(2, 1)
+        std = (0.5 * log_variance.float().clamp(-30, 20)).exp()
+        yield mean.float() + std * torch.randn_like(std), [scene.caption for scene in scenes]
+
+
+def _latent_set(
+    vae: AutoencoderKLWan, mean: torch.Tensor, std: torch.Tensor, arguments: argparse.Namespace
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training set, normalized: latents in bfloat16 and caption ids, on the device."""
+    file = arguments.run / "latents.pt"
+    made_from = [arguments.clips, arguments.seed, *std.tolist()]
+    if file.exists():
+        kept = torch.load(file, map_location=vae.device, weights_only=True)
+        if kept["made_from"] == made_from:
+            return kept["latents"], kept["ids"]
+    begin = time.monotonic()
+    shape = (1, -1, 1, 1, 1)
+    latents, captions = [], []
+    for part, said in _encoded(vae, arguments.clips, arguments.seed):
+        latents.append(((part - mean.view(shape)) / std.view(shape)).bfloat16())
+        captions += said
+    print(f"{arguments.clips} clips encoded in {time.monotonic() - begin:.0f} s", flush=True)
+    made = {"latents": torch.cat(latents), "ids": _caption_ids(captions, vae.device)}
+    torch.save({"made_from": made_from, **made}, file)
+    return made["latents"], made["ids"]
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write the averaged weights as a diffusers pipeline folder, float16 safetensors."""
+    device = torch.device(arguments.device)
+    vae, mean, std = load_vae(arguments.run, device)
+    vae.register_to_config(
+        latents_mean=[round(v, 5) for v in mean.tolist()],
+        latents_std=[round(v, 5) for v in std.tolist()],
+    )
+    file = arguments.run / "diffusion.pt"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is missing; run the diffusion stage first")
+    state = torch.load(file, map_location="cpu", weights_only=True)["ema"]
+    text_encoder, first, second = make_text_encoder(), make_transformer(), make_transformer()
+    text_encoder.load_state_dict(state["text_encoder"])
+    first.load_state_dict(state["transformer"])
+    second.load_state_dict(state.get("transformer_2", state["transformer"]))
+    for module in (vae, text_encoder, first, second):
+        torch.nn.Module.half(module.cpu())
+    make_pipeline(vae, text_encoder, first, second).save_pretrained(arguments.out)
+    plot_losses(arguments.run, arguments.out / "loss.png")
+    print(f"written: {arguments.out}")
+
+
+def plot_losses(run: Path, picture: Path) -> None:
+    """Both stages' losses against their steps, logarithmic."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    for ax, stage in zip(axes, ("vae", "diffusion"), strict=True):
+        for quantity, rows in pd.read_csv(run / f"{stage}.csv").groupby("quantity"):
+            ax.plot(rows["step"], rows["value"], label=quantity, linewidth=1)
+        ax.set(yscale="log", xlabel="step", title=stage)
+        ax.legend(frameon=False)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("loss")
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+DEFAULTS = {"vae": {"steps": 8800, "batch": 16, "rate": 1e-3}}
+DEFAULTS["diffusion"] = {"steps": 36_000, "batch": 256, "rate": 1e-3}
+SMOKE = {"steps": 2, "batch": 2, "clips": 4, "log_every": 1, "device": "cpu", "compile": False}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("stage", nargs="?", choices=("vae", "diffusion", "export"))
+    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--out", type=Path, help="folder the pipeline is written to (export)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop, and save, after these")
+    parser.add_argument("--steps", type=int, help="steps of the stage in all")
+    parser.add_argument("--batch", type=int, help="clips a step")
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--clips", type=int, default=16_000, help="clips of the diffusion stage")
+    parser.add_argument("--log-every", type=int, default=100, help="steps between two log lines")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda)
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=cuda)
+    parser.add_argument("--smoke", action="store_true", help="all stages, two steps each, on a CPU")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        vars(arguments).update(SMOKE, out=arguments.out or arguments.run / "pipeline")
+    elif arguments.stage is None:
+        parser.error("name a stage, vae, diffusion or export, or give --smoke")
+    elif arguments.stage == "export" and arguments.out is None:
+        parser.error("export needs --out FOLDER")
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    functions = {"vae": train_vae, "diffusion": train_diffusion}
+    for stage in ("vae", "diffusion") if arguments.smoke else (arguments.stage,):
+        if stage in functions:
+            given = {k: getattr(arguments, k) for k in DEFAULTS[stage]}
+            chosen = {k: v if v is not None else DEFAULTS[stage][k] for k, v in given.items()}
+            functions[stage](argparse.Namespace(**{**vars(arguments), **chosen}))
+    if arguments.smoke or arguments.stage == "export":
+        export(arguments)
+
+
+if __name__ == "__main__":
+    main()

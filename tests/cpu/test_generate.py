@@ -1,0 +1,341 @@
+"""Text to latents with a Wan pipeline, latents files, and the miniature on every path and sink."""
+
+import json
+import shutil
+import warnings
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vdkit import (
+    DecodeConfig,
+    Mp4Sink,
+    NullSink,
+    PngSink,
+    RawSink,
+    ThrottledSink,
+    decode_async,
+    decode_diffusers,
+    decode_sync,
+    generate_latents,
+    latents_metadata,
+    load_decoder,
+    load_latents,
+    load_pipeline,
+    pipeline_decoder,
+    psnr_db,
+    save_latents,
+)
+from vdkit.__main__ import main
+from vdkit.models.pipeline import UnknownWordsWarning
+from vdkit.models.sources import TINY_WAN
+
+EXAMPLES = sorted((TINY_WAN.parent / "latents").glob("*.safetensors"))
+PROMPT = "a red circle moves left over a gray background"
+SMALL = {"frames": 9, "height": 32, "width": 48, "steps": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline("tiny-wan", "cpu")
+
+
+@pytest.fixture(scope="module")
+def made(pipeline):
+    return generate_latents(pipeline, PROMPT, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """Nine frames of a moving circle: decoder, latents, frames uint8 [9, 96, 160, 3]."""
+    decoder = load_decoder("tiny-wan", "cpu")
+    latents = load_latents(EXAMPLES[1], decoder)[:, :, :3]
+    kept = Kept()
+    decode_sync(decoder, latents, kept, fps=16, progress=False)
+    return decoder, latents, np.concatenate(kept.parts)
+
+
+class Kept:
+    """A sink in memory."""
+
+    def open(self, info):
+        self.parts = []
+
+    def write(self, frames):
+        self.parts.append(frames.copy())
+
+    def close(self):
+        pass
+
+    def abort(self):
+        pass
+
+
+def test_latents_are_what_the_stock_pipeline_decodes(pipeline, made):
+    """The pipeline's own call, to the end, gives the frames that our latents decode to."""
+    whole = pipeline(
+        PROMPT,
+        num_frames=9,
+        height=32,
+        width=48,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        guidance_scale_2=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).frames[0]
+    kept = Kept()
+    decode_async(pipeline_decoder(pipeline), made.latents, kept, fps=16, progress=False)
+    expected = (whole * 255).round().astype(np.uint8)
+    np.testing.assert_array_equal(np.concatenate(kept.parts), expected)
+
+
+def test_stages_say_what_ran(pipeline, made):
+    names = [stage.name for stage in made.stages]
+    assert names == ["text encoder", "step 1", "step 2", "step 3"]
+    experts = [stage.expert for stage in made.stages]
+    assert experts[0] is None and experts[1] == "high-noise" and experts[-1] == "low-noise"
+    boundary = pipeline.config.boundary_ratio * 1000
+    for stage in made.stages[1:]:
+        assert (stage.expert == "high-noise") == (stage.timestep >= boundary)
+    assert all(stage.seconds > 0 and stage.peak_vram_bytes is None for stage in made.stages)
+    assert made.latents.shape == (1, 16, 3, 4, 6) and made.latents.dtype == torch.float32
+    assert made.unknown_words == ()
+
+
+def test_the_seed_decides(pipeline, made):
+    again = generate_latents(pipeline, PROMPT, **SMALL)
+    other = generate_latents(pipeline, PROMPT, **SMALL, seed=1)
+    assert torch.equal(again.latents, made.latents)
+    assert not torch.equal(other.latents, made.latents)
+
+
+def test_the_pipeline_is_left_as_it_was(pipeline, made):
+    assert not pipeline.transformer._forward_pre_hooks
+    assert not pipeline.transformer_2._forward_pre_hooks
+    assert "disable" not in getattr(pipeline, "_progress_bar_config", {})
+
+
+def test_a_pipeline_with_one_transformer(pipeline):
+    """As in Wan 2.1 and Wan2.2-TI2V-5B."""
+    parts = {**pipeline.components, "transformer_2": None}
+    one = type(pipeline)(**parts, boundary_ratio=None)
+    stages = generate_latents(one, PROMPT, **SMALL).stages
+    assert [stage.expert for stage in stages] == [None, "only", "only", "only"]
+
+
+def test_unknown_words_are_named(pipeline):
+    with pytest.warns(UnknownWordsWarning, match="'gold', 'Zebra', 'zone'; it reads a placeholder"):
+        made = generate_latents(pipeline, "a gold Zebra moves LEFT over a gold zone", **SMALL)
+    assert made.unknown_words == ("gold", "Zebra", "zone")
+
+
+def test_known_words_give_no_warning(pipeline):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnknownWordsWarning)
+        generate_latents(pipeline, "A Red circle bounces", **{**SMALL, "steps": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": " "}, "the prompt is empty; say what"),
+        ({"frames": 32}, "32 pixel frames .* use 29 or 33"),
+        ({"frames": 0}, "0 pixel frames"),
+        ({"height": 100}, "height 100 is not a multiple of 16, use 96"),
+        ({"width": 0}, "width 0 is not a multiple of 16, use 16"),
+        ({"steps": 0}, "steps is 0; denoise in 1 step or more"),
+        ({"seed": -1}, "seed is -1; use 0 to"),
+        ({"guidance": float("nan")}, "guidance is nan; use 0 or more"),
+    ],
+)
+def test_bad_requests(pipeline, change, message):
+    with pytest.raises(ValueError, match=message):
+        generate_latents(pipeline, **{"prompt": PROMPT, **SMALL, **change})
+
+
+def test_wrong_types(pipeline):
+    with pytest.raises(TypeError, match="pipeline is a str; a WanPipeline"):
+        generate_latents("tiny-wan", PROMPT)
+    with pytest.raises(TypeError, match="prompt is a list; one text"):
+        generate_latents(pipeline, [PROMPT])
+
+
+def test_a_pipeline_of_ones_own_folder(tmp_path, made):
+    shutil.copytree(TINY_WAN, tmp_path / "mine")
+    mine = load_pipeline(tmp_path / "mine", "cpu")
+    assert torch.equal(generate_latents(mine, PROMPT, **SMALL).latents, made.latents)
+    assert pipeline_decoder(mine).name == "mine"
+
+
+def broken(folder, part):
+    (folder / part / "diffusion_pytorch_model.safetensors").write_bytes(b"\x10")
+
+
+def pickled(folder, part):
+    file = folder / part / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_suffix(".bin"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda f: (f / "model_index.json").unlink(), FileNotFoundError, "holds no pipeline"),
+        (
+            lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
+            ValueError,
+            "describes 'FluxPipeline'",
+        ),
+        (lambda f: (f / "model_index.json").write_text("{"), ValueError, "not a JSON"),
+        (lambda f: broken(f, "transformer_2"), ValueError, "transformer_2.*damaged or cut short"),
+        (lambda f: pickled(f, "vae"), ValueError, "vae holds weights only as a pickle"),
+    ],
+)
+def test_bad_pipeline_folders(tmp_path, spoil, error, message):
+    shutil.copytree(TINY_WAN, tmp_path / "mine")
+    spoil(tmp_path / "mine")
+    with pytest.raises(error, match=message):
+        load_pipeline(tmp_path / "mine", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("wan9", ValueError, "pipeline source 'wan9' is unknown; use tiny-wan, a folder"),
+        ("./nowhere", FileNotFoundError, "pipeline folder './nowhere' does not exist"),
+        ("model.ckpt", ValueError, "is a pickle"),
+    ],
+)
+def test_bad_pipeline_sources(source, error, message):
+    with pytest.raises(error, match=message):
+        load_pipeline(source, "cpu")
+
+
+# Latents files.
+
+
+def test_latents_files_carry_what_made_them(tmp_path, made):
+    path = save_latents(tmp_path / "l.safetensors", made.latents, made.metadata)
+    said = latents_metadata(path)
+    assert said["prompt"] == PROMPT and said["seed"] == "0" and said["normalization"] == "undone"
+    assert said["shape"] == "1, 16, 3, 4, 6" and said["source"] == "tiny-wan"
+    assert torch.equal(load_latents(path, load_decoder("tiny-wan", "cpu")), made.latents)
+    assert [p.name for p in tmp_path.iterdir()] == ["l.safetensors"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_latents_files_that_cannot_be_written(tmp_path, made):
+    with pytest.raises(ValueError, match=r"end the name in \.safetensors"):
+        save_latents(tmp_path / "l.pt", made.latents)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        save_latents(tmp_path / "no" / "l.safetensors", made.latents)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_latents_are_the_miniatures(pipeline, path):
+    """What their metadata say makes them again, to rounding."""
+    said = latents_metadata(path)
+    high, low = map(float, said["guidance"].split(","))
+    again = generate_latents(
+        pipeline,
+        said["prompt"],
+        steps=int(said["steps"]),
+        seed=int(said["seed"]),
+        guidance=high,
+        guidance_2=low,
+        progress=False,
+    )
+    kept = load_latents(path, pipeline_decoder(pipeline))
+    assert said["video"] == "33 frames of 96x160" and kept.shape == (1, 16, 9, 12, 20)
+    torch.testing.assert_close(again.latents, kept, rtol=0, atol=0.05)
+
+
+def test_four_examples():
+    assert len(EXAMPLES) == 4
+
+
+# Real pictures through every path and sink.
+
+
+@pytest.mark.parametrize(
+    ("path", "chunk"),
+    [
+        (decode_sync, 1),
+        (decode_async, 1),
+        (decode_diffusers, 1),
+        (decode_sync, 2),
+        (decode_async, 2),
+    ],
+)
+def test_the_same_pictures_on_every_path_and_sink(tmp_path, clip, path, chunk):
+    decoder, latents, frames = clip
+    config = DecodeConfig(chunk_size=chunk)
+    raw, png = tmp_path / "v.rgb", tmp_path / "png"
+    for sink in (RawSink(raw), PngSink(png), ThrottledSink(NullSink(), 1000.0)):
+        path(decoder, latents, sink, fps=16, config=config, progress=False)
+    got = np.fromfile(raw, np.uint8).reshape(-1, 96, 160, 3)
+    pictures = np.stack([np.asarray(Image.open(file)) for file in sorted(png.glob("*.png"))])
+    np.testing.assert_array_equal(got, pictures)
+    if chunk == 1:
+        np.testing.assert_array_equal(got, frames)
+    else:  # convolutions over more frames sum in another order
+        assert np.abs(got.astype(int) - frames).max() <= 1
+    assert frames.std() > 10  # a picture, not a flat field
+
+
+def test_mp4_is_near_the_raw_frames(tmp_path, clip):
+    decoder, latents, frames = clip
+    decode_async(decoder, latents, Mp4Sink(tmp_path / "v.mp4"), fps="24000/1001", progress=False)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
+        assert str(stream.average_rate) == "24000/1001"
+    assert decoded.shape == frames.shape
+    assert psnr_db(frames, decoded).clip >= 35
+
+
+# The command.
+
+
+def test_generate_writes_video_and_latents(tmp_path, capsys):
+    out, kept = tmp_path / "v.mp4", tmp_path / "v.safetensors"
+    size = ["--frames", "9", "--height", "32", "--width", "48", "--steps", "2", "--device", "cpu"]
+    arguments = ["generate", "--prompt", "a gold circle bounces", "--out", str(out), *size]
+    assert main([*arguments, "--save-latents", str(kept)]) == 0
+    printed = capsys.readouterr()
+    assert "does not know 'gold'" in printed.err
+    assert "denoise, high-noise expert" in printed.out and "decode and write" in printed.out
+    with av.open(str(out)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 9
+    assert latents_metadata(kept)["prompt"] == "a gold circle bounces"
+    assert main([*arguments, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["unknown_words"] == ["gold"] and len(answer["stages"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "a", "--steps", "0"], "steps is 0"),
+        (["--prompt", "a", "--out", "v.avi"], "writes .mp4 files"),
+        (["--prompt", "a", "--out", "no/v.mp4"], "there is no folder 'no'"),
+        (["--prompt", "a", "--save-latents", "l.pt"], r"end the name in .safetensors"),
+        (["--prompt", "a", "--model", "wan9"], "pipeline source 'wan9' is unknown"),
+        (["--prompt", "a", "--frames", "8"], "use 5 or 9"),
+    ],
+)
+def test_generate_refuses(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_normalization_is_not_undone_twice(capsys):
+    arguments = ["bench", "--latents", str(EXAMPLES[0]), "--denormalize", "--device", "cpu"]
+    assert main(arguments) == 2
+    assert "normalization is undone already; leave out --denormalize" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""``vdkit generate``: text to latents to video, with the seconds of every stage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdkit.decode.chunks import exact_fps
+
+if TYPE_CHECKING:
+    from vdkit.models.pipeline import GeneratedLatents
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Run ``options.model`` on ``options.prompt``; returns the exit status."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from vdkit.decode.pipelined import decode_async
+    from vdkit.models.latents import check_latents_path, save_latents
+    from vdkit.models.pipeline import (
+        UnknownWordsWarning,
+        check_request,
+        generate_latents,
+        load_pipeline,
+        pipeline_decoder,
+        strange_words_text,
+        unknown_words,
+    )
+    from vdkit.sinks import Mp4Sink
+
+    sink = Mp4Sink(options.out)
+    if not options.out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(options.out.parent)!r}; create it")
+    if options.save_latents is not None:
+        check_latents_path(options.save_latents)
+    fps = exact_fps(options.fps)
+    check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
+    progress = not options.json and sys.stderr.isatty()
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()  # of loading weights
+    pipeline = load_pipeline(options.model, options.device, options.dtype)
+    if strange := unknown_words(pipeline, options.prompt):
+        print(f"vdkit: warning: {strange_words_text(strange)}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)  # said above, in one line
+        made = generate_latents(
+            pipeline,
+            options.prompt,
+            options.frames,
+            options.height,
+            options.width,
+            options.steps,
+            options.seed,
+            guidance=options.guidance,
+            guidance_2=options.guidance_2,
+            negative_prompt=options.negative_prompt,
+            progress=progress,
+        )
+    decoder = pipeline_decoder(pipeline)
+    decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress)
+    if options.save_latents is not None:
+        save_latents(options.save_latents, made.latents, made.metadata)
+    if options.json:
+        print(_line(made, decoded.latency_s, options.out))
+        return 0
+    print(f"{options.model} on {decoder.device}, {made.metadata['video']}, {options.steps} steps\n")
+    print(_table(made, decoded.latency_s))
+    print(f"\nVideo: {options.out}")
+    if options.save_latents is not None:
+        print(f"Latents: {options.save_latents}")
+    return 0
+
+
+def _grouped(made: GeneratedLatents, decode_s: float) -> list[tuple[str, int, float, int | None]]:
+    """Stage, calls, seconds, peak VRAM; steps of one expert together."""
+    rows: list[tuple[str, int, float, int | None]] = []
+    for name in dict.fromkeys(stage.expert or stage.name for stage in made.stages):
+        mine = [s for s in made.stages if (s.expert or s.name) == name]
+        peaks = [s.peak_vram_bytes for s in mine if s.peak_vram_bytes is not None]
+        shown = f"denoise, {name} expert" if mine[0].expert else name
+        peak = max(peaks) if peaks else None
+        rows.append((shown, len(mine), sum(s.seconds for s in mine), peak))
+    return [*rows, ("decode and write, async", 1, decode_s, None)]
+
+
+def _table(made: GeneratedLatents, decode_s: float) -> str:
+    rows = _grouped(made, decode_s)
+    whole = sum(seconds for _, _, seconds, _ in rows)
+    lines = [f"{'stage':28} {'times':>5} {'seconds':>8} {'share %':>8} {'peak VRAM GB':>13}"]
+    for name, times, seconds, peak in rows:
+        vram = "-" if peak is None else f"{peak / 1e9:.2f}"
+        lines.append(f"{name:28} {times:5} {seconds:8.3f} {100 * seconds / whole:8.1f} {vram:>13}")
+    lines.append(f"{'together':28} {'':5} {whole:8.3f}")
+    return "\n".join(lines)
+
+
+def _line(made: GeneratedLatents, decode_s: float, out: Path) -> str:
+    stages = [
+        {
+            "stage": stage.name,
+            "expert": stage.expert,
+            "timestep": stage.timestep,
+            "seconds": round(stage.seconds, 6),
+            "peak_vram_bytes": stage.peak_vram_bytes,
+        }
+        for stage in made.stages
+    ]
+    answer = {
+        "video": str(out),
+        **made.metadata,
+        "unknown_words": made.unknown_words,
+        "stages": stages,
+        "decode_s": round(decode_s, 6),
+    }
+    return json.dumps(answer, separators=(",", ":"))

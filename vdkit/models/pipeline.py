@@ -1,0 +1,312 @@
+"""Text to latents with a Wan pipeline: where the time goes before there is anything to decode."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import WanPipeline
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from vdkit.decode.chunks import latent_frames
+from vdkit.models.loading import resolve_device, resolve_dtype
+from vdkit.models.sources import TINY_WAN, check_weights, find_source, read_class
+from vdkit.models.wan import WanDecoder
+
+GUIDANCE = (4.0, 3.0)
+"""Guidance scales of the high-noise and the low-noise expert: Wan2.2-T2V-A14B's model card."""
+
+
+TEXT_TOKENS = 512
+"""What a prompt is padded to: WanPipeline's own default, which its ``encode_prompt`` has not."""
+
+
+class UnknownWordsWarning(UserWarning):
+    """A prompt has words that the tokenizer does not know; the model cannot follow them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a generation.
+
+    Attributes:
+        name: ``text encoder``, or ``step N`` from 1.
+        seconds: wall clock, the device synchronized at both ends.
+        peak_vram_bytes: allocated at most while it ran, weights included; None on a CPU.
+        expert: which transformer ran, ``high-noise`` or ``low-noise``; ``only`` where a pipeline
+            has one; None for the text encoder.
+        timestep: noise level times 1000, for steps.
+    """
+
+    name: str
+    seconds: float
+    peak_vram_bytes: int | None
+    expert: str | None = None
+    timestep: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedLatents:
+    """Latents that a pipeline made, and what it took.
+
+    Attributes:
+        latents: [1, C, T, h, w], float32, on the CPU, de-normalized: what a decode path takes.
+        stages: text encoder, then every denoising step.
+        unknown_words: of the prompt; the model saw a placeholder in their place.
+        metadata: prompt, seed, shape, normalization, source and versions, as text; what
+            `vdkit.models.latents.save_latents` writes beside the tensor.
+    """
+
+    latents: torch.Tensor
+    stages: tuple[Stage, ...]
+    unknown_words: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def load_pipeline(
+    source: str | Path = "tiny-wan",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> WanPipeline:
+    """A stock diffusers pipeline: every method and option of `diffusers.WanPipeline` works.
+
+    Args:
+        source: ``tiny-wan``, the trained miniature in ``data/``; a local Wan pipeline folder; or a
+            hub id such as ``Wan-AI/Wan2.2-T2V-A14B-Diffusers``. Only safetensors are read.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: of text encoder and transformers: float16, bfloat16 or float32; None: bfloat16 on a
+            GPU, float32 on a CPU. The VAE gets `load_decoder`'s default, float16 on a GPU.
+
+    Raises:
+        ValueError: unknown source, device or dtype; a pickle; another pipeline's folder; damaged
+            weights.
+        FileNotFoundError: a folder without pipeline or weights, or an unreachable hub id.
+    """
+    on = resolve_device(device)
+    fallback = torch.bfloat16 if on.type == "cuda" else torch.float32
+    as_dtype = resolve_dtype(dtype or fallback, on)
+    found = find_source(source, "pipeline", (TINY_WAN.name,))
+    if isinstance(found, Path):
+        _check_folder(found)
+    try:
+        pipeline = WanPipeline.from_pretrained(
+            found,
+            dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
+            use_safetensors=True,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{found} has a damaged weights file: {error}") from error
+    except OSError as error:
+        if isinstance(found, Path):
+            raise
+        raise FileNotFoundError(
+            f"{found!r} is neither a local folder nor a reachable hub repository with a Wan "
+            f"pipeline: {error}"
+        ) from error
+    return pipeline.to(on)
+
+
+def _check_folder(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder} holds no pipeline: model_index.json is not there")
+    kind = read_class(index)
+    if kind != "WanPipeline":
+        raise ValueError(f"{index} describes {kind!r}; vdkit generates with WanPipeline")
+    for part in ("text_encoder", "vae", "transformer", "transformer_2"):
+        if (folder / part).is_dir():
+            check_weights(folder / part)
+
+
+def pipeline_decoder(pipeline: WanPipeline) -> WanDecoder:
+    """The pipeline's VAE as a streaming decoder; the weights are shared, not copied."""
+    source = pipeline.config.get("_name_or_path") or "pipeline"
+    return WanDecoder(pipeline.vae, Path(source).name)
+
+
+def unknown_words(pipeline: WanPipeline, prompt: str) -> tuple[str, ...]:
+    """The prompt's words, in order, of which the tokenizer does not know a part."""
+    unknown = pipeline.tokenizer.unk_token_id
+    return tuple(
+        word
+        for word in dict.fromkeys(prompt.split())
+        if unknown is not None
+        and unknown in pipeline.tokenizer(word, add_special_tokens=False).input_ids
+    )
+
+
+def generate_latents(
+    pipeline: WanPipeline,
+    prompt: str,
+    frames: int = 33,
+    height: int = 96,
+    width: int = 160,
+    steps: int = 20,
+    seed: int = 0,
+    *,
+    guidance: float = GUIDANCE[0],
+    guidance_2: float = GUIDANCE[1],
+    negative_prompt: str = "",
+    progress: bool = True,
+) -> GeneratedLatents:
+    """Run text encoder and denoising, stop at the latents and de-normalize them.
+
+    Args:
+        pipeline: of `load_pipeline`, or any `diffusers.WanPipeline`.
+        prompt: what the video shows; words the tokenizer does not know give a warning.
+        frames: pixel frames, 4n + 1 for Wan.
+        height, width: pixels, multiples of 16 for Wan 2.1's VAE, of 32 for Wan 2.2's.
+        steps: denoising steps, 1 or more.
+        seed: of the noise, which is drawn on the CPU: the same on every device.
+        guidance, guidance_2: classifier-free guidance of the high-noise and low-noise expert. With
+            the first at 1 or below there is none at all, as in diffusers; a pipeline with one
+            transformer takes the first.
+        negative_prompt: what guidance leads away from.
+        progress: a tqdm bar for each stage.
+
+    Raises:
+        TypeError: not a `WanPipeline`, or a prompt that is no text.
+        ValueError: an empty prompt; frames, size, steps or seed out of range. It names the nearest
+            value that works.
+    """
+    check_request(prompt, steps, seed, guidance, guidance_2)
+    _check_size(pipeline, frames, height, width)
+    strange = unknown_words(pipeline, prompt)
+    if strange:
+        warnings.warn(strange_words_text(strange), UnknownWordsWarning, stacklevel=2)
+    watch = _Watch(pipeline._execution_device)
+    two = pipeline.transformer is not None and pipeline.transformer_2 is not None
+    with torch.inference_mode(), _bar("text encoder", 1, progress) as bar:
+        positive, negative = pipeline.encode_prompt(
+            prompt,
+            negative_prompt,
+            do_classifier_free_guidance=guidance > 1,
+            max_sequence_length=TEXT_TOKENS,
+            device=pipeline._execution_device,
+        )
+        stages = [Stage("text encoder", *watch.lap())]
+        bar.update()
+    ran: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        for name, module in _experts(pipeline).items()
+    ]
+
+    def on_step(
+        _: WanPipeline, step: int, timestep: torch.Tensor, kept: dict[str, Any]
+    ) -> dict[str, Any]:
+        lap = watch.lap()
+        stages.append(Stage(f"step {step + 1}", *lap, expert=ran[-1], timestep=float(timestep)))
+        bar.set_description_str(f"denoise, {ran[-1]} expert" if two else "denoise")
+        bar.update()
+        return kept
+
+    quiet = getattr(pipeline, "_progress_bar_config", {})
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        with _bar("denoise", steps, progress) as bar:
+            normalized = pipeline(
+                prompt_embeds=positive,
+                negative_prompt_embeds=negative,
+                num_frames=frames,
+                height=height,
+                width=width,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                guidance_scale_2=guidance_2 if two else None,
+                generator=torch.Generator().manual_seed(seed),
+                output_type="latent",
+                callback_on_step_end=on_step,
+            ).frames
+    finally:
+        pipeline.set_progress_bar_config(**quiet)
+        for hook in hooks:
+            hook.remove()
+    decoder = pipeline_decoder(pipeline)
+    latents = decoder.denormalize(normalized.float()).cpu()
+    metadata = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": str(seed),
+        "steps": str(steps),
+        "guidance": f"{guidance:g}, {guidance_2:g}" if two else f"{guidance:g}",
+        "shape": ", ".join(map(str, latents.shape)),
+        "video": f"{frames} frames of {height}x{width}",
+        "normalization": "undone",
+        "source": decoder.name,
+        "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
+    }
+    return GeneratedLatents(latents, tuple(stages), strange, metadata)
+
+
+def strange_words_text(words: tuple[str, ...]) -> str:
+    """What is said about words that the tokenizer does not know."""
+    return f"the tokenizer does not know {', '.join(map(repr, words))}; it reads a placeholder"
+
+
+def _experts(pipeline: WanPipeline) -> dict[str, torch.nn.Module]:
+    first, second = pipeline.transformer, pipeline.transformer_2
+    if first is not None and second is not None:
+        return {"high-noise": first, "low-noise": second}
+    return {"only": first if first is not None else second}
+
+
+class _Watch:
+    """Seconds and peak VRAM from lap to lap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.since_s = device, 0.0
+        self.lap()
+
+    def lap(self) -> tuple[float, int | None]:
+        """Seconds since the lap before, and the most that was allocated in it."""
+        peak = None
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        before, self.since_s = self.since_s, time.perf_counter()
+        return self.since_s - before, peak
+
+
+def _bar(name: str, total: int, shown: bool) -> tqdm:
+    return tqdm(total=total, desc=name, unit="step", disable=not shown, leave=True)
+
+
+def check_request(
+    prompt: str, steps: int, seed: int, guidance: float = 1.0, guidance_2: float = 1.0
+) -> None:
+    """What can be seen to be wrong before a pipeline is loaded; raises as `generate_latents`."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"prompt is a {type(prompt).__name__}; one text is needed")
+    if not prompt.strip():
+        raise ValueError(
+            "the prompt is empty; say what the video shows, e.g. 'a red circle moves left over a "
+            "gray background'"
+        )
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; denoise in 1 step or more")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
+    for name, scale in (("guidance", guidance), ("guidance_2", guidance_2)):
+        if not 0 <= scale < float("inf"):
+            raise ValueError(f"{name} is {scale}; use 0 or more, 1 for none")
+
+
+def _check_size(pipeline: WanPipeline, frames: int, height: int, width: int) -> None:
+    if not isinstance(pipeline, WanPipeline):
+        raise TypeError(f"pipeline is a {type(pipeline).__name__}; a WanPipeline is needed")
+    latent_frames(frames, pipeline.vae_scale_factor_temporal)
+    config: Any = next(iter(_experts(pipeline).values())).config
+    patch = config.patch_size
+    for name, side, times in (("height", height, patch[1]), ("width", width, patch[2])):
+        factor = pipeline.vae_scale_factor_spatial * times
+        if side < 1 or side % factor:
+            near = max(factor, round(side / factor) * factor)
+            raise ValueError(f"{name} {side} is not a multiple of {factor}, use {near}")
