@@ -31,6 +31,9 @@ def bench(decoder=None, latents=None, factory=NULL.fresh, **options):
     )
 
 
+RESULTS = Path(__file__).parents[2] / "results"
+
+
 @pytest.fixture(scope="module")
 def result():
     return bench(
@@ -298,6 +301,16 @@ class TestPresentation:
         table = pd.read_csv(tmp_path / "runs.csv")
         assert list(table["latency_s"]) == [run.latency_s for run in result.runs]
         assert len(table) == 16
+
+    def test_the_legend_fits_the_picture(self, result):
+        """On a CPU and, with its shorter and longer words, on a GPU."""
+        gpu = read_result(next(RESULTS.glob("*c942496_aws-float16")))
+        for one in (result, gpu):
+            figure = plot_timeline({mode: one.typical(mode) for mode in ("sync", "async")})
+            figure.draw_without_rendering()
+            (legend,) = figure.legends
+            box, room = legend.get_window_extent(), figure.bbox
+            assert room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0
 
     def test_timeline_has_a_bar_for_every_step(self, result):
         figure = plot_timeline({mode: result.typical(mode) for mode in ("sync", "async")})

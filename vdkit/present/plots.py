@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from vdkit.measure.records import Run
 
 
+LEGEND_CHARACTERS = 130
+"""Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""
+
+
 def drawn_lanes(runs: Iterable[Run]) -> list[str]:
     """The lanes that any of the runs has."""
     chunks = [chunk for run in runs for chunk in run.chunks]
@@ -114,8 +118,10 @@ def plot_timeline(
                     [], [], color="black", linewidth=0.8, linestyle=(0, (3, 2)), label="sink closed"
                 )
             )
+        rows = 1 + (sum(len(str(handle.get_label())) + 7 for handle in handles) > LEGEND_CHARACTERS)
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
+            handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows),
+            frameon=False,
             fontsize=7, handlelength=1.4, columnspacing=1.2,
         )  # fmt: skip
         if title:
