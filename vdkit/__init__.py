@@ -24,7 +24,7 @@ _HOMES = {
     "load_latents": "vdkit.models.latents",
     "save_latents": "vdkit.models.latents",
     "latents_metadata": "vdkit.models.latents",
-    "load_pipeline": "vdkit.models.pipeline",
+    "load_pipeline": "vdkit.models.loading",
     "generate_latents": "vdkit.models.pipeline",
     "pipeline_decoder": "vdkit.models.pipeline",
     "NullSink": "vdkit.sinks",

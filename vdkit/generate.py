@@ -22,11 +22,11 @@ def generate(options: argparse.Namespace) -> int:
 
     from vdkit.decode.pipelined import decode_async
     from vdkit.models.latents import check_latents_path, save_latents
+    from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import (
         UnknownWordsWarning,
         check_request,
         generate_latents,
-        load_pipeline,
         pipeline_decoder,
         strange_words_text,
         unknown_words,

@@ -48,7 +48,8 @@ from tqdm import tqdm
 from vdkit import VideoInfo, decode_async
 from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.quality import psnr_db, ssim
-from vdkit.models.pipeline import generate_latents, load_pipeline, pipeline_decoder
+from vdkit.models.loading import load_pipeline
+from vdkit.models.pipeline import generate_latents, pipeline_decoder
 
 HERE = Path(__file__).resolve().parent
 OF_A_SHAPE = ("color", "shape", "motion")

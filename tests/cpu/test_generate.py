@@ -148,6 +148,7 @@ def test_known_words_give_no_warning(pipeline):
         ({"height": 100}, "height 100 is not a multiple of 16, use 96"),
         ({"width": 0}, "width 0 is not a multiple of 16, use 16"),
         ({"steps": 0}, "steps is 0; denoise in 1 step or more"),
+        ({"steps": 1001}, "the scheduler has 1000 noise levels, use 1 to 1000"),
         ({"seed": -1}, "seed is -1; use 0 to"),
         ({"guidance": float("nan")}, "guidance is nan; use 0 or more"),
     ],

@@ -1,15 +1,19 @@
-"""Decoders by name: the two Wan architectures, the miniature, or weights from a folder or hub."""
+"""Decoders and pipelines by name, from a local folder or from the hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors import SafetensorError
 
 from vdkit.models.sources import TINY_WAN, check_weights, find_source, read_class
 from vdkit.models.wan import WanDecoder
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
 
 SEED = 0
 
@@ -134,6 +138,63 @@ def load_decoder(
     if isinstance(found, Path):
         return WanDecoder(_vae_from_folder(found, as_dtype).to(on), found.resolve().name)
     return WanDecoder(_vae_from_hub(found, as_dtype).to(on), found)
+
+
+def load_pipeline(
+    source: str | Path = "tiny-wan",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> WanPipeline:
+    """A stock diffusers pipeline: every method and option of `diffusers.WanPipeline` works.
+
+    Args:
+        source: ``tiny-wan``, the trained miniature in ``data/``; a local Wan pipeline folder; or a
+            hub id such as ``Wan-AI/Wan2.2-T2V-A14B-Diffusers``. Only safetensors are read.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: of text encoder and transformers: float16, bfloat16 or float32; None: bfloat16 on a
+            GPU, float32 on a CPU. The VAE gets `load_decoder`'s default, float16 on a GPU.
+
+    Raises:
+        ValueError: unknown source, device or dtype; a pickle; another pipeline's folder; damaged
+            weights.
+        FileNotFoundError: a folder without pipeline or weights, or an unreachable hub id.
+    """
+    from diffusers import WanPipeline  # brings transformers along
+
+    on = resolve_device(device)
+    fallback = torch.bfloat16 if on.type == "cuda" else torch.float32
+    as_dtype = resolve_dtype(dtype or fallback, on)
+    found = find_source(source, "pipeline", (TINY_WAN.name,))
+    if isinstance(found, Path):
+        _check_folder(found)
+    try:
+        pipeline = WanPipeline.from_pretrained(
+            found,
+            dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
+            use_safetensors=True,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{found} has a damaged weights file: {error}") from error
+    except OSError as error:
+        if isinstance(found, Path):
+            raise
+        raise FileNotFoundError(
+            f"{found!r} is neither a local folder nor a reachable hub repository with a Wan "
+            f"pipeline: {error}"
+        ) from error
+    return pipeline.to(on)
+
+
+def _check_folder(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder} holds no pipeline: model_index.json is not there")
+    kind = read_class(index)
+    if kind != "WanPipeline":
+        raise ValueError(f"{index} describes {kind!r}; vdkit generates with WanPipeline")
+    for part in ("text_encoder", "vae", "transformer", "transformer_2"):
+        if (folder / part).is_dir():
+            check_weights(folder / part)
 
 
 def _random_vae(

@@ -11,12 +11,9 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import WanPipeline
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from vdkit.decode.chunks import latent_frames
-from vdkit.models.loading import resolve_device, resolve_dtype
-from vdkit.models.sources import TINY_WAN, check_weights, find_source, read_class
 from vdkit.models.wan import WanDecoder
 
 GUIDANCE = (4.0, 3.0)
@@ -69,61 +66,6 @@ class GeneratedLatents:
     metadata: dict[str, str]
 
 
-def load_pipeline(
-    source: str | Path = "tiny-wan",
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype | None = None,
-) -> WanPipeline:
-    """A stock diffusers pipeline: every method and option of `diffusers.WanPipeline` works.
-
-    Args:
-        source: ``tiny-wan``, the trained miniature in ``data/``; a local Wan pipeline folder; or a
-            hub id such as ``Wan-AI/Wan2.2-T2V-A14B-Diffusers``. Only safetensors are read.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: of text encoder and transformers: float16, bfloat16 or float32; None: bfloat16 on a
-            GPU, float32 on a CPU. The VAE gets `load_decoder`'s default, float16 on a GPU.
-
-    Raises:
-        ValueError: unknown source, device or dtype; a pickle; another pipeline's folder; damaged
-            weights.
-        FileNotFoundError: a folder without pipeline or weights, or an unreachable hub id.
-    """
-    on = resolve_device(device)
-    fallback = torch.bfloat16 if on.type == "cuda" else torch.float32
-    as_dtype = resolve_dtype(dtype or fallback, on)
-    found = find_source(source, "pipeline", (TINY_WAN.name,))
-    if isinstance(found, Path):
-        _check_folder(found)
-    try:
-        pipeline = WanPipeline.from_pretrained(
-            found,
-            dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
-            use_safetensors=True,
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{found} has a damaged weights file: {error}") from error
-    except OSError as error:
-        if isinstance(found, Path):
-            raise
-        raise FileNotFoundError(
-            f"{found!r} is neither a local folder nor a reachable hub repository with a Wan "
-            f"pipeline: {error}"
-        ) from error
-    return pipeline.to(on)
-
-
-def _check_folder(folder: Path) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"{folder} holds no pipeline: model_index.json is not there")
-    kind = read_class(index)
-    if kind != "WanPipeline":
-        raise ValueError(f"{index} describes {kind!r}; vdkit generates with WanPipeline")
-    for part in ("text_encoder", "vae", "transformer", "transformer_2"):
-        if (folder / part).is_dir():
-            check_weights(folder / part)
-
-
 def pipeline_decoder(pipeline: WanPipeline) -> WanDecoder:
     """The pipeline's VAE as a streaming decoder; the weights are shared, not copied."""
     source = pipeline.config.get("_name_or_path") or "pipeline"
@@ -158,11 +100,11 @@ def generate_latents(
     """Run text encoder and denoising, stop at the latents and de-normalize them.
 
     Args:
-        pipeline: of `load_pipeline`, or any `diffusers.WanPipeline`.
+        pipeline: of `vdkit.load_pipeline`, or any `diffusers.WanPipeline`.
         prompt: what the video shows; words the tokenizer does not know give a warning.
         frames: pixel frames, 4n + 1 for Wan.
         height, width: pixels, multiples of 16 for Wan 2.1's VAE, of 32 for Wan 2.2's.
-        steps: denoising steps, 1 or more.
+        steps: denoising steps, from 1 to the scheduler's noise levels (1000).
         seed: of the noise, which is drawn on the CPU: the same on every device.
         guidance, guidance_2: classifier-free guidance of the high-noise and low-noise expert. With
             the first at 1 or below there is none at all, as in diffusers; a pipeline with one
@@ -176,7 +118,7 @@ def generate_latents(
             value that works.
     """
     check_request(prompt, steps, seed, guidance, guidance_2)
-    _check_size(pipeline, frames, height, width)
+    _check_fit(pipeline, frames, height, width, steps)
     strange = unknown_words(pipeline, prompt)
     if strange:
         warnings.warn(strange_words_text(strange), UnknownWordsWarning, stacklevel=2)
@@ -299,9 +241,14 @@ def check_request(
             raise ValueError(f"{name} is {scale}; use 0 or more, 1 for none")
 
 
-def _check_size(pipeline: WanPipeline, frames: int, height: int, width: int) -> None:
+def _check_fit(pipeline: WanPipeline, frames: int, height: int, width: int, steps: int) -> None:
     if not isinstance(pipeline, WanPipeline):
         raise TypeError(f"pipeline is a {type(pipeline).__name__}; a WanPipeline is needed")
+    most = pipeline.scheduler.config.num_train_timesteps
+    if steps > most:
+        raise ValueError(
+            f"steps is {steps}; the scheduler has {most} noise levels, use 1 to {most}"
+        )
     latent_frames(frames, pipeline.vae_scale_factor_temporal)
     config: Any = next(iter(_experts(pipeline).values())).config
     patch = config.patch_size
