@@ -11,6 +11,9 @@ from fractions import Fraction
 MAX_SLOTS = 16
 FIRST_STEADY_CHUNK = 5
 """The causal cache is complete after three chunks, the caching allocator settles in two more."""
+LAUNCH_AHEAD = 2
+"""Chunks the host may launch before the first of them has been decoded. Two keep the compute stream
+busy; more would only make a cancelled run wait longer for work that cannot be called back."""
 PRIMITIVES = {
     "pinned_memory": "pinned memory",
     "copy_stream": "copy stream",

@@ -13,13 +13,13 @@ from fractions import Fraction
 
 import torch
 
-from vdkit.decode.chunks import ChunkRecord, DecodeConfig, DecodeResult
+from vdkit.decode.chunks import LAUNCH_AHEAD, ChunkRecord, DecodeConfig, DecodeResult
 from vdkit.decode.engines import Mark, on_device
 from vdkit.decode.job import Job
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
 from vdkit.decode.ring import Ring, Slot, SlotState
-from vdkit.decode.sequential import LAUNCH_AHEAD, new_record
+from vdkit.decode.sequential import new_record
 
 _POLL_S = 0.05
 

@@ -12,15 +12,11 @@ from fractions import Fraction
 
 import torch
 
-from vdkit.decode.chunks import Chunk, ChunkRecord, DecodeConfig, DecodeResult
+from vdkit.decode.chunks import LAUNCH_AHEAD, Chunk, ChunkRecord, DecodeConfig, DecodeResult
 from vdkit.decode.engines import Mark, on_device
 from vdkit.decode.job import Job
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, WholeVideoDecoder, require
-
-LAUNCH_AHEAD = 2
-"""Chunks the host may launch before the first of them has been decoded. Two keep the compute stream
-busy; more would only make a cancelled run wait longer for work that cannot be called back."""
 
 
 def new_record(chunk: Chunk) -> ChunkRecord:
