@@ -91,6 +91,10 @@ def loaded_after(statement):
             "import vdkit.present.charts, vdkit.present.profile_tables",
             {"torch", "diffusers", "pandas"},
         ),
+        (
+            "import vdkit.measure.predict, vdkit.measure.fit",
+            {"torch", "matplotlib", "pandas", "pydantic"},
+        ),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
         ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),
