@@ -484,8 +484,8 @@ def test_recorded_runs_are_predicted_at_the_fitted_setting(folder):
 
 @pytest.mark.parametrize(("known", "asked"), [((ONE, TWO), FOUR), ((ONE, FOUR), TWO)])
 def test_two_chunk_sizes_predict_a_third(known, asked):
-    """Of the pipelined paths: the host conversion of mode sync is no straight line in the frames
-    (it stalls now and then, and copies above 32 MB go to memory that is mapped afresh)."""
+    """Of the paths that leave nothing to the host: mode sync's copies and conversions are no
+    straight line in the frames (see `vdkit.measure.fit.fit_costs`)."""
     costs, result = fit_costs(*map(load, known)), load(asked)
     for mode in ("async", "compute"):
         run = predict(costs, video_info(result), result.config, mode).run
@@ -528,6 +528,25 @@ def test_known_costs_are_found_again():
             assert expected.first_s is None or value.first_s == pytest.approx(expected.first_s)
         elif field.name.endswith("_s"):
             assert value == pytest.approx(expected, abs=1e-6), field.name
+
+
+def test_a_wake_is_measured_only_where_the_writer_slept():
+    """A write that lasts keeps the writer busy past the next copy: no wake in between."""
+    old = load(ONE)
+    costs = StageCosts(decode=Cost(0.1), write=Cost(0.01), wake_s=5e-4)
+    replay = {"write": [0.01] * 5 + [0.35] + [0.01] * 35}
+    made = as_run(predict(costs, video_info(old), old.config, replay=replay).run, 0)
+    changed = {"runs": (made,), "modes": {"async": old.modes["async"]}}
+    assert fit_costs(old.model_copy(update=changed)).wake_s == pytest.approx(5e-4)
+
+
+def test_what_no_run_shows_is_not_guessed():
+    old = load(ONE)
+    runs = tuple(run for run in old.runs if run.mode == "sync")
+    costs = fit_costs(old.model_copy(update={"runs": runs}))
+    assert costs.lead_s == 0  # no decode was queued in time: it is a part of decode
+    with pytest.raises(ValueError, match="mode async needs the cost copy, which is None: give"):
+        predict(costs, video_info(old))
 
 
 def test_fits_stay_at_zero_or_above():

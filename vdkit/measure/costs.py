@@ -67,11 +67,11 @@ class StageCosts:
         decode: the compute stream on one chunk whose kernels are all queued.
         launch: the host's call into the decoder. On a CPU it is the decode itself.
         copy: to pinned host memory; the frames count as uint8 frames, and full-precision frames
-            as ``element_bytes`` of those.
+            as ``element_bytes`` of those; None: not known, an error where it is needed.
         pageable_copy: the same to pageable memory; None: not known.
         convert: conversion of one chunk to uint8 on the host; None: not known.
         video_convert: copy and conversion of a whole video by VideoProcessor; None: not known.
-        write: the call into the sink, as fast as its storage takes it.
+        write: the call into the sink, as fast as its storage takes it; None: not known.
         storage: holds writes to a storage speed; None: ``write`` is all.
         open, close: of the sink, by the pixel frames of the whole video.
         setup_s: from the call until the sink may open and the first slot is asked for.
@@ -86,11 +86,11 @@ class StageCosts:
 
     decode: Cost
     launch: Cost = Cost()
-    copy: Cost = Cost()
+    copy: Cost | None = Cost()
     pageable_copy: Cost | None = None
     convert: Cost | None = None
     video_convert: Cost | None = None
-    write: Cost = Cost()
+    write: Cost | None = Cost()
     storage: Storage | None = None
     open: Cost = Cost()
     close: Cost = Cost()
@@ -103,7 +103,7 @@ class StageCosts:
     vram_bytes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        optional = ("pageable_copy", "convert", "video_convert")
+        optional = ("copy", "pageable_copy", "convert", "video_convert", "write")
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             if name.endswith("_s"):

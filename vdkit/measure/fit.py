@@ -36,6 +36,10 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     more on an idle stream (mode sync) becomes ``lead_s``, less the conversion on the GPU, which
     only the former do. What no run shows stays unknown (None) or 0.
 
+    Mode sync is predicted well at the measured chunk sizes only: host conversions stall now and
+    then, by the call rather than by the frame, and copies of 20 MB and more to pageable memory
+    often take five times as long and more, so that neither is a straight line.
+
     Raises:
         ValueError: no results, results that differ in more than chunk size, slots, primitives and
             video length, or a sink that was throttled, whose write cost cannot be seen.
@@ -68,11 +72,11 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     return StageCosts(
         decode=decode,
         launch=launch,
-        copy=copies[True].fit() or Cost(),
+        copy=copies[True].fit(),
         pageable_copy=copies[False].fit(),
         convert=convert.fit(),
         video_convert=video.fit(),
-        write=write.fit() or Cost(),
+        write=write.fit(),
         setup_s=_mean(_setup_s(config, run, step_s) for config, run in chunked),
         open=opened.fit("fixed") or Cost(),
         close=closed.fit("fixed") or Cost(),

@@ -121,16 +121,18 @@ def _times(
             for name, cost in (("launch", costs.launch), ("decode", costs.decode))
         }
         found["convert"] = column(costs.known("video_convert", "mode diffusers"))
-        return found | {"write": column(costs.write)}
+        return found | {"write": column(costs.known("write", "mode diffusers"))}
     found = {"launch": column(costs.launch), "decode": column(costs.decode)}
     if mode == "compute":
         return found
-    why = "mode sync" if mode == "sync" else "mode async without a primitive"
-    copy = costs.copy if is_pinned(costs, config, mode) else costs.known("pageable_copy", why)
+    pinned = is_pinned(costs, config, mode)
+    off = "" if mode == "sync" or (pinned and config.uint8_on_gpu) else " without a primitive"
+    why = f"mode {mode}{off}"
+    copy = costs.known("copy" if pinned else "pageable_copy", why)
     found["copy"] = column(copy, d2h_value_bytes(costs, config, mode))
     if mode == "sync" or not config.uint8_on_gpu:
         found["convert"] = column(costs.known("convert", why))
-    return found | {"write": column(costs.write)}
+    return found | {"write": column(costs.known("write", why))}
 
 
 def _checked_replay(
