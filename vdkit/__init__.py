@@ -34,6 +34,7 @@ _HOMES = {
     "ThrottledSink": "vdkit.sinks",
     "run_benchmark": "vdkit.measure.bench",
     "read_result": "vdkit.measure.records",
+    "load_results": "vdkit.measure.results",
     "profile_run": "vdkit.measure.profiler",
     "run_profile": "vdkit.measure.profiling",
     "read_profile": "vdkit.measure.profile_records",

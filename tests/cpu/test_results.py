@@ -1,0 +1,84 @@
+"""All recorded runs as one table; what cannot be read is named, never fatal."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from vdkit import load_results, read_result
+from vdkit.measure.results import SkippedResultWarning
+
+RESULTS = Path(__file__).parents[2] / "results"
+FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
+
+
+@pytest.fixture
+def copies(tmp_path):
+    for i in range(3):
+        (tmp_path / str(i)).mkdir()
+        shutil.copy(FOLDER / "result.json", tmp_path / str(i))
+    return tmp_path
+
+
+def test_every_recorded_run_is_a_row():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SkippedResultWarning)
+        frame = load_results(f"{RESULTS}/2*/**")
+    folders = [file.parent for file in RESULTS.glob("2*/result.json")]
+    assert len(folders) >= 10 and set(frame["folder"]) == {str(folder) for folder in folders}
+    for folder, rows in frame.groupby("folder"):
+        result = read_result(folder)
+        assert len(rows) == len(result.runs)
+        timed = rows[(rows["mode"] == "async") & ~rows["warmup"]]
+        assert list(timed["latency_s"]) == result.latencies("async")
+        assert timed["rtf"].mean() == pytest.approx(result.modes["async"].rtf)
+        assert set(rows["commit"]) == {result.provenance.git_commit}
+    assert frame["created_utc"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/**", "{}/*", "{}/*/result.json"])
+def test_folders_and_patterns(copies, form):
+    frame = load_results(form.format(copies))
+    assert frame["folder"].nunique() == 3
+
+
+def test_one_file(copies):
+    assert load_results(copies / "0" / "result.json")["folder"].unique() == [str(copies / "0")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "1/result.json is not JSON, or was cut short"),
+        (lambda text: "", "1/result.json is not JSON"),
+        (lambda text: "[]", "1/result.json is not a vdkit result"),
+        (
+            lambda text: json.dumps({**json.loads(text), "schema_version": 99}),
+            "1/result.json has schema version 99",
+        ),
+        (
+            lambda text: json.dumps({**json.loads(text), "runs": []}),
+            "1/result.json does not hold a valid result",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_named(copies, spoil, message):
+    file = copies / "1" / "result.json"
+    file.write_text(spoil(file.read_text()))
+    with pytest.warns(SkippedResultWarning, match=message):
+        frame = load_results(copies)
+    assert set(frame["folder"]) == {str(copies / "0"), str(copies / "2")}
+
+
+def test_binary_files_are_left_out_too(copies):
+    (copies / "2" / "result.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.warns(SkippedResultWarning, match="2/result.json is not JSON"):
+        assert load_results(copies)["folder"].nunique() == 2
+
+
+def test_nothing_found(tmp_path):
+    assert load_results(tmp_path).empty
+    with pytest.raises(FileNotFoundError, match="no results at"):
+        load_results(tmp_path / "no")
