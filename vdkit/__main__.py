@@ -135,17 +135,22 @@ def _add_generate(commands: Any) -> None:
     add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")
     add("--model", default="tiny-wan", help="tiny-wan, a pipeline folder or a hub id")
     add("--negative-prompt", default="", help="what guidance leads away from")
-    add("--frames", type=int, default=33, help="pixel frames, 4n+1 (default: 33)")
-    add("--height", type=int, default=96, help="pixels, a multiple of 16 (default: 96)")
-    add("--width", type=int, default=160, help="pixels, a multiple of 16 (default: 160)")
-    add("--steps", type=int, default=20, help="denoising steps (default: 20)")
+    add("--frames", type=int, default=33, help="4n+1; tiny-wan: 33 (default: 33)")
+    add("--height", type=int, default=96, help="a multiple of 16; tiny-wan: 96 (default: 96)")
+    add(
+        "--width",
+        type=int,
+        default=160,
+        help="a multiple of 16; tiny-wan: 160 (default: 160)",
+    )
+    add("--steps", type=int, default=20, help="denoising steps, 1 to 1000 (default: 20)")
     add("--seed", type=int, default=0, help="of the noise (default: 0)")
-    add("--guidance", type=float, default=4.0, help="of the high-noise expert (default: 4)")
-    add("--guidance-2", type=float, default=3.0, help="of the low-noise expert (default: 3)")
+    add("--guidance", type=float, default=4.0, help="high-noise expert; 1: none (default: 4)")
+    add("--guidance-2", type=float, default=3.0, help="low-noise expert (default: 3)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--dtype", help="of the transformers (default: bfloat16 on a GPU, float32 on a CPU)")
     add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
-    add("--save-latents", type=Path, metavar="FILE", help="keep the latents too (.safetensors)")
+    add("--save-latents", type=Path, metavar="FILE", help="keep the latents too, replacing FILE")
     add("--json", action="store_true", help="print only one line of JSON, no progress bars")
 
 
@@ -220,11 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has had enough, as in `vdkit show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"vdkit: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("vdkit: interrupted; nothing was recorded", file=sys.stderr)
+        print(
+            "vdkit: interrupted; nothing was recorded, earlier files are as they were",
+            file=sys.stderr,
+        )
         return 130
     except RuntimeError as error:
         if type(error).__name__ != "DecodeOutOfMemory":

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import exact_fps
@@ -24,12 +23,11 @@ def generate(options: argparse.Namespace) -> int:
     from vdkit.models.latents import check_latents_path, save_latents
     from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import (
-        UnknownWordsWarning,
+        PromptWarning,
         check_request,
         generate_latents,
         pipeline_decoder,
-        strange_words_text,
-        unknown_words,
+        prompt_notes,
     )
     from vdkit.sinks import Mp4Sink
 
@@ -44,10 +42,10 @@ def generate(options: argparse.Namespace) -> int:
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()  # of loading weights
     pipeline = load_pipeline(options.model, options.device, options.dtype)
-    if strange := unknown_words(pipeline, options.prompt):
-        print(f"vdkit: warning: {strange_words_text(strange)}", file=sys.stderr)
+    for note in prompt_notes(pipeline, options.prompt, options.negative_prompt):
+        print(f"vdkit: warning: {note}", file=sys.stderr)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownWordsWarning)  # said above, in one line
+        warnings.simplefilter("ignore", PromptWarning)  # said above, in a line each
         made = generate_latents(
             pipeline,
             options.prompt,
@@ -66,7 +64,7 @@ def generate(options: argparse.Namespace) -> int:
     if options.save_latents is not None:
         save_latents(options.save_latents, made.latents, made.metadata)
     if options.json:
-        print(_line(made, decoded.latency_s, options.out))
+        print(_line(made, decoded.latency_s, options))
         return 0
     print(f"{options.model} on {decoder.device}, {made.metadata['video']}, {options.steps} steps\n")
     print(_table(made, decoded.latency_s))
@@ -99,7 +97,7 @@ def _table(made: GeneratedLatents, decode_s: float) -> str:
     return "\n".join(lines)
 
 
-def _line(made: GeneratedLatents, decode_s: float, out: Path) -> str:
+def _line(made: GeneratedLatents, decode_s: float, options: argparse.Namespace) -> str:
     stages = [
         {
             "stage": stage.name,
@@ -111,8 +109,11 @@ def _line(made: GeneratedLatents, decode_s: float, out: Path) -> str:
         for stage in made.stages
     ]
     answer = {
-        "video": str(out),
         **made.metadata,
+        **{name: int(made.metadata[name]) for name in ("seed", "steps")},
+        "size": made.metadata["video"],
+        "video": str(options.out),
+        "latents": options.save_latents and str(options.save_latents),
         "unknown_words": made.unknown_words,
         "stages": stages,
         "decode_s": round(decode_s, 6),

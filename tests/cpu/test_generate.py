@@ -30,7 +30,7 @@ from vdkit import (
     save_latents,
 )
 from vdkit.__main__ import main
-from vdkit.models.pipeline import UnknownWordsWarning
+from vdkit.models.pipeline import PromptWarning
 from vdkit.models.sources import TINY_WAN
 
 EXAMPLES = sorted((TINY_WAN.parent / "latents").glob("*.safetensors"))
@@ -128,14 +128,26 @@ def test_a_pipeline_with_one_transformer(pipeline):
 
 
 def test_unknown_words_are_named(pipeline):
-    with pytest.warns(UnknownWordsWarning, match="'gold', 'Zebra', 'zone'; it reads a placeholder"):
+    with pytest.warns(PromptWarning, match="does not know: 'gold', 'Zebra', 'zone'"):
         made = generate_latents(pipeline, "a gold Zebra moves LEFT over a gold zone", **SMALL)
     assert made.unknown_words == ("gold", "Zebra", "zone")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negative_prompt": "ugly blue"}, "the negative prompt has words .* 'ugly'"),
+        ({"prompt": "red " * 600}, "the prompt has 601 tokens; only the first 512 are read"),
+    ],
+)
+def test_what_is_not_read_is_said(pipeline, options, message):
+    with pytest.warns(PromptWarning, match=message):
+        generate_latents(pipeline, **{"prompt": PROMPT, **SMALL, "steps": 1, **options})
+
+
 def test_known_words_give_no_warning(pipeline):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UnknownWordsWarning)
+        warnings.simplefilter("error", PromptWarning)
         generate_latents(pipeline, "A Red circle bounces", **{**SMALL, "steps": 1})
 
 
@@ -145,8 +157,8 @@ def test_known_words_give_no_warning(pipeline):
         ({"prompt": " "}, "the prompt is empty; say what"),
         ({"frames": 32}, "32 pixel frames .* use 29 or 33"),
         ({"frames": 0}, "0 pixel frames"),
-        ({"height": 100}, "height 100 is not a multiple of 16, use 96"),
-        ({"width": 0}, "width 0 is not a multiple of 16, use 16"),
+        ({"height": 100}, "height is 100; use a multiple of 16, e.g. 96"),
+        ({"width": 0}, "width is 0; use a multiple of 16, e.g. 16"),
         ({"steps": 0}, "steps is 0; denoise in 1 step or more"),
         ({"steps": 1001}, "the scheduler has 1000 noise levels, use 1 to 1000"),
         ({"seed": -1}, "seed is -1; use 0 to"),
@@ -156,6 +168,13 @@ def test_known_words_give_no_warning(pipeline):
 def test_bad_requests(pipeline, change, message):
     with pytest.raises(ValueError, match=message):
         generate_latents(pipeline, **{"prompt": PROMPT, **SMALL, **change})
+
+
+def test_a_video_that_fits_nowhere(pipeline):
+    with pytest.raises(MemoryError, match="400000001 frames of 96x160 do not fit in memory"):
+        generate_latents(
+            pipeline, PROMPT, **{**SMALL, "frames": 400_000_001, "height": 96, "width": 160}
+        )
 
 
 def test_wrong_types(pipeline):
@@ -192,6 +211,7 @@ def pickled(folder, part):
         ),
         (lambda f: (f / "model_index.json").write_text("{"), ValueError, "not a JSON"),
         (lambda f: broken(f, "transformer_2"), ValueError, "transformer_2.*damaged or cut short"),
+        (lambda f: shutil.rmtree(f / "text_encoder"), FileNotFoundError, "lists text_encoder, but"),
         (lambda f: pickled(f, "vae"), ValueError, "vae holds weights only as a pickle"),
     ],
 )
@@ -231,6 +251,8 @@ def test_latents_files_carry_what_made_them(tmp_path, made):
 def test_latents_files_that_cannot_be_written(tmp_path, made):
     with pytest.raises(ValueError, match=r"end the name in \.safetensors"):
         save_latents(tmp_path / "l.pt", made.latents)
+    with pytest.raises(OSError, match=r"'/proc/l\.safetensors' cannot be written"):
+        save_latents("/proc/l.safetensors", made.latents)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         save_latents(tmp_path / "no" / "l.safetensors", made.latents)
 
@@ -307,7 +329,7 @@ def test_generate_writes_video_and_latents(tmp_path, capsys):
     arguments = ["generate", "--prompt", "a gold circle bounces", "--out", str(out), *size]
     assert main([*arguments, "--save-latents", str(kept)]) == 0
     printed = capsys.readouterr()
-    assert "does not know 'gold'" in printed.err
+    assert "does not know: 'gold'" in printed.err
     assert "denoise, high-noise expert" in printed.out and "decode and write" in printed.out
     with av.open(str(out)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 9
@@ -315,6 +337,8 @@ def test_generate_writes_video_and_latents(tmp_path, capsys):
     assert main([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["unknown_words"] == ["gold"] and len(answer["stages"]) == 3
+    assert answer["video"] == str(out) and answer["size"] == "9 frames of 32x48"
+    assert (answer["seed"], answer["steps"], answer["latents"]) == (0, 2, None)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from vdkit.decode.protocols import ChunkDecoder
 
 
 def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:
-    """Latents [1, C, T, h, w], float32, on the CPU.
+    """Latents on the CPU: random ones [1, C, T, h, w], float32; a file's as it holds them.
 
     Args:
         spec: ``random:FRAMESxHxW`` in pixels, e.g. ``random:161x480x832``, standard normal from
             ``seed``; or a safetensors file with a tensor ``latents`` (or only one tensor), [C, T,
             h, w] or [1, C, T, h, w].
-        decoder: gives channels and factors.
+        decoder: gives channels and factors of random ones; not used for a file.
 
     Raises:
         ValueError: a size the decoder cannot produce, or a file that is damaged or has no latents.
@@ -60,7 +60,9 @@ def save_latents(
     Raises:
         ValueError: another ending.
         FileNotFoundError: no such folder.
+        OSError: it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -70,6 +72,8 @@ def save_latents(
         save_file({"latents": latents.detach().cpu().contiguous()}, partial, dict(metadata or {}))
         partial.chmod(0o644)  # safetensors writes files that only their owner may read
         partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"latents file {str(path)!r} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path

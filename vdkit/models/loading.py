@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,9 +193,13 @@ def _check_folder(folder: Path) -> None:
     kind = read_class(index)
     if kind != "WanPipeline":
         raise ValueError(f"{index} describes {kind!r}; vdkit generates with WanPipeline")
+    parts = json.loads(index.read_text())
     for part in ("text_encoder", "vae", "transformer", "transformer_2"):
-        if (folder / part).is_dir():
-            check_weights(folder / part)
+        if parts.get(part, [None])[0] is None:
+            continue
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(f"{index} lists {part}, but {folder / part} is not there")
+        check_weights(folder / part)
 
 
 def _random_vae(

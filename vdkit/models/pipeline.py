@@ -24,8 +24,8 @@ TEXT_TOKENS = 512
 """What a prompt is padded to: WanPipeline's own default, which its ``encode_prompt`` has not."""
 
 
-class UnknownWordsWarning(UserWarning):
-    """A prompt has words that the tokenizer does not know; the model cannot follow them."""
+class PromptWarning(UserWarning):
+    """The model cannot follow a part of a prompt: unknown words, or more than `TEXT_TOKENS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,12 @@ def generate_latents(
         TypeError: not a `WanPipeline`, or a prompt that is no text.
         ValueError: an empty prompt; frames, size, steps or seed out of range. It names the nearest
             value that works.
+        MemoryError: the video does not fit.
     """
     check_request(prompt, steps, seed, guidance, guidance_2)
     _check_fit(pipeline, frames, height, width, steps)
-    strange = unknown_words(pipeline, prompt)
-    if strange:
-        warnings.warn(strange_words_text(strange), UnknownWordsWarning, stacklevel=2)
+    for note in prompt_notes(pipeline, prompt, negative_prompt):
+        warnings.warn(note, PromptWarning, stacklevel=2)
     watch = _Watch(pipeline._execution_device)
     two = pipeline.transformer is not None and pipeline.transformer_2 is not None
     with torch.inference_mode(), _bar("text encoder", 1, progress) as bar:
@@ -166,6 +166,13 @@ def generate_latents(
                 output_type="latent",
                 callback_on_step_end=on_step,
             ).frames
+    except RuntimeError as error:  # of CUDA, or of the CPU's allocator
+        if "memory" not in str(error):
+            raise
+        line = str(error).strip().splitlines()[0]
+        raise MemoryError(
+            f"{frames} frames of {height}x{width} do not fit in memory; ask for fewer: {line}"
+        ) from error
     finally:
         pipeline.set_progress_bar_config(**quiet)
         for hook in hooks:
@@ -184,12 +191,20 @@ def generate_latents(
         "source": decoder.name,
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
     }
-    return GeneratedLatents(latents, tuple(stages), strange, metadata)
+    return GeneratedLatents(latents, tuple(stages), unknown_words(pipeline, prompt), metadata)
 
 
-def strange_words_text(words: tuple[str, ...]) -> str:
-    """What is said about words that the tokenizer does not know."""
-    return f"the tokenizer does not know {', '.join(map(repr, words))}; it reads a placeholder"
+def prompt_notes(pipeline: WanPipeline, prompt: str, negative_prompt: str = "") -> list[str]:
+    """What the model will not read of the two prompts, in words; empty if it reads it all."""
+    notes = []
+    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+        if strange := unknown_words(pipeline, text):
+            listed = ", ".join(map(repr, strange))
+            notes.append(f"the {name} has words the tokenizer does not know: {listed}")
+        tokens = len(pipeline.tokenizer(text, verbose=False).input_ids)
+        if tokens > TEXT_TOKENS:
+            notes.append(f"the {name} has {tokens} tokens; only the first {TEXT_TOKENS} are read")
+    return notes
 
 
 def _experts(pipeline: WanPipeline) -> dict[str, torch.nn.Module]:
@@ -256,4 +271,4 @@ def _check_fit(pipeline: WanPipeline, frames: int, height: int, width: int, step
         factor = pipeline.vae_scale_factor_spatial * times
         if side < 1 or side % factor:
             near = max(factor, round(side / factor) * factor)
-            raise ValueError(f"{name} {side} is not a multiple of {factor}, use {near}")
+            raise ValueError(f"{name} is {side}; use a multiple of {factor}, e.g. {near}")
