@@ -59,10 +59,10 @@ def generate(options: argparse.Namespace) -> int:
             negative_prompt=options.negative_prompt,
             progress=progress,
         )
+    if options.save_latents is not None:  # before the decode, which may fail
+        save_latents(options.save_latents, made.latents, made.metadata)
     decoder = pipeline_decoder(pipeline)
     decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress)
-    if options.save_latents is not None:
-        save_latents(options.save_latents, made.latents, made.metadata)
     if options.json:
         print(_line(made, decoded.latency_s, options))
         return 0

@@ -15,6 +15,7 @@ import argparse
 import copy
 import csv
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -368,7 +369,11 @@ def export(arguments: argparse.Namespace) -> None:
     for module in (vae, text_encoder, first, second):
         torch.nn.Module.half(module.cpu())
     make_pipeline(vae, text_encoder, first, second).save_pretrained(arguments.out)
-    plot_losses(arguments.run, arguments.out / "loss.png")
+    logs = arguments.out / "training"
+    logs.mkdir(exist_ok=True)
+    for name in ("vae.csv", "diffusion.csv", "latents.json"):
+        shutil.copy(arguments.run / name, logs)
+    plot_losses(logs, arguments.out / "loss.png")
     print(f"written: {arguments.out}")
 
 
