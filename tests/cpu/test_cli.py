@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vdkit import read_result
-from vdkit.__main__ import MODES, PRESETS, build_parser, main
+from vdkit.__main__ import build_parser, main
+from vdkit.cli.workload import MODES, PRESETS
 
 ROOT = Path(__file__).parents[2]
 (HTA,) = (ROOT / "results").glob("*analyze-vs-hta")

@@ -19,13 +19,8 @@ MAY_IMPORT = {
     "measure": {"decode"},
     "present": {"decode", "measure"},
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
-    "show": {"measure", "present"},
-    "generate": {"decode", "models", "sinks"},
-    "commands": {
-        *("decode", "measure", "models", "present", "sinks", "sink_spec"),
-        *("demo", "show", "generate"),
-    },
-    "__main__": {"decode", "commands"},
+    "cli": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
+    "__main__": {"cli"},
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar
 
@@ -78,7 +73,7 @@ def loaded_after(statement):
         ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
         ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "diffusers"}),
         ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
-        ("import vdkit.__main__, vdkit.commands", {"torch", "matplotlib", "numpy"}),
+        ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),
         (
             "import vdkit.measure.trace_reader, vdkit.measure.figures, vdkit.measure.export",
             {"torch", "matplotlib", "pandas", "diffusers"},

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import exact_fps
 
@@ -14,7 +15,40 @@ if TYPE_CHECKING:
     from vdkit.models.pipeline import GeneratedLatents
 
 
-def generate(options: argparse.Namespace) -> int:
+def add_generate(commands: Any) -> None:
+    generate = commands.add_parser(
+        "generate",
+        help="text to latents to video: prompt in, MP4 out, with the seconds of every stage",
+        description="Runs text encoder and denoising of a Wan pipeline, decodes the latents on the "
+        "asynchronous path and writes an MP4. The default model is the miniature in data/tiny-wan, "
+        "whose model card lists the words it knows.",
+    )
+    add = generate.add_argument
+    add("--prompt", required=True, help="what the video shows")
+    add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")
+    add("--model", default="tiny-wan", help="tiny-wan, a pipeline folder or a hub id")
+    add("--negative-prompt", default="", help="what guidance leads away from")
+    add("--frames", type=int, default=33, help="4n+1; tiny-wan: 33 (default: 33)")
+    add("--height", type=int, default=96, help="a multiple of 16; tiny-wan: 96 (default: 96)")
+    add(
+        "--width",
+        type=int,
+        default=160,
+        help="a multiple of 16; tiny-wan: 160 (default: 160)",
+    )
+    add("--steps", type=int, default=20, help="denoising steps, 1 to 1000 (default: 20)")
+    add("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add("--guidance", type=float, default=4.0, help="high-noise expert; 1: none (default: 4)")
+    add("--guidance-2", type=float, default=3.0, help="low-noise expert (default: 3)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--dtype", help="of the transformers (default: bfloat16 on a GPU, float32 on a CPU)")
+    add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
+    add("--save-latents", type=Path, metavar="FILE", help="keep the latents too, replacing FILE")
+    add("--json", action="store_true", help="print only one line of JSON, no progress bars")
+    generate.set_defaults(run=run_generate)
+
+
+def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -6,6 +6,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from vdkit.cli.workload import MODES
 
 _OTHERS = {
     "result_hta.json": "benchmarks/analyze_vs_hta.py's times of vdkit analyze against "
@@ -14,7 +17,27 @@ _OTHERS = {
 """Records of other programs that lie under results/ too."""
 
 
-def show(options: argparse.Namespace) -> int:
+def add_show(commands: Any) -> None:
+    show = commands.add_parser(
+        "show",
+        help="print a recorded benchmark or profile, and draw a benchmark's timeline",
+        description="Prints what bench and demo (result.json) or profile (profile.json) recorded. "
+        "The options draw a benchmark's timeline; the pictures of a profile lie beside it.",
+    )
+    show.add_argument(
+        "result",
+        type=Path,
+        help="a folder of bench, demo or profile, or the result.json or profile.json in it",
+    )
+    show.add_argument("--modes", help=f"draw only these of {MODES} (default: all)")
+    show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
+    show.add_argument(
+        "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
+    )
+    show.set_defaults(run=run_show)
+
+
+def run_show(options: argparse.Namespace) -> int:
     """Print what is recorded at ``options.result``; returns the exit status."""
     where: Path = options.result
     _check_record(where)

@@ -1,0 +1,88 @@
+"""``vdkit bench`` and ``vdkit demo``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdkit.cli.workload import DEFAULTS, add_workload, load, shared_arguments
+
+if TYPE_CHECKING:
+    from vdkit.measure.records import BenchmarkResult
+
+
+def add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="time decode paths against each other and record every value",
+        description="Runs the decode paths in turns (A B B A ...), proves their frames identical, "
+        "and writes result.json, runs.csv and table.md into a new folder. The last line of "
+        "standard output is one line of JSON: the folder and the latencies; with --json it is the "
+        "only line, and the whole summary.",
+    )
+    add_workload(bench, runs=10, note="")
+    bench.add_argument("--baseline", help="the mode that speed-ups are against (default: sync)")
+    bench.add_argument(
+        "--warmup", type=int, help=f"untimed runs of each mode (default: {DEFAULTS['warmup']})"
+    )
+    bench.set_defaults(run=run_bench)
+
+
+def add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo", help="every decode path on a short clip (two minutes on two idle cores)"
+    )
+    demo.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write into")
+    demo.set_defaults(run=run_demo)
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    from vdkit.measure.bench import run_benchmark
+    from vdkit.measure.folders import result_folder
+    from vdkit.measure.records import write_atomically, write_result
+    from vdkit.present.tables import markdown_report, runs_frame, text_report
+
+    what = load(options)
+    result = run_benchmark(
+        what.decoder,
+        what.latents,
+        what.spec.fresh,
+        baseline=options.baseline,
+        warmup=options.warmup,
+        **shared_arguments(what, options),
+    )
+    home = result_folder(options.out, result)
+    write_result(result, home)
+    write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
+    write_atomically(home / "table.md", markdown_report(result))
+    if not options.json:
+        print(f"\n{text_report(result)}\n\nRecorded in {home}")
+    print(_one_line(result, home, whole=options.json))
+    if result.frames_identical is False:
+        print("vdkit: error: the modes gave different frames", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(result: BenchmarkResult, home: Path, whole: bool) -> str:
+    """The folder and the answer; not ``whole``: only what fits a terminal."""
+    answer = result.summary()
+    if not whole:
+        kept = ("mean", "p99", "max", "n")
+        modes = {
+            mode: {"latency_s": {key: round(one["latency_s"][key], 6) for key in kept}}
+            for mode, one in answer["modes"].items()
+        }
+        answer = {"frames_identical": answer["frames_identical"], "modes": modes}
+    return json.dumps({"folder": str(home), **answer}, separators=(",", ":"))
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from vdkit import demo
+
+    demo.run_demo(options.out, options.device)
+    return 0

@@ -1,0 +1,196 @@
+"""What to decode, how, and where to write: the options that commands share, checked, loaded."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, exact_fps
+
+if TYPE_CHECKING:
+    import torch
+
+    from vdkit.decode.protocols import ChunkDecoder
+    from vdkit.sink_spec import SinkSpec
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "aws": {
+        "decoder": "wan2.1",
+        "latents": "random:161x480x832",
+        "chunk": 1,
+        "slots": 2,
+        "warmup": 1,
+    },
+}
+"""``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
+
+MODES = "diffusers,sync,async,compute"
+
+DEFAULTS: dict[str, Any] = {
+    "decoder": "tiny-wan",
+    "latents": "random:33x96x160",
+    "chunk": 1,
+    "slots": 2,
+    "warmup": 1,
+}
+
+
+def add_workload(command: argparse.ArgumentParser, runs: int, note: str) -> None:
+    """What to decode, how, and where to write: shared by bench and profile; ``note``: on runs."""
+    add = command.add_argument
+    shown = {name: f"(default: {value})" for name, value in DEFAULTS.items()}
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="aws: wan2.1, 161 frames 480x832, chunk 1, 2 slots",
+    )
+    what = "wan2.1, wan2.2, tiny-wan, a folder or a hub id"
+    add("--decoder", help=f"{what} {shown['decoder']}")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--dtype", help="float16, bfloat16 or float32 (default: float16 on a GPU, float32 on a CPU)"
+    )
+    add("--latents", help=f"random:FRAMESxHxW in pixels, or a safetensors file {shown['latents']}")
+    add(
+        "--denormalize",
+        action="store_true",
+        help="the latents come from a pipeline: undo its scaling",
+    )
+    add("--seed", type=int, default=0, help="of random latents (default: 0)")
+    add("--modes", default=MODES, help=f"which paths, of {MODES} (default: all four)")
+    add("--chunk", type=int, help=f"latent frames per decoder call {shown['chunk']}")
+    add("--slots", type=int, help=f"ring slots of async, 1 to 16 {shown['slots']}")
+    for name, words in PRIMITIVES.items():
+        flag = f"--no-{name.replace('_', '-')}"
+        add(flag, dest=name, action="store_false", help=f"async without {words}")
+    add("--nvtx", action="store_true", help="NVTX ranges by chunk and step, for Nsight Systems")
+    add(
+        "--sink",
+        default="raw",
+        metavar="KIND[:FOLDER]",
+        help="null, raw, png or mp4, and where (default: raw in the system's temporary folder)",
+    )
+    add("--durable", action="store_true", help="raw sink: fsync before a run ends")
+    add("--throttle-mb-s", type=float, metavar="MB/S", help="hold the sink to this storage speed")
+    add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
+    add("--runs", type=int, default=runs, help=f"timed runs of each mode{note} (default: {runs})")
+    add(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        help="parent of the new folder (default: results)",
+    )
+    add("--label", help="end of the folder's name (default: the preset, or the decoder)")
+    add("--json", action="store_true", help="print only the line of JSON")
+
+
+def apply_preset(options: argparse.Namespace) -> None:
+    """Fill in what was left out: from the preset, then from `DEFAULTS`; other commands stay."""
+    if not hasattr(options, "preset"):
+        return
+    for name, value in {**DEFAULTS, **PRESETS.get(options.preset, {})}.items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What the options ask to be decoded, and how, checked and loaded."""
+
+    decoder: ChunkDecoder
+    latents: torch.Tensor
+    spec: SinkSpec
+    modes: list[str]
+    config: DecodeConfig
+    label: str
+    source: str
+    latents_source: str
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """ValueError or FileNotFoundError for what needs no decoder to be seen to be wrong."""
+    from vdkit.measure.bench import check_plan
+
+    modes = [mode.strip() for mode in options.modes.split(",")]
+    warmup, baseline = getattr(options, "warmup", 0), getattr(options, "baseline", None)
+    check_plan(modes, baseline, options.runs, warmup)
+    exact_fps(options.fps)
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
+    latents = options.latents
+    if not latents.startswith("random:") and not Path(latents).is_file():
+        raise FileNotFoundError(
+            f"no latents file {latents!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
+            "random:161x480x832"
+        )
+    milliseconds = getattr(options, "nvml_ms", 20)
+    if not 1 <= milliseconds <= 10_000:
+        raise ValueError(f"--nvml-ms is {milliseconds:g} ms; use 1 to 10000 ms")
+
+
+def load(options: argparse.Namespace) -> What:
+    """Check everything that can be checked before a decoder is loaded, then load."""
+    from vdkit.measure.folders import check_out
+    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.loading import load_decoder
+    from vdkit.sink_spec import SinkSpec, default_folder
+
+    kind, _, folder = options.sink.partition(":")
+    config = DecodeConfig(
+        chunk_size=options.chunk,
+        slots=options.slots,
+        nvtx=options.nvtx,
+        **{name: getattr(options, name) for name in PRIMITIVES},
+    )
+    where = Path(folder) if folder else None if kind == "null" else default_folder()
+    spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
+    label = options.label or options.preset or Path(options.decoder).name
+    check_out(options.out, label)
+    _check_numbers(options)
+    decoder = load_decoder(options.decoder, options.device, options.dtype)
+    latents = load_latents(options.latents, decoder, options.seed)
+    if options.denormalize:
+        if not options.latents.startswith("random:"):
+            said = latents_metadata(options.latents).get("normalization")
+            if said == "undone":
+                raise ValueError(
+                    f"{options.latents} says that its normalization is undone already; leave out "
+                    "--denormalize"
+                )
+        latents = decoder.denormalize(latents)
+    if not options.json:
+        print(f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
+    given, source = Path(options.decoder), options.latents
+    return What(
+        decoder=decoder,
+        latents=latents,
+        spec=spec,
+        modes=[mode.strip() for mode in options.modes.split(",")],
+        config=config,
+        label=label,
+        source=given.name if given.exists() else options.decoder,
+        latents_source=source if source.startswith("random:") else Path(source).name,
+    )
+
+
+def shared_arguments(what: What, options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that `run_benchmark` and `run_profile` have in common."""
+    from vdkit.measure.records import SinkInfo
+
+    return {
+        "sink_info": SinkInfo(**what.spec.describe()),
+        "modes": what.modes,
+        "config": what.config,
+        "fps": options.fps,
+        "runs": options.runs,
+        "source": what.source,
+        "latents_source": what.latents_source,
+        "seed": options.seed,
+        "label": what.label,
+        "command": shlex.join(["vdkit", *options.arguments]),
+        "progress": not options.json and sys.stderr.isatty(),
+    }
