@@ -20,7 +20,6 @@ from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
 from vdkit.measure.describe import as_run, describe_workload, open_nvml
-from vdkit.measure.nvml import Nvml
 from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, comparable
 from vdkit.measure.stats import paired_ratio, summarize
@@ -116,38 +115,101 @@ def run_benchmark(
             for `decode_async`.
     """
     baseline = check_plan(modes, baseline, runs, warmup)
-    # Kept on the host: each run moves them, and so holds no more of them than it needs.
-    host = torch.device("cpu")
-    ready = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
-    workload = describe_workload(decoder, ready, fps, source, latents_source, seed)
-    nvml = open_nvml(decoder.device)
-    cycle = len(modes) * (1 + warmup + runs)
-    with progress_bar(cycle, progress) as advance:
+    bench = Bench(decoder, latents, fps, source, latents_source, seed)
+    with progress_bar(len(modes) * (1 + warmup + runs), progress) as advance:
         hashes = {}
         for mode in modes:
-            hashes[mode] = _frame_hash(mode, decoder, ready, config, fps)
+            hashes[mode] = bench.frame_hash(mode, config)
             advance()
         records: list[Run] = []
         for number in range(-warmup, runs):
             order = modes if number % 2 == 0 else tuple(reversed(modes))
             for mode in order:
                 with sink_factory(f"{mode}-{number + warmup:03d}") as sink:
-                    records.append(_one_run(mode, number, decoder, ready, sink, config, fps, nvml))
+                    records.append(bench.run(mode, number, sink, config))
                 advance()
-    return BenchmarkResult(
+    return bench.result(
+        hashes,
+        records,
+        config=config,
+        sink_info=sink_info,
+        baseline=baseline,
         label=label,
         command=command,
-        provenance=collect_provenance(decoder.device, nvml.driver if nvml else None),
-        workload=workload,
-        config=config,
-        sink=sink_info,
-        baseline=baseline,
-        frames_identical=_identical(hashes, config),
-        modes={
-            mode: _mode(mode, baseline, records, hashes[mode], workload.seconds) for mode in modes
-        },
-        runs=tuple(records),
     )
+
+
+class Bench:
+    """One decoder and one video, set up once, to run any path on in any configuration.
+
+    Args:
+        decoder, latents, fps: as for `decode_async`.
+        source, latents_source, seed: for the record only.
+    """
+
+    def __init__(
+        self,
+        decoder: ChunkDecoder,
+        latents: torch.Tensor,
+        fps: int | float | str | Fraction = 16,
+        source: str | None = None,
+        latents_source: str = "given",
+        seed: int = 0,
+    ) -> None:
+        self.decoder, self.fps = decoder, fps
+        # Kept on the host: each run moves them, and so holds no more of them than it needs.
+        host = torch.device("cpu")
+        self.latents = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
+        self.workload = describe_workload(decoder, self.latents, fps, source, latents_source, seed)
+        self.nvml = open_nvml(decoder.device)
+
+    def frame_hash(self, mode: str, config: DecodeConfig) -> str | None:
+        """Run once, untimed, into a hash; ValueError for NaN or inf frames of a chunked path."""
+        hasher = FrameHasher()
+        checked = FiniteDecoder(self.decoder)
+        MODES[mode](checked, self.latents, hasher, fps=self.fps, config=config, progress=False)
+        return None if mode == "compute" else hasher.sha256
+
+    def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
+        """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
+        gc.collect()  # or a collection of the last run's garbage falls into this one
+        before = self.nvml.read() if self.nvml else None
+        decode = MODES[mode]
+        done = decode(self.decoder, self.latents, sink, fps=self.fps, config=config, progress=False)
+        after = self.nvml.read() if self.nvml else None
+        return as_run(done, number, before, after)
+
+    def result(
+        self,
+        hashes: Mapping[str, str | None],
+        records: Sequence[Run],
+        *,
+        config: DecodeConfig,
+        sink_info: SinkInfo,
+        baseline: str,
+        label: str,
+        command: str | None = None,
+    ) -> BenchmarkResult:
+        """The runs as a record. ``hashes``: mode to what `frame_hash` gave, in order of the table.
+
+        Every mode needs a timed run.
+        """
+        driver = self.nvml.driver if self.nvml else None
+        return BenchmarkResult(
+            label=label,
+            command=command,
+            provenance=collect_provenance(self.decoder.device, driver),
+            workload=self.workload,
+            config=config,
+            sink=sink_info,
+            baseline=baseline,
+            frames_identical=_identical(hashes, config),
+            modes={
+                mode: _mode(mode, baseline, records, sha256, self.workload.seconds)
+                for mode, sha256 in hashes.items()
+            },
+            runs=tuple(records),
+        )
 
 
 def check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: int) -> str:
@@ -180,32 +242,6 @@ def progress_bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
 
     with tqdm(total=total, desc="runs", unit="run", leave=False) as bar:
         yield lambda: bar.update(1)
-
-
-def _frame_hash(
-    mode: str, decoder: ChunkDecoder, latents: torch.Tensor, config: DecodeConfig, fps: Any
-) -> str | None:
-    hasher = FrameHasher()
-    checked = FiniteDecoder(decoder)
-    MODES[mode](checked, latents, hasher, fps=fps, config=config, progress=False)
-    return None if mode == "compute" else hasher.sha256
-
-
-def _one_run(
-    mode: str,
-    number: int,
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink: Sink,
-    config: DecodeConfig,
-    fps: Any,
-    nvml: Nvml | None,
-) -> Run:
-    gc.collect()  # or a collection of the last run's garbage falls into this one
-    before = nvml.read() if nvml else None
-    done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
-    after = nvml.read() if nvml else None
-    return as_run(done, number, before, after)
 
 
 def _identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:
