@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,7 +40,9 @@ def random_costs(rng, **given):
 
     def cost():
         first = seconds() if rng.random() < 0.5 else None
-        return Cost(seconds(), seconds(0.3), first)
+        sizes = sorted(rng.choice(np.arange(1, 20), 3, replace=False).tolist())
+        measured = tuple((size, seconds()) for size in sizes) if rng.random() < 0.3 else ()
+        return Cost(seconds(), seconds(0.3), first, measured)
 
     made = {f.name: cost() for f in fields(StageCosts) if f.type in ("Cost", "Cost | None")} | {
         f.name: seconds(0.1) for f in fields(StageCosts) if f.name.endswith("_s")
@@ -151,7 +153,7 @@ class Simulated:
 
         def kernels():
             self.note("decode", "start", i)
-            yield max(0.0, begun + self.costs.lead_s - self.sim.now)
+            yield max(0.0, begun + self.seconds(self.costs.lead, i) - self.sim.now)
             yield self.seconds(self.costs.decode, i)
             yield self.launched[i]
             self.note("decode", "done", i)
@@ -335,8 +337,8 @@ def test_no_faster_step_makes_a_run_slower(seed):
     costs, config = random_costs(rng), random_config(rng)
     slow = predict(costs, video(), config).run.latency_s
     for name in ("launch", "decode", "copy", "pageable_copy", "convert", "write"):
-        parts = {part: value and value / 2 for part, value in asdict(getattr(costs, name)).items()}
-        fast = predict(replace(costs, **{name: Cost(**parts)}), video(), config).run.latency_s
+        half = replace(costs, **{name: getattr(costs, name).times(0.5)})
+        fast = predict(half, video(), config).run.latency_s
         assert fast <= slow + 1e-9, name
 
 
@@ -508,7 +510,8 @@ def test_known_costs_are_found_again():
     costs = StageCosts(
         decode=Cost(0.01, 0.02, 0.025), launch=Cost(0.005, 0, 0.004), copy=Cost(1e-5, 2e-5),
         pageable_copy=Cost(1e-4, 1e-4), convert=Cost(1e-3, 5e-4), write=Cost(1e-4, 3e-4),
-        open=Cost(0.03), close=Cost(4e-4), setup_s=0.003, step_s=1e-4, wake_s=5e-4, lead_s=0.002,
+        open=Cost(0.03), close=Cost(4e-4), setup_s=0.003, step_s=1e-4, wake_s=5e-4,
+        lead=Cost(0.002, 0, 0),
     )  # fmt: skip
     results = []
     for size, pattern in ((1, ONE), (2, TWO)):
@@ -544,7 +547,7 @@ def test_what_no_run_shows_is_not_guessed():
     old = load(ONE)
     runs = tuple(run for run in old.runs if run.mode == "sync")
     costs = fit_costs(old.model_copy(update={"runs": runs}))
-    assert costs.lead_s == 0  # no decode was queued in time: it is a part of decode
+    assert costs.lead == Cost()  # no decode was queued in time: it is a part of decode
     with pytest.raises(ValueError, match="mode async needs the cost copy, which is None: give"):
         predict(costs, video_info(old))
 
@@ -658,3 +661,38 @@ def test_vram_is_known_where_it_was_measured():
     held = predict(both, video(), DecodeConfig(chunk_size=2, slots=3)).run
     assert held.ring_bytes == held.pinned_bytes == 3 * 8 * video().frame_bytes
     assert held.vram_peak_bytes == 900 + held.ring_bytes
+
+
+def test_a_measured_cost_is_interpolated_and_led_on():
+    cost = Cost(9.0, 0.5, None, ((4, 1.0), (8, 2.0), (16, 10.0)))
+    assert [cost.seconds(frames) for frames in (4, 6, 8, 12, 16)] == [1, 1.5, 2, 6, 10]
+    assert cost.seconds(18) == 11 and cost.seconds(3) == 0.5
+    assert cost.seconds(1) == 0  # a step never takes less than nothing
+    assert [cost.times(0.5).seconds(frames) for frames in (3, 6, 18)] == [0.25, 0.75, 5.5]
+    assert Cost(1.0, 2.0, 3.0).times(2) == Cost(2.0, 4.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        (((8, 1.0), (4, 1.0)), r"write.measured has the pixel frames \[8, 4\]; give each"),
+        (((4, 1.0), (4, 1.0)), "give each size once, ascending"),
+        (((4, 1.0), (8, -1.0)), "write.measured at 8 frames is -1.0"),
+    ],
+)
+def test_bad_measured_costs(measured, message):
+    with pytest.raises(ValueError, match=message):
+        StageCosts(decode=Cost(0.1), write=Cost(measured=measured))
+
+
+def test_three_sizes_are_not_forced_onto_a_line():
+    points = _Points()
+    for frames, seconds in ((4, 1.0), (4, 3.0), (8, 3.0), (16, 30.0)):
+        points.add(frames, seconds)
+    assert points.fit().measured == ((4, 2.0), (8, 3.0), (16, 30.0))
+    results = [load(pattern) for pattern in (ONE, TWO, FOUR)]
+    costs = fit_costs(*results)
+    for result in results:  # what each chunk size's runs took, within what their means leave
+        for mode in ("sync", "async", "compute"):
+            made = predict(costs, video_info(result), result.config, mode).run.latency_s
+            assert made == pytest.approx(result.modes[mode].latency_s.mean, rel=0.01), mode

@@ -24,17 +24,35 @@ class Cost:
 
     ``first_s``, if given, is the whole cost for the first chunk, whose one latent frame takes
     another way through a causal decoder and becomes one pixel frame.
+
+    ``measured``, if given, are (pixel frames, seconds), the frames ascending, of a step that is no
+    straight line, such as a copy that leaves the cache: between them the cost is interpolated,
+    beyond them ``per_frame_s`` leads on.
     """
 
     fixed_s: float = 0.0
     per_frame_s: float = 0.0
     first_s: float | None = None
+    measured: tuple[tuple[float, float], ...] = ()
 
     def seconds(self, frames: float, first: bool = False) -> float:
         """Cost of a chunk of ``frames`` pixel frames, s; ``first``: it is the first chunk."""
         if first and self.first_s is not None:
             return self.first_s
-        return self.fixed_s + self.per_frame_s * frames
+        if not self.measured:
+            return self.fixed_s + self.per_frame_s * frames
+        sizes, seconds = zip(*self.measured, strict=True)
+        beyond = frames - min(max(frames, sizes[0]), sizes[-1])
+        return max(0.0, float(np.interp(frames, sizes, seconds)) + self.per_frame_s * beyond)
+
+    def times(self, factor: float) -> Cost:
+        """This cost ``factor`` times: 0.5 is a resource of twice the speed."""
+        return Cost(
+            self.fixed_s * factor,
+            self.per_frame_s * factor,
+            None if self.first_s is None else self.first_s * factor,
+            tuple((size, seconds * factor) for size, seconds in self.measured),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,7 @@ class StageCosts:
         setup_s: from the call until the sink may open and the first slot is asked for.
         step_s: the host's own work around each launch.
         wake_s: from an event of the GPU until the thread that sleeps on it goes on.
-        lead_s: what a decode takes longer when its launch begins on an idle compute stream, because
+        lead: what a decode takes longer when its launch begins on an idle compute stream, because
             its first kernels are shorter than their launches.
         element_bytes: of one value of the decoder's output.
         cuda: False for a CPU: nothing is pinned, and copies block the host.
@@ -86,6 +104,7 @@ class StageCosts:
 
     decode: Cost
     launch: Cost = Cost()
+    lead: Cost = Cost()
     copy: Cost | None = Cost()
     pageable_copy: Cost | None = None
     convert: Cost | None = None
@@ -97,7 +116,6 @@ class StageCosts:
     setup_s: float = 0.0
     step_s: float = 0.0
     wake_s: float = 0.0
-    lead_s: float = 0.0
     element_bytes: int = 2
     cuda: bool = True
     vram_bytes: tuple[tuple[int, int], ...] = ()
@@ -115,10 +133,7 @@ class StageCosts:
                     raise TypeError(
                         f"{name} is {value!r}; give a Cost(fixed_s, per_frame_s) in seconds"
                     )
-                for part in fields(value):
-                    seconds = getattr(value, part.name)
-                    if part.name != "first_s" or seconds is not None:
-                        check_seconds(f"{name}.{part.name}", seconds)
+                _check_cost(name, value)
         if self.element_bytes not in (2, 4):
             raise ValueError(
                 f"element_bytes is {self.element_bytes!r}; use 2 (half precision) or 4 (float32)"
@@ -146,6 +161,20 @@ class StageCosts:
             return None
         slope, base = np.polyfit(list(measured), list(measured.values()), 1)
         return round(base + slope * frames)
+
+
+def _check_cost(name: str, cost: Cost) -> None:
+    for part in ("fixed_s", "per_frame_s", "first_s"):
+        seconds = getattr(cost, part)
+        if part != "first_s" or seconds is not None:
+            check_seconds(f"{name}.{part}", seconds)
+    sizes = [size for size, _ in cost.measured]
+    if sizes != sorted(set(sizes)):
+        raise ValueError(
+            f"{name}.measured has the pixel frames {sizes}; give each size once, ascending"
+        )
+    for size, seconds in cost.measured:
+        check_seconds(f"{name}.measured at {size} frames", seconds)
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -6,6 +6,7 @@ Means, not medians: a run's latency is a sum, and what stalls now and then is a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -33,12 +34,13 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     two sizes on.
 
     ``decode`` is of chunks that were queued in time (modes async, compute); what a decode takes
-    more on an idle stream (mode sync) becomes ``lead_s``, less the conversion on the GPU, which
+    more on an idle stream (mode sync) becomes ``lead``, less the conversion on the GPU, which
     only the former do. What no run shows stays unknown (None) or 0.
 
-    Mode sync is predicted well at the measured chunk sizes only: host conversions stall now and
-    then, by the call rather than by the frame, and copies of 20 MB and more to pageable memory
-    often take five times as long and more, so that neither is a straight line.
+    From three sizes on (the first chunk's one frame counts for copy, conversion and write) a step
+    costs at each measured size what it cost there, since host conversions stall by the call rather
+    than by the frame, and copies of 20 MB and more to pageable memory often take five times as long
+    as the line says. Mode sync is predicted well at the measured chunk sizes only.
 
     Raises:
         ValueError: no results, results that differ in more than chunk size, slots, primitives and
@@ -54,7 +56,7 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     if not chunked:
         raise ValueError("mode diffusers alone shows no chunk; fit from a run of sync or async too")
     step_s = _mean(step for _, run in chunked for step in _steps_s(run))
-    decode, launch, lead_s = _decode_and_launch([run for _, run in chunked])
+    decode, launch, lead = _decode_and_launch([run for _, run in chunked])
     copies: dict[bool, _Points] = {True: _Points(), False: _Points()}
     for config, run in chunked:
         pinned = run.mode == "async" and config.pinned_memory and cuda
@@ -72,6 +74,7 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     return StageCosts(
         decode=decode,
         launch=launch,
+        lead=lead,
         copy=copies[True].fit(),
         pageable_copy=copies[False].fit(),
         convert=convert.fit(),
@@ -82,7 +85,6 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
         close=closed.fit("fixed") or Cost(),
         step_s=step_s,
         wake_s=_mean(wake for config, run in chunked for wake in _wakes_s(config, run)),
-        lead_s=lead_s,
         element_bytes=element_bytes,
         cuda=cuda,
         vram_bytes=_vram(chunked),
@@ -137,7 +139,10 @@ class _Points:
             self.seconds.append(seconds)
 
     def fit(self, alone: Literal["fixed", "per frame"] = "per frame") -> Cost | None:
-        """Least squares with neither part below 0; one size alone gives one part, ``alone``."""
+        """Least squares with neither part below 0; one size alone gives one part, ``alone``.
+
+        From three sizes on the means of each are kept too.
+        """
         if not self.seconds:
             return None
         frames, seconds = np.array(self.frames), np.array(self.seconds)
@@ -147,12 +152,13 @@ class _Points:
             return Cost(*(fixed if alone == "fixed" else per_frame))
         table = np.column_stack([np.ones_like(frames), frames])
         both = np.linalg.lstsq(table, seconds, rcond=None)[0]
-        if (both >= 0).all():
-            return Cost(float(both[0]), float(both[1]))
-        # The optimum lies on an edge, where one of the two parts is 0.
-        return Cost(
-            *min((fixed, per_frame), key=lambda c: float(((table @ c - seconds) ** 2).sum()))
-        )
+        if not (both >= 0).all():  # the optimum lies on an edge, where one of the two parts is 0
+            both = np.array(
+                min((fixed, per_frame), key=lambda c: float(((table @ c - seconds) ** 2).sum()))
+            )
+        sizes = np.unique(frames)
+        measured = tuple((float(s), float(seconds[frames == s].mean())) for s in sizes)
+        return Cost(float(both[0]), float(both[1]), None, measured if len(measured) > 2 else ())
 
 
 def _points(
@@ -171,7 +177,7 @@ def _mean(values: Iterator[float]) -> float:
     return max(0.0, float(np.mean(found))) if found else 0.0
 
 
-def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, float]:
+def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
     """(decode, launch, lead): queued decodes if there are any, launches that no full queue held."""
     spans = {(queued, step): _Points() for queued in (True, False) for step in ("launch", "decode")}
     first: dict[str, list[float]] = {"launch": [], "decode": []}
@@ -190,19 +196,20 @@ def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, float]:
     late = spans[False, "decode"]
     decode = spans[True, "decode"].fit() or late.fit()
     launch = spans[False, "launch"].fit("fixed") or spans[True, "launch"].fit("fixed")
-    lead_s = 0.0
+    lead = Cost()
     if decode is not None and spans[True, "decode"].seconds:
-        lead_s = _mean(
-            took - decode.seconds(frames)
-            for frames, took in zip(late.frames, late.seconds, strict=True)
-        )
+        longer: dict[float, list[float]] = {}
+        for size, took in zip(late.frames, late.seconds, strict=True):
+            longer.setdefault(size, []).append(took - decode.seconds(size))
+        means = tuple((size, _mean(iter(longer[size]))) for size in sorted(longer))
+        fixed_s = _mean(mean for _, mean in means)
+        lead = Cost(fixed_s, 0.0, 0.0, means if len(means) > 1 else ())
     firsts = {step: float(np.mean(seconds)) for step, seconds in first.items()}
-    first_decode_s = max(0.0, firsts["decode"] - lead_s)  # the first one always finds it idle
     decode, launch = decode or Cost(), launch or Cost()
     return (
-        Cost(decode.fixed_s, decode.per_frame_s, first_decode_s),
-        Cost(launch.fixed_s, launch.per_frame_s, firsts["launch"]),
-        lead_s,
+        replace(decode, first_s=firsts["decode"]),  # holds its lead: it always finds it idle
+        replace(launch, first_s=firsts["launch"]),
+        lead,
     )
 
 

@@ -69,7 +69,7 @@ def predict(
         temporal_factor: pixel frames per latent frame after the first.
         replay: step (launch, decode, copy, convert, write) to measured seconds by chunk, in place
             of the costs, e.g. from `vdkit.measure.costs.recorded_times`. A replayed decode already
-            holds ``lead_s``, and a replayed write ``storage``: neither is added again.
+            holds ``lead``, and a replayed write ``storage``: neither is added again.
 
     Raises:
         ValueError: unknown mode, a cost that this path needs and that is not known, or a replay
@@ -87,7 +87,7 @@ def predict(
         times |= _checked_replay(replay, times, len(chunks), mode)
         costs = replace(
             costs,
-            lead_s=0.0 if "decode" in replay else costs.lead_s,
+            lead=Cost() if "decode" in replay else costs.lead,
             storage=None if "write" in replay else costs.storage,
         )
     for index, seconds in enumerate(times["decode"]):

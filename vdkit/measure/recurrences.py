@@ -83,7 +83,9 @@ class Pipeline:
         start_s = host_s + self.costs.step_s
         done_s = start_s + self.times["launch"][record.index]
         # Queued kernels run back to back; on an idle stream the first ones wait for their launch.
-        begin_s = max(start_s + self.costs.lead_s, self.compute_free_s)
+        frames = record.frame_stop - record.frame_start
+        lead_s = self.costs.lead.seconds(frames, record.index == 0)
+        begin_s = max(start_s + lead_s, self.compute_free_s)
         decoded_s = max(begin_s + self.times["decode"][record.index], done_s)
         record.launch_start_s, record.launch_done_s = start_s, done_s
         record.decode_start_s = max(start_s, self.compute_free_s)
