@@ -23,7 +23,7 @@ def add_bench(commands: Any) -> None:
         "standard output is one line of JSON: the folder and the latencies; with --json it is the "
         "only line, and the whole summary.",
     )
-    add_workload(bench, runs=10, note="")
+    add_workload(bench, runs=10)
     bench.add_argument("--baseline", help="the mode that speed-ups are against (default: sync)")
     bench.add_argument(
         "--warmup", type=int, help=f"untimed runs of each mode (default: {DEFAULTS['warmup']})"

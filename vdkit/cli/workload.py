@@ -39,8 +39,18 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def add_workload(command: argparse.ArgumentParser, runs: int, note: str) -> None:
-    """What to decode, how, and where to write: shared by bench and profile; ``note``: on runs."""
+def add_workload(
+    command: argparse.ArgumentParser,
+    runs: int,
+    note: str = "",
+    modes: str = MODES,
+    grid: bool = False,
+) -> None:
+    """What to decode, how, and where to write.
+
+    ``runs`` and ``modes`` are defaults, ``note`` is on runs; ``grid``: several chunk sizes, slots
+    and sink speeds at once, which are the command's to add.
+    """
     add = command.add_argument
     shown = {name: f"(default: {value})" for name, value in DEFAULTS.items()}
     add(
@@ -61,9 +71,13 @@ def add_workload(command: argparse.ArgumentParser, runs: int, note: str) -> None
         help="the latents come from a pipeline: undo its scaling",
     )
     add("--seed", type=int, default=0, help="of random latents (default: 0)")
-    add("--modes", default=MODES, help=f"which paths, of {MODES} (default: all four)")
-    add("--chunk", type=int, help=f"latent frames per decoder call {shown['chunk']}")
-    add("--slots", type=int, help=f"ring slots of async, 1 to 16 {shown['slots']}")
+    default = "all four" if modes == MODES else modes
+    add("--modes", default=modes, help=f"which paths, of {MODES} (default: {default})")
+    if grid:
+        command.set_defaults(chunk=None, slots=None, throttle_mb_s=None)
+    else:
+        add("--chunk", type=int, help=f"latent frames per decoder call {shown['chunk']}")
+        add("--slots", type=int, help=f"ring slots of async, 1 to 16 {shown['slots']}")
     for name, words in PRIMITIVES.items():
         flag = f"--no-{name.replace('_', '-')}"
         add(flag, dest=name, action="store_false", help=f"async without {words}")
@@ -75,7 +89,13 @@ def add_workload(command: argparse.ArgumentParser, runs: int, note: str) -> None
         help="null, raw, png or mp4, and where (default: raw in the system's temporary folder)",
     )
     add("--durable", action="store_true", help="raw sink: fsync before a run ends")
-    add("--throttle-mb-s", type=float, metavar="MB/S", help="hold the sink to this storage speed")
+    if not grid:
+        add(
+            "--throttle-mb-s",
+            type=float,
+            metavar="MB/S",
+            help="hold the sink to this storage speed",
+        )
     add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
     add("--runs", type=int, default=runs, help=f"timed runs of each mode{note} (default: {runs})")
     add(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vdkit.measure.profile_records import ProfileResult
 from vdkit.measure.records import BenchmarkResult
+from vdkit.measure.sweep_records import SweepPlan
 
 
 def check_out(out: Path, label: str) -> None:
@@ -33,7 +34,7 @@ def check_out(out: Path, label: str) -> None:
         ) from error
 
 
-def result_folder(out: Path, result: BenchmarkResult | ProfileResult) -> Path:
+def result_folder(out: Path, result: BenchmarkResult | ProfileResult | SweepPlan) -> Path:
     """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new (``-2`` if need be)."""
     provenance = result.provenance
     stamp = re.sub(r"[-:]|\+.*", "", provenance.created_utc) + "Z"

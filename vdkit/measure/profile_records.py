@@ -11,9 +11,10 @@ from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import Record, Run, SinkInfo, Workload, read_record, write_record
 from vdkit.measure.stats import Ratio
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # 1: first.
 # 2: a check's ``ok`` is null where there was nothing to check; 1 has true there.
+# 3: provenance has torch_threads.
 
 
 class Ceiling(Record):

@@ -30,6 +30,7 @@ class Provenance(BaseModel):
         driver, cuda, cudnn: None without a GPU.
         cpu, host_cores: processor model and the logical cores this process may use.
         packages: versions by name.
+        torch_threads: of torch on the host, on which conversions there depend; None in old records.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +51,7 @@ class Provenance(BaseModel):
     os: str
     python: str
     packages: dict[str, str]
+    torch_threads: int | None = None
 
 
 def collect_provenance(device: torch.device, driver: str | None = None) -> Provenance:
@@ -80,6 +82,7 @@ def collect_provenance(device: torch.device, driver: str | None = None) -> Prove
         os=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
         packages={name: version for name in _PACKAGES if (version := _version(name))},
+        torch_threads=torch.get_num_threads(),
     )
 
 

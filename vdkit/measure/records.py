@@ -23,8 +23,9 @@ from vdkit.measure.nvml import GpuReading
 from vdkit.measure.provenance import Provenance
 from vdkit.measure.stats import Ratio, Summary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # 1: first.
+# 2: provenance has torch_threads.
 
 _DECIMALS = 9  # of a second; the clocks resolve no finer
 

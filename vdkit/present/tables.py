@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import BenchmarkResult, Run
+    from vdkit.measure.sweep_records import SweepPlan
 
 NAMES = {
     "diffusers": "diffusers (whole video)",
@@ -67,7 +68,7 @@ def caption(result: BenchmarkResult) -> str:
     return setting(result, clocks) + "\n" + _frames_line(result)
 
 
-def setting(result: BenchmarkResult | ProfileResult, clocks: str = "") -> str:
+def setting(result: BenchmarkResult | ProfileResult | SweepPlan, clocks: str = "") -> str:
     """Workload, configuration, sink and machine of a record, in two lines."""
     work, config, where = result.workload, result.config, result.provenance
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
@@ -77,6 +78,8 @@ def setting(result: BenchmarkResult | ProfileResult, clocks: str = "") -> str:
     sink += (
         f", held to {result.sink.throttle_mb_per_s:g} MB/s" if result.sink.throttle_mb_per_s else ""
     )
+    limited = where.torch_threads not in (None, where.host_cores)
+    threads = f", {where.torch_threads} torch threads" if limited else ""
     return (
         f"{work.decoder} in {work.dtype}, {work.frames} frames ({work.latent_frames} latent) of "
         f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
@@ -85,12 +88,12 @@ def setting(result: BenchmarkResult | ProfileResult, clocks: str = "") -> str:
         + f"; sink: {sink}.\n"
         f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
         + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
-        + f"; {where.host_cores} host cores; {where.created_utc}; commit "
+        + f"; {where.host_cores} host cores{threads}; {where.created_utc}; commit "
         + f"{(where.git_commit or 'unknown')[:7]}{' (dirty)' if where.git_dirty else ''}."
     )
 
 
-def what_and_where(result: BenchmarkResult | ProfileResult) -> str:
+def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = result.workload
     return (

@@ -1,0 +1,228 @@
+"""The sweep: a few cells measured, the rest predicted from them, then measured too.
+
+Every cell is recorded when it is done, so that an interrupted sweep goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vdkit.decode.chunks import DecodeConfig
+from vdkit.measure.bench import Bench, SinkFactory
+from vdkit.measure.folders import result_folder
+from vdkit.measure.provenance import collect_provenance
+from vdkit.measure.records import BenchmarkResult, SinkInfo, write_record
+from vdkit.measure.sweep_plan import SweepBar, sweep_bar
+from vdkit.measure.sweep_records import (
+    PLAN,
+    PREDICTIONS,
+    Cell,
+    Sweep,
+    SweepPlan,
+    Unfit,
+    predict_cells,
+    read_sweep,
+    result_path,
+    unfit_path,
+)
+
+
+class SweepLocked(RuntimeError):
+    """Another process is writing into the sweep's folder."""
+
+
+def start_sweep(
+    bench: Bench,
+    fit_cells: Sequence[Cell],
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    sink_info: SinkInfo,
+    config: DecodeConfig = DecodeConfig(),
+    runs: int = 3,
+    label: str = "sweep",
+    command: str | None = None,
+) -> Path:
+    """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet."""
+    if runs < 1:
+        raise ValueError(f"runs is {runs}; use 1 or more")
+    driver = bench.nvml.driver if bench.nvml else None
+    plan = SweepPlan(
+        label=label,
+        command=command,
+        provenance=collect_provenance(bench.decoder.device, driver),
+        workload=bench.workload,
+        sink=sink_info,
+        config=config,
+        runs=runs,
+        fit_cells=tuple(fit_cells),
+        cells=tuple(cells),
+    )
+    folder = result_folder(out, plan)
+    write_record(plan, folder / PLAN)
+    return folder
+
+
+def run_sweep(
+    folder: Path,
+    bench: Bench,
+    sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
+    *,
+    progress: bool = True,
+    report: Callable[[Sweep, Cell], None] = lambda sweep, cell: None,
+) -> Sweep:
+    """Measure every cell of a started sweep that is not recorded yet.
+
+    The first time that a process meets a mode, chunk size and number of slots it decodes once,
+    untimed, which hashes the frames and warms up. A cell whose memory cannot be had is recorded as
+    such and the sweep goes on.
+
+    Args:
+        folder: of `start_sweep`.
+        bench: the same decoder and latents as the plan's.
+        sink_at: storage speed in MB/s, or None, to a sink factory and its description.
+        progress: show a tqdm bar with an estimate of the time left.
+        report: called after each cell.
+
+    Raises:
+        SweepLocked: another process is at it.
+        ValueError: the plan is of another machine, decoder or video.
+    """
+    with _locked(folder / PLAN):
+        sweep = read_sweep(folder)
+        _check_same(sweep.plan, bench)
+        hashes: dict[tuple[str, int, int | None], str | None] = {}
+        with sweep_bar(sweep, progress) as bar:
+            for cell in sweep.left:
+                if cell not in sweep.plan.fit_cells and sweep.predictions is None:
+                    sweep = _with_predictions(sweep)
+                bar.cell_begins(sweep)
+                try:
+                    shortage = _host_shortage(bench, cell)
+                    if shortage:
+                        raise MemoryError(shortage)
+                    result = _measure(bench, sweep, cell, sink_at, hashes, bar)
+                    sweep = replace(sweep, results=sweep.results | {cell: result})
+                except (MemoryError, RuntimeError) as error:
+                    if not _out_of_memory(error):
+                        raise
+                    reason = str(error) or "out of host memory"
+                    write_record(Unfit(cell=cell, reason=reason), unfit_path(folder, cell))
+                    sweep = replace(sweep, unfit=sweep.unfit | {cell: reason})
+                    error.__traceback__ = None  # its frames hold the buffers
+                if bench.decoder.device.type == "cuda":
+                    gc.collect()
+                    torch.cuda.empty_cache()  # or the last cell's cache decides what fits here
+                report(sweep, cell)
+        return sweep if sweep.predictions is not None else _with_predictions(sweep)
+
+
+def _measure(
+    bench: Bench,
+    sweep: Sweep,
+    cell: Cell,
+    sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
+    hashes: dict[tuple[str, int, int | None], str | None],
+    bar: SweepBar,
+) -> BenchmarkResult:
+    """Run one cell and record it."""
+    plan = sweep.plan
+    config = cell.config(plan.config)
+    known = (cell.mode, cell.chunk_size, cell.slots)
+    if known not in hashes:
+        hashes[known] = bench.frame_hash(cell.mode, config)
+    factory, info = sink_at(cell.mb_per_s)
+    runs = []
+    for number in range(plan.runs):
+        with factory(f"{cell.mode}-{number:03d}") as sink:
+            runs.append(bench.run(cell.mode, number, sink, config))
+        bar.run_done(sweep, runs[-1].latency_s)
+    result = bench.result(
+        {cell.mode: hashes[known]},
+        runs,
+        config=config,
+        sink_info=info,
+        baseline=cell.mode,
+        label=f"{plan.label}: {cell.words}",
+        command=plan.command,
+    )
+    write_record(result, result_path(sweep.folder, cell))
+    return result
+
+
+def _with_predictions(sweep: Sweep) -> Sweep:
+    predictions = predict_cells(sweep)
+    if predictions is not None:
+        write_record(predictions, sweep.folder / PREDICTIONS)
+    return replace(sweep, predictions=predictions)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` alone; the system lets go of it even if the process dies."""
+    with path.open() as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepLocked(
+                f"another process is sweeping into {path.parent}; wait for it, or start a new sweep"
+            ) from None
+        yield
+
+
+def _check_same(plan: SweepPlan, bench: Bench) -> None:
+    """ValueError if the plan's cells would not be comparable with what ``bench`` measures."""
+    now = collect_provenance(bench.decoder.device)
+    machine = ("device", "device_uuid", "cpu", "host_cores", "torch_threads")
+    pairs = [(name, getattr(plan.provenance, name), getattr(now, name)) for name in machine]
+    pairs.append(("torch", plan.provenance.packages.get("torch"), now.packages.get("torch")))
+    pairs += [
+        (name, getattr(plan.workload, name), getattr(bench.workload, name))
+        for name in type(plan.workload).model_fields
+        if name not in ("source", "latents")
+    ]
+    differ = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
+    if differ:
+        raise ValueError(f"this sweep cannot be resumed: {'; '.join(differ)}; start a new one")
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def _host_shortage(bench: Bench, cell: Cell) -> str | None:
+    """Why a decode on the CPU would exhaust the machine, which kills processes rather than tell."""
+    estimate = getattr(bench.decoder, "working_bytes", None)
+    available = _available_bytes()
+    if bench.decoder.device.type != "cpu" or estimate is None or available is None:
+        return None
+    work = bench.workload
+    needed = estimate(cell.chunk_size, work.latent_height, work.latent_width)
+    if needed <= available:
+        return None
+    return (
+        f"a chunk of {cell.chunk_size} latent frames needs about {needed / 1e9:.1f} GB, "
+        f"{available / 1e9:.1f} GB are available"
+    )
+
+
+def _available_bytes() -> int | None:
+    """Host memory that can be had without swapping; None where /proc does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None

@@ -1,0 +1,194 @@
+"""A sweep in two pictures: latency as a heat map, predicted against measured as a scatter plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+
+from vdkit.measure.sweep_records import Cell, Sweep, measured_s
+from vdkit.present.style import MODE_COLORS, STYLE, WIDTH_IN
+from vdkit.present.sweep_tables import verdict
+from vdkit.present.tables import what_and_where
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+BAND_PERCENT = (2, 5)
+"""Errors that the scatter plot shades."""
+
+
+def plot_heatmap(sweep: Sweep) -> Figure:
+    """Mean latency, s: a panel per sink speed, chunk sizes down, paths and slots across.
+
+    Large: measured; small: error of the prediction, %. Hatched: does not fit; empty: not done.
+    """
+    cells = [cell for cell in sweep.plan.all_cells if cell.mode != "compute"] or list(
+        sweep.plan.all_cells
+    )
+    speeds = sorted({cell.mb_per_s for cell in cells}, key=lambda s: -(s or float("inf")))
+    sizes = sorted({cell.chunk_size for cell in cells})
+    columns = sorted(
+        {(cell.mode, cell.slots) for cell in cells},
+        key=lambda one: (list(MODE_COLORS).index(one[0]), one[1] or 0),
+    )
+    known = [measured_s(sweep.results[cell]) for cell in cells if cell in sweep.results]
+    across = min(2, len(speeds))
+    down = -(-len(speeds) // across)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            down, across, squeeze=False, layout="constrained",
+            figsize=(WIDTH_IN, 0.9 + down * (0.62 + 0.36 * len(sizes))),
+        )  # fmt: skip
+        panels = list(axes.flat)
+        for ax in panels[len(speeds) :]:
+            ax.set_axis_off()
+        for ax, speed in zip(panels, speeds, strict=False):
+            grid = np.full((len(sizes), len(columns)), np.nan)
+            for cell in cells:
+                if cell.mb_per_s == speed and cell in sweep.results:
+                    row, column = (
+                        sizes.index(cell.chunk_size),
+                        columns.index((cell.mode, cell.slots)),
+                    )
+                    grid[row, column] = measured_s(sweep.results[cell])
+            image = ax.imshow(
+                grid, cmap="cividis_r", aspect="auto",
+                vmin=min(known, default=0), vmax=max(known, default=1),
+            )  # fmt: skip
+            for cell in cells:
+                if cell.mb_per_s == speed:
+                    _annotate(ax, sweep, cell, sizes, columns, image)
+            ax.set_xticks(range(len(columns)), [_column_name(*one) for one in columns])
+            ax.set_yticks(range(len(sizes)), [f"chunk {size}" for size in sizes])
+            ax.tick_params(length=0)
+            for side in ax.spines.values():
+                side.set_visible(False)
+            ax.set_title("sink at full speed" if speed is None else f"sink at {speed:g} MB/s",
+                         loc="left")  # fmt: skip
+        bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.01)
+        bar.set_label("mean latency, s")
+        bar.outline.set_visible(False)
+        figure.suptitle(
+            f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n"
+            "mean latency in s; below it, what the prediction was off, % (fit: fitted from)",
+            fontsize=8, x=0.01, ha="left",
+        )  # fmt: skip
+        plt.close(figure)
+    return figure
+
+
+def _column_name(mode: str, slots: int | None) -> str:
+    if slots is None:
+        return mode
+    return f"{mode}\n{slots} slot{'s' * (slots != 1)}"
+
+
+def _annotate(
+    ax: Axes,
+    sweep: Sweep,
+    cell: Cell,
+    sizes: list[int],
+    columns: list[tuple[str, int | None]],
+    image: object,
+) -> None:
+    x, y = columns.index((cell.mode, cell.slots)), sizes.index(cell.chunk_size)
+    if cell in sweep.unfit:
+        ax.text(x, y, "does\nnot fit", ha="center", va="center", fontsize=6)
+        return
+    if cell not in sweep.results:
+        return
+    value = measured_s(sweep.results[cell])
+    red, green, blue, _ = image.cmap(image.norm(value))  # type: ignore[attr-defined]
+    ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+    error = sweep.error_percent(cell)
+    small = "fit" if cell in sweep.plan.fit_cells else "-" if error is None else f"{error:+.1f}"
+    ax.text(x, y - 0.14, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7.5)
+    ax.text(x, y + 0.27, small, ha="center", va="center", color=ink, fontsize=5.5)
+
+
+def plot_predictions(sweep: Sweep) -> Figure:
+    """Predicted against measured mean latency, and the error, one mark per cell.
+
+    Color: path; shape: sink speed; hollow: used for the fit. A bar spans the error against the
+    fastest and the slowest run of the cell.
+    """
+    shown = [cell for cell in sweep.results if sweep.predicted(cell) is not None]
+    speeds = sorted({cell.mb_per_s for cell in shown}, key=lambda s: -(s or float("inf")))
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(WIDTH_IN, 3.1), layout="constrained", width_ratios=(1, 1.25)
+        )
+        lows, highs = [], []
+        for cell in shown:
+            one = sweep.predicted(cell)
+            assert one is not None
+            latency = sweep.results[cell].modes[cell.mode].latency_s
+            color, marker = MODE_COLORS[cell.mode], MARKERS[speeds.index(cell.mb_per_s) % 8]
+            face = "none" if cell in sweep.plan.fit_cells else color
+            style = {"color": color, "marker": marker, "markerfacecolor": face,
+                     "markersize": 4, "linewidth": 0, "markeredgewidth": 0.8}  # fmt: skip
+            left.plot(latency.mean, one.latency_s, **style)
+            error = 100 * (one.latency_s / latency.mean - 1)
+            ends = [100 * (one.latency_s / t - 1) for t in (latency.max, latency.min)]
+            right.plot([latency.mean] * 2, ends, color=color, linewidth=0.5, alpha=0.6)
+            right.plot(latency.mean, error, **style)
+            lows.append(min(latency.mean, one.latency_s))
+            highs.append(max(latency.mean, one.latency_s))
+        if shown:
+            span = (0.95 * min(lows), 1.05 * max(highs))
+            left.plot(span, span, color="black", linewidth=0.6)
+            left.set_xlim(span)
+            left.set_ylim(span)
+        left.set_xlabel("measured mean latency, s")
+        left.set_ylabel("predicted latency, s")
+        right.axhline(0, color="black", linewidth=0.6)
+        for percent, tone in zip(BAND_PERCENT, ("#DDDDDD", "#F0F0F0"), strict=True):
+            right.axhspan(-percent, percent, color=tone, zorder=-percent, linewidth=0)
+        right.set_xlabel("measured mean latency, s")
+        right.set_ylabel("error of the prediction, %")
+        right.yaxis.set_major_locator(MaxNLocator(7))
+        right.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        for ax in (left, right):
+            ax.xaxis.set_major_locator(MaxNLocator(6))
+        _legend(figure, shown, speeds, sweep)
+        figure.suptitle(
+            f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{verdict(sweep)}",
+            fontsize=8, x=0.01, ha="left",
+        )  # fmt: skip
+        plt.close(figure)
+    return figure
+
+
+def _legend(figure: Figure, shown: list[Cell], speeds: list[float | None], sweep: Sweep) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def mark(label: str, color: str, marker: str, hollow: bool = False) -> Line2D:
+        return Line2D([], [], color=color, marker=marker, linewidth=0, markersize=4, label=label,
+                      markerfacecolor="none" if hollow else color)  # fmt: skip
+
+    modes = [mode for mode in MODE_COLORS if any(cell.mode == mode for cell in shown)]
+    handles: list[Line2D | Patch] = [mark(mode, MODE_COLORS[mode], "o") for mode in modes]
+    handles += [
+        mark("full speed" if speed is None else f"{speed:g} MB/s", "black", MARKERS[i % 8])
+        for i, speed in enumerate(speeds)
+    ]
+    handles.append(mark("used for the fit", "black", "o", hollow=True))
+    handles.append(Patch(color="#DDDDDD", label=f"±{BAND_PERCENT[0]} %"))
+    handles.append(Patch(color="#F0F0F0", label=f"±{BAND_PERCENT[1]} %"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // 2),
+                  frameon=False, fontsize=7, columnspacing=1.2)  # fmt: skip
+
+
+def write_sweep_charts(sweep: Sweep) -> list[Path]:
+    """``heatmap.png`` and ``scatter.png`` into the sweep's folder; their paths."""
+    paths = [sweep.folder / "heatmap.png", sweep.folder / "scatter.png"]
+    for path, figure in zip(paths, (plot_heatmap(sweep), plot_predictions(sweep)), strict=True):
+        figure.savefig(path)
+    return paths

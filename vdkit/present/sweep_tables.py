@@ -1,0 +1,173 @@
+"""A sweep for people: every cell predicted and measured, as text and as CSV. No torch, no GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vdkit.measure.sweep_records import Cell, Sweep, measured_s, median_and_worst
+from vdkit.present.tables import markdown_table, setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def cell_line(sweep: Sweep, cell: Cell) -> str:
+    """One finished cell in one line."""
+    if cell in sweep.unfit:
+        return f"{cell.words}: does not fit in memory"
+    line = f"{cell.words}: {measured_s(sweep.results[cell]):.3f} s"
+    one, error = sweep.predicted(cell), sweep.error_percent(cell)
+    if one is None or error is None:
+        return f"{line}, for the fit" if cell in sweep.plan.fit_cells else f"{line}, not predicted"
+    return f"{line}, predicted {one.latency_s:.3f} s ({error:+.2f} %)"
+
+
+def _sorted(sweep: Sweep) -> list[Cell]:
+    """By mode as planned, fastest sink first, then chunk size and slots."""
+    modes = list(dict.fromkeys(cell.mode for cell in sorted(sweep.plan.all_cells, key=_mode_rank)))
+    return sorted(
+        sweep.plan.all_cells,
+        key=lambda cell: (
+            modes.index(cell.mode),
+            -(cell.mb_per_s or float("inf")),
+            cell.chunk_size,
+            cell.slots or 0,
+        ),
+    )
+
+
+def _mode_rank(cell: Cell) -> int:
+    return ("diffusers", "sync", "async", "compute").index(cell.mode)
+
+
+def sweep_frame(sweep: Sweep) -> pd.DataFrame:
+    """One row per cell, unrounded: setting, measured, predicted, error; s, bytes, %.
+
+    ``role`` is ``fit`` for the cells that the costs were fitted from, whose error proves nothing,
+    else ``predicted``; ``outcome`` is ``measured``, ``does not fit`` or ``to do``.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_record(sweep, cell) for cell in _sorted(sweep)])
+
+
+def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
+    result, one = sweep.results.get(cell), sweep.predicted(cell)
+    made = result.modes[cell.mode] if result else None
+    outcome = "measured" if made else "does not fit" if cell in sweep.unfit else "to do"
+    reason = sweep.unfit.get(cell)
+    if reason is None and sweep.predictions is not None:
+        reason = sweep.predictions.unpredicted.get(cell.key)
+    return {
+        "mode": cell.mode,
+        "chunk_size": cell.chunk_size,
+        "slots": cell.slots,
+        "sink_mb_per_s": cell.mb_per_s,
+        "role": "fit" if cell in sweep.plan.fit_cells else "predicted",
+        "outcome": outcome,
+        "runs": made and made.latency_s.n,
+        "latency_mean_s": made and made.latency_s.mean,
+        "latency_min_s": made and made.latency_s.min,
+        "latency_max_s": made and made.latency_s.max,
+        "predicted_latency_s": one and one.latency_s,
+        "error_percent": sweep.error_percent(cell),
+        "ttff_mean_s": made.ttff_s.mean if made and made.ttff_s else None,
+        "predicted_ttff_s": one and one.ttff_s,
+        "predicted_utilization_percent": one and one.utilization_percent,
+        "vram_peak_bytes": made and made.vram_peak_bytes,
+        "predicted_vram_peak_bytes": one and one.vram_peak_bytes,
+        "pinned_bytes": made and made.pinned_bytes,
+        "predicted_pinned_bytes": one and one.pinned_bytes,
+        "throttled_runs": made and made.throttled_runs,
+        "frame_sha256": made and made.frame_sha256,
+        "reason": reason,
+    }
+
+
+def sweep_rows(sweep: Sweep) -> list[dict[str, str]]:
+    """One row per cell, ready to show."""
+    rows = []
+    on_gpu = any(r.modes[c.mode].vram_peak_bytes is not None for c, r in sweep.results.items())
+    for cell in _sorted(sweep):
+        one = _record(sweep, cell)
+        row = {
+            "mode": cell.mode,
+            "chunk": str(cell.chunk_size),
+            "slots": _shown(cell.slots, "d"),
+            "sink MB/s": "-" if cell.mode == "compute" else _shown(cell.mb_per_s, "g", "full"),
+            "measured s": one["outcome"],
+            "min to max s": "-",
+            "predicted s": _shown(one["predicted_latency_s"], ".3f"),
+            "error %": _shown(one["error_percent"], "+.2f"),
+            "TTFF s": _shown(one["ttff_mean_s"], ".3f"),
+            "predicted TTFF s": _shown(one["predicted_ttff_s"], ".3f"),
+            "busy %": _shown(one["predicted_utilization_percent"], ".1f"),
+        }
+        if one["outcome"] == "measured":
+            throttled = "†" if one["throttled_runs"] else ""
+            row["measured s"] = f"{one['latency_mean_s']:.3f}{throttled}"
+            row["min to max s"] = f"{one['latency_min_s']:.3f} to {one['latency_max_s']:.3f}"
+        if on_gpu:
+            for name, key in (("VRAM GB", "vram_peak_bytes"), ("pinned MB", "pinned_bytes")):
+                scale, digits = (1e9, ".2f") if name == "VRAM GB" else (1e6, ".1f")
+                row[name] = "-" if one[key] is None else format(one[key] / scale, digits)
+        row["used for"] = "the fit" if one["role"] == "fit" else "the test"
+        rows.append(row)
+    return rows
+
+
+def _shown(value: float | None, digits: str, missing: str = "-") -> str:
+    return missing if value is None else format(value, digits)
+
+
+def verdict(sweep: Sweep) -> str:
+    """How far off the predictions were, in one sentence."""
+    errors = sweep.errors()
+    if not errors:
+        return "No cell has been both predicted and measured yet."
+    median, worst, where = median_and_worst(errors)
+    fit = len([cell for cell in sweep.plan.fit_cells if cell in sweep.results])
+    return (
+        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %, "
+        f"worst {worst:.2f} % ({where.words})."
+    )
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """Setting, table and notes, as Markdown that also reads well in a terminal."""
+    done = len(sweep.results) + len(sweep.unfit)
+    total = len(sweep.plan.all_cells)
+    where = setting(sweep.plan).replace(
+        f"Chunk {sweep.plan.config.chunk_size}, {sweep.plan.config.slots} slots",
+        f"{sweep.plan.runs} runs a cell",
+    )
+    lines = [where, "", markdown_table(sweep_rows(sweep)), "", verdict(sweep)]
+    if done < total:
+        lines.append(f"{done} of {total} cells are done.")
+    lines += [f"{cell.words} does not fit: {reason}" for cell, reason in sweep.unfit.items()]
+    if sweep.predictions is not None:
+        for cell in sweep.plan.all_cells:
+            if cell.key in sweep.predictions.unpredicted:
+                reason = sweep.predictions.unpredicted[cell.key]
+                lines.append(f"{cell.words} was not predicted: {reason}")
+    elif done == total:
+        lines.append("Nothing was predicted: no cell that costs can be fitted from was measured.")
+    commits = {result.provenance.git_commit for result in sweep.results.values()}
+    if len(commits) > 1:
+        lines.append(
+            "The cells were measured at several commits: "
+            + ", ".join(sorted((commit or "unknown")[:7] for commit in commits))
+            + "."
+        )
+    lines.append("")
+    lines.append(
+        "Measured: mean latency of a cell's runs. Error: predicted over measured, less 1; that of "
+        "the cells used for the fit proves nothing. Busy: predicted share of the steady window (or "
+        "of a short run) in which the compute stream works."
+        + (
+            " † a run had a throttle reason set."
+            if any("†" in row["measured s"] for row in sweep_rows(sweep))
+            else ""
+        )
+    )
+    return "\n".join(lines)
