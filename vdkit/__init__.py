@@ -45,6 +45,9 @@ _HOMES = {
     "predict": "vdkit.measure.predict",
     "fit_costs": "vdkit.measure.fit",
     "costs_from_totals": "vdkit.measure.costs",
+    "recommend": "vdkit.measure.advice",
+    "Limits": "vdkit.measure.advice",
+    "read_sweep": "vdkit.measure.sweep_records",
     "StageCosts": "vdkit.measure.costs",
     "Cost": "vdkit.measure.costs",
     "Storage": "vdkit.measure.costs",
@@ -61,6 +64,8 @@ _HOMES = {
     "plot_waterfall": "vdkit.present.charts",
     "plot_latencies": "vdkit.present.charts",
     "plot_nvml": "vdkit.present.nvml_chart",
+    "plot_heatmap": "vdkit.present.sweep_charts",
+    "plot_predictions": "vdkit.present.sweep_charts",
 }
 
 __all__ = sorted(_HOMES)

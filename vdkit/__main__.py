@@ -13,6 +13,7 @@ import vdkit
 from vdkit.cli.bench import add_bench, add_demo
 from vdkit.cli.generate import add_generate
 from vdkit.cli.profile import add_analyze, add_profile
+from vdkit.cli.recommend import add_recommend
 from vdkit.cli.show import add_show
 from vdkit.cli.sweep import add_sweep
 from vdkit.cli.workload import apply_preset
@@ -26,7 +27,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_bench, add_profile, add_analyze, add_sweep, add_generate, add_demo, add_show):
+    for add in (
+        add_demo,
+        add_generate,
+        add_bench,
+        add_sweep,
+        add_recommend,
+        add_profile,
+        add_analyze,
+        add_show,
+    ):
         add(commands)
     return parser
 

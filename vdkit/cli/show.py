@@ -20,14 +20,15 @@ _OTHERS = {
 def add_show(commands: Any) -> None:
     show = commands.add_parser(
         "show",
-        help="print a recorded benchmark or profile, and draw a benchmark's timeline",
-        description="Prints what bench and demo (result.json) or profile (profile.json) recorded. "
-        "The options draw a benchmark's timeline; the pictures of a profile lie beside it.",
+        help="print a recorded benchmark, profile or sweep, and draw a benchmark's timeline",
+        description="Prints what bench and demo (result.json), profile (profile.json) or sweep "
+        "(sweep.json) recorded. The options draw a benchmark's timeline; the pictures of the "
+        "others lie beside them.",
     )
     show.add_argument(
         "result",
         type=Path,
-        help="a folder of bench, demo or profile, or the result.json or profile.json in it",
+        help="a folder of bench, demo, profile or sweep, or the JSON file in it",
     )
     show.add_argument("--modes", help=f"draw only these of {MODES} (default: all)")
     show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
@@ -43,6 +44,8 @@ def run_show(options: argparse.Namespace) -> int:
     _check_record(where)
     if (where / "profile.json").is_file() or where.name == "profile.json":
         return _profile(options)
+    if (where / "sweep.json").is_file() or where.name == "sweep.json":
+        return _sweep(options)
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
     from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
@@ -85,7 +88,7 @@ def _check_record(where: Path) -> None:
     """ValueError or FileNotFoundError, with what is there instead, for what is no record."""
     if where.name in _OTHERS and where.is_file():
         raise ValueError(f"{where} is no record that show prints: it holds {_OTHERS[where.name]}")
-    known = [where / name for name in ("result.json", "profile.json")]
+    known = [where / name for name in ("result.json", "profile.json", "sweep.json")]
     if not where.is_dir() or any(file.is_file() for file in known):
         return
     there = sorted(path.name for path in where.iterdir())
@@ -93,7 +96,9 @@ def _check_record(where: Path) -> None:
         if name in _OTHERS:
             raise ValueError(f"{where} is no benchmark or profile: {name} has {_OTHERS[name]}")
     holds = f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
-    raise FileNotFoundError(f"no result at {where}: neither result.json nor profile.json{holds}")
+    raise FileNotFoundError(
+        f"no result at {where}: no result.json, profile.json or sweep.json{holds}"
+    )
 
 
 def _check_picture(path: Path) -> None:
@@ -110,12 +115,26 @@ def _check_picture(path: Path) -> None:
         raise PermissionError(f"timeline {str(path)!r} cannot be written; give another place")
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from vdkit.measure.sweep_records import read_sweep
+    from vdkit.present.sweep_tables import sweep_text
+
+    _no_options(options, "a sweep")
+    where: Path = options.result
+    print(sweep_text(read_sweep(where.parent if where.name == "sweep.json" else where)))
+    return 0
+
+
+def _no_options(options: argparse.Namespace, what: str) -> None:
+    if options.timeline is not None or options.zoom is not None or options.modes is not None:
+        raise ValueError(f"this is {what}: its pictures lie beside it; leave out the options")
+
+
 def _profile(options: argparse.Namespace) -> int:
     from vdkit.measure.profile_records import read_profile
     from vdkit.present.profile_report import profile_text
 
-    if options.timeline is not None or options.zoom is not None or options.modes is not None:
-        raise ValueError("this is a profile: its pictures lie beside it; leave out the options")
+    _no_options(options, "a profile")
     result = read_profile(options.result)
     print(profile_text(result, "terminal" if sys.stdout.isatty() else "plain"))
     return 0

@@ -55,9 +55,9 @@ def run_sweep(options: argparse.Namespace) -> int:
     if folder is not None:
         options = _begun_with(folder, options)
     grid = (
-        _numbers("chunks", options.chunks, int),
-        _numbers("ring-slots", options.ring_slots, int),
-        _numbers("speeds", options.speeds, _speed),
+        numbers("chunks", options.chunks, int),
+        numbers("ring-slots", options.ring_slots, int),
+        numbers("speeds", options.speeds, _speed),
     )
     modes = [mode.strip() for mode in options.modes.split(",")]
     plan_cells(modes, *grid, latent_frames=10**9)  # what is wrong with it without the video
@@ -131,7 +131,7 @@ def _bench(what: What, options: argparse.Namespace) -> Any:
     )
 
 
-def _numbers(name: str, text: str, kind: Any) -> list[Any]:
+def numbers(name: str, text: str, kind: Any) -> list[Any]:
     """``1,2,4`` as numbers of ``kind``; ValueError that names the word that is none."""
     found = []
     for word in text.split(","):

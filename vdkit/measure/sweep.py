@@ -18,7 +18,7 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.bench import Bench, SinkFactory
 from vdkit.measure.folders import result_folder
 from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.records import BenchmarkResult, SinkInfo, write_record
+from vdkit.measure.records import BenchmarkResult, SinkInfo, read_result, write_record
 from vdkit.measure.sweep_plan import SweepBar, sweep_bar
 from vdkit.measure.sweep_records import (
     PLAN,
@@ -153,8 +153,7 @@ def _measure(
         label=f"{plan.label}: {cell.words}",
         command=plan.command,
     )
-    write_record(result, result_path(sweep.folder, cell))
-    return result
+    return read_result(write_record(result, result_path(sweep.folder, cell)))
 
 
 def _with_predictions(sweep: Sweep) -> Sweep:

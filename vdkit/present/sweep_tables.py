@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vdkit.measure.advice import recommend
+from vdkit.measure.costs import Storage
+from vdkit.measure.predict import video_info
 from vdkit.measure.sweep_records import Cell, Sweep, measured_s, median_and_worst
+from vdkit.present.advice_text import advice_line
 from vdkit.present.tables import markdown_table, setting
 
 if TYPE_CHECKING:
@@ -133,6 +138,24 @@ def verdict(sweep: Sweep) -> str:
     )
 
 
+def sweep_advice(sweep: Sweep) -> list[str]:
+    """What to set at each sink speed, by the fitted costs; nothing before there are any."""
+    grid = [cell for cell in sweep.plan.all_cells if cell.mode == "async"]
+    if sweep.predictions is None or not any(cell in sweep.results for cell in grid):
+        return []
+    costs, config = sweep.predictions.costs, sweep.plan.config
+    info = video_info(next(iter(sweep.results.values())))
+    chunks = sorted({cell.chunk_size for cell in grid})
+    slots = sorted({cell.slots for cell in grid if cell.slots is not None})
+    lines = []
+    for speed in dict.fromkeys(cell.mb_per_s for cell in _sorted(sweep) if cell.mode == "async"):
+        held = costs if speed is None else replace(costs, storage=Storage(speed))
+        advice = recommend(held, info=info, chunks=chunks, slots=slots, config=config)
+        sink = "full speed" if speed is None else f"{speed:g} MB/s"
+        lines.append(f"Sink at {sink}: {advice_line(advice)}.")
+    return lines
+
+
 def sweep_text(sweep: Sweep) -> str:
     """Setting, table and notes, as Markdown that also reads well in a terminal."""
     done = len(sweep.results) + len(sweep.unfit)
@@ -159,6 +182,9 @@ def sweep_text(sweep: Sweep) -> str:
             + ", ".join(sorted((commit or "unknown")[:7] for commit in commits))
             + "."
         )
+    if advice := sweep_advice(sweep):
+        lines += ["", "The smallest setting of async within 1 % of the fastest, by the model:", ""]
+        lines += [f"- {line}" for line in advice]
     lines.append("")
     lines.append(
         "Measured: mean latency of a cell's runs. Error: predicted over measured, less 1; that of "

@@ -1,0 +1,369 @@
+"""Sweeps: what is in the grid, what survives an interruption, what is predicted before it runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import NearestDecoder, latents_for
+from vdkit.__main__ import main
+from vdkit.measure.bench import Bench
+from vdkit.measure.records import SinkInfo, read_result
+from vdkit.measure.results import load_results
+from vdkit.measure.sweep import SweepLocked, run_sweep, start_sweep
+from vdkit.measure.sweep_plan import plan_cells, seconds_left
+from vdkit.measure.sweep_records import Cell, measured_s, median_and_worst, read_sweep
+from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
+from vdkit.present.sweep_tables import sweep_frame, sweep_text
+from vdkit.sink_spec import SinkSpec
+
+MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)
+
+
+def sink_at(speed):
+    spec = SinkSpec("null", throttle_mb_per_s=speed)
+    return spec.fresh, SinkInfo(**spec.describe())
+
+
+def make_bench(frames=5, delay_s=0.01, decoder=None):
+    decoder = decoder or NearestDecoder(delay_s=delay_s)
+    return Bench(decoder, latents_for(decoder, frames=frames, height=12, width=20))
+
+
+def begin(bench, out, chunks=CHUNKS, modes=MODES, slots=SLOTS, speeds=SPEEDS, runs=2):
+    cells = plan_cells(modes, chunks, slots, speeds, bench.workload.latent_frames)
+    return start_sweep(bench, *cells, out, sink_info=sink_at(None)[1], runs=runs)
+
+
+def test_the_grid_has_every_setting_once():
+    fit, rest = plan_cells(("sync", "async", "compute", "diffusers"), (1, 2, 4), (1, 2, 3),
+                           (None, 100.0), 41)  # fmt: skip
+    keys = [cell.key for cell in (*fit, *rest)]
+    assert len(set(keys)) == len(keys) == 3 * 2 + 3 * 3 * 2 + 3 + 2
+    assert {cell.key for cell in fit} == {
+        *(f"sync_chunk{size}" for size in (1, 2, 4)),
+        *(f"async_chunk{size}_slots2" for size in (1, 2, 4)),
+        *(f"compute_chunk{size}" for size in (1, 2, 4)),
+        "diffusers_chunk1",
+    }
+    assert "diffusers_chunk1_100MBs" in keys and "async_chunk4_slots3_100MBs" in keys
+
+
+def test_fit_cells_are_few_at_full_speed_and_near_two_slots():
+    fit, rest = plan_cells(("async",), (1, 2, 3, 4, 6, 8), (4, 3), (40.0,), 41)
+    assert sorted(cell.chunk_size for cell in fit) == [1, 4, 8]
+    assert {cell.slots for cell in fit} == {3} and {cell.mb_per_s for cell in fit} == {None}
+    assert len(rest) == 6 * 2 and all(cell.mb_per_s == 40 for cell in rest)
+
+
+def test_the_order_is_random_and_repeats():
+    grid = (("async",), (1, 2, 4), (1, 2, 3, 4), (None, 400.0, 100.0), 41)
+    one, again, other = (plan_cells(*grid, seed=seed)[1] for seed in (0, 0, 1))
+    assert one == again != other and set(one) == set(other)
+    assert list(one) != sorted(one, key=lambda cell: cell.key)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"modes": ()}, "modes is empty"),
+        ({"chunks": (1, 1)}, "chunks has a value twice: 1, 1"),
+        ({"modes": ("fast",)}, "mode 'fast' is unknown; use any of diffusers, sync"),
+        ({"modes": ("diffusers",)}, "mode diffusers alone has no chunks"),
+        ({"chunks": (0,)}, "chunk size 0: .* use 1 to 8"),
+        ({"chunks": (9,)}, "chunk size 9: the video has 9 latent frames"),
+        ({"slots": (0,)}, "slots is 0; use 1 to 16"),
+        ({"slots": (17,)}, "slots is 17"),
+        ({"speeds": (-1.0,)}, "storage speed is -1 MB/s"),
+        ({"speeds": (float("nan"),)}, "storage speed is nan MB/s"),
+    ],
+)
+def test_bad_grids(given, message):
+    grid = {"modes": MODES, "chunks": CHUNKS, "slots": SLOTS, "speeds": SPEEDS} | given
+    with pytest.raises(ValueError, match=message):
+        plan_cells(**grid, latent_frames=9)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    bench = make_bench()
+    folder = begin(bench, tmp_path_factory.mktemp("sweep"))
+    seen = []
+    sweep = run_sweep(
+        folder, bench, sink_at, progress=False,
+        report=lambda now, cell: seen.append((cell, now.predictions is not None)),
+    )  # fmt: skip
+    return sweep, seen
+
+
+def test_everything_is_measured_and_predicted_beforehand(finished):
+    sweep, seen = finished
+    assert not sweep.left and not sweep.unfit and len(sweep.results) == 12
+    assert [cell for cell, _ in seen] == list(sweep.plan.all_cells)
+    fit = len(sweep.plan.fit_cells)
+    assert [predicted for _, predicted in seen] == [False] * fit + [True] * (len(seen) - fit)
+    assert set(sweep.errors()) == set(sweep.plan.cells)
+    written = (sweep.folder / "predictions.json").stat().st_mtime_ns
+    for cell in sweep.plan.cells:
+        assert (sweep.folder / f"result_{cell.key}.json").stat().st_mtime_ns > written
+    assert set(sweep.predictions.fitted_from) == set(sweep.plan.fit_cells)
+
+
+def test_a_cell_is_an_ordinary_record(finished):
+    sweep, _ = finished
+    frame = load_results(sweep.folder)
+    assert len(frame) == 12 * 2 and set(frame["mode"]) == {"sync", "async"}
+    hashes = {result.modes[cell.mode].frame_sha256 for cell, result in sweep.results.items()}
+    assert len(hashes) == 1 and None not in hashes
+    slow = [cell for cell in sweep.results if cell.mb_per_s == 2 and cell.mode == "sync"]
+    for cell in slow:  # a throttled cell really was: its frames' bytes over 2 MB/s, at the least
+        work = sweep.plan.workload
+        assert measured_s(sweep.results[cell]) > work.frames * work.height * work.width * 3 / 2e6
+
+
+def test_reading_it_again_gives_the_same(finished):
+    sweep, _ = finished
+    again = read_sweep(sweep.folder)
+    assert again == sweep
+    error = sweep.errors()
+    median, worst, where = median_and_worst(error)
+    assert abs(error[where]) == worst >= median >= 0
+
+
+def test_predictions_are_the_models_own(finished):
+    from vdkit import fit_costs, predict
+    from vdkit.measure.costs import Storage
+    from vdkit.measure.predict import video_info
+
+    sweep, _ = finished
+    costs = fit_costs(*(sweep.results[cell] for cell in sweep.predictions.fitted_from))
+    cell = Cell(mode="async", chunk_size=2, slots=1, mb_per_s=2.0)
+    held = replace(costs, storage=Storage(2.0))
+    made = predict(held, video_info(sweep.results[cell]), sweep.results[cell].config)
+    assert sweep.predicted(cell).latency_s == made.run.latency_s
+    expected = 100 * (made.run.latency_s / measured_s(sweep.results[cell]) - 1)
+    assert sweep.error_percent(cell) == pytest.approx(expected)
+
+
+def test_table_and_pictures(finished):
+    sweep, _ = finished
+    text = sweep_text(sweep)
+    assert text.count("the fit ") >= 4 and "8 cells predicted from 4: median error" in text
+    frame = sweep_frame(sweep)
+    assert len(frame) == 12 and set(frame["outcome"]) == {"measured"}
+    row = frame[(frame["mode"] == "async") & (frame["slots"] == 1) & frame["sink_mb_per_s"].isna()]
+    assert row["error_percent"].notna().all()
+    heat, scatter = plot_heatmap(sweep), plot_predictions(sweep)
+    assert len([ax for ax in heat.axes if ax.images]) == 2  # a panel per sink speed
+    shown = [text.get_text() for ax in heat.axes for text in ax.texts]
+    cell = Cell(mode="sync", chunk_size=1)
+    assert f"{measured_s(sweep.results[cell]):.2f}" in shown and shown.count("fit") == 4
+    assert len(scatter.axes) == 2
+
+
+def test_a_finished_cell_is_never_run_twice(tmp_path):
+    bench = make_bench(delay_s=0)
+    folder = begin(bench, tmp_path, modes=("async",), speeds=(None,))
+
+    def stop_after_two(sweep, cell):
+        if len(sweep.results) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(folder, bench, sink_at, progress=False, report=stop_after_two)
+    before = {path: path.read_bytes() for path in folder.glob("*.json")}
+    assert len(read_sweep(folder).results) == 2 and len(read_sweep(folder).left) == 2
+    ran = []
+    run_sweep(folder, bench, sink_at, progress=False, report=lambda sweep, cell: ran.append(cell))
+    assert len(ran) == 2 and not read_sweep(folder).left
+    assert {path: path.read_bytes() for path in before} == before
+    ran.clear()
+    run_sweep(folder, bench, sink_at, progress=False, report=lambda sweep, cell: ran.append(cell))
+    assert ran == []
+
+
+def test_an_interrupted_cell_leaves_nothing(tmp_path):
+    bench = make_bench(delay_s=0)
+    folder = begin(bench, tmp_path, modes=("async",), speeds=(None,))
+    real, calls = bench.run, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:  # the second run of the second cell
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    bench.run = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(folder, bench, sink_at, progress=False)
+    sweep = read_sweep(folder)
+    assert len(sweep.results) == 1
+    assert {path.name for path in folder.iterdir()} == {
+        "sweep.json",
+        f"result_{next(iter(sweep.results)).key}.json",
+    }
+
+
+class Hungry(NearestDecoder):
+    """Cannot have the memory for chunks of more than one latent frame."""
+
+    error = None
+
+    def decode_chunk(self, state, start, stop):
+        if stop - start > 1:
+            raise self.error
+        return super().decode_chunk(state, start, stop)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_cell_that_does_not_fit_is_recorded_and_the_rest_runs(tmp_path, error):
+    decoder = Hungry()
+    decoder.error = error
+    bench = make_bench(decoder=decoder)
+    folder = begin(bench, tmp_path, speeds=(None,), runs=1)
+    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    assert {cell.chunk_size for cell in sweep.unfit} == {2} and len(sweep.unfit) == 3
+    assert {cell.chunk_size for cell in sweep.results} == {1} and not sweep.left
+    assert all(sweep.unfit.values())
+    text = sweep_text(sweep)
+    assert text.count("does not fit") >= 6
+    assert "does\nnot fit" in [t.get_text() for ax in plot_heatmap(sweep).axes for t in ax.texts]
+    again = []
+    run_sweep(folder, bench, sink_at, progress=False, report=lambda _, cell: again.append(cell))
+    assert again == []
+
+
+def test_host_memory_is_asked_for_before_it_is_gone(tmp_path, monkeypatch):
+    bench = make_bench(delay_s=0)
+    bench.decoder.working_bytes = lambda size, height, width: size * 10**9
+    monkeypatch.setattr("vdkit.measure.sweep._available_bytes", lambda: 1.5e9)
+    folder = begin(bench, tmp_path, speeds=(None,), runs=1)
+    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    assert {cell.chunk_size for cell in sweep.unfit} == {2}
+    assert "needs about 2.0 GB, 1.5 GB are available" in next(iter(sweep.unfit.values()))
+
+
+def test_other_errors_are_no_lack_of_memory(tmp_path):
+    decoder = Hungry()
+    decoder.error = RuntimeError("the decoder failed")
+    bench = make_bench(decoder=decoder)
+    folder = begin(bench, tmp_path, speeds=(None,), runs=1)
+    with pytest.raises(RuntimeError, match="the decoder failed"):
+        run_sweep(folder, bench, sink_at, progress=False)
+
+
+def test_two_sweeps_into_one_folder(tmp_path):
+    bench = make_bench(delay_s=0)
+    folder = begin(bench, tmp_path)
+
+    def second(sweep, cell):
+        with pytest.raises(SweepLocked, match="another process is sweeping into"):
+            run_sweep(folder, bench, sink_at, progress=False)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(folder, bench, sink_at, progress=False, report=second)
+    run_sweep(folder, bench, sink_at, progress=False)  # the lock is gone with its holder
+
+
+def test_another_video_cannot_go_on_with_it(tmp_path):
+    folder = begin(make_bench(delay_s=0), tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be resumed: latents_sha256 was .*latent_frames"):
+        run_sweep(folder, make_bench(frames=6), sink_at, progress=False)
+
+
+def test_a_file_of_another_cell_is_noticed(finished, tmp_path):
+    sweep, _ = finished
+    for path in sweep.folder.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    wrong = tmp_path / "result_sync_chunk2.json"
+    wrong.write_bytes((tmp_path / "result_sync_chunk1.json").read_bytes())
+    with pytest.raises(ValueError, match="holds sync, chunk 1, full speed, not sync, chunk 2"):
+        read_sweep(tmp_path)
+
+
+def test_the_time_left_is_that_of_the_predictions(finished):
+    sweep, _ = finished
+    assert seconds_left(sweep) == 0
+    cells = list(sweep.plan.cells[:2])
+    partial = replace(sweep, results={c: r for c, r in sweep.results.items() if c not in cells})
+    times = [sweep.predicted(cell).latency_s for cell in partial.left]
+    assert partial.left == cells
+    assert seconds_left(partial) == pytest.approx(2 * sum(times))
+    assert seconds_left(partial, done_runs=1) == pytest.approx(times[0] + 2 * times[1])
+    assert seconds_left(partial, overhead=1.5) == pytest.approx(3 * sum(times))
+    assert seconds_left(replace(sweep, results={}, predictions=None)) is None
+
+
+TINY = ("--decoder", "tiny-wan", "--latents", "random:5x32x32", "--chunks", "1", "--ring-slots",
+        "1", "--speeds", "full,5", "--runs", "1", "--sink", "null")  # fmt: skip
+
+
+def test_the_command(tmp_path, capsys):
+    assert main(["sweep", *TINY, "--out", str(tmp_path), "--label", "small"]) == 0
+    out = capsys.readouterr().out
+    answer = json.loads(out.splitlines()[-1])
+    folder = Path(answer["folder"])
+    assert folder.name.endswith("_small") and answer["measured"] == 4 and answer["predicted"] == 2
+    for name in ("table.md", "cells.csv", "heatmap.png", "scatter.png", "predictions.json"):
+        assert (folder / name).stat().st_size > 100
+    assert "sync, chunk 1, full speed: " in out and "2 cells predicted from 2" in out
+    kept = {path: path.read_bytes() for path in folder.glob("*.json")}
+    assert main(["sweep", "--resume", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"] == 4
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert main(["show", str(folder)]) == 0
+    assert "2 cells predicted from 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--chunks", "1,x"], "--chunks '1,x': 'x' is no number; give numbers, separated by"),
+        (["--speeds", "fast"], "'fast' is no number; give numbers or full, separated by commas"),
+        (["--ring-slots", "0"], "slots is 0; use 1 to 16"),
+        (["--chunks", "3"], "chunk size 3: the video has 2 latent frames"),
+        (["--runs", "0"], "runs is 0; use 1 or more"),
+        (["--modes", "fast"], "mode 'fast' is unknown"),
+        (["--resume", "absent"], "no result at absent"),
+    ],
+)
+def test_bad_input(arguments, message, tmp_path, capsys):
+    given = [*TINY, "--out", str(tmp_path), *arguments]
+    assert main(["sweep", *(arguments if "--resume" in arguments else given)]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_keeps_finished_cells_and_says_how_to_go_on(tmp_path):
+    """The real signal to the real command."""
+    command = [sys.executable, "-m", "vdkit", "sweep", *TINY, "--out", str(tmp_path)]
+    command[command.index("full,5")] = "full,0.01"  # the throttled cells would last for minutes
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env=environment) as process:  # fmt: skip
+        for line in process.stdout:
+            if " 2 of 4" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (folder,) = tmp_path.iterdir()
+    assert f"finished cells are kept, go on with: vdkit sweep --resume {folder}" in error
+    sweep = read_sweep(folder)
+    assert len(sweep.results) == 2 == len(sweep.left)
+    for path in folder.glob("result_*.json"):
+        read_result(path)
