@@ -90,6 +90,11 @@ def loaded_after(statement):
             "import vdkit.measure.predict, vdkit.measure.fit",
             {"torch", "matplotlib", "pandas", "pydantic"},
         ),
+        (
+            "import vdkit.measure.money, vdkit.cli.money",
+            {"torch", "matplotlib", "numpy", "pandas", "pydantic"},
+        ),
+        ("import vdkit.present.money_cells", {"torch", "matplotlib", "pandas", "pynvml"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
         ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),

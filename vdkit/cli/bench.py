@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import DEFAULTS, add_workload, load, shared_arguments
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def add_bench(commands: Any) -> None:
     bench.add_argument(
         "--warmup", type=int, help=f"untimed runs of each mode (default: {DEFAULTS['warmup']})"
     )
+    add_money(bench)
     bench.set_defaults(run=run_bench)
 
 
@@ -46,6 +48,7 @@ def run_bench(options: argparse.Namespace) -> int:
     from vdkit.measure.records import write_atomically, write_result
     from vdkit.present.tables import markdown_report, runs_frame, text_report
 
+    asked = money(options)
     what = load(options)
     result = run_benchmark(
         what.decoder,
@@ -58,9 +61,9 @@ def run_bench(options: argparse.Namespace) -> int:
     home = result_folder(options.out, result)
     write_result(result, home)
     write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
-    write_atomically(home / "table.md", markdown_report(result))
+    write_atomically(home / "table.md", markdown_report(result, **asked))
     if not options.json:
-        print(f"\n{text_report(result)}\n\nRecorded in {home}")
+        print(f"\n{text_report(result, **asked)}\n\nRecorded in {home}")
     print(_one_line(result, home, whole=options.json))
     if result.frames_identical is False:
         print("vdkit: error: the modes gave different frames", file=sys.stderr)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import add_workload, load, shared_arguments
 
 
@@ -34,6 +35,7 @@ def add_profile(commands: Any) -> None:
     profile.add_argument(
         "--keep-kineto", action="store_true", help="also leave the profiler's own traces (large)"
     )
+    add_money(profile)
     profile.set_defaults(run=run_profile)
 
 
@@ -59,6 +61,7 @@ def run_profile(options: argparse.Namespace) -> int:
     from vdkit.present.charts import write_charts
     from vdkit.present.profile_report import profile_text
 
+    asked = money(options)
     # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     what = load(options)
@@ -80,11 +83,12 @@ def run_profile(options: argparse.Namespace) -> int:
             shutil.move(trace, home / trace.name)
     if csv := done.nvml_csv():
         write_atomically(home / "nvml.csv", csv)
-    text = profile_text(result, "markdown")
+    text = profile_text(result, "markdown", **asked)
     write_atomically(home / "table.md", f"# {result.label}\n\n{text}\n")
     pictures = write_charts(result, home, done.timelines)
     if not options.json:
-        print(f"\n{profile_text(result, 'terminal' if sys.stdout.isatty() else 'plain')}\n")
+        style = "terminal" if sys.stdout.isatty() else "plain"
+        print(f"\n{profile_text(result, style, **asked)}\n")
         for mode in result.modes:
             print(f"Trace for https://ui.perfetto.dev: {home / result.modes[mode].trace}")
         print("\n".join(f"Picture: {picture}" for picture in pictures))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import MODES
 
 _OTHERS = {
@@ -35,17 +36,19 @@ def add_show(commands: Any) -> None:
     show.add_argument(
         "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
     )
+    add_money(show)
     show.set_defaults(run=run_show)
 
 
 def run_show(options: argparse.Namespace) -> int:
     """Print what is recorded at ``options.result``; returns the exit status."""
     where: Path = options.result
+    asked = money(options)
     _check_record(where)
     if (where / "profile.json").is_file() or where.name == "profile.json":
-        return _profile(options)
+        return _profile(options, asked)
     if (where / "sweep.json").is_file() or where.name == "sweep.json":
-        return _sweep(options)
+        return _sweep(options, asked)
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
     from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
@@ -75,7 +78,7 @@ def run_show(options: argparse.Namespace) -> int:
                 + (f"draw {most} at the most" if most > 0 else "draw it whole, without --zoom")
             )
         window = steady_window(middle, options.zoom)
-    print(text_report(result))
+    print(text_report(result, **asked))
     print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
     if options.timeline is not None:
         title = f"{result.label}: {what_and_where(result)}"
@@ -115,7 +118,7 @@ def _check_picture(path: Path) -> None:
         raise PermissionError(f"timeline {str(path)!r} cannot be written; give another place")
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace, asked: dict[str, Any]) -> int:
     from vdkit.measure.sweep_records import read_sweep
     from vdkit.present.sweep_tables import sweep_text
 
@@ -127,14 +130,16 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _no_options(options: argparse.Namespace, what: str) -> None:
     if options.timeline is not None or options.zoom is not None or options.modes is not None:
-        raise ValueError(f"this is {what}: its pictures lie beside it; leave out the options")
+        raise ValueError(
+            f"this is {what}: its pictures lie beside it; leave out --timeline, --zoom, --modes"
+        )
 
 
-def _profile(options: argparse.Namespace) -> int:
+def _profile(options: argparse.Namespace, asked: dict[str, Any]) -> int:
     from vdkit.measure.profile_records import read_profile
     from vdkit.present.profile_report import profile_text
 
     _no_options(options, "a profile")
     result = read_profile(options.result)
-    print(profile_text(result, "terminal" if sys.stdout.isatty() else "plain"))
+    print(profile_text(result, "terminal" if sys.stdout.isatty() else "plain", **asked))
     return 0

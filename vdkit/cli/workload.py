@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.money import without_price
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, exact_fps
 
 if TYPE_CHECKING:
@@ -211,6 +212,6 @@ def shared_arguments(what: What, options: argparse.Namespace) -> dict[str, Any]:
         "latents_source": what.latents_source,
         "seed": options.seed,
         "label": what.label,
-        "command": shlex.join(["vdkit", *options.arguments]),
+        "command": shlex.join(["vdkit", *without_price(options.arguments)]),
         "progress": not options.json and sys.stderr.isatty(),
     }

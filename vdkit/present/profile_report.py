@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vdkit.measure.stalls import CAUSES
+from vdkit.present.money_cells import price_line
 from vdkit.present.profile_tables import (
     VERDICTS,
     WINDOWS,
@@ -14,6 +15,7 @@ from vdkit.present.profile_tables import (
     family_rows,
     gap_rows,
     histogram_rows,
+    mode_legend,
     mode_rows,
     on_cpu,
     stall_rows,
@@ -117,13 +119,19 @@ def analysis_text(name: str, analysis: Analysis, style: str = "plain") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def profile_text(result: ProfileResult, style: str = "plain") -> str:
-    """The whole profile, for a terminal or Markdown."""
+def profile_text(
+    result: ProfileResult,
+    style: str = "plain",
+    usd_per_hour: float | None = None,
+    energy: bool = False,
+) -> str:
+    """The whole profile, for a terminal or Markdown; ``usd_per_hour``, ``energy``: `mode_rows`."""
     analyses = {mode: one.analysis for mode, one in result.modes.items()}
     parts = [
         warning(analyses, style),
-        setting(result),
-        markdown_table(mode_rows(result)),
+        "\n".join(line for line in (setting(result), price_line(usd_per_hour)) if line),
+        markdown_table(mode_rows(result, usd_per_hour, energy)),
+        mode_legend(result, usd_per_hour, energy),
         _ceiling_line(result),
         markdown_table(window_rows(analyses)),
         ON_CPU if on_cpu(analyses) else "",

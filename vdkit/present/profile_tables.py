@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vdkit.measure.stalls import CAUSES, SHORT_NS
+from vdkit.present.money_cells import ENERGY, money_cells, money_legend
 from vdkit.present.tables import NAMES
 
 if TYPE_CHECKING:
@@ -192,15 +193,24 @@ def chunk_rows(analysis: Analysis) -> list[dict[str, str]]:
     ]
 
 
-def mode_rows(result: ProfileResult) -> list[dict[str, str]]:
-    """One row per path: timed and profiled latency, sampling cost, rate, energy, throttling."""
+def mode_rows(
+    result: ProfileResult, usd_per_hour: float | None = None, energy: bool = False
+) -> list[dict[str, str]]:
+    """One row per path: timed and profiled latency, sampling cost, rate, energy, throttling.
+
+    Joules of the sampled runs are there wherever they were recorded; ``energy`` shows that they
+    are missing, too. Money (`money_cells`) is that of the timed mean.
+
+    Raises:
+        ValueError: ``usd_per_hour`` is not finite and above 0.
+    """
     rows = []
+    baseline = _baseline(result)
     for mode, one in result.modes.items():
-        latencies = [run.latency_s for run in one.timed]
         row = {
             "path": NAMES[mode],
-            "timed s": f"{sum(latencies) / len(latencies):.3f}",
-            "n": str(len(latencies)),
+            "timed s": f"{_timed_s(one):.3f}",
+            "n": str(len(one.timed)),
             "profiled s": f"{one.profiled.latency_s:.3f}",
             "profiler cost %": cost(one.analysis),
         }
@@ -211,16 +221,47 @@ def mode_rows(result: ProfileResult) -> list[dict[str, str]]:
             row["of ceiling %"] = f"{share:.1f}"
         else:
             row["of ceiling %"] = "-"
-        if one.energy_j:
-            energy = sum(one.energy_j) / len(one.energy_j)
-            row["J per video"] = f"{energy:.0f}"
-            row["J per video s"] = f"{energy / result.workload.seconds:.1f}"
+        money = money_cells(
+            _timed_s(one),
+            None if mode == baseline else _timed_s(result.modes[baseline]),
+            result.workload.seconds,
+            _energy_j(one),
+            usd_per_hour,
+            energy or any(other.energy_j for other in result.modes.values()),
+        )
+        if ENERGY in money:
+            row["J / video"] = _number(_energy_j(one), ".0f")
+            row[ENERGY] = money.pop(ENERGY)
         if one.sampling_cost is not None:
             row["sampled / plain"] = _ratio(one)
         if any(other.throttled for other in result.modes.values()):
             row["throttled"] = ", ".join(one.throttled_samples) or "no"
-        rows.append(row)
+        rows.append(row | money)
     return rows
+
+
+def mode_legend(
+    result: ProfileResult, usd_per_hour: float | None = None, energy: bool = False
+) -> str:
+    """What the columns of `mode_rows` on money and energy mean, if they were asked for."""
+    device = result.provenance.device
+    measured = [(device, _energy_j(one), _timed_s(one)) for one in result.modes.values()]
+    return money_legend(measured, usd_per_hour, energy, _baseline(result))
+
+
+def _baseline(result: ProfileResult) -> str:
+    """What savings are against: the mode that a benchmark takes for its baseline."""
+    return next(mode for mode in ("sync", *NAMES) if mode in result.modes)
+
+
+def _timed_s(one: ModeProfile) -> float:
+    """Mean latency of the timed runs, s."""
+    return sum(run.latency_s for run in one.timed) / len(one.timed)
+
+
+def _energy_j(one: ModeProfile) -> float | None:
+    """Mean joules of the sampled runs; None without any."""
+    return sum(one.energy_j) / len(one.energy_j) if one.energy_j else None
 
 
 def _ratio(one: ModeProfile) -> str:

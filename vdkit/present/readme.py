@@ -8,6 +8,7 @@ from pathlib import Path
 from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
 from vdkit.measure.stats import paired_ratio
+from vdkit.present.money_cells import published_lines, published_rows
 from vdkit.present.plots import plot_timeline, steady_window
 from vdkit.present.profile_tables import mode_rows, stall_rows, window_rows
 from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend, markdown_table
@@ -55,6 +56,8 @@ def recorded_block(root: Path) -> str:
             markdown_table([_row(result) for result in others]),
             "",
             *_profile_lines(root),
+            "",
+            *_money_lines(),
             END,
         ]
     )
@@ -86,6 +89,12 @@ def _profile_lines(root: Path) -> list[str]:
         "",
         f"All of it, with traces for Perfetto: [results/{PROFILE}](results/{PROFILE}).",
     ]
+
+
+def _money_lines() -> list[str]:
+    """The published example of money, from the published latencies and price."""
+    above, below = published_lines()
+    return [above, "", markdown_table(published_rows()), "", below]
 
 
 def _recorded(root: Path) -> list[Path]:

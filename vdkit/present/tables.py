@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import PRIMITIVES
+from vdkit.measure.money import mean_energy_j
 from vdkit.measure.records import comparable
+from vdkit.present.money_cells import money_cells, money_legend, price_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vdkit.measure.profile_records import ProfileResult
-    from vdkit.measure.records import BenchmarkResult, Run
+    from vdkit.measure.records import BenchmarkResult, Run, SinkInfo
     from vdkit.measure.sweep_records import SweepPlan
 
 NAMES = {
@@ -24,9 +26,16 @@ NAMES = {
 """What tables and plots call the modes."""
 
 
-def benchmark_rows(result: BenchmarkResult) -> list[dict[str, str]]:
-    """One row per mode, every cell ready to show."""
+def benchmark_rows(
+    result: BenchmarkResult, usd_per_hour: float | None = None, energy: bool = False
+) -> list[dict[str, str]]:
+    """One row per mode, every cell ready to show; with money and energy if asked (`money_cells`).
+
+    Raises:
+        ValueError: ``usd_per_hour`` is not finite and above 0.
+    """
     rows = []
+    baseline_s = result.modes[result.baseline].latency_s.mean
     for name, mode in result.modes.items():
         latency = mode.latency_s
         few = "†" if latency.n < 100 else ""
@@ -49,6 +58,14 @@ def benchmark_rows(result: BenchmarkResult) -> list[dict[str, str]]:
             row["peak VRAM GB"] = f"{mode.vram_peak_bytes / 1e9:.2f}"
         if any(other.throttled_runs for other in result.modes.values()):
             row["throttled"] = f"{mode.throttled_runs} of {latency.n}"
+        row |= money_cells(
+            latency.mean,
+            None if name == result.baseline else baseline_s,
+            result.workload.seconds,
+            mean_energy_j(result.timed(name)),
+            usd_per_hour,
+            energy,
+        )
         rows.append(row)
     return rows
 
@@ -72,12 +89,6 @@ def setting(result: BenchmarkResult | ProfileResult | SweepPlan, clocks: str = "
     """Workload, configuration, sink and machine of a record, in two lines."""
     work, config, where = result.workload, result.config, result.provenance
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
-    sink = result.sink.kind
-    sink += f" on {result.sink.storage}" if result.sink.storage else ""
-    sink += ", fsynced" if result.sink.durable else ""
-    sink += (
-        f", held to {result.sink.throttle_mb_per_s:g} MB/s" if result.sink.throttle_mb_per_s else ""
-    )
     limited = where.torch_threads not in (None, where.host_cores)
     threads = f", {where.torch_threads} torch threads" if limited else ""
     return (
@@ -85,11 +96,21 @@ def setting(result: BenchmarkResult | ProfileResult | SweepPlan, clocks: str = "
         f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
         f"Chunk {config.chunk_size}, {config.slots} slots"
         + (f", without {', '.join(off)}" if off else "")
-        + f"; sink: {sink}.\n"
+        + f"; sink: {sink_words(result.sink)}.\n"
         f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
         + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
         + f"; {where.host_cores} host cores{threads}; {where.created_utc}; commit "
         + f"{(where.git_commit or 'unknown')[:7]}{' (dirty)' if where.git_dirty else ''}."
+    )
+
+
+def sink_words(sink: SinkInfo) -> str:
+    """Where frames went: kind, file system, and what slows it down."""
+    return (
+        sink.kind
+        + (f" on {sink.storage}" if sink.storage else "")
+        + (", fsynced" if sink.durable else "")
+        + (f", held to {sink.throttle_mb_per_s:g} MB/s" if sink.throttle_mb_per_s else "")
     )
 
 
@@ -198,18 +219,45 @@ def markdown_table(rows: Sequence[dict[str, str]], right: bool = True) -> str:
     return "\n".join([line(columns), f"|{rule}|", *(line(list(row.values())) for row in rows)])
 
 
-def text_report(result: BenchmarkResult, columns: Sequence[str] | None = None) -> str:
-    """Caption, table, legend and, if need be, a warning; ``columns``: only these."""
-    rows = benchmark_rows(result)
+def text_report(
+    result: BenchmarkResult,
+    columns: Sequence[str] | None = None,
+    usd_per_hour: float | None = None,
+    energy: bool = False,
+) -> str:
+    """Caption, table, legend and, if need be, a warning.
+
+    Args:
+        columns: only these; None for all.
+        usd_per_hour, energy: as for `benchmark_rows`.
+    """
+    rows = benchmark_rows(result, usd_per_hour, energy)
     if columns is not None:
         rows = [{name: row[name] for name in columns} for row in rows]
-    parts = [caption(result), markdown_table(rows), legend(result), noise_note(result)]
+    device = result.provenance.device
+    measured = [
+        (device, mean_energy_j(result.timed(name)), mode.latency_s.mean)
+        for name, mode in result.modes.items()
+    ]
+    parts = [
+        "\n".join(line for line in (caption(result), price_line(usd_per_hour)) if line),
+        markdown_table(rows),
+        legend(result),
+        money_legend(measured, usd_per_hour, energy, result.baseline),
+        noise_note(result),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
-def markdown_report(result: BenchmarkResult, heading: str = "#") -> str:
+def markdown_report(
+    result: BenchmarkResult,
+    heading: str = "#",
+    usd_per_hour: float | None = None,
+    energy: bool = False,
+) -> str:
     """``table.md``: the label as a heading, then `text_report`."""
-    return f"{heading} {result.label}\n\n{text_report(result)}\n"
+    text = text_report(result, None, usd_per_hour, energy)
+    return f"{heading} {result.label}\n\n{text}\n"
 
 
 def runs_frame(result: BenchmarkResult) -> pd.DataFrame:
