@@ -14,6 +14,7 @@ from vdkit.cli.bench import add_bench, add_demo
 from vdkit.cli.generate import add_generate
 from vdkit.cli.profile import add_analyze, add_profile
 from vdkit.cli.recommend import add_recommend
+from vdkit.cli.results import add_results
 from vdkit.cli.show import add_show
 from vdkit.cli.sweep import add_sweep
 from vdkit.cli.workload import apply_preset
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_profile,
         add_analyze,
         add_show,
+        add_results,
     ):
         add(commands)
     return parser

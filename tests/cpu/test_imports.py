@@ -94,6 +94,7 @@ def loaded_after(statement):
             "import vdkit.measure.money, vdkit.cli.money",
             {"torch", "matplotlib", "numpy", "pandas", "pydantic"},
         ),
+        ("import vdkit.measure.results, vdkit.present.results_table", {"torch", "matplotlib"}),
         ("import vdkit.present.money_cells", {"torch", "matplotlib", "pandas", "pynvml"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),

@@ -38,6 +38,44 @@ def test_every_recorded_run_is_a_row():
     assert frame["created_utc"].is_monotonic_increasing
 
 
+def test_a_fresh_clones_results_give_no_warning_of_any_kind():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = load_results(f"{RESULTS}/**")
+    assert len(frame) >= 246 and not frame["file"].str.contains("hta").any()
+
+
+def test_a_row_says_what_machine_and_code_made_it():
+    result = read_result(FOLDER)
+    made = result.provenance
+    row = load_results(FOLDER).iloc[0]
+    assert row["commit"] == made.git_commit and row["file"] == "result.json"
+    for name in ("vdkit", "git_dirty", "device", "device_uuid", "vram_bytes", "driver", "cuda",
+                 "cudnn", "cpu", "host_cores", "os", "python"):  # fmt: skip
+        assert row[name] == getattr(made, name), name
+    for name in ("torch", "diffusers"):
+        assert row[name] == made.packages[name]
+
+
+def test_joules_of_a_run_are_its_counters_difference():
+    result = read_result(FOLDER)
+    frame = load_results(FOLDER)
+    for joules, run in zip(frame["energy_j"], result.runs, strict=True):
+        assert joules == run.gpu_after.energy_j - run.gpu_before.energy_j
+
+
+def test_several_patterns_and_no_file_twice(copies):
+    frame = load_results([copies / "0", f"{copies}/*", copies / "1" / "result.json"])
+    assert len(frame) == 3 * len(load_results(copies / "0"))
+
+
+def test_files_beside_each_other_are_told_apart(copies):
+    shutil.copy(copies / "0" / "result.json", copies / "0" / "result_cell-2.json")
+    frame = load_results(copies / "0")
+    assert set(frame["file"]) == {"result.json", "result_cell-2.json"}
+    assert frame["folder"].nunique() == 1
+
+
 @pytest.mark.parametrize("form", ["{}", "{}/**", "{}/*", "{}/*/result.json"])
 def test_folders_and_patterns(copies, form):
     frame = load_results(form.format(copies))
