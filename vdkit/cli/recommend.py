@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.money import PRICE
 from vdkit.cli.sweep import numbers
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_recommend(commands: Any) -> None:
     add("--frames", type=int, help="length of the video in pixel frames (default: the recorded)")
     add("--chunks", default="1,2,4", help="chunk sizes to choose from (default: 1,2,4)")
     add("--ring-slots", default="1,2,3,4", help="slots to choose from (default: 1,2,3,4)")
+    add(PRICE, type=float, metavar="PRICE", help="price of an hour of the machine, US dollars")
     add("--json", action="store_true", help="print only one line of JSON")
     command.set_defaults(run=run_recommend)
 
@@ -42,11 +44,14 @@ def run_recommend(options: argparse.Namespace) -> int:
     from vdkit.decode.chunks import DecodeConfig
     from vdkit.measure.advice import Limits, recommend
     from vdkit.measure.costs import Storage
+    from vdkit.measure.money import check_price
     from vdkit.present.advice_text import advice_record, advice_text
 
     def scaled(value: float | None, unit: float) -> float | None:
         return None if value is None else value * unit
 
+    if options.usd_per_hour is not None:
+        check_price(options.usd_per_hour)
     limits = Limits(scaled(options.vram_gb, 1e9), scaled(options.pinned_mb, 1e6), options.ttff_s)
     chunks = numbers("chunks", options.chunks, int)
     slots = numbers("ring-slots", options.ring_slots, int)
@@ -63,7 +68,7 @@ def run_recommend(options: argparse.Namespace) -> int:
         info = replace(info, frames=options.frames)
     advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots)
     if not options.json:
-        print(f"{setting}\n\n{advice_text(advice)}\n")
+        print(f"{setting}\n\n{advice_text(advice, options.usd_per_hour)}\n")
     print(json.dumps(advice_record(advice), separators=(",", ":")))
     return 0
 

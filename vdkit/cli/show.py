@@ -124,7 +124,8 @@ def _sweep(options: argparse.Namespace, asked: dict[str, Any]) -> int:
 
     _no_options(options, "a sweep")
     where: Path = options.result
-    print(sweep_text(read_sweep(where.parent if where.name == "sweep.json" else where)))
+    sweep = read_sweep(where.parent if where.name == "sweep.json" else where)
+    print(sweep_text(sweep, **asked))
     return 0
 
 

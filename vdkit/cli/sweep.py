@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import add_workload, apply_preset, load, shared_arguments
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_sweep(commands: Any) -> None:
         metavar="FOLDER",
         help="go on with this sweep, by the options it was begun with",
     )
+    add_money(sweep)
     sweep.set_defaults(run=run_sweep)
 
 
@@ -51,6 +53,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.sweep import run_sweep as measure
     from vdkit.measure.sweep_plan import plan_cells
 
+    asked = money(options)
     folder: Path | None = options.resume
     if folder is not None:
         options = _begun_with(folder, options)
@@ -99,7 +102,7 @@ def run_sweep(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    _finish(sweep, options)
+    _finish(sweep, options, asked)
     return 0
 
 
@@ -110,16 +113,23 @@ def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     command = read_sweep(folder).plan.command
     if command is None:
         raise ValueError(f"{folder} was not begun from the command line; resume it with run_sweep")
-    asked = [word for word in given.arguments if word != "--json"]
-    if len(asked) != (2 if any(word.startswith("--resume=") for word in asked) else 3):
-        raise ValueError(
-            "--resume goes on with the options that the sweep was begun with; leave out the others"
-        )
     parser = argparse.ArgumentParser(prog="vdkit")
     add_sweep(parser.add_subparsers(dest="command"))
-    options = parser.parse_args(shlex.split(command)[1:])
+    bare = parser.parse_args(["sweep", "--resume", str(folder)])
+    apply_preset(bare)
+    now = {"resume", "json", "usd_per_hour", "energy"}  # may differ from when it was begun
+    for name, value in vars(bare).items():
+        if name not in now and getattr(given, name) != value:
+            raise ValueError(
+                "--resume goes on with the options that the sweep was begun with; leave out "
+                f"--{name.replace('_', '-')}"
+            )
+    begun = shlex.split(command)[1:]
+    options = parser.parse_args(begun)
     apply_preset(options)
-    options.arguments, options.json = shlex.split(command)[1:], given.json
+    options.arguments = begun
+    for name in now:
+        setattr(options, name, getattr(given, name))
     return options
 
 
@@ -166,7 +176,7 @@ def _reporter(progress: bool, silent: bool) -> Any:
     return report
 
 
-def _finish(sweep: Sweep, options: argparse.Namespace) -> None:
+def _finish(sweep: Sweep, options: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Table, CSV and pictures beside the cells, and what is printed at the end."""
     from vdkit.measure.records import write_atomically
     from vdkit.measure.sweep_records import median_and_worst
@@ -174,7 +184,7 @@ def _finish(sweep: Sweep, options: argparse.Namespace) -> None:
     from vdkit.present.sweep_tables import sweep_frame, sweep_text
 
     home = sweep.folder
-    text = sweep_text(sweep)
+    text = sweep_text(sweep, **asked)
     write_atomically(home / "table.md", f"# {sweep.plan.label}\n\n{text}\n")
     write_atomically(home / "cells.csv", sweep_frame(sweep).to_csv(index=False))
     pictures = write_sweep_charts(sweep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vdkit.measure.advice import Recommendation
+from vdkit.present.money_cells import COST, money_cells, price_line
 from vdkit.present.tables import markdown_table
 
 
@@ -23,10 +24,13 @@ def what_if_line(advice: Recommendation) -> str:
     return f"At twice the speed, latency saved: {gains}"
 
 
-def candidate_rows(advice: Recommendation) -> list[dict[str, str]]:
-    """One row per setting, ready to show."""
+def candidate_rows(
+    advice: Recommendation, usd_per_hour: float | None = None
+) -> list[dict[str, str]]:
+    """One row per setting, ready to show; with what an hour of video costs if there is a price."""
     rows = []
     words = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"}
+    any_vram = any(one.prediction.run.vram_peak_bytes is not None for one in advice.candidates)
     for one in advice.candidates:
         run = one.prediction.run
         row = {
@@ -37,8 +41,12 @@ def candidate_rows(advice: Recommendation) -> list[dict[str, str]]:
             "busy %": f"{one.prediction.utilization_percent['run']:.1f}",
             "pinned MB": f"{run.pinned_bytes / 1e6:.1f}",
         }
-        if run.vram_peak_bytes is not None:
-            row["VRAM GB"] = f"{run.vram_peak_bytes / 1e9:.2f}"
+        if any_vram:
+            peak = run.vram_peak_bytes
+            row["VRAM GB"] = "-" if peak is None else f"{peak / 1e9:.2f}"
+        seconds = run.info.seconds
+        cost = money_cells(run.latency_s, None, seconds, None, usd_per_hour)
+        row |= {COST: cost[COST]} if cost else {}
         over = ", ".join(words[name] for name in one.over)
         row["verdict"] = (
             f"over: {over}" if over else "recommended" if one.config == advice.config else "-"
@@ -47,16 +55,16 @@ def candidate_rows(advice: Recommendation) -> list[dict[str, str]]:
     return rows
 
 
-def advice_text(advice: Recommendation) -> str:
+def advice_text(advice: Recommendation, usd_per_hour: float | None = None) -> str:
     """All of it, as Markdown that also reads well in a terminal."""
     return "\n".join(
         [
             f"Use {advice_line(advice)}.",
             f"{what_if_line(advice)}.",
             "",
-            "Predicted, mode async:",
+            f"Predicted, mode async: {price_line(usd_per_hour)}".rstrip(),
             "",
-            markdown_table(candidate_rows(advice)),
+            markdown_table(candidate_rows(advice, usd_per_hour)),
         ]
     )
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.measure.advice import recommend
 from vdkit.measure.costs import Storage
+from vdkit.measure.money import mean_energy_j
 from vdkit.measure.predict import video_info
 from vdkit.measure.sweep_records import Cell, Sweep, measured_s, median_and_worst
 from vdkit.present.advice_text import advice_line
+from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.tables import markdown_table, setting
 
 if TYPE_CHECKING:
@@ -89,8 +91,14 @@ def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
     }
 
 
-def sweep_rows(sweep: Sweep) -> list[dict[str, str]]:
-    """One row per cell, ready to show."""
+def sweep_rows(
+    sweep: Sweep, usd_per_hour: float | None = None, energy: bool = False
+) -> list[dict[str, str]]:
+    """One row per cell, ready to show; with money (savings against mode sync) and energy if asked.
+
+    Raises:
+        ValueError: ``usd_per_hour`` is not finite and above 0.
+    """
     rows = []
     on_gpu = any(r.modes[c.mode].vram_peak_bytes is not None for c, r in sweep.results.items())
     for cell in _sorted(sweep):
@@ -116,9 +124,26 @@ def sweep_rows(sweep: Sweep) -> list[dict[str, str]]:
             for name, key in (("VRAM GB", "vram_peak_bytes"), ("pinned MB", "pinned_bytes")):
                 scale, digits = (1e9, ".2f") if name == "VRAM GB" else (1e6, ".1f")
                 row[name] = "-" if one[key] is None else format(one[key] / scale, digits)
+        if cell in sweep.results:
+            row |= money_cells(
+                one["latency_mean_s"], _sync_s(sweep, cell), sweep.plan.workload.seconds,
+                _energy_j(sweep, cell), usd_per_hour, energy,
+            )  # fmt: skip
+        else:
+            row |= dict.fromkeys(money_cells(1, None, 1, None, usd_per_hour, energy), "-")
         row["used for"] = "the fit" if one["role"] == "fit" else "the test"
         rows.append(row)
     return rows
+
+
+def _sync_s(sweep: Sweep, cell: Cell) -> float | None:
+    """What mode sync took at this chunk size and sink speed; None for sync itself."""
+    sync = Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)
+    return None if cell == sync or sync not in sweep.results else measured_s(sweep.results[sync])
+
+
+def _energy_j(sweep: Sweep, cell: Cell) -> float | None:
+    return mean_energy_j(sweep.results[cell].timed(cell.mode))
 
 
 def _shown(value: float | None, digits: str, missing: str = "-") -> str:
@@ -156,15 +181,20 @@ def sweep_advice(sweep: Sweep) -> list[str]:
     return lines
 
 
-def sweep_text(sweep: Sweep) -> str:
-    """Setting, table and notes, as Markdown that also reads well in a terminal."""
+def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = False) -> str:
+    """Setting, table and notes, as Markdown that also reads well in a terminal.
+
+    ``usd_per_hour``, ``energy``: as for `sweep_rows`.
+    """
     done = len(sweep.results) + len(sweep.unfit)
     total = len(sweep.plan.all_cells)
     where = setting(sweep.plan).replace(
         f"Chunk {sweep.plan.config.chunk_size}, {sweep.plan.config.slots} slots",
         f"{sweep.plan.runs} runs a cell",
     )
-    lines = [where, "", markdown_table(sweep_rows(sweep)), "", verdict(sweep)]
+    rows = sweep_rows(sweep, usd_per_hour, energy)
+    where = "\n".join(line for line in (where, price_line(usd_per_hour)) if line)
+    lines = [where, "", markdown_table(rows), "", verdict(sweep)]
     if done < total:
         lines.append(f"{done} of {total} cells are done.")
     lines += [f"{cell.words} does not fit: {reason}" for cell, reason in sweep.unfit.items()]
@@ -192,8 +222,15 @@ def sweep_text(sweep: Sweep) -> str:
         "of a short run) in which the compute stream works."
         + (
             " † a run had a throttle reason set."
-            if any("†" in row["measured s"] for row in sweep_rows(sweep))
+            if any("†" in row["measured s"] for row in rows)
             else ""
         )
     )
+    device = sweep.plan.provenance.device
+    measured = [
+        (device, _energy_j(sweep, cell), measured_s(r)) for cell, r in sweep.results.items()
+    ]
+    against = "mode sync at the same chunk size and sink speed"
+    if said := money_legend(measured, usd_per_hour, energy, against):
+        lines.append(said)
     return "\n".join(lines)

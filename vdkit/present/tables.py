@@ -90,7 +90,7 @@ def setting(result: BenchmarkResult | ProfileResult | SweepPlan, clocks: str = "
     work, config, where = result.workload, result.config, result.provenance
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     limited = where.torch_threads not in (None, where.host_cores)
-    threads = f", {where.torch_threads} torch threads" if limited else ""
+    threads = f" (torch on {where.torch_threads})" if limited else ""
     return (
         f"{work.decoder} in {work.dtype}, {work.frames} frames ({work.latent_frames} latent) of "
         f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
