@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import vdkit
 from vdkit.cli.bench import add_bench, add_demo
+from vdkit.cli.compare import add_compare
 from vdkit.cli.generate import add_generate
 from vdkit.cli.profile import add_analyze, add_profile
 from vdkit.cli.recommend import add_recommend
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_bench,
         add_sweep,
         add_recommend,
+        add_compare,
         add_profile,
         add_analyze,
         add_show,

@@ -96,6 +96,10 @@ def loaded_after(statement):
         ),
         ("import vdkit.measure.results, vdkit.present.results_table", {"torch", "matplotlib"}),
         ("import vdkit.present.money_cells", {"torch", "matplotlib", "pandas", "pynvml"}),
+        (
+            "import vdkit.measure.compare, vdkit.present.compare_tables, vdkit.cli.compare",
+            {"torch", "matplotlib", "pandas", "diffusers"},
+        ),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
         ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),

@@ -1,0 +1,472 @@
+"""Two recordings against each other: exact small cases, fair chances, refusals, exit status."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vdkit import compare_results, permutation_p, read_result, unpaired_ratio
+from vdkit.__main__ import main
+from vdkit.measure.records import BenchmarkResult
+from vdkit.measure.stats import (
+    CALL_BELOW_P,
+    LESS,
+    MORE,
+    NO_DIFFERENCE,
+    TOO_FEW,
+    decide,
+    paired_ratio,
+    runs_needed,
+    smallest_p,
+    wilson,
+)
+from vdkit.present.compare_tables import comparison_rows, comparison_text
+
+RESULTS = Path(__file__).parents[2] / "results"
+FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
+OTHER = next(RESULTS.glob("*587491a_aws-float16"))
+BASE = read_result(FOLDER)
+BASE = BASE.model_copy(  # without chunks, which nothing here reads
+    update={"runs": tuple(run.model_copy(update={"chunks": ()}) for run in BASE.runs)}
+)
+
+
+def recording(factor=1.0, rounds=None, seed=0, scatter=0.01, modes=("sync", "async"), **changes):
+    """The recorded benchmark with drawn latencies, 10 runs or ``rounds``; changes by part."""
+    random = np.random.default_rng(seed)
+    runs = []
+    for mode in modes:
+        first = BASE.timed(mode)[0]
+        for number in range(10) if rounds is None else rounds:
+            latency = factor * 4 * math.exp(scatter * random.standard_normal())
+            update = {"round": number, "latency_s": latency, "ttff_s": latency / 50}
+            runs.append(first.model_copy(update={**update, "throttled": False}))
+    update = {"runs": tuple(runs), "modes": {mode: BASE.modes[mode] for mode in modes}}
+    if BASE.baseline not in modes:
+        update["baseline"] = modes[0]
+    for part, values in changes.items():
+        update[part] = (
+            values if isinstance(values, str) else getattr(BASE, part).model_copy(update=values)
+        )
+    return BenchmarkResult.model_validate(BASE.model_copy(update=update).model_dump())
+
+
+def written(folder, name, result):
+    path = folder / name
+    path.write_text(result.model_dump_json())
+    return str(path)
+
+
+def test_paired_p_by_hand():
+    # Differences 1, 2, 3: of the 8 sign flips only +++ and --- have a sum as far out as 6.
+    assert permutation_p([5, 5, 5], [6, 7, 8], paired=True) == 2 / 8
+    # Differences 1, 2, -3: the sum is 0, and every flip is at least that far out.
+    assert permutation_p([5, 5, 5], [6, 7, 2], paired=True) == 1
+    # Differences 1, 1, -1: sum 1; all 8 sums are odd, so at least 1 in size.
+    assert permutation_p([5, 5, 5], [6, 6, 4], paired=True) == 1
+    # Differences 2, 3, -1: sum 4; flips with sums 6, 4, -4 and -6.
+    assert permutation_p([5, 5, 5], [7, 8, 4], paired=True) == 4 / 8
+
+
+def test_unpaired_p_by_hand():
+    # Of 20 ways to label 1 to 6, only {1, 2, 3} and {4, 5, 6} are as far apart.
+    assert permutation_p([1, 2, 3], [4, 5, 6]) == 2 / 20
+    # {1, 2, 4}: sums 6, 7, 14 and 15 are as far out as 7.
+    assert permutation_p([1, 2, 4], [3, 5, 6]) == 4 / 20
+    # One against three: 4 labelings, and no other puts 1 so far away.
+    assert permutation_p([1], [5, 6, 7]) == 1 / 4
+    assert permutation_p([1, 9], [4, 6]) == 1
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("n", [2, 10, 40])
+def test_equal_values_are_no_difference_and_constant_ones_that_differ_are(paired, n):
+    assert permutation_p([0.1] * n, [0.1] * n, paired=paired) == 1
+    p = permutation_p([0.1] * n, [0.3] * n, paired=paired)
+    assert p == smallest_p(n, n, paired) or (n > 2 and p < 0.003)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_p_does_not_depend_on_unit_or_side(paired):
+    random = np.random.default_rng(1)
+    a, b = random.normal(3.6, 0.1, 8), random.normal(3.65, 0.1, 8)
+    p = permutation_p(a, b, paired=paired)
+    assert permutation_p(b, a, paired=paired) == p
+    assert permutation_p(1e9 * a, 1e9 * b, paired=paired) == p
+    assert permutation_p(a + 7, b + 7, paired=paired) == p
+
+
+@pytest.mark.parametrize(("n", "paired"), [(6, True), (20, True), (6, False), (20, False)])
+def test_p_is_uniform_without_a_difference(n, paired):
+    random = np.random.default_rng(2)
+    values = random.normal(5, 1, (400, 2, n))
+    below = sum(permutation_p(a, b, paired=paired) <= 0.05 for a, b in values)
+    # Exact p come in steps of 2 / 2**6 paired, which lowers the share; 20 +- 3 times 4.4.
+    assert 3 <= below <= 33
+
+
+def test_random_and_exact_agree():
+    random = np.random.default_rng(3)
+    a, b = random.normal(0, 1, 9), random.normal(0.7, 1, 9)
+    sums = []
+    for flips in range(2**9):
+        signs = [1 if flips >> i & 1 else -1 for i in range(9)]
+        sums.append(abs(float(np.dot(signs, b - a))))
+    observed = abs(float((b - a).sum()))
+    assert permutation_p(a, b, paired=True) == np.mean(np.array(sums) >= observed - 1e-12)
+    # 48,620 relabelings are drawn from, so p scatters: 4 standard errors of 10,000 draws.
+    import itertools
+
+    pooled = np.concatenate([a, b])
+    picks = np.array(list(itertools.combinations(range(18), 9)))
+    apart = np.abs(2 * pooled[picks].sum(axis=1) - pooled.sum())
+    exact = np.mean(apart >= apart[0] - 1e-12)
+    drawn = permutation_p(a, b)
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000))
+    assert drawn == permutation_p(a, b) != permutation_p(a, b, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "paired", "message"),
+    [
+        ([], [1], False, "0 and 1"),
+        ([1, 2], [1], True, "pairs are needed, got 2 and 1"),
+        ([1, math.nan], [1, 2], False, "finite"),
+    ],
+)
+def test_no_p_of_nonsense(a, b, paired, message):
+    with pytest.raises(ValueError, match=message):
+        permutation_p(a, b, paired=paired)
+
+
+def test_unpaired_ratio():
+    random = np.random.default_rng(4)
+    a, b = random.normal(10, 1, 12), random.normal(11, 1, 30)
+    ratio = unpaired_ratio(b, a)
+    assert ratio.value == pytest.approx(b.mean() / a.mean()) and ratio.pairs == 0
+    # The delta method's standard error of a ratio of means.
+    relative = math.hypot(
+        a.std(ddof=1) / a.mean() / math.sqrt(12), b.std(ddof=1) / b.mean() / math.sqrt(30)
+    )
+    assert ratio.high - ratio.low == pytest.approx(2 * 1.96 * ratio.value * relative, rel=0.15)
+    assert ratio == unpaired_ratio(b, a)
+    assert unpaired_ratio([3], [2, 2]).low is None
+    with pytest.raises(ValueError, match="above 0"):
+        unpaired_ratio([1, 2], [0, 1])
+    with pytest.raises(ValueError, match="both sides"):
+        unpaired_ratio([], [1])
+
+
+def test_what_pairs_share_does_not_widen_the_paired_interval():
+    drift = np.linspace(1, 2, 10)
+    b, a = 1.01 * drift, drift
+    assert paired_ratio(b, a).high - paired_ratio(b, a).low < 1e-9
+    assert decide(a, b, paired=True).verdict == MORE
+    assert decide(a, b, paired=False).verdict == NO_DIFFERENCE
+
+
+def test_fewest_runs_that_can_be_called():
+    assert runs_needed(paired=False) == 5 and runs_needed(paired=True) == 8
+    assert decide([1.0] * 4, [2.0] * 4, paired=False).verdict == TOO_FEW
+    assert decide([1.0] * 5, [2.0] * 5, paired=False).verdict == MORE
+    assert decide([2.0] * 7, [1.0] * 7, paired=True).verdict == TOO_FEW
+    assert decide([2.0] * 8, [1.0] * 8, paired=True).verdict == LESS
+    assert decide([1.0], [2.0] * 200, paired=False).verdict == TOO_FEW
+
+
+def test_a_value_of_zero_has_no_ratio_but_a_verdict():
+    decision = decide([0] * 10, [9e6] * 10, paired=False)
+    assert decision.ratio is None and decision.verdict == MORE
+    assert decide([9e6] * 10, [0] * 10, paired=True).verdict == LESS
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_false_calls_are_rare_and_real_shifts_are_found(paired):
+    random = np.random.default_rng(5)
+    noise = random.normal(1, 0.01, (100, 2, 10))
+    false = sum(decide(a, b, paired=paired).called for a, b in noise)
+    found = sum(decide(a, 1.03 * b, paired=paired).verdict == MORE for a, b in noise)
+    assert false <= 5 and found >= 95
+
+
+def test_wilson():
+    share = wilson(0, 40)
+    z2 = 1.959963984540054**2
+    assert (share.low, share.high) == (0, pytest.approx(z2 / (40 + z2)))
+    assert wilson(40, 40).low == pytest.approx(40 / (40 + z2)) and wilson(40, 40).high == 1
+    half = wilson(20, 40)
+    assert half.low + half.high == pytest.approx(1)
+    for count, n in ((-1, 4), (5, 4), (0, 0)):
+        with pytest.raises(ValueError, match="is no share"):
+            wilson(count, n)
+
+
+def verdicts(comparison):
+    return {(row.mode_b, row.metric): row.verdict for row in comparison.rows}
+
+
+def test_words_fit_the_metric_and_the_direction():
+    a = recording()
+    assert set(verdicts(compare_results(a, recording(seed=9))).values()) == {NO_DIFFERENCE}
+    slower = verdicts(compare_results(a, recording(1.05, seed=9)))
+    assert slower["async", "latency_s"] == slower["sync", "ttff_s"] == "slower"
+    faster = verdicts(compare_results(recording(1.05, seed=9), a))
+    assert faster["async", "latency_s"] == "faster"
+    within = verdicts(compare_results(BASE, BASE, mode_pairs=[("sync", "async")]))
+    assert within["async", "latency_s"] == "faster"
+    assert within["async", "pinned_bytes"] == "more" and within["async", "energy_j"] == "less"
+
+
+def test_energy_is_the_counters_difference_and_needs_all_runs():
+    (row,) = compare_results(BASE, BASE, mode_pairs=[("sync", "async")], metrics=["energy_j"]).rows
+    timed = BASE.timed("async")
+    joules = [run.gpu_after.energy_j - run.gpu_before.energy_j for run in timed]
+    assert row.mean_b == pytest.approx(np.mean(joules))
+    first, *rest = recording(modes=("async",)).runs
+    lacks = recording(modes=("async",)).model_copy(
+        update={"runs": (first.model_copy(update={"gpu_after": None}), *rest)}
+    )
+    other = recording(seed=1, modes=("async",))
+    left_out = compare_results(other, lacks).left_out
+    assert ("energy_j", "async", "not recorded in every run") in left_out
+    with pytest.raises(ValueError, match=r"energy_j \(not recorded in every run\); leave it out"):
+        compare_results(other, lacks, metrics=["energy_j"])
+
+
+def test_rounds_pair_up_whatever_their_order():
+    a = recording(modes=("async",))
+    b = a.model_copy(
+        update={
+            "label": "again",
+            "runs": tuple(
+                run.model_copy(update={"latency_s": 1.001 * run.latency_s})
+                for run in reversed(a.runs)
+            ),
+        }
+    )
+    latency = compare_results(a, b, paired=True).rows[0]
+    assert latency.verdict == "slower" and latency.decision.p == 2 / 2**10
+    assert compare_results(a, b).rows[0].verdict == NO_DIFFERENCE  # and not paired by default
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [
+        (range(8), "B lacks 8, 9"),
+        (range(2, 12), r"A lacks 10, 11; B lacks 0, 1"),
+        ([*range(10), 3], "B has 3 more than once"),
+    ],
+)
+def test_rounds_that_do_not_pair_up_are_named(rounds, message):
+    with pytest.raises(ValueError, match=message):
+        compare_results(recording(), recording(seed=1, rounds=rounds), paired=True)
+    assert compare_results(recording(), recording(seed=1, rounds=rounds)).rows
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("provenance", "device", "NVIDIA H100"),
+        ("provenance", "device_uuid", "GPU-0"),
+        ("provenance", "vram_bytes", 1),
+        ("provenance", "cpu", "another"),
+        ("provenance", "host_cores", 3),
+        ("workload", "decoder", "other"),
+        ("workload", "dtype", "bfloat16"),
+        ("workload", "weights_sha256", "b" * 64),
+        ("workload", "latents_sha256", "c" * 64),
+        ("workload", "frames", 157),
+        ("workload", "height", 8),
+        ("workload", "width", 8),
+    ],
+)
+def test_what_must_be_equal_is_refused_unless_across(part, field, value):
+    a, b = recording(), recording(seed=1, **{part: {field: value}})
+    was = str(getattr(getattr(a, part), field))
+    now = str(value)
+    with pytest.raises(ValueError, match="--across") as refused:
+        compare_results(a, b)
+    assert f"{field} {was[:12]}" in str(refused.value) and f"against {now[:12]}" in str(
+        refused.value
+    )
+    comparison = compare_results(a, b, across=True)
+    assert [one.name for one in comparison.mismatches] == [field]
+    assert "COMPARED ACROSS" in comparison_text(comparison)
+    assert f"- {field} " in comparison_text(comparison)
+
+
+def test_all_of_it_is_named_at_once():
+    b = recording(
+        seed=1, provenance={"device": "cpu", "host_cores": 2}, workload={"dtype": "float32"}
+    )
+    with pytest.raises(
+        ValueError, match=r"device NVIDIA H200 against cpu; host_cores 16 .*; dtype"
+    ):
+        compare_results(recording(), b)
+
+
+def with_frames(result, mode, sha256):
+    changed = result.modes[mode].model_copy(update={"frame_sha256": sha256})
+    return result.model_copy(update={"modes": {**result.modes, mode: changed}})
+
+
+def test_frames_of_compared_modes_must_be_equal_where_both_are_known():
+    a, b = recording(), with_frames(recording(seed=1), "async", "d" * 64)
+    with pytest.raises(ValueError, match=r"frame_sha256 of async .* against dddddddddddd"):
+        compare_results(a, b)
+    assert compare_results(a, b, modes=["sync"]).mismatches == ()
+    assert compare_results(a, with_frames(b, "async", None)).mismatches == ()
+    with pytest.raises(ValueError, match="frame_sha256 of sync and async"):
+        compare_results(a, b, mode_pairs=[("sync", "async")])
+
+
+def test_diffusers_frames_at_larger_chunks_need_not_be_those_of_async():
+    config = {"chunk_size": 2}
+    modes = ("diffusers", "async")
+    one = recording(modes=modes).model_copy(update={"config": type(BASE.config)(**config)})
+    one = with_frames(one, "diffusers", "e" * 64)
+    assert compare_results(one, one, mode_pairs=[("diffusers", "async")]).mismatches == ()
+
+
+def test_what_is_usually_compared_is_allowed_and_listed():
+    b = recording(
+        seed=1,
+        provenance={"git_dirty": True, "cuda": "12.9", "packages": {"torch": "2.9"}},
+        workload={"fps": 24.0},
+        sink={"kind": "null", "throttle_mb_per_s": 100.0},
+        baseline="async",
+    )
+    b = b.model_copy(update={"config": type(b.config)(chunk_size=4, copy_stream=False)})
+    comparison = compare_results(recording(), b)
+    names = [one.name for one in comparison.differences]
+    for name in ("git_dirty", "cuda", "torch", "fps", "chunk_size", "copy_stream", "sink kind",
+                 "sink throttle_mb_per_s", "baseline"):  # fmt: skip
+        assert name in names
+    assert comparison.mismatches == () and "slots" not in names
+    text = comparison_text(comparison)
+    assert "chunk_size 1 against 4" in text and "torch 2.11.0 against 2.9" in text
+    assert "B ran code with uncommitted changes" in text
+
+
+def test_a_run_against_itself_says_nothing(capsys):
+    with pytest.raises(ValueError, match="say nothing; give two recordings, or two modes"):
+        compare_results(BASE, BASE)
+    with pytest.raises(ValueError, match="say nothing"):
+        compare_results(BASE, BASE.model_copy(deep=True), mode_pairs=[("sync", "sync")])
+    assert main(["compare", str(FOLDER), str(FOLDER / "result.json")]) == 2
+    assert "--mode-a and --mode-b" in capsys.readouterr().err
+    within = compare_results(BASE, BASE, mode_pairs=[("sync", "async")])
+    assert within.paired and within.rows[0].decision.ratio.pairs == 10
+    assert not compare_results(BASE, BASE, mode_pairs=[("sync", "async")], paired=False).paired
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modes": ["turbo"]}, "mode turbo is not in both recordings: A has sync, async"),
+        ({"modes": []}, "name at least one"),
+        ({"modes": ["sync", "sync"]}, "each once"),
+        ({"metrics": ["speed"]}, "metric speed: use any of latency_s, ttff_s"),
+        ({"metrics": []}, "metric is missing"),
+        ({"mode_pairs": [("sync", "turbo")]}, r"mode sync \(A\) and turbo \(B\)"),
+        ({"mode_pairs": [("sync", "async")], "modes": ["sync"]}, "not both"),
+    ],
+)
+def test_wrong_questions(options, message):
+    with pytest.raises(ValueError, match=message):
+        compare_results(recording(), recording(seed=1), **options)
+
+
+def test_no_mode_in_common():
+    with pytest.raises(ValueError, match="A has sync; B has async; name one of each"):
+        compare_results(recording(modes=("sync",)), recording(modes=("async",)))
+
+
+def test_throttled_runs_are_counted_and_marked():
+    b = recording(seed=1)
+    runs = [
+        run.model_copy(update={"throttled": run.mode == "async" and run.round < 3})
+        for run in b.runs
+    ]
+    comparison = compare_results(recording(), b.model_copy(update={"runs": tuple(runs)}))
+    for row in comparison_rows(comparison):
+        assert row["throttled A"] == "0 of 10"
+        assert row["throttled B"] == ("3 of 10†" if "async" in row["mode"] else "0 of 10")
+    assert "† Runs with a throttle reason" in comparison_text(comparison)
+    assert "throttle" not in comparison_text(compare_results(recording(), recording(seed=1)))
+
+
+def test_the_table_says_how_many_false_calls_to_expect():
+    comparison = compare_results(recording(), recording(seed=1))
+    assert comparison.tests == len(comparison.rows) == 9  # pinned memory is 0 in sync
+    assert comparison.expected_false_calls == pytest.approx(9 * CALL_BELOW_P)
+    text = comparison_text(comparison)
+    assert "9 tests at 1 %" in text and "up to 0.09 false calls" in text
+    assert "pinned_bytes of sync (0 in every run)" in text
+    few = compare_results(recording(rounds=range(3)), recording(seed=1, rounds=range(3)))
+    assert few.tests == 0 and TOO_FEW in comparison_text(few)
+    assert "at least 5 runs of each side" in comparison_text(few)
+
+
+@pytest.mark.parametrize(
+    ("factor", "limit", "status"),
+    [(1.05, "2%", 1), (1.05, "2", 1), (1.05, "10%", 0), (0.95, "0", 0), (1.0, "0%", 0)],
+)
+def test_the_gate(factor, limit, status, tmp_path, capsys):
+    a = written(tmp_path, "before.json", recording())
+    b = written(tmp_path, "after.json", recording(factor, seed=9))
+    assert main(["compare", a, b, "--fail-above", limit]) == status
+    out, err = capsys.readouterr()
+    assert ("latency_s of async is slower: +" in err) == (status == 1)
+    assert json.loads(out.splitlines()[-1])["tests"] == 9
+
+
+def test_more_of_what_was_none_fails_any_gate(capsys):
+    gate = ["compare", str(FOLDER), str(FOLDER), "--mode-a", "sync", "--mode-b", "async"]
+    assert main([*gate, "--metrics", "pinned_bytes", "--fail-above", "500"]) == 1
+    assert "pinned_bytes of async against sync is more: from 0" in capsys.readouterr().err
+
+
+def test_a_gate_that_cannot_fail_is_refused(tmp_path, capsys):
+    a = written(tmp_path, "a.json", recording(rounds=range(3)))
+    b = written(tmp_path, "b.json", recording(2.0, seed=1, rounds=range(3)))
+    assert main(["compare", a, b]) == 0
+    assert main(["compare", a, b, "--fail-above", "2%"]) == 2
+    error = capsys.readouterr().err
+    assert "can never fail here: 3 runs" in error and "at least 5 of each side" in error
+    assert main(["compare", a, b, "--fail-above", "2%", "--paired"]) == 2
+    assert "record at least 8 pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["-1", "two", "nan", "inf", "%", "2%%"])
+def test_wrong_limits(given, capsys):
+    assert main(["compare", str(FOLDER), str(OTHER), f"--fail-above={given}"]) == 2
+    assert f"--fail-above is {given!r}; give 0 or more percent" in capsys.readouterr().err
+
+
+def test_recorded_results_of_two_gpus_are_refused_by_name(capsys):
+    assert main(["compare", str(OTHER), str(FOLDER)]) == 2
+    assert "device_uuid GPU-e7c560dc" in capsys.readouterr().err
+    assert main(["compare", str(OTHER), str(FOLDER), "--across", "--modes", "async,compute"]) == 0
+    out = capsys.readouterr().out
+    assert "COMPARED ACROSS" in out and "sync (chunked)" not in out.replace("async", "")
+
+
+def test_json_only(tmp_path, capsys):
+    a = written(tmp_path, "a.json", recording())
+    b = written(tmp_path, "b.json", recording(1.05, seed=9, provenance={"driver": "1.0"}))
+    assert main(["compare", a, b, "--json", "--metrics", "latency_s, ttff_s"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    whole = json.loads(line)
+    assert [row["verdict"] for row in whole["rows"]] == ["slower"] * 4
+    assert whole["rows"][0]["ratio"]["low"] > 1 and whole["across"] == []
+    assert {"name": "driver", "a": "580.159.04", "b": "1.0"} in whole["differences"]
+
+
+def test_half_a_mode_pair_and_no_file(capsys, tmp_path):
+    assert main(["compare", str(FOLDER), str(FOLDER), "--mode-a", "sync"]) == 2
+    assert "belong together; give both" in capsys.readouterr().err
+    assert main(["compare", str(FOLDER), str(tmp_path / "no")]) == 2
+    assert "no result at" in capsys.readouterr().err

@@ -1,0 +1,182 @@
+"""A comparison of two recordings as text: what was called, and how far to trust it. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vdkit.measure.compare import METRICS
+from vdkit.measure.stats import CALL_BELOW_P, TOO_FEW, runs_needed
+from vdkit.present.tables import NAMES, markdown_table, what_and_where
+
+if TYPE_CHECKING:
+    from vdkit.measure.compare import Comparison, Row
+    from vdkit.measure.records import BenchmarkResult
+
+UNITS = {
+    "latency_s": ("latency s", 1.0, 4),
+    "ttff_s": ("TTFF s", 1.0, 4),
+    "vram_peak_bytes": ("peak VRAM GB", 1e9, 3),
+    "pinned_bytes": ("pinned MB", 1e6, 1),
+    "energy_j": ("energy J", 1.0, 1),
+}
+"""Metric to its name in tables, what to divide by and decimals."""
+assert UNITS.keys() == METRICS.keys()
+
+
+def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """One row per metric and mode, every cell ready to show."""
+    throttled = any(row.throttled_a or row.throttled_b for row in comparison.rows)
+    rows = []
+    for row in comparison.rows:
+        name, unit, decimals = UNITS[row.metric]
+        cells = {
+            "mode": _modes(row),
+            "metric": name,
+            "A": f"{row.mean_a / unit:.{decimals}f}",
+            "B": f"{row.mean_b / unit:.{decimals}f}",
+            "B / A": _ratio(row),
+            "p": f"{row.decision.p:.4f}",
+            "n": f"{row.n_a} pairs" if comparison.paired else f"{row.n_a}, {row.n_b}",
+            "B is": row.verdict,
+        }
+        if throttled:
+            sides = ((row.throttled_a, row.n_a), (row.throttled_b, row.n_b))
+            counts = [f"{count} of {n}{'†' if count else ''}" for count, n in sides]
+            cells["throttled A"], cells["throttled B"] = counts
+        rows.append(cells)
+    return rows
+
+
+def _modes(row: Row) -> str:
+    if row.mode_a == row.mode_b:
+        return NAMES[row.mode_a]
+    return f"A {row.mode_a}, B {row.mode_b}"
+
+
+def _ratio(row: Row) -> str:
+    ratio = row.decision.ratio
+    if ratio is None:
+        return "-"
+    if ratio.low is None or ratio.low == ratio.high:
+        return f"{ratio.value:.4f}"
+    return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Both recordings in words, the table, what its columns mean, and what else differs."""
+    a, b = comparison.a, comparison.b
+    one = a is b
+    heads = [f"A and B: {_recording(a)}"] if one else [f"A: {_recording(a)}", f"B: {_recording(b)}"]
+    # Compared across machines or workloads there is no one line that is true of both.
+    if not comparison.mismatches:
+        heads.append(f"{'It ran' if one else 'Both ran'} {what_and_where(a)}.")
+    parts = [
+        "\n".join(heads),
+        _across(comparison),
+        markdown_table(comparison_rows(comparison)),
+        _legend(comparison),
+        _notes(comparison),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _recording(result: BenchmarkResult) -> str:
+    made = result.provenance
+    commit = f"{(made.git_commit or 'unknown')[:7]}{' (dirty)' if made.git_dirty else ''}"
+    return f"{result.label}, {made.created_utc}, commit {commit}"
+
+
+def _across(comparison: Comparison) -> str:
+    if not comparison.mismatches:
+        return ""
+    return "COMPARED ACROSS what must be equal for a comparison to mean anything:\n" + "\n".join(
+        f"- {one}" for one in comparison.mismatches
+    )
+
+
+def _legend(comparison: Comparison) -> str:
+    how = (
+        "Paired: round i of A beside round i of B."
+        if comparison.paired
+        else "Not paired: what only the hour changed (temperature, other programs) counts too."
+    )
+    text = (
+        f"A, B: means. B / A: ratio of means with its bootstrap 95 % interval. {how} A difference "
+        f"is called if p < {CALL_BELOW_P:g} (two-sided permutation test) and the interval leaves "
+        "out 1."
+    )
+    tests = comparison.tests
+    if tests:
+        what = f"{tests} {'tests' if tests > 1 else 'test'}"
+        text += (
+            f" {what} at {CALL_BELOW_P * 100:g} %: if nothing had changed, up to "
+            f"{comparison.expected_false_calls:.2f} false calls by chance."
+        )
+    if any(row.decision.verdict == TOO_FEW for row in comparison.rows):
+        text += f" {TOO_FEW.capitalize()}: at least {_needed(comparison.paired)} are needed."
+    if any(row.throttled_a or row.throttled_b for row in comparison.rows):
+        text += (
+            " † Runs with a throttle reason: the GPU was held below the clock it wanted, so what "
+            "differs may be its clocks."
+        )
+    return text
+
+
+def _needed(paired: bool) -> str:
+    """How many runs a call takes, in words."""
+    return f"{runs_needed(paired)} {'pairs of runs' if paired else 'runs of each side'}"
+
+
+def _notes(comparison: Comparison) -> str:
+    lines = []
+    if comparison.differences:
+        lines.append(f"What differs (A against B): {'; '.join(map(str, comparison.differences))}.")
+    elif not comparison.mismatches and comparison.a is not comparison.b:
+        lines.append("What differs: nothing that is recorded.")
+    sides = (("A", comparison.a), ("B", comparison.b))
+    dirty = [name for name, side in sides if side.provenance.git_dirty]
+    if dirty:
+        lines.append(
+            f"{' and '.join(dirty)} ran code with uncommitted changes: the commit does not say "
+            "which."
+        )
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for metric, mode, reason in comparison.left_out:
+        reasons.setdefault((metric, reason), []).append(mode)
+    if reasons:
+        told = "; ".join(
+            f"{metric} of {', '.join(modes)} ({reason})"
+            for (metric, reason), modes in reasons.items()
+        )
+        lines.append(f"Not compared: {told}.")
+    return "\n".join(lines)
+
+
+def comparison_record(comparison: Comparison, whole: bool = True) -> dict[str, Any]:
+    """For one line of JSON: everything, or (not ``whole``) the ratio of what was called."""
+    short: dict[str, Any] = {"paired": comparison.paired, "tests": comparison.tests}
+    if not whole:
+        called: dict[str, dict[str, float | None]] = {}
+        for row in comparison.rows:
+            if row.decision.called:
+                mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_a}->{row.mode_b}"
+                ratio = row.decision.ratio
+                called.setdefault(mode, {})[row.metric] = round(ratio.value, 6) if ratio else None
+        return short | {"called": called}
+    return short | {
+        "expected_false_calls": comparison.expected_false_calls,
+        "rows": [_row(row) for row in comparison.rows],
+        "across": [asdict(one) for one in comparison.mismatches],
+        "differences": [asdict(one) for one in comparison.differences],
+        "left_out": [
+            {"metric": metric, "mode": mode, "reason": reason}
+            for metric, mode, reason in comparison.left_out
+        ],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    cells = asdict(row)
+    decision = cells.pop("decision")
+    return cells | decision | {"verdict": row.verdict}
