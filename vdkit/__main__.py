@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 
 import vdkit
+from vdkit.cli.aa import add_aa
 from vdkit.cli.bench import add_bench, add_demo
 from vdkit.cli.compare import add_compare
 from vdkit.cli.generate import add_generate
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_sweep,
         add_recommend,
         add_compare,
+        add_aa,
         add_profile,
         add_analyze,
         add_show,

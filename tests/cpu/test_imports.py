@@ -100,6 +100,10 @@ def loaded_after(statement):
             "import vdkit.measure.compare, vdkit.present.compare_tables, vdkit.cli.compare",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
+        (
+            "import vdkit.measure.splits, vdkit.present.control_report, vdkit.cli.aa",
+            {"torch", "pandas", "diffusers"},
+        ),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
         ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),

@@ -42,15 +42,20 @@ DEFAULTS: dict[str, Any] = {
 
 def add_workload(
     command: argparse.ArgumentParser,
-    runs: int,
+    runs: int | None,
     note: str = "",
     modes: str = MODES,
     grid: bool = False,
+    label: str = "the preset, or the decoder",
 ) -> None:
     """What to decode, how, and where to write.
 
-    ``runs`` and ``modes`` are defaults, ``note`` is on runs; ``grid``: several chunk sizes, slots
-    and sink speeds at once, which are the command's to add.
+    Args:
+        runs: the default of --runs; None: neither --runs nor --modes.
+        note: on runs.
+        modes: the default of --modes.
+        grid: several chunk sizes, slots and sink speeds at once, which are the command's to add.
+        label: the default of --label, in words.
     """
     add = command.add_argument
     shown = {name: f"(default: {value})" for name, value in DEFAULTS.items()}
@@ -72,8 +77,11 @@ def add_workload(
         help="the latents come from a pipeline: undo its scaling",
     )
     add("--seed", type=int, default=0, help="of random latents (default: 0)")
-    default = "all four" if modes == MODES else modes
-    add("--modes", default=modes, help=f"which paths, of {MODES} (default: {default})")
+    if runs is not None:
+        default = "all four" if modes == MODES else modes
+        add("--modes", default=modes, help=f"which paths, of {MODES} (default: {default})")
+        each = f"timed runs of each mode{note} (default: {runs})"
+        add("--runs", type=int, default=runs, help=each)
     if grid:
         command.set_defaults(chunk=None, slots=None, throttle_mb_s=None)
     else:
@@ -98,14 +106,13 @@ def add_workload(
             help="hold the sink to this storage speed",
         )
     add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
-    add("--runs", type=int, default=runs, help=f"timed runs of each mode{note} (default: {runs})")
     add(
         "--out",
         type=Path,
         default=Path("results"),
         help="parent of the new folder (default: results)",
     )
-    add("--label", help="end of the folder's name (default: the preset, or the decoder)")
+    add("--label", help=f"end of the folder's name (default: {label})")
     add("--json", action="store_true", help="print only the line of JSON")
 
 

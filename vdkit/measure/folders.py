@@ -6,10 +6,9 @@ import itertools
 import re
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
-from vdkit.measure.profile_records import ProfileResult
-from vdkit.measure.records import BenchmarkResult
-from vdkit.measure.sweep_records import SweepPlan
+from vdkit.measure.provenance import Provenance
 
 
 def check_out(out: Path, label: str) -> None:
@@ -34,7 +33,16 @@ def check_out(out: Path, label: str) -> None:
         ) from error
 
 
-def result_folder(out: Path, result: BenchmarkResult | ProfileResult | SweepPlan) -> Path:
+class Recorded(Protocol):
+    """Any record that gets a folder of its own."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def provenance(self) -> Provenance: ...
+
+
+def result_folder(out: Path, result: Recorded) -> Path:
     """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new (``-2`` if need be)."""
     provenance = result.provenance
     stamp = re.sub(r"[-:]|\+.*", "", provenance.created_utc) + "Z"

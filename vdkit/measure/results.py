@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.measure.control_records import is_arm
 from vdkit.measure.money import run_energy_j
 from vdkit.measure.records import MODE_NAMES, BenchmarkResult, read_result
 from vdkit.measure.stats import summarize
@@ -43,7 +44,8 @@ def load_results(pattern: str | Path | Sequence[str | Path] = "results/**") -> p
     Returns:
         The run (`vdkit.measure.records.Run` without its chunks; seconds, bytes), ``rtf`` and
         ``energy_j`` (`run_energy_j`), what was decoded, configuration and sink, device, versions
-        and commit, and ``folder`` and ``file``, the oldest recording first. Files that are
+        and commit, and ``folder`` and ``file``, the oldest recording first. The arms of
+        `vdkit aa`, one of them slow on purpose, are in it only if named as a file. Files that are
         damaged, cut short or of a newer schema are left out, each with a `SkippedResultWarning`
         that names it.
 
@@ -70,8 +72,8 @@ def _files(pattern: str) -> list[Path]:
     found: set[Path] = set()
     for match in map(Path, [pattern] if there else glob.glob(pattern, recursive=True)):
         if match.is_dir():
-            found.update(match.rglob("result*.json"))
-        elif match.match("result*.json"):
+            found.update(file for file in match.rglob("result*.json") if not is_arm(file))
+        elif match.match("result*.json") and not (glob.has_magic(pattern) and is_arm(match)):
             found.add(match)
     return [file for file in found if file.name != "result_hta.json"]
 

@@ -13,6 +13,7 @@ from vdkit.present.money_cells import money_cells, money_legend, price_line
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vdkit.measure.control_records import ControlResult
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import BenchmarkResult, Run, SinkInfo
     from vdkit.measure.sweep_records import SweepPlan
@@ -85,7 +86,9 @@ def caption(result: BenchmarkResult) -> str:
     return setting(result, clocks) + "\n" + _frames_line(result)
 
 
-def setting(result: BenchmarkResult | ProfileResult | SweepPlan, clocks: str = "") -> str:
+def setting(
+    result: BenchmarkResult | ProfileResult | SweepPlan | ControlResult, clocks: str = ""
+) -> str:
     """Workload, configuration, sink and machine of a record, in two lines."""
     work, config, where = result.workload, result.config, result.provenance
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]

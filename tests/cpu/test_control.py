@@ -1,0 +1,291 @@
+"""The A/A control: quiet about nothing, loud about planted work, recorded whole or not at all."""
+
+import itertools
+import json
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import Collect, NearestDecoder, latents_for
+from vdkit import compare_results, decode_sync, load_results, read_control, read_result, run_control
+from vdkit.__main__ import main
+from vdkit.decode.chunks import DecodeConfig
+from vdkit.measure.control import PlantedDecoder, calibrate, chunk_seconds, time_product
+from vdkit.measure.control_records import ARMS, is_arm
+from vdkit.measure.records import SinkInfo
+from vdkit.measure.splits import check_draws, judge
+from vdkit.present.control_report import control_text, plot_rounds
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = ["aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null",
+         "--rounds", "8", "--pairs", "8", "--splits", "3", "--plant", "60"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """It takes a tenth of a second before every run, and only matters to their times."""
+    monkeypatch.setattr("vdkit.measure.bench.gc.collect", lambda: 0)
+
+
+@contextmanager
+def collected(label):
+    yield Collect()
+
+
+def controlled(decoder=None, **options):
+    decoder = decoder or NearestDecoder(delay_s=0.002)
+    given = {"rounds": 8, "pairs": 8, "splits": 2, "plant_percent": 100, "progress": False}
+    return run_control(
+        decoder,
+        latents_for(decoder),
+        collected,
+        sink_info=SinkInfo(kind="collect", storage=None),
+        **given | options,
+    )
+
+
+def drawn(shift=1.0, rounds=40, scatter=0.01, bias=1.0, seed=0):
+    random = np.random.default_rng(seed)
+    noise = np.exp(scatter * random.standard_normal((3, rounds)))
+    return {"a": noise[0], "b": bias * noise[1], "slow": shift * noise[2]}
+
+
+def test_a_planted_decoder_gives_the_same_frames_and_is_slower():
+    decoder = NearestDecoder()
+    planted = PlantedDecoder(decoder, 20.0)
+    plain, slow = Collect(), Collect()
+    latents = latents_for(decoder)
+    decode_sync(decoder, latents, plain, progress=False)
+    done = decode_sync(planted, latents, slow, progress=False)
+    assert plain.sha256 == slow.sha256
+    assert planted.name == "nearest" and planted.temporal_factor == 4
+    assert chunk_seconds(done) >= 20 * 0.2 * time_product(planted)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 2.0, 2.7])
+def test_shares_that_are_not_whole_add_up(rate):
+    planted = PlantedDecoder(NearestDecoder(), rate)
+    done = []
+    planted.work = done.append
+    state = torch.zeros(1, 4, 10, 1, 1)
+    for start, stop in ((0, 1), (1, 4), (4, 7), (7, 10)):
+        planted.decode_chunk(state, start, stop)
+    assert sum(done) == math.floor(rate * 10) == planted.products_until(10)
+    assert all(abs(count - 3 * rate) < 1 for count in done[1:])
+
+
+def test_calibration_doses_the_work(monkeypatch):
+    planted = PlantedDecoder(NearestDecoder())
+    monkeypatch.setattr("vdkit.measure.control.time_product", lambda planted: 1e-4)
+    made = calibrate(planted, 0.080, 5, chunk_size=2, frames=21)
+    assert made.products_per_latent_frame == pytest.approx(0.05 * 0.080 / 1e-4 / 2)
+    assert planted.products_per_latent_frame == made.products_per_latent_frame
+    assert made.products == 420 and made.planted_s == pytest.approx(0.042)
+    calibrate(planted, 0.004, 5, 1, 21)  # two products to a chunk: just fine enough
+    with pytest.raises(ValueError, match=r"0.19 ms, but one product .* takes 0.1 ms: plant 6 %"):
+        calibrate(planted, 0.0038, 5, 1, 21)
+
+
+def test_the_chunk_time_is_of_steady_chunks():
+    class Run:
+        def __init__(self, spans):
+            starts = np.cumsum([0, *spans])
+            self.chunks = [
+                type("C", (), {"decode_start_s": a, "decode_done_s": b})
+                for a, b in itertools.pairwise(starts)
+            ]
+
+    assert chunk_seconds(Run([9, 8, 8, 8, 8, 1, 2, 3])) == 2
+    assert chunk_seconds(Run([9, 4, 5, 6])) == 5
+    assert chunk_seconds(Run([9])) == 9
+
+
+def test_nothing_is_called_where_nothing_is_even_if_the_arms_differ():
+    for bias in (1.0, 1.5):  # labels are swapped: a real difference of a and b is no false call
+        judged = judge(drawn(bias=bias), 10, 40)
+        assert judged.false_calls["paired"].count <= 2
+        assert judged.false_calls["unpaired"].count <= 2
+        assert judged.false_calls["paired"].n == 40
+
+
+def test_what_is_planted_is_found_and_only_if_slower():
+    assert judge(drawn(1.05), 10, 40).found["paired"].count == 40
+    assert judge(drawn(1.0), 10, 40).found["paired"].count <= 2
+    faster = judge(drawn(0.9), 10, 40)
+    assert faster.found["paired"].count == faster.found["unpaired"].count == 0
+    assert faster.planted.value == pytest.approx(0.9, abs=0.01)
+
+
+def test_pairing_finds_what_drift_hides():
+    values = drawn(1.05, scatter=0.005)
+    drift = np.linspace(1, 1.5, 40)
+    judged = judge({arm: drift * one for arm, one in values.items()}, 10, 40)
+    assert judged.found["paired"].count == 40 and judged.found["unpaired"].count < 20
+
+
+def test_draws_are_seeded():
+    values = drawn(1.012, scatter=0.015)
+    assert judge(values, 10, 30, seed=1) == judge(values, 10, 30, seed=1)
+    assert judge(values, 10, 30, seed=1).found != judge(values, 10, 30, seed=2).found
+
+
+@pytest.mark.parametrize(
+    ("rounds", "pairs", "splits", "message"),
+    [
+        (40, 7, 40, "pairs is 7; fewer than 8 can never be called"),
+        (9, 10, 40, "rounds is 9 and pairs 10: .* use 10 rounds or more"),
+        (40, 10, 0, "splits is 0"),
+    ],
+)
+def test_draws_that_could_say_nothing(rounds, pairs, splits, message):
+    with pytest.raises(ValueError, match=message):
+        check_draws(rounds, pairs, splits)
+
+
+def test_rounds_run_every_arm_once_in_seeded_random_order():
+    control = controlled()
+    plan = control.result.plan
+    assert len(plan.orders) == 9 and all(sorted(order) == sorted(ARMS) for order in plan.orders)
+    assert len(set(plan.orders)) > 1
+    assert controlled().result.plan.orders == plan.orders
+    assert controlled(seed=1).result.plan.orders != plan.orders
+    for arm, result in control.arms.items():
+        assert [run.round for run in result.runs] == list(range(-1, 8)) and result.runs[0].warmup
+        assert result.label == f"aa-{arm}" and list(result.modes) == ["async"]
+    hashes = {result.modes["async"].frame_sha256 for result in control.arms.values()}
+    assert len(hashes) == 1 and None not in hashes
+
+
+def test_figures_are_those_of_the_runs():
+    control = controlled(mode="sync")
+    latency = control.result.metrics["latency_s"]
+    slow, a = (control.arms[arm].latencies("sync") for arm in ("slow", "a"))
+    assert latency.planted.value == pytest.approx(np.mean(slow) / np.mean(a))
+    assert latency.planted.value > 1.1  # 100 % of every chunk was planted
+    assert latency.arms["b"].mean == pytest.approx(np.mean(control.arms["b"].latencies("sync")))
+    row = compare_results(control.arms["a"], control.arms["slow"], paired=True).rows[0]
+    assert row.decision.ratio == latency.planted
+
+
+def test_compute_has_no_first_frame():
+    control = controlled(mode="compute")
+    assert list(control.result.metrics) == ["latency_s"]
+    assert "TTFF" not in control_text(control.result)
+
+
+def test_a_decoder_that_gives_other_frames_every_time_is_refused():
+    class Moody(NearestDecoder):
+        def decode_chunk(self, state, start, stop):
+            frames = super().decode_chunk(state, start, stop)
+            return torch.rand_like(frames)
+
+    with pytest.raises(ValueError, match="different frames in two runs of the same setting"):
+        controlled(Moody(delay_s=0.002))
+
+
+def test_the_table_says_whether_the_aims_were_met():
+    control = controlled()
+    text = control_text(control.result)
+    judged = control.result.metrics["latency_s"]
+    for how in ("paired", "unpaired"):
+        quiet, found = judged.aims_met(how)
+        assert quiet == (judged.false_calls[how].count <= 0.05 * 2)
+        assert found == (judged.found[how].count >= 0.95 * 2)
+    assert text.count("NOT MET") == sum(
+        not met for one in control.result.metrics.values()
+        for how in ("paired", "unpaired") for met in one.aims_met(how)
+    )  # fmt: skip
+    assert "Planted: 100 % of a chunk's" in text and "Measured, slow against a: latency +" in text
+
+
+def test_the_picture_shows_every_round_outside_the_legend(tmp_path):
+    figure = plot_rounds(controlled().arms)
+    (ax,) = figure.axes
+    points = [line for line in ax.lines if line.get_marker() != "None"]
+    assert [len(line.get_xdata()) for line in points] == [8, 8, 8]
+    assert figure.get_figwidth() == pytest.approx(16 / 2.54)
+    figure.savefig(tmp_path / "rounds.png")  # which lays it out
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 <= ax.get_tightbbox().y0 + 1
+
+
+def test_aa_records_everything_and_compare_reads_it(tmp_path, capsys):
+    assert main([*QUICK, "--out", str(tmp_path), "--mode", "sync"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.endswith("_aa") and json.loads(lines[-1])["folder"] == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "aa.json", "result_a.json", "result_b.json", "result_slow.json", "rounds.png", "table.md",
+    ]  # fmt: skip
+    control = read_control(folder)
+    assert control.plan.mode == "sync" and control.plan.plant_percent == 60
+    assert "vdkit aa" in control.command and control.config == DecodeConfig()
+    assert control_text(control) in (folder / "table.md").read_text()
+    for arm in ARMS:
+        assert len(read_result(folder / f"result_{arm}.json").timed("sync")) == 8
+    pair = [str(folder / "result_a.json"), str(folder / "result_b.json"), "--paired"]
+    assert main(["compare", *pair]) == 0
+    assert main(["show", str(folder)]) == 0
+    assert "8 rounds" in capsys.readouterr().out
+
+
+def test_the_arms_are_not_among_the_results_unless_named(tmp_path, capsys):
+    main([*QUICK, "--out", str(tmp_path)])
+    (folder,) = tmp_path.iterdir()
+    assert load_results(tmp_path).empty and load_results(f"{tmp_path}/**").empty
+    slow = folder / "result_slow.json"
+    assert is_arm(slow) and len(load_results(slow)) == 9
+    (folder / "aa.json").unlink()
+    assert len(load_results(tmp_path)) == 27
+
+
+def test_json_only(tmp_path, capsys):
+    main([*QUICK, "--out", str(tmp_path), "--json", "--label", "own"])
+    (line,) = capsys.readouterr().out.splitlines()
+    whole = json.loads(line)
+    assert whole["folder"].endswith("_own") and whole["metrics"]["latency_s"]["found"]["paired"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, capsys, monkeypatch):
+    import vdkit.measure.records as records
+
+    write = records.write_record
+
+    def stop(record, path):
+        if path.name == "aa.json":
+            raise KeyboardInterrupt
+        return write(record, path)
+
+    monkeypatch.setattr(records, "write_record", stop)
+    assert main([*QUICK, "--out", str(tmp_path)]) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was recorded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "diffusers"], "mode 'diffusers' cannot be controlled: use one of sync, async"),
+        (["--mode", "sync,async"], "mode 'sync,async' cannot be controlled"),
+        (["--pairs", "3"], "pairs is 3; fewer than 8"),
+        (["--rounds", "7"], "rounds is 7 and pairs 8"),
+        (["--splits", "0"], "splits is 0"),
+        (["--plant", "0"], "plant is 0 %; use more than 0"),
+        (["--plant", "nan"], "plant is nan %"),
+        (["--plant", "0.001"], "but one product of 192x192 matrices takes"),
+        (["--slots", "99"], "slots is 99"),
+    ],
+)
+def test_bad_input_is_said_in_one_line(arguments, message, tmp_path, capsys):
+    assert main([*QUICK, "--out", str(tmp_path), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and list(tmp_path.iterdir()) == []
+
+
+def test_aa_has_its_own_rounds_and_no_runs(capsys):
+    with pytest.raises(SystemExit):
+        main(["aa", "--runs", "3"])
+    assert "unrecognized arguments: --runs" in capsys.readouterr().err
