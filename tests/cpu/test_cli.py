@@ -86,7 +86,7 @@ def test_help_explains_every_knob(capsys):
 
     parser = build_parser()
     for command, words in (
-        ("show", ("result.json", "sweep.json", "bench, demo, profile or sweep")),
+        ("show", ("sweep.json", "aa.json", "bench, demo, profile, sweep or aa")),
         ("profile", ("diffusers,sync,async,compute", "as many again with the NVML sampler")),
     ):
         with pytest.raises(SystemExit):
@@ -193,7 +193,10 @@ def test_show(tmp_path, capsys):
         ([folder, "--zoom", "2"], "name one with --timeline"),
         ([folder, "--timeline", str(picture), "--zoom", "2"], "async has 3 chunks: draw 1 at the"),
         ([folder, "--timeline", "/no/such/t.png"], "there is no folder '/no/such'; create it"),
-        ([str(tmp_path)], "no result.json, profile.json or sweep.json; it holds o, timeline.svg"),
+        (
+            [str(tmp_path)],
+            "no result.json, profile.json, sweep.json or aa.json; it holds o, timeline.svg",
+        ),
         ([str(HTA)], "result_hta.json has benchmarks/analyze_vs_hta.py's times"),
         ([str(HTA / "result_hta.json")], "is no record that show prints"),
     ):

@@ -21,15 +21,15 @@ _OTHERS = {
 def add_show(commands: Any) -> None:
     show = commands.add_parser(
         "show",
-        help="print a recorded benchmark, profile or sweep, and draw a benchmark's timeline",
-        description="Prints what bench and demo (result.json), profile (profile.json) or sweep "
-        "(sweep.json) recorded. The options draw a benchmark's timeline; the pictures of the "
-        "others lie beside them.",
+        help="print a recorded benchmark, profile, sweep or control; draw a benchmark's timeline",
+        description="Prints what bench and demo (result.json), profile (profile.json), sweep "
+        "(sweep.json) or aa (aa.json) recorded. The options draw a benchmark's timeline; the "
+        "pictures of the others lie beside them.",
     )
     show.add_argument(
         "result",
         type=Path,
-        help="a folder of bench, demo, profile or sweep, or the JSON file in it",
+        help="a folder of bench, demo, profile, sweep or aa, or the JSON file in it",
     )
     show.add_argument("--modes", help=f"draw only these of {MODES} (default: all)")
     show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
@@ -49,6 +49,8 @@ def run_show(options: argparse.Namespace) -> int:
         return _profile(options, asked)
     if (where / "sweep.json").is_file() or where.name == "sweep.json":
         return _sweep(options, asked)
+    if (where / "aa.json").is_file() or where.name == "aa.json":
+        return _control(options)
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
     from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
@@ -91,7 +93,8 @@ def _check_record(where: Path) -> None:
     """ValueError or FileNotFoundError, with what is there instead, for what is no record."""
     if where.name in _OTHERS and where.is_file():
         raise ValueError(f"{where} is no record that show prints: it holds {_OTHERS[where.name]}")
-    known = [where / name for name in ("result.json", "profile.json", "sweep.json")]
+    names = ("result.json", "profile.json", "sweep.json", "aa.json")
+    known = [where / name for name in names]
     if not where.is_dir() or any(file.is_file() for file in known):
         return
     there = sorted(path.name for path in where.iterdir())
@@ -100,7 +103,7 @@ def _check_record(where: Path) -> None:
             raise ValueError(f"{where} is no benchmark or profile: {name} has {_OTHERS[name]}")
     holds = f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
     raise FileNotFoundError(
-        f"no result at {where}: no result.json, profile.json or sweep.json{holds}"
+        f"no result at {where}: no {', '.join(names[:-1])} or {names[-1]}{holds}"
     )
 
 
@@ -126,6 +129,15 @@ def _sweep(options: argparse.Namespace, asked: dict[str, Any]) -> int:
     where: Path = options.result
     sweep = read_sweep(where.parent if where.name == "sweep.json" else where)
     print(sweep_text(sweep, **asked))
+    return 0
+
+
+def _control(options: argparse.Namespace) -> int:
+    from vdkit.measure.control_records import read_control
+    from vdkit.present.control_report import control_text
+
+    _no_options(options, "an A/A control")
+    print(control_text(read_control(options.result)))
     return 0
 
 
