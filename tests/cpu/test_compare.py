@@ -470,3 +470,20 @@ def test_half_a_mode_pair_and_no_file(capsys, tmp_path):
     assert "belong together; give both" in capsys.readouterr().err
     assert main(["compare", str(FOLDER), str(tmp_path / "no")]) == 2
     assert "no result at" in capsys.readouterr().err
+
+
+def test_money_and_energy_stand_in_the_rows_of_the_latency():
+    """An hour of B's video at 3.36 dollars: 3.36 x mean / seconds of video."""
+    result = read_result(FOLDER)
+    comparison = compare_results(result, result, mode_pairs=[("sync", "async")])
+    rows = comparison_rows(comparison, 3.36, energy=True)
+    latency, *others = rows
+    mean, seconds = result.modes["async"].latency_s.mean, result.workload.seconds
+    assert float(latency["B: USD / video h"]) == pytest.approx(3.36 * mean / seconds, rel=1e-3)
+    joules = [run.gpu_after.energy_j - run.gpu_before.energy_j for run in result.timed("async")]
+    expected = sum(joules) / len(joules) / seconds
+    assert float(latency["B: J / video s"]) == pytest.approx(expected, abs=0.06)
+    assert {row["B: USD / video h"] for row in others} == {"-"}
+    text = comparison_text(comparison, 3.36)
+    assert "Price: $3.36 per hour" in text and "against A" in text
+    assert "USD" not in comparison_text(comparison)

@@ -61,6 +61,16 @@ def test_the_generation_example_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "square.mp4").stat().st_size > 500
 
 
+def test_the_prediction_example_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in code_blocks("python") if "fit_costs" in block)
+    exec(code, {})
+    latency_s, windows = capsys.readouterr().out.split(maxsplit=1)
+    assert 3.6 < float(latency_s) < 3.8 and "steady" in windows
+    assert (tmp_path / "predicted.png").stat().st_size > 1000
+
+
 def test_the_events_of_the_recorded_comparison_are_those_it_says():
     (file,) = (ROOT / "results").glob("*analyze-vs-hta/result_hta.json")
     trace = json.loads(file.read_text())["trace"]

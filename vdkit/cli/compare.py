@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.money import add_money, money
+
 if TYPE_CHECKING:
     from vdkit.measure.compare import Comparison
 
@@ -51,6 +53,7 @@ def add_compare(commands: Any) -> None:
         help="exit status 1 if a called difference is worse by more than this, e.g. 2%%",
     )
     add("--json", action="store_true", help="print only the line of JSON")
+    add_money(compare)
     compare.set_defaults(run=run_compare)
 
 
@@ -59,6 +62,7 @@ def run_compare(options: argparse.Namespace) -> int:
     from vdkit.measure.records import read_result
     from vdkit.present.compare_tables import comparison_record, comparison_text
 
+    asked = money(options)
     limit = None if options.fail_above is None else _percent(options.fail_above)
     pair = None
     if (options.mode_a is None) != (options.mode_b is None):
@@ -77,7 +81,7 @@ def run_compare(options: argparse.Namespace) -> int:
     )
     failed = [] if limit is None else _gate(comparison, limit)
     if not options.json:
-        print(f"{comparison_text(comparison)}\n")
+        print(f"{comparison_text(comparison, **asked)}\n")
     record = {"a": str(options.a), "b": str(options.b)}
     record |= comparison_record(comparison, whole=options.json)
     print(json.dumps(record, separators=(",", ":")))

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vdkit.measure.compare import METRICS
+from vdkit.measure.money import mean_energy_j
 from vdkit.measure.stats import CALL_BELOW_P, TOO_FEW, runs_needed
+from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.tables import NAMES, markdown_table, what_and_where
 
 if TYPE_CHECKING:
@@ -24,8 +26,13 @@ UNITS = {
 assert UNITS.keys() == METRICS.keys()
 
 
-def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """One row per metric and mode, every cell ready to show."""
+def comparison_rows(
+    comparison: Comparison, usd_per_hour: float | None = None, energy: bool = False
+) -> list[dict[str, str]]:
+    """One row per metric and mode, every cell ready to show.
+
+    ``usd_per_hour``, ``energy``: what B costs, and saves against A, in the rows of the latency.
+    """
     throttled = any(row.throttled_a or row.throttled_b for row in comparison.rows)
     rows = []
     for row in comparison.rows:
@@ -44,8 +51,23 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
             sides = ((row.throttled_a, row.n_a), (row.throttled_b, row.n_b))
             counts = [f"{count} of {n}{'†' if count else ''}" for count, n in sides]
             cells["throttled A"], cells["throttled B"] = counts
+        cells |= _money(comparison, row, usd_per_hour, energy)
         rows.append(cells)
     return rows
+
+
+def _money(
+    comparison: Comparison, row: Row, usd_per_hour: float | None, energy: bool
+) -> dict[str, str]:
+    """The extra cells; ``-`` in the rows that are not of the latency."""
+    a, b = comparison.a, comparison.b
+    same_video = a.workload.seconds == b.workload.seconds
+    of_latency = row.metric == "latency_s"
+    cells = money_cells(
+        row.mean_b if of_latency else 1.0, row.mean_a if of_latency and same_video else None,
+        b.workload.seconds, mean_energy_j(b.timed(row.mode_b)), usd_per_hour, energy,
+    )  # fmt: skip
+    return {f"B: {name}": value if of_latency else "-" for name, value in cells.items()}
 
 
 def _modes(row: Row) -> str:
@@ -63,19 +85,33 @@ def _ratio(row: Row) -> str:
     return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """Both recordings in words, the table, what its columns mean, and what else differs."""
+def comparison_text(
+    comparison: Comparison, usd_per_hour: float | None = None, energy: bool = False
+) -> str:
+    """Both recordings in words, the table, what its columns mean, and what else differs.
+
+    ``usd_per_hour``, ``energy``: as for `comparison_rows`.
+    """
     a, b = comparison.a, comparison.b
     one = a is b
     heads = [f"A and B: {_recording(a)}"] if one else [f"A: {_recording(a)}", f"B: {_recording(b)}"]
     # Compared across machines or workloads there is no one line that is true of both.
     if not comparison.mismatches:
         heads.append(f"{'It ran' if one else 'Both ran'} {what_and_where(a)}.")
+    if usd_per_hour is not None:
+        heads.append(price_line(usd_per_hour))
+    device = b.provenance.device
+    measured = [
+        (device, mean_energy_j(b.timed(row.mode_b)), row.mean_b)
+        for row in comparison.rows
+        if row.metric == "latency_s"
+    ]
     parts = [
         "\n".join(heads),
         _across(comparison),
-        markdown_table(comparison_rows(comparison)),
+        markdown_table(comparison_rows(comparison, usd_per_hour, energy)),
         _legend(comparison),
+        money_legend(measured, usd_per_hour, energy, "A"),
         _notes(comparison),
     ]
     return "\n\n".join(part for part in parts if part)

@@ -56,16 +56,17 @@ def call_rows(control: ControlResult) -> list[dict[str, str]]:
                 {
                     "metric": TITLES[metric],
                     "asked": how,
-                    "a against b: called": _share(judged.false_calls[how]),
+                    "a against b: called": share_words(judged.false_calls[how]),
                     f"at most {FALSE_CALLS_AT_MOST:.0%}".replace("%", " %"): _aim(quiet),
-                    "slow against a: found": _share(judged.found[how]),
+                    "slow against a: found": share_words(judged.found[how]),
                     f"at least {FOUND_AT_LEAST:.0%}".replace("%", " %"): _aim(sharp),
                 }
             )
     return rows
 
 
-def _share(share: Share) -> str:
+def share_words(share: Share) -> str:
+    """``2 of 40 = 5.0 % [1.4, 16.5]``."""
     return (
         f"{share.count} of {share.n} = {100 * share.count / share.n:.1f} % "
         f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from vdkit.measure.control_records import read_control
 from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
 from vdkit.measure.stats import paired_ratio
+from vdkit.measure.sweep_records import Sweep, median_and_worst, read_sweep
+from vdkit.present.control_report import share_words, spread_percent
 from vdkit.present.money_cells import published_lines, published_rows
 from vdkit.present.plots import plot_timeline, steady_window
 from vdkit.present.profile_tables import mode_rows, stall_rows, window_rows
@@ -18,6 +21,9 @@ MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
 
 PROFILE = "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
 """The profile that README shows."""
+
+SWEEP = "to be named"
+"""The sweep whose pictures README shows."""
 
 PICTURE = "timeline.png"
 BEGIN = "<!-- recorded: written by `make readme` -->"
@@ -57,6 +63,8 @@ def recorded_block(root: Path) -> str:
             "",
             *_profile_lines(root),
             "",
+            *_sweep_lines(root),
+            *_control_lines(root),
             *_money_lines(),
             END,
         ]
@@ -95,6 +103,73 @@ def _money_lines() -> list[str]:
     """The published example of money, from the published latencies and price."""
     above, below = published_lines()
     return [above, "", markdown_table(published_rows()), "", below]
+
+
+def _sweep_lines(root: Path) -> list[str]:
+    """Recorded sweeps: a row each, and the pictures of the one that README shows."""
+    sweeps = [read_sweep(path.parent) for path in sorted((root / "results").glob("2*/sweep.json"))]
+    if not sweeps:
+        return []
+    return [
+        "Sweeps: latency predicted from the cells of the fit, then measured:",
+        "",
+        markdown_table([_sweep_row(sweep) for sweep in sweeps]),
+        "",
+        f"![Predicted against measured latency](results/{SWEEP}/scatter.png)",
+        f"![Latency by chunk size, slots and sink speed](results/{SWEEP}/heatmap.png)",
+        "",
+    ]
+
+
+def _sweep_row(sweep: Sweep) -> dict[str, str]:
+    work, made, errors = sweep.plan.workload, sweep.plan.provenance, sweep.errors()
+    median, worst, where = median_and_worst(errors)
+    return {
+        "sweep": f"[{sweep.plan.label}](results/{sweep.folder.name})",
+        "device": made.device.removeprefix("NVIDIA "),
+        "torch threads": str(made.torch_threads),
+        "what": f"{work.decoder}, {work.dtype}, {work.frames} frames of {work.height}x{work.width}",
+        "runs a cell": str(sweep.plan.runs),
+        "fitted from": str(len(sweep.plan.fit_cells)),
+        "predicted": str(len(errors)),
+        "median error %": f"{median:.2f}",
+        "worst %": f"{worst:.2f}",
+        "where": where.words,
+    }
+
+
+def _control_lines(root: Path) -> list[str]:
+    """Recorded controls of the comparison, a row each."""
+    files = sorted((root / "results").glob("2*/aa.json"))
+    if not files:
+        return []
+    rows = []
+    for file in files:
+        control = read_control(file)
+        latency, plan = control.metrics["latency_s"], control.plan
+        low, high = latency.planted.low, latency.planted.high
+        assert low is not None and high is not None  # a control has rounds enough
+        rows.append(
+            {
+                "control": f"[{control.label}](results/{file.parent.name})",
+                "device": control.provenance.device.removeprefix("NVIDIA "),
+                "path": plan.mode,
+                "rounds": str(plan.rounds),
+                "spread %": f"{spread_percent(latency.arms['a']):.2f}",
+                "false calls": share_words(latency.false_calls["paired"]),
+                "planted %": f"{plan.plant_percent:g}",
+                "measured %": f"{100 * (latency.planted.value - 1):.2f} "
+                f"[{100 * (low - 1):.2f}, {100 * (high - 1):.2f}]",
+                "found": share_words(latency.found["paired"]),
+            }
+        )
+    return [
+        "Whether `vdkit compare` is to be trusted: a setting against itself, and against itself "
+        f"with work planted ({plan.pairs} pairs a draw, latency, Wilson 95 % intervals):",
+        "",
+        markdown_table(rows),
+        "",
+    ]
 
 
 def _recorded(root: Path) -> list[Path]:
