@@ -33,6 +33,7 @@ _HOMES = {
     "Mp4Sink": "vdkit.sinks",
     "ThrottledSink": "vdkit.sinks",
     "run_benchmark": "vdkit.measure.bench",
+    "keep_freed_memory": "vdkit.measure.host_memory",
     "read_result": "vdkit.measure.records",
     "load_results": "vdkit.measure.results",
     "usd_per_video_hour": "vdkit.measure.money",

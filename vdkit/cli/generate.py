@@ -54,6 +54,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from transformers.utils import logging as transformers_logging
 
     from vdkit.decode.pipelined import decode_async
+    from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import check_latents_path, save_latents
     from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import (
@@ -76,6 +77,8 @@ def run_generate(options: argparse.Namespace) -> int:
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()  # of loading weights
     pipeline = load_pipeline(options.model, options.device, options.dtype)
+    if pipeline.device.type == "cpu":
+        keep_freed_memory()
     for note in prompt_notes(pipeline, options.prompt, options.negative_prompt):
         print(f"vdkit: warning: {note}", file=sys.stderr)
     with warnings.catch_warnings():

@@ -163,6 +163,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 def load(options: argparse.Namespace) -> What:
     """Check everything that can be checked before a decoder is loaded, then load."""
     from vdkit.measure.folders import check_out
+    from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import latents_metadata, load_latents
     from vdkit.models.loading import load_decoder
     from vdkit.sink_spec import SinkSpec, default_folder
@@ -180,6 +181,8 @@ def load(options: argparse.Namespace) -> What:
     check_out(options.out, label)
     _check_numbers(options)
     decoder = load_decoder(options.decoder, options.device, options.dtype)
+    if decoder.device.type == "cpu":
+        keep_freed_memory()
     latents = load_latents(options.latents, decoder, options.seed)
     if options.denormalize:
         if not options.latents.startswith("random:"):

@@ -14,7 +14,7 @@ from vdkit.measure.stats import Ratio
 SCHEMA_VERSION = 3
 # 1: first.
 # 2: a check's ``ok`` is null where there was nothing to check; 1 has true there.
-# 3: provenance has torch_threads.
+# 3: provenance has torch_threads and malloc.
 
 
 class Ceiling(Record):

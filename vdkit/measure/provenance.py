@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from vdkit.measure.host_memory import malloc_words
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,6 +33,7 @@ class Provenance(BaseModel):
         cpu, host_cores: processor model and the logical cores this process may use.
         packages: versions by name.
         torch_threads: of torch on the host, on which conversions there depend; None in old records.
+        malloc: `vdkit.measure.host_memory.malloc_words`; None in old records: the default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +55,7 @@ class Provenance(BaseModel):
     python: str
     packages: dict[str, str]
     torch_threads: int | None = None
+    malloc: str | None = None
 
 
 def collect_provenance(device: torch.device, driver: str | None = None) -> Provenance:
@@ -83,6 +87,7 @@ def collect_provenance(device: torch.device, driver: str | None = None) -> Prove
         python=platform.python_version(),
         packages={name: version for name in _PACKAGES if (version := _version(name))},
         torch_threads=torch.get_num_threads(),
+        malloc=malloc_words(),
     )
 
 

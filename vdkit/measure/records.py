@@ -25,7 +25,7 @@ from vdkit.measure.stats import Ratio, Summary
 
 SCHEMA_VERSION = 2
 # 1: first.
-# 2: provenance has torch_threads.
+# 2: provenance has torch_threads and malloc.
 
 _DECIMALS = 9  # of a second; the clocks resolve no finer
 

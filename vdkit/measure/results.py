@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROVENANCE = ("created_utc", "vdkit", "git_dirty", "device", "device_uuid", "vram_bytes",
-              "compute_capability", "driver", "cuda", "cudnn", "cpu", "host_cores", "os",
+              "compute_capability", "driver", "cuda", "cudnn", "cpu", "host_cores",
+              "torch_threads", "malloc", "os",
               "python")  # fmt: skip
 PACKAGES = ("torch", "diffusers", "numpy")
 WORKLOAD = ("decoder", "source", "dtype", "weights_sha256", "latents", "latents_sha256", "seed",

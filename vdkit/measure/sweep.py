@@ -179,7 +179,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _check_same(plan: SweepPlan, bench: Bench) -> None:
     """ValueError if the plan's cells would not be comparable with what ``bench`` measures."""
     now = collect_provenance(bench.decoder.device)
-    machine = ("device", "device_uuid", "cpu", "host_cores", "torch_threads")
+    machine = ("device", "device_uuid", "cpu", "host_cores", "torch_threads", "malloc")
     pairs = [(name, getattr(plan.provenance, name), getattr(now, name)) for name in machine]
     pairs.append(("torch", plan.provenance.packages.get("torch"), now.packages.get("torch")))
     pairs += [

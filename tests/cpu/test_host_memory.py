@@ -1,0 +1,46 @@
+"""Freed memory is kept where that can be asked for, and records say so."""
+
+import subprocess
+import sys
+
+from vdkit.measure.host_memory import keep_freed_memory, malloc_words
+
+FAULTS = """
+import resource, torch
+{0}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(10**7, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+several = [faults() for _ in range(16)]  # the heap grows before blocks come back
+print(min(several[:2]), max(several[-3:]))
+"""
+
+
+def page_faults(first_line):
+    """Page faults when 10 MB are taken, filled and freed: at first, and in the end."""
+    code = FAULTS.format(first_line)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_kept_memory_is_not_faulted_in_again():
+    kept = "from vdkit import keep_freed_memory; assert keep_freed_memory()"
+    first, later = page_faults("")
+    assert later > 0.9 * first > 2  # few where the system gives huge pages
+    assert page_faults(kept)[1] == 0
+
+
+def test_records_name_it(monkeypatch):
+    assert keep_freed_memory()
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"):
+        monkeypatch.delenv(name, raising=False)
+    assert malloc_words() == "keeps freed memory"
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    assert malloc_words() == "keeps freed memory, MALLOC_MMAP_MAX_=0"
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr("vdkit.measure.host_memory._kept", False)
+    assert keep_freed_memory() is False and malloc_words().startswith("default")
