@@ -10,7 +10,7 @@ import resource, torch
 {0}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(10**7, dtype=torch.uint8).fill_(1)
+    torch.empty(10**8, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 several = [faults() for _ in range(16)]  # the heap grows before blocks come back
 print(min(several[:2]), max(several[-3:]))
@@ -18,7 +18,7 @@ print(min(several[:2]), max(several[-3:]))
 
 
 def page_faults(first_line):
-    """Page faults when 10 MB are taken, filled and freed: at first, and in the end."""
+    """Page faults when 100 MB are taken, filled and freed: at first, and in the end."""
     code = FAULTS.format(first_line)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [int(word) for word in done.stdout.split()]
