@@ -62,7 +62,7 @@ def test_a_planted_decoder_gives_the_same_frames_and_is_slower():
     done = decode_sync(planted, latents, slow, progress=False)
     assert plain.sha256 == slow.sha256
     assert planted.name == "nearest" and planted.temporal_factor == 4
-    assert chunk_seconds(done) >= 20 * 0.2 * time_product(planted)
+    assert chunk_seconds(done)[1] >= 20 * 0.2 * time_product(planted)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 2.0, 2.7])
@@ -80,13 +80,14 @@ def test_shares_that_are_not_whole_add_up(rate):
 def test_calibration_doses_the_work(monkeypatch):
     planted = PlantedDecoder(NearestDecoder())
     monkeypatch.setattr("vdkit.measure.control.time_product", lambda planted: 1e-4)
-    made = calibrate(planted, 0.080, 5, chunk_size=2, frames=21)
+    made = calibrate(planted, 0.010, 0.080, 5, chunk_size=2, frames=21)
     assert made.products_per_latent_frame == pytest.approx(0.05 * 0.080 / 1e-4 / 2)
     assert planted.products_per_latent_frame == made.products_per_latent_frame
-    assert made.products == 420 and made.planted_s == pytest.approx(0.042)
-    calibrate(planted, 0.004, 5, 1, 21)  # two products to a chunk: just fine enough
+    assert planted.products_until(1) == 5  # 5 % of 10 ms
+    assert made.products == 405 and made.planted_s == pytest.approx(0.05 * (0.010 + 10 * 0.080))
+    calibrate(planted, 0.004, 0.004, 5, 1, 21)  # two products to a chunk: just fine enough
     with pytest.raises(ValueError, match=r"0.19 ms, but one product .* takes 0.1 ms: plant 6 %"):
-        calibrate(planted, 0.0038, 5, 1, 21)
+        calibrate(planted, 0.0038, 0.0038, 5, 1, 21)
 
 
 def test_the_chunk_time_is_of_steady_chunks():
@@ -98,9 +99,9 @@ def test_the_chunk_time_is_of_steady_chunks():
                 for a, b in itertools.pairwise(starts)
             ]
 
-    assert chunk_seconds(Run([9, 8, 8, 8, 8, 1, 2, 3])) == 2
-    assert chunk_seconds(Run([9, 4, 5, 6])) == 5
-    assert chunk_seconds(Run([9])) == 9
+    assert chunk_seconds(Run([9, 8, 8, 8, 8, 1, 2, 3])) == (9, 2)
+    assert chunk_seconds(Run([9, 4, 5, 6])) == (9, 5)
+    assert chunk_seconds(Run([9])) == (9, 9)
 
 
 def test_nothing_is_called_where_nothing_is_even_if_the_arms_differ():

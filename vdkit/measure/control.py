@@ -38,17 +38,25 @@ class PlantedDecoder:
     """A decoder that does needless work behind every chunk, and gives the same frames.
 
     The work is matrix products on the decoder's device and stream, so that it delays what comes
-    after as a slower kernel would. Each latent frame has its share of products; a share that is
-    not whole is made up over the frames after it.
+    after as a slower kernel would. Each latent frame has its share of products, the first one,
+    which a causal decoder has sooner, a smaller one; a share that is not whole is made up over the
+    frames after it.
 
     Args:
         decoder: any `ChunkDecoder`.
         products_per_latent_frame: 0 or more; may be changed between runs.
+        first_share: of the first latent frame, as a part of what the others have.
     """
 
-    def __init__(self, decoder: ChunkDecoder, products_per_latent_frame: float = 0.0) -> None:
+    def __init__(
+        self,
+        decoder: ChunkDecoder,
+        products_per_latent_frame: float = 0.0,
+        first_share: float = 1.0,
+    ) -> None:
         self._decoder = decoder
         self.products_per_latent_frame = products_per_latent_frame
+        self.first_share = first_share
         kind = decoder.device.type
         self.size, self.matrix_dtype = MATRICES.get(kind, MATRICES["cpu"])
         random = torch.Generator(decoder.device).manual_seed(0)
@@ -72,7 +80,8 @@ class PlantedDecoder:
 
     def products_until(self, latent_frame: int) -> int:
         """Products planted before this latent frame."""
-        return math.floor(self.products_per_latent_frame * latent_frame)
+        shares = latent_frame - 1 + self.first_share if latent_frame else 0.0
+        return math.floor(self.products_per_latent_frame * shares)
 
     @torch.no_grad()
     def work(self, products: int) -> None:
@@ -102,23 +111,31 @@ def time_product(planted: PlantedDecoder) -> float:
     return statistics.median(times_s) / PRODUCTS_TIMED
 
 
-def chunk_seconds(run: Run) -> float:
-    """Median decode time of the steady chunks, s; of all but the first if there are no steady."""
+def chunk_seconds(run: Run) -> tuple[float, float]:
+    """Decode time of the first chunk, and the median of the steady ones, s.
+
+    The median is of all but the first if there are no steady ones, of the first if it is alone.
+    """
     spans = [
         chunk.decode_done_s - chunk.decode_start_s
         for chunk in run.chunks
         if chunk.decode_done_s is not None and chunk.decode_start_s is not None
     ]
-    return statistics.median(spans[FIRST_STEADY_CHUNK:] or spans[1:] or spans)
+    return spans[0], statistics.median(spans[FIRST_STEADY_CHUNK:] or spans[1:] or spans)
 
 
 def calibrate(
-    planted: PlantedDecoder, chunk_s: float, plant_percent: float, chunk_size: int, frames: int
+    planted: PlantedDecoder,
+    first_s: float,
+    chunk_s: float,
+    plant_percent: float,
+    chunk_size: int,
+    frames: int,
 ) -> Calibration:
-    """Set the products of ``planted`` to last ``plant_percent`` of ``chunk_s`` per chunk.
+    """Set the products of ``planted`` to last ``plant_percent`` of the decode of every chunk.
 
     Args:
-        chunk_s: decode time of ``chunk_size`` latent frames, s.
+        first_s, chunk_s: decode time of the first latent frame, and of ``chunk_size`` others, s.
         frames: latent frames of the video.
 
     Raises:
@@ -136,10 +153,12 @@ def calibrate(
             "decode larger frames or chunks"
         )
     planted.products_per_latent_frame = wanted_s / product_s / chunk_size
+    planted.first_share = first_s * chunk_size / chunk_s
     return Calibration(
         matrix_size=planted.size,
         matrix_dtype=str(planted.matrix_dtype).removeprefix("torch."),
         product_s=product_s,
+        first_s=first_s,
         chunk_s=chunk_s,
         products_per_latent_frame=planted.products_per_latent_frame,
         products=planted.products_until(frames),
@@ -220,9 +239,9 @@ def run_control(
             sha256[arm] = plain.frame_hash(mode, config)
             advance()
         with sink_factory("calibration") as sink:
-            chunk_s = chunk_seconds(plain.run(mode, -1, sink, config))
+            spans_s = chunk_seconds(plain.run(mode, -1, sink, config))
         frames = plain.workload.latent_frames
-        calibration = calibrate(planted, chunk_s, percent, config.chunk_size, frames)
+        calibration = calibrate(planted, *spans_s, percent, config.chunk_size, frames)
         advance()
         sha256["slow"] = slow.frame_hash(mode, config)
         advance()

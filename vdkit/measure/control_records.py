@@ -55,7 +55,9 @@ class Calibration(Record):
         matrix_size, matrix_dtype: of the square matrix products that are the work.
         product_s: one product, median.
         chunk_s: decode of one chunk, median of the steady chunks of an untimed run.
-        products_per_latent_frame: products planted for each latent frame, in the mean.
+        first_s: decode of the first chunk, whose work is in proportion; None in early records,
+            where the first latent frame had as many products as the others.
+        products_per_latent_frame: products planted for each latent frame after the first.
         products: in a whole run.
     """
 
@@ -65,6 +67,7 @@ class Calibration(Record):
     chunk_s: float
     products_per_latent_frame: float
     products: int
+    first_s: float | None = None
 
     @property
     def planted_s(self) -> float:

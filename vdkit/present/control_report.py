@@ -112,7 +112,7 @@ def _planted(control: ControlResult) -> str:
         interval = "" if low is None or high is None else f" [{_plus(low)}, {_plus(high)}]"
         measured.append(f"{TITLES[metric]} {_plus(judged.planted.value)}{interval} %")
     text += f" Measured, slow against a: {', '.join(measured)}."
-    if "ttff_s" in control.metrics:
+    if "ttff_s" in control.metrics and made.first_s is None:
         text += (
             " Each latent frame has the same share, so the first one, which is decoded faster, is "
             "slowed by more of its time."
