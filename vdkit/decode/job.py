@@ -83,6 +83,7 @@ class Job:
         self.sink_close_s: float | None = None
         self._sink_unfinished = False
         self._end_s: float | None = None
+        self._allocated_before = _allocated_bytes(decoder.device)
         self.engine: Engine = make_engine(decoder.device, config.copy_stream)
         self._report, self._end_progress = _reporter(progress, mode, self.info.frames)
 
@@ -193,7 +194,8 @@ class Job:
         if self.decoder.device.type == "cuda":
             device = self.decoder.device
             free = torch.cuda.mem_get_info(device)[0]
-            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            # What this decode took is still held by the error's frames, and will be free again.
+            free += torch.cuda.memory_reserved(device) - self._allocated_before
         lines = [
             f"asked for: {self.decoder.name} at {self.info.height}x{self.info.width}, "
             f"chunk_size {self.config.chunk_size}, {self.config.slots} slots",
@@ -237,6 +239,10 @@ class Job:
         """Put engine marks into the record as seconds since the call: ``decode_start_s=mark``."""
         for name, mark in marks.items():
             setattr(record, name, self.engine.host_time(mark) - self.start_s)
+
+
+def _allocated_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _reporter(

@@ -9,7 +9,7 @@ from vdkit.measure.control_records import read_control
 from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
 from vdkit.measure.stats import paired_ratio
-from vdkit.measure.sweep_records import Sweep, median_and_worst, read_sweep
+from vdkit.measure.sweep_records import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present.control_report import share_words, spread_percent
 from vdkit.present.money_cells import published_lines, published_rows
 from vdkit.present.plots import plot_timeline, steady_window
@@ -22,7 +22,7 @@ MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
 PROFILE = "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
 """The profile that README shows."""
 
-SWEEP = "to be named"
+SWEEP = "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads"
 """The sweep whose pictures README shows."""
 
 PICTURE = "timeline.png"
@@ -111,7 +111,8 @@ def _sweep_lines(root: Path) -> list[str]:
     if not sweeps:
         return []
     return [
-        "Sweeps: latency predicted from the cells of the fit, then measured:",
+        "Sweeps: mean latency predicted from the cells of the fit, then measured (errors: absolute, "
+        "of the cells that were not fitted from):",
         "",
         markdown_table([_sweep_row(sweep) for sweep in sweeps]),
         "",
@@ -133,9 +134,15 @@ def _sweep_row(sweep: Sweep) -> dict[str, str]:
         "fitted from": str(len(sweep.plan.fit_cells)),
         "predicted": str(len(errors)),
         "median error %": f"{median:.2f}",
+        **{f"{mode} %": _median(errors, mode) for mode in ("sync", "async")},
         "worst %": f"{worst:.2f}",
         "where": where.words,
     }
+
+
+def _median(errors: dict[Cell, float], mode: str) -> str:
+    mine = {cell: error for cell, error in errors.items() if cell.mode == mode}
+    return f"{median_and_worst(mine)[0]:.2f}" if mine else "-"
 
 
 def _control_lines(root: Path) -> list[str]:

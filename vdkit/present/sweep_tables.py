@@ -9,7 +9,13 @@ from vdkit.measure.advice import recommend
 from vdkit.measure.costs import Storage
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.predict import video_info
-from vdkit.measure.sweep_records import Cell, Sweep, measured_s, median_and_worst
+from vdkit.measure.sweep_records import (
+    Cell,
+    Sweep,
+    measured_s,
+    median_and_worst,
+    unfit_path,
+)
 from vdkit.present.advice_text import advice_line
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.tables import markdown_table, setting
@@ -157,10 +163,33 @@ def verdict(sweep: Sweep) -> str:
         return "No cell has been both predicted and measured yet."
     median, worst, where = median_and_worst(errors)
     fit = len([cell for cell in sweep.plan.fit_cells if cell in sweep.results])
+    modes = list(dict.fromkeys(cell.mode for cell in sorted(errors, key=_mode_rank)))
+    by_mode = [
+        f"{mode} {median_and_worst({c: e for c, e in errors.items() if c.mode == mode})[0]:.2f} %"
+        for mode in modes
+    ]
     return (
-        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %, "
-        f"worst {worst:.2f} % ({where.words})."
+        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %"
+        + (f" ({', '.join(by_mode)})" if len(modes) > 1 else "")
+        + f", worst {worst:.2f} % ({where.words})."
     )
+
+
+def _frames_line(sweep: Sweep) -> str:
+    """Whether all cells of a chunk size gave the same frames; sizes may differ by one level."""
+    hashes: dict[int, set[str]] = {}
+    for cell, result in sweep.results.items():
+        sha256 = result.modes[cell.mode].frame_sha256
+        if sha256 is not None and cell.mode != "diffusers":
+            hashes.setdefault(cell.chunk_size, set()).add(sha256)
+    other = [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]
+    if other:
+        return f"Frames are NOT IDENTICAL in the cells of chunk size {', '.join(other)}."
+    if not hashes:
+        return "No frames were compared."
+    alike = len(set.union(*hashes.values())) == 1
+    where = "in every cell" if alike else "in every cell of a chunk size"
+    return f"Frames are identical, byte for byte, {where}."
 
 
 def sweep_advice(sweep: Sweep) -> list[str]:
@@ -197,7 +226,10 @@ def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = F
     lines = [where, "", markdown_table(rows), "", verdict(sweep)]
     if done < total:
         lines.append(f"{done} of {total} cells are done.")
-    lines += [f"{cell.words} does not fit: {reason}" for cell, reason in sweep.unfit.items()]
+    for cell, reason in sweep.unfit.items():
+        first, *rest = reason.splitlines()
+        more = f" (the rest is in {unfit_path(sweep.folder, cell).name})" if rest else ""
+        lines.append(f"{cell.words} does not fit: {first}{more}")
     if sweep.predictions is not None:
         for cell in sweep.plan.all_cells:
             if cell.key in sweep.predictions.unpredicted:
@@ -205,6 +237,7 @@ def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = F
                 lines.append(f"{cell.words} was not predicted: {reason}")
     elif done == total:
         lines.append("Nothing was predicted: no cell that costs can be fitted from was measured.")
+    lines.append(_frames_line(sweep))
     commits = {result.provenance.git_commit for result in sweep.results.values()}
     if len(commits) > 1:
         lines.append(
