@@ -26,10 +26,11 @@ def test_every_recorded_run_is_a_row():
     with warnings.catch_warnings():
         warnings.simplefilter("error", SkippedResultWarning)
         frame = load_results(f"{RESULTS}/2*/**")
-    folders = [file.parent for file in RESULTS.glob("2*/result.json")]
-    assert len(folders) >= 10 and set(frame["folder"]) == {str(folder) for folder in folders}
-    for folder, rows in frame.groupby("folder"):
-        result = read_result(folder)
+    recorded = {*RESULTS.glob("2*/result.json"), *RESULTS.glob("2*/result_*_chunk*.json")}
+    found = {Path(one.folder) / one.file for one in frame.itertuples()}
+    assert len(recorded) >= 130 and found == recorded  # benchmarks, and the cells of sweeps
+    for file in RESULTS.glob("2*/result.json"):
+        result, rows = read_result(file), frame[frame["folder"] == str(file.parent)]
         assert len(rows) == len(result.runs)
         timed = rows[(rows["mode"] == "async") & ~rows["warmup"]]
         assert list(timed["latency_s"]) == result.latencies("async")

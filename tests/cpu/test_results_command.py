@@ -91,6 +91,7 @@ class TestList:
         status, out, _ = run(capsys, f"{RESULTS}/2*")
         assert status == 0
         frame = load_results(f"{RESULTS}/2*")
+        frame = frame[frame["file"] == "result.json"]  # a sweep's cells are folded into one line
         recordings = frame.groupby(["folder", "file"])["mode"].nunique()
         rows = table(out)
         assert len(rows) == recordings.sum()
@@ -298,3 +299,17 @@ def test_a_list_needs_no_price():
     with pytest.raises(ValueError, match="the price is nan"):
         results_text(rows, float("nan"))
     assert "Price" not in results_text(rows)
+
+
+def test_the_cells_of_a_sweep_take_one_line_unless_asked_for(capsys):
+    folder = next(RESULTS.glob("*_sweep-cpu"))
+    benchmark = next(RESULTS.glob("*c942496_aws-float16"))
+    for given, cells in (
+        ([str(folder.parent / "*sweep-cpu"), str(benchmark)], 0),
+        ([str(folder)], 48),
+        ([str(folder.parent / "*sweep-cpu"), "--cells"], 48),
+    ):
+        assert main(["results", *given]) == 0
+        out = capsys.readouterr().out
+        assert out.count("sweep-cpu: ") == cells
+        assert ("48 cells measured. 42 cells predicted from 6" in out) == (cells == 0)

@@ -34,6 +34,9 @@ def add_results(commands: Any) -> None:
         "any depth (default: results)",
     )
     results.add_argument("--runs", action="store_true", help="a row for every run, warm-ups too")
+    results.add_argument(
+        "--cells", action="store_true", help="a row for every cell of a sweep too, not one line"
+    )
     results.add_argument("--modes", help=f"only these of {MODES} (default: all)")
     results.add_argument(
         "--csv",
@@ -62,10 +65,40 @@ def run_results(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"rows": _with_money(rows, **asked)}, separators=(",", ":")))
         return 0
-    print(results_text(rows, **asked))
+    sweeps = [] if options.cells or options.runs else _sweeps(rows, options.where)
+    shown = [row for row in rows if row["folder"] not in sweeps]
+    if shown:
+        print(results_text(shown, **asked))
+    if sweeps:
+        print(("\n" if shown else "") + _sweep_lines(sweeps))
     if options.csv is not None:
         print(f"\nAll {len(frame)} runs, {len(frame.columns)} columns, in {options.csv}")
     return 0
+
+
+def _sweeps(rows: list[dict[str, Any]], where: Sequence[str]) -> list[str]:
+    """Folders of sweeps among the rows, but for those that were asked for by name."""
+    from vdkit.measure.sweep_records import PLAN
+
+    named = {Path(one) for one in where}
+    folders = dict.fromkeys(row["folder"] for row in rows)
+    return [
+        one
+        for one in folders
+        if (Path(one) / PLAN).is_file()
+        and not any(path == Path(one) or path.parent == Path(one) for path in named)
+    ]
+
+
+def _sweep_lines(folders: list[str]) -> str:
+    from vdkit.measure.sweep_records import read_sweep
+    from vdkit.present.sweep_tables import verdict
+
+    lines = ["Sweeps (vdkit show FOLDER prints one, --cells lists their cells here):"]
+    for folder in folders:
+        sweep = read_sweep(folder)
+        lines.append(f"  {folder}\n    {len(sweep.results)} cells measured. {verdict(sweep)}")
+    return "\n".join(lines)
 
 
 def _load(where: Sequence[str]) -> pd.DataFrame:

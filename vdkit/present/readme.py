@@ -111,8 +111,8 @@ def _sweep_lines(root: Path) -> list[str]:
     if not sweeps:
         return []
     return [
-        "Sweeps: mean latency predicted from the cells of the fit, then measured (errors: absolute, "
-        "of the cells that were not fitted from):",
+        "Sweeps: mean latency predicted from the cells of the fit, then measured (absolute error, "
+        "cells of the fit left out):",
         "",
         markdown_table([_sweep_row(sweep) for sweep in sweeps]),
         "",
