@@ -63,16 +63,7 @@ class WanDecoder:
         Raises:
             ValueError: the chunk does not follow the one before, or the first is not (0, 1).
         """
-        if (
-            start != state.next_start
-            or not start < stop <= state.latents.shape[2]
-            or (start == 0) != (stop == 1)
-        ):
-            raise ValueError(
-                f"chunk ({start}, {stop}) cannot follow latent frame {state.next_start} of "
-                f"{state.latents.shape[2]}; "
-                "chunks are decoded in order and the first is (0, 1)"
-            )
+        check_order(state.next_start, start, stop, state.latents.shape[2])
         frames = self.vae.decoder(
             state.latents[:, :, start:stop],
             feat_cache=state.cache,
@@ -154,6 +145,15 @@ class WanDecoder:
         frames = chunk_size * self.temporal_factor
         live = LIVE_ACTIVATIONS[bool(self.vae.config.is_residual)] * frames * plane
         return int((cache + live) * height * width * self.dtype.itemsize)
+
+
+def check_order(expected: int, start: int, stop: int, frames: int) -> None:
+    """ValueError unless latent frames ``start`` to ``stop`` come next and the first is (0, 1)."""
+    if start != expected or not start < stop <= frames or (start == 0) != (stop == 1):
+        raise ValueError(
+            f"chunk ({start}, {stop}) cannot follow latent frame {expected} of {frames}; "
+            "chunks are decoded in order and the first is (0, 1)"
+        )
 
 
 LIVE_ACTIVATIONS = {False: 9.0, True: 15.0}

@@ -1,0 +1,153 @@
+"""The decoder written again gives diffusers' frames: any size, length, chunk size and precision."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+from tests.helpers import Collect
+from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
+from vdkit.decode.pixels import frames_to_uint8
+from vdkit.models.wan import WanDecoder
+from vdkit.models.wan_fast import Convolution, FastState, FastWanDecoder, check_layout
+
+SMALL = {
+    16: {"base_dim": 16, "z_dim": 16},
+    48: {
+        "base_dim": 16, "decoder_base_dim": 32, "z_dim": 48, "is_residual": True,
+        "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
+    },
+}  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def random_vae(channels):
+    """Small, but of the real architecture; gains and biases are random too, not 1 and 0."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        vae = AutoencoderKLWan(**SMALL[channels])
+        for name, parameter in vae.decoder.named_parameters():
+            if name.endswith(("gamma", "bias")):
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return vae
+
+
+@pytest.fixture(scope="module", params=[16, 48])
+def pair(request):
+    vae = random_vae(request.param)
+    return WanDecoder(vae, "stock"), FastWanDecoder(vae, "fast")
+
+
+def noise(decoder, frames, height, width, seed=0):
+    shape = (1, decoder.latent_channels, frames, height, width)
+    made = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return made.to(decoder.dtype)
+
+
+@torch.inference_mode()
+def frames_of(decoder, latents, chunk_size):
+    state = decoder.begin(latents)
+    made = [decoder.decode_chunk(state, 0, 1)]
+    count = latents.shape[2]
+    for start in range(1, count, chunk_size):
+        made.append(decoder.decode_chunk(state, start, min(start + chunk_size, count)))
+    return torch.cat(made, 2)
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(1, 3, 5), (2, 1, 1), (5, 4, 6), (9, 3, 4)]
+)
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4])
+def test_the_frames_are_those_of_diffusers(pair, frames, height, width, chunk_size):
+    latents = noise(pair[0], frames, height, width)
+    expected, made = (frames_of(decoder, latents, chunk_size) for decoder in pair)
+    assert made.shape == expected.shape and made.dtype == expected.dtype
+    assert (made - expected).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_the_frames_are_those_of_a_whole_decode(pair, chunk_size):
+    stock, fast = pair
+    latents = noise(stock, 6, 3, 4)
+    with torch.inference_mode():
+        whole = stock.decode_video(latents, lambda index: None)
+    assert (frames_of(fast, latents, chunk_size) - whole).abs().max() < 2e-5
+
+
+def test_chunk_sizes_agree_within_one_level(pair):
+    _, fast = pair
+    latents = noise(fast, 9, 3, 4)
+    pixels = [frames_to_uint8(frames_of(fast, latents, size)).int() for size in (1, 2, 4)]
+    assert all((other - pixels[0]).abs().max() <= 1 for other in pixels[1:])
+
+
+def test_two_videos_in_turns_do_not_disturb_each_other(pair):
+    _, fast = pair
+    videos = [noise(fast, 5, 3, 4, seed) for seed in (0, 1)]
+    alone = [frames_of(fast, video, 2) for video in videos]
+    with torch.inference_mode():
+        states = [fast.begin(video) for video in videos]
+        turns = [[], []]
+        for start, stop in ((0, 1), (1, 3), (3, 5)):
+            for state, made in zip(states, turns, strict=True):
+                made.append(fast.decode_chunk(state, start, stop))
+    for made, expected in zip(turns, alone, strict=True):
+        assert torch.equal(torch.cat(made, 2), expected)
+
+
+def test_chunks_may_grow_and_shrink(pair):
+    latents = noise(pair[0], 9, 3, 4)
+    with torch.inference_mode():
+        made = []
+        for decoder in pair:
+            state = decoder.begin(latents)
+            cuts = ((0, 1), (1, 2), (2, 6), (6, 7), (7, 9))
+            made.append(torch.cat([decoder.decode_chunk(state, *cut) for cut in cuts], 2))
+    assert (made[0] - made[1]).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize(("dtype", "least_db"), [(torch.float16, 60), (torch.bfloat16, 48)])
+def test_half_precision_on_the_trained_miniature(dtype, least_db):
+    """Against diffusers in float32 on the same weights."""
+    exact = load_decoder("tiny-wan", "cpu")
+    latents = noise(exact, 3, 4, 6)
+    expected = frames_of(exact, latents, 1)
+    fast = FastWanDecoder(load_decoder("tiny-wan", "cpu", dtype).vae, "fast")
+    made = frames_of(fast, latents.to(dtype), 2)
+    assert made.dtype == dtype
+    mse = (made.float() - expected).square().mean(dim=(0, 1, 3, 4))  # by frame
+    psnr_db = 10 * torch.log10(2.0**2 / mse)  # values span -1 to 1
+    assert psnr_db.min() >= least_db, psnr_db
+
+
+def test_sync_and_async_give_the_same_bytes():
+    fast = FastWanDecoder(random_vae(16), "fast")
+    latents = noise(fast, 5, 3, 4)
+    sinks = [Collect(), Collect()]
+    for path, sink in zip((decode_sync, decode_async), sinks, strict=True):
+        path(fast, latents, sink, config=DecodeConfig(chunk_size=2), progress=False)
+    assert sinks[0].sha256 == sinks[1].sha256 and sinks[0].frames == 17
+
+
+@pytest.mark.parametrize("chunk", [(0, 2), (1, 2), (0, 0), (0, 9)])
+def test_chunks_out_of_order_are_refused(pair, chunk):
+    _, fast = pair
+    state = fast.begin(noise(fast, 5, 3, 4))
+    with pytest.raises(ValueError, match="cannot follow latent frame 0 of 5"):
+        fast.decode_chunk(state, *chunk)
+
+
+def test_a_lost_layout_is_noticed():
+    with pytest.raises(RuntimeError, match="the channels-last layout was lost"):
+        check_layout(torch.zeros(2, 3, 4, 5).transpose(1, 2))
+
+
+def test_the_past_stays_in_front_of_the_present():
+    """What a convolution over time remembers: its last two inputs, zeros before the first."""
+    source = torch.nn.Conv3d(1, 1, (3, 1, 1))
+    convolution, state = Convolution(source), FastState(torch.zeros(1))
+    for count, past in ((1, [0, 1]), (1, [1, 2]), (3, [4, 5]), (1, [5, 6])):
+        fresh = torch.arange(past[1] - count + 1, past[1] + 1).float()
+        convolution.input(state, count, 1, 1).copy_(fresh[:, None, None, None])
+        convolution(state, count)
+        assert state.buffers[convolution][:2].flatten().tolist() == past
