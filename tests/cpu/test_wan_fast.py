@@ -7,8 +7,9 @@ from diffusers import AutoencoderKLWan
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
+from vdkit.models.fast_layers import Convolution, FastState, check_layout
 from vdkit.models.wan import WanDecoder
-from vdkit.models.wan_fast import Convolution, FastState, FastWanDecoder, check_layout
+from vdkit.models.wan_fast import FastWanDecoder
 
 SMALL = {
     16: {"base_dim": 16, "z_dim": 16},

@@ -8,142 +8,52 @@ diffusers' blocks are found again by their names: residual block, attention, ups
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 
+from vdkit.models.fast_layers import Convolution, FastState, Norm, Pending
+from vdkit.models.kernels import has_kernels
 from vdkit.models.wan import WanDecoder, check_order
-
-
-@dataclass(slots=True)
-class FastState:
-    """One video being decoded: its latents and what its convolutions remember.
-
-    Attributes:
-        latents: [1, C, T, h, w] after ``post_quant_conv``.
-        buffers: convolution to its input, [leading + T, H, W, C]; zeros before the video begins.
-        next_start: the latent frame that has to come next.
-    """
-
-    latents: torch.Tensor
-    buffers: dict[Convolution, torch.Tensor] = field(default_factory=dict)
-    next_start: int = 0
-
-
-class Convolution:
-    """A causal convolution over time, or one within frames, on [T, H, W, C].
-
-    Attributes:
-        leading: frames of the past that it reads in front of the present ones.
-    """
-
-    def __init__(self, source: Any) -> None:
-        layout = torch.channels_last_3d if source.weight.dim() == 5 else torch.channels_last
-        self.weight = source.weight.detach().contiguous(memory_format=layout)
-        self.bias = None if source.bias is None else source.bias.detach()
-        *_, self.height, self.width = source.weight.shape
-        self.leading = source.weight.shape[2] - 1 if source.weight.dim() == 5 else 0
-        self.channels = source.weight.shape[1]
-
-    def input(self, state: FastState, frames: int, height: int, width: int) -> torch.Tensor:
-        """Where the next ``frames`` frames are to be written: a view behind the leading ones."""
-        needed = self.leading + frames
-        buffer = state.buffers.get(self)
-        if buffer is None or buffer.shape[0] < needed:
-            larger = self.weight.new_zeros(needed, height, width, self.channels)
-            if buffer is not None:
-                larger[: self.leading] = buffer[: self.leading]
-            state.buffers[self] = buffer = larger
-        return buffer[self.leading : needed]
-
-    def __call__(self, state: FastState, frames: int) -> torch.Tensor:
-        """Convolve what `input` was filled with; [T, H, W, channels out].
-
-        The last frames then move to the front, for the next chunk.
-        """
-        buffer = state.buffers[self][: self.leading + frames]
-        padding = (self.height // 2, self.width // 2)
-        if self.weight.dim() == 5:
-            made = F.conv3d(
-                buffer.permute(3, 0, 1, 2)[None], self.weight, self.bias, padding=(0, *padding)
-            )[0].permute(1, 2, 3, 0)
-        else:
-            made = F.conv2d(
-                buffer.permute(0, 3, 1, 2), self.weight, self.bias, padding=padding
-            ).permute(0, 2, 3, 1)
-        for frame in range(self.leading):  # in order: with one new frame source and target overlap
-            buffer[frame] = buffer[frames + frame]
-        return check_layout(made) if made.device.type == "cuda" else made.contiguous()
-
-
-def check_layout(frames: torch.Tensor) -> torch.Tensor:
-    """``frames`` [T, H, W, C], if its memory is in that order; a lost layout is slow, not wrong.
-
-    For CUDA: a CPU's convolutions choose their own layout.
-
-    Raises:
-        RuntimeError: the memory is laid out in another way.
-    """
-    if not frames.is_contiguous():
-        raise RuntimeError(
-            f"an activation of shape {tuple(frames.shape)} has strides {frames.stride()}: the "
-            "channels-last layout was lost"
-        )
-    return frames
-
-
-class Norm:
-    """`WanRMS_norm` and, unless it is an attention's, SiLU; in float32, rounded once."""
-
-    def __init__(self, source: Any, activate: bool = True) -> None:
-        self.gain = source.gamma.detach().flatten().float() * source.scale
-        self.activate = activate
-
-    def __call__(self, frames: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """``frames`` [..., C] to ``out`` of the same shape, returned."""
-        exact = F.normalize(frames.float(), dim=-1) * self.gain
-        return out.copy_(F.silu(exact) if self.activate else exact)
 
 
 class ResidualBlock:
     """`WanResidualBlock`: norm, convolution, norm, convolution, and the way around them."""
 
-    def __init__(self, source: Any) -> None:
-        self.norm1, self.conv1 = Norm(source.norm1), Convolution(source.conv1)
-        self.norm2, self.conv2 = Norm(source.norm2), Convolution(source.conv2)
+    def __init__(self, source: Any, kernels: bool) -> None:
+        self.norm1, self.conv1 = Norm(source.norm1, kernels), Convolution(source.conv1)
+        self.norm2, self.conv2 = Norm(source.norm2, kernels), Convolution(source.conv2)
         same = isinstance(source.conv_shortcut, torch.nn.Identity)
         self.shortcut = None if same else source.conv_shortcut
 
-    def __call__(self, state: FastState, frames: torch.Tensor) -> torch.Tensor:
-        count, height, width, _ = frames.shape
-        around = frames
+    def __call__(self, state: FastState, given: Pending) -> Pending:
+        count, height, width, _ = given.inner.shape
+        around = self.norm1.both(given, self.conv1.input(state, count, height, width))
         if self.shortcut is not None:  # a 1x1x1 convolution is a matrix product
-            weight = self.shortcut.weight.flatten(1)
-            around = F.linear(frames, weight, self.shortcut.bias)
-        self.norm1(frames, self.conv1.input(state, count, height, width))
-        inner = self.conv1(state, count)
+            around = F.linear(around, self.shortcut.weight.flatten(1), self.shortcut.bias)
+        inner = Pending(self.conv1(state, count), self.conv1.bias)
         self.norm2(inner, self.conv2.input(state, count, height, width))
-        return self.conv2(state, count).add_(around)
+        return Pending(self.conv2(state, count), self.conv2.bias, around)
 
 
 class Attention:
     """`WanAttentionBlock`: one head over the pixels of each frame."""
 
-    def __init__(self, source: Any) -> None:
-        self.norm = Norm(source.norm, activate=False)
+    def __init__(self, source: Any, kernels: bool) -> None:
+        self.norm = Norm(source.norm, kernels, activate=False)
         self.to_qkv, self.proj = source.to_qkv, source.proj
 
-    def __call__(self, state: FastState, frames: torch.Tensor) -> torch.Tensor:
-        normed = self.norm(frames, torch.empty_like(frames))
+    def __call__(self, state: FastState, given: Pending) -> Pending:
+        normed = torch.empty_like(given.inner)
+        frames = self.norm.both(given, normed)
         rows = normed.flatten(1, 2)[:, None]  # [T, one head, H * W, C]
         weight, bias = self.to_qkv.weight.flatten(1), self.to_qkv.bias
         query, key, value = F.linear(rows, weight, bias).chunk(3, dim=-1)
         seen = F.scaled_dot_product_attention(query, key, value)
         made = F.linear(seen, self.proj.weight.flatten(1), self.proj.bias)
-        return made.reshape(frames.shape).add_(frames)
+        return Pending(made.reshape(frames.shape), around=frames)
 
 
 class Upsampling:
@@ -154,18 +64,20 @@ class Upsampling:
         self.time = None if time is None else Convolution(time)
         self.space = Convolution(source.resample[1])
 
-    def __call__(self, state: FastState, frames: torch.Tensor, first: bool) -> torch.Tensor:
+    def __call__(self, state: FastState, given: Pending, first: bool) -> Pending:
         """[T, H, W, C] to [T or 2T, 2H, 2W, C]; the first latent frame stays one frame."""
+        frames = given.settle()
         count, height, width, channels = frames.shape
         if self.time is not None and not first:
             self.time.input(state, count, height, width).copy_(frames)
-            pairs = self.time(state, count).unflatten(-1, (2, channels))
-            frames = pairs.permute(0, 3, 1, 2, 4).reshape(2 * count, height, width, channels)
+            made = Pending(self.time(state, count), self.time.bias).settle()
+            pairs = made.unflatten(-1, (2, channels)).permute(0, 3, 1, 2, 4)
+            frames = pairs.reshape(2 * count, height, width, channels)
             count *= 2
         out = self.space.input(state, count, 2 * height, 2 * width)
         spread = out.view(count, height, 2, width, 2, channels)
         spread.copy_(frames[:, :, None, :, None])
-        return self.space(state, count)
+        return Pending(self.space(state, count), self.space.bias)
 
 
 class Duplication:
@@ -193,21 +105,23 @@ class Duplication:
 class UpBlock:
     """`WanUpBlock` or `WanResidualUpBlock`: residual blocks, upsampling, and a way around both."""
 
-    def __init__(self, source: Any, device: torch.device) -> None:
-        self.blocks = [ResidualBlock(block) for block in source.resnets]
+    def __init__(self, source: Any, device: torch.device, kernels: bool) -> None:
+        self.blocks = [ResidualBlock(block, kernels) for block in source.resnets]
         around = getattr(source, "avg_shortcut", None)
         self.around = None if around is None else Duplication(around, device)
         upsamplers = getattr(source, "upsamplers", None)
         upsampler = upsamplers[0] if upsamplers else getattr(source, "upsampler", None)
         self.upsampling = None if upsampler is None else Upsampling(upsampler)
 
-    def __call__(self, state: FastState, frames: torch.Tensor, first: bool) -> torch.Tensor:
-        before = frames
+    def __call__(self, state: FastState, given: Pending, first: bool) -> Pending:
+        before = None if self.around is None else given.settle()
         for block in self.blocks:
-            frames = block(state, frames)
+            given = block(state, given)
         if self.upsampling is not None:
-            frames = self.upsampling(state, frames, first)
-        return frames if self.around is None else self.around.add(before, frames, first)
+            given = self.upsampling(state, given, first)
+        if self.around is not None and before is not None:
+            self.around.add(before, given.inner, first)
+        return given
 
 
 class FastWanDecoder:
@@ -228,15 +142,17 @@ class FastWanDecoder:
         self.spatial_factor = self._stock.spatial_factor
         self.temporal_factor = self._stock.temporal_factor
         self._patch: int = vae.config.patch_size or 1
+        kernels = has_kernels(self.device)
         self._conv_in = Convolution(decoder.conv_in)
         first, second = decoder.mid_block.resnets
         self._mid = (
-            ResidualBlock(first),
-            Attention(decoder.mid_block.attentions[0]),
-            ResidualBlock(second),
+            ResidualBlock(first, kernels),
+            Attention(decoder.mid_block.attentions[0], kernels),
+            ResidualBlock(second, kernels),
         )
-        self._up = [UpBlock(block, self.device) for block in decoder.up_blocks]
-        self._norm_out, self._conv_out = Norm(decoder.norm_out), Convolution(decoder.conv_out)
+        self._up = [UpBlock(block, self.device, kernels) for block in decoder.up_blocks]
+        self._norm_out = Norm(decoder.norm_out, kernels)
+        self._conv_out = Convolution(decoder.conv_out)
 
     def begin(self, latents: torch.Tensor) -> FastState:
         """Start a video of latents [1, C, T, h, w], de-normalized, on ``device`` in ``dtype``."""
@@ -253,14 +169,15 @@ class FastWanDecoder:
         state.next_start = stop
         latents = state.latents[0, :, start:stop].permute(1, 2, 3, 0)
         self._conv_in.input(state, *latents.shape[:3]).copy_(latents)
-        frames = self._conv_in(state, stop - start)
+        made = Pending(self._conv_in(state, stop - start), self._conv_in.bias)
         for block in self._mid:
-            frames = block(state, frames)
+            made = block(state, made)
         for stage in self._up:
-            frames = stage(state, frames, first=start == 0)
-        count, height, width, _ = frames.shape
-        self._norm_out(frames, self._conv_out.input(state, count, height, width))
-        return self._to_pixels(self._conv_out(state, count)).clamp_(-1.0, 1.0)
+            made = stage(state, made, first=start == 0)
+        count, height, width, _ = made.inner.shape
+        self._norm_out(made, self._conv_out.input(state, count, height, width))
+        pixels = Pending(self._conv_out(state, count), self._conv_out.bias).settle()
+        return self._to_pixels(pixels.clamp_(-1.0, 1.0))
 
     def _to_pixels(self, frames: torch.Tensor) -> torch.Tensor:
         """[F, H, W, 3 x patch x patch] to [1, 3, F, H x patch, W x patch]."""
