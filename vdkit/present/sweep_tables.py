@@ -160,7 +160,9 @@ def verdict(sweep: Sweep) -> str:
     """How far off the predictions were, in one sentence."""
     errors = sweep.errors()
     if not errors:
-        return "No cell has been both predicted and measured yet."
+        if sweep.left:
+            return "No cell has been both predicted and measured yet."
+        return "No cell is left to test predictions on: all that were measured are of the fit."
     median, worst, where = median_and_worst(errors)
     fit = len([cell for cell in sweep.plan.fit_cells if cell in sweep.results])
     modes = list(dict.fromkeys(cell.mode for cell in sorted(errors, key=_mode_rank)))
