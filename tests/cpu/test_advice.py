@@ -42,7 +42,9 @@ def test_nothing_smaller_is_within_one_percent_of_the_best(mb_per_s):
 def test_storage_bound():
     advice = recommend(replace(BASE, storage=Storage(40)), info=INFO)
     assert (advice.bound, advice.config.chunk_size, advice.config.slots) == ("storage", 1, 2)
-    assert advice.reason.startswith("storage-bound: 40 MB/s holds every setting at 4.9 s or more; ")
+    assert advice.reason.startswith(
+        "storage-bound: 40 MB/s holds every setting at 4.91 s or more; "
+    )
     assert "more slots do not help, a faster disk does (x 2: " in advice.reason
     first = advice.what_if[0]
     assert first.resource == "storage"
@@ -130,8 +132,14 @@ def test_the_command(capsys):
     assert answer["bound"] == "storage" and answer["reason"] in out and "USD / video h" in out
     assert main(["recommend", *RECORDED, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bound"] == "decoder"
-    assert main(["recommend", RECORDED[1]]) == 0  # VRAM is known at one chunk size only
-    assert " - |" in capsys.readouterr().out
+    assert main(["recommend", RECORDED[1]]) == 0
+    out = capsys.readouterr().out
+    assert "fitted at chunk size 2 of" in out and "| 1     |" not in out and "throttle" in out
+    assert main(["recommend", RECORDED[1], "--chunks", "1,2"]) == 0
+    out = capsys.readouterr().out  # VRAM is known at one chunk size only
+    assert " - |" in out and "chunk size 1 is beyond the measured ones" in out
+    assert main(["recommend", *RECORDED]) == 0
+    assert "fitted from runs of 2 machines" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -141,8 +149,11 @@ def test_the_command(capsys):
         ([*RECORDED, "--chunks", "x"], "--chunks 'x': 'x' is no number"),
         ([*RECORDED, "--ring-slots", "0"], "slots is 0; use 1 to 16"),
         ([*RECORDED, "--burst-mb", "5"], "--burst-mb is the cache of a storage; give its"),
-        ([*RECORDED, "--storage-mb-s", "-5"], "mb_per_s is -5.0; give a storage speed above 0"),
+        ([*RECORDED, "--storage-mb-s", "-5"], "storage speed is -5.0 MB/s; give one above 0"),
         ([*RECORDED, "--pinned-mb", "1"], "no setting keeps the limits; pinned memory is at least"),
+        ([*RECORDED, "--pinned-mb", "-1"], "--pinned-mb is -1; give 0 or more"),
+        ([*RECORDED, "--storage-mb-s", "1e-300"], "storage speed is 1e-300 MB/s"),
+        ([str(next(RESULTS.glob("*_sweep-sync-16-threads")))], "has no cell of mode async"),
         ([*RECORDED, "--frames", "160"], "use 157 or 161"),
     ],
 )

@@ -76,11 +76,12 @@ def test_the_order_is_random_and_repeats():
         ({"chunks": (1, 1)}, "chunks has a value twice: 1, 1"),
         ({"modes": ("fast",)}, "mode 'fast' is unknown; use any of diffusers, sync"),
         ({"modes": ("diffusers",)}, "mode diffusers alone has no chunks"),
-        ({"chunks": (0,)}, "chunk size 0: .* use 1 to 8"),
+        ({"chunks": (0,)}, "chunk size is 0; use 1 or more"),
         ({"chunks": (9,)}, "chunk size 9: the video has 9 latent frames"),
         ({"slots": (0,)}, "slots is 0; use 1 to 16"),
         ({"slots": (17,)}, "slots is 17"),
-        ({"speeds": (-1.0,)}, "storage speed is -1 MB/s"),
+        ({"speeds": (-1.0,)}, "storage speed is -1.0 MB/s"),
+        ({"speeds": (1e-300,)}, "storage speed is 1e-300 MB/s; give one above 0, from 1e-06"),
         ({"speeds": (float("nan"),)}, "storage speed is nan MB/s"),
     ],
 )
@@ -125,6 +126,20 @@ def test_a_cell_is_an_ordinary_record(finished):
     for cell in slow:  # a throttled cell really was: its frames' bytes over 2 MB/s, at the least
         work = sweep.plan.workload
         assert measured_s(sweep.results[cell]) > work.frames * work.height * work.width * 3 / 2e6
+
+
+def test_predictions_made_after_the_measurement_are_no_test(finished, tmp_path):
+    sweep, _ = finished
+    assert sweep.predictions.measured_before == 0
+    for path in sweep.folder.glob("*.json"):
+        if path.name != "predictions.json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    lost = read_sweep(tmp_path)
+    assert f"predictions.json is missing; vdkit sweep --resume {tmp_path}" in sweep_text(lost)
+    again = run_sweep(tmp_path, make_bench(), sink_at, progress=False)
+    assert again.predictions.cells == sweep.predictions.cells
+    assert again.predictions.measured_before == len(sweep.plan.cells)
+    assert "NOT A TEST: the predictions were made when 8 of these" in sweep_text(again)
 
 
 def test_reading_it_again_gives_the_same(finished):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from vdkit.cli.money import PRICE
 from vdkit.cli.sweep import numbers
 
 if TYPE_CHECKING:
-    from vdkit.decode.chunks import VideoInfo
     from vdkit.measure.costs import StageCosts
+    from vdkit.measure.records import BenchmarkResult
 
 
 def add_recommend(commands: Any) -> None:
@@ -33,7 +34,7 @@ def add_recommend(commands: Any) -> None:
     add("--storage-mb-s", type=float, metavar="MB/S", help="storage that keeps up only so far")
     add("--burst-mb", type=float, metavar="MB", help="what a cache in front of it takes at once")
     add("--frames", type=int, help="length of the video in pixel frames (default: the recorded)")
-    add("--chunks", default="1,2,4", help="chunk sizes to choose from (default: 1,2,4)")
+    add("--chunks", help="chunk sizes to choose from (default: those that were measured)")
     add("--ring-slots", default="1,2,3,4", help="slots to choose from (default: 1,2,3,4)")
     add(PRICE, type=float, metavar="PRICE", help="price of an hour of the machine, US dollars")
     add("--json", action="store_true", help="print only one line of JSON")
@@ -45,22 +46,30 @@ def run_recommend(options: argparse.Namespace) -> int:
     from vdkit.measure.advice import Limits, recommend
     from vdkit.measure.costs import Storage
     from vdkit.measure.money import check_price
+    from vdkit.measure.predict import video_info
     from vdkit.present.advice_text import advice_record, advice_text
+    from vdkit.present.tables import what_and_where
 
     def scaled(value: float | None, unit: float) -> float | None:
         return None if value is None else value * unit
 
     if options.usd_per_hour is not None:
         check_price(options.usd_per_hour)
+    for name in ("vram_gb", "pinned_mb", "ttff_s", "burst_mb"):
+        value = getattr(options, name)
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"--{name.replace('_', '-')} is {value:g}; give 0 or more")
     limits = Limits(scaled(options.vram_gb, 1e9), scaled(options.pinned_mb, 1e6), options.ttff_s)
-    chunks = numbers("chunks", options.chunks, int)
+    asked = None if options.chunks is None else numbers("chunks", options.chunks, int)
     slots = numbers("ring-slots", options.ring_slots, int)
-    for size in chunks:
+    for size in asked or [1]:
         for count in slots:
             DecodeConfig(size, count)  # says what is wrong with it
     if options.burst_mb is not None and options.storage_mb_s is None:
         raise ValueError("--burst-mb is the cache of a storage; give its --storage-mb-s too")
-    costs, info, setting = _costs(options.results)
+    costs, results, fitted = _costs(options.results)
+    info, sizes = video_info(results[0]), sorted({one.config.chunk_size for one in results})
+    chunks = asked or sizes
     if options.storage_mb_s is not None:
         burst_bytes = round((options.burst_mb or 0) * 1e6)
         costs = replace(costs, storage=Storage(options.storage_mb_s, burst_bytes))
@@ -68,26 +77,23 @@ def run_recommend(options: argparse.Namespace) -> int:
         info = replace(info, frames=options.frames)
     advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots)
     if not options.json:
-        print(f"{setting}\n\n{advice_text(advice, options.usd_per_hour)}\n")
+        print(f"{what_and_where(results[0])}; {fitted}")
+        print("\n".join(_notes(results, chunks, sizes)))
+        print(f"{advice_text(advice, options.usd_per_hour)}\n")
     print(json.dumps(advice_record(advice), separators=(",", ":")))
     return 0
 
 
-def _costs(where: list[Path]) -> tuple[StageCosts, VideoInfo, str]:
-    """Costs, video, and what they are of, from a sweep's folder or from benchmarks."""
+def _costs(where: list[Path]) -> tuple[StageCosts, list[BenchmarkResult], str]:
+    """Costs, the records they are fitted from, and that in words; a sweep's, or benchmarks'."""
     from vdkit.measure.fit import fit_costs
-    from vdkit.measure.predict import video_info
     from vdkit.measure.records import read_result
     from vdkit.measure.sweep_records import PLAN, read_sweep
-    from vdkit.present.tables import what_and_where
 
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
         results = [read_result(path) for path in where]
-        sizes = sorted({result.config.chunk_size for result in results})
-        said = f"fitted at chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
-        costs = fit_costs(*results)
-        return costs, video_info(results[0]), f"{what_and_where(results[0])}; {said}"
+        return fit_costs(*results), results, _fitted(results)
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
     sweep = read_sweep(sweeps[0])
@@ -95,6 +101,36 @@ def _costs(where: list[Path]) -> tuple[StageCosts, VideoInfo, str]:
         raise ValueError(
             f"{sweeps[0]} has no fitted costs yet; finish it with vdkit sweep --resume {sweeps[0]}"
         )
-    fitted = ", ".join(cell.key for cell in sweep.predictions.fitted_from)
-    info = video_info(next(iter(sweep.results.values())))
-    return sweep.predictions.costs, info, f"{what_and_where(sweep.plan)}; fitted from {fitted}"
+    if not any(cell.mode == "async" for cell in sweep.predictions.fitted_from):
+        raise ValueError(
+            f"{sweeps[0]} has no cell of mode async, which is what is recommended for; sweep async"
+        )
+    results = [sweep.results[c] for c in sweep.predictions.fitted_from if c in sweep.results]
+    if not results:
+        raise ValueError(f"{sweeps[0]} lacks the cells that its costs were fitted from; resume it")
+    return sweep.predictions.costs, results, _fitted(results)
+
+
+def _fitted(results: list[BenchmarkResult]) -> str:
+    sizes = sorted({result.config.chunk_size for result in results})
+    modes = dict.fromkeys(mode for result in results for mode in result.modes)
+    plural = "s" * (len(sizes) > 1)
+    return f"fitted at chunk size{plural} {', '.join(map(str, sizes))} of {', '.join(modes)}"
+
+
+def _notes(results: list[BenchmarkResult], chunks: list[int], sizes: list[int]) -> list[str]:
+    """What makes the fit or the advice doubtful; an empty line at the end."""
+    lines = []
+    machines = {(one.provenance.device_uuid, one.provenance.cpu) for one in results}
+    if len(machines) > 1:
+        lines.append(f"Note: fitted from runs of {len(machines)} machines; costs hold for one.")
+    outside = [size for size in chunks if not sizes[0] <= size <= sizes[-1]]
+    if outside:
+        lines.append(
+            f"Note: chunk size {', '.join(map(str, outside))} is beyond the measured ones, so its "
+            "latency is a guess: what a call costs by itself is known only from two sizes on."
+        )
+    runs = [run for one in results for run in one.runs if not run.warmup]
+    if throttled := sum(run.throttled for run in runs):
+        lines.append(f"Note: {throttled} of {len(runs)} runs had a throttle reason set.")
+    return [*lines, ""]

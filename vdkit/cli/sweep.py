@@ -63,7 +63,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         numbers("speeds", options.speeds, _speed),
     )
     modes = [mode.strip() for mode in options.modes.split(",")]
-    plan_cells(modes, *grid, latent_frames=10**9)  # what is wrong with it without the video
+    plan_cells(modes, *grid)  # what is wrong with it without the video
     what = load(options)
     bench = _bench(what, options)
     if folder is None:

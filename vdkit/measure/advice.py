@@ -145,8 +145,9 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
     run = made.run
     if limits.vram_bytes is not None and run.vram_peak_bytes is None:
         raise ValueError(
-            "VRAM is limited, but these costs do not know it at every chunk size: fit them from "
-            "runs on a GPU, or give StageCosts.vram_bytes"
+            "VRAM is limited, but these costs do not know it at every chunk size asked for: fit "
+            "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
+            "StageCosts.vram_bytes"
         )
     used = {"vram_bytes": run.vram_peak_bytes, "pinned_bytes": run.pinned_bytes,
             "ttff_s": run.ttff_s}  # fmt: skip
@@ -235,6 +236,11 @@ _NAMES = {
 }
 
 
+def seconds(value_s: float) -> str:
+    """Three digits, as ``3.65 s`` or ``41.2 ms``."""
+    return f"{value_s:.3g} s" if value_s >= 1 else f"{1e3 * value_s:.3g} ms"
+
+
 def _reason(
     costs: StageCosts,
     info: VideoInfo,
@@ -251,15 +257,15 @@ def _reason(
     slots_help = with_more_s * NEAR < chosen.latency_s
     busy = _busy_s(chosen)
     if bound == "storage" and costs.storage is not None:
-        held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {fastest:.1f} s or more"
+        held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {seconds(fastest)} or more"
     elif bound is not None:
-        held = f"{_NAMES[bound]} takes {busy[bound]:.2f} of {chosen.latency_s:.2f} s"
+        held = f"{_NAMES[bound]} takes {busy[bound]:.3g} of {seconds(chosen.latency_s)}"
     else:
         order = sorted(busy, key=lambda name: -busy[name])[:2]
-        held = " and ".join(f"{_NAMES[name]} ({busy[name]:.2f} s)" for name in order)
-        held += f" overlap only in part in {chosen.latency_s:.2f} s"
+        held = " and ".join(f"{_NAMES[name]} ({seconds(busy[name])})" for name in order)
+        held += f" overlap only in part in {seconds(chosen.latency_s)}"
     slots = (
-        f"more slots would bring {with_more_s:.2f} s but are not allowed"
+        f"more slots would bring {seconds(with_more_s)} but are not allowed"
         if slots_help
         else "more slots do not help"
     )
@@ -267,6 +273,6 @@ def _reason(
     if first.gain_percent < 100 * (NEAR - 1):
         helps = "and neither does a resource of twice the speed"
     else:
-        helps = f"{_REMEDY[first.resource]} does (x 2: {first.latency_s:.2f} s)"
+        helps = f"{_REMEDY[first.resource]} does (x 2: {seconds(first.latency_s)})"
         helps = helps if not slots_help else f"and {helps}"
     return f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {slots}, {helps}"

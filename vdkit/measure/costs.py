@@ -71,8 +71,7 @@ class Storage:
     durable: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.mb_per_s > 0 and math.isfinite(self.mb_per_s)):
-            raise ValueError(f"mb_per_s is {self.mb_per_s}; give a storage speed above 0 MB/s")
+        check_speed(self.mb_per_s)
         if self.burst_bytes < 0:
             raise ValueError(f"burst_bytes is {self.burst_bytes}; use 0 (no cache) or more")
 
@@ -163,6 +162,20 @@ class StageCosts:
         return round(base + slope * frames)
 
 
+SLOWEST_MB_PER_S, FASTEST_MB_PER_S = 1e-6, 1e9
+"""Storage speeds that mean something: a byte and a petabyte a second."""
+
+
+def check_speed(mb_per_s: object) -> None:
+    """ValueError unless ``mb_per_s`` is a storage speed in MB/s."""
+    number = isinstance(mb_per_s, (int, float, np.floating)) and not isinstance(mb_per_s, bool)
+    if not number or not SLOWEST_MB_PER_S <= mb_per_s <= FASTEST_MB_PER_S:  # type: ignore[operator]
+        raise ValueError(
+            f"storage speed is {mb_per_s!r} MB/s; give one above 0, from {SLOWEST_MB_PER_S:g} to "
+            f"{FASTEST_MB_PER_S:g}"
+        )
+
+
 def _check_cost(name: str, cost: Cost) -> None:
     for part in ("fixed_s", "per_frame_s", "first_s"):
         seconds = getattr(cost, part)
@@ -194,8 +207,8 @@ def costs_from_totals(chunks: int, compute_s: float, sequential_s: float) -> Sta
     Raises:
         ValueError: no chunks, or a sequential path faster than its compute.
     """
-    if chunks < 1:
-        raise ValueError(f"chunks is {chunks}; use 1 or more")
+    if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1:
+        raise ValueError(f"chunks is {chunks!r}; use a whole number, 1 or more")
     check_seconds("compute_s", compute_s)
     check_seconds("sequential_s", sequential_s)
     if sequential_s < compute_s:

@@ -144,6 +144,8 @@ def _checked_replay(
                 f"replay has {step!r}, a step that this {mode} run lacks; leave it out, it has "
                 f"{', '.join(times)}"
             )
+        if not hasattr(seconds, "__len__"):
+            raise ValueError(f"replay of {step} is {seconds!r}; give seconds, one for each chunk")
         if len(seconds) != count:
             raise ValueError(
                 f"replay of {step} has {len(seconds)} times for {count} chunks; replay with the "

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vdkit.decode.chunks import MAX_SLOTS
+from vdkit.measure.costs import check_speed
 from vdkit.measure.records import MODE_NAMES
 from vdkit.measure.sweep_records import Cell, Sweep, measured_s
 
@@ -22,7 +23,7 @@ def plan_cells(
     chunks: Sequence[int],
     slots: Sequence[int],
     speeds: Sequence[float | None],
-    latent_frames: int,
+    latent_frames: int | None = None,
     seed: int = 0,
 ) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
     """(fit cells, other cells) of a grid; each in random order, so that drift is no axis.
@@ -35,7 +36,7 @@ def plan_cells(
 
     Args:
         speeds: MB/s; None is full speed.
-        latent_frames: of the video.
+        latent_frames: of the video; None: not known yet, and chunk sizes have no upper bound.
 
     Raises:
         ValueError: an empty axis, a value that is twice there, of no use or out of range.
@@ -54,7 +55,9 @@ def plan_cells(
         if mode not in MODE_NAMES:
             raise ValueError(f"mode {mode!r} is unknown; use any of {', '.join(MODE_NAMES)}")
     for size in chunks:
-        if not 1 <= size <= max(1, latent_frames - 1):
+        if size < 1:
+            raise ValueError(f"chunk size is {size}; use 1 or more")
+        if latent_frames is not None and size > max(1, latent_frames - 1):
             raise ValueError(
                 f"chunk size {size}: the video has {latent_frames} latent frames, the first is a "
                 f"chunk of its own, so use 1 to {max(1, latent_frames - 1)}"
@@ -63,8 +66,8 @@ def plan_cells(
         if not 1 <= count <= MAX_SLOTS:
             raise ValueError(f"slots is {count}; use 1 to {MAX_SLOTS}")
     for speed in speeds:
-        if speed is not None and not 0 < speed < float("inf"):
-            raise ValueError(f"storage speed is {speed:g} MB/s; give a speed above 0, or full")
+        if speed is not None:
+            check_speed(speed)
     if all(mode == "diffusers" for mode in modes):
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 

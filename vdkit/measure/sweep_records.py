@@ -120,6 +120,8 @@ class Predictions(Record):
     Attributes:
         fitted_from: the cells whose runs gave the costs.
         unpredicted: cell key to why the model could not say.
+        measured_before: cells to be predicted that had been measured already, 0 unless this file
+            was lost and made again.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -127,6 +129,7 @@ class Predictions(Record):
     fitted_from: tuple[Cell, ...]
     cells: tuple[PredictedCell, ...]
     unpredicted: dict[str, str]
+    measured_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,5 +260,9 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
             )
         )
     return Predictions(
-        costs=costs, fitted_from=fitted_from, cells=tuple(cells), unpredicted=unpredicted
+        costs=costs,
+        fitted_from=fitted_from,
+        cells=tuple(cells),
+        unpredicted=unpredicted,
+        measured_before=sum(cell in sweep.results for cell in sweep.plan.cells),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdkit.measure.advice import Recommendation
+from vdkit.measure.advice import Recommendation, seconds
 from vdkit.present.money_cells import COST, money_cells, price_line
 from vdkit.present.tables import markdown_table
 
@@ -13,13 +13,16 @@ def advice_line(advice: Recommendation) -> str:
     """Setting, latency and reason in one line."""
     config, run = advice.config, advice.prediction.run
     slots = f"{config.slots} slot{'s' * (config.slots != 1)}"
-    return f"chunk {config.chunk_size}, {slots}: {run.latency_s:.2f} s predicted; {advice.reason}"
+    return (
+        f"chunk {config.chunk_size}, {slots}: {seconds(run.latency_s)} predicted; {advice.reason}"
+    )
 
 
 def what_if_line(advice: Recommendation) -> str:
     """Predicted gain of each resource at twice its speed."""
     gains = ", ".join(
-        f"{one.resource} {one.gain_percent:.1f} % ({one.latency_s:.2f} s)" for one in advice.what_if
+        f"{one.resource} {one.gain_percent:.1f} % ({seconds(one.latency_s)})"
+        for one in advice.what_if
     )
     return f"At twice the speed, latency saved: {gains}"
 
@@ -44,8 +47,7 @@ def candidate_rows(
         if any_vram:
             peak = run.vram_peak_bytes
             row["VRAM GB"] = "-" if peak is None else f"{peak / 1e9:.2f}"
-        seconds = run.info.seconds
-        cost = money_cells(run.latency_s, None, seconds, None, usd_per_hour)
+        cost = money_cells(run.latency_s, None, run.info.seconds, None, usd_per_hour)
         row |= {COST: cost[COST]} if cost else {}
         over = ", ".join(words[name] for name in one.over)
         row["verdict"] = (
@@ -62,7 +64,9 @@ def advice_text(advice: Recommendation, usd_per_hour: float | None = None) -> st
             f"Use {advice_line(advice)}.",
             f"{what_if_line(advice)}.",
             "",
-            f"Predicted, mode async: {price_line(usd_per_hour)}".rstrip(),
+            "\n".join(
+                line for line in (price_line(usd_per_hour), "Predicted, mode async:") if line
+            ),
             "",
             markdown_table(candidate_rows(advice, usd_per_hour)),
         ]

@@ -107,7 +107,13 @@ def _annotate(
     red, green, blue, _ = image.cmap(image.norm(value))  # type: ignore[attr-defined]
     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
     error = sweep.error_percent(cell)
-    small = "fit" if cell in sweep.plan.fit_cells else "-" if error is None else f"{error:+.1f}"
+    small = (
+        "fit"
+        if cell in sweep.plan.fit_cells
+        else "-"
+        if error is None
+        else f"{round(error, 1) + 0.0:+.1f}"
+    )
     ax.text(x, y - 0.14, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7.5)
     ax.text(x, y + 0.27, small, ha="center", va="center", color=ink, fontsize=5.5)
 
@@ -180,6 +186,7 @@ def _legend(figure: Figure, shown: list[Cell], speeds: list[float | None], sweep
         for i, speed in enumerate(speeds)
     ]
     handles.append(mark("used for the fit", "black", "o", hollow=True))
+    handles.append(Line2D([], [], color="black", linewidth=0.5, label="fastest to slowest run"))
     handles.append(Patch(color="#DDDDDD", label=f"±{BAND_PERCENT[0]} %"))
     handles.append(Patch(color="#F0F0F0", label=f"±{BAND_PERCENT[1]} %"))
     figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // 2),

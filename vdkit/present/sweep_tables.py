@@ -10,6 +10,7 @@ from vdkit.measure.costs import Storage
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.predict import video_info
 from vdkit.measure.sweep_records import (
+    PREDICTIONS,
     Cell,
     Sweep,
     measured_s,
@@ -29,9 +30,11 @@ def cell_line(sweep: Sweep, cell: Cell) -> str:
     if cell in sweep.unfit:
         return f"{cell.words}: does not fit in memory"
     line = f"{cell.words}: {measured_s(sweep.results[cell]):.3f} s"
+    if cell in sweep.plan.fit_cells:
+        return f"{line}, for the fit"
     one, error = sweep.predicted(cell), sweep.error_percent(cell)
     if one is None or error is None:
-        return f"{line}, for the fit" if cell in sweep.plan.fit_cells else f"{line}, not predicted"
+        return f"{line}, not predicted"
     return f"{line}, predicted {one.latency_s:.3f} s ({error:+.2f} %)"
 
 
@@ -174,6 +177,7 @@ def verdict(sweep: Sweep) -> str:
         f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %"
         + (f" ({', '.join(by_mode)})" if len(modes) > 1 else "")
         + f", worst {worst:.2f} % ({where.words})."
+        + _late(sweep)
     )
 
 
@@ -212,6 +216,13 @@ def sweep_advice(sweep: Sweep) -> list[str]:
     return lines
 
 
+def _late(sweep: Sweep) -> str:
+    late = 0 if sweep.predictions is None else sweep.predictions.measured_before
+    if not late:
+        return ""
+    return f" NOT A TEST: the predictions were made when {late} of these had been measured."
+
+
 def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = False) -> str:
     """Setting, table and notes, as Markdown that also reads well in a terminal.
 
@@ -237,8 +248,10 @@ def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = F
             if cell.key in sweep.predictions.unpredicted:
                 reason = sweep.predictions.unpredicted[cell.key]
                 lines.append(f"{cell.words} was not predicted: {reason}")
-    elif done == total:
+    elif done == total and all(cell not in sweep.results for cell in sweep.plan.fit_cells):
         lines.append("Nothing was predicted: no cell that costs can be fitted from was measured.")
+    elif done == total:
+        lines.append(f"{PREDICTIONS} is missing; vdkit sweep --resume {sweep.folder} makes it.")
     lines.append(_frames_line(sweep))
     commits = {result.provenance.git_commit for result in sweep.results.values()}
     if len(commits) > 1:
