@@ -112,13 +112,13 @@ if triton is not None:
 
     @triton.jit
     def _add_norm(
-        frames: Any,
-        gain: Any,
-        bias: Any,
-        around: Any,
-        summed: Any,
-        out: Any,
-        rows: Any,
+        frames,
+        gain,
+        bias,
+        around,
+        summed,
+        out,
+        rows,
         CHANNELS: tl.constexpr,
         WIDTH: tl.constexpr,
         BLOCK: tl.constexpr,
