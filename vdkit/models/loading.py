@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from safetensors import SafetensorError
 
 from vdkit.models.sources import TINY_WAN, check_weights, find_source, read_class
 from vdkit.models.wan import WanDecoder
+from vdkit.models.wan_fast import FastWanDecoder
+from vdkit.models.wan_variants import ChannelsLastWanDecoder, CompiledWanDecoder
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -56,6 +59,26 @@ _WAN22: dict[str, Any] = {
 }
 
 ARCHITECTURES = {"wan2.1": _WAN21, "wan2.2": _WAN22}
+
+
+def _fast(vae: AutoencoderKLWan, name: str) -> Any:
+    made: Any = FastWanDecoder(vae, name)
+    for attribute, value in (
+        ("variant", "fast"),
+        ("denormalize", WanDecoder(vae, name).denormalize),
+    ):
+        if not hasattr(made, attribute):
+            setattr(made, attribute, value)
+    return made
+
+
+VARIANTS: Mapping[str, Callable[[AutoencoderKLWan, str], Any]] = {
+    "diffusers": WanDecoder,
+    "channels_last": ChannelsLastWanDecoder,
+    "compiled": CompiledWanDecoder,
+    "fast": _fast,
+}
+"""Ways to run the same weights, by the name that records and tables use."""
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -113,8 +136,9 @@ def load_decoder(
     source: str | Path,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
-) -> WanDecoder:
-    """A streaming decoder.
+    variant: str = "diffusers",
+) -> Any:
+    """A streaming decoder, a `WanDecoder` unless ``variant`` says otherwise.
 
     Args:
         source: ``tiny-wan``, the trained miniature in ``data/``; ``wan2.1`` (the VAE of
@@ -124,21 +148,27 @@ def load_decoder(
             ``vae/`` or at the top; only safetensors are read.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: float16, bfloat16 or float32; None: float16 on a GPU, float32 on a CPU.
+        variant: ``diffusers``, its modules as they are; ``channels_last``, the same with weights
+            in that layout; ``compiled``, these with a compiled steady step (call its ``prepare``
+            first); ``fast``, a `FastWanDecoder`, which has no ``decode_video``.
 
     Raises:
-        ValueError: unknown source, device or dtype; a pickle; not a Wan VAE; a damaged weights
-            file.
+        ValueError: unknown source, device, dtype or variant; a pickle; not a Wan VAE; a damaged
+            weights file.
         FileNotFoundError: a folder without VAE configuration or safetensors.
     """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} is unknown; use one of {', '.join(VARIANTS)}")
+    made = VARIANTS[variant]
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     name = str(source)
     if name in ARCHITECTURES:
-        return WanDecoder(_random_vae(ARCHITECTURES[name], on, as_dtype), name)
+        return made(_random_vae(ARCHITECTURES[name], on, as_dtype), name)
     found = find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
     if isinstance(found, Path):
-        return WanDecoder(_vae_from_folder(found, as_dtype).to(on), found.resolve().name)
-    return WanDecoder(_vae_from_hub(found, as_dtype).to(on), found)
+        return made(_vae_from_folder(found, as_dtype).to(on), found.resolve().name)
+    return made(_vae_from_hub(found, as_dtype).to(on), found)
 
 
 def load_pipeline(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -39,6 +39,8 @@ class WanDecoder:
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
     """
+
+    variant: ClassVar[str] = "diffusers"
 
     def __init__(self, vae: AutoencoderKLWan, name: str) -> None:
         self.vae = vae.eval().requires_grad_(False)
