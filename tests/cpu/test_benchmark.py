@@ -218,7 +218,7 @@ class TestRecord:
             (lambda text: "[1, 2]", "not a vdkit result"),
             (lambda text: "{}", "not a vdkit result"),
             (
-                lambda text: text.replace('"schema_version":2', '"schema_version":99'),
+                lambda text: text.replace('"schema_version":3', '"schema_version":99'),
                 "schema version 99",
             ),
             (

@@ -64,7 +64,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     )
     modes = [mode.strip() for mode in options.modes.split(",")]
     plan_cells(modes, *grid)  # what is wrong with it without the video
-    what = load(options)
+    what = load(options, ready=False)  # every chunk size is prepared for in its turn
     bench = _bench(what, options)
     if folder is None:
         fit_cells, cells = plan_cells(
@@ -137,8 +137,9 @@ def _bench(what: What, options: argparse.Namespace) -> Any:
     from vdkit.measure.bench import Bench
 
     return Bench(
-        what.decoder, what.latents, options.fps, what.source, what.latents_source, options.seed
-    )
+        what.decoder, what.latents, options.fps, what.source, what.latents_source, options.seed,
+        what.setup_s,
+    )  # fmt: skip
 
 
 def numbers(name: str, text: str, kind: Any) -> list[Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 """``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
 
 MODES = "diffusers,sync,async,compute"
+
+VARIANTS = "diffusers,channels_last,compiled,fast"
 
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
@@ -66,6 +71,8 @@ def add_workload(
     )
     what = "wan2.1, wan2.2, tiny-wan, a folder or a hub id"
     add("--decoder", help=f"{what} {shown['decoder']}")
+    how = f"how the weights are run, of {VARIANTS} (default: diffusers)"
+    add("--variant", default="diffusers", metavar="NAME", help=how)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add(
         "--dtype", help="float16, bfloat16 or float32 (default: float16 on a GPU, float32 on a CPU)"
@@ -137,6 +144,7 @@ class What:
     label: str
     source: str
     latents_source: str
+    setup_s: float
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -160,12 +168,51 @@ def _check_numbers(options: argparse.Namespace) -> None:
         raise ValueError(f"--nvml-ms is {milliseconds:g} ms; use 1 to 10000 ms")
 
 
-def load(options: argparse.Namespace) -> What:
-    """Check everything that can be checked before a decoder is loaded, then load."""
+def load(options: argparse.Namespace, ready: bool = True) -> What:
+    """Check everything that can be checked before a decoder is loaded, then load.
+
+    Args:
+        ready: prepare it for ``--chunk`` too.
+    """
+    from vdkit.measure.describe import prepare
+
+    spec, config, label = check(options)
+    begun = time.perf_counter()
+    with getting(options.variant):
+        decoder = load_variant(options, options.variant)
+    setup_s = time.perf_counter() - begun
+    latents = latents_of(decoder, options)
+    if not options.json:
+        print(f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
+    if ready:
+        with getting(options.variant):
+            setup_s += prepare(decoder, latents, config.chunk_size)
+        if not options.json:
+            print(f"set-up of {options.variant}: {setup_s:.1f} s", flush=True)
+    return What(
+        decoder=decoder,
+        latents=latents,
+        spec=spec,
+        modes=[mode.strip() for mode in options.modes.split(",")],
+        config=config,
+        label=label,
+        setup_s=setup_s,
+        **sources(options),
+    )
+
+
+def sources(options: argparse.Namespace) -> dict[str, str]:
+    """What was asked for, as records call it."""
+    given, latents = Path(options.decoder), options.latents
+    return {
+        "source": given.name if given.exists() else options.decoder,
+        "latents_source": latents if latents.startswith("random:") else Path(latents).name,
+    }
+
+
+def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, str]:
+    """Sink, configuration and label; raises for all that is wrong without a decoder."""
     from vdkit.measure.folders import check_out
-    from vdkit.measure.host_memory import keep_freed_memory
-    from vdkit.models.latents import latents_metadata, load_latents
-    from vdkit.models.loading import load_decoder
     from vdkit.sink_spec import SinkSpec, default_folder
 
     kind, _, folder = options.sink.partition(":")
@@ -180,9 +227,24 @@ def load(options: argparse.Namespace) -> What:
     label = options.label or options.preset or Path(options.decoder).name
     check_out(options.out, label)
     _check_numbers(options)
-    decoder = load_decoder(options.decoder, options.device, options.dtype)
+    return spec, config, label
+
+
+def load_variant(options: argparse.Namespace, variant: str) -> ChunkDecoder:
+    """The decoder that the options name, run in this way."""
+    from vdkit.measure.host_memory import keep_freed_memory
+    from vdkit.models.loading import load_decoder
+
+    decoder: ChunkDecoder = load_decoder(options.decoder, options.device, options.dtype, variant)
     if decoder.device.type == "cpu":
         keep_freed_memory()
+    return decoder
+
+
+def latents_of(decoder: Any, options: argparse.Namespace) -> torch.Tensor:
+    """The latents that the options name, as ``decoder`` takes them."""
+    from vdkit.models.latents import latents_metadata, load_latents
+
     latents = load_latents(options.latents, decoder, options.seed)
     if options.denormalize:
         if not options.latents.startswith("random:"):
@@ -193,19 +255,29 @@ def load(options: argparse.Namespace) -> What:
                     "--denormalize"
                 )
         latents = decoder.denormalize(latents)
-    if not options.json:
-        print(f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
-    given, source = Path(options.decoder), options.latents
-    return What(
-        decoder=decoder,
-        latents=latents,
-        spec=spec,
-        modes=[mode.strip() for mode in options.modes.split(",")],
-        config=config,
-        label=label,
-        source=given.name if given.exists() else options.decoder,
-        latents_source=source if source.startswith("random:") else Path(source).name,
-    )
+    return latents
+
+
+@contextmanager
+def getting(variant: str) -> Iterator[None]:
+    """Errors of loading, preparing or running a variant name it, and the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        line = f"{error}".partition("\n")[0] or type(error).__name__
+        if isinstance(error, MemoryError) or "out of memory" in line.lower():
+            raise MemoryError(
+                f"variant {variant!r} does not fit into memory ({line}); use a smaller video or "
+                "--chunk, or fewer variants"
+            ) from error
+        if variant == "diffusers":
+            raise
+        raise ValueError(f"variant {variant!r} cannot be had: {line}; take another") from error
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """For the record."""
+    return shlex.join(["vdkit", *without_price(options.arguments)])
 
 
 def shared_arguments(what: What, options: argparse.Namespace) -> dict[str, Any]:
@@ -222,6 +294,6 @@ def shared_arguments(what: What, options: argparse.Namespace) -> dict[str, Any]:
         "latents_source": what.latents_source,
         "seed": options.seed,
         "label": what.label,
-        "command": shlex.join(["vdkit", *without_price(options.arguments)]),
+        "command": command_line(options),
         "progress": not options.json and sys.stderr.isatty(),
     }

@@ -19,7 +19,7 @@ from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
-from vdkit.measure.describe import as_run, describe_workload, open_nvml
+from vdkit.measure.describe import as_run, describe_workload, open_nvml, prepare
 from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, comparable
 from vdkit.measure.stats import paired_ratio, summarize
@@ -91,6 +91,7 @@ def run_benchmark(
     seed: int = 0,
     label: str = "bench",
     command: str | None = None,
+    setup_s: float | None = None,
     progress: bool = True,
 ) -> BenchmarkResult:
     """Run decode paths in turns (A B B A ...) and record everything.
@@ -107,7 +108,7 @@ def run_benchmark(
         baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
             compute.
         runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
-        source, latents_source, seed, label, command: for the record only.
+        source, latents_source, seed, label, command, setup_s: for the record only.
         progress: show a tqdm bar of runs.
 
     Raises:
@@ -115,7 +116,7 @@ def run_benchmark(
             for `decode_async`.
     """
     baseline = check_plan(modes, baseline, runs, warmup)
-    bench = Bench(decoder, latents, fps, source, latents_source, seed)
+    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
     with progress_bar(len(modes) * (1 + warmup + runs), progress) as advance:
         hashes = {}
         for mode in modes:
@@ -144,8 +145,11 @@ class Bench:
 
     Args:
         decoder, latents, fps: as for `decode_async`.
-        source, latents_source, seed: for the record only.
+        source, latents_source, seed, setup_s: for the record only.
     """
+
+    other_bytes: int | None = None
+    """Device bytes held by others, for the record."""
 
     def __init__(
         self,
@@ -155,13 +159,18 @@ class Bench:
         source: str | None = None,
         latents_source: str = "given",
         seed: int = 0,
+        setup_s: float | None = None,
     ) -> None:
-        self.decoder, self.fps = decoder, fps
+        self.decoder, self.fps, self.setup_s = decoder, fps, setup_s
         # Kept on the host: each run moves them, and so holds no more of them than it needs.
         host = torch.device("cpu")
         self.latents = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
         self.workload = describe_workload(decoder, self.latents, fps, source, latents_source, seed)
         self.nvml = open_nvml(decoder.device)
+
+    def prepare(self, chunk_size: int) -> None:
+        """Let the decoder do its one-time work for this chunk size; it counts as set-up."""
+        self.setup_s = (self.setup_s or 0.0) + prepare(self.decoder, self.latents, chunk_size)
 
     def frame_hash(self, mode: str, config: DecodeConfig) -> str | None:
         """Run once, untimed, into a hash; ValueError for NaN or inf frames of a chunked path."""
@@ -209,6 +218,8 @@ class Bench:
                 for mode, sha256 in hashes.items()
             },
             runs=tuple(records),
+            setup_s=self.setup_s,
+            other_bytes=self.other_bytes,
         )
 
 

@@ -10,8 +10,9 @@ from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import Record, SinkInfo, Workload, read_record
 from vdkit.measure.stats import Ratio, Share, Summary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # 1: first.
+# 2: workload has variant and notes.
 
 ARMS = ("a", "b", "slow")
 """The same setting twice, and the same with work planted after every chunk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -43,7 +44,19 @@ def describe_workload(
         height=height * decoder.spatial_factor,
         width=width * decoder.spatial_factor,
         fps=float(exact_fps(fps)),
+        variant=getattr(decoder, "variant", "diffusers"),
+        notes=tuple(getattr(decoder, "notes", ())),
     )
+
+
+def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> float:
+    """Let the decoder do its one-time work for these latents and chunks, if it has any; s."""
+    work = getattr(decoder, "prepare", None)
+    if work is None:
+        return 0.0
+    begun = time.perf_counter()
+    work(*latents.shape[-2:], chunk_size)
+    return time.perf_counter() - begun
 
 
 def as_run(

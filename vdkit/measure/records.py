@@ -23,9 +23,10 @@ from vdkit.measure.nvml import GpuReading
 from vdkit.measure.provenance import Provenance
 from vdkit.measure.stats import Ratio, Summary
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # 1: first.
 # 2: provenance has torch_threads and malloc.
+# 3: workload has variant and notes, a benchmark setup_s and other_bytes.
 
 _DECIMALS = 9  # of a second; the clocks resolve no finer
 
@@ -50,6 +51,8 @@ class Workload(Record):
         latents, latents_sha256, seed: where the latents came from, and their bytes.
         latent_frames, latent_height, latent_width: their size.
         frames, height, width, fps: of the video, in pixels and frames per second.
+        variant: the way the weights are run, as the decoder calls it.
+        notes: what else the decoder says of itself, e.g. what it had to do without.
     """
 
     decoder: str
@@ -66,6 +69,8 @@ class Workload(Record):
     height: int
     width: int
     fps: float
+    variant: str = "diffusers"
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -162,7 +167,13 @@ class SinkInfo(Record):
 
 
 class BenchmarkResult(Record):
-    """One benchmark: the question, the machine, every raw value, and the answer."""
+    """One benchmark: the question, the machine, every raw value, and the answer.
+
+    Attributes:
+        setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
+        other_bytes: device bytes that others, such as other variants, held meanwhile, so that
+            ``vram_peak_bytes - other_bytes`` is this decoder alone; None on a CPU.
+    """
 
     schema_version: int = SCHEMA_VERSION
     label: str
@@ -175,6 +186,8 @@ class BenchmarkResult(Record):
     frames_identical: bool | None
     modes: dict[str, Mode]
     runs: tuple[Run, ...]
+    setup_s: float | None = None
+    other_bytes: int | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> BenchmarkResult:

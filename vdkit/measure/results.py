@@ -22,7 +22,7 @@ PROVENANCE = ("created_utc", "vdkit", "git_dirty", "device", "device_uuid", "vra
               "python")  # fmt: skip
 PACKAGES = ("torch", "diffusers", "numpy")
 WORKLOAD = ("decoder", "source", "dtype", "weights_sha256", "latents", "latents_sha256", "seed",
-            "latent_frames", "frames", "height", "width", "fps")  # fmt: skip
+            "latent_frames", "frames", "height", "width", "fps", "variant")  # fmt: skip
 CONFIG = ("chunk_size", "slots", "pinned_memory", "copy_stream", "writer_thread",
           "uint8_on_gpu")  # fmt: skip
 RUN = ("mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
@@ -96,6 +96,8 @@ def _rows(file: Path, result: BenchmarkResult) -> list[dict[str, Any]]:
         "throttle_mb_per_s": sink.throttle_mb_per_s,
         "baseline": result.baseline,
         "frames_identical": result.frames_identical,
+        "setup_s": result.setup_s,
+        "other_bytes": result.other_bytes,
     }
     return [
         {

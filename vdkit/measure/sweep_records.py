@@ -25,8 +25,9 @@ from vdkit.measure.records import (
     read_result,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # 1: first.
+# 2: workload has variant and notes.
 
 PLAN, PREDICTIONS = "sweep.json", "predictions.json"
 

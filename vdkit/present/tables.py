@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vdkit.measure.control_records import ControlResult
     from vdkit.measure.profile_records import ProfileResult
-    from vdkit.measure.records import BenchmarkResult, Run, SinkInfo
+    from vdkit.measure.records import BenchmarkResult, Run, SinkInfo, Workload
     from vdkit.measure.sweep_records import SweepPlan
 
 NAMES = {
@@ -95,16 +95,24 @@ def setting(
     limited = where.torch_threads not in (None, where.host_cores)
     threads = f" (torch on {where.torch_threads})" if limited else ""
     return (
-        f"{work.decoder} in {work.dtype}, {work.frames} frames ({work.latent_frames} latent) of "
+        f"{decoder_words(work)} in {work.dtype}, {work.frames} frames ({work.latent_frames} "
+        "latent) of "
         f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
         f"Chunk {config.chunk_size}, {config.slots} slots"
         + (f", without {', '.join(off)}" if off else "")
-        + f"; sink: {sink_words(result.sink)}.\n"
+        + f"; sink: {sink_words(result.sink)}."
+        + "".join(f" Note: {note}." for note in work.notes)
+        + "\n"
         f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
         + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
         + f"; {where.host_cores} host cores{threads}; {where.created_utc}; commit "
         + f"{(where.git_commit or 'unknown')[:7]}{' (dirty)' if where.git_dirty else ''}."
     )
+
+
+def decoder_words(work: Workload) -> str:
+    """The decoder's name, and its variant unless it is diffusers as it is."""
+    return work.decoder + (f" ({work.variant})" if work.variant != "diffusers" else "")
 
 
 def sink_words(sink: SinkInfo) -> str:
@@ -121,7 +129,8 @@ def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = result.workload
     return (
-        f"{work.decoder} in {work.dtype}, {work.frames} frames of {work.height}x{work.width}, "
+        f"{decoder_words(work)} in {work.dtype}, {work.frames} frames of "
+        f"{work.height}x{work.width}, "
         f"{result.provenance.device}"
     )
 
