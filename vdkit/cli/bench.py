@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.money import add_money, money
+from vdkit.cli.variants import add_variants, run_variants_bench
 from vdkit.cli.workload import DEFAULTS, add_workload, load, shared_arguments
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ def add_bench(commands: Any) -> None:
         description="Runs the decode paths in turns (A B B A ...), proves their frames identical, "
         "and writes result.json, runs.csv and table.md into a new folder. The last line of "
         "standard output is one line of JSON: the folder and the latencies; with --json it is the "
-        "only line, and the whole summary.",
+        "only line, and the whole summary. With --variants, ways to run one decoder side by side: "
+        "a result_NAME.json of each, one table, and on a GPU families.csv and families.png.",
     )
     add_workload(bench, runs=10)
+    add_variants(bench)
     bench.add_argument("--baseline", help="the mode that speed-ups are against (default: sync)")
     bench.add_argument(
         "--warmup", type=int, help=f"untimed runs of each mode (default: {DEFAULTS['warmup']})"
@@ -43,6 +46,8 @@ def add_demo(commands: Any) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> int:
+    if options.variants is not None:
+        return run_variants_bench(options)
     from vdkit.measure.bench import run_benchmark
     from vdkit.measure.folders import result_folder
     from vdkit.measure.records import write_atomically, write_result
@@ -56,6 +61,7 @@ def run_bench(options: argparse.Namespace) -> int:
         what.spec.fresh,
         baseline=options.baseline,
         warmup=options.warmup,
+        setup_s=what.setup_s,
         **shared_arguments(what, options),
     )
     home = result_folder(options.out, result)

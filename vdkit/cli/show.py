@@ -22,9 +22,9 @@ def add_show(commands: Any) -> None:
     show = commands.add_parser(
         "show",
         help="print a recorded benchmark, profile, sweep or control; draw a benchmark's timeline",
-        description="Prints what bench and demo (result.json), profile (profile.json), sweep "
-        "(sweep.json) or aa (aa.json) recorded. The options draw a benchmark's timeline; the "
-        "pictures of the others lie beside them.",
+        description="Prints what bench and demo (result.json, or variants.json), profile "
+        "(profile.json), sweep (sweep.json) or aa (aa.json) recorded. The options draw a "
+        "benchmark's timeline; the pictures of the others lie beside them.",
     )
     show.add_argument(
         "result",
@@ -51,6 +51,8 @@ def run_show(options: argparse.Namespace) -> int:
         return _sweep(options, asked)
     if (where / "aa.json").is_file() or where.name == "aa.json":
         return _control(options)
+    if (where / "variants.json").is_file() or where.name == "variants.json":
+        return _variants(options, asked)
     from vdkit.measure.records import read_result
     from vdkit.present.plots import plot_timeline, steady_window
     from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
@@ -93,7 +95,7 @@ def _check_record(where: Path) -> None:
     """ValueError or FileNotFoundError, with what is there instead, for what is no record."""
     if where.name in _OTHERS and where.is_file():
         raise ValueError(f"{where} is no record that show prints: it holds {_OTHERS[where.name]}")
-    names = ("result.json", "profile.json", "sweep.json", "aa.json")
+    names = ("result.json", "profile.json", "sweep.json", "aa.json", "variants.json")
     known = [where / name for name in names]
     if not where.is_dir() or any(file.is_file() for file in known):
         return
@@ -138,6 +140,15 @@ def _control(options: argparse.Namespace) -> int:
 
     _no_options(options, "an A/A control")
     print(control_text(read_control(options.result)))
+    return 0
+
+
+def _variants(options: argparse.Namespace, asked: dict[str, Any]) -> int:
+    from vdkit.measure.variant_records import read_variants
+    from vdkit.present.variants_table import variants_text
+
+    _no_options(options, "a run of variants")
+    print(variants_text(read_variants(options.result), **asked))
     return 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vdkit.measure.timeline import Timeline
+from vdkit.measure.windows import chunk_starts, find_windows
 
 # First match wins. The division and the scaling of an unfused norm are elementwise kernels.
 FAMILIES = (
@@ -37,9 +38,26 @@ def family_of(kernel: str) -> str:
     return next((name for name, rule in _FAMILIES if rule.search(kernel)), "other")
 
 
-def kernel_families(timeline: Timeline) -> tuple[Family, ...]:
-    """Kernel time by family over the whole trace, largest first."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A family over the steady window: its kernels, and their ms per latent frame decoded in it."""
+
+    family: Family
+    ms_per_latent_frame: float
+
+
+def kernel_families(
+    timeline: Timeline, window: tuple[int, int] | None = None
+) -> tuple[Family, ...]:
+    """Kernel time by family, largest first.
+
+    Args:
+        timeline: with kernels; without any the answer is empty.
+        window: only kernels that start in it, (start, stop) in ns; None: the whole trace.
+    """
     kernels = timeline.kernels
+    if window is not None:
+        kernels = kernels.where((kernels.start_ns >= window[0]) & (kernels.start_ns < window[1]))
     if not len(kernels):
         return ()
     seconds: dict[str, float] = {}
@@ -54,4 +72,20 @@ def kernel_families(timeline: Timeline) -> tuple[Family, ...]:
     order = sorted(seconds, key=lambda name: -seconds[name])
     return tuple(
         Family(name, counts[name], seconds[name], 100 * seconds[name] / total) for name in order
+    )
+
+
+def steady_families(timeline: Timeline) -> tuple[Share, ...]:
+    """`kernel_families` of window ``steady``; empty for a run too short to have one."""
+    if timeline.run is None or "steady" not in (windows := find_windows(timeline)):
+        return ()
+    start, stop = windows["steady"]
+    latent_frames = sum(
+        chunk.latent_stop - chunk.latent_start
+        for chunk, begun in zip(timeline.run.chunks, chunk_starts(timeline), strict=True)
+        if start <= begun < stop
+    )
+    return tuple(
+        Share(family, 1e3 * family.seconds / latent_frames)
+        for family in kernel_families(timeline, (start, stop))
     )

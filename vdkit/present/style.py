@@ -46,6 +46,17 @@ MODE_COLORS = {
     "async": "#0072B2",
     "compute": "#888888",
 }
+FAMILY_COLORS = {
+    "convolution": ("#0072B2", "white"),
+    "matrix multiply": ("#56B4E9", "black"),
+    "elementwise": ("#D55E00", "white"),
+    "normalization": ("#CC79A7", "black"),
+    "layout conversion": ("#E69F00", "black"),
+    "copy, cat, pad, cast": ("#F0E442", "black"),
+    "upsampling": ("#009E73", "white"),
+    "other": ("#888888", "black"),
+}
+"""Of kernel families, and the ink that can be read on them, in order of drawing."""
 RED = "#C00000"
 STYLE: Any = {
     "font.size": 8,

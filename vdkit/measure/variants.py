@@ -1,0 +1,249 @@
+"""Variants of one decoder side by side: every variant and mode in turns, in one run.
+
+Knows decoders by protocol: it is handed a way to get each.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vdkit.decode.chunks import DecodeConfig
+from vdkit.decode.job import DecodeOutOfMemory
+from vdkit.decode.protocols import ChunkDecoder
+from vdkit.decode.sequential import decode_sync
+from vdkit.measure.bench import Bench, SinkFactory, check_plan, progress_bar
+from vdkit.measure.families import Share, steady_families
+from vdkit.measure.profiler import profile_run
+from vdkit.measure.records import Run, SinkInfo
+from vdkit.measure.variant_records import Comparison, VariantsIndex
+
+if TYPE_CHECKING:
+    from vdkit.decode.chunks import VideoInfo
+
+Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
+"""Names, as records call them, and how to get each decoder."""
+
+WATCHED_LATENT_FRAMES = 3
+"""How much of the video is compared with float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What `run_variants` gives.
+
+    Attributes:
+        comparison: the record.
+        families: variant to its steady kernels by family; empty where there are none, and
+            ``why_no_families`` says why.
+    """
+
+    comparison: Comparison
+    families: Mapping[str, tuple[Share, ...]]
+    why_no_families: str | None
+
+
+def run_variants(
+    variants: Variants,
+    latents_for: Callable[[ChunkDecoder], torch.Tensor],
+    sink_factory: SinkFactory,
+    *,
+    sink_info: SinkInfo,
+    modes: Sequence[str],
+    baseline: str | None = None,
+    config: DecodeConfig = DecodeConfig(),
+    fps: int | float | str | Fraction = 16,
+    runs: int = 10,
+    warmup: int = 1,
+    source: str | None = None,
+    latents_source: str = "given",
+    seed: int = 0,
+    label: str = "variants",
+    command: str | None = None,
+    families: bool = True,
+    exact: Callable[[], ChunkDecoder] | None = None,
+    guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
+) -> Measured:
+    """Get every variant, then run all their modes in turns (A B B A over variant and mode).
+
+    Args:
+        variants: the first is what the others are compared with.
+        latents_for: gives the latents for the first decoder; all decode the same.
+        sink_factory, sink_info, config, fps, runs, warmup: as for `run_benchmark`.
+        modes: of every variant; ``diffusers`` is skipped for those without ``decode_video``.
+        baseline: the mode that speed-ups within a variant are against; None: as `run_benchmark`.
+        source, latents_source, seed, label, command: for the record only.
+        families: afterwards profile one ``compute`` run of each variant, on CUDA.
+        exact: gives the decoder in float32, with which frames are compared; None: they are not.
+        guard: entered with a variant's name wherever it is loaded or first run, to word errors.
+        say: is told what the user should know meanwhile.
+
+    Raises:
+        ValueError: a plan that is wrong, or a variant that has none of the modes; or bad input as
+            for `decode_async`.
+    """
+    names = [name for name, _ in variants]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"variants {', '.join(names) or 'are missing'}: name each once")
+    check_plan(modes, baseline, runs, warmup)
+    benches: dict[str, Bench] = {}
+    own: dict[str, int] = {}
+    latents = None
+    for name, get in variants:
+        before, begun = _allocated(), time.perf_counter()
+        with guard(name):
+            decoder = get()
+            loaded_s = time.perf_counter() - begun
+            latents = latents_for(decoder) if latents is None else latents
+            bench = Bench(decoder, latents, fps, source, latents_source, seed, loaded_s)
+            bench.prepare(config.chunk_size)
+        benches[name] = bench
+        own[name] = _allocated() - before
+        say(f"set-up of {name}: {bench.setup_s:.1f} s")
+    plans, skipped = _plans(benches, modes, say)
+    for name, bench in benches.items():
+        if bench.decoder.device.type == "cuda":
+            bench.other_bytes = sum(size for other, size in own.items() if other != name)
+    pairs = [(name, mode) for name, plan in plans.items() for mode in plan]
+    hashes: dict[str, dict[str, str | None]] = {name: {} for name in benches}
+    records: dict[str, list[Run]] = {name: [] for name in benches}
+    with progress_bar(len(pairs) * (1 + warmup + runs), progress) as advance:
+        for name, mode in pairs:
+            with guard(name), _naming(name):
+                hashes[name][mode] = benches[name].frame_hash(mode, config)
+            advance()
+        for number in range(-warmup, runs):
+            for name, mode in pairs if number % 2 == 0 else reversed(pairs):
+                with sink_factory(f"{name}-{mode}-{number + warmup:03d}") as sink:
+                    records[name].append(benches[name].run(mode, number, sink, config))
+                advance()
+    results = {
+        name: bench.result(
+            hashes[name],
+            records[name],
+            config=config,
+            sink_info=sink_info,
+            baseline=check_plan(
+                plans[name], baseline if baseline in plans[name] else None, runs, warmup
+            ),
+            label=f"{label}: {name}",
+            command=command,
+        )
+        for name, bench in benches.items()
+    }
+    found, why = _families(benches, config) if families else ({}, "they were not asked for")
+    psnr_db, length = _psnr_db(benches, exact, config) if exact else ({}, 0)
+    index = VariantsIndex(
+        label=label,
+        command=command,
+        provenance=results[names[0]].provenance,
+        variants=tuple(names),
+        baseline=names[0],
+        skipped=skipped,
+        psnr_db=psnr_db,
+        psnr_latent_frames=length,
+    )
+    return Measured(Comparison(index, results), found, why)
+
+
+def _plans(
+    benches: Mapping[str, Bench], modes: Sequence[str], say: Callable[[str], None]
+) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
+    """The modes of each variant, and those that it cannot run."""
+    plans: dict[str, list[str]] = {}
+    skipped: dict[str, tuple[str, ...]] = {}
+    for name, bench in benches.items():
+        whole = hasattr(bench.decoder, "decode_video")
+        plans[name] = [mode for mode in modes if mode != "diffusers" or whole]
+        if len(plans[name]) < len(modes):
+            skipped[name] = ("diffusers",)
+            say(f"{name}: mode diffusers is skipped, this decoder decodes by chunk only")
+        if not plans[name]:
+            raise ValueError(f"variant {name!r} decodes by chunk only; add sync, async or compute")
+    return plans, skipped
+
+
+def _families(
+    benches: Mapping[str, Bench], config: DecodeConfig
+) -> tuple[dict[str, tuple[Share, ...]], str | None]:
+    """Profile one run of each; or why there is nothing to show."""
+    found = {}
+    for name, bench in benches.items():
+        if bench.decoder.device.type != "cuda":
+            return {}, "a CPU has no kernels"
+        gc.collect()
+        timeline = profile_run(
+            "compute", bench.decoder, bench.latents, _Kept(), fps=bench.fps, config=config
+        )
+        found[name] = steady_families(timeline)
+        if not found[name]:
+            return {}, "the video is too short for a steady window"
+    return found, None
+
+
+def _psnr_db(
+    benches: Mapping[str, Bench], exact: Callable[[], ChunkDecoder], config: DecodeConfig
+) -> tuple[dict[str, float | None], int]:
+    """PSNR of each variant's first frames against float32, None for equal; of how many latent."""
+    from vdkit.measure.quality import psnr_db
+
+    bench = next(iter(benches.values()))
+    latents = bench.latents[:, :, :WATCHED_LATENT_FRAMES]
+    expected = _frames(exact(), latents, config)
+    found: dict[str, float | None] = {}
+    for name, one in benches.items():
+        made = psnr_db(_frames(one.decoder, latents, config), expected).clip
+        found[name] = made if math.isfinite(made) else None
+    return found, latents.shape[2]
+
+
+def _frames(decoder: ChunkDecoder, latents: torch.Tensor, config: DecodeConfig) -> np.ndarray:
+    sink = _Kept()
+    decode_sync(decoder, latents, sink, config=config, progress=False)
+    return np.concatenate(sink.chunks)
+
+
+class _Kept:
+    """A sink that keeps its frames."""
+
+    def open(self, info: VideoInfo) -> None:
+        self.chunks: list[np.ndarray] = []
+
+    def write(self, frames: np.ndarray) -> None:
+        self.chunks.append(frames.copy())
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+@contextmanager
+def _naming(variant: str) -> Iterator[None]:
+    """The variant in front of what a decode path says of it."""
+    try:
+        yield
+    except DecodeOutOfMemory as error:
+        raise DecodeOutOfMemory(f"variant {variant!r}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"variant {variant!r}: {error}") from error
+
+
+def _allocated() -> int:
+    """Device bytes that tensors of this process hold."""
+    if not torch.cuda.is_initialized():
+        return 0
+    gc.collect()
+    return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))

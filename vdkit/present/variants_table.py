@@ -1,0 +1,219 @@
+"""Variants of a decoder side by side: table, runs and kernel families. No torch, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdkit.measure.money import mean_energy_j
+from vdkit.measure.variant_records import alone_bytes, ms_per_latent_frame
+from vdkit.present.money_cells import money_cells, money_legend, price_line
+from vdkit.present.style import FAMILY_COLORS, STYLE, WIDTH_IN
+from vdkit.present.tables import NAMES, legend, markdown_table, noise_note, runs_frame, setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from vdkit.measure.families import Share
+    from vdkit.measure.records import BenchmarkResult
+    from vdkit.measure.stats import Ratio
+    from vdkit.measure.variant_records import Comparison
+
+WIDE_ENOUGH = 0.07
+"""Of the longest bar: a segment that its value fits into."""
+
+
+def variant_rows(
+    made: Comparison, usd_per_hour: float | None = None, energy: bool = False
+) -> list[dict[str, str]]:
+    """One row per variant and mode, every cell ready to show."""
+    rows = []
+    base = made.index.baseline
+    on_gpu = any(one.vram_peak_bytes for r in made.results.values() for one in r.modes.values())
+    throttled = any(one.throttled_runs for r in made.results.values() for one in r.modes.values())
+    for variant, result in made.results.items():
+        for name, mode in result.modes.items():
+            latency = mode.latency_s
+            per_frame = ms_per_latent_frame(result) if name == "compute" else None
+            ratio = made.ratio((base, name), (variant, name)) if variant != base else None
+            row = {
+                "variant": variant,
+                "mode": NAMES[name],
+                "mean s": f"{latency.mean:.3f}",
+                f"P99 s{'†' if latency.n < 100 else ''}": f"{latency.p99:.3f}",
+                "max s": f"{latency.max:.3f}",
+                "n": str(latency.n),
+                "TTFF s": f"{mode.ttff_s.mean:.3f}" if mode.ttff_s else "-",
+                "RTF": f"{mode.rtf:.3f}",
+                "ms per latent frame": "-" if per_frame is None else f"{per_frame:.2f}",
+                f"{base} / variant": "1" if variant == base else ratio_words(ratio),
+            }
+            if on_gpu:
+                row["VRAM alone GB"] = f"{(alone_bytes(result, name) or 0) / 1e9:.2f}"
+            if throttled:
+                row["throttled"] = f"{mode.throttled_runs} of {latency.n}"
+            row |= money_cells(
+                latency.mean,
+                None if name == result.baseline else result.modes[result.baseline].latency_s.mean,
+                result.workload.seconds,
+                mean_energy_j(result.timed(name)),
+                usd_per_hour,
+                energy,
+            )
+            rows.append(row)
+    return rows
+
+
+def ratio_words(ratio: Ratio | None) -> str:
+    """Value and interval; ``-`` for None."""
+    if ratio is None:
+        return "-"
+    if ratio.low is None:
+        return f"{ratio.value:.3f} (n = 1)"
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def variants_text(made: Comparison, usd_per_hour: float | None = None, energy: bool = False) -> str:
+    """Caption, table, what else the runs say, and legend."""
+    first = made.baseline
+    mode = first.baseline
+    measured = [
+        (result.provenance.device, mean_energy_j(result.timed(name)), one.latency_s.mean)
+        for result in made.results.values()
+        for name, one in result.modes.items()
+    ]
+    noise = [f"{variant}: {note}" for variant, r in made.results.items() if (note := noise_note(r))]
+    parts = [
+        "\n".join(line for line in (setting(first), price_line(usd_per_hour)) if line),
+        markdown_table(variant_rows(made, usd_per_hour, energy)),
+        "\n".join(f"- {line}" for line in _lines(made)),
+        legend(first)
+        + f" {made.index.baseline} / variant: latency of the same mode. ms per latent frame: from "
+        "the end of a chunk's decode to the end of the next's, steady chunks only. VRAM alone: "
+        "peak without what the other variants hold.",
+        money_legend(measured, usd_per_hour, energy, mode),
+        "\n".join(noise),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _lines(made: Comparison) -> list[str]:
+    """What stands below the table."""
+    results, base = made.results, made.index.baseline
+    setup = [f"{name} {r.setup_s:.1f} s" for name, r in results.items() if r.setup_s is not None]
+    lines = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
+    overlap = [
+        f"{name} {ratio_words(ratio)}"
+        for name in results
+        if (ratio := made.ratio((name, "sync"), (name, "async"))) is not None
+    ]
+    if overlap:
+        lines.append(f"sync / async: {', '.join(overlap)}")
+    for name in results:
+        both = made.ratio((base, "diffusers"), (name, "async")) if name != base else None
+        if both is not None:
+            lines.append(f"{base}, mode diffusers / {name}, async: {ratio_words(both)}")
+    lines += [_frames_words(name, result) for name, result in results.items()]
+    if made.index.psnr_db:
+        values = ", ".join(
+            f"{name} equal" if psnr is None else f"{name} {psnr:.1f} dB"
+            for name, psnr in made.index.psnr_db.items()
+        )
+        lines.append(
+            f"frames against {base} in float32 (PSNR, first {made.index.psnr_latent_frames} latent "
+            f"frames): {values}"
+        )
+    for name, modes in made.index.skipped.items():
+        lines.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
+    for name, result in results.items():
+        lines += [f"{name}: {note}" for note in result.workload.notes if name != base]
+    return lines
+
+
+def _frames_words(name: str, result: BenchmarkResult) -> str:
+    words = {
+        True: "identical, byte for byte",
+        False: "NOT IDENTICAL",
+        None: "not compared: that takes two modes that deliver them at one chunk size",
+    }
+    return f"{name}: frames of its modes: {words[result.frames_identical]}"
+
+
+def variants_frame(made: Comparison) -> pd.DataFrame:
+    """`runs_frame` of every variant, with its name in front."""
+    import pandas as pd
+
+    frames = []
+    for variant, result in made.results.items():
+        frame = runs_frame(result)
+        frame.insert(0, "variant", variant)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def families_csv(families: Mapping[str, tuple[Share, ...]]) -> str:
+    """Kernels of the steady window by variant and family, in full precision."""
+    lines = ["variant,family,kernels,seconds,ms_per_latent_frame,percent"]
+    for variant, shares in families.items():
+        for share in shares:
+            one = share.family
+            lines.append(
+                f'{variant},"{one.name}",{one.kernels},{one.seconds!r},'
+                f"{share.ms_per_latent_frame!r},{one.percent!r}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def plot_families(families: Mapping[str, tuple[Share, ...]], title: str | None = None) -> Figure:
+    """A stacked bar per variant: ms of kernels per latent frame, by family."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    totals = {name: sum(s.ms_per_latent_frame for s in shares) for name, shares in families.items()}
+    longest = max(totals.values())
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(
+            figsize=(WIDTH_IN, 1.3 + 0.34 * len(families)), layout="constrained"
+        )
+        plt.close(figure)
+        for row, (name, shares) in enumerate(families.items()):
+            values = {share.family.name: share.ms_per_latent_frame for share in shares}
+            left = 0.0
+            for family, (color, ink) in FAMILY_COLORS.items():
+                value = values.get(family, 0.0)
+                ax.barh(row, value, left=left, color=color, height=0.7)
+                if value >= WIDE_ENOUGH * longest:
+                    ax.text(
+                        left + value / 2, row, f"{value:.2f}", color=ink, fontsize=6,
+                        ha="center", va="center",
+                    )  # fmt: skip
+                left += value
+            ax.text(left + 0.01 * longest, row, f"{totals[name]:.2f}", va="center", fontsize=7)
+        ax.set_yticks(range(len(families)), list(families))
+        ax.tick_params(axis="y", length=0)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.1 * longest)
+        ax.set_xlabel("kernels by family, ms per latent frame (profiled, steady window)")
+        there = {share.family.name for shares in families.values() for share in shares}
+        handles = [
+            Patch(color=color) for family, (color, _) in FAMILY_COLORS.items() if family in there
+        ]
+        figure.legend(
+            handles, [family for family in FAMILY_COLORS if family in there],
+            loc="outside lower center", ncols=4, frameon=False, fontsize=6,
+        )  # fmt: skip
+        if title:
+            ax.set_title(title, loc="left", fontsize=7)
+    return figure
+
+
+def write_families(
+    families: Mapping[str, tuple[Share, ...]], folder: Path, title: str | None = None
+) -> list[Path]:
+    """``families.csv`` and ``families.png`` into ``folder``; the paths."""
+    table, picture = folder / "families.csv", folder / "families.png"
+    table.write_text(families_csv(families))
+    plot_families(families, title).savefig(picture)
+    return [table, picture]
