@@ -365,6 +365,9 @@ def test_markers_of_dropped_events_are_found(tmp_path, marker):
         ("reduce_kernel<NormTwoOps<float>>", "normalization"),
         ("void upsample_nearest2d_out_frame<float>", "upsampling"),
         ("vectorized_elementwise_kernel<8, silu_kernel>", "elementwise"),
+        ("triton_poi_fused_add_cat_convolution_silu_3", "elementwise"),
+        ("triton_per_fused_convolution_linalg_vector_norm_5", "normalization"),
+        ("_add_norm", "normalization"),
         ("something_else", "other"),
     ],
 )

@@ -10,16 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.decoders import getting, latents_of, load_variant, start_device
 from vdkit.cli.money import money
-from vdkit.cli.workload import (
-    VARIANTS,
-    check,
-    command_line,
-    getting,
-    latents_of,
-    load_variant,
-    sources,
-)
+from vdkit.cli.workload import VARIANTS, check, command_line, sources
 
 if TYPE_CHECKING:
     from vdkit.measure.variant_records import Comparison
@@ -65,6 +58,7 @@ def run_variants_bench(options: argparse.Namespace) -> int:
     asked = money(options)
     names = asked_variants(options)
     spec, config, label = check(options)
+    start_device(options)
     exact = argparse.Namespace(**{**vars(options), "dtype": "float32"})
 
     def say(line: str) -> None:

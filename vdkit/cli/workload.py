@@ -6,12 +6,11 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.cli.decoders import getting, latents_of, load_variant, start_device
 from vdkit.cli.money import without_price
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, exact_fps
 
@@ -177,6 +176,7 @@ def load(options: argparse.Namespace, ready: bool = True) -> What:
     from vdkit.measure.describe import prepare
 
     spec, config, label = check(options)
+    start_device(options)
     begun = time.perf_counter()
     with getting(options.variant):
         decoder = load_variant(options, options.variant)
@@ -228,51 +228,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, str]:
     check_out(options.out, label)
     _check_numbers(options)
     return spec, config, label
-
-
-def load_variant(options: argparse.Namespace, variant: str) -> ChunkDecoder:
-    """The decoder that the options name, run in this way."""
-    from vdkit.measure.host_memory import keep_freed_memory
-    from vdkit.models.loading import load_decoder
-
-    decoder: ChunkDecoder = load_decoder(options.decoder, options.device, options.dtype, variant)
-    if decoder.device.type == "cpu":
-        keep_freed_memory()
-    return decoder
-
-
-def latents_of(decoder: Any, options: argparse.Namespace) -> torch.Tensor:
-    """The latents that the options name, as ``decoder`` takes them."""
-    from vdkit.models.latents import latents_metadata, load_latents
-
-    latents = load_latents(options.latents, decoder, options.seed)
-    if options.denormalize:
-        if not options.latents.startswith("random:"):
-            said = latents_metadata(options.latents).get("normalization")
-            if said == "undone":
-                raise ValueError(
-                    f"{options.latents} says that its normalization is undone already; leave out "
-                    "--denormalize"
-                )
-        latents = decoder.denormalize(latents)
-    return latents
-
-
-@contextmanager
-def getting(variant: str) -> Iterator[None]:
-    """Errors of loading, preparing or running a variant name it, and the remedy."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        line = f"{error}".partition("\n")[0] or type(error).__name__
-        if isinstance(error, MemoryError) or "out of memory" in line.lower():
-            raise MemoryError(
-                f"variant {variant!r} does not fit into memory ({line}); use a smaller video or "
-                "--chunk, or fewer variants"
-            ) from error
-        if variant == "diffusers":
-            raise
-        raise ValueError(f"variant {variant!r} cannot be had: {line}; take another") from error
 
 
 def command_line(options: argparse.Namespace) -> str:

@@ -11,14 +11,17 @@ from vdkit.measure.timeline import Timeline
 from vdkit.measure.windows import chunk_starts, find_windows
 
 # First match wins. The division and the scaling of an unfused norm are elementwise kernels.
+# torch.compile's kernels are named after all that they fuse, a convolution's bias among it.
 FAMILIES = (
+    ("elementwise", r"^triton_poi_"),
+    ("normalization", r"^triton_(red|per)_"),
     ("layout conversion", r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw|transpose"),
     ("convolution", r"conv|fprop|dgrad|wgrad|implicit_gemm|winograd"),
     ("matrix multiply", r"gemm|nvjet|cutlass|cublas|fmha|flash|attention|matmul"),
     ("normalization", r"norm|welford|rsqrt"),
     ("copy, cat, pad, cast", r"copy_kernel|CatArray|FillFunctor|_pad|gather|index_select"),
     ("upsampling", r"upsample|interpolate"),
-    ("elementwise", r"elementwise|triton_poi|silu|clamp"),
+    ("elementwise", r"elementwise|silu|clamp"),
 )
 _FAMILIES = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in FAMILIES)
 
