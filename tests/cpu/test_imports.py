@@ -104,6 +104,11 @@ def loaded_after(statement):
             "import vdkit.measure.splits, vdkit.present.control_report, vdkit.cli.aa",
             {"torch", "pandas", "diffusers"},
         ),
+        (
+            "import vdkit.measure.variant_records, vdkit.present.variants_table",
+            {"torch", "matplotlib", "pandas", "diffusers"},
+        ),
+        ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
         ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),

@@ -382,3 +382,23 @@ def test_ctrl_c_keeps_finished_cells_and_says_how_to_go_on(tmp_path):
     assert len(sweep.results) == 2 == len(sweep.left)
     for path in folder.glob("result_*.json"):
         read_result(path)
+
+
+def test_decoders_are_prepared_for_every_chunk_size_outside_the_runs(tmp_path):
+    class Prepared(NearestDecoder):
+        variant = "prepared"
+        asked = ()
+
+        def prepare(self, height, width, chunk_size):
+            self.asked += ((height, width, chunk_size),)
+
+        def decode_chunk(self, state, start, stop):
+            assert stop - start in {size for *_, size in self.asked} | {1}
+            return super().decode_chunk(state, start, stop)
+
+    bench = make_bench(decoder=Prepared())
+    folder = begin(bench, tmp_path, chunks=(1, 2), modes=("sync",), speeds=(None,), runs=1)
+    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    assert sorted(set(bench.decoder.asked)) == [(12, 20, 1), (12, 20, 2)]
+    assert {one.workload.variant for one in sweep.results.values()} == {"prepared"}
+    assert all(one.setup_s >= 0 for one in sweep.results.values())

@@ -21,6 +21,10 @@ class ChunkDecoder(Protocol):
 
     All per-video state lives in what `begin` returns, so two videos of one decoder can be decoded
     in turns. Work is launched on the current CUDA stream and must not synchronize the device.
+
+    It may also have ``variant`` and ``notes`` (words), which records keep, and ``prepare(height,
+    width, chunk_size)``, of the latents, for work to be done once, such as compiling: commands
+    call it before anything is timed.
     """
 
     name: str

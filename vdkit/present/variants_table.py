@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vdkit.measure.stats import Ratio
     from vdkit.measure.variant_records import Comparison
 
-WIDE_ENOUGH = 0.07
+WIDE_ENOUGH = 0.04
 """Of the longest bar: a segment that its value fits into."""
 
 

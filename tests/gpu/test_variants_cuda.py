@@ -1,0 +1,52 @@
+"""Variants on a GPU: the compiled step, memory of each alone, kernels by family."""
+
+import pytest
+
+from tests.cpu.test_wan_fast import frames_of, noise
+from tests.helpers import latents_for
+from vdkit import load_decoder
+from vdkit.measure.records import SinkInfo
+from vdkit.measure.variant_records import alone_bytes, ms_per_latent_frame
+from vdkit.measure.variants import run_variants
+from vdkit.models.loading import VARIANTS
+from vdkit.sink_spec import SinkSpec
+
+SIZE = (12, 20)
+
+
+def test_nothing_is_compiled_after_prepare():
+    from torch._dynamo.utils import counters
+
+    stock = load_decoder("tiny-wan", "cuda", "float32")
+    decoder = load_decoder("tiny-wan", "cuda", "float32", "compiled")
+    decoder.prepare(*SIZE, 2)
+    before = counters["stats"]["unique_graphs"]
+    latents = noise(stock, 12, *SIZE).cuda()
+    apart = (frames_of(decoder, latents, 2) - frames_of(stock, latents, 2)).abs().max()
+    assert apart < 0.02  # TF32 rounds where kernels differ
+    assert counters["stats"]["unique_graphs"] == before
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_variants_side_by_side(dtype):
+    def get(name):
+        return lambda: load_decoder("tiny-wan", "cuda", dtype, name)
+
+    done = run_variants(
+        [(name, get(name)) for name in VARIANTS],
+        lambda decoder: latents_for(decoder, 16, *SIZE),
+        SinkSpec("null").fresh,
+        sink_info=SinkInfo(kind="null", storage=None),
+        modes=("sync", "async", "compute"),
+        runs=2,
+        exact=lambda: load_decoder("tiny-wan", "cuda", "float32"),
+        progress=False,
+    )
+    made = done.comparison
+    assert list(done.families) == list(VARIANTS) and done.why_no_families is None
+    for name, result in made.results.items():
+        assert result.frames_identical and result.other_bytes > 0
+        assert 0 < alone_bytes(result, "async") < result.modes["async"].vram_peak_bytes
+        kernels_ms = sum(share.ms_per_latent_frame for share in done.families[name])
+        assert 0 < kernels_ms < 3 * ms_per_latent_frame(result)
+        assert made.index.psnr_db[name] > 35
