@@ -23,6 +23,7 @@ from vdkit.measure.variant_records import (
 )
 from vdkit.measure.variants import run_variants
 from vdkit.models.loading import VARIANTS
+from vdkit.present.readme import _recorded
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.present.variants_table import (
     families_csv,
@@ -130,7 +131,17 @@ class TestRun:
     def test_frames_are_compared_with_float32(self, made):
         assert made.index.psnr_db == {"plain": None, "chunked": None}  # equal
         half = compare([("half", lambda: Plain(dtype=torch.bfloat16))], exact=Plain, runs=1)
+        assert half.comparison.index.psnr_latent_frames == 5
         assert 30 < half.comparison.index.psnr_db["half"] < 70
+
+    def test_what_fails_afterwards_does_not_lose_the_runs(self):
+        def too_large():
+            raise torch.OutOfMemoryError("out of memory\nwith details")
+
+        said = []
+        done = compare(exact=too_large, runs=1, modes=("sync",), say=said.append)
+        assert done.comparison.index.psnr_db == {}
+        assert said[-1] == "frames are not compared with float32: out of memory"
 
     @pytest.mark.parametrize(
         ("variants", "options", "message"),
@@ -209,7 +220,7 @@ class TestFigures:
             "set-up (load and prepare, outside all runs): plain 0.0 s, chunked 0.0 s",
             "sync / async: plain ", "- plain, mode diffusers / chunked, async: ",
             "- plain: frames of its modes: identical, byte for byte",
-            "(PSNR, first 3 latent frames): plain equal, chunked equal",
+            "(PSNR, first 5 latent frames): plain equal, chunked equal",
             "chunked: mode diffusers was skipped", "- chunked: without its kernels",
         ):  # fmt: skip
             assert words in text, words
@@ -344,6 +355,12 @@ class TestCommand:
         for flag, names in (("--variants", "diffusers,fast"), ("--variant", "fast")):
             assert main([*QUICK, flag, names, "--modes", "sync", "--out", str(tmp_path)]) == 2
             assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+    def test_readme_keeps_to_benchmarks_of_one_decoder(self, made, tmp_path):
+        home = tmp_path / "results" / "20990101T000000Z_cpu_abc_variants"
+        home.mkdir(parents=True)
+        write_variants(made, home)
+        assert _recorded(tmp_path) == []
 
     def test_the_names_are_the_loaders(self):
         assert ",".join(VARIANTS) == NAMED

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
 """Names, as records call them, and how to get each decoder."""
 
-WATCHED_LATENT_FRAMES = 3
-"""How much of the video is compared with float32."""
+WATCHED_CHUNKS = 5
+"""How much of the video is compared with float32: enough for every step to have been in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def run_variants(
         for name, bench in benches.items()
     }
     found, why = _families(benches, config) if families else ({}, "they were not asked for")
-    psnr_db, length = _psnr_db(benches, exact, config) if exact else ({}, 0)
+    psnr_db, length = _psnr_db(benches, exact, config, say) if exact else ({}, 0)
     index = VariantsIndex(
         label=label,
         command=command,
@@ -183,9 +183,12 @@ def _families(
         if bench.decoder.device.type != "cuda":
             return {}, "a CPU has no kernels"
         gc.collect()
-        timeline = profile_run(
-            "compute", bench.decoder, bench.latents, _Kept(), fps=bench.fps, config=config
-        )
+        try:
+            timeline = profile_run(
+                "compute", bench.decoder, bench.latents, _Kept(), fps=bench.fps, config=config
+            )
+        except RuntimeError as error:  # the timed runs are not lost for it
+            return {}, f"profiling {name} failed: {error}"
         found[name] = steady_families(timeline)
         if not found[name]:
             return {}, "the video is too short for a steady window"
@@ -193,14 +196,25 @@ def _families(
 
 
 def _psnr_db(
-    benches: Mapping[str, Bench], exact: Callable[[], ChunkDecoder], config: DecodeConfig
+    benches: Mapping[str, Bench],
+    exact: Callable[[], ChunkDecoder],
+    config: DecodeConfig,
+    say: Callable[[str], None],
 ) -> tuple[dict[str, float | None], int]:
     """PSNR of each variant's first frames against float32, None for equal; of how many latent."""
     from vdkit.measure.quality import psnr_db
 
     bench = next(iter(benches.values()))
-    latents = bench.latents[:, :, :WATCHED_LATENT_FRAMES]
-    expected = _frames(exact(), latents, config)
+    latents = bench.latents[:, :, : 1 + (WATCHED_CHUNKS - 1) * config.chunk_size]
+    reduced = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # or convolutions round as float16 does
+    try:
+        expected = _frames(exact(), latents, replace(config, chunk_size=1))
+    except torch.OutOfMemoryError as error:  # the timed runs are not lost for it
+        say(f"frames are not compared with float32: {str(error).splitlines()[0]}")
+        return {}, 0
+    finally:
+        torch.backends.cudnn.allow_tf32 = reduced
     found: dict[str, float | None] = {}
     for name, one in benches.items():
         made = psnr_db(_frames(one.decoder, latents, config), expected).clip
