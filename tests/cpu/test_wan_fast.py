@@ -7,7 +7,6 @@ from diffusers import AutoencoderKLWan
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
-from vdkit.models.fast_layers import Convolution, FastState, check_layout
 from vdkit.models.wan import WanDecoder
 from vdkit.models.wan_fast import FastWanDecoder
 
@@ -136,19 +135,3 @@ def test_chunks_out_of_order_are_refused(pair, chunk):
     state = fast.begin(noise(fast, 5, 3, 4))
     with pytest.raises(ValueError, match="cannot follow latent frame 0 of 5"):
         fast.decode_chunk(state, *chunk)
-
-
-def test_a_lost_layout_is_noticed():
-    with pytest.raises(RuntimeError, match="the channels-last layout was lost"):
-        check_layout(torch.zeros(2, 3, 4, 5).transpose(1, 2))
-
-
-def test_the_past_stays_in_front_of_the_present():
-    """What a convolution over time remembers: its last two inputs, zeros before the first."""
-    source = torch.nn.Conv3d(1, 1, (3, 1, 1))
-    convolution, state = Convolution(source), FastState(torch.zeros(1))
-    for count, past in ((1, [0, 1]), (1, [1, 2]), (3, [4, 5]), (1, [5, 6])):
-        fresh = torch.arange(past[1] - count + 1, past[1] + 1).float()
-        convolution.input(state, count, 1, 1).copy_(fresh[:, None, None, None])
-        convolution(state, count)
-        assert state.buffers[convolution][:2].flatten().tolist() == past

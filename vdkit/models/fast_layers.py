@@ -1,141 +1,226 @@
-"""What the fast decoder is built of: convolutions that keep their past, and what is pending.
+"""What the fast decoder is built of: bordered frames, and convolutions over them.
 
-Activations are [T, H, W, C]. A convolution over time reads a buffer whose leading frames are the
-last ones of the chunk before: they stay where they are, and nothing is concatenated or padded.
+A convolution over time reads a ring of frames in which the last ones of the chunk before are still
+there: nothing is concatenated, padded or cloned.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-
-from vdkit.models.kernels import add_norm
 
 
-@dataclass(slots=True)
-class FastState:
-    """One video being decoded: its latents and what its convolutions remember.
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames with a border of one pixel of zeros, as a ring or one after the other.
 
     Attributes:
-        latents: [1, C, T, h, w] after ``post_quant_conv``.
-        buffers: convolution to its input, [leading + T, H, W, C]; zeros before the video begins.
-        next_start: the latent frame that has to come next.
+        data: [slots, H + 2, W + 2, C]; the border is never written.
+        rate: of a ring: frames for each latent frame, by which it turns; 0: no ring.
     """
 
-    latents: torch.Tensor
-    buffers: dict[Convolution, torch.Tensor] = field(default_factory=dict)
-    next_start: int = 0
+    data: torch.Tensor
+    rate: int = 0
+
+    @property
+    def slots(self) -> int:
+        return self.data.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width without the border."""
+        return self.data.shape[1] - 2, self.data.shape[2] - 2
+
+    @property
+    def channels(self) -> int:
+        return self.data.shape[3]
+
+    def numbers(self, step: Step, start: int, count: int) -> list[int]:
+        """The slots of ``count`` frames from frame ``start`` of the chunk on."""
+        first = step.clock * self.rate + start
+        return [(first + frame) % self.slots for frame in range(count)]
+
+    def inner(self) -> torch.Tensor:
+        """[slots, H, W, C] without the border, a view."""
+        return self.data[:, 1:-1, 1:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Frames of one stage that are worked on at once.
+
+    Attributes:
+        clock: latent frames decoded before this chunk.
+        rate: frames of the stage for each latent frame.
+        start: the first frame, counted from ``clock * rate``.
+        frames: how many.
+    """
+
+    clock: int
+    rate: int
+    start: int
+    frames: int
+
+
+class Space:
+    """The memory of one video: a ring in front of each convolution over time, and scratch.
+
+    Attributes:
+        control: int64 [2] on the device: the clock, and the address that pixels go to. Kernels
+            read them there, so that a recorded graph need not change from chunk to chunk.
+        changed: a buffer was made since this was last set to False: recorded graphs are void.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.control = torch.zeros(2, dtype=torch.int64, device=device)
+        self.changed = False
+        self._dtype = dtype
+        self._rings: dict[Convolution, Frames] = {}
+        self._scratch: dict[tuple[Any, ...], Frames] = {}
+
+    def ring(self, owner: Convolution, step: Step, size: tuple[int, int]) -> Frames:
+        """What ``owner`` reads: its past and the step's frames. A larger step makes it grow."""
+        old = self._rings.get(owner)
+        needed = owner.leading + step.frames
+        if old is not None and old.slots >= needed:
+            return old
+        new = Frames(self._zeros(needed, *size, owner.channels), step.rate)
+        if old is not None:
+            before = step.start - owner.leading
+            source, target = (
+                ring.numbers(step, before, owner.leading) for ring in (old, new)
+            )
+            new.data[target] = old.data[source]
+        self._rings[owner] = new
+        return new
+
+    def scratch(self, name: str, frames: int, size: tuple[int, int], channels: int) -> Frames:
+        """Frames that last no longer than a step; the same for the same name and size."""
+        key = (name, size, channels)
+        found = self._scratch.get(key)
+        if found is None or found.slots < frames:
+            found = self._scratch[key] = Frames(self._zeros(frames, *size, channels))
+        return found
+
+    def _zeros(self, frames: int, height: int, width: int, channels: int) -> torch.Tensor:
+        self.changed = True
+        shape = (frames, height + 2, width + 2, channels)
+        return torch.zeros(shape, dtype=self._dtype, device=self.control.device)
+
+    def clear(self) -> None:
+        """Before a video begins its past is zeros."""
+        for ring in self._rings.values():
+            ring.data.zero_()
 
 
 class Convolution:
-    """A causal convolution over time, or one within frames, on [T, H, W, C].
-
-    Its bias is left to whoever reads what it gives: that is one pass less.
+    """A causal convolution over time, one over time alone, or nearest doubling and one in space.
 
     Attributes:
-        leading: frames of the past that it reads in front of the present ones.
+        leading: frames of the past that it reads.
+        channels, out: of its input and of each frame it makes.
+        kernel: over time, height and width; of an enlarging one that of each of the four pixels
+            that a pixel becomes.
+        doubling: it makes two frames of one.
+        weights: [out, channels, time, height, width] each; four for an enlarging one.
+        bias: [out], of all frames it makes.
     """
 
     def __init__(self, source: Any) -> None:
-        layout = torch.channels_last_3d if source.weight.dim() == 5 else torch.channels_last
-        self.weight = source.weight.detach().contiguous(memory_format=layout)
-        self.bias = None if source.bias is None else source.bias.detach()
-        *_, self.height, self.width = source.weight.shape
-        self.leading = source.weight.shape[2] - 1 if source.weight.dim() == 5 else 0
-        self.channels = source.weight.shape[1]
-
-    def input(self, state: FastState, frames: int, height: int, width: int) -> torch.Tensor:
-        """Where the next ``frames`` frames are to be written: a view behind the leading ones."""
-        needed = self.leading + frames
-        buffer = state.buffers.get(self)
-        if buffer is None or buffer.shape[0] < needed:
-            larger = self.weight.new_zeros(needed, height, width, self.channels)
-            if buffer is not None:
-                larger[: self.leading] = buffer[: self.leading]
-            state.buffers[self] = buffer = larger
-        return buffer[self.leading : needed]
-
-    def __call__(self, state: FastState, frames: int) -> torch.Tensor:
-        """Convolve what `input` was filled with; [T, H, W, channels out].
-
-        The last frames then move to the front, for the next chunk.
-        """
-        buffer = state.buffers[self][: self.leading + frames]
-        padding = (self.height // 2, self.width // 2)
-        if self.weight.dim() == 5:
-            made = F.conv3d(buffer.permute(3, 0, 1, 2)[None], self.weight, padding=(0, *padding))[
-                0
-            ].permute(1, 2, 3, 0)
-        else:
-            made = F.conv2d(buffer.permute(0, 3, 1, 2), self.weight, padding=padding).permute(
-                0, 2, 3, 1
-            )
-        for frame in range(self.leading):  # in order: with one new frame source and target overlap
-            buffer[frame] = buffer[frames + frame]
-        return check_layout(made) if made.device.type == "cuda" else made.contiguous()
+        weight = source.weight.detach()
+        self.enlarging = weight.dim() == 4
+        self.weights = _folded(weight) if self.enlarging else [weight]
+        self.kernel: tuple[int, int, int] = tuple(self.weights[0].shape[2:])
+        self.leading = self.kernel[0] - 1
+        self.doubling = self.kernel == (3, 1, 1)
+        self.channels = weight.shape[1]
+        self.out = weight.shape[0] // (2 if self.doubling else 1)
+        self.bias = source.bias.detach()
 
 
-def check_layout(frames: torch.Tensor) -> torch.Tensor:
-    """``frames`` [T, H, W, C], if its memory is in that order; a lost layout is slow, not wrong.
+def _folded(weight: torch.Tensor) -> list[torch.Tensor]:
+    """A 3x3 convolution of a doubled picture as four 2x2 ones of the picture itself.
 
-    For CUDA: a CPU's convolutions choose their own layout.
-
-    Raises:
-        RuntimeError: the memory is laid out in another way.
+    Of three neighbours in the doubled picture two are the same pixel; which two depends on where
+    in its cell a pixel lies, upper left to lower right here.
     """
-    if not frames.is_contiguous():
-        raise RuntimeError(
-            f"an activation of shape {tuple(frames.shape)} has strides {frames.stride()}: the "
-            "channels-last layout was lost"
-        )
-    return frames
+    exact = weight.float()
+    rows = (
+        torch.stack([exact[:, :, 0], exact[:, :, 1] + exact[:, :, 2]], 2),
+        torch.stack([exact[:, :, 0] + exact[:, :, 1], exact[:, :, 2]], 2),
+    )
+    folded = []
+    for half in rows:
+        left, middle, right = half.unbind(3)
+        for pair in ((left, middle + right), (left + middle, right)):
+            folded.append(torch.stack(pair, 3)[:, :, None].to(weight.dtype))
+    return folded
 
 
-@dataclass(slots=True)
-class Pending:
-    """An activation that is not added up yet: ``inner + bias + around``, [T, H, W, C].
-
-    Whoever reads it next adds while reading.
-    """
-
-    inner: torch.Tensor
-    bias: torch.Tensor | None = None
-    around: torch.Tensor | None = None
-
-    def settle(self) -> torch.Tensor:
-        """Add up in place."""
-        for part in (self.bias, self.around):
-            if part is not None:
-                self.inner += part
-        self.bias = self.around = None
-        return self.inner
-
-
+@dataclass(frozen=True, slots=True)
 class Norm:
-    """`WanRMS_norm` and, unless it is an attention's, SiLU; in float32, rounded once."""
+    """`WanRMS_norm`, and SiLU unless it is an attention's; in float32, rounded once.
 
-    def __init__(self, source: Any, kernels: bool, activate: bool = True) -> None:
-        self.gain = source.gamma.detach().flatten().float() * source.scale
-        self.activate = activate
-        self.kernels = kernels
+    Attributes:
+        gain: [C] float32.
+    """
 
-    def __call__(
-        self, given: Pending, out: torch.Tensor, summed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Into ``out``, returned; ``summed`` gets the activation itself, added up."""
-        return add_norm(
-            given.inner, self.gain, out, bias=given.bias, around=given.around, summed=summed,
-            activate=self.activate, kernels=self.kernels,
-        )  # fmt: skip
+    gain: torch.Tensor
+    activate: bool = True
 
-    def both(self, given: Pending, out: torch.Tensor) -> torch.Tensor:
-        """Into ``out``; returns the activation itself, added up."""
-        if given.bias is None and given.around is None:
-            self(given, out)
-            return given.inner
-        summed = torch.empty_like(given.inner)
-        self(given, out, summed)
-        return summed
+    @classmethod
+    def of(cls, source: Any, activate: bool = True) -> Norm:
+        return cls(source.gamma.detach().flatten().float() * source.scale, activate)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a residual block begins, or the head: a norm, and the convolution that reads it."""
+
+    norm: Norm
+    convolution: Convolution
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Where finished pixels go.
+
+    Attributes:
+        target: uint8 [F, H, W, 3], or [1, 3, F, H, W] in the decoder's dtype.
+        start: the first frame of this step in it.
+        patch: pixels of the picture for each of the convolution, in height and in width.
+    """
+
+    target: torch.Tensor
+    patch: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call of a convolution: what it reads, and what is done with the sums.
+
+    Attributes:
+        source, source_start: what it reads, from which frame on.
+        around: is added to the sums; frames from 0 on.
+        summed: gets the sums.
+        normed: gets them normalized and activated.
+        norm: how.
+        pixels: gets them as pixels; then nothing else is written.
+    """
+
+    convolution: Convolution
+    step: Step
+    source: Frames
+    source_start: int
+    around: Frames | None = None
+    summed: Frames | None = None
+    normed: Frames | None = None
+    norm: Norm | None = None
+    pixels: Pixels | None = None
+
+    def start(self, frames: Frames) -> int:
+        """The frame at which this step's first frame is written: scratch begins at 0."""
+        return self.step.start if frames.rate else 0

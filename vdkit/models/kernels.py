@@ -1,149 +1,205 @@
-"""The passes between convolutions, each fused into one: a Triton kernel, and the same in torch.
+"""Causal convolution with all that follows it, in one Triton kernel, and the norm that stands alone.
 
-Both round where the other rounds: once for the sum that goes on as the way around, once at the end.
+Frames have a border of one pixel of zeros, [H + 2, W + 2, C]. Seen as rows of C values, each tap of
+a convolution is then the same rows at a fixed distance, and the convolution a sum of matrix
+products over shifted rows: no padding, and the tensor memory accelerator fetches every operand.
+The epilogue adds bias and the way around, normalizes, activates, and writes where the next
+convolution reads.
 """
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+import triton
+import triton.language as tl
 
-import torch
-import torch.nn.functional as F
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # no GPU build of torch: the plain passes are the only ones
-    triton = None
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-EPSILON = 1e-12
+EPSILON = tl.constexpr(1e-12)
 """Of torch.nn.functional.normalize, which diffusers' norm calls."""
-_ROW_VALUES = 4096  # values a program holds; more rows for fewer channels
+_ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: added and taken away, float32 rounds half to even
 
 
-def has_kernels(device: torch.device) -> bool:
-    """Whether the Triton kernels run here: on CUDA, or anywhere under ``TRITON_INTERPRET=1``."""
-    return triton is not None and (
-        device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    )
+_INTEGERS = (
+    "rows", "wide", "high", "frames", "x_slots", "x_start", "summed_slots", "summed_start",
+    "normed_slots", "normed_start", "out_frames", "out_start", "out_slots",
+)  # fmt: skip
+"""Compiled once for any value of these, not again where one happens to be 1 or a multiple of 16."""
 
 
-def add_norm(
-    frames: Tensor,
-    gain: Tensor,
-    out: Tensor,
-    *,
-    bias: Tensor | None = None,
-    around: Tensor | None = None,
-    summed: Tensor | None = None,
-    activate: bool = True,
-    kernels: bool = False,
-) -> Tensor:
-    """``silu(normalize(frames + bias + around) * gain)`` into ``out``, which is returned.
+@triton.jit
+def _inside(p, wide, high):
+    """Whether row ``p`` of a bordered frame is a pixel, not border."""
+    y = p // wide
+    x = p - y * wide
+    return (x > 0) & (x < wide - 1) & (y > 0) & (y < high - 1)
 
-    Args:
-        frames: [..., C] contiguous, float16, bfloat16 or float32.
-        gain: [C] float32.
-        out: as ``frames``.
-        bias: [C]; ``around``: as ``frames``; None: nothing is added.
-        summed: gets ``frames + bias + around``, rounded; None: not kept.
-        activate: False leaves SiLU out.
-        kernels: use Triton; the tensors must be where `has_kernels` says that it runs.
+
+@triton.jit
+def _norm_silu(value, square, gain, ACTIVATE: tl.constexpr):
+    made = value / tl.maximum(tl.sqrt(square), EPSILON) * gain
+    if ACTIVATE:
+        made = made / (1.0 + tl.exp(-made))
+    return made
+
+
+@triton.jit(do_not_specialize=_INTEGERS)
+def norm(
+    frames, out, gain, control, rows, wide, high, out_slots, out_start,
+    RATE: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVATE: tl.constexpr,
+):  # fmt: skip
+    """RMS norm over C, gain and SiLU of bordered frames; program (i, t): rows i of frame t.
+
+    Frame t of the output goes to slot ``(clock * RATE + out_start + t) % out_slots``.
     """
-    if kernels:
-        return _launch(frames, gain, out, bias, around, summed, activate)
-    value = frames if bias is None and around is None else frames.float()
-    if bias is not None:
-        value = value + bias
-    if around is not None:
-        value = value + around
-    value = value.to(frames.dtype)
-    if summed is not None:
-        summed.copy_(value)
-    exact = F.normalize(value.float(), dim=-1) * gain
-    return out.copy_(F.silu(exact) if activate else exact)
+    p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    t = tl.program_id(1)
+    column = tl.arange(0, WIDTH)[None, :]
+    there = _inside(p, wide, high) & (column < C)
+    value = tl.load(frames + (t.to(tl.int64) * rows + p) * C + column, there, 0.0).to(tl.float32)
+    factor = tl.load(gain + column, column < C, 0.0)
+    made = _norm_silu(value, tl.sum(value * value, 1)[:, None], factor, ACTIVATE)
+    slot = (tl.load(control) * RATE + out_start + t) % out_slots
+    tl.store(out + (slot * rows + p) * C + column, made.to(out.dtype.element_ty), there)
 
 
-def _launch(
-    frames: Tensor,
-    gain: Tensor,
-    out: Tensor,
-    bias: Tensor | None,
-    around: Tensor | None,
-    summed: Tensor | None,
-    activate: bool,
-) -> Tensor:
-    channels = frames.shape[-1]
-    rows = frames.numel() // channels
-    for tensor in (frames, out, around, summed):
-        if tensor is not None and not tensor.is_contiguous():
-            raise RuntimeError(
-                f"a tensor of shape {tuple(tensor.shape)} has strides {tensor.stride()}: the "
-                "kernels need it contiguous"
-            )
-    width = triton.next_power_of_2(channels)
-    block = max(1, _ROW_VALUES // width)
-    unused = frames  # a pointer that is not read
-    _add_norm[(triton.cdiv(rows, block),)](
-        frames,
-        gain,
-        unused if bias is None else bias,
-        unused if around is None else around,
-        unused if summed is None else summed,
-        out,
-        rows,
-        CHANNELS=channels,
-        WIDTH=width,
-        BLOCK=block,
-        EPSILON=EPSILON,
-        HAS_BIAS=bias is not None,
-        HAS_AROUND=around is not None,
-        KEEP_SUM=summed is not None,
-        ACTIVATE=activate,
-    )
-    return out
+@triton.jit(do_not_specialize=_INTEGERS)
+def convolve(
+    x, w1, w2, bias, around, summed, normed, gain, control, wide, high, frames,
+    x_slots, x_start, summed_slots, summed_start, normed_slots, normed_start, out_frames, out_start,
+    X_RATE: tl.constexpr, SUMMED_RATE: tl.constexpr, NORMED_RATE: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, OUT: tl.constexpr,
+    KT: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr,
+    ENLARGE: tl.constexpr, AROUND: tl.constexpr, SUMMED: tl.constexpr, NORMED: tl.constexpr,
+    TAIL: tl.constexpr, PATCH: tl.constexpr,
+    BM: tl.constexpr, K: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, TT: tl.constexpr,
+):  # fmt: skip
+    """``frames`` output frames of a causal convolution over bordered frames.
 
+    A program makes BM rows of TT frames and N1 + N2 of the N columns, because 96 and 192 are no
+    powers of two. Frame t of the input is slot ``(clock * X_RATE + x_start + t) % x_slots``, the
+    past before it; ``summed`` and ``normed`` likewise. ``control`` holds the clock and, for the
+    tail, the address of the pixels.
 
-if triton is not None:
+    ENLARGE: nearest-neighbour doubling and a 3x3 convolution are, for each of the four pixels of
+    an enlarged cell, a 2x2 convolution of the small picture; its weights lie one after the other.
+    N = 2 OUT: the second half of the columns is a frame of its own, the next one.
+    TAIL: clamped pixels, 1: uint8 [F, H, W, 3], 2: [3, F, H, W] in the dtype of ``x``; each pixel
+    of the convolution is PATCH x PATCH pixels of the picture.
+    """
+    pid = tl.program_id(0)
+    tiles: tl.constexpr = N // (N1 + N2)
+    col = tl.program_id(1) % tiles * (N1 + N2)
+    phase = tl.program_id(1) // tiles
+    py = phase // 2
+    px = phase % 2
+    groups = frames // TT
+    t0 = pid % groups * TT
+    p0 = pid // groups * BM
+    rows = wide * high
+    clock = tl.load(control)
+    past = ((clock * X_RATE + x_start + t0 + x_slots - (KT - 1)) % x_slots).to(tl.int32)
+    top = (KY - 1) // 2 if not ENLARGE else 1 - py
+    left = (KX - 1) // 2 if not ENLARGE else 1 - px
+    blocks: tl.constexpr = C // K
+    area: tl.constexpr = KY * KX
+    k0 = phase * (KT * area * C)
 
-    @triton.jit
-    def _add_norm(
-        frames,
-        gain,
-        bias,
-        around,
-        summed,
-        out,
-        rows,
-        CHANNELS: tl.constexpr,
-        WIDTH: tl.constexpr,
-        BLOCK: tl.constexpr,
-        EPSILON: tl.constexpr,
-        HAS_BIAS: tl.constexpr,
-        HAS_AROUND: tl.constexpr,
-        KEEP_SUM: tl.constexpr,
-        ACTIVATE: tl.constexpr,
-    ) -> None:
-        row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
-        column = tl.arange(0, WIDTH)[None, :]
-        there = (row < rows) & (column < CHANNELS)
-        place = row * CHANNELS + column
-        value = tl.load(frames + place, there, 0.0).to(tl.float32)
-        if HAS_BIAS:
-            value += tl.load(bias + column, column < CHANNELS, 0.0).to(tl.float32)
-        if HAS_AROUND:
-            value += tl.load(around + place, there, 0.0).to(tl.float32)
-        rounded = value.to(frames.dtype.element_ty)
-        if KEEP_SUM:
-            tl.store(summed + place, rounded, there)
-        value = tl.where(there, rounded.to(tl.float32), 0.0)
-        length = tl.sqrt(tl.sum(value * value, 1)[:, None])
-        made = value / tl.maximum(length, EPSILON)
-        made *= tl.load(gain + column, column < CHANNELS, 0.0)
-        if ACTIVATE:
-            made = made / (1.0 + tl.exp(-made))
-        tl.store(out + place, made.to(out.dtype.element_ty), there)
+    a1 = tl.zeros((BM, N1), tl.float32)
+    if N2 > 0:
+        a2 = tl.zeros((BM, N2), tl.float32)
+    if TT == 1:
+        for i in range(KT * area * blocks):
+            tap = i // blocks
+            row = (past + tap // area) % x_slots * rows + p0
+            row += (tap // KX % KY - top) * wide + tap % KX - left
+            part = x.load([row, i % blocks * K])
+            a1 = tl.dot(part, w1.load([k0 + i * K, col]), a1)
+            if N2 > 0:
+                a2 = tl.dot(part, w2.load([k0 + i * K, col + N1]), a2)
+    else:  # two frames share what they read: two of their four input frames, and the weights
+        b1 = tl.zeros((BM, N1), tl.float32)
+        if N2 > 0:
+            b2 = tl.zeros((BM, N2), tl.float32)
+        for i in range(area * blocks):
+            tap = i // blocks
+            row = p0 + (tap // KX - top) * wide + tap % KX - left
+            c = i % blocks * K
+            k = tap * C + c
+            v1 = (w1.load([k, col]), w1.load([area * C + k, col]), w1.load([2 * area * C + k, col]))
+            if N2 > 0:
+                n = col + N1
+                v2 = (w2.load([k, n]), w2.load([area * C + k, n]), w2.load([2 * area * C + k, n]))
+            for f in tl.static_range(4):
+                part = x.load([(past + f) % x_slots * rows + row, c])
+                if f < 3:
+                    a1 = tl.dot(part, v1[f], a1)
+                    if N2 > 0:
+                        a2 = tl.dot(part, v2[f], a2)
+                if f > 0:
+                    b1 = tl.dot(part, v1[f - 1], b1)
+                    if N2 > 0:
+                        b2 = tl.dot(part, v2[f - 1], b2)
+
+    p = p0 + tl.arange(0, BM)[:, None]
+    inside = _inside(p, wide, high)
+    c1 = tl.arange(0, N1)[None, :]
+    f1 = tl.load(bias + col + c1)
+    if N2 > 0:
+        c2 = N1 + tl.arange(0, N2)[None, :]
+        f2 = tl.load(bias + col + c2)
+    for t in tl.static_range(TT):
+        s1 = (a1 if t == 0 else b1) + f1
+        if N2 > 0:
+            s2 = (a2 if t == 0 else b2) + f2
+        frame = (t0 + t).to(tl.int64)
+        if TAIL > 0:
+            channel = c1 // (PATCH * PATCH)
+            y = (p // wide - 1) * PATCH + c1 % PATCH
+            across = (p % wide - 1) * PATCH + c1 // PATCH % PATCH
+            tall = (high - 2) * PATCH
+            broad = (wide - 2) * PATCH
+            there = inside & (c1 < OUT)
+            pixel = tl.minimum(tl.maximum(s1.to(x.dtype).to(tl.float32), -1.0), 1.0)
+            address = tl.load(control + 1)
+            frame += out_start
+            if TAIL == 1:
+                level = (pixel * 0.5 + 0.5) * 255.0
+                place = ((frame * tall + y) * broad + across) * 3 + channel
+                target = address.to(tl.pointer_type(tl.uint8)) + place
+                tl.store(target, ((level + _ROUND) - _ROUND).to(tl.uint8), there)
+            else:
+                place = ((channel * out_frames + frame) * tall + y) * broad + across
+                tl.store(address.to(tl.pointer_type(x.dtype)) + place, pixel.to(x.dtype), there)
+        else:
+            first = col
+            if N == 2 * OUT:
+                frame = 2 * frame + col // OUT
+                first = col % OUT
+            q = p
+            size = rows
+            if ENLARGE:
+                q = (2 * (p // wide) - 1 + py) * (2 * wide - 2) + 2 * (p % wide) - 1 + px
+                size = (2 * high - 2) * (2 * wide - 2)
+            if AROUND:
+                place = around + (frame * size + q) * OUT + first
+                s1 += tl.load(place + c1, inside, 0.0).to(tl.float32)
+                if N2 > 0:
+                    s2 += tl.load(place + c2, inside, 0.0).to(tl.float32)
+            if SUMMED:
+                slot = (clock * SUMMED_RATE + summed_start + frame) % summed_slots
+                place = summed + (slot * size + q) * OUT + first
+                tl.store(place + c1, s1.to(x.dtype), inside)
+                if N2 > 0:
+                    tl.store(place + c2, s2.to(x.dtype), inside)
+            if NORMED:
+                square = tl.sum(s1 * s1, 1)[:, None]
+                if N2 > 0:
+                    square += tl.sum(s2 * s2, 1)[:, None]
+                slot = (clock * NORMED_RATE + normed_start + frame) % normed_slots
+                place = normed + (slot * size + q) * OUT
+                made = _norm_silu(s1, square, tl.load(gain + c1), True)
+                tl.store(place + c1, made.to(x.dtype), inside)
+                if N2 > 0:
+                    made = _norm_silu(s2, square, tl.load(gain + c2), True)
+                    tl.store(place + c2, made.to(x.dtype), inside)

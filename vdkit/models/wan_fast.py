@@ -1,138 +1,63 @@
 """Wan's decoder written again for speed, on the weights of any `AutoencoderKLWan`.
 
-Activations are [T, H, W, C] from the first convolution to the last, so that no convolution has to
-turn its input around. Each convolution over time reads a buffer whose leading frames are the last
-ones of the chunk before: they stay where they are, and nothing is concatenated, padded or cloned.
-diffusers' blocks are found again by their names: residual block, attention, upsampling, head.
+Activations are frames with a border of zeros, [T, H + 2, W + 2, C], in rings that keep the past, so
+that each convolution is one pass, from the sums to what the next one reads. The later stages work
+on two frames at a time, however long the chunk, so that their memory does not grow with it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import weakref
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 
-from vdkit.models.fast_layers import Convolution, FastState, Norm, Pending
-from vdkit.models.kernels import has_kernels
+from vdkit.models.fast_blocks import Attention, Passes, ResidualBlock, Stage, Work
+from vdkit.models.fast_layers import Convolution, Entry, Frames, Norm, Pixels, Space, Step
+from vdkit.models.fast_plain import PlainPasses
 from vdkit.models.wan import WanDecoder, check_order
 
-
-class ResidualBlock:
-    """`WanResidualBlock`: norm, convolution, norm, convolution, and the way around them."""
-
-    def __init__(self, source: Any, kernels: bool) -> None:
-        self.norm1, self.conv1 = Norm(source.norm1, kernels), Convolution(source.conv1)
-        self.norm2, self.conv2 = Norm(source.norm2, kernels), Convolution(source.conv2)
-        same = isinstance(source.conv_shortcut, torch.nn.Identity)
-        self.shortcut = None if same else source.conv_shortcut
-
-    def __call__(self, state: FastState, given: Pending) -> Pending:
-        count, height, width, _ = given.inner.shape
-        around = self.norm1.both(given, self.conv1.input(state, count, height, width))
-        if self.shortcut is not None:  # a 1x1x1 convolution is a matrix product
-            around = F.linear(around, self.shortcut.weight.flatten(1), self.shortcut.bias)
-        inner = Pending(self.conv1(state, count), self.conv1.bias)
-        self.norm2(inner, self.conv2.input(state, count, height, width))
-        return Pending(self.conv2(state, count), self.conv2.bias, around)
+_AT_ONCE = 2
+"""Frames of a later stage: the kernels make two at once; more would only take more memory."""
+_EARLY_STAGES = 2
+"""Stages whose frames are small: all of a chunk at once fill a GPU better."""
 
 
-class Attention:
-    """`WanAttentionBlock`: one head over the pixels of each frame."""
+@dataclass(slots=True, weakref_slot=True)
+class FastState:
+    """One video being decoded.
 
-    def __init__(self, source: Any, kernels: bool) -> None:
-        self.norm = Norm(source.norm, kernels, activate=False)
-        self.to_qkv, self.proj = source.to_qkv, source.proj
-
-    def __call__(self, state: FastState, given: Pending) -> Pending:
-        normed = torch.empty_like(given.inner)
-        frames = self.norm.both(given, normed)
-        rows = normed.flatten(1, 2)[:, None]  # [T, one head, H * W, C]
-        weight, bias = self.to_qkv.weight.flatten(1), self.to_qkv.bias
-        query, key, value = F.linear(rows, weight, bias).chunk(3, dim=-1)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        made = F.linear(seen, self.proj.weight.flatten(1), self.proj.bias)
-        return Pending(made.reshape(frames.shape), around=frames)
-
-
-class Upsampling:
-    """`WanResample` upwards: twice the frames, if it has a ``time_conv``, then twice the size."""
-
-    def __init__(self, source: Any) -> None:
-        time = getattr(source, "time_conv", None)
-        self.time = None if time is None else Convolution(time)
-        self.space = Convolution(source.resample[1])
-
-    def __call__(self, state: FastState, given: Pending, first: bool) -> Pending:
-        """[T, H, W, C] to [T or 2T, 2H, 2W, C]; the first latent frame stays one frame."""
-        frames = given.settle()
-        count, height, width, channels = frames.shape
-        if self.time is not None and not first:
-            self.time.input(state, count, height, width).copy_(frames)
-            made = Pending(self.time(state, count), self.time.bias).settle()
-            pairs = made.unflatten(-1, (2, channels)).permute(0, 3, 1, 2, 4)
-            frames = pairs.reshape(2 * count, height, width, channels)
-            count *= 2
-        out = self.space.input(state, count, 2 * height, 2 * width)
-        spread = out.view(count, height, 2, width, 2, channels)
-        spread.copy_(frames[:, :, None, :, None])
-        return Pending(self.space(state, count), self.space.bias)
-
-
-class Duplication:
-    """`DupUp3D`, the way around a stage of Wan 2.2: repeats, over time and space, added in place.
-
-    Each of the ``time x 2 x 2`` positions inside an enlarged cell takes other channels.
+    Attributes:
+        latents: [1, C, T, h, w] after ``post_quant_conv``.
+        space: what its convolutions remember.
+        next_start: the latent frame that has to come next.
     """
 
-    def __init__(self, source: Any, device: torch.device) -> None:
-        self.time, self.space = source.factor_t, source.factor_s
-        picks = torch.arange(source.out_channels * source.factor, device=device) // source.repeats
-        self.picks = picks.view(source.out_channels, self.time, self.space, self.space)
-
-    def add(self, frames: torch.Tensor, to: torch.Tensor, first: bool) -> torch.Tensor:
-        """Add ``frames`` [T, H, W, C in], enlarged, to ``to``; of the first only its last copy."""
-        skipped = self.time - 1 if first else 0
-        for t in range(skipped, self.time):
-            for y in range(self.space):
-                for x in range(self.space):
-                    cell = to[t - skipped :: self.time - skipped, y :: self.space, x :: self.space]
-                    cell += frames[..., self.picks[:, t, y, x]]
-        return to
-
-
-class UpBlock:
-    """`WanUpBlock` or `WanResidualUpBlock`: residual blocks, upsampling, and a way around both."""
-
-    def __init__(self, source: Any, device: torch.device, kernels: bool) -> None:
-        self.blocks = [ResidualBlock(block, kernels) for block in source.resnets]
-        around = getattr(source, "avg_shortcut", None)
-        self.around = None if around is None else Duplication(around, device)
-        upsamplers = getattr(source, "upsamplers", None)
-        upsampler = upsamplers[0] if upsamplers else getattr(source, "upsampler", None)
-        self.upsampling = None if upsampler is None else Upsampling(upsampler)
-
-    def __call__(self, state: FastState, given: Pending, first: bool) -> Pending:
-        before = None if self.around is None else given.settle()
-        for block in self.blocks:
-            given = block(state, given)
-        if self.upsampling is not None:
-            given = self.upsampling(state, given, first)
-        if self.around is not None and before is not None:
-            self.around.add(before, given.inner, first)
-        return given
+    latents: torch.Tensor
+    space: Space
+    next_start: int = 0
 
 
 class FastWanDecoder:
     """The same frames as `WanDecoder`, within rounding, from the same weights; a `ChunkDecoder`.
 
-    Rounding differs from diffusers': norms and SiLU are computed in float32 and rounded once.
+    Rounding differs from diffusers': sums, norms and SiLU are float32 and rounded once, and where
+    a convolution follows a doubling its weights are added up before.
+
+    The memory of a video is kept for the next one of the same size.
 
     Args:
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
+
+    Attributes:
+        notes: what a record should say: why the kernels are not used, if they are not.
     """
+
+    variant = "fast"
 
     def __init__(self, vae: AutoencoderKLWan, name: str) -> None:
         self._stock = WanDecoder(vae, name)
@@ -142,23 +67,35 @@ class FastWanDecoder:
         self.spatial_factor = self._stock.spatial_factor
         self.temporal_factor = self._stock.temporal_factor
         self._patch: int = vae.config.patch_size or 1
-        kernels = has_kernels(self.device)
         self._conv_in = Convolution(decoder.conv_in)
         first, second = decoder.mid_block.resnets
-        self._mid = (
-            ResidualBlock(first, kernels),
-            Attention(decoder.mid_block.attentions[0], kernels),
-            ResidualBlock(second, kernels),
-        )
-        self._up = [UpBlock(block, self.device, kernels) for block in decoder.up_blocks]
-        self._norm_out = Norm(decoder.norm_out, kernels)
-        self._conv_out = Convolution(decoder.conv_out)
+        self._mid = ResidualBlock(first), ResidualBlock(second)
+        self._attention = Attention(decoder.mid_block.attentions[0])
+        self._stages = [Stage(block, self.device) for block in decoder.up_blocks]
+        self._head = Entry(Norm.of(decoder.norm_out), Convolution(decoder.conv_out))
+        self._passes, self.notes = _passes(self.device, self.dtype, self._convolutions())
+        self._idle: dict[tuple[int, int], list[Space]] = {}
 
+    def _convolutions(self) -> list[Convolution]:
+        blocks = [*self._mid, *(block for stage in self._stages for block in stage.blocks)]
+        between = [one for stage in self._stages for one in (stage.time, stage.enlarge) if one]
+        entries = [entry for block in blocks for entry in (block.entry, block.middle)]
+        return [self._conv_in, *(entry.convolution for entry in (*entries, self._head)), *between]
+
+    @torch.inference_mode()
     def begin(self, latents: torch.Tensor) -> FastState:
         """Start a video of latents [1, C, T, h, w], de-normalized, on ``device`` in ``dtype``."""
-        return FastState(self._stock.begin(latents).latents)
+        height, width = latents.shape[3:]
+        size = (height, width)
+        self._idle = {size: self._idle.get(size, [])}
+        idle = self._idle[size]
+        space = idle.pop() if idle else Space(self.device, self.dtype)
+        space.clear()
+        state = FastState(self._stock.begin(latents).latents, space)
+        weakref.finalize(state, idle.append, space)
+        return state
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode_chunk(self, state: FastState, start: int, stop: int) -> torch.Tensor:
         """Decode latent frames ``start`` to ``stop``: [1, 3, F, H, W] RGB in [-1, 1] in ``dtype``.
 
@@ -166,27 +103,129 @@ class FastWanDecoder:
             ValueError: the chunk does not follow the one before, or the first is not (0, 1).
         """
         check_order(state.next_start, start, stop, state.latents.shape[2])
-        state.next_start = stop
-        latents = state.latents[0, :, start:stop].permute(1, 2, 3, 0)
-        self._conv_in.input(state, *latents.shape[:3]).copy_(latents)
-        made = Pending(self._conv_in(state, stop - start), self._conv_in.bias)
-        for block in self._mid:
-            made = block(state, made)
-        for stage in self._up:
-            made = stage(state, made, first=start == 0)
-        count, height, width, _ = made.inner.shape
-        self._norm_out(made, self._conv_out.input(state, count, height, width))
-        pixels = Pending(self._conv_out(state, count), self._conv_out.bias).settle()
-        return self._to_pixels(pixels.clamp_(-1.0, 1.0))
+        frames, height, width = self._size_of(state, start, stop)
+        shape = (1, 3, frames, height, width)
+        target = torch.empty(shape, dtype=self.dtype, device=self.device)
+        self._decode(state, start, stop, target)
+        return target
 
-    def _to_pixels(self, frames: torch.Tensor) -> torch.Tensor:
-        """[F, H, W, 3 x patch x patch] to [1, 3, F, H x patch, W x patch]."""
-        count, height, width, _ = frames.shape
-        size = self._patch
-        cells = frames.view(count, height, width, 3, size, size)
-        pixels = cells.permute(3, 0, 1, 5, 2, 4)
-        return pixels.reshape(1, 3, count, height * size, width * size)
+    @torch.inference_mode()
+    def decode_into(self, state: FastState, start: int, stop: int, out: torch.Tensor) -> None:
+        """Decode latent frames ``start`` to ``stop`` into ``out``, uint8 [F, H, W, 3] RGB.
+
+        The bytes are those of `frames_to_uint8` of `decode_chunk`.
+
+        Raises:
+            ValueError: as `decode_chunk`, or ``out`` is not such a contiguous tensor.
+        """
+        check_order(state.next_start, start, stop, state.latents.shape[2])
+        expected = (*self._size_of(state, start, stop), 3)
+        if out.shape != expected or out.dtype != torch.uint8 or not out.is_contiguous():
+            raise ValueError(
+                f"out is {out.dtype} {tuple(out.shape)}; contiguous uint8 {expected} is needed"
+            )
+        self._decode(state, start, stop, out)
+
+    def _size_of(self, state: FastState, start: int, stop: int) -> tuple[int, int, int]:
+        frames = 1 if start == 0 else (stop - start) * self.temporal_factor
+        height, width = (side * self.spatial_factor for side in state.latents.shape[3:])
+        return frames, height, width
+
+    def _decode(self, state: FastState, start: int, stop: int, target: torch.Tensor) -> None:
+        state.next_start = stop
+        space, step = state.space, Step(start, 1, 0, stop - start)
+        latents = state.latents[0, :, start:stop].permute(1, 2, 3, 0)
+        ring = space.ring(self._conv_in, step, (latents.shape[1], latents.shape[2]))
+        ring.inner()[ring.numbers(step, 0, step.frames)] = latents
+        space.control[0] = start
+        space.control[1] = target.data_ptr()
+        self._run(space, step, Pixels(target, self._patch), start == 0)
+
+    def _run(self, space: Space, step: Step, pixels: Pixels, first: bool) -> None:
+        """From the latents in the first ring to pixels."""
+        work = Work(self._passes, space, step)
+        ring = space.ring(self._conv_in, step, (0, 0))
+        before, after = self._mid
+        frames = space.scratch("stage", step.frames, ring.size, self._conv_in.out)
+        work.convolve(self._conv_in, ring, summed=frames, then=before.entry)
+        frames = before(work, frames, None, keep=True)
+        self._attention(work, frames)
+        work.norm(frames, after.entry)
+        frames = after(work, frames, self._stages[0].entry, keep=True)
+        self._stage(0, work, frames, pixels, first)
+
+    def _stage(self, index: int, work: Work, frames: Frames, pixels: Pixels, first: bool) -> None:
+        """From what the stage's first norm was made of to pixels; the first latent frame is one."""
+        stage, last = self._stages[index], index + 1 == len(self._stages)
+        step, space = work.step, work.space
+        around = None if stage.around is None else frames.inner()[: step.frames].clone()
+        doubled = stage.time is not None and not first
+        to = space.ring(stage.time, step, frames.size) if stage.time and doubled else None
+        for number, block in enumerate(stage.blocks, 1):
+            if number < len(stage.blocks):
+                frames = block(work, frames, stage.blocks[number].entry, keep=True)
+            else:
+                frames = block(work, frames, self._head if last else None, not last, to)
+        if stage.enlarge is None:
+            head = self._head.convolution
+            work.convolve(head, space.ring(head, step, frames.size), pixels=pixels)
+            return
+        count, rate = step.frames, step.rate * (1 if stage.time is None else 2)
+        if stage.time is not None and to is not None:
+            count *= 2
+            frames = space.scratch("pairs", count, frames.size, stage.time.out)
+            work.convolve(stage.time, to, summed=frames)
+        height, width = frames.size
+        size, following = (2 * height, 2 * width), self._stages[index + 1]
+        at_once = count if index + 1 < _EARLY_STAGES else min(count, _AT_ONCE)
+        for offset in range(0, count, at_once):
+            start = rate - 1 if first else step.start * count // step.frames + offset
+            number = min(at_once, count - offset)
+            part = work.at(Step(step.clock, rate, start, number))
+            larger = space.scratch("stage", number, size, stage.enlarge.out)
+            then = following.entry if around is None else None
+            part.convolve(stage.enlarge, frames, offset, summed=larger, then=then)
+            if stage.around is not None and around is not None:
+                stage.around.add(around, larger.inner()[:number], offset, first)
+                part.norm(larger, following.entry)
+            at = replace(pixels, start=pixels.start * count // step.frames + offset)
+            self._stage(index + 1, part, larger, at, first)
 
     def weights_sha256(self) -> str:
         """Hash of the weights that decode, as `WanDecoder.weights_sha256`."""
         return self._stock.weights_sha256()
+
+
+def _passes(
+    device: torch.device, dtype: torch.dtype, convolutions: list[Convolution]
+) -> tuple[Passes, tuple[str, ...]]:
+    """The kernels if they run here, else torch's operations and a note that says why."""
+    reason = _why_plain(device, dtype, [one.channels for one in convolutions])
+    if reason is not None:
+        return PlainPasses(), (f"fast decoder in plain torch: {reason}",)
+    from vdkit.models.fast_kernels import KernelPasses
+
+    passes = KernelPasses(device)
+    for convolution in convolutions:
+        passes.prepare(convolution)
+    return passes, ()
+
+
+def _why_plain(device: torch.device, dtype: torch.dtype, channels: list[int]) -> str | None:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        return f"its kernels need CUDA, this is {device}"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    odd = [count for count in channels if count % 16]
+    if odd:
+        return f"its kernels need channels in multiples of 16, a convolution here has {odd[0]}"
+    if interpreted:
+        return None
+    if dtype == torch.float32:
+        return "its kernels are for float16 and bfloat16, this is float32"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (9, 0):
+        major, minor = capability
+        return f"its kernels need compute capability 9.0 or higher, this GPU has {major}.{minor}"
+    return None

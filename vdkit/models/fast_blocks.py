@@ -1,0 +1,177 @@
+"""The blocks of Wan's decoder as passes over bordered frames; diffusers' names, where it has them.
+
+A convolution is one pass, from the sums of what its ring holds to the next one's ring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from vdkit.models.fast_layers import (
+    Convolution,
+    Entry,
+    Frames,
+    Job,
+    Norm,
+    Pixels,
+    Space,
+    Step,
+)
+
+
+class Passes(Protocol):
+    """What carries a convolution out: `PlainPasses` or `KernelPasses`."""
+
+    def convolve(self, space: Space, job: Job) -> None:
+        """Carry out ``job``."""
+
+    def fuses(self, job: Job) -> bool:
+        """Whether the norm of what ``job`` makes can be a part of it."""
+
+    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+        """Normalize the step's frames of ``source`` into ``target``."""
+
+
+class Work:
+    """A step of a video: its memory, its frames, and the passes that carry it out."""
+
+    def __init__(self, passes: Passes, space: Space, step: Step) -> None:
+        self.passes, self.space, self.step = passes, space, step
+
+    def at(self, step: Step) -> Work:
+        """The same video, other frames."""
+        return Work(self.passes, self.space, step)
+
+    def convolve(
+        self,
+        convolution: Convolution,
+        source: Frames,
+        source_start: int | None = None,
+        *,
+        around: Frames | None = None,
+        summed: Frames | None = None,
+        then: Entry | None = None,
+        pixels: Pixels | None = None,
+    ) -> None:
+        """Convolve, add ``around``, write ``summed``, and normalize into where ``then`` reads."""
+        start = self.step.start if source_start is None else source_start
+        job = Job(convolution, self.step, source, start, around, summed, pixels=pixels)
+        if then is None:
+            self.passes.convolve(self.space, job)
+            return
+        height, width = source.size
+        size = (2 * height, 2 * width) if convolution.enlarging else (height, width)
+        ring = self.space.ring(then.convolution, self.step, size)
+        if self.passes.fuses(job):
+            self.passes.convolve(self.space, replace(job, normed=ring, norm=then.norm))
+            return
+        if summed is None:
+            summed = self.space.scratch("sums", self.step.frames, size, convolution.out)
+        self.passes.convolve(self.space, replace(job, summed=summed))
+        self.passes.norm(self.space, summed, ring, then.norm, self.step)
+
+    def norm(self, source: Frames, then: Entry) -> None:
+        """Normalize what no convolution has left that way into where ``then`` reads."""
+        ring = self.space.ring(then.convolution, self.step, source.size)
+        self.passes.norm(self.space, source, ring, then.norm, self.step)
+
+
+class ResidualBlock:
+    """`WanResidualBlock`: norm, convolution, norm, convolution, and the way around them.
+
+    Its first norm is a part of whatever comes before it: ``entry``.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.entry = Entry(Norm.of(source.norm1), Convolution(source.conv1))
+        self.middle = Entry(Norm.of(source.norm2), Convolution(source.conv2))
+        same = isinstance(source.conv_shortcut, torch.nn.Identity)
+        self.shortcut = None if same else source.conv_shortcut
+
+    def __call__(
+        self, work: Work, given: Frames, then: Entry | None, keep: bool, to: Frames | None = None
+    ) -> Frames:
+        """``given``: what ``entry`` was made of. ``keep``: the sums are needed, not only ``then``.
+
+        ``to``: where the sums go if not over ``given``.
+        """
+        step, size = work.step, given.size
+        first, second = self.entry.convolution, self.middle.convolution
+        work.convolve(first, work.space.ring(first, step, size), then=self.middle)
+        around, out = given, given
+        if self.shortcut is not None:  # a 1x1x1 convolution is a matrix product
+            around = work.space.scratch("around", step.frames, size, second.out)
+            rows = given.data[: step.frames].flatten(0, 2)
+            weight, bias = self.shortcut.weight.flatten(1), self.shortcut.bias
+            around.data[: step.frames].flatten(0, 2).copy_(F.linear(rows, weight, bias))
+            out = work.space.scratch("stage", step.frames, size, second.out)
+        ring = work.space.ring(second, step, size)
+        summed = (to or out) if keep else None
+        work.convolve(second, ring, around=around, summed=summed, then=then)
+        return out
+
+
+class Attention:
+    """`WanAttentionBlock`: one head over the pixels of each frame; in place."""
+
+    def __init__(self, source: Any) -> None:
+        self.norm = Norm.of(source.norm, activate=False)
+        self.to_qkv, self.proj = source.to_qkv, source.proj
+
+    def __call__(self, work: Work, frames: Frames) -> None:
+        count = work.step.frames
+        normed = work.space.scratch("attention", count, frames.size, frames.channels)
+        work.passes.norm(work.space, frames, normed, self.norm, work.step)
+        inner = normed.inner()[:count]
+        rows = inner.reshape(count, 1, -1, frames.channels)  # [T, one head, H * W, C]
+        weight, bias = self.to_qkv.weight.flatten(1), self.to_qkv.bias
+        query, key, value = F.linear(rows, weight, bias).chunk(3, dim=-1)
+        seen = F.scaled_dot_product_attention(query, key, value)
+        made = F.linear(seen, self.proj.weight.flatten(1), self.proj.bias)
+        frames.inner()[:count] += made.view_as(inner)
+
+
+class Duplication:
+    """`DupUp3D`, the way around a stage of Wan 2.2: repeats, over time and space, added in place.
+
+    Each of the ``time x 2 x 2`` positions inside an enlarged cell takes other channels.
+    """
+
+    def __init__(self, source: Any, device: torch.device) -> None:
+        self.time, self.space = source.factor_t, source.factor_s
+        picks = torch.arange(source.out_channels * source.factor, device=device) // source.repeats
+        self.picks = picks.view(source.out_channels, self.time, self.space, self.space)
+
+    def add(self, frames: torch.Tensor, to: torch.Tensor, start: int, first: bool) -> None:
+        """Add frames [T, H, W, C in], enlarged, from enlarged frame ``start`` on, to all of ``to``.
+
+        Of the first latent frame only its last copy is taken.
+        """
+        for index in range(len(to)):
+            frame, t = (0, self.time - 1) if first else divmod(start + index, self.time)
+            for y in range(self.space):
+                for x in range(self.space):
+                    cell = to[index, y :: self.space, x :: self.space]
+                    cell += frames[frame][..., self.picks[:, t, y, x]]
+
+
+class Stage:
+    """`WanUpBlock` or `WanResidualUpBlock`: residual blocks, and what leads to the next stage."""
+
+    def __init__(self, source: Any, device: torch.device) -> None:
+        self.blocks = [ResidualBlock(block) for block in source.resnets]
+        around = getattr(source, "avg_shortcut", None)
+        self.around = None if around is None else Duplication(around, device)
+        upsamplers = getattr(source, "upsamplers", None)
+        upsampler = upsamplers[0] if upsamplers else getattr(source, "upsampler", None)
+        time = getattr(upsampler, "time_conv", None)
+        self.time = None if time is None else Convolution(time)
+        self.enlarge = None if upsampler is None else Convolution(upsampler.resample[1])
+
+    @property
+    def entry(self) -> Entry:
+        return self.blocks[0].entry

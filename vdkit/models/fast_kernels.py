@@ -1,0 +1,171 @@
+"""The fast decoder's passes by Triton kernels: weights laid out for them, tiles, launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from vdkit.models import kernels
+from vdkit.models.fast_layers import Convolution, Frames, Job, Norm, Space, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALIGNED = 16  # channels: what a tensor core multiplies at once
+_NORM_VALUES = 4096  # that a program of the norm holds
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How a convolution is cut: rows, frames and columns of a program, depth of a step.
+
+    Attributes:
+        rows, frames, depth: output rows and frames of a program; channels it multiplies at once.
+        wide, narrow: columns, in two parts where their number is no power of two.
+        stages: steps whose operands are on their way at once.
+    """
+
+    rows: int
+    frames: int
+    depth: int
+    wide: int
+    narrow: int
+    stages: int
+
+
+class KernelPasses:
+    """A convolution with what follows it in one kernel, and a norm.
+
+    Weights are laid out once, here. `prepare` first for every convolution that will run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._interpreted = device.type == "cpu"
+        limit = 1 << 20
+        if not self._interpreted:
+            limit = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        self._shared_bytes = limit
+        self._matrices: dict[Convolution, Tensor] = {}
+        self._biases: dict[Convolution, Tensor] = {}
+
+    def prepare(self, convolution: Convolution) -> None:
+        """Lay the weights out as [taps x channels, columns], columns padded to 16."""
+        columns = convolution.weights[0].shape[0]
+        missing = -columns % ALIGNED
+        parts = [
+            weight.permute(2, 3, 4, 1, 0).reshape(-1, columns) for weight in convolution.weights
+        ]
+        matrix = torch.nn.functional.pad(torch.cat(parts), (0, missing))
+        self._matrices[convolution] = matrix.contiguous()
+        bias = torch.nn.functional.pad(convolution.bias.float(), (0, missing))
+        self._biases[convolution] = bias.contiguous()
+
+    def fuses(self, job: Job) -> bool:
+        """Whether a program holds all columns, so that it can normalize."""
+        tiles = self._tiles(job)
+        return tiles.wide + tiles.narrow == job.convolution.out
+
+    def _tiles(self, job: Job) -> Tiles:
+        convolution = job.convolution
+        columns = self._matrices[convolution].shape[1]
+        wide, narrow = split(convolution.out if convolution.doubling else columns)
+        depth = min(convolution.channels & -convolution.channels, 64)
+        causal = convolution.kernel == (3, 3, 3)
+        if causal and wide + narrow <= 96 and job.step.frames % 2 == 0:
+            return Tiles(64, 2, min(depth, 32), wide, narrow, 2)
+        room = self._shared_bytes // (2 * depth * (128 + wide + narrow))
+        return Tiles(128, 1, depth, wide, narrow, max(1, min(3, room)))
+
+    def convolve(self, space: Space, job: Job) -> None:
+        """Carry out ``job``."""
+        convolution, step, tiles = job.convolution, job.step, self._tiles(job)
+        matrix, source = self._matrices[convolution], job.source.data
+        for frames in (job.source, job.around, job.summed, job.normed):
+            if frames is not None and not frames.data.is_contiguous():
+                raise RuntimeError(
+                    f"frames of shape {tuple(frames.data.shape)} have strides "
+                    f"{frames.data.stride()}: the kernels need them contiguous"
+                )
+        summed, normed, around = job.summed, job.normed, job.around
+        height, width = job.source.size
+        pixels = job.pixels
+        tail = 0 if pixels is None else 1 if pixels.target.dtype == torch.uint8 else 2
+        rows = (height + 2) * (width + 2)
+        columns = matrix.shape[1] // (tiles.wide + tiles.narrow)
+        grid = (
+            triton.cdiv(rows, tiles.rows) * (step.frames // tiles.frames),
+            columns * len(convolution.weights),
+        )
+        flat = source.view(-1, convolution.channels)
+        time, tall, broad = convolution.kernel
+        options = {} if self._interpreted else {"num_warps": 4, "num_stages": tiles.stages}
+        kernels.convolve[grid](
+            TensorDescriptor.from_tensor(flat, [tiles.rows, tiles.depth]),
+            TensorDescriptor.from_tensor(matrix, [tiles.depth, tiles.wide]),
+            TensorDescriptor.from_tensor(matrix, [tiles.depth, tiles.narrow or tiles.wide]),
+            self._biases[convolution],
+            source if around is None else around.data,
+            source if summed is None else summed.data,
+            source if normed is None else normed.data,
+            self._biases[convolution] if job.norm is None else job.norm.gain,
+            space.control,
+            width + 2,
+            height + 2,
+            step.frames,
+            job.source.slots,
+            job.source_start,
+            1 if summed is None else summed.slots,
+            0 if summed is None else job.start(summed),
+            1 if normed is None else normed.slots,
+            0 if normed is None else job.start(normed),
+            0 if pixels is None else pixels.target.shape[2],
+            0 if pixels is None else pixels.start,
+            X_RATE=job.source.rate,
+            SUMMED_RATE=0 if summed is None else summed.rate,
+            NORMED_RATE=0 if normed is None else normed.rate,
+            C=convolution.channels,
+            N=matrix.shape[1],
+            OUT=convolution.out,
+            KT=time,
+            KY=tall,
+            KX=broad,
+            ENLARGE=convolution.enlarging,
+            AROUND=around is not None,
+            SUMMED=summed is not None,
+            NORMED=normed is not None,
+            TAIL=tail,
+            PATCH=1 if pixels is None else pixels.patch,
+            BM=tiles.rows,
+            K=tiles.depth,
+            N1=tiles.wide,
+            N2=tiles.narrow,
+            TT=tiles.frames,
+            **options,
+        )
+
+    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+        """Normalize the step's frames of ``source`` into ``target``."""
+        height, width = source.size
+        rows, power = (height + 2) * (width + 2), triton.next_power_of_2(source.channels)
+        block = max(1, _NORM_VALUES // power)
+        kernels.norm[(triton.cdiv(rows, block), step.frames)](
+            source.data, target.data, norm.gain, space.control, rows, width + 2, height + 2,
+            target.slots, step.start if target.rate else 0, RATE=target.rate, C=source.channels,
+            WIDTH=power, BLOCK=block, ACTIVATE=norm.activate,
+        )  # fmt: skip
+
+
+def split(columns: int) -> tuple[int, int]:
+    """Columns of a program as two powers of two, the second perhaps 0.
+
+    All of them if that is possible up to 192, so that a program can normalize; else a divisor.
+    """
+    high = 1 << (columns.bit_length() - 1)
+    low = columns - high
+    if columns <= 192 and (low == 0 or (low >= ALIGNED and low & (low - 1) == 0)):
+        return high, low
+    return min(columns & -columns, 128), 0
