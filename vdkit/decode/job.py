@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vdkit.decode.chunks import (
+    Chunk,
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
@@ -25,7 +26,7 @@ from vdkit.decode.chunks import (
     plan_chunks,
 )
 from vdkit.decode.engines import Engine, Mark, make_engine
-from vdkit.decode.pixels import check_latents
+from vdkit.decode.pixels import check_latents, frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, DecodeCancelled, Progress, Sink, require
 
 if TYPE_CHECKING:
@@ -113,6 +114,15 @@ class Job:
                 f"{self.decoder.dtype}"
             )
         return frames
+
+    def decode_uint8(self, state: Any, chunk: Chunk, out: torch.Tensor) -> None:
+        """Decode a chunk into ``out``, uint8 [F, H, W, 3], by ``decode_into`` if there is one."""
+        into = getattr(self.decoder, "decode_into", None)
+        if into is not None:
+            into(state, chunk.latent_start, chunk.latent_stop, out)
+            return
+        frames = self.decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+        frames_to_uint8(self.check_frames(frames, chunk.frames), out)
 
     def range(self, step: str, index: int) -> AbstractContextManager[Any]:
         """An NVTX range around one step of one chunk, if the config asks for them."""

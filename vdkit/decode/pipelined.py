@@ -234,12 +234,11 @@ def decode_async(
                 engine.after("compute", slot.copy_done)
                 decode_start = engine.mark("compute")
                 with job.range("launch", chunk.index):
-                    frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                    job.check_frames(frames, chunk.frames)
                     if config.uint8_on_gpu:
-                        frames_to_uint8(frames, device)
+                        job.decode_uint8(state, chunk, device)
                     else:
-                        device.copy_(frames)
+                        frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                        device.copy_(job.check_frames(frames, chunk.frames))
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 ring.move(slot, SlotState.COPYING)

@@ -47,6 +47,16 @@ class ChunkDecoder(Protocol):
         """
 
 
+class IntoDecoder(ChunkDecoder, Protocol):
+    """A decoder that writes finished pixels itself, which saves a pass over them."""
+
+    def decode_into(self, state: Any, start: int, stop: int, out: torch.Tensor) -> None:
+        """As `decode_chunk`, into ``out``: uint8 [F, H, W, 3], on ``device``.
+
+        The bytes have to be those of `vdkit.decode.pixels.frames_to_uint8` of `decode_chunk`.
+        """
+
+
 class WholeVideoDecoder(ChunkDecoder, Protocol):
     """A decoder that can also decode a whole video as diffusers does; for `decode_diffusers`."""
 

@@ -170,7 +170,7 @@ def compute_only(
     """
     job = Job("compute", decoder, latents, None, fps, config, progress, cancel)
     engine = job.engine
-    frames = state = out = None
+    state = out = None
     try:
         with on_device(decoder.device):
             most = max(chunk.frames for chunk in job.chunks)
@@ -189,8 +189,7 @@ def compute_only(
                 record.launch_start_s = job.now()
                 decode_start = engine.mark("compute")
                 with job.range("launch", chunk.index):
-                    frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                    frames_to_uint8(job.check_frames(frames, chunk.frames), out[: chunk.frames])
+                    job.decode_uint8(state, chunk, out[: chunk.frames])
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 marks.append((decode_start, decode_done))
@@ -200,6 +199,6 @@ def compute_only(
                 job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
         return job.result(ring_bytes=out.nbytes)
     except BaseException as error:
-        frames = state = out = None
+        state = out = None
         job.fail(error)
         raise

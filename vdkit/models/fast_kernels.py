@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -27,6 +32,7 @@ class Tiles:
         rows, frames, depth: output rows and frames of a program; channels it multiplies at once.
         wide, narrow: columns, in two parts where their number is no power of two.
         stages: steps whose operands are on their way at once.
+        registers: of a thread, at most, so that more programs run at once.
     """
 
     rows: int
@@ -35,6 +41,7 @@ class Tiles:
     wide: int
     narrow: int
     stages: int
+    registers: int | None = None
 
 
 class KernelPasses:
@@ -51,6 +58,7 @@ class KernelPasses:
         self._shared_bytes = limit
         self._matrices: dict[Convolution, Tensor] = {}
         self._biases: dict[Convolution, Tensor] = {}
+        self._planned: dict[Any, Callable[[], object]] | None = None
 
     def prepare(self, convolution: Convolution) -> None:
         """Lay the weights out as [taps x channels, columns], columns padded to 16."""
@@ -69,6 +77,30 @@ class KernelPasses:
         tiles = self._tiles(job)
         return tiles.wide + tiles.narrow == job.convolution.out
 
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Inside, nothing is launched; on leaving, what would have been is compiled, in parallel.
+
+        A kernel that has been compiled on this machine before comes from Triton's cache.
+        """
+        self._planned = {}
+        try:
+            yield
+            builds = list(self._planned.values())
+        finally:
+            self._planned = None
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for built in [pool.submit(build) for build in builds]:
+                built.result()
+
+    def _launch(self, kernel: Any, grid: tuple[int, int], *args: Any, **options: Any) -> None:
+        if self._planned is None:
+            kernel[grid](*args, **options)
+            return
+        shapes = tuple(tuple(getattr(arg, "block_shape", ())) for arg in args)
+        key = (kernel, shapes, tuple(options.items()))
+        self._planned[key] = partial(kernel.warmup, *args, grid=grid, **options)
+
     def _tiles(self, job: Job) -> Tiles:
         convolution = job.convolution
         columns = self._matrices[convolution].shape[1]
@@ -76,7 +108,7 @@ class KernelPasses:
         depth = min(convolution.channels & -convolution.channels, 64)
         causal = convolution.kernel == (3, 3, 3)
         if causal and wide + narrow <= 96 and job.step.frames % 2 == 0:
-            return Tiles(64, 2, min(depth, 32), wide, narrow, 2)
+            return Tiles(64, 2, min(depth, 32), wide, narrow, 2, 168)
         room = self._shared_bytes // (2 * depth * (128 + wide + narrow))
         return Tiles(128, 1, depth, wide, narrow, max(1, min(3, room)))
 
@@ -102,15 +134,17 @@ class KernelPasses:
         )
         flat = source.view(-1, convolution.channels)
         time, tall, broad = convolution.kernel
-        options = {} if self._interpreted else {"num_warps": 4, "num_stages": tiles.stages}
-        kernels.convolve[grid](
+        options = {} if self._interpreted else {"num_warps": 4, "num_stages": tiles.stages, "maxnreg": tiles.registers}
+        self._launch(
+            kernels.convolve,
+            grid,
             TensorDescriptor.from_tensor(flat, [tiles.rows, tiles.depth]),
             TensorDescriptor.from_tensor(matrix, [tiles.depth, tiles.wide]),
             TensorDescriptor.from_tensor(matrix, [tiles.depth, tiles.narrow or tiles.wide]),
             self._biases[convolution],
-            source if around is None else around.data,
-            source if summed is None else summed.data,
-            source if normed is None else normed.data,
+            *self._parts(source, around, tiles, convolution.enlarging),
+            *self._parts(source, summed, tiles, convolution.enlarging),
+            *self._parts(source, normed, tiles, convolution.enlarging),
             self._biases[convolution] if job.norm is None else job.norm.gain,
             space.control,
             width + 2,
@@ -147,13 +181,26 @@ class KernelPasses:
             **options,
         )
 
+    def _parts(
+        self, source: Tensor, frames: Frames | None, tiles: Tiles, by_address: bool
+    ) -> tuple[Tensor | TensorDescriptor, Tensor | TensorDescriptor]:
+        """``frames`` as the kernel takes them: tiles of both column parts, or the address twice."""
+        if frames is None or by_address:
+            data = source if frames is None else frames.data
+            return data, data
+        data = frames.data.flatten(1, 2)
+        return tuple(
+            TensorDescriptor.from_tensor(data, [1, tiles.rows, columns])
+            for columns in (tiles.wide, tiles.narrow or tiles.wide)
+        )
+
     def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
         """Normalize the step's frames of ``source`` into ``target``."""
         height, width = source.size
         rows, power = (height + 2) * (width + 2), triton.next_power_of_2(source.channels)
         block = max(1, _NORM_VALUES // power)
-        kernels.norm[(triton.cdiv(rows, block), step.frames)](
-            source.data, target.data, norm.gain, space.control, rows, width + 2, height + 2,
+        self._launch(
+            kernels.norm, (triton.cdiv(rows, block), step.frames), source.data, target.data, norm.gain, space.control, rows, width + 2, height + 2,
             target.slots, step.start if target.rate else 0, RATE=target.rate, C=source.channels,
             WIDTH=power, BLOCK=block, ACTIVATE=norm.activate,
         )  # fmt: skip

@@ -70,12 +70,14 @@ class Space:
     Attributes:
         control: int64 [2] on the device: the clock, and the address that pixels go to. Kernels
             read them there, so that a recorded graph need not change from chunk to chunk.
-        changed: a buffer was made since this was last set to False: recorded graphs are void.
+        ran: kinds of chunk that ran since the last buffer was made, so that all of theirs are there.
+        graphs: kinds of chunk as recorded CUDA graphs, which hold for these buffers.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.control = torch.zeros(2, dtype=torch.int64, device=device)
-        self.changed = False
+        self.ran: set[Any] = set()
+        self.graphs: dict[Any, torch.cuda.CUDAGraph] = {}
         self._dtype = dtype
         self._rings: dict[Convolution, Frames] = {}
         self._scratch: dict[tuple[Any, ...], Frames] = {}
@@ -105,7 +107,8 @@ class Space:
         return found
 
     def _zeros(self, frames: int, height: int, width: int, channels: int) -> torch.Tensor:
-        self.changed = True
+        self.ran.clear()
+        self.graphs.clear()
         shape = (frames, height + 2, width + 2, channels)
         return torch.zeros(shape, dtype=self._dtype, device=self.control.device)
 

@@ -65,7 +65,8 @@ def norm(
 
 @triton.jit(do_not_specialize=_INTEGERS)
 def convolve(
-    x, w1, w2, bias, around, summed, normed, gain, control, wide, high, frames,
+    x, w1, w2, bias, around, around2, summed, summed2, normed, normed2, gain, control,
+    wide, high, frames,
     x_slots, x_start, summed_slots, summed_start, normed_slots, normed_start, out_frames, out_start,
     X_RATE: tl.constexpr, SUMMED_RATE: tl.constexpr, NORMED_RATE: tl.constexpr,
     C: tl.constexpr, N: tl.constexpr, OUT: tl.constexpr,
@@ -171,35 +172,54 @@ def convolve(
             else:
                 place = ((channel * out_frames + frame) * tall + y) * broad + across
                 tl.store(address.to(tl.pointer_type(x.dtype)) + place, pixel.to(x.dtype), there)
+        elif ENLARGE:
+            # Neighbours here are two apart there: rows by address. One frame fits 32 bits.
+            q = (2 * (p // wide) - 1 + py) * (2 * wide - 2) + 2 * (p % wide) - 1 + px
+            size = (2 * high - 2) * (2 * wide - 2)
+            place = q * OUT + col
+            if SUMMED:
+                slot = (clock * SUMMED_RATE + summed_start + frame) % summed_slots
+                target = summed + slot * size * OUT
+                tl.store(target + place + c1, s1.to(x.dtype), inside)
+                if N2 > 0:
+                    tl.store(target + place + c2, s2.to(x.dtype), inside)
+            if NORMED:
+                slot = (clock * NORMED_RATE + normed_start + frame) % normed_slots
+                target = normed + slot * size * OUT
+                square = tl.sum(s1 * s1, 1)[:, None]
+                if N2 > 0:
+                    square += tl.sum(s2 * s2, 1)[:, None]
+                made = _norm_silu(s1, square, tl.load(gain + c1), True)
+                tl.store(target + place + c1, made.to(x.dtype), inside)
+                if N2 > 0:
+                    made = _norm_silu(s2, square, tl.load(gain + c2), True)
+                    tl.store(target + place + c2, made.to(x.dtype), inside)
         else:
+            # Whole rows, border included, which stays zero; what is beyond a frame is not written.
             first = col
             if N == 2 * OUT:
                 frame = 2 * frame + col // OUT
                 first = col % OUT
-            q = p
-            size = rows
-            if ENLARGE:
-                q = (2 * (p // wide) - 1 + py) * (2 * wide - 2) + 2 * (p % wide) - 1 + px
-                size = (2 * high - 2) * (2 * wide - 2)
             if AROUND:
-                place = around + (frame * size + q) * OUT + first
-                s1 += tl.load(place + c1, inside, 0.0).to(tl.float32)
+                at = frame.to(tl.int32)
+                s1 += around.load([at, p0, first]).reshape(BM, N1).to(tl.float32)
                 if N2 > 0:
-                    s2 += tl.load(place + c2, inside, 0.0).to(tl.float32)
+                    s2 += around2.load([at, p0, first + N1]).reshape(BM, N2).to(tl.float32)
+            s1 = tl.where(inside, s1, 0.0)
+            if N2 > 0:
+                s2 = tl.where(inside, s2, 0.0)
             if SUMMED:
-                slot = (clock * SUMMED_RATE + summed_start + frame) % summed_slots
-                place = summed + (slot * size + q) * OUT + first
-                tl.store(place + c1, s1.to(x.dtype), inside)
+                at = ((clock * SUMMED_RATE + summed_start + frame) % summed_slots).to(tl.int32)
+                summed.store([at, p0, first], s1.to(x.dtype).reshape(1, BM, N1))
                 if N2 > 0:
-                    tl.store(place + c2, s2.to(x.dtype), inside)
+                    summed2.store([at, p0, first + N1], s2.to(x.dtype).reshape(1, BM, N2))
             if NORMED:
+                at = ((clock * NORMED_RATE + normed_start + frame) % normed_slots).to(tl.int32)
                 square = tl.sum(s1 * s1, 1)[:, None]
                 if N2 > 0:
                     square += tl.sum(s2 * s2, 1)[:, None]
-                slot = (clock * NORMED_RATE + normed_start + frame) % normed_slots
-                place = normed + (slot * size + q) * OUT
                 made = _norm_silu(s1, square, tl.load(gain + c1), True)
-                tl.store(place + c1, made.to(x.dtype), inside)
+                normed.store([at, p0, 0], made.to(x.dtype).reshape(1, BM, N1))
                 if N2 > 0:
                     made = _norm_silu(s2, square, tl.load(gain + c2), True)
-                    tl.store(place + c2, made.to(x.dtype), inside)
+                    normed2.store([at, p0, N1], made.to(x.dtype).reshape(1, BM, N2))

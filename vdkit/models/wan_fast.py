@@ -74,6 +74,7 @@ class FastWanDecoder:
         self._stages = [Stage(block, self.device) for block in decoder.up_blocks]
         self._head = Entry(Norm.of(decoder.norm_out), Convolution(decoder.conv_out))
         self._passes, self.notes = _passes(self.device, self.dtype, self._convolutions())
+        self._graphs = self.device.type == "cuda" and not isinstance(self._passes, PlainPasses)
         self._idle: dict[tuple[int, int], list[Space]] = {}
 
     def _convolutions(self) -> list[Convolution]:
@@ -136,10 +137,57 @@ class FastWanDecoder:
         space, step = state.space, Step(start, 1, 0, stop - start)
         latents = state.latents[0, :, start:stop].permute(1, 2, 3, 0)
         ring = space.ring(self._conv_in, step, (latents.shape[1], latents.shape[2]))
-        ring.inner()[ring.numbers(step, 0, step.frames)] = latents
-        space.control[0] = start
-        space.control[1] = target.data_ptr()
-        self._run(space, step, Pixels(target, self._patch), start == 0)
+        for slot, frame in zip(ring.numbers(step, 0, step.frames), latents, strict=True):
+            ring.inner()[slot].copy_(frame)
+        space.control[0].fill_(start)
+        space.control[1].fill_(target.data_ptr())
+        kind, pixels = (step.frames, target.dtype), Pixels(target, self._patch)
+        if start > 0 and self._graphs and kind in space.ran and kind not in space.graphs:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._run(space, step, pixels, False)
+            space.graphs[kind] = graph
+        if start > 0 and kind in space.graphs:
+            space.graphs[kind].replay()
+            return
+        self._run(space, step, pixels, start == 0)
+        if start > 0:
+            space.ran.add(kind)
+
+    @torch.inference_mode()
+    def prepare(self, height: int, width: int, chunk_size: int) -> None:
+        """All that is done once: kernels compiled, memory taken, chunks recorded as CUDA graphs.
+
+        Without it the first video pays. The memory is kept until a video of another size begins.
+
+        Args:
+            height, width: of the latents.
+            chunk_size: latent frames per call.
+        """
+        count = 1 + 3 * chunk_size
+        shape = (1, self.latent_channels, count, height, width)
+        latents = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        if not isinstance(self._passes, PlainPasses):
+            with self._passes.planning():
+                self._all_kinds(latents, 1 + chunk_size)
+            for space in self._idle[height, width]:
+                space.ran.clear()  # nothing did
+        self._all_kinds(latents, count)
+
+    def _all_kinds(self, latents: torch.Tensor, count: int) -> None:
+        """Decode ``count`` latent frames, into both kinds of target."""
+        _, _, frames, height, width = latents.shape
+        step = (frames - 1) // 3
+        for into in (False, True):
+            state = self.begin(latents)
+            for start in (0, *range(1, count, step)):
+                stop = min(start + step, count) if start else 1
+                if into:
+                    shape = (*self._size_of(state, start, stop), 3)
+                    out = torch.empty(shape, dtype=torch.uint8, device=self.device)
+                    self.decode_into(state, start, stop, out)
+                else:
+                    self.decode_chunk(state, start, stop)
 
     def _run(self, space: Space, step: Step, pixels: Pixels, first: bool) -> None:
         """From the latents in the first ring to pixels."""
