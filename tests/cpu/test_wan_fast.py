@@ -7,6 +7,7 @@ from diffusers import AutoencoderKLWan
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
+from vdkit.models.fast_layers import Convolution, Space, Step
 from vdkit.models.wan import WanDecoder
 from vdkit.models.wan_fast import FastWanDecoder
 
@@ -135,3 +136,58 @@ def test_chunks_out_of_order_are_refused(pair, chunk):
     state = fast.begin(noise(fast, 5, 3, 4))
     with pytest.raises(ValueError, match="cannot follow latent frame 0 of 5"):
         fast.decode_chunk(state, *chunk)
+
+
+def test_a_convolution_after_doubling_is_four_small_ones():
+    source = torch.nn.Conv2d(4, 8, 3, padding=1)
+    frames = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    expected = source(torch.nn.functional.interpolate(frames, scale_factor=2.0, mode="nearest"))
+    bordered = torch.nn.functional.pad(frames, (1, 1, 1, 1))
+    for phase, weight in enumerate(Convolution(source).weights):
+        y, x = divmod(phase, 2)
+        made = torch.nn.functional.conv2d(bordered[:, :, y : y + 4, x : x + 6], weight[:, :, 0])
+        made = made + source.bias[:, None, None]
+        assert torch.allclose(made, expected[:, :, y::2, x::2], atol=1e-5)
+
+
+def test_a_ring_keeps_its_past_when_it_grows():
+    convolution, cpu = Convolution(torch.nn.Conv3d(1, 1, (3, 1, 1))), torch.device("cpu")
+    space = Space(cpu, torch.float32)
+    for clock, frames in ((0, 1), (1, 1), (2, 3), (5, 1), (6, 2)):
+        step = Step(clock, 1, 0, frames)
+        ring = space.ring(convolution, step, (1, 1))
+        past = [number for number in (clock - 2, clock - 1) if number >= 0]
+        held = ring.inner()[ring.numbers(step, -2, 2)].flatten().tolist()
+        assert held[2 - len(past) :] == past
+        for number, slot in enumerate(ring.numbers(step, 0, frames), clock):
+            ring.inner()[slot] = number
+    assert ring.slots == 5 and space.nbytes == ring.data.nbytes
+
+
+def test_pixels_written_at_once_are_the_same_bytes(pair):
+    _, fast = pair
+    latents = noise(fast, 4, 2, 3)
+    expected, state = frames_to_uint8(frames_of(fast, latents, 2)), fast.begin(latents)
+    outs = []
+    for start, stop in ((0, 1), (1, 3), (3, 4)):
+        frames = 4 * (stop - start) if start else 1
+        outs.append(torch.empty(frames, *expected.shape[1:], dtype=torch.uint8))
+        fast.decode_into(state, start, stop, outs[-1])
+    assert torch.equal(torch.cat(outs), expected)
+    with pytest.raises(ValueError, match="contiguous uint8"):
+        fast.decode_into(fast.begin(latents), 0, 1, torch.empty(1, 16, 24, 3))
+
+
+def test_it_says_that_it_runs_without_kernels(pair):
+    assert pair[1].notes == ("fast decoder in plain torch: its kernels need CUDA, this is cpu",)
+
+
+def test_its_memory_is_known_before(pair):
+    """The estimate is what a steady chunk takes, without taking it."""
+    _, fast = pair
+    latents = noise(fast, 3, 3, 4)
+    estimate = fast.working_bytes(2, 3, 4)
+    state = fast.begin(latents)
+    fast.decode_chunk(state, 0, 1)
+    frames = fast.decode_chunk(state, 1, 3)
+    assert estimate == state.space.nbytes + frames.nbytes

@@ -36,6 +36,19 @@ class Passes(Protocol):
         """Normalize the step's frames of ``source`` into ``target``."""
 
 
+class NoPasses:
+    """Does nothing, so that a walk through the decoder only takes memory; see `working_bytes`."""
+
+    def __init__(self, real: Passes) -> None:
+        self.fuses = real.fuses
+
+    def convolve(self, space: Space, job: Job) -> None:
+        pass
+
+    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+        pass
+
+
 class Work:
     """A step of a video: its memory, its frames, and the passes that carry it out."""
 
@@ -106,8 +119,7 @@ class ResidualBlock:
         if self.shortcut is not None:  # a 1x1x1 convolution is a matrix product
             around = work.space.scratch("around", step.frames, size, second.out)
             rows = given.data[: step.frames].flatten(0, 2)
-            weight, bias = self.shortcut.weight.flatten(1), self.shortcut.bias
-            around.data[: step.frames].flatten(0, 2).copy_(F.linear(rows, weight, bias))
+            around.data[: step.frames].flatten(0, 2).copy_(_product(rows, self.shortcut))
             out = work.space.scratch("stage", step.frames, size, second.out)
         ring = work.space.ring(second, step, size)
         summed = (to or out) if keep else None
@@ -128,11 +140,15 @@ class Attention:
         work.passes.norm(work.space, frames, normed, self.norm, work.step)
         inner = normed.inner()[:count]
         rows = inner.reshape(count, 1, -1, frames.channels)  # [T, one head, H * W, C]
-        weight, bias = self.to_qkv.weight.flatten(1), self.to_qkv.bias
-        query, key, value = F.linear(rows, weight, bias).chunk(3, dim=-1)
+        query, key, value = _product(rows, self.to_qkv).chunk(3, dim=-1)
         seen = F.scaled_dot_product_attention(query, key, value)
-        made = F.linear(seen, self.proj.weight.flatten(1), self.proj.bias)
-        frames.inner()[:count] += made.view_as(inner)
+        frames.inner()[:count] += _product(seen, self.proj).view_as(inner)
+
+
+def _product(rows: torch.Tensor, source: Any) -> torch.Tensor:
+    """A convolution of a single tap, as the matrix product it is."""
+    weight, bias = source.weight.flatten(1), source.bias
+    return F.linear(rows, weight.to(rows.device), bias.to(rows.device))
 
 
 class Duplication:
@@ -156,7 +172,7 @@ class Duplication:
             for y in range(self.space):
                 for x in range(self.space):
                     cell = to[index, y :: self.space, x :: self.space]
-                    cell += frames[frame][..., self.picks[:, t, y, x]]
+                    cell += frames[frame][..., self.picks[:, t, y, x].to(cell.device)]
 
 
 class Stage:

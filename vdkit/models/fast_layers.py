@@ -70,7 +70,7 @@ class Space:
     Attributes:
         control: int64 [2] on the device: the clock, and the address that pixels go to. Kernels
             read them there, so that a recorded graph need not change from chunk to chunk.
-        ran: kinds of chunk that ran since the last buffer was made, so that all of theirs are there.
+        ran: kinds of chunk that ran since the last buffer was made, so that theirs are there.
         graphs: kinds of chunk as recorded CUDA graphs, which hold for these buffers.
     """
 
@@ -91,9 +91,7 @@ class Space:
         new = Frames(self._zeros(needed, *size, owner.channels), step.rate)
         if old is not None:
             before = step.start - owner.leading
-            source, target = (
-                ring.numbers(step, before, owner.leading) for ring in (old, new)
-            )
+            source, target = (ring.numbers(step, before, owner.leading) for ring in (old, new))
             new.data[target] = old.data[source]
         self._rings[owner] = new
         return new
@@ -111,6 +109,13 @@ class Space:
         self.graphs.clear()
         shape = (frames, height + 2, width + 2, channels)
         return torch.zeros(shape, dtype=self._dtype, device=self.control.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(
+            frames.data.nbytes for frames in (*self._rings.values(), *self._scratch.values())
+        )
 
     def clear(self) -> None:
         """Before a video begins its past is zeros."""

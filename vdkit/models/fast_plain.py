@@ -28,7 +28,7 @@ class PlainPasses:
         if job.around is not None:
             made = made + job.around.inner()[: len(made)]
         if job.pixels is not None:
-            _write_pixels(made, job.pixels)
+            _write_pixels(made, job.pixels, job.source.data.dtype)
         if job.summed is not None:
             _write(made, job.summed, step, job.start(job.summed))
         if job.normed is not None and job.norm is not None:
@@ -45,20 +45,27 @@ class PlainPasses:
 
 
 def _convolved(job: Job, window: torch.Tensor) -> torch.Tensor:
-    """[T, H, W, C out] from the bordered ``window`` [T + leading, H + 2, W + 2, C]."""
+    """[T, H, W, C out] from the bordered ``window`` [T + leading, H + 2, W + 2, C].
+
+    On a CPU in float32, as the kernels' sums are; on CUDA cuDNN rounds them to the dtype.
+    """
     convolution = job.convolution
+    weights, bias = convolution.weights, convolution.bias
+    if window.device.type == "cpu":
+        window, bias = window.float(), bias.float()
+        weights = [weight.float() for weight in weights]
     height, width = job.source.size
     if convolution.enlarging:
         made = window.new_empty(len(window), 2 * height, 2 * width, convolution.out)
-        for phase, weight in enumerate(convolution.weights):
+        for phase, weight in enumerate(weights):
             y, x = divmod(phase, 2)
             part = window[:, y : y + height + 1, x : x + width + 1].permute(0, 3, 1, 2)
-            cells = F.conv2d(part, weight[:, :, 0], convolution.bias)
+            cells = F.conv2d(part, weight[:, :, 0], bias)
             made[:, y::2, x::2] = cells.permute(0, 2, 3, 1)
         return made
     if convolution.kernel[1:] == (1, 1):
         window = window[:, 1:-1, 1:-1]
-    volume = F.conv3d(window.permute(3, 0, 1, 2)[None], convolution.weights[0], convolution.bias)
+    volume = F.conv3d(window.permute(3, 0, 1, 2)[None], weights[0], bias)
     return volume[0].permute(1, 2, 3, 0)
 
 
@@ -72,11 +79,14 @@ def _write(made: torch.Tensor, target: Frames, step: Step, start: int) -> None:
     target.inner()[slots] = made.to(target.data.dtype)
 
 
-def _write_pixels(made: torch.Tensor, pixels: Pixels) -> None:
-    """[F, H, W, 3 x patch x patch] into the frames from ``pixels.start`` on."""
+def _write_pixels(made: torch.Tensor, pixels: Pixels, dtype: torch.dtype) -> None:
+    """[F, H, W, 3 x patch x patch] into the frames from ``pixels.start`` on.
+
+    Rounded to ``dtype`` first, so that both kinds of target hold the same picture.
+    """
     count, height, width, _ = made.shape
     size = pixels.patch
-    cells = made.clamp(-1.0, 1.0).view(count, height, width, 3, size, size)
+    cells = made.to(dtype).clamp(-1.0, 1.0).view(count, height, width, 3, size, size)
     planes = cells.permute(3, 0, 1, 5, 2, 4).reshape(3, count, height * size, width * size)
     stop = pixels.start + count
     if pixels.target.dtype == torch.uint8:

@@ -1,4 +1,4 @@
-"""Causal convolution with all that follows it, in one Triton kernel, and the norm that stands alone.
+"""A causal convolution with all that follows it in one Triton kernel, and a norm on its own.
 
 Frames have a border of one pixel of zeros, [H + 2, W + 2, C]. Seen as rows of C values, each tap of
 a convolution is then the same rows at a fixed distance, and the convolution a sum of matrix

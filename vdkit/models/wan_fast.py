@@ -11,14 +11,19 @@ import os
 import weakref
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 
-from vdkit.models.fast_blocks import Attention, Passes, ResidualBlock, Stage, Work
+from vdkit.models.fast_blocks import Attention, NoPasses, Passes, ResidualBlock, Stage, Work
 from vdkit.models.fast_layers import Convolution, Entry, Frames, Norm, Pixels, Space, Step
 from vdkit.models.fast_plain import PlainPasses
 from vdkit.models.wan import WanDecoder, check_order
+
+if TYPE_CHECKING:
+    from vdkit.models.fast_kernels import KernelPasses
 
 _AT_ONCE = 2
 """Frames of a later stage: the kernels make two at once; more would only take more memory."""
@@ -31,7 +36,7 @@ class FastState:
     """One video being decoded.
 
     Attributes:
-        latents: [1, C, T, h, w] after ``post_quant_conv``.
+        latents: [T, h, w, C] after ``post_quant_conv``.
         space: what its convolutions remember.
         next_start: the latent frame that has to come next.
     """
@@ -52,6 +57,7 @@ class FastWanDecoder:
     Args:
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
+        kernels: False leaves the Triton kernels out: torch's operations do the same.
 
     Attributes:
         notes: what a record should say: why the kernels are not used, if they are not.
@@ -59,8 +65,9 @@ class FastWanDecoder:
 
     variant = "fast"
 
-    def __init__(self, vae: AutoencoderKLWan, name: str) -> None:
+    def __init__(self, vae: AutoencoderKLWan, name: str, kernels: bool = True) -> None:
         self._stock = WanDecoder(vae, name)
+        self._post_quant = vae.post_quant_conv
         decoder = vae.decoder
         self.name, self.device, self.dtype = name, self._stock.device, self._stock.dtype
         self.latent_channels = self._stock.latent_channels
@@ -73,8 +80,16 @@ class FastWanDecoder:
         self._attention = Attention(decoder.mid_block.attentions[0])
         self._stages = [Stage(block, self.device) for block in decoder.up_blocks]
         self._head = Entry(Norm.of(decoder.norm_out), Convolution(decoder.conv_out))
-        self._passes, self.notes = _passes(self.device, self.dtype, self._convolutions())
-        self._graphs = self.device.type == "cuda" and not isinstance(self._passes, PlainPasses)
+        self._passes: Passes = PlainPasses()
+        self._kernels: KernelPasses | None = None
+        reason = self._why_plain() if kernels else "as asked for"
+        self.notes: tuple[str, ...] = (f"fast decoder in plain torch: {reason}",) if reason else ()
+        if reason is None:
+            from vdkit.models.fast_kernels import KernelPasses
+
+            self._kernels = KernelPasses(self.device, self._convolutions())
+            self._passes = self._kernels
+        self._graphs = self._kernels is not None and self.device.type == "cuda"
         self._idle: dict[tuple[int, int], list[Space]] = {}
 
     def _convolutions(self) -> list[Convolution]:
@@ -92,8 +107,10 @@ class FastWanDecoder:
         idle = self._idle[size]
         space = idle.pop() if idle else Space(self.device, self.dtype)
         space.clear()
-        state = FastState(self._stock.begin(latents).latents, space)
-        weakref.finalize(state, idle.append, space)
+        rows = latents[0].permute(1, 2, 3, 0)  # a 1x1x1 convolution is a matrix product
+        made = F.linear(rows, self._post_quant.weight.flatten(1), self._post_quant.bias)
+        state = FastState(made, space)
+        weakref.finalize(state, idle.append, space).atexit = False
         return state
 
     @torch.inference_mode()
@@ -103,7 +120,7 @@ class FastWanDecoder:
         Raises:
             ValueError: the chunk does not follow the one before, or the first is not (0, 1).
         """
-        check_order(state.next_start, start, stop, state.latents.shape[2])
+        check_order(state.next_start, start, stop, len(state.latents))
         frames, height, width = self._size_of(state, start, stop)
         shape = (1, 3, frames, height, width)
         target = torch.empty(shape, dtype=self.dtype, device=self.device)
@@ -119,7 +136,7 @@ class FastWanDecoder:
         Raises:
             ValueError: as `decode_chunk`, or ``out`` is not such a contiguous tensor.
         """
-        check_order(state.next_start, start, stop, state.latents.shape[2])
+        check_order(state.next_start, start, stop, len(state.latents))
         expected = (*self._size_of(state, start, stop), 3)
         if out.shape != expected or out.dtype != torch.uint8 or not out.is_contiguous():
             raise ValueError(
@@ -129,28 +146,29 @@ class FastWanDecoder:
 
     def _size_of(self, state: FastState, start: int, stop: int) -> tuple[int, int, int]:
         frames = 1 if start == 0 else (stop - start) * self.temporal_factor
-        height, width = (side * self.spatial_factor for side in state.latents.shape[3:])
+        height, width = (side * self.spatial_factor for side in state.latents.shape[1:3])
         return frames, height, width
 
     def _decode(self, state: FastState, start: int, stop: int, target: torch.Tensor) -> None:
         state.next_start = stop
         space, step = state.space, Step(start, 1, 0, stop - start)
-        latents = state.latents[0, :, start:stop].permute(1, 2, 3, 0)
+        latents = state.latents[start:stop]
         ring = space.ring(self._conv_in, step, (latents.shape[1], latents.shape[2]))
         for slot, frame in zip(ring.numbers(step, 0, step.frames), latents, strict=True):
             ring.inner()[slot].copy_(frame)
         space.control[0].fill_(start)
         space.control[1].fill_(target.data_ptr())
         kind, pixels = (step.frames, target.dtype), Pixels(target, self._patch)
+        work = Work(self._passes, space, step)
         if start > 0 and self._graphs and kind in space.ran and kind not in space.graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run(space, step, pixels, False)
+                self._run(work, ring, pixels, False)
             space.graphs[kind] = graph
         if start > 0 and kind in space.graphs:
             space.graphs[kind].replay()
             return
-        self._run(space, step, pixels, start == 0)
+        self._run(work, ring, pixels, start == 0)
         if start > 0:
             space.ran.add(kind)
 
@@ -164,20 +182,19 @@ class FastWanDecoder:
             height, width: of the latents.
             chunk_size: latent frames per call.
         """
+        if self._kernels is None:
+            return
         count = 1 + 3 * chunk_size
         shape = (1, self.latent_channels, count, height, width)
         latents = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        if not isinstance(self._passes, PlainPasses):
-            with self._passes.planning():
-                self._all_kinds(latents, 1 + chunk_size)
-            for space in self._idle[height, width]:
-                space.ran.clear()  # nothing did
-        self._all_kinds(latents, count)
+        with self._kernels.planning():
+            self._all_kinds(latents, 1 + chunk_size, chunk_size)
+        for space in self._idle[height, width]:
+            space.ran.clear()  # nothing did
+        self._all_kinds(latents, count, chunk_size)
 
-    def _all_kinds(self, latents: torch.Tensor, count: int) -> None:
-        """Decode ``count`` latent frames, into both kinds of target."""
-        _, _, frames, height, width = latents.shape
-        step = (frames - 1) // 3
+    def _all_kinds(self, latents: torch.Tensor, count: int, step: int) -> None:
+        """Decode ``count`` latent frames in chunks of ``step``, into both kinds of target."""
         for into in (False, True):
             state = self.begin(latents)
             for start in (0, *range(1, count, step)):
@@ -188,14 +205,13 @@ class FastWanDecoder:
                     self.decode_into(state, start, stop, out)
                 else:
                     self.decode_chunk(state, start, stop)
+            del state  # gives its memory back before the next begins
 
-    def _run(self, space: Space, step: Step, pixels: Pixels, first: bool) -> None:
-        """From the latents in the first ring to pixels."""
-        work = Work(self._passes, space, step)
-        ring = space.ring(self._conv_in, step, (0, 0))
+    def _run(self, work: Work, latents: Frames, pixels: Pixels, first: bool) -> None:
+        """From the latents in the first ring to pixels; the first latent frame becomes one."""
         before, after = self._mid
-        frames = space.scratch("stage", step.frames, ring.size, self._conv_in.out)
-        work.convolve(self._conv_in, ring, summed=frames, then=before.entry)
+        frames = work.space.scratch("stage", work.step.frames, latents.size, self._conv_in.out)
+        work.convolve(self._conv_in, latents, summed=frames, then=before.entry)
         frames = before(work, frames, None, keep=True)
         self._attention(work, frames)
         work.norm(frames, after.entry)
@@ -243,37 +259,37 @@ class FastWanDecoder:
         """Hash of the weights that decode, as `WanDecoder.weights_sha256`."""
         return self._stock.weights_sha256()
 
+    def working_bytes(self, chunk_size: int, height: int, width: int) -> int:
+        """Device bytes of a decode beside the weights and the ring; a walk that takes no memory.
 
-def _passes(
-    device: torch.device, dtype: torch.dtype, convolutions: list[Convolution]
-) -> tuple[Passes, tuple[str, ...]]:
-    """The kernels if they run here, else torch's operations and a note that says why."""
-    reason = _why_plain(device, dtype, [one.channels for one in convolutions])
-    if reason is not None:
-        return PlainPasses(), (f"fast decoder in plain torch: {reason}",)
-    from vdkit.models.fast_kernels import KernelPasses
+        Args:
+            chunk_size: latent frames per call.
+            height, width: of the latents.
+        """
+        space, step = Space(torch.device("meta"), self.dtype), Step(1, 1, 0, chunk_size)
+        frames, factor = chunk_size * self.temporal_factor, self.spatial_factor
+        shape = (1, 3, frames, height * factor, width * factor)
+        target = torch.empty(shape, dtype=self.dtype, device="meta")
+        ring = space.ring(self._conv_in, step, (height, width))
+        work = Work(NoPasses(self._passes), space, step)
+        self._run(work, ring, Pixels(target, self._patch), False)
+        return space.nbytes + target.nbytes
 
-    passes = KernelPasses(device)
-    for convolution in convolutions:
-        passes.prepare(convolution)
-    return passes, ()
-
-
-def _why_plain(device: torch.device, dtype: torch.dtype, channels: list[int]) -> str | None:
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != "cuda" and not interpreted:
-        return f"its kernels need CUDA, this is {device}"
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    odd = [count for count in channels if count % 16]
-    if odd:
-        return f"its kernels need channels in multiples of 16, a convolution here has {odd[0]}"
-    if interpreted:
+    def _why_plain(self) -> str | None:
+        """Why the kernels do not run here; None if they do."""
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if self.device.type != "cuda" and not interpreted:
+            return f"its kernels need CUDA, this is {self.device}"
+        if find_spec("triton") is None:
+            return "Triton is not installed"
+        for convolution in self._convolutions():
+            if convolution.channels % 16:
+                return f"its kernels need multiples of 16 channels, not {convolution.channels}"
+        if interpreted:
+            return None
+        if self.dtype == torch.float32:
+            return "its kernels are for float16 and bfloat16, this is float32"
+        major, minor = torch.cuda.get_device_capability(self.device)
+        if major < 9:
+            return f"its kernels need compute capability 9.0 or higher, this is {major}.{minor}"
         return None
-    if dtype == torch.float32:
-        return "its kernels are for float16 and bfloat16, this is float32"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < (9, 0):
-        major, minor = capability
-        return f"its kernels need compute capability 9.0 or higher, this GPU has {major}.{minor}"
-    return None
