@@ -195,7 +195,8 @@ def test_show(tmp_path, capsys):
         ([folder, "--timeline", "/no/such/t.png"], "there is no folder '/no/such'; create it"),
         (
             [str(tmp_path)],
-            "no result.json, profile.json, sweep.json, aa.json or variants.json; it holds o, timeline.svg",
+            "no result.json, profile.json, sweep.json, aa.json or variants.json; it holds o, "
+            "timeline.svg",
         ),
         ([str(HTA)], "result_hta.json has benchmarks/analyze_vs_hta.py's times"),
         ([str(HTA / "result_hta.json")], "is no record that show prints"),

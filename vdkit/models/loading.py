@@ -61,22 +61,11 @@ _WAN22: dict[str, Any] = {
 ARCHITECTURES = {"wan2.1": _WAN21, "wan2.2": _WAN22}
 
 
-def _fast(vae: AutoencoderKLWan, name: str) -> Any:
-    made: Any = FastWanDecoder(vae, name)
-    for attribute, value in (
-        ("variant", "fast"),
-        ("denormalize", WanDecoder(vae, name).denormalize),
-    ):
-        if not hasattr(made, attribute):
-            setattr(made, attribute, value)
-    return made
-
-
 VARIANTS: Mapping[str, Callable[[AutoencoderKLWan, str], Any]] = {
     "diffusers": WanDecoder,
     "channels_last": ChannelsLastWanDecoder,
     "compiled": CompiledWanDecoder,
-    "fast": _fast,
+    "fast": FastWanDecoder,
 }
 """Ways to run the same weights, by the name that records and tables use."""
 

@@ -255,6 +255,10 @@ class FastWanDecoder:
             at = replace(pixels, start=pixels.start * count // step.frames + offset)
             self._stage(index + 1, part, larger, at, first)
 
+    def denormalize(self, latents: torch.Tensor) -> torch.Tensor:
+        """As `WanDecoder.denormalize`."""
+        return self._stock.denormalize(latents)
+
     def weights_sha256(self) -> str:
         """Hash of the weights that decode, as `WanDecoder.weights_sha256`."""
         return self._stock.weights_sha256()
