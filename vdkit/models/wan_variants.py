@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, unpatchify
 
 from vdkit.decode.engines import on_device
 from vdkit.models.wan import WanDecoder, WanState, check_order
@@ -56,6 +57,9 @@ class CompiledWanDecoder(ChannelsLastWanDecoder):
     def __init__(self, vae: AutoencoderKLWan, name: str, backend: Any = None) -> None:
         super().__init__(vae, name)
         self._backend = backend or self.default_backend
+        for module in vae.decoder.modules():
+            if isinstance(module, WanResample) and module.mode == "upsample3d":
+                module.forward = partial(_doubled, module)
         self._steps: dict[tuple[int, ...], _Step] = {}
 
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
@@ -140,6 +144,30 @@ class CompiledWanDecoder(ChannelsLastWanDecoder):
         )
         compiled: _Step = torch.compile(own, backend=self._backend, dynamic=False, fullgraph=True)
         return compiled
+
+
+def _doubled(
+    module: Any,
+    frames: torch.Tensor,
+    feat_cache: list[Any] | None = None,
+    feat_idx: list[int] = [0],  # noqa: B006 (diffusers' own signature)
+) -> torch.Tensor:
+    """`WanResample.forward`, while compiling without its comparisons of tensors with a word.
+
+    torch 2.11 cannot compile those; a step that is compiled has a tensor there.
+    """
+    if not torch.compiler.is_compiling() or feat_cache is None:
+        made: torch.Tensor = type(module).forward(module, frames, feat_cache, feat_idx)
+        return made
+    past = feat_cache[feat_idx[0]]
+    pairs = module.time_conv(frames, past)
+    feat_cache[feat_idx[0]] = torch.cat([past, frames], 2)[:, :, -CACHE_FRAMES:].clone()
+    feat_idx[0] += 1
+    batch, channels, count, height, width = frames.shape
+    # [B, 2 C, T, h, w]: the first half of the channels comes first.
+    single = pairs.unflatten(1, (2, channels)).permute(0, 3, 1, 2, 4, 5)
+    larger = module.resample(single.reshape(batch * count * 2, channels, height, width))
+    return larger.unflatten(0, (batch, 2 * count)).transpose(1, 2)
 
 
 def _steady(cache: list[Any]) -> _Cache | None:
