@@ -130,6 +130,8 @@ def test_every_path_gives_the_same_bytes(made, variant):
         path(decoder, latents, sink, config=DecodeConfig(chunk_size=2), progress=False)
         hashes.add(sink.sha256)
     assert len(hashes) == 1
+    if not hasattr(decoder, "decode_video"):
+        return
     whole = Collect()
     decode_diffusers(decoder, latents, whole, progress=False)
     assert whole.frames == 21
@@ -200,3 +202,11 @@ def test_operations_are_counted_through_the_compiled_step(stock, made):
     latents = noise(stock, 5, *SIZE)
     expected = count_flops(stock, latents, 1)
     assert count_flops(made["compiled"], latents, 1) == expected
+
+
+def test_a_compiled_decoder_has_no_whole_video_decode():
+    """It would be diffusers' own loop over modules that are not compiled."""
+    decoder = CompiledWanDecoder(random_vae(16), "small")
+    assert not hasattr(decoder, "decode_video")
+    with pytest.raises(TypeError, match="no WholeVideoDecoder: it lacks decode_video"):
+        decode_diffusers(decoder, noise(decoder, 2, 2, 2), Collect(), progress=False)

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
+from vdkit.measure.profiler import count_flops
 from vdkit.models.fast_layers import Convolution, Space, Step
-from vdkit.models.wan import WanDecoder
+from vdkit.models.fast_plain import why_plain
+from vdkit.models.wan import WanDecoder, known_faults
 from vdkit.models.wan_fast import FastWanDecoder
 
 SMALL = {
@@ -191,3 +194,61 @@ def test_its_memory_is_known_before(pair):
     fast.decode_chunk(state, 0, 1)
     frames = fast.decode_chunk(state, 1, 3)
     assert estimate == state.space.nbytes + frames.nbytes
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 2), (1, 4)])
+def test_its_operations_are_counted_as_torch_would(pair, start, stop):
+    _, fast = pair
+    state = fast.begin(noise(fast, 4, 3, 4))
+    if start:
+        fast.decode_chunk(state, 0, 1)
+    with FlopCounterMode(display=False) as counter:
+        fast.decode_chunk(state, start, stop)
+    # A CPU's attention is one that the counter does not know: two products of [12, C] by [C, 12].
+    channels = fast._attention.norm.gain.numel()
+    attention = 4 * (stop - start) * 12 * 12 * channels
+    assert fast.chunk_flops(start, stop, 3, 4) == counter.get_total_flops() + attention
+
+
+def test_the_profile_takes_the_decoders_own_count(pair):
+    _, fast = pair
+    counts = count_flops(fast, noise(fast, 6, 3, 4), 2)
+    assert counts == [fast.chunk_flops(*span, 3, 4) for span in ((0, 1), (1, 3), (3, 5), (5, 6))]
+    assert counts[1] == counts[2] > counts[3] > counts[0]
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "cudnn", "dtype", "said"),
+    [
+        ("2.13.0", 90900, torch.bfloat16, "cuDNN 90900 gives wrong convolutions"),
+        ("2.9.0+cu130", 91900, torch.float16, "torch 2.9.0 does not use cuDNN"),
+        ("2.13.0", 90900, torch.float16, None),
+        ("2.13.0", 91100, torch.bfloat16, None),
+        ("2.9.0", None, torch.bfloat16, None),
+    ],
+)
+def test_known_faults_are_named(torch_version, cudnn, dtype, said):
+    notes = known_faults(torch_version, cudnn, dtype)
+    assert (said in notes[0]) if said else notes == ()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "capability", "channels", "said"),
+    [
+        ("cuda", torch.float16, (8, 6), 96, "this is 8.6"),
+        ("cuda", torch.float32, (9, 0), 96, "this is float32"),
+        ("cuda", torch.float16, (9, 0), 12, "multiples of 16 channels, not 12"),
+        ("cuda", torch.float16, (12, 0), 96, None),
+        ("cpu", torch.float16, None, 96, "this is cpu"),
+    ],
+)
+def test_it_says_why_it_has_no_kernels(monkeypatch, device, dtype, capability, channels, said):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("vdkit.models.fast_plain.find_spec", lambda name: True)
+    reason = why_plain(torch.device(device), dtype, [16, channels])
+    assert (said in reason) if said else reason is None
+
+
+def test_it_says_that_triton_is_missing(monkeypatch):
+    monkeypatch.setattr("vdkit.models.fast_plain.find_spec", lambda name: None)
+    assert why_plain(torch.device("cuda"), torch.float16, [16]) == "Triton is not installed"

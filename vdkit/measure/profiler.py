@@ -170,13 +170,19 @@ def count_flops(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -
 
     Counts convolutions, matrix products and attention, a multiply-add as two. The first
     `_COUNTED_CHUNKS` chunks are run and counted; later ones do the work of the last of them, in
-    proportion to their latent frames.
+    proportion to their latent frames. A decoder with kernels that torch cannot count has a method
+    ``chunk_flops`` instead.
 
     Args:
         latents: [1, C, T, h, w] on the decoder's device, in its dtype.
     """
     chunks = plan_chunks(latents.shape[2], chunk_size, decoder.temporal_factor)
     counts: list[int] = []
+    own = getattr(decoder, "chunk_flops", None)
+    if own is not None:
+        size = latents.shape[-2:]
+        spans = ((chunk.latent_start, chunk.latent_stop) for chunk in chunks)
+        return [own(start, stop, *size) for start, stop in spans]
     with on_device(decoder.device), FlopCounterMode(display=False) as counter:
         state = decoder.begin(latents)
         for chunk in chunks[:_COUNTED_CHUNKS]:

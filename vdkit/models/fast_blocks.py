@@ -37,13 +37,20 @@ class Passes(Protocol):
 
 
 class NoPasses:
-    """Does nothing, so that a walk through the decoder only takes memory; see `working_bytes`."""
+    """Only counts, so that a walk through the decoder tells what it would take.
+
+    Attributes:
+        flops: of convolutions, a multiply-add as two.
+    """
 
     def __init__(self, real: Passes) -> None:
         self.fuses = real.fuses
+        self.flops = 0
 
     def convolve(self, space: Space, job: Job) -> None:
-        pass
+        height, width = job.source.size
+        values = sum(weight.numel() for weight in job.convolution.weights)
+        self.flops += 2 * values * height * width * job.step.frames
 
     def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
         pass

@@ -123,6 +123,21 @@ class Space:
             ring.data.zero_()
 
 
+@dataclass(slots=True, weakref_slot=True)
+class FastState:
+    """One video being decoded.
+
+    Attributes:
+        latents: [T, h, w, C] after ``post_quant_conv``.
+        space: what its convolutions remember.
+        next_start: the latent frame that has to come next.
+    """
+
+    latents: torch.Tensor
+    space: Space
+    next_start: int = 0
+
+
 class Convolution:
     """A causal convolution over time, one over time alone, or nearest doubling and one in space.
 
@@ -132,12 +147,14 @@ class Convolution:
         kernel: over time, height and width; of an enlarging one that of each of the four pixels
             that a pixel becomes.
         doubling: it makes two frames of one.
-        weights: [out, channels, time, height, width] each; four for an enlarging one.
+        weights: [out, channels, time, height, width] each; four for an enlarging one; twice as
+            many outputs for a doubling one.
         bias: [out], of all frames it makes.
     """
 
     def __init__(self, source: Any) -> None:
         weight = source.weight.detach()
+        self._source = source
         self.enlarging = weight.dim() == 4
         self.weights = _folded(weight) if self.enlarging else [weight]
         self.kernel: tuple[int, int, int] = tuple(self.weights[0].shape[2:])
@@ -146,6 +163,11 @@ class Convolution:
         self.channels = weight.shape[1]
         self.out = weight.shape[0] // (2 if self.doubling else 1)
         self.bias = source.bias.detach()
+
+    def release(self) -> None:
+        """Leave the weights to who has laid them out in another way; only their shapes stay."""
+        self._source.to("cpu")
+        self.weights = [weight.to("meta") for weight in self.weights]
 
 
 def _folded(weight: torch.Tensor) -> list[torch.Tensor]:

@@ -6,6 +6,10 @@ accelerator.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 
@@ -93,3 +97,23 @@ def _write_pixels(made: torch.Tensor, pixels: Pixels, dtype: torch.dtype) -> Non
         frames_to_uint8(planes[None], pixels.target[pixels.start : stop])
     else:
         pixels.target[0, :, pixels.start : stop] = planes
+
+
+def why_plain(device: torch.device, dtype: torch.dtype, channels: Sequence[int]) -> str | None:
+    """Why the kernels do not run here; None if they do. ``channels``: of what they would read."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        return f"its kernels need CUDA, this is {device}"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    odd = [count for count in channels if count % 16]
+    if odd:
+        return f"its kernels need multiples of 16 channels, not {odd[0]}"
+    if interpreted:
+        return None
+    if dtype == torch.float32:
+        return "its kernels are for float16 and bfloat16, this is float32"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 9:
+        return f"its kernels need compute capability 9.0 or higher, this is {major}.{minor}"
+    return None

@@ -7,6 +7,7 @@ only one video at a time and all its pixels stay in VRAM. Here the cache belongs
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,6 +39,9 @@ class WanDecoder:
     Args:
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
+
+    Attributes:
+        notes: what a record should say of this decoder here, such as a cuDNN known to be wrong.
     """
 
     variant: ClassVar[str] = "diffusers"
@@ -50,6 +54,10 @@ class WanDecoder:
         self.latent_channels: int = vae.config.z_dim
         self.spatial_factor: int = vae.config.scale_factor_spatial
         self.temporal_factor: int = vae.config.scale_factor_temporal
+        cudnn = torch.backends.cudnn.version() if self.device.type == "cuda" else None
+        self.notes = known_faults(torch.__version__, cudnn, self.dtype)
+        for note in self.notes:
+            warnings.warn(note, stacklevel=2)
         self._cached_convolutions = sum(
             isinstance(m, WanCausalConv3d) for m in vae.decoder.modules()
         )
@@ -147,6 +155,23 @@ class WanDecoder:
         frames = chunk_size * self.temporal_factor
         live = LIVE_ACTIVATIONS[bool(self.vae.config.is_residual)] * frames * plane
         return int((cache + live) * height * width * self.dtype.itemsize)
+
+
+def known_faults(torch_version: str, cudnn: int | None, dtype: torch.dtype) -> tuple[str, ...]:
+    """What is known to go wrong with convolutions over time there; ``cudnn`` None: not on a GPU.
+
+    Source: https://github.com/pytorch/pytorch/issues/163539 (bfloat16), and torch 2.9.0, which
+    passed cuDNN by.
+    """
+    found = []
+    if cudnn is not None and 90800 <= cudnn < 91100 and dtype == torch.bfloat16:
+        found.append(
+            f"cuDNN {cudnn} gives wrong convolutions over time in bfloat16: use --dtype float16 "
+            "or cuDNN 9.11 or newer"
+        )
+    if cudnn is not None and torch_version.split("+")[0] == "2.9.0":
+        found.append("torch 2.9.0 does not use cuDNN for convolutions over time: slow; use another")
+    return tuple(found)
 
 
 def check_order(expected: int, start: int, stop: int, frames: int) -> None:

@@ -7,19 +7,27 @@ on two frames at a time, however long the chunk, so that their memory does not g
 
 from __future__ import annotations
 
-import os
 import weakref
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.models.fast_blocks import Attention, NoPasses, Passes, ResidualBlock, Stage, Work
-from vdkit.models.fast_layers import Convolution, Entry, Frames, Norm, Pixels, Space, Step
-from vdkit.models.fast_plain import PlainPasses
+from vdkit.models.fast_layers import (
+    Convolution,
+    Entry,
+    FastState,
+    Frames,
+    Norm,
+    Pixels,
+    Space,
+    Step,
+)
+from vdkit.models.fast_plain import PlainPasses, why_plain
 from vdkit.models.wan import WanDecoder, check_order
 
 if TYPE_CHECKING:
@@ -29,21 +37,6 @@ _AT_ONCE = 2
 """Frames of a later stage: the kernels make two at once; more would only take more memory."""
 _EARLY_STAGES = 2
 """Stages whose frames are small: all of a chunk at once fill a GPU better."""
-
-
-@dataclass(slots=True, weakref_slot=True)
-class FastState:
-    """One video being decoded.
-
-    Attributes:
-        latents: [T, h, w, C] after ``post_quant_conv``.
-        space: what its convolutions remember.
-        next_start: the latent frame that has to come next.
-    """
-
-    latents: torch.Tensor
-    space: Space
-    next_start: int = 0
 
 
 class FastWanDecoder:
@@ -57,7 +50,8 @@ class FastWanDecoder:
     Args:
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
-        kernels: False leaves the Triton kernels out: torch's operations do the same.
+        kernels: False leaves the Triton kernels out: torch's operations do the same. With kernels
+            the convolutions of ``vae`` move to the host: there is a second layout of their weights.
 
     Attributes:
         notes: what a record should say: why the kernels are not used, if they are not.
@@ -81,14 +75,21 @@ class FastWanDecoder:
         self._stages = [Stage(block, self.device) for block in decoder.up_blocks]
         self._head = Entry(Norm.of(decoder.norm_out), Convolution(decoder.conv_out))
         self._passes: Passes = PlainPasses()
+        convolutions = self._convolutions()
         self._kernels: KernelPasses | None = None
-        reason = self._why_plain() if kernels else "as asked for"
-        self.notes: tuple[str, ...] = (f"fast decoder in plain torch: {reason}",) if reason else ()
-        if reason is None:
+        reason: str | None = "as asked for"
+        if kernels:
+            reason = why_plain(self.device, self.dtype, [one.channels for one in convolutions])
+        self.notes: tuple[str, ...] = ()
+        if reason is not None:
+            self.notes = (f"fast decoder in plain torch: {reason}", *self._stock.notes)
+        else:
             from vdkit.models.fast_kernels import KernelPasses
 
-            self._kernels = KernelPasses(self.device, self._convolutions())
+            self._kernels = KernelPasses(self.device, convolutions)
             self._passes = self._kernels
+            for convolution in convolutions:
+                convolution.release()
         self._graphs = self._kernels is not None and self.device.type == "cuda"
         self._idle: dict[tuple[int, int], list[Space]] = {}
 
@@ -264,36 +265,33 @@ class FastWanDecoder:
         return self._stock.weights_sha256()
 
     def working_bytes(self, chunk_size: int, height: int, width: int) -> int:
-        """Device bytes of a decode beside the weights and the ring; a walk that takes no memory.
+        """Device bytes of a decode beside the weights and the ring.
 
         Args:
             chunk_size: latent frames per call.
             height, width: of the latents.
         """
-        space, step = Space(torch.device("meta"), self.dtype), Step(1, 1, 0, chunk_size)
-        frames, factor = chunk_size * self.temporal_factor, self.spatial_factor
-        shape = (1, 3, frames, height * factor, width * factor)
-        target = torch.empty(shape, dtype=self.dtype, device="meta")
-        ring = space.ring(self._conv_in, step, (height, width))
-        work = Work(NoPasses(self._passes), space, step)
-        self._run(work, ring, Pixels(target, self._patch), False)
+        space, target, _ = self._imagined(1, 1 + chunk_size, height, width)
         return space.nbytes + target.nbytes
 
-    def _why_plain(self) -> str | None:
-        """Why the kernels do not run here; None if they do."""
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        if self.device.type != "cuda" and not interpreted:
-            return f"its kernels need CUDA, this is {self.device}"
-        if find_spec("triton") is None:
-            return "Triton is not installed"
-        for convolution in self._convolutions():
-            if convolution.channels % 16:
-                return f"its kernels need multiples of 16 channels, not {convolution.channels}"
-        if interpreted:
-            return None
-        if self.dtype == torch.float32:
-            return "its kernels are for float16 and bfloat16, this is float32"
-        major, minor = torch.cuda.get_device_capability(self.device)
-        if major < 9:
-            return f"its kernels need compute capability 9.0 or higher, this is {major}.{minor}"
-        return None
+    def chunk_flops(self, start: int, stop: int, height: int, width: int) -> int:
+        """Operations of a chunk as torch's FlopCounter would count the same, which sees no kernel.
+
+        A convolution after a doubling has 4 of 9 taps left; it counts with those.
+        """
+        with FlopCounterMode(display=False) as counter:
+            _, _, passes = self._imagined(start, stop, height, width)
+        return passes.flops + int(counter.get_total_flops())
+
+    def _imagined(
+        self, start: int, stop: int, height: int, width: int
+    ) -> tuple[Space, torch.Tensor, NoPasses]:
+        """A walk through a chunk that takes no memory and makes nothing."""
+        space, step = Space(torch.device("meta"), self.dtype), Step(start, 1, 0, stop - start)
+        frames = (stop - start) * self.temporal_factor if start else 1
+        shape = (1, 3, frames, height * self.spatial_factor, width * self.spatial_factor)
+        target = torch.empty(shape, dtype=self.dtype, device="meta")
+        ring = space.ring(self._conv_in, step, (height, width))
+        passes = NoPasses(self._passes)
+        self._run(Work(passes, space, step), ring, Pixels(target, self._patch), start == 0)
+        return space, target, passes

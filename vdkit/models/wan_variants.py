@@ -44,7 +44,7 @@ class CompiledWanDecoder(ChannelsLastWanDecoder):
 
     `prepare` compiles, once for a latent size and chunk size. What it did not see runs as it is:
     a video's first two chunks, a short last one, any other size. No CUDA graphs, so frames are the
-    caller's to keep.
+    caller's to keep. There is no ``decode_video``: that would not be compiled.
 
     Args:
         vae, name: as for `WanDecoder`.
@@ -61,6 +61,11 @@ class CompiledWanDecoder(ChannelsLastWanDecoder):
             if isinstance(module, WanResample) and module.mode == "upsample3d":
                 module.forward = partial(_doubled, module)
         self._steps: dict[tuple[int, ...], _Step] = {}
+
+    @property
+    def decode_video(self) -> Any:
+        """Not there: diffusers' whole-video decode would run as it is, not compiled."""
+        raise AttributeError("decode_video")
 
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
         """Compile for latents of ``height`` x ``width``, by decoding noise with and without.
