@@ -55,10 +55,12 @@ class KernelPasses:
 
     def __init__(self, device: torch.device, convolutions: Sequence[Convolution]) -> None:
         self._interpreted = device.type == "cpu"
-        limit = 1 << 20
+        limit, self._registers = 1 << 20, None
         if not self._interpreted:
             properties: Any = torch.cuda.get_device_properties(device)
             limit = properties.shared_memory_per_block_optin
+            if properties.major == 9:  # for three programs at once; later GPUs would spill
+                self._registers = 168
         self._shared_bytes = limit
         self._matrices: dict[Convolution, Tensor] = {}
         self._biases: dict[Convolution, Tensor] = {}
@@ -114,7 +116,8 @@ class KernelPasses:
         columns = wide + narrow
         depth = min(convolution.channels & -convolution.channels, 64)
         if convolution.kernel == (3, 3, 3) and columns <= 96 and job.step.frames % 2 == 0:
-            rows, stages, registers = (64, 2, 168) if columns > 16 else (128, 3, None)
+            rows, stages = (64, 2) if columns > 16 else (128, 3)
+            registers = self._registers if columns > 16 else None
             return Tiles(rows, 2, min(depth, 32), wide, narrow, stages, registers)
         if columns > 128:  # smaller steps leave room for a second program
             return Tiles(128, 1, min(depth, 32), wide, narrow, 4)
