@@ -27,8 +27,13 @@ def test_every_recorded_run_is_a_row():
         warnings.simplefilter("error", SkippedResultWarning)
         frame = load_results(f"{RESULTS}/2*/**")
     recorded = {*RESULTS.glob("2*/result.json"), *RESULTS.glob("2*/result_*_chunk*.json")}
+    for index in RESULTS.glob("2*/variants.json"):
+        names = json.loads(index.read_text())["variants"]
+        recorded |= {index.with_name(f"result_{name}.json") for name in names}
     found = {Path(one.folder) / one.file for one in frame.itertuples()}
-    assert len(recorded) >= 130 and found == recorded  # benchmarks, and the cells of sweeps
+    # Benchmarks, the cells of sweeps, and variants.
+    assert len(recorded) >= 149 and found == recorded
+    assert set(frame["variant"]) == {"diffusers", "channels_last", "compiled", "fast"}
     for file in RESULTS.glob("2*/result.json"):
         result, rows = read_result(file), frame[frame["folder"] == str(file.parent)]
         assert len(rows) == len(result.runs)

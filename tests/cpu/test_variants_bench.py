@@ -15,6 +15,7 @@ from vdkit.cli.workload import VARIANTS as NAMED
 from vdkit.measure.families import steady_families
 from vdkit.measure.records import SinkInfo
 from vdkit.measure.variant_records import (
+    alone,
     alone_bytes,
     ms_per_latent_frame,
     read_variants,
@@ -201,6 +202,8 @@ class TestFigures:
         mode = result.modes["sync"].model_copy(update={"vram_peak_bytes": 700})
         held = result.model_copy(update={"other_bytes": 200, "modes": {"sync": mode}})
         assert alone_bytes(held, "sync") == 500
+        again = alone(held)
+        assert again.modes["sync"].vram_peak_bytes == 500 and alone(again) == again
 
     def test_the_table_has_a_row_for_every_variant_and_mode(self, made):
         rows = variant_rows(made)

@@ -60,6 +60,7 @@ def add_compare(commands: Any) -> None:
 def run_compare(options: argparse.Namespace) -> int:
     from vdkit.measure.compare import compare_results
     from vdkit.measure.records import read_result
+    from vdkit.measure.variant_records import alone
     from vdkit.present.compare_tables import comparison_record, comparison_text
 
     asked = money(options)
@@ -69,10 +70,10 @@ def run_compare(options: argparse.Namespace) -> int:
         raise ValueError("--mode-a and --mode-b belong together; give both")
     if options.mode_a is not None:
         pair = [(options.mode_a, options.mode_b)]
-    a = read_result(options.a)
+    a = alone(read_result(options.a))
     comparison = compare_results(
         a,
-        a if _same_file(options.a, options.b) else read_result(options.b),
+        a if _same_file(options.a, options.b) else alone(read_result(options.b)),
         paired=options.paired,
         across=options.across,
         modes=_names(options.modes),

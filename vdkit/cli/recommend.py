@@ -89,10 +89,11 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[BenchmarkResult], str]:
     from vdkit.measure.fit import fit_costs
     from vdkit.measure.records import read_result
     from vdkit.measure.sweep_records import PLAN, read_sweep
+    from vdkit.measure.variant_records import alone
 
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
-        results = [read_result(path) for path in where]
+        results = [alone(read_result(path)) for path in where]
         return fit_costs(*results), results, _fitted(results)
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")

@@ -54,6 +54,7 @@ def run_show(options: argparse.Namespace) -> int:
     if (where / "variants.json").is_file() or where.name == "variants.json":
         return _variants(options, asked)
     from vdkit.measure.records import read_result
+    from vdkit.measure.variant_records import alone
     from vdkit.present.plots import plot_timeline, steady_window
     from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
 
@@ -63,7 +64,7 @@ def run_show(options: argparse.Namespace) -> int:
         raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
     if options.zoom is not None and options.timeline is None:
         raise ValueError("zoom is for a picture; name one with --timeline FILE")
-    result = read_result(where)
+    result = alone(read_result(where))
     wanted = options.modes.split(",") if options.modes else list(result.modes)
     missing = [mode for mode in wanted if mode not in result.modes]
     if missing:

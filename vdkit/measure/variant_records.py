@@ -7,11 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK
 from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import (
     BenchmarkResult,
+    Mode,
     Record,
     Run,
     read_record,
@@ -19,6 +21,8 @@ from vdkit.measure.records import (
     write_record,
 )
 from vdkit.measure.stats import Ratio, paired_ratio
+
+_Peak = TypeVar("_Peak", Run, Mode)
 
 SCHEMA_VERSION = 1
 # 1: first.
@@ -102,8 +106,26 @@ def _steady_ms(run: Run, chunk_size: int) -> float | None:
 
 def alone_bytes(result: BenchmarkResult, mode: str) -> int | None:
     """Peak device memory of a mode without what other variants held; None on a CPU."""
-    peak = result.modes[mode].vram_peak_bytes
-    return None if peak is None else peak - (result.other_bytes or 0)
+    return alone(result).modes[mode].vram_peak_bytes
+
+
+def alone(result: BenchmarkResult) -> BenchmarkResult:
+    """The result with device memory as it would be without the other variants."""
+    if not result.other_bytes:
+        return result
+    others: int = result.other_bytes
+
+    def without(one: _Peak) -> _Peak:
+        peak = one.vram_peak_bytes
+        return one if peak is None else one.model_copy(update={"vram_peak_bytes": peak - others})
+
+    return result.model_copy(
+        update={
+            "other_bytes": 0,
+            "modes": {name: without(mode) for name, mode in result.modes.items()},
+            "runs": tuple(without(run) for run in result.runs),
+        }
+    )
 
 
 def write_variants(made: Comparison, folder: Path) -> None:

@@ -167,9 +167,16 @@ def _run_cells(row: dict[str, Any]) -> dict[str, str]:
         "latency s": f"{row['latency_s']:.3f}",
         "RTF": f"{row['rtf']:.3f}",
         "TTFF s": _or_dash(row["ttff_s"], 1, 3),
-        "VRAM GB": _or_dash(row["vram_peak_bytes"], 1e9, 2),
+        "VRAM GB": _or_dash(_alone(row), 1e9, 2),
         "throttled": "yes" if row["throttled"] else "no",
     }
+
+
+def _alone(row: dict[str, Any]) -> float | None:
+    """Peak device memory without what other variants held meanwhile."""
+    peak, others = row["vram_peak_bytes"], row["other_bytes"]
+    known = peak is not None and others is not None and others == others  # not NaN
+    return peak - others if known else peak
 
 
 def _or_dash(value: float | None, unit: float, digits: int) -> str:
