@@ -61,11 +61,17 @@ _WAN22: dict[str, Any] = {
 ARCHITECTURES = {"wan2.1": _WAN21, "wan2.2": _WAN22}
 
 
+def _fast(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
+    decoder = FastWanDecoder(vae, name)
+    decoder.release_vae()
+    return decoder
+
+
 VARIANTS: Mapping[str, Callable[[AutoencoderKLWan, str], Any]] = {
     "diffusers": WanDecoder,
     "channels_last": ChannelsLastWanDecoder,
     "compiled": CompiledWanDecoder,
-    "fast": FastWanDecoder,
+    "fast": _fast,
 }
 """Ways to run the same weights, by the name that records and tables use."""
 

@@ -50,8 +50,7 @@ class FastWanDecoder:
     Args:
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
-        kernels: False leaves the Triton kernels out: torch's operations do the same. With kernels
-            the convolutions of ``vae`` move to the host: there is a second layout of their weights.
+        kernels: False leaves the Triton kernels out: torch's operations do the same.
 
     Attributes:
         notes: what a record should say: why the kernels are not used, if they are not.
@@ -88,10 +87,14 @@ class FastWanDecoder:
 
             self._kernels = KernelPasses(self.device, convolutions)
             self._passes = self._kernels
-            for convolution in convolutions:
-                convolution.release()
         self._graphs = self._kernels is not None and self.device.type == "cuda"
         self._idle: dict[tuple[int, int], list[Space]] = {}
+
+    def release_vae(self) -> None:
+        """Move the convolutions of ``vae`` to the host if the kernels have their own layout."""
+        if self._kernels is not None:
+            for convolution in self._convolutions():
+                convolution.release()
 
     def _convolutions(self) -> list[Convolution]:
         blocks = [*self._mid, *(block for stage in self._stages for block in stage.blocks)]
