@@ -105,7 +105,8 @@ def loaded_after(statement):
             {"torch", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.measure.variant_records, vdkit.present.variants_table",
+            "import vdkit.measure.variant_records, vdkit.present.variants_table, "
+            "vdkit.present.readme_variants",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),

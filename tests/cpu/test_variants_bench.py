@@ -223,7 +223,7 @@ class TestFigures:
             "set-up (load and prepare, outside all runs): plain 0.0 s, chunked 0.0 s",
             "sync / async: plain ", "- plain, mode diffusers / chunked, async: ",
             "- plain: frames of its modes: identical, byte for byte",
-            "(PSNR, first 5 latent frames): plain equal, chunked equal",
+            "(PSNR, latent frames 0 to 4): plain equal, chunked equal",
             "chunked: mode diffusers was skipped", "- chunked: without its kernels",
         ):  # fmt: skip
             assert words in text, words
@@ -326,6 +326,13 @@ class TestCommand:
         result = read_result(home)
         assert result.workload.variant == "fast" and result.setup_s > 0
 
+    @pytest.mark.parametrize("command", ["bench", "profile"])
+    def test_what_a_variant_cannot_run_is_left_out(self, tmp_path, capsys, command):
+        quick = [command, "--device", "cpu", "--latents", "random:5x16x16", "--runs", "1"]
+        asked = ["--variant", "fast", "--modes", "diffusers,async", "--sink", "null"]
+        assert main([*quick, *asked, "--out", str(tmp_path)]) == 0
+        assert "fast: mode diffusers is skipped, it decodes by chunk" in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -334,6 +341,9 @@ class TestCommand:
             (["--variants", "fast,fast"], "variants fast, fast: name each once"),
             (["--variant", "turbo"], "variant 'turbo' is unknown; use one of diffusers"),
             (["--variants", "fast", "--modes", "diffusers"], "'fast' decodes by chunk only"),
+            (["--variants", "all", "--modes", "diffusers"], "decodes by chunk only, --modes asks"),
+            (["--variant", "compiled", "--modes", "diffusers"], "'compiled' decodes by chunk"),
+            (["--variants", "fast,"], "a name is missing in --variants 'fast,'"),
         ],
     )
     def test_bad_input(self, tmp_path, capsys, arguments, message):

@@ -205,7 +205,7 @@ def test_its_operations_are_counted_as_torch_would(pair, start, stop):
     with FlopCounterMode(display=False) as counter:
         fast.decode_chunk(state, start, stop)
     # A CPU's attention is one that the counter does not know: two products of [12, C] by [C, 12].
-    channels = fast._attention.norm.gain.numel()
+    channels = fast._network._attention.norm.gain.numel()
     attention = 4 * (stop - start) * 12 * 12 * channels
     assert fast.chunk_flops(start, stop, 3, 4) == counter.get_total_flops() + attention
 
@@ -252,3 +252,27 @@ def test_it_says_why_it_has_no_kernels(monkeypatch, device, dtype, capability, c
 def test_it_says_that_triton_is_missing(monkeypatch):
     monkeypatch.setattr("vdkit.models.fast_plain.find_spec", lambda name: None)
     assert why_plain(torch.device("cuda"), torch.float16, [16]) == "Triton is not installed"
+
+
+def test_what_begins_no_video_is_refused(pair):
+    _, fast = pair
+    latents = noise(fast, 2, 3, 4)
+    for wrong in (latents[0], latents.repeat(2, 1, 1, 1, 1), latents[:, :-1], latents.half()):
+        with pytest.raises(ValueError, match=r"is needed$"):
+            fast.begin(wrong)
+
+
+def test_pixels_cannot_go_to_another_device(pair):
+    _, fast = pair
+    state = fast.begin(noise(fast, 1, 2, 2))
+    side = 2 * fast.spatial_factor
+    out = torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")
+    with pytest.raises(ValueError, match=r"on meta; contiguous uint8 .* on cpu is needed"):
+        fast.decode_into(state, 0, 1, out)
+    assert state.next_start == 0
+
+
+def test_preparing_for_nothing_is_refused(pair):
+    with pytest.raises(ValueError, match="latents of 4x6 in chunks of 0: use 1 or more"):
+        pair[1].prepare(4, 6, 0)
+    assert pair[0].prepare(4, 6, 1) is None

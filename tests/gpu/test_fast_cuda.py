@@ -125,8 +125,50 @@ def test_pixels_written_at_once_are_the_same_bytes(small):
         outs.append(torch.empty(frames, height, width, 3, dtype=torch.uint8, device="cuda"))
         fast.decode_into(state, start, stop, outs[-1])
     assert torch.equal(torch.cat(outs), expected)
-    with pytest.raises(ValueError, match="contiguous uint8"):
-        fast.decode_into(fast.begin(latents), 0, 1, outs[0].float())
+    for wrong in (outs[0].float(), outs[0].cpu()):
+        with pytest.raises(ValueError, match="contiguous uint8"):
+            fast.decode_into(fast.begin(latents), 0, 1, wrong)
+
+
+@torch.inference_mode()
+def test_a_short_last_chunk_is_not_recorded(small):
+    _, fast = pair(small, torch.float16)
+    latents = on_gpu(fast, 6, 3, 4)
+    fast.prepare(3, 4, 2)
+    made = [frames_of(fast, latents, 2) for _ in range(3)]
+    assert all(torch.equal(one, made[0]) for one in made[1:])
+    state = fast.begin(latents)
+    assert set(state.space.graphs) == {(2, torch.float16), (2, torch.uint8)}
+
+
+@torch.inference_mode()
+def test_a_vae_may_be_given_up(small):
+    """What load_decoder does: the convolutions move to the host, the frames stay the same."""
+    _, fast = pair(small, torch.float16)
+    latents, digest = on_gpu(fast, 3, 3, 4), fast.weights_sha256()
+    expected = frames_of(fast, latents, 1)
+    held = torch.cuda.memory_allocated()
+    fast.release_vae()
+    assert torch.cuda.memory_allocated() < held
+    assert torch.equal(frames_of(fast, latents, 1), expected)
+    assert fast.weights_sha256() == digest
+
+
+@torch.inference_mode()
+def test_the_next_video_waits_for_the_last_one_on_another_stream(small):
+    _, fast = pair(small, torch.float16)
+    videos = [on_gpu(fast, 6, 3, 4, seed=seed) for seed in (0, 1)]
+    expected = [frames_of(fast, video, 1) for video in videos]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in videos]
+    made = []
+    for _ in range(5):
+        for video, stream in zip(videos, streams, strict=True):
+            with torch.cuda.stream(stream):
+                made.append(frames_of(fast, video, 1))
+    torch.cuda.synchronize()
+    for index, one in enumerate(made):
+        assert torch.equal(one, expected[index % 2])
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2])

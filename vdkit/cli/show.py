@@ -86,7 +86,7 @@ def run_show(options: argparse.Namespace) -> int:
     print(text_report(result, **asked))
     print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
     if options.timeline is not None:
-        title = f"{result.label}: {what_and_where(result)}"
+        title = f"{result.label}\n{what_and_where(result)}"
         plot_timeline(runs, window, title=title).savefig(options.timeline)
         print(f"\nTimeline in {options.timeline}")
     return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.decoders import getting, latents_of, load_variant, start_device
 from vdkit.cli.money import money
-from vdkit.cli.workload import VARIANTS, check, command_line, sources
+from vdkit.cli.workload import VARIANTS, asked_modes, check, command_line, sources
 
 if TYPE_CHECKING:
     from vdkit.measure.variant_records import Comparison
@@ -40,6 +40,8 @@ def asked_variants(options: argparse.Namespace) -> list[str]:
     known = VARIANTS.split(",")
     names = known if options.variants == "all" else options.variants.split(",")
     names = [name.strip() for name in names]
+    if "" in names:
+        raise ValueError(f"a name is missing in --variants {options.variants!r}")
     if options.variant != "diffusers":
         raise ValueError("--variant and --variants exclude each other; name all in --variants")
     if unknown := [name for name in names if name not in known]:
@@ -70,7 +72,7 @@ def run_variants_bench(options: argparse.Namespace) -> int:
         lambda decoder: latents_of(decoder, options),
         spec.fresh,
         sink_info=SinkInfo(**spec.describe()),
-        modes=[mode.strip() for mode in options.modes.split(",")],
+        modes=asked_modes(options),
         baseline=options.baseline,
         config=config,
         fps=options.fps,

@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MODES = "diffusers,sync,async,compute"
 
 VARIANTS = "diffusers,channels_last,compiled,fast"
+BY_CHUNK_ONLY = frozenset({"compiled", "fast"})
 
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
@@ -150,9 +151,10 @@ def _check_numbers(options: argparse.Namespace) -> None:
     """ValueError or FileNotFoundError for what needs no decoder to be seen to be wrong."""
     from vdkit.measure.bench import check_plan
 
-    modes = [mode.strip() for mode in options.modes.split(",")]
+    modes = asked_modes(options)
     warmup, baseline = getattr(options, "warmup", 0), getattr(options, "baseline", None)
     check_plan(modes, baseline, options.runs, warmup)
+    _check_variant(options)
     exact_fps(options.fps)
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
@@ -193,12 +195,38 @@ def load(options: argparse.Namespace, ready: bool = True) -> What:
         decoder=decoder,
         latents=latents,
         spec=spec,
-        modes=[mode.strip() for mode in options.modes.split(",")],
+        modes=runnable(options),
         config=config,
         label=label,
         setup_s=setup_s,
         **sources(options),
     )
+
+
+def asked_modes(options: argparse.Namespace) -> list[str]:
+    """The decode paths of --modes."""
+    return [mode.strip() for mode in options.modes.split(",")]
+
+
+def runnable(options: argparse.Namespace) -> list[str]:
+    """Those of --modes that --variant can run; a line says what is left out."""
+    modes = asked_modes(options)
+    if options.variant in BY_CHUNK_ONLY and "diffusers" in modes:
+        modes.remove("diffusers")
+        if not options.json:
+            print(f"{options.variant}: mode diffusers is skipped, it decodes by chunk only")
+    return modes
+
+
+def _check_variant(options: argparse.Namespace) -> None:
+    """ValueError for a variant that has none of --modes, before any is loaded."""
+    several = (getattr(options, "variants", None) or "").replace("all", VARIANTS).split(",")
+    for name in {options.variant, *(one.strip() for one in several)} & BY_CHUNK_ONLY:
+        if asked_modes(options) == ["diffusers"]:
+            raise ValueError(
+                f"variant {name!r} decodes by chunk only, --modes asks for diffusers' decode of a "
+                "whole video; add sync, async or compute"
+            )
 
 
 def sources(options: argparse.Namespace) -> dict[str, str]:

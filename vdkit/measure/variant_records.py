@@ -42,7 +42,7 @@ class VariantsIndex(Record):
         variants: in order of the table.
         baseline: the variant that speed-ups are against.
         skipped: variant to the modes that it cannot run.
-        psnr_db: variant to the PSNR of its frames against the baseline's decoder in float32; None
+        psnr_db: variant to the PSNR of its uint8 frames against diffusers' in float32; None
             if they are equal; empty if that was not asked for.
         psnr_latent_frames: of the beginning of the video, which were compared.
     """

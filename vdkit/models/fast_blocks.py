@@ -1,6 +1,7 @@
 """The blocks of Wan's decoder as passes over bordered frames; diffusers' names, where it has them.
 
-A convolution is one pass, from the sums of what its ring holds to the next one's ring.
+A convolution is one pass, from what its ring holds to the next one's ring, with the norm between
+them if a program holds all channels.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from vdkit.models.fast_layers import (
     Space,
     Step,
 )
+
+_AT_ONCE = 2
+"""Frames of a later stage: the kernels make two at once; more would only take more memory."""
+_EARLY_STAGES = 2
+"""Stages whose frames are small: all of a chunk at once fill a GPU better."""
 
 
 class Passes(Protocol):
@@ -198,3 +204,70 @@ class Stage:
     @property
     def entry(self) -> Entry:
         return self.blocks[0].entry
+
+
+class Network:
+    """`WanDecoder3d`: first convolution, middle, stages, head."""
+
+    def __init__(self, source: Any, device: torch.device) -> None:
+        self.conv_in = Convolution(source.conv_in)
+        first, second = source.mid_block.resnets
+        self._mid = ResidualBlock(first), ResidualBlock(second)
+        self._attention = Attention(source.mid_block.attentions[0])
+        self._stages = [Stage(block, device) for block in source.up_blocks]
+        self._head = Entry(Norm.of(source.norm_out), Convolution(source.conv_out))
+
+    def convolutions(self) -> list[Convolution]:
+        """All of them, in no order that matters."""
+        blocks = [*self._mid, *(block for stage in self._stages for block in stage.blocks)]
+        between = [one for stage in self._stages for one in (stage.time, stage.enlarge) if one]
+        entries = [entry for block in blocks for entry in (block.entry, block.middle)]
+        return [self.conv_in, *(entry.convolution for entry in (*entries, self._head)), *between]
+
+    def run(self, work: Work, latents: Frames, pixels: Pixels, first: bool) -> None:
+        """From the latents in the first ring to pixels; the first latent frame becomes one."""
+        before, after = self._mid
+        frames = work.space.scratch("stage", work.step.frames, latents.size, self.conv_in.out)
+        work.convolve(self.conv_in, latents, summed=frames, then=before.entry)
+        frames = before(work, frames, None, keep=True)
+        self._attention(work, frames)
+        work.norm(frames, after.entry)
+        frames = after(work, frames, self._stages[0].entry, keep=True)
+        self._stage(0, work, frames, pixels, first)
+
+    def _stage(self, index: int, work: Work, frames: Frames, pixels: Pixels, first: bool) -> None:
+        """From what the stage's first norm was made of to pixels; the first latent frame is one."""
+        stage, last = self._stages[index], index + 1 == len(self._stages)
+        step, space = work.step, work.space
+        around = None if stage.around is None else frames.inner()[: step.frames].clone()
+        doubled = stage.time is not None and not first
+        to = space.ring(stage.time, step, frames.size) if stage.time and doubled else None
+        for number, block in enumerate(stage.blocks, 1):
+            if number < len(stage.blocks):
+                frames = block(work, frames, stage.blocks[number].entry, keep=True)
+            else:
+                frames = block(work, frames, self._head if last else None, not last, to)
+        if stage.enlarge is None:
+            head = self._head.convolution
+            work.convolve(head, space.ring(head, step, frames.size), pixels=pixels)
+            return
+        count, rate = step.frames, step.rate * (1 if stage.time is None else 2)
+        if stage.time is not None and to is not None:
+            count *= 2
+            frames = space.scratch("pairs", count, frames.size, stage.time.out)
+            work.convolve(stage.time, to, summed=frames)
+        height, width = frames.size
+        size, following = (2 * height, 2 * width), self._stages[index + 1]
+        at_once = count if index + 1 < _EARLY_STAGES else min(count, _AT_ONCE)
+        for offset in range(0, count, at_once):
+            start = rate - 1 if first else step.start * count // step.frames + offset
+            number = min(at_once, count - offset)
+            part = work.at(Step(step.clock, rate, start, number))
+            larger = space.scratch("stage", number, size, stage.enlarge.out)
+            then = following.entry if around is None else None
+            part.convolve(stage.enlarge, frames, offset, summed=larger, then=then)
+            if stage.around is not None and around is not None:
+                stage.around.add(around, larger.inner()[:number], offset, first)
+                part.norm(larger, following.entry)
+            at = replace(pixels, start=pixels.start * count // step.frames + offset)
+            self._stage(index + 1, part, larger, at, first)

@@ -97,7 +97,7 @@ class KernelPasses:
             builds = list(self._planned.values())
         finally:
             self._planned = None
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(_cores()) as pool:
             for built in [pool.submit(build) for build in builds]:
                 built.result()
 
@@ -231,6 +231,12 @@ class KernelPasses:
             **options,
             ACTIVATE=norm.activate,
         )
+
+
+def _cores() -> int:
+    """Logical cores that this process may use."""
+    cores = getattr(os, "sched_getaffinity", None)
+    return len(cores(0)) if cores else os.cpu_count() or 1
 
 
 def split(columns: int) -> tuple[int, int]:

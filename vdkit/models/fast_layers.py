@@ -6,7 +6,7 @@ there: nothing is concatenated, padded or cloned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -70,13 +70,15 @@ class Space:
     Attributes:
         control: int64 [2] on the device: the clock, and the address that pixels go to. Kernels
             read them there, so that a recorded graph need not change from chunk to chunk.
-        ran: kinds of chunk that ran since the last buffer was made, so that theirs are there.
+        buffers: how many have been made; the same number again means the same buffers.
         graphs: kinds of chunk as recorded CUDA graphs, which hold for these buffers.
+        done: recorded behind the last chunk; None: on a CPU, or there was none.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.control = torch.zeros(2, dtype=torch.int64, device=device)
-        self.ran: set[Any] = set()
+        self.buffers = 0
+        self.done: torch.cuda.Event | None = None
         self.graphs: dict[Any, torch.cuda.CUDAGraph] = {}
         self._dtype = dtype
         self._rings: dict[Convolution, Frames] = {}
@@ -105,7 +107,7 @@ class Space:
         return found
 
     def _zeros(self, frames: int, height: int, width: int, channels: int) -> torch.Tensor:
-        self.ran.clear()
+        self.buffers += 1
         self.graphs.clear()
         shape = (frames, height + 2, width + 2, channels)
         return torch.zeros(shape, dtype=self._dtype, device=self.control.device)
@@ -131,11 +133,13 @@ class FastState:
         latents: [T, h, w, C] after ``post_quant_conv``.
         space: what its convolutions remember.
         next_start: the latent frame that has to come next.
+        ran: kind of chunk to the buffers there were when it last ran.
     """
 
     latents: torch.Tensor
     space: Space
     next_start: int = 0
+    ran: dict[Any, int] = field(default_factory=dict)
 
 
 class Convolution:
@@ -234,7 +238,7 @@ class Job:
 
     Attributes:
         source, source_start: what it reads, from which frame on.
-        around: is added to the sums; frames from 0 on.
+        around: is added to the sums, but not to an enlarging convolution's; frames from 0 on.
         summed: gets the sums.
         normed: gets them normalized and activated.
         norm: how.

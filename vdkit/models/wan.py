@@ -85,6 +85,9 @@ class WanDecoder:
             frames = unpatchify(frames, patch_size=self.vae.config.patch_size)
         return frames.clamp_(-1.0, 1.0)
 
+    def prepare(self, height: int, width: int, chunk_size: int) -> None:
+        """Nothing is to be done before the first video; other variants have what is."""
+
     def decode_video(
         self, latents: torch.Tensor, before_frame: Callable[[int], None]
     ) -> torch.Tensor:

@@ -1,14 +1,13 @@
 """Wan's decoder written again for speed, on the weights of any `AutoencoderKLWan`.
 
 Activations are frames with a border of zeros, [T, H + 2, W + 2, C], in rings that keep the past, so
-that each convolution is one pass, from the sums to what the next one reads. The later stages work
-on two frames at a time, however long the chunk, so that their memory does not grow with it.
+that each convolution is one pass over what is there already. The later stages work on two frames
+at a time, however long the chunk, so that their memory does not grow with it.
 """
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +15,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdkit.models.fast_blocks import Attention, NoPasses, Passes, ResidualBlock, Stage, Work
+from vdkit.models.fast_blocks import Network, NoPasses, Passes, Work
 from vdkit.models.fast_layers import (
-    Convolution,
-    Entry,
     FastState,
-    Frames,
-    Norm,
     Pixels,
     Space,
     Step,
@@ -32,11 +27,6 @@ from vdkit.models.wan import WanDecoder, check_order
 
 if TYPE_CHECKING:
     from vdkit.models.fast_kernels import KernelPasses
-
-_AT_ONCE = 2
-"""Frames of a later stage: the kernels make two at once; more would only take more memory."""
-_EARLY_STAGES = 2
-"""Stages whose frames are small: all of a chunk at once fill a GPU better."""
 
 
 class FastWanDecoder:
@@ -61,20 +51,14 @@ class FastWanDecoder:
     def __init__(self, vae: AutoencoderKLWan, name: str, kernels: bool = True) -> None:
         self._stock = WanDecoder(vae, name)
         self._post_quant = vae.post_quant_conv
-        decoder = vae.decoder
+        self._network = Network(vae.decoder, vae.device)
         self.name, self.device, self.dtype = name, self._stock.device, self._stock.dtype
         self.latent_channels = self._stock.latent_channels
         self.spatial_factor = self._stock.spatial_factor
         self.temporal_factor = self._stock.temporal_factor
         self._patch: int = vae.config.patch_size or 1
-        self._conv_in = Convolution(decoder.conv_in)
-        first, second = decoder.mid_block.resnets
-        self._mid = ResidualBlock(first), ResidualBlock(second)
-        self._attention = Attention(decoder.mid_block.attentions[0])
-        self._stages = [Stage(block, self.device) for block in decoder.up_blocks]
-        self._head = Entry(Norm.of(decoder.norm_out), Convolution(decoder.conv_out))
         self._passes: Passes = PlainPasses()
-        convolutions = self._convolutions()
+        convolutions = self._network.convolutions()
         self._kernels: KernelPasses | None = None
         reason: str | None = "as asked for"
         if kernels:
@@ -93,23 +77,29 @@ class FastWanDecoder:
     def release_vae(self) -> None:
         """Move the convolutions of ``vae`` to the host if the kernels have their own layout."""
         if self._kernels is not None:
-            for convolution in self._convolutions():
+            for convolution in self._network.convolutions():
                 convolution.release()
-
-    def _convolutions(self) -> list[Convolution]:
-        blocks = [*self._mid, *(block for stage in self._stages for block in stage.blocks)]
-        between = [one for stage in self._stages for one in (stage.time, stage.enlarge) if one]
-        entries = [entry for block in blocks for entry in (block.entry, block.middle)]
-        return [self._conv_in, *(entry.convolution for entry in (*entries, self._head)), *between]
 
     @torch.inference_mode()
     def begin(self, latents: torch.Tensor) -> FastState:
-        """Start a video of latents [1, C, T, h, w], de-normalized, on ``device`` in ``dtype``."""
+        """Start a video of latents [1, C, T, h, w], de-normalized, on ``device`` in ``dtype``.
+
+        Raises:
+            ValueError: another shape, or another dtype.
+        """
+        shape, wanted = tuple(latents.shape), (1, self.latent_channels)
+        if len(shape) != 5 or shape[:2] != wanted or latents.dtype != self.dtype:
+            raise ValueError(
+                f"latents are {latents.dtype} {shape}; {self.dtype} [1, {wanted[1]}, T, h, w] is "
+                "needed"
+            )
         height, width = latents.shape[3:]
         size = (height, width)
         self._idle = {size: self._idle.get(size, [])}
         idle = self._idle[size]
         space = idle.pop() if idle else Space(self.device, self.dtype)
+        if space.done is not None:  # its last video may still be at work on another stream
+            torch.cuda.current_stream(self.device).wait_event(space.done)
         space.clear()
         rows = latents[0].permute(1, 2, 3, 0)  # a 1x1x1 convolution is a matrix product
         made = F.linear(rows, self._post_quant.weight.flatten(1), self._post_quant.bias)
@@ -142,9 +132,11 @@ class FastWanDecoder:
         """
         check_order(state.next_start, start, stop, len(state.latents))
         expected = (*self._size_of(state, start, stop), 3)
-        if out.shape != expected or out.dtype != torch.uint8 or not out.is_contiguous():
+        fits = out.shape == expected and out.dtype == torch.uint8 and out.is_contiguous()
+        if not fits or out.device != self.device:
             raise ValueError(
-                f"out is {out.dtype} {tuple(out.shape)}; contiguous uint8 {expected} is needed"
+                f"out is {out.dtype} {tuple(out.shape)} on {out.device}; contiguous uint8 "
+                f"{expected} on {self.device} is needed"
             )
         self._decode(state, start, stop, out)
 
@@ -154,38 +146,49 @@ class FastWanDecoder:
         return frames, height, width
 
     def _decode(self, state: FastState, start: int, stop: int, target: torch.Tensor) -> None:
-        state.next_start = stop
         space, step = state.space, Step(start, 1, 0, stop - start)
         latents = state.latents[start:stop]
-        ring = space.ring(self._conv_in, step, (latents.shape[1], latents.shape[2]))
+        ring = space.ring(self._network.conv_in, step, (latents.shape[1], latents.shape[2]))
         for slot, frame in zip(ring.numbers(step, 0, step.frames), latents, strict=True):
             ring.inner()[slot].copy_(frame)
         space.control[0].fill_(start)
         space.control[1].fill_(target.data_ptr())
         kind, pixels = (step.frames, target.dtype), Pixels(target, self._patch)
         work = Work(self._passes, space, step)
-        if start > 0 and self._graphs and kind in space.ran and kind not in space.graphs:
+        again = start > 0 and state.ran.get(kind) == space.buffers  # all that it needs is there
+        if again and self._graphs and kind not in space.graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run(work, ring, pixels, False)
+                self._network.run(work, ring, pixels, False)
             space.graphs[kind] = graph
         if start > 0 and kind in space.graphs:
             space.graphs[kind].replay()
-            return
-        self._run(work, ring, pixels, start == 0)
-        if start > 0:
-            space.ran.add(kind)
+        else:
+            self._network.run(work, ring, pixels, start == 0)
+        state.ran[kind], state.next_start = space.buffers, stop
+        if self.device.type == "cuda":
+            space.done = torch.cuda.Event()
+            space.done.record()
 
     @torch.inference_mode()
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
         """All that is done once: kernels compiled, memory taken, chunks recorded as CUDA graphs.
 
         Without it the first video pays. The memory is kept until a video of another size begins.
+        A short last chunk is never recorded.
 
         Args:
             height, width: of the latents.
             chunk_size: latent frames per call.
+
+        Raises:
+            ValueError: one of them is below 1.
         """
+        if min(height, width, chunk_size) < 1:
+            raise ValueError(
+                f"cannot prepare for latents of {height}x{width} in chunks of {chunk_size}: use 1 "
+                "or more"
+            )
         if self._kernels is None:
             return
         count = 1 + 3 * chunk_size
@@ -193,8 +196,6 @@ class FastWanDecoder:
         latents = torch.zeros(shape, dtype=self.dtype, device=self.device)
         with self._kernels.planning():
             self._all_kinds(latents, 1 + chunk_size, chunk_size)
-        for space in self._idle[height, width]:
-            space.ran.clear()  # nothing did
         self._all_kinds(latents, count, chunk_size)
 
     def _all_kinds(self, latents: torch.Tensor, count: int, step: int) -> None:
@@ -210,54 +211,6 @@ class FastWanDecoder:
                 else:
                     self.decode_chunk(state, start, stop)
             del state  # gives its memory back before the next begins
-
-    def _run(self, work: Work, latents: Frames, pixels: Pixels, first: bool) -> None:
-        """From the latents in the first ring to pixels; the first latent frame becomes one."""
-        before, after = self._mid
-        frames = work.space.scratch("stage", work.step.frames, latents.size, self._conv_in.out)
-        work.convolve(self._conv_in, latents, summed=frames, then=before.entry)
-        frames = before(work, frames, None, keep=True)
-        self._attention(work, frames)
-        work.norm(frames, after.entry)
-        frames = after(work, frames, self._stages[0].entry, keep=True)
-        self._stage(0, work, frames, pixels, first)
-
-    def _stage(self, index: int, work: Work, frames: Frames, pixels: Pixels, first: bool) -> None:
-        """From what the stage's first norm was made of to pixels; the first latent frame is one."""
-        stage, last = self._stages[index], index + 1 == len(self._stages)
-        step, space = work.step, work.space
-        around = None if stage.around is None else frames.inner()[: step.frames].clone()
-        doubled = stage.time is not None and not first
-        to = space.ring(stage.time, step, frames.size) if stage.time and doubled else None
-        for number, block in enumerate(stage.blocks, 1):
-            if number < len(stage.blocks):
-                frames = block(work, frames, stage.blocks[number].entry, keep=True)
-            else:
-                frames = block(work, frames, self._head if last else None, not last, to)
-        if stage.enlarge is None:
-            head = self._head.convolution
-            work.convolve(head, space.ring(head, step, frames.size), pixels=pixels)
-            return
-        count, rate = step.frames, step.rate * (1 if stage.time is None else 2)
-        if stage.time is not None and to is not None:
-            count *= 2
-            frames = space.scratch("pairs", count, frames.size, stage.time.out)
-            work.convolve(stage.time, to, summed=frames)
-        height, width = frames.size
-        size, following = (2 * height, 2 * width), self._stages[index + 1]
-        at_once = count if index + 1 < _EARLY_STAGES else min(count, _AT_ONCE)
-        for offset in range(0, count, at_once):
-            start = rate - 1 if first else step.start * count // step.frames + offset
-            number = min(at_once, count - offset)
-            part = work.at(Step(step.clock, rate, start, number))
-            larger = space.scratch("stage", number, size, stage.enlarge.out)
-            then = following.entry if around is None else None
-            part.convolve(stage.enlarge, frames, offset, summed=larger, then=then)
-            if stage.around is not None and around is not None:
-                stage.around.add(around, larger.inner()[:number], offset, first)
-                part.norm(larger, following.entry)
-            at = replace(pixels, start=pixels.start * count // step.frames + offset)
-            self._stage(index + 1, part, larger, at, first)
 
     def denormalize(self, latents: torch.Tensor) -> torch.Tensor:
         """As `WanDecoder.denormalize`."""
@@ -294,7 +247,7 @@ class FastWanDecoder:
         frames = (stop - start) * self.temporal_factor if start else 1
         shape = (1, 3, frames, height * self.spatial_factor, width * self.spatial_factor)
         target = torch.empty(shape, dtype=self.dtype, device="meta")
-        ring = space.ring(self._conv_in, step, (height, width))
+        ring = space.ring(self._network.conv_in, step, (height, width))
         passes = NoPasses(self._passes)
-        self._run(Work(passes, space, step), ring, Pixels(target, self._patch), start == 0)
+        self._network.run(Work(passes, space, step), ring, Pixels(target, self._patch), start == 0)
         return space, target, passes

@@ -152,7 +152,8 @@ def _ceiling_line(result: ProfileResult) -> str:
         lines.append(
             f"Ceiling: a {top.size}x{top.size} matrix product in {top.dtype} runs at "
             f"{top.tflop_per_s:.3g} TFLOP/s (median of {top.n}). TFLOP/s: operations counted by "
-            "torch's FlopCounter over the window of the profiled run."
+            "torch's FlopCounter (by the decoder itself where the kernels are its own), over the "
+            "window of the profiled run."
         )
     if result.nvml_mean_cost_ms is not None and result.nvml_interval_s is not None:
         lines.append(

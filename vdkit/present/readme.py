@@ -10,13 +10,12 @@ from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
 from vdkit.measure.stats import paired_ratio
 from vdkit.measure.sweep_records import Cell, Sweep, median_and_worst, read_sweep
-from vdkit.measure.variant_records import read_variants
 from vdkit.present.control_report import share_words, spread_percent
 from vdkit.present.money_cells import published_lines, published_rows
 from vdkit.present.plots import plot_timeline, steady_window
 from vdkit.present.profile_tables import mode_rows, stall_rows, window_rows
+from vdkit.present.readme_variants import variant_lines
 from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend, markdown_table
-from vdkit.present.variants_table import step_row, summary_row
 
 MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
 """The run that README shows whole, with its timeline; every other recorded run gets a row."""
@@ -26,12 +25,6 @@ PROFILE = "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
 
 SWEEP = "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads"
 """The sweep whose pictures README shows."""
-
-VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
-"""The run of several variants whose pictures README shows."""
-
-FAST_PROFILE = "20261121T151948Z_nvidia-h200_90fbdee_fast-profile"
-"""The profile of the fast decoder."""
 
 PICTURE = "timeline.png"
 BEGIN = "<!-- recorded: written by `make readme` -->"
@@ -69,7 +62,7 @@ def recorded_block(root: Path) -> str:
             "",
             markdown_table([_row(result) for result in others]),
             "",
-            *_variant_lines(root),
+            *variant_lines(root),
             *_profile_lines(root),
             "",
             *_sweep_lines(root),
@@ -106,45 +99,6 @@ def _profile_lines(root: Path) -> list[str]:
         "",
         f"All of it, with traces for Perfetto: [results/{PROFILE}](results/{PROFILE}).",
     ]
-
-
-def _variant_lines(root: Path) -> list[str]:
-    """Recorded variants: a row each, the kernels that go away, and the steps that led there."""
-    files = sorted((root / "results").glob("2*/variants.json"))
-    made = {path.parent.name: read_variants(path) for path in files}
-    several = {name: one for name, one in made.items() if len(one.index.variants) > 1}
-    steps = {name: one for name, one in made.items() if name not in several}
-    if not several:
-        return []
-    return [
-        "Variants of the decoder, in one interleaved run each (preset aws; ms per latent frame in "
-        "the steady state, compute only; ratios are of whole runs, compute only where nothing else "
-        "is said, with 95 % intervals, which under n = 5 are no more than the spread):",
-        "",
-        markdown_table([summary_row(one, name) for name, one in several.items()]),
-        "",
-        f"![Kernels by family, milliseconds per latent frame](results/{VARIANTS}/families.png)",
-        f"![Sync and async on the fast decoder](results/{VARIANTS}/timeline_fast.png)",
-        "",
-        "Steps on the way to it (480x832, float16; each folder has its kernel families and "
-        "timeline, `results/LOG.md` what was expected):",
-        "",
-        markdown_table([step_row(one, name) for name, one in steps.items()]),
-        "",
-        "Kernel utilization with it, profiled, window `steady`: "
-        f"{_utilization(root / 'results' / FAST_PROFILE)} "
-        f"([results/{FAST_PROFILE}](results/{FAST_PROFILE})).",
-        "",
-    ]
-
-
-def _utilization(folder: Path) -> str:
-    analyses = {mode: one.analysis for mode, one in read_profile(folder).modes.items()}
-    return ", ".join(
-        f"{row['path']} {row['kernel utilization %']} %"
-        for row in window_rows(analyses)
-        if row["window"] == "steady"
-    )
 
 
 def _money_lines() -> list[str]:

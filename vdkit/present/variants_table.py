@@ -122,8 +122,8 @@ def _lines(made: Comparison) -> list[str]:
             for name, psnr in made.index.psnr_db.items()
         )
         lines.append(
-            f"uint8 frames against {base} in float32 (PSNR, first "
-            f"{made.index.psnr_latent_frames} latent frames): {values}"
+            "uint8 frames against diffusers' in float32 (PSNR, latent frames 0 to "
+            f"{made.index.psnr_latent_frames - 1}): {values}"
         )
     for name, modes in made.index.skipped.items():
         lines.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
@@ -146,36 +146,6 @@ def _frames_words(name: str, result: BenchmarkResult) -> str:
             f"diffusers are NOT ({str(whole)[:8]} against {next(iter(hashes.values()))[:8]})"
         )
     return f"{name}: frames of its modes: {words[result.frames_identical]}"
-
-
-def summary_row(made: Comparison, folder: str) -> dict[str, str]:
-    """A recorded run of several variants in one row, for README."""
-    work = made.baseline.workload
-    row = {"size": f"{work.height}x{work.width}", "dtype": work.dtype}
-    for name in made.index.variants:
-        row[f"{name} ms"] = _milliseconds(made, name)
-    for name in ("diffusers", "compiled"):
-        row[f"{name} / fast"] = ratio_words(made.ratio((name, "compute"), ("fast", "compute")))
-    row["fast: sync / async"] = ratio_words(made.ratio(("fast", "sync"), ("fast", "async")))
-    whole = made.ratio(("diffusers", "diffusers"), ("fast", "async"))
-    row["whole-video diffusers / fast async"] = ratio_words(whole)
-    return row | {"run": f"[{made.index.label}](results/{folder})"}
-
-
-def step_row(made: Comparison, folder: str) -> dict[str, str]:
-    """A recorded run of one variant in one row, for README."""
-    (name,) = made.index.variants
-    return {
-        "run": f"[{made.index.label}](results/{folder})",
-        "commit": (made.index.provenance.git_commit or "unknown")[:7],
-        "ms per latent frame": _milliseconds(made, name),
-        "peak VRAM GB": f"{(alone_bytes(made.baseline, 'compute') or 0) / 1e9:.2f}",
-    }
-
-
-def _milliseconds(made: Comparison, variant: str) -> str:
-    value = ms_per_latent_frame(made.results[variant])
-    return "-" if value is None else f"{value:.2f}"
 
 
 def variants_frame(made: Comparison) -> pd.DataFrame:
