@@ -186,6 +186,8 @@ def load(options: argparse.Namespace, ready: bool = True) -> What:
     latents = latents_of(decoder, options)
     if not options.json:
         print(f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
+        for note in getattr(decoder, "notes", ()):
+            print(note)
     if ready:
         with getting(options.variant):
             setup_s += prepare(decoder, latents, config.chunk_size)

@@ -7,6 +7,7 @@ at a time, however long the chunk, so that their memory does not grow with it.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,8 @@ class FastWanDecoder:
         self.notes: tuple[str, ...] = ()
         if reason is not None:
             self.notes = (f"fast decoder in plain torch: {reason}", *self._stock.notes)
+            if kernels and self.device.type == "cuda":
+                warnings.warn(self.notes[0], stacklevel=2)
         else:
             from vdkit.models.fast_kernels import KernelPasses
 
@@ -168,7 +171,7 @@ class FastWanDecoder:
         state.ran[kind], state.next_start = space.buffers, stop
         if self.device.type == "cuda":
             space.done = torch.cuda.Event()
-            space.done.record()
+            space.done.record(torch.cuda.current_stream(self.device))
 
     @torch.inference_mode()
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
