@@ -1,5 +1,7 @@
 """The decoder written again gives diffusers' frames: any size, length, chunk size and precision."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -276,3 +278,28 @@ def test_preparing_for_nothing_is_refused(pair):
     with pytest.raises(ValueError, match="latents of 4x6 in chunks of 0: use 1 or more"):
         pair[1].prepare(4, 6, 0)
     assert pair[0].prepare(4, 6, 1) is None
+
+
+def test_only_chunks_that_come_again_are_recorded(monkeypatch):
+    """Which chunks become CUDA graphs; what a graph does is left to a GPU."""
+    fast, recorded, replayed = FastWanDecoder(random_vae(16), "fast"), [], []
+
+    class Graph:
+        def replay(self):
+            replayed.append(self)
+
+    @contextmanager
+    def graph(made, capture_error_mode):
+        recorded.append(made)
+        yield
+
+    monkeypatch.setattr(fast, "_graphs", True)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    latents = noise(fast, 8, 2, 2)
+    for videos in (1, 2, 3):  # chunks of 1, 2, 2, 2 and, short, 1
+        frames_of(fast, latents, 2)
+        assert len(recorded) == 1 and len(replayed) == 3 * videos - 1
+    frames_of(fast, latents, 3)  # larger buffers void what was recorded
+    state = fast.begin(latents)
+    assert set(state.space.graphs) == {(3, torch.float32)} and len(recorded) == 2

@@ -168,7 +168,9 @@ class FastWanDecoder:
             space.graphs[kind].replay()
         else:
             self._network.run(work, ring, pixels, start == 0)
-        state.ran[kind], state.next_start = space.buffers, stop
+        if start > 0:
+            state.ran[kind] = space.buffers
+        state.next_start = stop
         if self.device.type == "cuda":
             space.done = torch.cuda.Event()
             space.done.record(torch.cuda.current_stream(self.device))
