@@ -212,44 +212,60 @@ def plot_latencies(
     return figure
 
 
-def write_charts(
-    result: ProfileResult, folder: Path, timelines: Mapping[str, Timeline] | None = None
-) -> list[Path]:
-    """Draw every picture of a profile that is recorded in ``folder``; returns their paths.
+def profile_figures(
+    result: ProfileResult,
+    folder: Path,
+    timelines: Mapping[str, Timeline] | None = None,
+    *,
+    titled: bool = True,
+) -> dict[str, Figure]:
+    """Every picture of a profile that is recorded in ``folder``, by name, not yet written.
 
     Args:
         result: the profile.
-        folder: where its files are, and where the pictures go.
-        timelines: of the profiled runs, by mode; None: read from the traces in ``folder``.
+        folder: where its traces and ``nvml.csv`` are.
+        timelines: of the profiled runs, by mode; None: read from the traces in ``folder``; of a
+            mode whose trace is not there stalls come from the event records.
+        titled: say above each picture what was measured and where.
     """
     analyses = {mode: one.analysis for mode, one in result.modes.items()}
     profiled = {mode: one.profiled for mode, one in result.modes.items()}
-    where = what_and_where(result)
-    figures: dict[str, Figure] = {
-        "utilization": plot_utilization(analyses, title=f"Profiled runs: {where}")
-    }
+
+    def title(what: str) -> str | None:
+        return f"{what}: {what_and_where(result)}" if titled else None
+
+    runs = title("Profiled runs")
+    figures: dict[str, Figure] = {"utilization": plot_utilization(analyses, title=runs)}
     pair: dict[str, Run] = {m: profiled[m] for m in ("sync", "async") if m in profiled}
     shown = pair or profiled
     mine = {mode: analyses[mode] for mode in shown}
     if timelines is None:
-        timelines = {mode: read_trace(folder / result.modes[mode].trace) for mode in shown}
+        traces = {mode: folder / result.modes[mode].trace for mode in shown}
+        timelines = {mode: read_trace(path) for mode, path in traces.items() if path.is_file()}
     figures["timeline"] = plot_overlap(
-        shown, result.config, f"Profiled runs: {where}\n{_cost(mine)}",
+        shown, result.config, "\n".join(line for line in (runs, _cost(mine)) if line),
         "\n".join(incomplete(mine)), timelines,
     )  # fmt: skip
     if len(pair) == 2:
-        figures["waterfall"] = plot_waterfall(analyses, title=f"Profiled runs: {where}")
+        figures["waterfall"] = plot_waterfall(analyses, title=runs)
     figures["latency"] = plot_latencies(
         {mode: [run.latency_s for run in one.timed] for mode, one in result.modes.items()},
-        title=f"Timed runs: {where}",
+        title=title("Timed runs"),
     )
     samples = folder / "nvml.csv"
     if samples.exists():
         mode = "async" if "async" in profiled else next(iter(profiled))
         columns = read_nvml_csv(samples, f"{mode}-profiled")
-        figures["nvml"] = plot_nvml(profiled[mode], columns, f"{NAMES[mode]}, profiled: {where}")
+        figures["nvml"] = plot_nvml(profiled[mode], columns, title(f"{NAMES[mode]}, profiled"))
+    return figures
+
+
+def write_charts(
+    result: ProfileResult, folder: Path, timelines: Mapping[str, Timeline] | None = None
+) -> list[Path]:
+    """Write `profile_figures` into ``folder``; returns their paths."""
     paths = []
-    for name, figure in figures.items():
+    for name, figure in profile_figures(result, folder, timelines).items():
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1])
     return paths

@@ -94,7 +94,7 @@ def comparison_text(
     """
     a, b = comparison.a, comparison.b
     one = a is b
-    heads = [f"A and B: {_recording(a)}"] if one else [f"A: {_recording(a)}", f"B: {_recording(b)}"]
+    heads = [f"A and B: {recording(a)}"] if one else [f"A: {recording(a)}", f"B: {recording(b)}"]
     # Compared across machines or workloads there is no one line that is true of both.
     if not comparison.mismatches:
         heads.append(f"{'It ran' if one else 'Both ran'} {what_and_where(a)}.")
@@ -108,22 +108,24 @@ def comparison_text(
     ]
     parts = [
         "\n".join(heads),
-        _across(comparison),
+        across_lines(comparison),
         markdown_table(comparison_rows(comparison, usd_per_hour, energy)),
-        _legend(comparison),
+        comparison_legend(comparison),
         money_legend(measured, usd_per_hour, energy, "A"),
-        _notes(comparison),
+        comparison_notes(comparison),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _recording(result: BenchmarkResult) -> str:
+def recording(result: BenchmarkResult) -> str:
+    """Label, date and commit, in one line."""
     made = result.provenance
     commit = f"{(made.git_commit or 'unknown')[:7]}{' (dirty)' if made.git_dirty else ''}"
     return f"{result.label}, {made.created_utc}, commit {commit}"
 
 
-def _across(comparison: Comparison) -> str:
+def across_lines(comparison: Comparison) -> str:
+    """What must be equal and is not, as a list; empty if nothing."""
     if not comparison.mismatches:
         return ""
     return "COMPARED ACROSS what must be equal for a comparison to mean anything:\n" + "\n".join(
@@ -131,7 +133,8 @@ def _across(comparison: Comparison) -> str:
     )
 
 
-def _legend(comparison: Comparison) -> str:
+def comparison_legend(comparison: Comparison) -> str:
+    """What the columns of `comparison_rows` mean, and how far to trust a call."""
     how = (
         "Paired: round i of A beside round i of B."
         if comparison.paired
@@ -164,7 +167,8 @@ def _needed(paired: bool) -> str:
     return f"{runs_needed(paired)} {'pairs of runs' if paired else 'runs of each side'}"
 
 
-def _notes(comparison: Comparison) -> str:
+def comparison_notes(comparison: Comparison) -> str:
+    """What else differs, uncommitted code, and what was not compared."""
     lines = []
     if comparison.differences:
         lines.append(f"What differs (A against B): {'; '.join(map(str, comparison.differences))}.")

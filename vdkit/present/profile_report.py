@@ -132,7 +132,7 @@ def profile_text(
         "\n".join(line for line in (setting(result), price_line(usd_per_hour)) if line),
         markdown_table(mode_rows(result, usd_per_hour, energy)),
         mode_legend(result, usd_per_hour, energy),
-        _ceiling_line(result),
+        ceiling_lines(result),
         markdown_table(window_rows(analyses)),
         ON_CPU if on_cpu(analyses) else "",
     ]
@@ -146,7 +146,8 @@ def profile_text(
     return "\n\n".join(part for part in parts if part)
 
 
-def _ceiling_line(result: ProfileResult) -> str:
+def ceiling_lines(result: ProfileResult) -> str:
+    """The measured ceiling, and what sampling NVML cost and did not answer."""
     lines = []
     if (top := result.ceiling) is not None:
         lines.append(

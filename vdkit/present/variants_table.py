@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,18 +89,25 @@ def variants_text(made: Comparison, usd_per_hour: float | None = None, energy: b
     parts = [
         "\n".join(line for line in (setting(first), price_line(usd_per_hour)) if line),
         markdown_table(variant_rows(made, usd_per_hour, energy)),
-        "\n".join(f"- {line}" for line in _lines(made)),
-        legend(first)
-        + f" {made.index.baseline} / variant: latency of the same mode. ms per latent frame: from "
-        "the end of a chunk's decode to the end of the next's, steady chunks only. VRAM alone: "
-        "peak without what the other variants hold.",
+        "\n".join(f"- {line}" for line in variant_lines(made)),
+        variants_legend(made),
         money_legend(measured, usd_per_hour, energy, mode),
         "\n".join(noise),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _lines(made: Comparison) -> list[str]:
+def variants_legend(made: Comparison) -> str:
+    """What the columns of `variant_rows` mean."""
+    return (
+        legend(made.baseline)
+        + f" {made.index.baseline} / variant: latency of the same mode. ms per latent frame: from "
+        "the end of a chunk's decode to the end of the next's, steady chunks only. VRAM alone: "
+        "peak without what the other variants hold."
+    )
+
+
+def variant_lines(made: Comparison) -> list[str]:
     """What stands below the table."""
     results, base = made.results, made.index.baseline
     setup = [f"{name} {r.setup_s:.1f} s" for name, r in results.items() if r.setup_s is not None]
@@ -171,6 +179,23 @@ def families_csv(families: Mapping[str, tuple[Share, ...]]) -> str:
                 f"{share.ms_per_latent_frame!r},{one.percent!r}"
             )
     return "\n".join(lines) + "\n"
+
+
+def read_families(path: Path) -> dict[str, tuple[Share, ...]]:
+    """What `families_csv` wrote, by variant; ValueError, with the file, if it is something else."""
+    from vdkit.measure.families import Family, Share
+
+    shares: dict[str, list[Share]] = {}
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                numbers = (float(row[name]) for name in ("seconds", "percent"))
+                family = Family(row["family"], int(row["kernels"]), *numbers)
+                share = Share(family, float(row["ms_per_latent_frame"]))
+                shares.setdefault(row["variant"], []).append(share)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a table of kernel families: {error}") from error
+    return {variant: tuple(rows) for variant, rows in shares.items()}
 
 
 def plot_families(families: Mapping[str, tuple[Share, ...]], title: str | None = None) -> Figure:
