@@ -16,6 +16,7 @@ from vdkit.cli.compare import add_compare
 from vdkit.cli.generate import add_generate
 from vdkit.cli.profile import add_analyze, add_profile
 from vdkit.cli.recommend import add_recommend
+from vdkit.cli.report import add_report
 from vdkit.cli.results import add_results
 from vdkit.cli.show import add_show
 from vdkit.cli.sweep import add_sweep
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_profile,
         add_analyze,
         add_show,
+        add_report,
         add_results,
     ):
         add(commands)
