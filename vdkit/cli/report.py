@@ -24,7 +24,7 @@ def add_report(commands: Any) -> None:
         help="a recorded run, or two compared, as one self-contained HTML file",
         description="Writes what bench and demo (result.json, or variants.json) or profile "
         "(profile.json) recorded as one HTML file: summary, tables, pictures drawn anew, "
-        "provenance and command line. It holds no script and loads nothing, and it prints to A4. Two "
+        "provenance and command line. It runs no script, loads nothing and prints to A4. Two "
         "benchmarks are compared, the second against the first.",
     )
     report.add_argument(

@@ -6,19 +6,13 @@ from collections.abc import Sequence
 
 import vdkit
 from vdkit.measure.compare import Comparison, compare_results
-from vdkit.measure.differences import differences, mismatches
+from vdkit.measure.differences import mismatches
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.profile_records import ProfileResult
 from vdkit.measure.records import BenchmarkResult
 from vdkit.measure.variant_records import Comparison as Variants
 from vdkit.measure.variant_records import alone
 from vdkit.present.charts import profile_figures
-from vdkit.present.compare_tables import (
-    across_lines,
-    comparison_legend,
-    comparison_notes,
-    comparison_rows,
-)
 from vdkit.present.money_cells import money_legend, price_line
 from vdkit.present.profile_report import ON_CPU, cause_lines, ceiling_lines, trust_lines
 from vdkit.present.profile_tables import (
@@ -31,6 +25,7 @@ from vdkit.present.profile_tables import (
     window_rows,
 )
 from vdkit.present.report_html import box, escape, page, picture, prose, section, table
+from vdkit.present.report_pair import compared, refused, shared_modes
 from vdkit.present.report_parts import (
     Source,
     benchmark_parts,
@@ -182,13 +177,13 @@ def _variants(made: Variants, source: Source, usd_per_hour: float | None, energy
             prose("\n".join(line for line in below if line), "note"),
         ),
         section("families", "Kernels by family", _families(source)),
-        *(
-            section(
-                f"timeline-{place}",
-                f"Timeline of {name}",
-                timeline_parts(alone(one), f", variant {name}"),
-            )
-            for place, (name, one) in enumerate(results.items())
+        section(
+            "timeline",
+            "Timelines",
+            *(
+                timeline_parts(one, f", variant {name}", dots=False)
+                for name, one in results.items()
+            ),
         ),
         prediction_section(list(results.values())),
         provenance_section([first], [source]),
@@ -218,19 +213,22 @@ def _pair(sources: Sequence[Source], across: bool, usd_per_hour: float | None, e
     a, b = results
     if a == b:
         raise ValueError(f"{sources[0].name} and {sources[1].name} hold the same runs; give one")
+    comparison: Comparison | None = None
+    refusal = told = ""
     try:
-        comparison, refusal = compare_results(a, b, across=across), ""
-        words = pair_summary(a, b, comparison)
+        comparison = compare_results(a, b, across=across)
     except ValueError as error:
-        comparison, refusal = None, f"{error}."
-        words = pair_summary(a, b, None, refusal)
+        refusal = f"{error}."
+        unequal = ", ".join(one.name for one in mismatches(a, b, shared_modes(a, b)))
+        told = f"They must not be compared: {unequal} differ." if unequal else refusal
+    words = pair_summary(a, b, comparison, told)
     sections = [
         section(
             "comparison",
             "B against A",
-            _compared(comparison, usd_per_hour, energy)
+            compared(comparison, usd_per_hour, energy)
             if comparison is not None
-            else _refused(a, b, refusal),
+            else refused(a, b, refusal),
         ),
         *(
             part
@@ -256,36 +254,6 @@ def _pair(sources: Sequence[Source], across: bool, usd_per_hour: float | None, e
     ]
     title = f"{b.label} against {a.label}" if a.label != b.label else f"{a.label}, twice"
     return _page(title, "Two benchmarks compared", words, sections, sources)
-
-
-def _compared(comparison: Comparison, usd_per_hour: float | None, energy: bool) -> str:
-    b = comparison.b
-    measured = [
-        (b.provenance.device, mean_energy_j(b.timed(row.mode_b)), row.mean_b)
-        for row in comparison.rows
-        if row.metric == "latency_s"
-    ]
-    parts = [
-        box(across_lines(comparison)),
-        prose(price_line(usd_per_hour), "note"),
-        table(comparison_rows(comparison, usd_per_hour, energy)),
-        prose(comparison_legend(comparison), "note"),
-        prose(money_legend(measured, usd_per_hour, energy, "A"), "note"),
-        prose(comparison_notes(comparison)),
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _refused(a: BenchmarkResult, b: BenchmarkResult, refusal: str) -> str:
-    """Why there is no table, and everything that differs."""
-    pairs = [(mode, mode) for mode in a.modes if mode in b.modes]
-    unequal, other = mismatches(a, b, pairs), differences(a, b)
-    parts = [
-        box(refusal),
-        table([{"must be equal": x.name, "A": x.a, "B": x.b} for x in unequal]),
-        table([{"differs too": x.name, "A": x.a, "B": x.b} for x in other]),
-    ]
-    return "\n".join(part for part in parts if part)
 
 
 def _page(

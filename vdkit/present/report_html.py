@@ -23,7 +23,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Nothing is loaded and nothing runs, whatever a browser finds in the text."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_NUMBER = re.compile(r"[-+]?\d|-$")
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*†?( .*)?$|-$")
 _NO_BREAK = re.compile(r"\[([^\]]*), ([^\]]*)\]")
 
 
@@ -100,9 +100,7 @@ def facts(rows: Sequence[Sequence[str]], heads: Sequence[str] = ()) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
     above = f"<thead><tr>{head}</tr></thead>" if heads else ""
     body = "\n".join(row(cells) for cells in rows)
-    return (
-        f'<div class="scroll"><table class="facts long">{above}<tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="scroll"><table class="facts">{above}<tbody>{body}</tbody></table></div>'
 
 
 def picture(figure: Figure, alt: str, caption: str) -> str:

@@ -75,8 +75,8 @@ def benchmark_parts(result: BenchmarkResult, usd_per_hour: float | None, energy:
     )
 
 
-def timeline_parts(result: BenchmarkResult, who: str = "") -> str:
-    """Sync over async in the steady window, and every timed run as a dot."""
+def timeline_parts(result: BenchmarkResult, who: str = "", dots: bool = True) -> str:
+    """Sync over async in the steady window, and (``dots``) the latency of every timed run."""
     drawn = {mode: result.typical(mode) for mode in result.modes}
     runs = {mode: run for mode, run in drawn.items() if mode in ("sync", "async")} or drawn
     runs = {mode: run for mode, run in runs.items() if run.chunks}
@@ -93,13 +93,10 @@ def timeline_parts(result: BenchmarkResult, who: str = "") -> str:
             "where the lane of compute is empty the decoder waits."
         )
         parts.append(picture(plot_timeline(runs, window), alt, words))
-    parts.append(
-        picture(
-            plot_latencies({mode: result.latencies(mode) for mode in result.modes}),
-            f"Latency of every timed run{who}, by mode",
-            f"Every timed run{who}.",
-        )
-    )
+    if dots:
+        dotted = plot_latencies({mode: result.latencies(mode) for mode in result.modes})
+        alt = f"Latency of every timed run{who}, by mode"
+        parts.append(picture(dotted, alt, f"Every timed run{who}."))
     return "\n".join(parts)
 
 
@@ -137,8 +134,9 @@ def prediction_section(results: Sequence[BenchmarkResult]) -> str:
             )
     words = (
         "The pipeline model puts the mean cost of each step of a chunk together again. The costs "
-        "are fitted to these very runs: a small error says that the steps explain the latency, not "
-        "that another setting would be predicted as well (vdkit sweep tests that)."
+        "are fitted to these very runs: a small error says that the steps explain the latency, a "
+        "large one that something else takes time. Neither says how well another setting would be "
+        "predicted, which vdkit sweep tests."
     )
     told = "\n".join(f"- {line}" for line in missing)
     return section(

@@ -15,7 +15,7 @@ p, ul { margin: .5rem 0 .8rem; max-width: 60rem; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; }
 section { margin-top: 2.4rem; }
 .kicker { margin: 0 0 .3rem; color: var(--blue); font-size: .85rem; font-weight: 600;
-  letter-spacing: .06em; text-transform: uppercase; }
+  letter-spacing: .02em; }
 .summary p { margin: 0 0 .55rem; font-size: 1.08rem; }
 .note, .note li { color: var(--soft); font-size: .86rem; line-height: 1.5; }
 .warning { border: 1px solid var(--red); border-left-width: 6px; background: #fff5f5;
@@ -33,6 +33,7 @@ th, td { padding: .34rem .6rem; text-align: left; vertical-align: top;
 th { vertical-align: bottom; background: var(--tint); font-weight: 600; border-top: 0; }
 .wide { font-size: .8rem; }
 .wide th, .wide td { padding: .3rem .42rem; }
+.wide td:first-child { min-width: 7.5em; }
 .number { text-align: right; }
 td.number, .interval { white-space: nowrap; }
 .wide td.number { white-space: normal; }
@@ -64,14 +65,14 @@ footer { margin-top: 2.6rem; padding-top: .7rem; border-top: 1px solid var(--lin
   .note, .note li, figcaption, footer { font-size: 8pt; }
   .scroll { overflow: visible; }
   table { font-size: 8pt; break-inside: avoid; max-width: 100%; }
-  table.long { break-inside: auto; }
   thead { display: table-header-group; }
   tr, figure, pre, .warning { break-inside: avoid; }
   th, td { padding: 1mm 1.6mm; }
   .wide { font-size: 7pt; }
   .wide th, .wide td { padding: .8mm .9mm; }
+  .wide td:first-child { min-width: 0; }
   figure { margin: 3mm 0 5mm; }
-  figure img { max-width: 100%; max-height: 225mm; object-fit: contain; object-position: left; }
+  figure img { max-width: 160mm; max-height: 225mm; object-fit: contain; object-position: left; }
   pre { font-size: 8pt; }
   a { color: inherit; }
 }

@@ -40,8 +40,8 @@ def what_sentence(result: BenchmarkResult | ProfileResult, who: str = "") -> str
 def benchmark_summary(result: BenchmarkResult) -> list[str]:
     """Three sentences."""
     latencies = {mode: result.latencies(mode) for mode in result.modes}
-    care = [*_limit(result), _count_words(latencies), _throttle_words(result), frames_words(result)]
-    return [what_sentence(result), _gain_sentence(latencies), _care_sentence(care)]
+    care = [_count_words(latencies), _throttle_words(result), frames_words(result)]
+    return [what_sentence(result), _gain_sentence(latencies), _care_sentence(care, _limit(result))]
 
 
 def profile_summary(result: ProfileResult) -> list[str]:
@@ -54,31 +54,26 @@ def profile_summary(result: ProfileResult) -> list[str]:
         if (name := next((n for n in ("steady", "run") if n in one.windows), None))
     }
     busy = ", ".join(
-        f"{analyses[mode].windows[name].kernel_utilization_percent:.2f} % of {mode}'s {name} window"
+        f"{analyses[mode].windows[name].kernel_utilization_percent:.2f} % ({mode}, window {name})"
         for mode, name in windows.items()
     )
-    first = (
-        f"{'the decoder' if on_cpu(analyses) else 'kernels'} fill{'s' * on_cpu(analyses)} {busy}"
-    )
-    care = [first] if busy else []
+    what = "the decoder's share of the time" if on_cpu(analyses) else "kernel utilization"
+    found = [f"{what} is {busy}"] if busy else []
     mode = "sync" if "sync" in analyses else next(iter(analyses))
     if (run := analyses[mode].windows.get("run")) is not None:
         cause = max(run.stall_s, key=lambda name: run.stall_s[name])
         words = "gaps up to 20 us" if cause == "short" else cause
-        care.append(
-            f"{mode} waits longest for {words}, {1e3 * run.stall_s[cause]:.1f} ms"
-            if cause not in ("short", "unknown")
-            else f"{mode} waits longest in {words}, {1e3 * run.stall_s[cause]:.1f} ms"
-        )
+        took = f"{1e3 * run.stall_s[cause]:.1f} ms in all"
+        found.append(f"what {mode} loses most to is {words}, {took}")
     held = [mode for mode, one in result.modes.items() if one.throttled]
     failed = len(incomplete(analyses))
-    care += [
+    care = [
         _count_words(latencies),
         f"a throttle reason was set in samples of {', '.join(held)}" if held else "",
         f"{failed} CHECKS OF THE TRACES FAILED" if failed else "",
-        "profiled runs are slower and are no latencies; a profile compares no frames",
+        "profiled runs are slower, and their latency is no figure; a profile compares no frames",
     ]
-    return [what_sentence(result), _gain_sentence(latencies), _care_sentence(care)]
+    return [what_sentence(result), _gain_sentence(latencies), _care_sentence(care, found)]
 
 
 def variants_summary(made: Variants) -> list[str]:
@@ -105,7 +100,7 @@ def variants_summary(made: Variants) -> list[str]:
         _count_words(latencies),
         f"some runs of {', '.join(held)} had a throttle reason set" if held else "",
         f"FRAMES OF THE MODES OF {', '.join(unlike)} ARE NOT IDENTICAL" if unlike else "",
-        "" if unlike else "no variant's modes were seen to give different frames",
+        "" if unlike else "modes of one variant gave the same frames wherever they were compared",
     ]
     return [what_sentence(made.baseline, who), gain + ".", _care_sentence(care)]
 
@@ -114,9 +109,11 @@ def pair_summary(
     a: BenchmarkResult, b: BenchmarkResult, comparison: Comparison | None, refusal: str = ""
 ) -> list[str]:
     """Three sentences on two recordings; ``refusal``: why there is no ``comparison``."""
-    first = f"A is {recording(a)}, and B is {recording(b)}; A: {what_sentence(a)}"
+    first, second = what_sentence(a), what_sentence(b)
+    ran = f"in both {first}" if first == second else f"in A {first[:-1]}, in B {second}"
+    first = f"A is {recording(a)}, and B is {recording(b)}; {ran}"
     if comparison is None:
-        return [first, refusal, "So no ratio is given; each stands by itself below."]
+        return [first, refusal, "So no ratio is given, and each stands by itself below."]
     latency = [row for row in comparison.rows if row.metric == "latency_s"]
     told = "; ".join(
         f"{row.mode_b}: {row.verdict}"
@@ -181,8 +178,10 @@ def _limit(result: BenchmarkResult) -> list[str]:
     return [f"no step fills an async run ({most}, the longest, is {100 * shares[most]:.1f} %)"]
 
 
-def _care_sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(part for part in parts if part)
+def _care_sentence(care: Sequence[str], found: Sequence[str] = ()) -> str:
+    """What was found, then what the reader has to know about it."""
+    told = [*found, "read with care: " + "; ".join(part for part in care if part)]
+    text = "; ".join(told)
     return f"{text[:1].upper()}{text[1:]}."
 
 
