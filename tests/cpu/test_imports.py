@@ -109,6 +109,12 @@ def loaded_after(statement):
             "vdkit.present.readme_variants",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
+        (
+            "import vdkit.present.report_html, vdkit.present.report_words, "
+            "vdkit.present.report_pair, vdkit.cli.report",
+            {"torch", "matplotlib", "pandas", "diffusers"},
+        ),
+        ("import vdkit.present.report, vdkit.present.report_parts", {"torch", "diffusers"}),
         ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),

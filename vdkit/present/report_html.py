@@ -54,7 +54,7 @@ def box(text: str) -> str:
     return f'<div class="warning">{prose(text)}</div>' if text else ""
 
 
-def table(rows: Sequence[Mapping[str, str]], caption: str = "", css: str = "") -> str:
+def table(rows: Sequence[Mapping[str, str]], caption: str = "") -> str:
     """Rows with the keys of the first as header; columns of numbers are set right.
 
     A table without rows is no table: the answer is empty.
@@ -73,8 +73,8 @@ def table(rows: Sequence[Mapping[str, str]], caption: str = "", css: str = "") -
     head = f"<thead><tr>{cells(columns, 'th')}</tr></thead>"
     body = "\n".join(f"<tr>{cells(row.values(), 'td')}</tr>" for row in rows)
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    wide = "wide" if len(columns) > 9 else ""
-    classes = " ".join(word for word in (css, wide) if word)
+    sizes = {"wide": len(columns) > 9, "long": len(rows) > 14}
+    classes = " ".join(name for name, is_so in sizes.items() if is_so)
     return (
         f'<div class="scroll"><table{_css(classes)}>{above}{head}\n<tbody>{body}</tbody></table>'
         "</div>"

@@ -65,6 +65,7 @@ footer { margin-top: 2.6rem; padding-top: .7rem; border-top: 1px solid var(--lin
   .note, .note li, figcaption, footer { font-size: 8pt; }
   .scroll { overflow: visible; }
   table { font-size: 8pt; break-inside: avoid; max-width: 100%; }
+  .long { break-inside: auto; }
   thead { display: table-header-group; }
   tr, figure, pre, .warning { break-inside: avoid; }
   th, td { padding: 1mm 1.6mm; }
@@ -75,5 +76,6 @@ footer { margin-top: 2.6rem; padding-top: .7rem; border-top: 1px solid var(--lin
   figure img { max-width: 160mm; max-height: 225mm; object-fit: contain; object-position: left; }
   pre { font-size: 8pt; }
   a { color: inherit; }
+  footer { margin-top: 5mm; break-before: avoid; }
 }
 """

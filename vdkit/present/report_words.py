@@ -64,7 +64,7 @@ def profile_summary(result: ProfileResult) -> list[str]:
         cause = max(run.stall_s, key=lambda name: run.stall_s[name])
         words = "gaps up to 20 us" if cause == "short" else cause
         took = f"{1e3 * run.stall_s[cause]:.1f} ms in all"
-        found.append(f"what {mode} loses most to is {words}, {took}")
+        found.append(f"{mode} loses most to {words}, {took}")
     held = [mode for mode, one in result.modes.items() if one.throttled]
     failed = len(incomplete(analyses))
     care = [
@@ -124,7 +124,7 @@ def pair_summary(
         "runs of one round are pairs"
         if comparison.paired
         else "the recordings are not paired, so what only the hour changed counts too",
-        _count_words({row.mode_b: range(min(row.n_a, row.n_b)) for row in latency}),
+        f"n = {min(min(row.n_a, row.n_b) for row in comparison.rows)}",
         "some runs had a throttle reason set"
         if any(row.throttled_a or row.throttled_b for row in comparison.rows)
         else "",

@@ -1,0 +1,283 @@
+"""``vdkit report``: what the page holds, that it loads and runs nothing, and what is refused."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from vdkit import read_result
+from vdkit.__main__ import main
+from vdkit.measure.variant_records import read_variants
+from vdkit.present.compare_tables import comparison_rows
+from vdkit.present.profile_tables import family_rows, mode_rows, stall_rows
+from vdkit.present.report_html import MARKER, escape, facts, prose, table
+from vdkit.present.tables import benchmark_rows
+from vdkit.present.variants_table import families_csv, read_families, variant_rows
+
+RESULTS = Path(__file__).parents[2] / "results"
+BENCH = next(RESULTS.glob("*c942496_aws-float16"))
+OTHER = next(RESULTS.glob("*587491a_aws-float16"))
+PROFILE = next(RESULTS.glob("*fast-profile"))
+VARIANTS = next(RESULTS.glob("*variants-480p-float16"))
+SWEEP = next(RESULTS.glob("*sweep-cpu"))
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and tables of a page; its tags must be closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.tables, self.open, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return "".join(self.words)
+
+    def holds(self, rows):
+        """Whether a table has these columns and cells."""
+        wanted = [list(rows[0]), *(list(row.values()) for row in rows)]
+        return wanted in [
+            [[cell.replace("\xa0", " ") for cell in row] for row in one] for one in self.tables
+        ]
+
+
+def check(text):
+    """What holds for every report; the page."""
+    page = Page(text)
+    assert text.isascii() and text.splitlines()[1] == MARKER
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
+    images = [value for tag, name, value in page.attributes if tag == "img" and name == "src"]
+    assert images and len(images) == page.tags.count("img")
+    for image in images:
+        head, data = image.split(",", 1)
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("href", "src", "srcset", "action"):
+            assert value.startswith("data:" if tag == "img" else "#"), (tag, value[:60])
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert len(set(ids)) == len(ids) and links == [f"#{one}" for one in ids]
+    assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
+    assert page.tags.count("h1") == 1 and page.tags[page.tags.index("h1") + 2 :][:3] == ["p"] * 3
+    return page
+
+
+def made(tmp_path, *arguments):
+    out = tmp_path / "report.html"
+    assert main(["report", *map(str, arguments), "--out", str(out)]) == 0
+    return out.read_text()
+
+
+def changed(tmp_path, name="other.json", source=BENCH, latency=1.0, **changes):
+    """A recorded benchmark with some fields and all its latencies changed."""
+    data = json.loads((source / "result.json").read_text()) | changes
+    for run in data["runs"]:
+        run["latency_s"] *= latency
+    (tmp_path / name).write_text(json.dumps(data))
+    return tmp_path / name
+
+
+def test_a_benchmark(tmp_path, capsys):
+    text = made(tmp_path, BENCH)
+    said = capsys.readouterr().out
+    assert str(tmp_path / "report.html") in said and f"{len(text) / 1e3:.0f} kB" in said
+    page, result = check(text), read_result(BENCH)
+    assert page.holds(benchmark_rows(result))
+    assert page.text.count(result.label) and "sync / async is 1.147 [1.125, 1.168]" in page.text
+    assert "async is 0.01 % above the compute floor of 3.649 s" in page.text
+    assert "25 of 40 timed runs had a throttle reason set" in page.text
+    assert f"git checkout {result.provenance.git_commit}\n{result.command}" in page.text
+    assert result.workload.weights_sha256 in page.text and result.provenance.driver in page.text
+    predicted = next(one for one in page.tables if "predicted s" in one[0])
+    assert [row[0] for row in predicted[1:]] == [row[0] for row in page.tables[0][1:]]
+    assert all(abs(float(row[-1])) < 1 for row in predicted[1:])
+    assert len(text) < 500_000
+    assert made(tmp_path, BENCH / "result.json") == text  # and replaces the earlier report
+
+
+def test_money_and_energy(tmp_path):
+    page = check(made(tmp_path, BENCH, "--usd-per-hour", "3.36", "--energy"))
+    assert page.holds(benchmark_rows(read_result(BENCH), 3.36, energy=True))
+    assert "Price: $3.36 per hour" in page.text
+
+
+def test_a_profile(tmp_path):
+    from vdkit.measure.profile_records import read_profile
+
+    text = made(tmp_path, PROFILE)
+    page, result = check(text), read_profile(PROFILE)
+    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    for rows in (mode_rows(result), stall_rows(analyses, "run"), family_rows(analyses)):
+        assert page.holds(rows)
+    assert page.tags.count("img") == 5 and len(text) < 2_000_000
+    assert "this is a profile" in page.text
+
+
+def test_a_profile_without_what_lies_beside_it(tmp_path):
+    (tmp_path / "profile.json").write_bytes((PROFILE / "profile.json").read_bytes())
+    page = check(made(tmp_path, tmp_path))
+    assert page.tags.count("img") == 4 and "no nvml.csv" in page.text
+
+
+def test_variants(tmp_path):
+    page, made_of = check(made(tmp_path, VARIANTS)), read_variants(VARIANTS)
+    assert page.holds(variant_rows(made_of))
+    assert page.tags.count("img") == 1 + len(made_of.results)
+    assert "diffusers / fast is 3.091" in page.text
+    assert "FRAMES OF THE MODES OF compiled ARE NOT IDENTICAL" in page.text
+
+
+def test_families_are_read_as_they_were_written(tmp_path):
+    path = VARIANTS / "families.csv"
+    assert families_csv(read_families(path)) == path.read_text()
+    (tmp_path / "families.csv").write_text("variant,family,kernels\nfast,other,many\n")
+    with pytest.raises(ValueError, match=r"families\.csv is not a table of kernel families"):
+        read_families(tmp_path / "families.csv")
+
+
+def test_two_runs_compared(tmp_path):
+    from vdkit import compare_results
+
+    slower = changed(tmp_path, label="slower", latency=1.25)
+    page = check(made(tmp_path, BENCH, slower))
+    comparison = compare_results(read_result(BENCH), read_result(slower))
+    assert page.holds(comparison_rows(comparison))
+    assert "async: slower, B / A 1.250" in page.text and "COMPARED ACROSS" not in page.text
+
+
+def test_two_runs_that_must_not_be_compared(tmp_path):
+    page = check(made(tmp_path, OTHER, BENCH))
+    assert "A and B must not be compared: device_uuid" in page.text
+    refused = next(one for one in page.tables if one[0][0] == "must be equal")
+    assert [row[0] for row in refused[1:]] == ["device_uuid"]
+    assert not any("B / A" in one[0] for one in page.tables)
+    page = check(made(tmp_path, OTHER, BENCH, "--across"))
+    assert "COMPARED ACROSS" in page.text and any("B / A" in one[0] for one in page.tables)
+    assert "THEY DIFFER IN WHAT MUST BE EQUAL" in page.text
+
+
+def test_nothing_in_a_record_becomes_markup(tmp_path):
+    evil = "</style><script>alert(1)</script>\"'&<img src=http://x onerror=y>"
+    evil += " \x00\x1b $\\frac$ \u2028\u00e9"
+    data = json.loads((BENCH / "result.json").read_text())
+    data |= {"label": evil, "command": evil}
+    data["workload"] |= {"notes": [evil], "decoder": evil, "source": evil, "latents": evil}
+    data["provenance"] |= {"device": evil, "cpu": evil, "git_commit": evil, "driver": evil}
+    data["sink"] |= {"kind": evil}
+    (tmp_path / "evil.json").write_text(json.dumps(data))
+    for arguments in ([tmp_path / "evil.json"], [BENCH, tmp_path / "evil.json", "--across"]):
+        text = made(tmp_path, *arguments)
+        page = check(text)
+        assert "<script" not in text and "&lt;script&gt;" in text
+        assert page.text.count("<script>alert(1)</script>") > 5
+
+
+def test_a_record_with_less_in_it(tmp_path):
+    data = json.loads((BENCH / "result.json").read_text())
+    data["modes"] = {"async": data["modes"]["async"] | {"speedup": None}}
+    data["runs"] = [run for run in data["runs"] if run["mode"] == "async"][:3]
+    data |= {"baseline": "async", "frames_identical": None, "command": None}
+    data["sink"]["throttle_mb_per_s"] = 100.0
+    (tmp_path / "less.json").write_text(json.dumps(data))
+    page = check(made(tmp_path, tmp_path / "less.json"))
+    assert "not in this record, whose modes are async" in page.text
+    assert "not predicted: " in page.text and "throttled" in page.text
+    assert "No command line is recorded" in page.text
+
+
+def test_frames_that_differ_are_said(tmp_path):
+    page = check(made(tmp_path, changed(tmp_path, frames_identical=False)))
+    assert "FRAMES OF THE MODES ARE NOT IDENTICAL" in page.text
+    assert "The modes gave different frames." in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([SWEEP], "is a sweep, of which there is no report"),
+        ([RESULTS], "no record at"),
+        ([RESULTS / "nothing"], "no result at"),
+        ([BENCH, BENCH], "hold the same runs"),
+        ([BENCH, PROFILE], "is no benchmark, and two are compared"),
+        ([BENCH, OTHER, BENCH], "3 runs; give one, or two"),
+        ([BENCH, "--across"], "--across is for a comparison"),
+        ([BENCH, "--usd-per-hour", "0"], "the price is 0"),
+        ([BENCH / "runs.csv"], "is not JSON"),
+    ],
+)
+def test_what_there_is_no_report_of(tmp_path, capsys, arguments, words):
+    out = tmp_path / "report.html"
+    assert main(["report", *map(str, arguments), "--out", str(out)]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_are_left_alone(tmp_path, capsys):
+    page = tmp_path / "mine.html"
+    page.write_text("<!DOCTYPE html><p>mine")
+    (tmp_path / "link.html").symlink_to(page)
+    (tmp_path / "folder.html").mkdir()
+    for name, words in (
+        ("mine.html", "no report of vdkit; name a new file or remove it"),
+        ("link.html", "no report of vdkit"),
+        ("folder.html", "is a folder"),
+        ("report.pdf", "end the name in .html"),
+        ("none/report.html", "there is no folder"),
+    ):
+        assert main(["report", str(BENCH), "--out", str(tmp_path / name)]) == 2
+        assert words in capsys.readouterr().err
+    assert page.read_text() == "<!DOCTYPE html><p>mine"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_neither_torch_nor_a_display(tmp_path):
+    code = (
+        "import sys; from vdkit.__main__ import main; "
+        f"assert main(['report', {str(BENCH)!r}, '--out', {str(tmp_path / 'r.html')!r}]) == 0; "
+        "assert not {'torch', 'diffusers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_pieces():
+    assert escape("<\x07&\">'") == "&lt;\ufffd&amp;&quot;&gt;&#x27;"
+    assert prose("a\nb\n\n- c\n- <d>") == "<p>a<br>b</p>\n<ul><li>c</li><li>&lt;d&gt;</li></ul>"
+    assert table([]) == prose("") == ""
+    one = table([{"a": "x", "b": "1.5 [1, 2]", "c": "587491a4"}, {"a": "", "b": "-", "c": "1"}])
+    assert re.findall(r'class="number">([^<]*)', one) == ["b", "1.5 ", "-"]
+    assert '<span class="interval">[1, 2]</span>' in one
+    assert facts([("a", "1", "2"), ("b", "1", "1")]).count("differs") == 1
