@@ -158,6 +158,9 @@ def test_variants(tmp_path):
     assert page.holds(variant_rows(made_of))
     assert page.tags.count("img") == 1 + len(made_of.results)
     assert "diffusers / fast is 3.091" in page.text
+    hashes = {row[0]: row[1] for row in page.tables[-1]}
+    assert hashes["label"] == "variants-480p-float16"
+    assert hashes["frames of compiled, SHA-256"].count("; ") == 1
     assert "FRAMES OF THE MODES OF compiled ARE NOT IDENTICAL" in page.text
 
 

@@ -24,7 +24,7 @@ from vdkit.present.profile_tables import (
     stall_rows,
     window_rows,
 )
-from vdkit.present.report_html import box, escape, page, picture, prose, section, table
+from vdkit.present.report_html import box, escape, heading, page, picture, prose, section, table
 from vdkit.present.report_pair import compared, refused, shared_modes
 from vdkit.present.report_parts import (
     Source,
@@ -34,6 +34,7 @@ from vdkit.present.report_parts import (
     prediction_section,
     provenance_section,
     timeline_parts,
+    variant_facts,
 )
 from vdkit.present.report_words import (
     benchmark_summary,
@@ -181,12 +182,12 @@ def _variants(made: Variants, source: Source, usd_per_hour: float | None, energy
             "timeline",
             "Timelines",
             *(
-                timeline_parts(one, f", variant {name}", dots=False)
+                heading(name) + timeline_parts(one, f", variant {name}", dots=False)
                 for name, one in results.items()
             ),
         ),
         prediction_section(list(results.values())),
-        provenance_section([first], [source]),
+        provenance_section([first], [source], [variant_facts(made)]),
         command_section([("", index.command, index.provenance.git_commit)]),
     ]
     kicker = f"Variants of a decoder · {what_and_where(first)}"
@@ -247,7 +248,7 @@ def _pair(sources: Sequence[Source], across: bool, usd_per_hour: float | None, e
         provenance_section(results, sources),
         command_section(
             [
-                (f"{side}:", one.command, one.provenance.git_commit)
+                (side, one.command, one.provenance.git_commit)
                 for side, one in zip("AB", results, strict=True)
             ]
         ),

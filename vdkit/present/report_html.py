@@ -120,6 +120,11 @@ def picture(figure: Figure, alt: str, caption: str) -> str:
     )
 
 
+def heading(text: str) -> str:
+    """Of a part of a section; empty for empty text."""
+    return f"<h3>{escape(text)}</h3>" if text else ""
+
+
 def pre(text: str) -> str:
     """Text as it is, such as a command line."""
     return f"<pre>{escape(text)}</pre>"

@@ -13,7 +13,7 @@ from vdkit.measure.predict import predict, video_info
 from vdkit.present.charts import plot_latencies
 from vdkit.present.money_cells import money_legend, price_line
 from vdkit.present.plots import plot_timeline, steady_window
-from vdkit.present.report_html import box, facts, picture, pre, prose, section, table
+from vdkit.present.report_html import box, facts, heading, picture, pre, prose, section, table
 from vdkit.present.tables import (
     NAMES,
     benchmark_rows,
@@ -161,12 +161,18 @@ def no_prediction() -> str:
 
 
 def provenance_section(
-    results: Sequence[BenchmarkResult | ProfileResult], sources: Sequence[Source]
+    results: Sequence[BenchmarkResult | ProfileResult],
+    sources: Sequence[Source],
+    own: Sequence[dict[str, str]] = (),
 ) -> str:
-    """Code, machine, versions and hashes; a column for each of two records."""
+    """Code, machine, versions and hashes; a column for each of two records.
+
+    ``own``: of each record, instead of what its modes say.
+    """
+    own = own or [_mode_facts(result) for result in results]
     columns = [
-        _facts(result) | {"record": source.name, "SHA-256 of the record": source.sha256}
-        for result, source in zip(results, sources, strict=True)
+        _facts(result) | more | {"record": source.name, "SHA-256 of the record": source.sha256}
+        for result, source, more in zip(results, sources, own, strict=True)
     ]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [(name, *(column.get(name, "-") for column in columns)) for name in names]
@@ -201,11 +207,36 @@ def _facts(result: BenchmarkResult | ProfileResult) -> dict[str, str]:
         "latents, SHA-256": work.latents_sha256,
         "notes": "; ".join(work.notes) or None,
     }
-    for name, mode in result.modes.items():
-        found[f"frames of {name}, SHA-256"] = getattr(mode, "frame_sha256", None)
-    setup_s = getattr(result, "setup_s", None)
-    found["set-up"] = None if setup_s is None else f"{setup_s:.1f} s"
     return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _mode_facts(result: BenchmarkResult | ProfileResult) -> dict[str, str]:
+    """Hashes of the frames of each mode, and the set-up, where they are recorded."""
+    found = {}
+    for name, mode in result.modes.items():
+        if (sha256 := getattr(mode, "frame_sha256", None)) is not None:
+            found[f"frames of {name}, SHA-256"] = sha256
+    setup_s = getattr(result, "setup_s", None)
+    return found | ({} if setup_s is None else {"set-up": f"{setup_s:.1f} s"})
+
+
+def variant_facts(made: Comparison) -> dict[str, str]:
+    """What the provenance of several variants says of each."""
+    load = made.baseline.workload
+    found = {
+        "label": made.index.label,
+        "recorded": made.index.provenance.created_utc,
+        "decoder": f"{load.decoder}, from {load.source}, {load.dtype}",
+        "variants": ", ".join(made.results),
+    }
+    for name, result in made.results.items():
+        hashes: dict[str, list[str]] = {}
+        for mode, one in result.modes.items():
+            if one.frame_sha256 is not None:
+                hashes.setdefault(one.frame_sha256, []).append(mode)
+        if told := "; ".join(f"{sha} ({', '.join(modes)})" for sha, modes in hashes.items()):
+            found[f"frames of {name}, SHA-256"] = told
+    return found
 
 
 def command_section(commands: Sequence[tuple[str, str | None, str | None]]) -> str:
@@ -213,8 +244,10 @@ def command_section(commands: Sequence[tuple[str, str | None, str | None]]) -> s
     parts = []
     for head, command, commit in commands:
         if command is None:
-            parts.append(prose(f"{head}No command line is recorded: it was run from Python."))
+            parts.append(
+                heading(head) + prose("No command line is recorded: it was run from Python.")
+            )
             continue
         at = f"git checkout {commit}\n" if commit else ""
-        parts += [prose(head), pre(at + command)]
+        parts += [heading(head), pre(at + command)]
     return section("reproduce", "How to reproduce", *parts)

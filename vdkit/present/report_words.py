@@ -28,7 +28,7 @@ _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "wri
 def what_sentence(result: BenchmarkResult | ProfileResult, who: str = "") -> str:
     """What was decoded on what machine; ``who`` instead of the decoder alone."""
     work, where, size = result.workload, result.provenance, result.config.chunk_size
-    machine = f"on an {where.device}" if where.device != "cpu" else f"on the CPU, {where.cpu},"
+    machine = f"on one {where.device}" if where.device != "cpu" else f"on the CPU, {where.cpu},"
     return (
         f"{who or decoder_words(work)} in {work.dtype} decoded {work.frames} frames of "
         f"{work.height}x{work.width}, {work.seconds:.2f} s of video, in chunks of {size} latent "
@@ -96,11 +96,14 @@ def variants_summary(made: Variants) -> list[str]:
     }
     held = [name for name, one in results.items() if _throttled(one)]
     unlike = [name for name, one in results.items() if one.frames_identical is False]
+    compared = [name for name, one in results.items() if one.frames_identical is not None]
+    same = f"each mode of {', '.join(compared)} gave the same frames"
+    same = same if compared else "frames were not compared"
     care = [
         _count_words(latencies),
         f"some runs of {', '.join(held)} had a throttle reason set" if held else "",
         f"FRAMES OF THE MODES OF {', '.join(unlike)} ARE NOT IDENTICAL" if unlike else "",
-        "" if unlike else "modes of one variant gave the same frames wherever they were compared",
+        "" if unlike else same,
     ]
     return [what_sentence(made.baseline, who), gain + ".", _care_sentence(care)]
 
