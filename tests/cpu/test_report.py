@@ -161,6 +161,7 @@ def test_variants(tmp_path):
     hashes = {row[0]: row[1] for row in page.tables[-1]}
     assert hashes["label"] == "variants-480p-float16"
     assert hashes["frames of compiled, SHA-256"].count("; ") == 1
+    assert len(hashes["SHA-256 of result_fast.json"]) == 64
     assert "FRAMES OF THE MODES OF compiled ARE NOT IDENTICAL" in page.text
 
 

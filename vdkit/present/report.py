@@ -187,7 +187,7 @@ def _variants(made: Variants, source: Source, usd_per_hour: float | None, energy
             ),
         ),
         prediction_section(list(results.values())),
-        provenance_section([first], [source], [variant_facts(made)]),
+        provenance_section([first], [source], [variant_facts(made, source.home)]),
         command_section([("", index.command, index.provenance.git_commit)]),
     ]
     kicker = f"Variants of a decoder · {what_and_where(first)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from vdkit.measure.fit import fit_costs
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.predict import predict, video_info
+from vdkit.measure.variant_records import variant_file
 from vdkit.present.charts import plot_latencies
 from vdkit.present.money_cells import money_legend, price_line
 from vdkit.present.plots import plot_timeline, steady_window
@@ -220,8 +222,8 @@ def _mode_facts(result: BenchmarkResult | ProfileResult) -> dict[str, str]:
     return found | ({} if setup_s is None else {"set-up": f"{setup_s:.1f} s"})
 
 
-def variant_facts(made: Comparison) -> dict[str, str]:
-    """What the provenance of several variants says of each."""
+def variant_facts(made: Comparison, home: Path) -> dict[str, str]:
+    """What the provenance of several variants says of each; their files are in ``home``."""
     load = made.baseline.workload
     found = {
         "label": made.index.label,
@@ -236,6 +238,9 @@ def variant_facts(made: Comparison) -> dict[str, str]:
                 hashes.setdefault(one.frame_sha256, []).append(mode)
         if told := "; ".join(f"{sha} ({', '.join(modes)})" for sha, modes in hashes.items()):
             found[f"frames of {name}, SHA-256"] = told
+    for name in made.results:
+        file = home / variant_file(name)
+        found[f"SHA-256 of {file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
 
