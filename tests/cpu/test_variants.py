@@ -1,5 +1,7 @@
 """Every variant of the decoder gives diffusers' frames; the compiled one compiles only at first."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -210,3 +212,13 @@ def test_a_compiled_decoder_has_no_whole_video_decode():
     assert not hasattr(decoder, "decode_video")
     with pytest.raises(TypeError, match="no WholeVideoDecoder: it lacks decode_video"):
         decode_diffusers(decoder, noise(decoder, 2, 2, 2), Collect(), progress=False)
+
+
+@pytest.mark.parametrize(("device", "warned"), [("cuda", ["slow here"]), ("cpu", [])])
+def test_what_is_known_of_a_gpu_is_warned_of(monkeypatch, recwarn, device, warned):
+    def made(vae, name):
+        return SimpleNamespace(device=torch.device(device), notes=("slow here",))
+
+    monkeypatch.setitem(VARIANTS, "fast", made)
+    load_decoder("tiny-wan", "cpu", variant="fast")
+    assert [str(one.message) for one in recwarn if "slow" in str(one.message)] == warned

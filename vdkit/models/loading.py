@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,16 +155,25 @@ def load_decoder(
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; use one of {', '.join(VARIANTS)}")
-    made = VARIANTS[variant]
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
+    decoder = VARIANTS[variant](*_vae_and_name(source, on, as_dtype))
+    if decoder.device.type == "cuda":  # on a CPU nobody expects more
+        for note in decoder.notes:
+            warnings.warn(note, stacklevel=2)
+    return decoder
+
+
+def _vae_and_name(
+    source: str | Path, device: torch.device, dtype: torch.dtype
+) -> tuple[AutoencoderKLWan, str]:
     name = str(source)
     if name in ARCHITECTURES:
-        return made(_random_vae(ARCHITECTURES[name], on, as_dtype), name)
+        return _random_vae(ARCHITECTURES[name], device, dtype), name
     found = find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
     if isinstance(found, Path):
-        return made(_vae_from_folder(found, as_dtype).to(on), found.resolve().name)
-    return made(_vae_from_hub(found, as_dtype).to(on), found)
+        return _vae_from_folder(found, dtype).to(device), found.resolve().name
+    return _vae_from_hub(found, dtype).to(device), found
 
 
 def load_pipeline(

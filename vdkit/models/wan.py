@@ -7,7 +7,6 @@ only one video at a time and all its pixels stay in VRAM. Here the cache belongs
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,8 +55,6 @@ class WanDecoder:
         self.temporal_factor: int = vae.config.scale_factor_temporal
         cudnn = torch.backends.cudnn.version() if self.device.type == "cuda" else None
         self.notes = known_faults(torch.__version__, cudnn, self.dtype)
-        for note in self.notes:
-            warnings.warn(note, stacklevel=2)
         self._cached_convolutions = sum(
             isinstance(m, WanCausalConv3d) for m in vae.decoder.modules()
         )

@@ -7,7 +7,6 @@ at a time, however long the chunk, so that their memory does not grow with it.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,7 @@ from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.models.fast_blocks import Network, NoPasses, Passes, Work
-from vdkit.models.fast_layers import (
-    FastState,
-    Pixels,
-    Space,
-    Step,
-)
+from vdkit.models.fast_layers import FastState, Pixels, Space, Step
 from vdkit.models.fast_plain import PlainPasses, why_plain
 from vdkit.models.wan import WanDecoder, check_order
 
@@ -67,8 +61,6 @@ class FastWanDecoder:
         self.notes: tuple[str, ...] = ()
         if reason is not None:
             self.notes = (f"fast decoder in plain torch: {reason}", *self._stock.notes)
-            if kernels and self.device.type == "cuda":
-                warnings.warn(self.notes[0], stacklevel=2)
         else:
             from vdkit.models.fast_kernels import KernelPasses
 
@@ -226,7 +218,9 @@ class FastWanDecoder:
         return self._stock.weights_sha256()
 
     def working_bytes(self, chunk_size: int, height: int, width: int) -> int:
-        """Device bytes of a decode beside the weights and the ring.
+        """Estimated device bytes of a decode beside the weights and the ring.
+
+        All buffers and a chunk's frames; not what attention and shortcuts take for a moment.
 
         Args:
             chunk_size: latent frames per call.

@@ -47,7 +47,8 @@ def variant_lines(root: Path) -> list[str]:
         f"![Sync and async on the fast decoder](results/{VARIANTS}/timeline_fast.png)",
         "",
         "With `fast` a convolution's kernel is also norm, SiLU, the way around and what leads to "
-        "the next size. What a bar lacks to the table's milliseconds the GPU is idle.",
+        "the next size. What a bar lacks to the table's milliseconds is no kernel's: the table is "
+        "timed, the bar profiled.",
         "",
         "Steps on the way to it (480x832, float16; each folder has its kernel families and "
         "timeline, `results/LOG.md` what was expected):",
