@@ -33,13 +33,14 @@ def variant_lines(root: Path) -> list[str]:
     if not several:
         return []
     return [
-        "Variants of the decoder, in one interleaved run for each size and dtype (preset aws; all "
-        "at the same time on four GPUs of one host, 16 cores each; every mode once untimed, then "
-        "timed). ms per latent frame: steady state, compute only, as is diffusers / variant, with "
-        "95 % intervals, which under n = 5 are no more than the spread. Whole video: mode "
-        "diffusers of variant diffusers. † some runs had a throttle reason set: the power cap, "
-        "which the SM clock after a run shows. J: energy of a video, mode async. In sync single "
-        "conversions on the host stall for up to 0.2 s; the fastest runs have the fewest of them.",
+        "Variants of the decoder, in one interleaved run for each size and dtype (preset aws; "
+        "those of commit 90fbdee at the same time on four GPUs of one host, 16 cores each; every "
+        "mode once untimed, then timed). ms per latent frame: steady state, compute only, as is "
+        "diffusers / variant, with 95 % intervals, which under n = 5 are no more than the spread. "
+        "Whole video: mode diffusers of variant diffusers. † some runs had a throttle reason set: "
+        "the power cap, which the SM clock after a run shows. J: energy of a video, mode async. "
+        "In sync single conversions on the host stall for up to 0.2 s; the fastest runs have the "
+        "fewest of them.",
         "",
         markdown_table([row for name, one in several.items() for row in _summary_rows(one, name)]),
         "",
