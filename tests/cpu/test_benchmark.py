@@ -9,8 +9,9 @@ import pytest
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit import DecodeConfig, load_decoder, plot_timeline, read_result, run_benchmark
-from vdkit.measure.bench import MODES, FrameHasher
+from vdkit.measure.bench import MODES
 from vdkit.measure.folders import check_out, result_folder
+from vdkit.measure.frame_hash import FrameHasher
 from vdkit.measure.nvml import THROTTLE_BITS, Nvml
 from vdkit.measure.provenance import COMMIT_VARIABLE, git_state
 from vdkit.measure.records import MODE_NAMES, SinkInfo, write_result

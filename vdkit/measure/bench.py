@@ -6,26 +6,23 @@ Knows decoders and sinks only by protocol: it is handed a decoder and a sink fac
 from __future__ import annotations
 
 import gc
-import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo
+from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
-from vdkit.decode.protocols import ChunkDecoder, Sink
+from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
 from vdkit.measure.describe import as_run, describe_workload, open_nvml, prepare
+from vdkit.measure.frame_hash import FiniteDecoder, FrameHasher
 from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, comparable
 from vdkit.measure.stats import paired_ratio, summarize
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MODES: Mapping[str, Callable[..., DecodeResult]] = {
     "diffusers": decode_diffusers,
@@ -37,43 +34,6 @@ MODES: Mapping[str, Callable[..., DecodeResult]] = {
 
 SinkFactory = Callable[[str], AbstractContextManager[Sink]]
 """Called with a run's label; entering gives a fresh sink, leaving removes what it wrote."""
-
-
-class FrameHasher:
-    """A sink that only hashes: the proof that two runs gave the same frames."""
-
-    def open(self, info: VideoInfo) -> None:
-        self._digest = hashlib.sha256(f"{info.height}x{info.width}".encode())
-
-    def write(self, frames: np.ndarray) -> None:
-        self._digest.update(frames.data)
-
-    def close(self) -> None:
-        self.sha256 = self._digest.hexdigest()
-
-    def abort(self) -> None:
-        pass
-
-
-class FiniteDecoder:
-    """A decoder that refuses to give NaN or inf, which uint8 would hide; for untimed runs."""
-
-    def __init__(self, decoder: ChunkDecoder) -> None:
-        self._decoder = decoder
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "decode_into":  # pixels do not show it
-            raise AttributeError(name)
-        return getattr(self._decoder, name)
-
-    def decode_chunk(self, state: Any, start: int, stop: int) -> torch.Tensor:
-        frames = self._decoder.decode_chunk(state, start, stop)
-        if not torch.isfinite(frames).all():
-            raise ValueError(
-                f"decoder {self.name!r} gave NaN or inf in {self.dtype} for latent frames "
-                f"{start} to {stop - 1}; try another dtype, and de-normalize pipeline latents"
-            )
-        return frames
 
 
 def run_benchmark(
@@ -94,7 +54,8 @@ def run_benchmark(
     label: str = "bench",
     command: str | None = None,
     setup_s: float | None = None,
-    progress: bool = True,
+    progress: Progress = True,
+    cancel: threading.Event | None = None,
 ) -> BenchmarkResult:
     """Run decode paths in turns (A B B A ...) and record everything.
 
@@ -111,15 +72,23 @@ def run_benchmark(
             compute.
         runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
         source, latents_source, seed, label, command, setup_s: for the record only.
-        progress: show a tqdm bar of runs.
+        progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
+            to decode in all), called from the thread that writes after every chunk of every run:
+            it should take no time.
+        cancel: set it to stop within a chunk.
 
     Raises:
+        DecodeCancelled: ``cancel`` was set.
         ValueError: unknown or repeated mode, no runs, a baseline that does not run; or bad input as
             for `decode_async`.
     """
     baseline = check_plan(modes, baseline, runs, warmup)
     bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
-    with progress_bar(len(modes) * (1 + warmup + runs), progress) as advance:
+    bench.cancel = cancel
+    if callable(progress):
+        hashing = 2 if hasattr(decoder, "decode_into") else 1
+        bench.watch(progress, len(modes) * (hashing + warmup + runs))
+    with progress_bar(len(modes) * (1 + warmup + runs), progress is True) as advance:
         hashes = {}
         for mode in modes:
             hashes[mode] = bench.frame_hash(mode, config)
@@ -152,6 +121,8 @@ class Bench:
 
     other_bytes: int | None = None
     """Device bytes held by others, for the record."""
+    cancel: threading.Event | None = None
+    """Stops the decode in hand with `DecodeCancelled`."""
 
     def __init__(
         self,
@@ -169,6 +140,17 @@ class Bench:
         self.latents = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
         self.workload = describe_workload(decoder, self.latents, fps, source, latents_source, seed)
         self.nvml = open_nvml(decoder.device)
+        self._progress: Progress = False
+        self._frames_before = 0
+
+    def watch(self, report: Callable[[int, int], None], decodes: int) -> None:
+        """Report (frames decoded, frames in all) over this many decodes to come."""
+        total = decodes * self.workload.frames
+
+        def forward(done: int, _: int) -> None:
+            report(self._frames_before + done, total)
+
+        self._progress = forward
 
     def prepare(self, chunk_size: int) -> None:
         """Let the decoder do its one-time work for this chunk size; it counts as set-up."""
@@ -180,17 +162,26 @@ class Bench:
         checked = FiniteDecoder(self.decoder)
         decoders = [checked, self.decoder] if hasattr(self.decoder, "decode_into") else [checked]
         for decoder in decoders:  # the second as it is timed, with pixels written in place
-            MODES[mode](decoder, self.latents, hasher, fps=self.fps, config=config, progress=False)
+            self._decode(mode, decoder, hasher, config)
         return None if mode == "compute" else hasher.sha256
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
         gc.collect()  # or a collection of the last run's garbage falls into this one
         before = self.nvml.read() if self.nvml else None
-        decode = MODES[mode]
-        done = decode(self.decoder, self.latents, sink, fps=self.fps, config=config, progress=False)
+        done = self._decode(mode, self.decoder, sink, config)
         after = self.nvml.read() if self.nvml else None
         return as_run(done, number, before, after)
+
+    def _decode(
+        self, mode: str, decoder: ChunkDecoder, sink: Sink, config: DecodeConfig
+    ) -> DecodeResult:
+        done = MODES[mode](
+            decoder, self.latents, sink, fps=self.fps, config=config, progress=self._progress,
+            cancel=self.cancel,
+        )  # fmt: skip
+        self._frames_before += self.workload.frames
+        return done
 
     def result(
         self,

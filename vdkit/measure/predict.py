@@ -21,10 +21,9 @@ from vdkit.decode.chunks import (
     plan_chunks,
 )
 from vdkit.measure.costs import Cost, StageCosts, check_seconds
-from vdkit.measure.intervals import clip, length
 from vdkit.measure.recurrences import MODES, Pipeline, d2h_value_bytes, is_pinned
-from vdkit.measure.stalls import Stalls, record_intervals, stalls_from_records
-from vdkit.measure.windows import steady_windows
+from vdkit.measure.stalls import Stalls, stalls_from_records
+from vdkit.measure.windows import busy_percent
 
 if TYPE_CHECKING:
     from vdkit.measure.records import BenchmarkResult
@@ -180,14 +179,4 @@ def _prediction(model: Pipeline, info: VideoInfo, mode: str, latency_s: float) -
         clock_residual_s=0.0,
         chunks=tuple(model.records),
     )
-    stalls = stalls_from_records(run, model.config)
-    compute, _, starts = record_intervals(run)
-    windows = {"run": stalls.window} | steady_windows(starts)
-    return Prediction(
-        run,
-        stalls,
-        {
-            name: 100 * length(clip(compute, window)) / (window[1] - window[0])
-            for name, window in windows.items()
-        },
-    )
+    return Prediction(run, stalls_from_records(run, model.config), busy_percent(run))

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK
+from vdkit.measure.intervals import clip, length
 from vdkit.measure.stalls import record_intervals, run_window
-from vdkit.measure.timeline import Timeline
+from vdkit.measure.timeline import Recorded, Timeline
 
 
 def find_windows(timeline: Timeline) -> dict[str, tuple[int, int]]:
@@ -59,3 +60,17 @@ def chunk_spans_on_gpu(timeline: Timeline) -> dict[int, tuple[int, int]]:
         mine = kernels.chunk == index
         spans[index] = (int(kernels.start_ns[mine].min()), int(kernels.stop_ns[mine].max()))
     return spans
+
+
+def busy_percent(run: Recorded) -> dict[str, float]:
+    """Share of each window in which the compute stream was at work, %, from a run's records.
+
+    ``run`` and, if there are chunks enough, ``steady`` and ``two chunks``. Chunk resolution: gaps
+    between the kernels of a chunk count as work.
+    """
+    compute, _, starts = record_intervals(run)
+    windows = {"run": run_window(run)} | steady_windows(starts)
+    return {
+        name: 100 * length(clip(compute, window)) / (window[1] - window[0])
+        for name, window in windows.items()
+    }

@@ -1,0 +1,264 @@
+"""A timeline that is redrawn while a slider moves: one figure, kept, and only its bars replaced.
+
+`vdkit.present.plots` makes a figure for every call, which a report can wait for and a slider can
+not. Here each lane is one collection of bars, and the axes stay.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from vdkit.present.overlap import two_chunks
+from vdkit.present.plots import drawn_lanes
+from vdkit.present.style import (
+    CAUSE_COLORS,
+    CPU_MEANING,
+    LANE_MEANING,
+    SPANS,
+    STYLE,
+    TONES,
+    WIDTH_IN,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from vdkit.measure.records import Run
+    from vdkit.measure.stalls import Stalls
+
+HEIGHT_IN = 3.35
+SCREEN_DPI = 190
+LANES = 4  # room for compute, copy, convert and write in every panel, so that nothing jumps
+_FONT = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One row of the picture.
+
+    Attributes:
+        title: above it.
+        predicted, measured: runs; with both, the measured one lies below the predicted one in each
+            lane.
+        stalls: of the run that is drawn first, shaded by cause.
+    """
+
+    title: str
+    predicted: Run | None = None
+    measured: Run | None = None
+    stalls: Stalls | None = None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Those there are, the predicted one first."""
+        return tuple(run for run in (self.predicted, self.measured) if run is not None)
+
+
+class LiveTimeline:
+    """Two panels above each other: whole runs at the left, two consecutive chunks at the right."""
+
+    def __init__(self) -> None:
+        with mpl.rc_context({**STYLE, "font.size": _FONT, "axes.titlesize": _FONT}):
+            self.figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=SCREEN_DPI)
+            self._canvas = FigureCanvasAgg(self.figure)
+            self._axes: list[tuple[Axes, Axes]] = []
+            for bottom in (0.60, 0.235):
+                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.305))
+                zoom = self.figure.add_axes((0.66, bottom, 0.333, 0.305))
+                self._axes.append((whole, zoom))
+            for pair in self._axes:
+                for ax in pair:
+                    ax.tick_params(axis="y", length=0)
+                    ax.tick_params(axis="x", length=2, pad=2)
+                    ax.spines["left"].set_visible(False)
+                    ax.set_ylim(LANES - 0.45, -0.55)
+                    ax.set_title(" ", loc="left", pad=3)
+            for ax in self._axes[0]:
+                ax.tick_params(labelbottom=False)
+            self._axes[1][0].set_xlabel("time since the call, s", labelpad=2)
+            self._axes[1][1].set_xlabel("time, ms", labelpad=2)
+        self._drawn: list[Any] = []
+        self._legend: Any = None
+
+    def draw(self, panels: Sequence[Panel]) -> None:
+        """Show these panels, two at the most; fewer leave the rest of the room empty."""
+        for artist in self._drawn:
+            artist.remove()
+        self._drawn.clear()
+        with mpl.rc_context({**STYLE, "font.size": _FONT}):
+            runs = [run for panel in panels for run in panel.runs]
+            longest = 1.005 * max((run.latency_s for run in runs), default=1.0)
+            windows = {id(run): two_chunks(run) for run in runs}
+            widest = max((w[1] - w[0] for w in windows.values() if w is not None), default=None)
+            causes: list[str] = []
+            for row, (whole, zoom) in enumerate(self._axes):
+                for ax in (whole, zoom):
+                    ax.set_visible(row < len(panels))
+                if row >= len(panels):
+                    continue
+                panel = panels[row]
+                whole.set_title(panel.title, loc="left", pad=3)
+                causes += self._panel(whole, panel, (0.0, longest), [0.0] * 2, 1.0)
+                starts = [windows[id(run)] for run in panel.runs]
+                zoom.set_visible(widest is not None and all(starts))
+                if widest is None or not all(starts):
+                    continue
+                known = [window for window in starts if window is not None]
+                lengths = " / ".join(f"{1e3 * (w[1] - w[0]):.3g}" for w in known)
+                zoom.set_title(f"two chunks: {lengths} ms", loc="left", pad=3)
+                begins = [window[0] for window in known]
+                self._panel(zoom, panel, (0.0, 1e3 * widest), begins, 1e3)
+                for place, window in enumerate(known):
+                    line = zoom.axvline(
+                        1e3 * (window[1] - window[0]), color="black", linewidth=0.6,
+                        linestyle=":" if place else (0, (4, 2)),
+                    )  # fmt: skip
+                    self._drawn.append(line)
+            self._name(panels, causes)
+
+    def _panel(
+        self,
+        ax: Axes,
+        panel: Panel,
+        limits: tuple[float, float],
+        begins: Sequence[float],
+        scale: float,
+    ) -> list[str]:
+        """Bars of one panel on one axis, x = (time - begin) x scale; the causes that are seen."""
+        ax.set_xlim(*limits)
+        ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
+        lanes = drawn_lanes(panel.runs)
+        ax.set_yticks(range(len(lanes)), lanes if scale == 1 else [""] * len(lanes))
+        both = len(panel.runs) == 2
+        corners, colors = [], []
+        for place, run in enumerate(panel.runs):
+            top, height = (-0.36 + 0.37 * place, 0.35) if both else (-0.36, 0.72)
+            for row, lane in enumerate(lanes):
+                spans = _spans(run, SPANS[lane], begins[place], scale, limits)
+                corners.append(_rectangles(spans, row + top, row + top + height))
+                colors += [TONES[lane][int(odd)] for odd in spans[:, 2]]
+        bars = PolyCollection(
+            list(np.concatenate(corners)), facecolors=colors, edgecolors=colors, linewidths=0.3
+        )
+        self._drawn.append(ax.add_collection(bars, autolim=False))
+        for run in panel.runs:
+            if scale == 1:
+                end = ax.axvline(
+                    run.latency_s, color="black", linewidth=0.8,
+                    linestyle=":" if run is panel.measured and both else (0, (4, 2)),
+                )  # fmt: skip
+                self._drawn.append(end)
+        seen: list[str] = []
+        if panel.stalls is not None:
+            height = 0.35 if both else 0.72
+            for cause, pieces in _stalls(panel.stalls, begins[0], scale, limits).items():
+                color, hatch = CAUSE_COLORS[cause]
+                shaded = PolyCollection(
+                    list(_rectangles(np.array(pieces), -0.36, height - 0.36)),
+                    facecolors=color, edgecolors="black", linewidths=0.0,
+                    hatch=None if scale == 1 else hatch,  # too narrow there to be seen
+                )  # fmt: skip
+                self._drawn.append(ax.add_collection(shaded, autolim=False))
+                seen.append(cause)
+        return seen
+
+    def _name(self, panels: Sequence[Panel], causes: Sequence[str]) -> None:
+        """The legend: lanes, causes, and which of two bars is which."""
+        runs = [run for panel in panels for run in panel.runs]
+        on_cpu = all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs)
+        words = CPU_MEANING if on_cpu else LANE_MEANING
+        handles: list[Any] = [
+            Patch(color=TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)
+        ]
+        for cause, (color, hatch) in CAUSE_COLORS.items():
+            if cause in causes:
+                handles.append(
+                    Patch(
+                        facecolor=color, hatch=hatch, edgecolor="black", linewidth=0.0,
+                        label=f"stall: {cause}",
+                    )
+                )  # fmt: skip
+        both = any(len(panel.runs) == 2 for panel in panels)
+        closed = "predicted: sink closed" if both else "sink closed"
+        dashes: dict[str, Any] = {"color": "black", "linewidth": 0.8}
+        handles.append(Line2D([], [], linestyle=(0, (4, 2)), label=closed, **dashes))
+        if both:
+            handles.append(Line2D([], [], linestyle=":", label="measured: sink closed", **dashes))
+            handles.append(Patch(facecolor="none", label="upper bar: predicted, lower: measured"))
+        self._drawn.append(
+            self.figure.legend(
+                handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
+                handlelength=1.5, columnspacing=1.1, bbox_to_anchor=(0.5, -0.008),
+                labelspacing=0.35,
+            )
+        )  # fmt: skip
+
+    def png(self) -> bytes:
+        """The picture for the screen."""
+        from PIL import Image
+
+        self._canvas.draw()
+        pixels = np.asarray(self._canvas.buffer_rgba())[..., :3]
+        data = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(data, "png", compress_level=1)
+        return data.getvalue()
+
+    def save(self, path: Path) -> Path:
+        """Write the picture for a report; the ending says as what: png, svg or pdf."""
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(path)
+        return path
+
+
+def _spans(
+    run: Run, step: str, begin_s: float, scale: float, limits: tuple[float, float]
+) -> np.ndarray:
+    """[n, 3]: start, length, parity of each chunk's step that lies within ``limits``."""
+    rows = [
+        (start, done, chunk.index % 2)
+        for chunk in run.chunks
+        if (start := getattr(chunk, f"{step}_start_s")) is not None
+        and (done := getattr(chunk, f"{step}_done_s")) is not None
+    ]
+    table = np.array(rows, dtype=float).reshape(-1, 3)
+    left = np.clip((table[:, 0] - begin_s) * scale, *limits)
+    right = np.clip((table[:, 1] - begin_s) * scale, *limits)
+    return np.column_stack([left, right - left, table[:, 2]])[right > left]
+
+
+def _rectangles(spans: np.ndarray, low: float, high: float) -> np.ndarray:
+    """[n, 4, 2]: corners of bars that start at ``spans[:, 0]`` and are ``spans[:, 1]`` long."""
+    left, right = spans[:, 0], spans[:, 0] + spans[:, 1]
+    x = np.stack([left, right, right, left], axis=1)
+    y = np.broadcast_to(np.array([low, low, high, high]), x.shape)
+    return np.stack([x, y], axis=2)
+
+
+def _stalls(
+    stalls: Stalls, begin_s: float, scale: float, limits: tuple[float, float]
+) -> dict[str, list[tuple[float, float]]]:
+    """Causes to the (start, length) of what can be seen of them."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for gap in stalls.gaps:
+        for piece in gap.pieces:
+            left, right = (
+                min(max((at / 1e9 - begin_s) * scale, limits[0]), limits[1])
+                for at in (piece.start_ns, piece.stop_ns)
+            )
+            if right - left > 5e-4 * (limits[1] - limits[0]):
+                found.setdefault(piece.cause, []).append((left, right - left))
+    return found
