@@ -72,19 +72,25 @@ class CostBook:
         self._results: dict[Decoding, list[BenchmarkResult]] = {}
         self._fitted: dict[Decoding, StageCosts] = {}
 
-    def add(self, result: BenchmarkResult, machine: str, sink: str | None = None) -> bool:
+    def add(
+        self,
+        result: BenchmarkResult,
+        machine: str,
+        decoder: str | None = None,
+        sink: str | None = None,
+    ) -> bool:
         """Keep a benchmark; False if it tells no costs: a throttled sink, or diffusers' path only.
 
         Args:
             machine: whose costs these are.
-            sink: a name for its sink; None: the recorded kind.
+            decoder, sink: names to file it under; None: those in the record.
         """
         chunked = {run.mode for run in result.runs} - {"diffusers", "compute"}
         if result.sink.throttle_mb_per_s is not None or not chunked:
             return False
         load = result.workload
         key = Decoding(
-            machine, load.decoder, load.variant, load.dtype, load.height, load.width,
+            machine, decoder or load.decoder, load.variant, load.dtype, load.height, load.width,
             sink or result.sink.kind,
         )  # fmt: skip
         kept = [

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from vdkit.decode.chunks import DecodeResult
     from vdkit.measure.records import Run
     from vdkit.measure.stalls import Stalls
 
@@ -58,12 +59,12 @@ class Panel:
     """
 
     title: str
-    predicted: Run | None = None
+    predicted: DecodeResult | None = None
     measured: Run | None = None
     stalls: Stalls | None = None
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[Run | DecodeResult, ...]:
         """Those there are, the predicted one first."""
         return tuple(run for run in (self.predicted, self.measured) if run is not None)
 
@@ -130,6 +131,14 @@ class LiveTimeline:
                     self._drawn.append(line)
             self._name(panels, causes)
 
+    def say(self, words: str) -> None:
+        """Show words in place of timelines: why there are none."""
+        self.draw([])
+        text = self.figure.text(
+            0.5, 0.6, words, ha="center", va="center", fontsize=_FONT, color="#444444", wrap=True
+        )
+        self._drawn.append(text)
+
     def _panel(
         self,
         ax: Axes,
@@ -178,6 +187,8 @@ class LiveTimeline:
 
     def _name(self, panels: Sequence[Panel], causes: Sequence[str]) -> None:
         """The legend: lanes, causes, and which of two bars is which."""
+        if not panels:
+            return
         runs = [run for panel in panels for run in panel.runs]
         on_cpu = all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs)
         words = CPU_MEANING if on_cpu else LANE_MEANING
@@ -225,7 +236,7 @@ class LiveTimeline:
 
 
 def _spans(
-    run: Run, step: str, begin_s: float, scale: float, limits: tuple[float, float]
+    run: Run | DecodeResult, step: str, begin_s: float, scale: float, limits: tuple[float, float]
 ) -> np.ndarray:
     """[n, 3]: start, length, parity of each chunk's step that lies within ``limits``."""
     rows = [

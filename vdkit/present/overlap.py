@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.measure.records import Run
-    from vdkit.measure.timeline import Timeline
+    from vdkit.measure.timeline import Recorded, Timeline
 
 _VISIBLE = 1e-3
 """A cause is in the legend from this share of an axis on: half a pixel of a printed figure."""
@@ -69,7 +69,7 @@ def plot_stalls(stalls: Stalls, ax: Axes) -> list[str]:
     return seen
 
 
-def two_chunks(run: Run) -> tuple[float, float] | None:
+def two_chunks(run: Recorded) -> tuple[float, float] | None:
     """Two consecutive periods in the middle of a run, s; None if it is too short."""
     window = steady_windows(record_intervals(run)[2]).get("two chunks")
     return None if window is None else (window[0] / 1e9, window[1] / 1e9)

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.measure.records import Run
+    from vdkit.measure.timeline import Recorded
 
 
 LEGEND_CHARACTERS = 130
 """Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""
 
 
-def drawn_lanes(runs: Iterable[Run]) -> list[str]:
+def drawn_lanes(runs: Iterable[Recorded]) -> list[str]:
     """The lanes that any of the runs has."""
     chunks = [chunk for run in runs for chunk in run.chunks]
     return [

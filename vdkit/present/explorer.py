@@ -1,0 +1,269 @@
+"""The explorer: knobs, what they would give, and a button that measures whether it is so.
+
+Every change is predicted and drawn at once; Run measures on a thread of its own, so that the knobs
+stay alive. `vdkit.explore` gives it decoders and sinks; the state lives in
+`vdkit.present.explorer_session`.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+
+from vdkit.measure.cost_book import Decoding
+from vdkit.measure.forecast import MODES, Forecast, Setting
+from vdkit.present.explorer_controls import Controls, style_html
+from vdkit.present.explorer_export import export, runs_table
+from vdkit.present.explorer_session import Session, SessionRun, Workshop
+from vdkit.present.explorer_tables import (
+    difference_words,
+    numbers_html,
+    pair_words,
+    remarks_html,
+    setting_words,
+)
+from vdkit.present.live_timeline import LiveTimeline, Panel
+from vdkit.present.table import Table
+
+TICK_S = 0.25
+"""Between two looks at a job in hand: rare, because a look takes the interpreter from it."""
+
+
+class Explorer(w.VBox):
+    """Choose, predict, measure, compare, export.
+
+    Args:
+        workshop: decoders, latents and sinks.
+        results: folder of recorded benchmarks, read for predictions and written by Export.
+        **start: first values of the controls, by the names of `Controls`.
+    """
+
+    def __init__(self, workshop: Workshop, results: Path, **start: Any) -> None:
+        self.session = Session(workshop, results)
+        self.results = results
+        self.controls = Controls(workshop, self.session.machines(), **start)
+        self._picture = LiveTimeline()
+        self._lock = threading.RLock()
+        self._ticker: threading.Thread | None = None
+        self._forecast: Forecast | None = None
+        self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
+        self._numbers, self._remarks, self._table = w.HTML(), w.HTML(), w.HTML()
+        self._exported = w.HTML()
+        super().__init__([style_html(), *self.controls.rows, self._body()])
+        self.add_class("vdkit-explorer")
+        self.controls.observe(self._redraw)
+        self.controls.run.on_click(lambda _: self.run())
+        self.controls.calibrate.on_click(lambda _: self.calibrate())
+        self.controls.cancel.on_click(lambda _: self.session.cancel())
+        self.controls.export.on_click(lambda _: self.export())
+        self._redraw()
+
+    def _body(self) -> w.VBox:
+        c = self.controls
+        heading = w.HBox([c.view, c.first, c.second], layout={"margin": "6px 0 0 0"})
+        saving = w.HBox([c.label, c.export], layout={"margin": "6px 0 0 0"})
+        parts = [heading, self._image, self._remarks, self._numbers, self._table, saving]
+        return w.VBox([*parts, self._exported])
+
+    @property
+    def setting(self) -> Setting:
+        """What the controls ask for; ValueError if no run can have it."""
+        c = self.controls
+        height, width = c.size_pixels
+        machine = c.machine.value
+        decoding = Decoding(
+            machine, c.decoder.value.strip(), c.variant.value, self._dtype(machine), height, width,
+            c.sink.value,
+        )  # fmt: skip
+        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
+
+    def _dtype(self, machine: str) -> str:
+        """This machine's, or for a recorded one what it was measured in, float16 first."""
+        if machine == self.session.workshop.machine:
+            return self.session.workshop.dtype
+        known = {
+            key.dtype
+            for key in self.session.book.known(machine)
+            if key.decoder == self.controls.decoder.value.strip()
+        }
+        return next((d for d in ("float16", "bfloat16", "float32") if d in known), "float16")
+
+    def run(self, wait_s: float | None = None) -> Explorer:
+        """Measure what the controls ask for, as the button does.
+
+        Args:
+            wait_s: wait for it, so long at the most; None: not at all.
+        """
+        return self._begin("run", wait_s)
+
+    def calibrate(self, wait_s: float | None = None) -> Explorer:
+        """Measure only what it costs, with a short video; arguments as for `run`."""
+        return self._begin("calibrate", wait_s)
+
+    def _begin(self, what: str, wait_s: float | None) -> Explorer:
+        try:
+            setting, folder = self.setting, self.controls.folder.value.strip()
+            if what == "run":
+                self.session.run(setting, self.controls.rounds.value, folder)
+            else:
+                self.session.calibrate(setting, folder)
+        except (RuntimeError, ValueError) as error:
+            self._say([str(error)], warning=True)
+            return self
+        self.controls.busy(True)
+        self._ticker = threading.Thread(target=self._tick, name="vdkit-explorer-progress")
+        self._ticker.daemon = True
+        self._ticker.start()
+        if wait_s is not None:
+            self.wait(wait_s)
+        return self
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the job in hand is done and shown; False if it is not after ``timeout_s``."""
+        ticker = self._ticker
+        if ticker is not None and ticker is not threading.current_thread():
+            ticker.join(timeout_s)
+        return ticker is None or not ticker.is_alive()
+
+    def _tick(self) -> None:
+        while not self.session.wait(TICK_S):
+            self.controls.show(self.session.progress)
+        self.controls.show(self.session.progress)
+        self.controls.busy(False)
+        with self._lock:
+            if self.session.error is None and self.session.runs:
+                self.controls.offer(
+                    [(r.number, setting_words(r.setting)) for r in self.session.runs]
+                )
+                self._table.value = self.table()._repr_html_()
+            self._redraw()
+
+    def _redraw(self, _: Any = None) -> None:
+        """Predict and draw; an impossible setting is explained in place of the picture."""
+        with self._lock:
+            self.controls.adapt(self.session)
+            if self.controls.view.value == "side by side":
+                self._draw_pair()
+                return
+            self._forecast, run, remarks, warning = None, None, [], False
+            try:
+                setting = self.setting
+                run = self.session.measured(setting)
+                self._forecast = run.forecast if run else self.session.forecast(setting)
+                remarks = [self._origin(), *self._forecast.remarks]
+                if run is not None:
+                    remarks.insert(
+                        0, f"Run {run.number}: {difference_words(run.forecast, run.result)}"
+                    )
+                self._picture.draw(self._panels(run))
+            except LookupError as missing:
+                words = str(missing.args[0])
+                remarks = [words[0].upper() + words[1:] + "." + self._remedy()]
+                self._picture.say(remarks[0])
+            except ValueError as error:
+                remarks, warning = [str(error)], True
+                self._picture.say(str(error))
+            if self.session.error is not None and not self.session.running:
+                remarks, warning = [self.session.error, *remarks], True
+            self._image.value = self._picture.png()
+            self._numbers.value = numbers_html(self._forecast, run.result if run else None)
+            self._say(remarks, warning)
+
+    def _say(self, remarks: list[str], warning: bool = False) -> None:
+        self._remarks.value = remarks_html(remarks, warning)
+
+    def _origin(self) -> str:
+        assert self._forecast is not None
+        return (
+            f"Costs of each step on {self.controls.machine.value}: {self._forecast.known.origin}."
+        )
+
+    def _remedy(self) -> str:
+        if self.controls.machine.value == self.session.workshop.machine:
+            return " Calibrate measures it, as Run does before it starts."
+        known = self.session.book.known(self.controls.machine.value)
+        listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
+        return f" Recorded there: {', '.join(listed)}."
+
+    def _panels(self, run: SessionRun | None) -> list[Panel]:
+        assert self._forecast is not None
+        panels = []
+        for mode in MODES:
+            made = self._forecast.predictions[mode]
+            title = f"{mode}: predicted {made.run.latency_s:.3f} s"
+            measured = None
+            if run is not None:
+                measured = run.result.typical(mode)
+                title += f", measured {measured.latency_s:.3f} s"
+            panels.append(Panel(title, made.run, measured, made.stalls))
+        return panels
+
+    def _draw_pair(self) -> None:
+        """Two runs of the session, mode async, above each other on one time axis."""
+        chosen = [
+            run
+            for number in (self.controls.first.value, self.controls.second.value)
+            for run in self.session.runs
+            if run.number == number
+        ]
+        if len(chosen) < 2:
+            words = "Two runs are needed side by side: measure some, then choose them above."
+            self._picture.say(words)
+            self._say([words])
+        else:
+            panels = []
+            for run in chosen:
+                measured = run.result.typical("async")
+                title = f"Run {run.number}, async, {measured.latency_s:.3f} s: "
+                panels.append(Panel(title + setting_words(run.setting), measured=measured))
+            self._picture.draw(panels)
+            self._say([pair_words(*chosen)])
+        self._image.value = self._picture.png()
+
+    def table(self) -> Table:
+        """The runs of this session; ValueError before the first one."""
+        if not self.session.runs:
+            raise ValueError("nothing is measured yet; press Run")
+        return runs_table(self.session.runs)
+
+    def snapshot(self) -> Any:
+        """The picture as it is now, for a page that shows no widgets."""
+        from IPython.display import Image
+
+        with self._lock:
+            return Image(self._picture.png())
+
+    def export(self) -> list[Path]:
+        """Write the shown run's record, the picture and the table; shows and gives the paths."""
+        runs = self.session.runs
+        try:
+            if not runs:
+                raise ValueError(
+                    "Nothing is measured yet, so there is nothing to export; press Run."
+                )
+            run = next((r for r in reversed(runs) if r.forecast is self._forecast), runs[-1])
+            with self._lock:
+                written = export(
+                    run, runs, self._picture, self.controls.label.value.strip(), self.results
+                )
+        except (OSError, ValueError) as error:
+            self._exported.value = remarks_html([str(error)], warning=True)
+            return []
+        names = ", ".join(path.name for path in written)
+        self._exported.value = remarks_html([f"Written into {written[0].parent}: {names}"])
+        return written
+
+    def close(self) -> None:
+        """Stop the job in hand, let go of the decoder, and close the widgets."""
+        self.session.close()
+        self.wait()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            bundle["text/plain"] = "The explorer: run this cell in JupyterLab to use it."
+        return bundle

@@ -1,0 +1,202 @@
+"""The explorer's knobs and buttons: what they are called, where they sit, when they are shut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
+
+if TYPE_CHECKING:
+    from vdkit.present.explorer_session import Progress, Session, Workshop
+
+SIZES = ("64x96", "96x160", "480x832", "720x1280")
+_WIDE = {"width": "98%"}
+_STYLE = {"description_width": "86px"}
+
+CSS = """<style>
+.vdkit-explorer { max-width: 1180px; }
+.vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
+  line-height: 1.45; }
+.vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
+.vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  font-size: 12px; line-height: 1.35; margin: 4px 0; }
+.vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
+.vdkit-explorer td { text-align: right; padding: 2px 8px; border-top: 1px solid #ddd; }
+.vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
+.vdkit-explorer .vdkit-head { font-weight: 600; }
+</style>"""
+
+
+def style_html() -> w.HTML:
+    """The style sheet of the explorer's own tables and sentences."""
+    return w.HTML(CSS, layout={"display": "none"})
+
+
+class Controls:
+    """Every control by name; ``rows`` is how they are laid out.
+
+    Args:
+        workshop: what there is to choose from.
+        machines: this one first.
+        decoder, variant, size, latent_frames, chunk_size, slots, sink, mb_per_s, rounds: first
+            values; ``mb_per_s`` None: storage is not held.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        machines: Sequence[str],
+        *,
+        decoder: str,
+        size: str,
+        latent_frames: int,
+        variant: str = "diffusers",
+        chunk_size: int = 1,
+        slots: int = 2,
+        sink: str = "raw",
+        mb_per_s: float | None = None,
+        rounds: int = 3,
+    ) -> None:
+        def wide(kind: type[Any], **given: Any) -> Any:
+            return kind(style=_STYLE, layout=_WIDE, **given)
+
+        self.machine = wide(w.Dropdown, description="machine", options=machines)
+        self.decoder = wide(
+            w.Combobox, description="decoder", value=decoder, options=tuple(workshop.decoders),
+            ensure_option=False, continuous_update=False,
+        )  # fmt: skip
+        self.variant = wide(
+            w.Dropdown, description="variant", value=variant, options=tuple(workshop.variants)
+        )
+        self.size = wide(
+            w.Combobox, description="size, HxW", value=size, options=SIZES, ensure_option=False,
+            continuous_update=False,
+        )  # fmt: skip
+        self.latent_frames = wide(
+            w.IntSlider, description="latent frames", value=latent_frames, min=2, max=161
+        )
+        self.chunk_size = wide(
+            w.IntSlider, description="chunk size", value=chunk_size, min=1, max=8
+        )
+        self.slots = wide(w.IntSlider, description="slots", value=slots, min=1, max=MAX_SLOTS)
+        self.primitives = {
+            name: w.Checkbox(value=True, description=words, indent=False, layout={"width": "auto"})
+            for name, words in PRIMITIVES.items()
+        }
+        self.sink = wide(w.Dropdown, description="sink", value=sink, options=tuple(workshop.sinks))
+        self.folder = wide(
+            w.Text, description="folder", placeholder="the system's temporary folder",
+            continuous_update=False,
+        )  # fmt: skip
+        self.held = w.Checkbox(
+            value=mb_per_s is not None, description="hold the storage to this speed:", indent=False
+        )
+        self.speed = wide(
+            w.FloatLogSlider, description="MB/s", value=mb_per_s or 100.0, min=-1, max=4, step=0.05,
+            readout_format=".3~g",
+        )  # fmt: skip
+        self.rounds = wide(
+            w.BoundedIntText, description="runs of each", value=rounds, min=1, max=99
+        )
+        button = {"width": "31%"}
+        self.run = w.Button(description="Run", button_style="primary", layout=button)
+        self.cancel = w.Button(description="Cancel", disabled=True, layout=button)
+        self.calibrate = w.Button(
+            description="Calibrate", layout=button, tooltip="measure the costs with a short video"
+        )
+        self.bar = w.FloatProgress(min=0, max=1, layout=_WIDE)
+        self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
+        self.view = w.ToggleButtons(
+            options=("this setting", "side by side"), style={"button_width": "110px"}
+        )
+        pair = {"width": "330px"}
+        self.first = w.Dropdown(options=(), layout=pair, disabled=True)
+        self.second = w.Dropdown(options=(), layout=pair, disabled=True)
+        self.label = w.Text(
+            value="explorer", description="label", style=_STYLE, layout={"width": "330px"}
+        )
+        self.export = w.Button(description="Export")
+        self._knobs = (
+            self.machine, self.decoder, self.variant, self.size, self.latent_frames,
+            self.chunk_size, self.slots, *self.primitives.values(), self.sink, self.held,
+            self.speed,
+        )  # fmt: skip
+        self.rows = (self._layout(),)
+
+    def _layout(self) -> w.HBox:
+        def column(head: str, width: str, *parts: Any) -> w.VBox:
+            title = w.HTML(f"<span class='vdkit-head'>{head}</span>")
+            return w.VBox([title, *parts], layout={"width": width})
+
+        boxes = list(self.primitives.values())
+        pairs = [w.HBox(boxes[:2]), w.HBox(boxes[2:])]
+        buttons = w.HBox([self.run, self.cancel, self.calibrate])
+        return w.HBox(
+            [
+                column("What", "27%", self.machine, self.decoder, self.variant, self.size,
+                       self.latent_frames),
+                column("How", "27%", self.chunk_size, self.slots, *pairs),
+                column("Where to", "23%", self.sink, self.folder, self.held, self.speed),
+                column("Measure", "23%", self.rounds, buttons, self.bar, self.state),
+            ],
+            layout={"width": "100%", "justify_content": "space-between"},
+        )  # fmt: skip
+
+    def observe(self, redraw: Callable[[Any], None]) -> None:
+        """Call ``redraw`` after every change of a knob or of what is shown."""
+        for control in (*self._knobs, self.view, self.first, self.second):
+            control.observe(redraw, names="value")
+
+    @property
+    def config(self) -> DecodeConfig:
+        """Chunk size, slots and primitives."""
+        switches = {name: box.value for name, box in self.primitives.items()}
+        return DecodeConfig(self.chunk_size.value, self.slots.value, **switches)
+
+    @property
+    def mb_per_s(self) -> float | None:
+        """What the storage is held to; None: nothing."""
+        return float(f"{self.speed.value:.3g}") if self.held.value else None
+
+    @property
+    def size_pixels(self) -> tuple[int, int]:
+        """(height, width); ValueError if what stands there is none."""
+        text = self.size.value.strip().lower()
+        height, _, width = text.partition("x")
+        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+            raise ValueError(f"size is {text!r}; give height x width in pixels, e.g. 480x832")
+        return int(height), int(width)
+
+    def adapt(self, session: Session) -> None:
+        """Shut what has no effect now: Run for a machine that is not here, a speed not held."""
+        here = self.machine.value == session.workshop.machine
+        for button in (self.run, self.calibrate):
+            button.disabled = session.running or not here
+            button.tooltip = "" if here else f"{self.machine.value} cannot be measured from here"
+        self.speed.disabled = not self.held.value
+        self.folder.disabled = self.sink.value == "null"
+
+    def busy(self, running: bool) -> None:
+        """Buttons while a job is in hand, and after."""
+        self.cancel.disabled = not running
+        self.run.disabled = self.calibrate.disabled = running
+
+    def show(self, progress: Progress) -> None:
+        """The bar, what is being done, and the time left."""
+        self.bar.value = progress.share
+        style = {"cancelled": "warning", "failed": "danger", "done": "success"}
+        self.bar.bar_style = style.get(progress.doing, "info")
+        left = "" if progress.left_s is None else f", {progress.left_s:.0f} s left"
+        self.state.value = f"{progress.doing}{left}"
+
+    def offer(self, runs: Sequence[tuple[int, str]]) -> None:
+        """The runs that can be laid side by side; the last two are chosen if none were."""
+        options = [(f"{number}: {words}", number) for number, words in runs]
+        for control, default in ((self.first, -2), (self.second, -1)):
+            kept = control.value
+            control.options = options
+            control.value = kept if kept is not None else options[max(default, -len(options))][1]
+            control.disabled = False
