@@ -19,7 +19,8 @@ from vdkit.measure.sweep_records import (
 )
 from vdkit.present.advice_text import advice_line
 from vdkit.present.money_cells import money_cells, money_legend, price_line
-from vdkit.present.tables import markdown_table, setting
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import setting
 
 if TYPE_CHECKING:
     import pandas as pd
