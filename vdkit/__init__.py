@@ -73,7 +73,7 @@ _HOMES = {
     "breakdown_table": "vdkit.present.record_tables",
     "comparison_table": "vdkit.present.record_tables",
     "variant_table": "vdkit.present.record_tables",
-    "sweep_table": "vdkit.present.record_tables",
+    "sweep_table": "vdkit.present.sweep_tables",
     "results_table": "vdkit.present.results_table",
     "plot_timeline": "vdkit.present.plots",
     "plot_overlap": "vdkit.present.overlap",

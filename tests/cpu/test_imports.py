@@ -73,6 +73,11 @@ def loaded_after(statement):
         ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
         ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "diffusers"}),
         ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
+        (
+            "import vdkit.present.table, vdkit.present.tables, vdkit.present.latex, "
+            "vdkit.present.digits, vdkit.present.record_tables",
+            {"torch", "matplotlib", "pandas", "diffusers"},
+        ),
         ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),
         (
             "import vdkit.measure.trace_reader, vdkit.measure.figures, vdkit.measure.export",

@@ -45,13 +45,14 @@ def add_results(commands: Any) -> None:
         metavar="FILE",
         help="also write every column of every run of every mode here, as CSV",
     )
-    results.add_argument(
+    form = results.add_mutually_exclusive_group()
+    form.add_argument(
         "--format",
         choices=FORMATS,
         help="print the table alone: aligned text, Markdown, LaTeX (booktabs) or CSV of what is "
         "shown (--csv has everything, unrounded)",
     )
-    results.add_argument("--json", action="store_true", help="print only one line of JSON")
+    form.add_argument("--json", action="store_true", help="print only one line of JSON")
     add_money(results)
     results.set_defaults(run=run_results)
 
@@ -74,7 +75,11 @@ def run_results(options: argparse.Namespace) -> int:
         return 0
     sweeps = [] if options.cells or options.runs else _sweeps(rows, options.where)
     shown = [row for row in rows if row["folder"] not in sweeps]
-    if shown and options.format is not None:
+    if options.format is not None:
+        if not shown:
+            raise ValueError("only sweeps are recorded there; add --cells for a row of each cell")
+        if sweeps:
+            print(f"vdkit: {len(sweeps)} sweeps left out; --cells adds them", file=sys.stderr)
         print(getattr(results_table(shown, **asked), options.format)().rstrip("\n"))
         return 0
     if shown:

@@ -132,9 +132,10 @@ def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
         return record_tables.profile_tables(read_profile(where), **asked)
     if kind == "sweep.json":
         from vdkit.measure.sweep_records import read_sweep
+        from vdkit.present.sweep_tables import sweep_table
 
         folder = where.parent if where.name == kind else where
-        return [record_tables.sweep_table(read_sweep(folder), **asked)]
+        return [sweep_table(read_sweep(folder), **asked)]
     if kind == "aa.json":
         from vdkit.measure.control_records import read_control
 

@@ -74,7 +74,7 @@ def mean_half_width(std: float, n: int) -> float | None:
     if n == 1:
         return None
     z, freedom = 1.959964, n - 1
-    # Above the table the first term of Cornish and Fisher's expansion is right to 0.2 %.
+    # Above the table the first term of Cornish and Fisher's expansion is right to 0.4 %.
     t = _T_97_5[freedom - 1] if freedom <= len(_T_97_5) else z + (z**3 + z) / (4 * freedom)
     return t * std / math.sqrt(n)
 

@@ -1,7 +1,7 @@
 """Every kind of record as `Table`: for notebooks, papers and ``vdkit show --format``. No torch.
 
-`vdkit.present.tables` has that of a benchmark; the list of all recordings is in
-`vdkit.present.results_table`.
+`benchmark_table` is in ``tables``, `sweep_table` in ``sweep_tables`` and the list of all recordings
+in ``results_table``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vdkit.measure.money import mean_energy_j
-from vdkit.measure.sweep_records import measured_s
 from vdkit.present.money_cells import money_legend, price_line
 from vdkit.present.profile_tables import (
     family_rows,
@@ -23,13 +22,10 @@ from vdkit.present.table import Table
 from vdkit.present.tables import breakdown_rows, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vdkit.measure.compare import Comparison
     from vdkit.measure.control_records import ControlResult
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import BenchmarkResult
-    from vdkit.measure.sweep_records import Sweep
     from vdkit.measure.variant_records import Comparison as Variants
 
 
@@ -78,23 +74,6 @@ def variant_table(made: Variants, usd_per_hour: float | None = None, energy: boo
             variants_legend(made),
             money_legend(measured, usd_per_hour, energy, against),
         ),
-    )
-
-
-def sweep_table(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = False) -> Table:
-    """A sweep: a row per cell, predicted and measured."""
-    from vdkit.present.sweep_tables import sweep_rows, verdict
-
-    device = sweep.plan.provenance.device
-    measured: Iterable[tuple[str, float | None, float]] = (
-        (device, mean_energy_j(result.timed(cell.mode)), measured_s(result))
-        for cell, result in sweep.results.items()
-    )
-    against = "mode sync at the same chunk size and sink speed"
-    return Table(
-        sweep_rows(sweep, usd_per_hour, energy),
-        _lines(setting(sweep.plan), price_line(usd_per_hour)),
-        _lines(verdict(sweep), money_legend(measured, usd_per_hour, energy, against)),
     )
 
 

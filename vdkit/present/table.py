@@ -25,7 +25,7 @@ MISSING = "-"
 _PLAIN = r"[-+]?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[-+]\d+)?"
 _NUMBER = re.compile(
     rf"(?P<value>{_PLAIN})(?P<mark>[†*]?)"
-    rf"(?: \[(?P<low>{_PLAIN}), (?P<high>{_PLAIN})\]| \(n = 1\))?"
+    rf"(?: \[(?P<low>{_PLAIN}), (?P<high>{_PLAIN})\])?(?: \((?P<remark>[^()]+)\))?"
 )
 _NEVER_NUMBERS = {"commit"}
 """A hash may happen to hold digits only."""
@@ -85,9 +85,9 @@ class Table:
     def frame(self) -> pd.DataFrame:
         """As numbers where every cell of a column is one: a row per row, values as shown.
 
-        ``1.147 [1.125, 1.168]`` becomes the columns ``x``, ``x low`` and ``x high``; a † or *
-        behind a number goes into a column ``x mark``. Missing values are NaN; whole numbers are
-        int64 if none is missing.
+        ``1.147 [1.125, 1.168]`` becomes the columns ``x``, ``x low`` and ``x high``; a †, a *
+        or words in parentheses behind a number go into a column ``x mark``. Missing values are NaN;
+        whole numbers are int64 if none is missing.
         """
         import pandas as pd
 
@@ -104,10 +104,9 @@ class Table:
                     made[f"{name} {end}"] = pd.to_numeric(
                         pd.Series([one and one[end] for one in found])
                     )
-            if any(one["mark"] for one in there):
-                made[f"{name} mark"] = pd.Series(
-                    [(one and one["mark"]) or math.nan for one in found]
-                )
+            marks = [one and (one["mark"] or one["remark"]) for one in found]
+            if any(marks):
+                made[f"{name} mark"] = pd.Series([mark or math.nan for mark in marks])
         return pd.DataFrame(made)
 
     def csv(self) -> str:
