@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,3 +100,18 @@ class SinkSpec:
             "durable": self.durable,
             "throttle_mb_per_s": self.throttle_mb_per_s,
         }
+
+
+def held(
+    factory: Callable[[str], contextlib.AbstractContextManager[Sink]], mb_per_s: float | None
+) -> Callable[[str], contextlib.AbstractContextManager[Sink]]:
+    """A factory of the same sinks, each held to a storage speed in MB/s; None: as they are."""
+    if mb_per_s is None:
+        return factory
+
+    @contextlib.contextmanager
+    def slow(label: str) -> Iterator[Sink]:
+        with factory(label) as sink:
+            yield ThrottledSink(sink, mb_per_s)
+
+    return slow

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "measure": {"decode"},
     "present": {"decode", "measure"},
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
+    "explore": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
     "cli": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
     "__main__": {"cli"},
 }
@@ -73,6 +74,11 @@ def loaded_after(statement):
         ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
         ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "diffusers"}),
         ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
+        (
+            "import vdkit.present.table, vdkit.present.tables, vdkit.present.latex, "
+            "vdkit.present.digits, vdkit.present.record_tables",
+            {"torch", "matplotlib", "pandas", "diffusers"},
+        ),
         ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),
         (
             "import vdkit.measure.trace_reader, vdkit.measure.figures, vdkit.measure.export",

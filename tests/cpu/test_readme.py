@@ -61,6 +61,15 @@ def test_the_generation_example_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "square.mp4").stat().st_size > 500
 
 
+def test_the_table_example_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in code_blocks("python") if "benchmark_table" in block)
+    exec(code, {})
+    assert "async (chunked)" in capsys.readouterr().out
+    assert sorted(p.suffix for p in (tmp_path / "report").iterdir()) == [".csv", ".md", ".tex"]
+
+
 def test_the_prediction_example_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "results").symlink_to(ROOT / "results")
     monkeypatch.chdir(tmp_path)

@@ -42,7 +42,7 @@ def table(text):
     """The rows of the list as dictionaries, by the columns' places in the header."""
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("#"))
-    return [line.split() for line in lines[start + 1 : lines.index("", start)]]
+    return [line.split() for line in lines[start + 2 : lines.index("", start)]]
 
 
 class TestRows:
@@ -120,7 +120,7 @@ class TestList:
         _, out, _ = run(capsys, tmp_path, "--modes", "async")
         head = out.split("\n\n")[0]
         assert "size 480x832" in head and "sink" not in head and "without" not in head
-        first, second = out.split("\n\n")[1].splitlines()[1:]
+        first, second = out.split("\n\n")[1].splitlines()[2:]
         assert "c942496 " in first and "c942496*" in second
         assert "raw on tmpfs, held to 50 MB/s" in second and "pinned memory" in second
         assert "* the code was changed from that commit" in out

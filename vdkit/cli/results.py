@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.money import add_money, money
+from vdkit.cli.show import FORMATS
 from vdkit.cli.workload import MODES
 
 if TYPE_CHECKING:
@@ -44,7 +45,14 @@ def add_results(commands: Any) -> None:
         metavar="FILE",
         help="also write every column of every run of every mode here, as CSV",
     )
-    results.add_argument("--json", action="store_true", help="print only one line of JSON")
+    form = results.add_mutually_exclusive_group()
+    form.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="print the table alone: aligned text, Markdown, LaTeX (booktabs) or CSV of what is "
+        "shown (--csv has everything, unrounded)",
+    )
+    form.add_argument("--json", action="store_true", help="print only one line of JSON")
     add_money(results)
     results.set_defaults(run=run_results)
 
@@ -53,7 +61,7 @@ def run_results(options: argparse.Namespace) -> int:
     """List what is recorded at ``options.where``; returns the exit status."""
     from vdkit.measure.records import write_atomically
     from vdkit.measure.results import rows_by_mode, rows_by_run
-    from vdkit.present.results_table import results_text
+    from vdkit.present.results_table import results_table, results_text
 
     asked = money(options)
     if options.csv is not None:
@@ -67,6 +75,13 @@ def run_results(options: argparse.Namespace) -> int:
         return 0
     sweeps = [] if options.cells or options.runs else _sweeps(rows, options.where)
     shown = [row for row in rows if row["folder"] not in sweeps]
+    if options.format is not None:
+        if not shown:
+            raise ValueError("only sweeps are recorded there; add --cells for a row of each cell")
+        if sweeps:
+            print(f"vdkit: {len(sweeps)} sweeps left out; --cells adds them", file=sys.stderr)
+        print(getattr(results_table(shown, **asked), options.format)().rstrip("\n"))
+        return 0
     if shown:
         print(results_text(shown, **asked))
     if sweeps:

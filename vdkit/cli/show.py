@@ -6,10 +6,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import MODES
+
+if TYPE_CHECKING:
+    from vdkit.present.table import Table
+
+FORMATS = ("text", "markdown", "latex", "csv")
+"""Forms of a table, which are methods of `vdkit.Table` too."""
 
 _OTHERS = {
     "result_hta.json": "benchmarks/analyze_vs_hta.py's times of vdkit analyze against "
@@ -36,6 +42,12 @@ def add_show(commands: Any) -> None:
     show.add_argument(
         "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
     )
+    show.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="print the tables alone: aligned text, Markdown, LaTeX (booktabs) or CSV (the first "
+        "table, intervals in columns of their own)",
+    )
     add_money(show)
     show.set_defaults(run=run_show)
 
@@ -45,18 +57,28 @@ def run_show(options: argparse.Namespace) -> int:
     where: Path = options.result
     asked = money(options)
     _check_record(where)
-    if (where / "profile.json").is_file() or where.name == "profile.json":
+    kind = _kind(where)
+    if options.format is not None:
+        _no_options(options, "--format, which prints tables only")
+        made = _tables(where, kind, asked)
+        if options.format == "csv":
+            del made[1:]
+        forms = [getattr(table, options.format)().rstrip("\n") for table in made]
+        print("\n\n".join(forms))
+        return 0
+    if kind == "profile.json":
         return _profile(options, asked)
-    if (where / "sweep.json").is_file() or where.name == "sweep.json":
+    if kind == "sweep.json":
         return _sweep(options, asked)
-    if (where / "aa.json").is_file() or where.name == "aa.json":
+    if kind == "aa.json":
         return _control(options)
-    if (where / "variants.json").is_file() or where.name == "variants.json":
+    if kind == "variants.json":
         return _variants(options, asked)
     from vdkit.measure.records import read_result
     from vdkit.measure.variant_records import alone
     from vdkit.present.plots import plot_timeline, steady_window
-    from vdkit.present.tables import breakdown_rows, markdown_table, text_report, what_and_where
+    from vdkit.present.table import markdown_table
+    from vdkit.present.tables import breakdown_rows, text_report, what_and_where
 
     if options.timeline is not None:
         _check_picture(options.timeline)
@@ -90,6 +112,43 @@ def run_show(options: argparse.Namespace) -> int:
         plot_timeline(runs, window, title=title).savefig(options.timeline)
         print(f"\nTimeline in {options.timeline}")
     return 0
+
+
+def _kind(where: Path) -> str:
+    """Which record this is, by its file's name; ``result.json`` for what has no other."""
+    for name in ("profile.json", "sweep.json", "aa.json", "variants.json"):
+        if (where / name).is_file() or where.name == name:
+            return name
+    return "result.json"
+
+
+def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
+    """What is recorded as tables, the main one first."""
+    from vdkit.present import record_tables
+
+    if kind == "profile.json":
+        from vdkit.measure.profile_records import read_profile
+
+        return record_tables.profile_tables(read_profile(where), **asked)
+    if kind == "sweep.json":
+        from vdkit.measure.sweep_records import read_sweep
+        from vdkit.present.sweep_tables import sweep_table
+
+        folder = where.parent if where.name == kind else where
+        return [sweep_table(read_sweep(folder), **asked)]
+    if kind == "aa.json":
+        from vdkit.measure.control_records import read_control
+
+        return record_tables.control_tables(read_control(where))
+    from vdkit.measure.variant_records import alone, read_variants
+
+    if kind == "variants.json":
+        return [record_tables.variant_table(read_variants(where), **asked)]
+    from vdkit.measure.records import read_result
+    from vdkit.present.tables import benchmark_table
+
+    result = alone(read_result(where))
+    return [benchmark_table(result, **asked), record_tables.breakdown_table(result)]
 
 
 def _check_record(where: Path) -> None:

@@ -115,9 +115,10 @@ def rows_by_mode(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """One row per recording and mode of what `load_results` gave, the timed runs summed up.
 
     Plain values, None for what is missing: every column that all runs of a recording share, and
-    ``mode``, ``n``, ``mean_s``, ``p99_s`` (numpy's linear percentile), ``max_s``, ``rtf``,
-    ``ttff_s`` (mean), ``throttled_runs``, ``energy_j`` (mean; None unless every run has it),
-    ``video_s`` and ``baseline_s``, the mean of the recording's baseline, None for that mode itself.
+    ``mode``, ``n``, ``mean_s``, ``std_s``, ``p99_s`` (numpy's linear percentile), ``max_s``,
+    ``rtf``, ``ttff_s`` (mean), ``ttff_std_s``, ``throttled_runs``, ``energy_j`` (mean; None unless
+    every run has it), ``video_s`` and ``baseline_s``, the mean of the recording's baseline, None
+    for that mode itself.
     """
     rows = []
     for _, recording in frame.groupby(list(RECORDING), sort=False):
@@ -127,6 +128,8 @@ def rows_by_mode(frame: pd.DataFrame) -> list[dict[str, Any]]:
         for mode in (name for name in MODE_NAMES if name in mean_s):
             runs = timed[timed["mode"] == mode]
             latency = summarize(runs["latency_s"].tolist())
+            no_ttff = runs["ttff_s"].isna().any()
+            ttff = None if no_ttff else summarize(runs["ttff_s"].tolist())
             base = shared["baseline"]
             rows.append(
                 {
@@ -134,10 +137,12 @@ def rows_by_mode(frame: pd.DataFrame) -> list[dict[str, Any]]:
                     "mode": mode,
                     "n": latency.n,
                     "mean_s": latency.mean,
+                    "std_s": latency.std,
                     "p99_s": latency.p99,
                     "max_s": latency.max,
                     "rtf": latency.mean / shared["video_s"],
-                    "ttff_s": _mean(runs["ttff_s"]),
+                    "ttff_s": ttff and ttff.mean,
+                    "ttff_std_s": ttff and ttff.std,
                     "throttled_runs": int(runs["throttled"].sum()),
                     "energy_j": _mean(runs["energy_j"]),
                     "baseline_s": None if mode == base else float(mean_s[base]),

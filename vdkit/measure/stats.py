@@ -58,6 +58,27 @@ def summarize(values: Sequence[float]) -> Summary:
     )
 
 
+_T_97_5 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+)  # fmt: skip
+"""97.5 % points of Student's t for 1, 2, ... 20 degrees of freedom."""
+
+
+def mean_half_width(std: float, n: int) -> float | None:
+    """Half of the 95 % interval of a mean of n values by Student's t; None for one value.
+
+    Args:
+        std: their sample deviation; the answer is in its unit.
+    """
+    if n == 1:
+        return None
+    z, freedom = 1.959964, n - 1
+    # Above the table the first term of Cornish and Fisher's expansion is right to 0.4 %.
+    t = _T_97_5[freedom - 1] if freedom <= len(_T_97_5) else z + (z**3 + z) / (4 * freedom)
+    return t * std / math.sqrt(n)
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """A ratio of means with its bootstrap 95 % interval; none for a single pair or value.

@@ -85,10 +85,15 @@ def ms_per_latent_frame(result: BenchmarkResult, mode: str = "compute") -> float
     From the end of one chunk's decode to the end of the next's, where nothing but decoding happens.
     None if the mode did not run, or the video has no steady chunk.
     """
+    known = latent_frame_ms(result, mode)
+    return math.fsum(known) / len(known) if known else None
+
+
+def latent_frame_ms(result: BenchmarkResult, mode: str = "compute") -> list[float]:
+    """What `ms_per_latent_frame` is the mean of, by run."""
     runs = result.timed(mode) if mode in result.modes else ()
     taken = [_steady_ms(run, result.config.chunk_size) for run in runs]
-    known = [value for value in taken if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    return [value for value in taken if value is not None]
 
 
 def _steady_ms(run: Run, chunk_size: int) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vdkit.measure.advice import Recommendation, seconds
 from vdkit.present.money_cells import COST, money_cells, price_line
-from vdkit.present.tables import markdown_table
+from vdkit.present.table import markdown_table
 
 
 def advice_line(advice: Recommendation) -> str:

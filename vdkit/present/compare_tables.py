@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vdkit.measure.compare import METRICS
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.stats import CALL_BELOW_P, TOO_FEW, runs_needed
+from vdkit.present.digits import DIGITS_LEGEND, mean_words, ratio_words, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
-from vdkit.present.tables import NAMES, markdown_table, what_and_where
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import NAMES, what_and_where
 
 if TYPE_CHECKING:
     from vdkit.measure.compare import Comparison, Row
     from vdkit.measure.records import BenchmarkResult
 
 UNITS = {
-    "latency_s": ("latency s", 1.0, 4),
-    "ttff_s": ("TTFF s", 1.0, 4),
+    "latency_s": ("latency s", 1.0, None),
+    "ttff_s": ("TTFF s", 1.0, None),
     "vram_peak_bytes": ("peak VRAM GB", 1e9, 3),
     "pinned_bytes": ("pinned MB", 1e6, 1),
-    "energy_j": ("energy J", 1.0, 1),
+    "energy_j": ("energy J", 1.0, None),
 }
-"""Metric to its name in tables, what to divide by and decimals."""
+"""Metric to its name in tables, what to divide by, and decimals: None where runs scatter."""
 assert UNITS.keys() == METRICS.keys()
 
 
@@ -36,13 +39,13 @@ def comparison_rows(
     throttled = any(row.throttled_a or row.throttled_b for row in comparison.rows)
     rows = []
     for row in comparison.rows:
-        name, unit, decimals = UNITS[row.metric]
+        name = UNITS[row.metric][0]
         cells = {
             "mode": _modes(row),
             "metric": name,
-            "A": f"{row.mean_a / unit:.{decimals}f}",
-            "B": f"{row.mean_b / unit:.{decimals}f}",
-            "B / A": _ratio(row),
+            "A": _mean(row.metric, comparison.a, row.mode_a),
+            "B": _mean(row.metric, comparison.b, row.mode_b),
+            "B / A": ratio_words(row.decision.ratio),
             "p": f"{row.decision.p:.4f}",
             "n": f"{row.n_a} pairs" if comparison.paired else f"{row.n_a}, {row.n_b}",
             "B is": row.verdict,
@@ -54,6 +57,14 @@ def comparison_rows(
         cells |= _money(comparison, row, usd_per_hour, energy)
         rows.append(cells)
     return rows
+
+
+def _mean(metric: str, result: BenchmarkResult, mode: str) -> str:
+    """Of the timed runs: bytes as ever, what scatters as far as its interval goes."""
+    _, unit, decimals = UNITS[metric]
+    read = (METRICS[metric].read(run) for run in result.timed(mode))
+    values = [value / unit for value in read if value is not None]
+    return mean_words(values) if decimals is None else shown(fmean(values), decimals)
 
 
 def _money(
@@ -74,15 +85,6 @@ def _modes(row: Row) -> str:
     if row.mode_a == row.mode_b:
         return NAMES[row.mode_a]
     return f"A {row.mode_a}, B {row.mode_b}"
-
-
-def _ratio(row: Row) -> str:
-    ratio = row.decision.ratio
-    if ratio is None:
-        return "-"
-    if ratio.low is None or ratio.low == ratio.high:
-        return f"{ratio.value:.4f}"
-    return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
 
 
 def comparison_text(
@@ -143,7 +145,7 @@ def comparison_legend(comparison: Comparison) -> str:
     text = (
         f"A, B: means. B / A: ratio of means with its bootstrap 95 % interval. {how} A difference "
         f"is called if p < {CALL_BELOW_P:g} (two-sided permutation test) and the interval leaves "
-        "out 1."
+        f"out 1. {DIGITS_LEGEND}"
     )
     tests = comparison.tests
     if tests:

@@ -10,8 +10,10 @@ from matplotlib.ticker import MaxNLocator
 
 from vdkit.measure.control_records import ARMS, CALLED_BY, FALSE_CALLS_AT_MOST, FOUND_AT_LEAST
 from vdkit.measure.stats import CALL_BELOW_P
+from vdkit.present.digits import mean_decimals, shown
 from vdkit.present.style import STYLE, WIDTH_IN
-from vdkit.present.tables import NAMES, markdown_table, setting, what_and_where
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import NAMES, setting, what_and_where
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ def arm_rows(control: ControlResult) -> list[dict[str, str]]:
         row = {"arm": arm, "n": str(control.plan.rounds)}
         for metric, judged in control.metrics.items():
             summary = judged.arms[arm]
-            row[f"{TITLES[metric]} s"] = f"{summary.mean:.4f}"
+            row[f"{TITLES[metric]} s"] = shown(summary.mean, mean_decimals(summary))
             row[f"{TITLES[metric]} spread %"] = f"{spread_percent(summary):.2f}"
         if any(control.throttled.values()):
             count = control.throttled[arm]

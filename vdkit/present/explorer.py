@@ -41,20 +41,22 @@ class Explorer(w.VBox):
         **start: first values of the controls, by the names of `Controls`.
     """
 
+    _ticker: threading.Thread | None = None
+
     def __init__(self, workshop: Workshop, results: Path, **start: Any) -> None:
         self.session = Session(workshop, results)
         self.results = results
         self.controls = Controls(workshop, self.session.machines(), **start)
         self._picture = LiveTimeline()
         self._lock = threading.RLock()
-        self._ticker: threading.Thread | None = None
         self._forecast: Forecast | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
         self._numbers, self._remarks, self._table = w.HTML(), w.HTML(), w.HTML()
         self._exported = w.HTML()
         super().__init__([style_html(), *self.controls.rows, self._body()])
         self.add_class("vdkit-explorer")
-        self.controls.observe(self._redraw)
+        self.controls.observe(self._changed)
+        self.controls.machine.observe(self._machine_changed, names="value")
         self.controls.run.on_click(lambda _: self.run())
         self.controls.calibrate.on_click(lambda _: self.calibrate())
         self.controls.cancel.on_click(lambda _: self.session.cancel())
@@ -141,7 +143,23 @@ class Explorer(w.VBox):
                 self._table.value = self.table()._repr_html_()
             self._redraw()
 
-    def _redraw(self, _: Any = None) -> None:
+    def _changed(self, _: Any) -> None:
+        """A knob was turned: what went wrong before has been read."""
+        if not self.session.running:
+            self.session.error = None
+        self._redraw()
+
+    def _machine_changed(self, _: Any) -> None:
+        """Go to something that is known of the machine, if what is chosen is not."""
+        c, known = self.controls, self.session.book.known(self.controls.machine.value)
+        here = self.controls.machine.value == self.session.workshop.machine
+        chosen = (c.decoder.value.strip(), c.variant.value)
+        if not here and chosen not in {(key.decoder, key.variant) for key in known}:
+            first = known[0]
+            c.decoder.value, c.variant.value = first.decoder, first.variant
+            c.size.value, c.sink.value = f"{first.height}x{first.width}", first.sink
+
+    def _redraw(self) -> None:
         """Predict and draw; an impossible setting is explained in place of the picture."""
         with self._lock:
             self.controls.adapt(self.session)
@@ -217,8 +235,12 @@ class Explorer(w.VBox):
             panels = []
             for run in chosen:
                 measured = run.result.typical("async")
-                title = f"Run {run.number}, async, {measured.latency_s:.3f} s: "
-                panels.append(Panel(title + setting_words(run.setting), measured=measured))
+                config = run.setting.config
+                title = (
+                    f"run {run.number}, async: {measured.latency_s:.3f} s, chunk "
+                    f"{config.chunk_size}, {config.slots} slots"
+                )
+                panels.append(Panel(title, measured=measured))
             self._picture.draw(panels)
             self._say([pair_words(*chosen)])
         self._image.value = self._picture.png()
@@ -258,7 +280,9 @@ class Explorer(w.VBox):
 
     def close(self) -> None:
         """Stop the job in hand, let go of the decoder, and close the widgets."""
-        self.session.close()
+        session = self.__dict__.get("session")
+        if session is not None:  # else it was never made: ipywidgets closes what it collects
+            session.close()
         self.wait()
         super().close()
 

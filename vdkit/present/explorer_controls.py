@@ -96,7 +96,7 @@ class Controls:
         )
         self.speed = wide(
             w.FloatLogSlider, description="MB/s", value=mb_per_s or 100.0, min=-1, max=4, step=0.05,
-            readout_format=".3~g",
+            readout_format=".3g",
         )  # fmt: skip
         self.rounds = wide(
             w.BoundedIntText, description="runs of each", value=rounds, min=1, max=99
@@ -193,10 +193,11 @@ class Controls:
         self.state.value = f"{progress.doing}{left}"
 
     def offer(self, runs: Sequence[tuple[int, str]]) -> None:
-        """The runs that can be laid side by side; the last two are chosen if none were."""
+        """The runs that can be laid side by side: the newest is B, the one chosen before is A."""
         options = [(f"{number}: {words}", number) for number, words in runs]
-        for control, default in ((self.first, -2), (self.second, -1)):
-            kept = control.value
+        numbers = [number for number, _ in runs]
+        kept = self.second.value if self.second.value in numbers else numbers[0]
+        for control, value in ((self.first, kept), (self.second, numbers[-1])):
             control.options = options
-            control.value = kept if kept is not None else options[max(default, -len(options))][1]
+            control.value = value
             control.disabled = False

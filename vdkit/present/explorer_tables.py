@@ -63,6 +63,15 @@ def predicted_quantities(made: Prediction) -> dict[str, float | None]:
 
 def numbers_html(forecast: Forecast | None, result: BenchmarkResult | None) -> str:
     """A table of both paths, predicted and measured beside each other; always of the same size."""
+    columns: list[dict[str, float | None]] = []
+    for mode in MODES:
+        first = second = dict.fromkeys(QUANTITIES)
+        if forecast is not None:
+            first = predicted_quantities(forecast.predictions[mode])
+        if result is not None:
+            run = result.typical(mode)
+            second = quantities(run, result.config, result.workload.seconds)
+        columns += [first, second]
     head = "".join(
         f"<th>{mode}<br>predicted</th><th>{mode}<br>measured</th><th>measured /<br>predicted</th>"
         for mode in MODES
@@ -70,15 +79,10 @@ def numbers_html(forecast: Forecast | None, result: BenchmarkResult | None) -> s
     rows = []
     for name in QUANTITIES:
         cells = []
-        for mode in MODES:
-            first = second = None
-            if forecast is not None:
-                first = predicted_quantities(forecast.predictions[mode])[name]
-            if result is not None:
-                run = result.typical(mode)
-                second = quantities(run, result.config, result.workload.seconds)[name]
-            ratio = "-" if not first or second is None else f"{second / first:.3f}"
-            cells += [_short(first), _short(second), ratio]
+        for made, took in zip(columns[::2], columns[1::2], strict=True):
+            before, after = made[name], took[name]
+            ratio = "-" if not before or after is None else f"{after / before:.3f}"
+            cells += [_short(before), _short(after), ratio]
         rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return (
         f"<table class='vdkit-numbers'><thead><tr><th></th>{head}</tr></thead>"

@@ -79,7 +79,7 @@ class LiveTimeline:
             self._axes: list[tuple[Axes, Axes]] = []
             for bottom in (0.60, 0.235):
                 whole = self.figure.add_axes((0.078, bottom, 0.552, 0.305))
-                zoom = self.figure.add_axes((0.66, bottom, 0.333, 0.305))
+                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.305))
                 self._axes.append((whole, zoom))
             for pair in self._axes:
                 for ax in pair:
@@ -119,7 +119,7 @@ class LiveTimeline:
                 if widest is None or not all(starts):
                     continue
                 known = [window for window in starts if window is not None]
-                lengths = " / ".join(f"{1e3 * (w[1] - w[0]):.3g}" for w in known)
+                lengths = " / ".join(f"{1e3 * (w[1] - w[0]):.1f}" for w in known)
                 zoom.set_title(f"two chunks: {lengths} ms", loc="left", pad=3)
                 begins = [window[0] for window in known]
                 self._panel(zoom, panel, (0.0, 1e3 * widest), begins, 1e3)

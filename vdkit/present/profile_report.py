@@ -22,7 +22,8 @@ from vdkit.present.profile_tables import (
     warning,
     window_rows,
 )
-from vdkit.present.tables import NAMES, markdown_table, setting
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import NAMES, setting
 
 if TYPE_CHECKING:
     from vdkit.measure.figures import Analysis

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vdkit.measure.stalls import CAUSES, SHORT_NS
+from vdkit.present.digits import mean_words, ratio_words
 from vdkit.present.money_cells import ENERGY, money_cells, money_legend
 from vdkit.present.tables import NAMES
 
@@ -209,7 +210,7 @@ def mode_rows(
     for mode, one in result.modes.items():
         row = {
             "path": NAMES[mode],
-            "timed s": f"{_timed_s(one):.3f}",
+            "timed s": mean_words([run.latency_s for run in one.timed]),
             "n": str(len(one.timed)),
             "profiled s": f"{one.profiled.latency_s:.3f}",
             "profiler cost %": cost(one.analysis),
@@ -233,7 +234,7 @@ def mode_rows(
             row["J / video"] = _number(_energy_j(one), ".0f")
             row[ENERGY] = money.pop(ENERGY)
         if one.sampling_cost is not None:
-            row["sampled / plain"] = _ratio(one)
+            row["sampled / plain"] = ratio_words(one.sampling_cost)
         if any(other.throttled for other in result.modes.values()):
             row["throttled"] = ", ".join(one.throttled_samples) or "no"
         rows.append(row | money)
@@ -262,11 +263,3 @@ def _timed_s(one: ModeProfile) -> float:
 def _energy_j(one: ModeProfile) -> float | None:
     """Mean joules of the sampled runs; None without any."""
     return sum(one.energy_j) / len(one.energy_j) if one.energy_j else None
-
-
-def _ratio(one: ModeProfile) -> str:
-    ratio = one.sampling_cost
-    assert ratio is not None
-    if ratio.low is None:
-        return f"{ratio.value:.4f}"
-    return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"

@@ -8,14 +8,16 @@ from pathlib import Path
 from vdkit.measure.control_records import read_control
 from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult, read_result, write_atomically
-from vdkit.measure.stats import paired_ratio
+from vdkit.measure.stats import Ratio, paired_ratio
 from vdkit.measure.sweep_records import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present.control_report import share_words, spread_percent
+from vdkit.present.digits import mean_decimals, ratio_decimals, ratio_words, shown
 from vdkit.present.money_cells import published_lines, published_rows
 from vdkit.present.plots import plot_timeline, steady_window
 from vdkit.present.profile_tables import mode_rows, stall_rows, window_rows
 from vdkit.present.readme_variants import variant_lines
-from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend, markdown_table
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend
 
 MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
 """The run that README shows whole, with its timeline; every other recorded run gets a row."""
@@ -187,7 +189,8 @@ def _recorded(root: Path) -> list[Path]:
 
 
 def _row(result: BenchmarkResult) -> dict[str, str]:
-    work = result.workload
+    work, latency = result.workload, result.modes["async"].latency_s
+    hidden = _ratio(result, "sync", "async")
     throttled = any(mode.throttled_runs for mode in result.modes.values())
     return {
         "run": result.label + ("†" if throttled else ""),
@@ -199,28 +202,28 @@ def _row(result: BenchmarkResult) -> dict[str, str]:
         "frames": str(work.frames),
         "chunk": str(result.config.chunk_size),
         "sink": f"{result.sink.kind}, {result.sink.storage}",
-        "async s": f"{result.modes['async'].latency_s.mean:.3f}",
+        "async s": shown(latency.mean, mean_decimals(latency)),
         "VRAM GB": f"{(result.modes['async'].vram_peak_bytes or 0) / 1e9:.3f}",
         "pinned MB": f"{result.modes['async'].pinned_bytes / 1e6:.1f}",
-        "async / compute": _ratio(result, "async", "compute", 4),
-        "sync / async": _ratio(result, "sync", "async", 3),
-        "the same, fastest runs": _fastest(result, "sync", "async"),
-        "diffusers / async": _ratio(result, "diffusers", "async", 3),
+        "async / compute": ratio_words(_ratio(result, "async", "compute")),
+        "sync / async": ratio_words(hidden),
+        "the same, fastest runs": _fastest(result, hidden),
+        "diffusers / async": ratio_words(_ratio(result, "diffusers", "async")),
     }
 
 
-def _ratio(result: BenchmarkResult, over: str, under: str, digits: int) -> str:
+def _ratio(result: BenchmarkResult, over: str, under: str) -> Ratio | None:
     if over not in result.modes or under not in result.modes:
+        return None
+    return paired_ratio(result.latencies(over), result.latencies(under))
+
+
+def _fastest(result: BenchmarkResult, hidden: Ratio | None) -> str:
+    """Sync over async of the fastest runs: what is left when the host does not stall."""
+    if hidden is None:
         return "-"
-    ratio = paired_ratio(result.latencies(over), result.latencies(under))
-    if ratio.low is None:
-        return f"{ratio.value:.{digits}f} (n = 1)"
-    return f"{ratio.value:.{digits}f} [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
-
-
-def _fastest(result: BenchmarkResult, over: str, under: str) -> str:
-    """Ratio of the fastest runs: what is left when the host does not stall."""
-    return f"{min(result.latencies(over)) / min(result.latencies(under)):.3f}"
+    sync, overlapped = (min(result.latencies(mode)) for mode in ("sync", "async"))
+    return shown(sync / overlapped, ratio_decimals(hidden))
 
 
 def with_block(readme: str, block: str) -> str:

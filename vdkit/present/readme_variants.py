@@ -7,15 +7,16 @@ from pathlib import Path
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.profile_records import read_profile
 from vdkit.measure.records import BenchmarkResult
+from vdkit.measure.stats import Ratio
 from vdkit.measure.variant_records import (
     Comparison,
     alone_bytes,
-    ms_per_latent_frame,
+    latent_frame_ms,
     read_variants,
 )
+from vdkit.present.digits import mean_words, ratio_decimals, ratio_words, shown
 from vdkit.present.profile_tables import window_rows
-from vdkit.present.tables import markdown_table
-from vdkit.present.variants_table import ratio_words
+from vdkit.present.table import markdown_table
 
 VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
 """The run of several variants whose pictures README shows."""
@@ -90,7 +91,7 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
                 "ms per latent frame": _milliseconds(made, name),
                 "diffusers / variant": ratio_words(over) if name != made.index.baseline else "1",
                 "sync / async": ratio_words(overlap),
-                "the same, fastest": _fastest(result),
+                "the same, fastest": _fastest(result, overlap),
                 "whole video / async": ratio_words(whole),
                 "VRAM GB": f"{(alone_bytes(result, 'async') or 0) / 1e9:.2f}",
                 "set-up s": f"{result.setup_s or 0:.1f}",
@@ -101,9 +102,12 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
     return rows
 
 
-def _fastest(result: BenchmarkResult) -> str:
+def _fastest(result: BenchmarkResult, overlap: Ratio | None) -> str:
+    """Ratio of the fastest runs, to the place of that of the means."""
+    if overlap is None:
+        return "-"
     sync, overlapped = (min(result.latencies(mode)) for mode in ("sync", "async"))
-    return f"{sync / overlapped:.3f}"
+    return shown(sync / overlapped, ratio_decimals(overlap))
 
 
 def _step_row(made: Comparison, folder: str) -> dict[str, str]:
@@ -118,5 +122,5 @@ def _step_row(made: Comparison, folder: str) -> dict[str, str]:
 
 
 def _milliseconds(made: Comparison, variant: str) -> str:
-    value = ms_per_latent_frame(made.results[variant])
-    return "-" if value is None else f"{value:.2f}"
+    values = latent_frame_ms(made.results[variant])
+    return mean_words(values) if values else "-"

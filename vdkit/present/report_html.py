@@ -32,6 +32,11 @@ def escape(text: object) -> str:
     return html.escape(_CONTROL.sub("\ufffd", str(text)), quote=True)
 
 
+def is_number(cell: str) -> bool:
+    """Whether a cell is set right: a number, with what follows it, or ``-`` for a missing one."""
+    return _NUMBER.match(cell) is not None
+
+
 def prose(text: str, css: str = "") -> str:
     """Paragraphs, parted by empty lines; lines that begin with ``- `` become lists."""
     made = []
@@ -62,7 +67,7 @@ def table(rows: Sequence[Mapping[str, str]], caption: str = "") -> str:
     if not rows:
         return ""
     columns = list(rows[0])
-    right = {name: all(_NUMBER.match(row[name]) for row in rows) for name in columns[1:]}
+    right = {name: all(is_number(row[name]) for row in rows) for name in columns[1:]}
 
     def cells(values: Iterable[str], tag: str) -> str:
         return "".join(

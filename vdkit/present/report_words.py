@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from vdkit.measure.advice import BOUND
 from vdkit.measure.costs import recorded_span
 from vdkit.measure.stats import paired_ratio, unpaired_ratio
-from vdkit.measure.variant_records import ms_per_latent_frame
+from vdkit.measure.variant_records import latent_frame_ms
 from vdkit.present.compare_tables import recording
+from vdkit.present.digits import mean_words, ratio_words
 from vdkit.present.profile_tables import incomplete, on_cpu
 from vdkit.present.tables import decoder_words, sink_words
-from vdkit.present.variants_table import ratio_words
 
 if TYPE_CHECKING:
     from vdkit.measure.compare import Comparison
@@ -83,9 +83,10 @@ def variants_summary(made: Variants) -> list[str]:
     mode = shared[0]
     there = {name: r.modes[mode].latency_s.mean for name, r in results.items() if mode in r.modes}
     best = min(there, key=lambda name: there[name])
-    per_frame = ms_per_latent_frame(results[best])
-    frame = "" if per_frame is None else f", {per_frame:.2f} ms per latent frame when steady"
-    gain = f"In mode {mode} {best} takes {there[best]:.3f} s a video{frame}"
+    per_frame = latent_frame_ms(results[best])
+    frame = f", {mean_words(per_frame)} ms per latent frame when steady" if per_frame else ""
+    taken_s = mean_words(results[best].latencies(mode))
+    gain = f"In mode {mode} {best} takes {taken_s} s a video{frame}"
     if best != base and (ratio := made.ratio((base, mode), (best, mode))) is not None:
         gain += f": {base} / {best} is {ratio_words(ratio)}"
     if (hidden := made.ratio((best, "sync"), (best, "async"))) is not None:
@@ -120,7 +121,7 @@ def pair_summary(
     latency = [row for row in comparison.rows if row.metric == "latency_s"]
     told = "; ".join(
         f"{row.mode_b}: {row.verdict}"
-        + (f", B / A {_short(row.decision.ratio)}" if row.decision.ratio else "")
+        + (f", B / A {ratio_words(row.decision.ratio)}" if row.decision.ratio else "")
         for row in latency
     )
     care = [
@@ -151,16 +152,16 @@ def _gain_sentence(latencies: Mapping[str, Sequence[float]]) -> str:
         there = ", ".join(latencies)
         return f"What async gains over sync is not in this record, whose modes are {there}."
     ratio = _ratio(latencies["sync"], latencies["async"])
-    sync_s, async_s = (_mean(latencies[mode]) for mode in ("sync", "async"))
-    text = f"Async takes {async_s:.3f} s a video and sync {sync_s:.3f} s: sync / async is "
-    text += _short(ratio)
+    sync_s, async_s = (mean_words(latencies[mode]) for mode in ("sync", "async"))
+    text = f"Async takes {async_s} s a video and sync {sync_s} s: sync / async is "
+    text += ratio_words(ratio)
     if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
         text += ", which leaves room for no gain at all"
     if "compute" in latencies:
         over = 100 * (_ratio(latencies["async"], latencies["compute"]).value - 1)
-        floor_s = _mean(latencies["compute"])
+        floor_s = mean_words(latencies["compute"])
         where = "above" if over >= 0 else "below"
-        text += f", and async is {abs(over):.2f} % {where} the compute floor of {floor_s:.3f} s"
+        text += f", and async is {abs(over):.2f} % {where} the compute floor of {floor_s} s"
         text += " (scatter)" if over < 0 else ""
     return text + "."
 
@@ -210,13 +211,3 @@ def _throttled(result: BenchmarkResult) -> int:
 
 def _ratio(top: Sequence[float], bottom: Sequence[float]) -> Ratio:
     return (paired_ratio if len(top) == len(bottom) else unpaired_ratio)(top, bottom)
-
-
-def _short(ratio: Ratio) -> str:
-    if ratio.low is None:
-        return f"{ratio.value:.3f} (one run of each)"
-    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

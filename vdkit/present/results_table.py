@@ -1,7 +1,6 @@
 """All recorded benchmarks as a list for people: ``vdkit results``. No torch, no GPU.
 
-Aligned columns and not Markdown, so that more of them fit a terminal; what is the same in every
-row stands above the table instead of in it.
+What is the same in every row stands above the table instead of in it, so that it fits a terminal.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from typing import Any
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.measure.records import SinkInfo
+from vdkit.measure.stats import mean_half_width
+from vdkit.present.digits import DIGITS_LEGEND, decimals_for, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
+from vdkit.present.table import Table
 from vdkit.present.tables import sink_words
-
-_LEFT = {"date UTC", "label", "commit", "device", "decoder", "dtype", "sink", "without", "file",
-         "mode"}  # fmt: skip
 
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
@@ -24,9 +23,31 @@ _FEW_FILES = 4  # of one folder that are still listed one by one
 def results_text(
     rows: Sequence[dict[str, Any]], usd_per_hour: float | None = None, energy: bool = False
 ) -> str:
-    """The list: what all rows share, the table, notes, and the path behind each number.
+    """`results_table` for a terminal, and the path behind each number.
 
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
+    """
+    files, numbers, many = _numbered(rows)
+    made = results_table(rows, usd_per_hour, energy).text()
+    return f"{made}\n\nFor vdkit show:\n" + "\n".join(_paths(files, many, numbers))
+
+
+def _numbered(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[dict[str, dict[str, None]], dict[tuple[str, str], str], set[str]]:
+    """Folders and their files as they come, a number for each recording, folders of many."""
+    files: dict[str, dict[str, None]] = {}
+    for row in rows:
+        files.setdefault(row["folder"], {})[row["file"]] = None
+    recordings = [(folder, file) for folder, inside in files.items() for file in inside]
+    numbers = {recording: str(i) for i, recording in enumerate(recordings, 1)}
+    return files, numbers, {folder for folder, found in files.items() if len(found) > _FEW_FILES}
+
+
+def results_table(
+    rows: Sequence[dict[str, Any]], usd_per_hour: float | None = None, energy: bool = False
+) -> Table:
+    """A row per recording and mode, or per run; what all rows share above, notes below.
 
     Args:
         rows: of `vdkit.measure.results.rows_by_mode` or ``rows_by_run``, at least one.
@@ -35,13 +56,8 @@ def results_text(
     Raises:
         ValueError: ``usd_per_hour`` is not finite and above 0.
     """
-    files: dict[str, dict[str, None]] = {}  # folder to its files, either as they come
-    for row in rows:
-        files.setdefault(row["folder"], {})[row["file"]] = None
+    files, numbers, many = _numbered(rows)
     rows = sorted(rows, key=lambda row: list(files).index(row["folder"]))
-    recordings = [(folder, file) for folder, inside in files.items() for file in inside]
-    numbers = {recording: str(i) for i, recording in enumerate(recordings, 1)}
-    many = {folder for folder, inside in files.items() if len(inside) > _FEW_FILES}
     facts = [_facts(row) for row in rows]
     same = {k: v for k, v in facts[0].items() if all(one[k] == v for one in facts)}
     few = any(row.get("n", 100) < 100 for row in rows)
@@ -61,9 +77,9 @@ def results_text(
         )
         for row, fact in zip(rows, facts, strict=True)
     ]
-    parts = [
+    return Table(
+        table,
         _lines(_same_line(same), price_line(usd_per_hour)),
-        _aligned(table),
         _lines(
             _different(rows, numbers),
             _legend("n" in rows[0], few, any(row["git_dirty"] for row in rows)),
@@ -74,9 +90,7 @@ def results_text(
                 _baseline_words(rows),
             ),
         ),
-        "For vdkit show:\n" + "\n".join(_paths(files, many, numbers)),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    )
 
 
 def _recording(row: dict[str, Any]) -> tuple[str, str]:
@@ -148,14 +162,21 @@ def _same_line(same: dict[str, str]) -> str:
 
 
 def _summary_cells(row: dict[str, Any], few: bool) -> dict[str, str]:
+    half_s, ttff_s = mean_half_width(row["std_s"], row["n"]), row["ttff_s"]
+    last = decimals_for(half_s, row["mean_s"])
+    rtf_last = decimals_for(None if half_s is None else half_s / row["video_s"], row["rtf"])
+    ttff = "-"
+    if ttff_s is not None:
+        ttff_half_s = mean_half_width(row["ttff_std_s"], row["n"])
+        ttff = shown(ttff_s, decimals_for(ttff_half_s, ttff_s))
     return {
         "mode": row["mode"],
         "n": str(row["n"]),
-        "mean s": f"{row['mean_s']:.3f}",
-        "P99 s" + "†" * few: f"{row['p99_s']:.3f}",
-        "max s": f"{row['max_s']:.3f}",
-        "RTF": f"{row['rtf']:.3f}",
-        "TTFF s": _or_dash(row["ttff_s"], 1, 3),
+        "mean s": shown(row["mean_s"], last),
+        "P99 s" + "†" * few: shown(row["p99_s"], last),
+        "max s": shown(row["max_s"], last),
+        "RTF": shown(row["rtf"], rtf_last),
+        "TTFF s": ttff,
         "throttled": str(row["throttled_runs"]),
     }
 
@@ -200,6 +221,7 @@ def _legend(summed: bool, few: bool, dirty: bool) -> str:
         f"Seconds: wall clock of {what}. RTF: {'mean ' * summed}latency / (frames / fps). TTFF: "
         f"until the sink had the first frame{', mean' * summed}. throttled: "
         f"{'runs with ' * summed}a throttle reason set before or after."
+        + (f" {DIGITS_LEGEND}" if summed else "")
         + (" † n < 100: read P99 as the maximum." if few else "")
         + (" * the code was changed from that commit." if dirty else "")
     )
@@ -207,17 +229,3 @@ def _legend(summed: bool, few: bool, dirty: bool) -> str:
 
 def _lines(*lines: str) -> str:
     return "\n".join(line for line in lines if line)
-
-
-def _aligned(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as columns two spaces apart: words to the left, numbers to the right."""
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-
-    def line(cells: dict[str, str]) -> str:
-        padded = [
-            cells[name].ljust(width) if name in _LEFT else cells[name].rjust(width)
-            for name, width in widths.items()
-        ]
-        return "  ".join(padded).rstrip()
-
-    return "\n".join(line(row) for row in ({name: name for name in widths}, *rows))

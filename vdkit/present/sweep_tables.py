@@ -19,7 +19,8 @@ from vdkit.measure.sweep_records import (
 )
 from vdkit.present.advice_text import advice_line
 from vdkit.present.money_cells import money_cells, money_legend, price_line
-from vdkit.present.tables import markdown_table, setting
+from vdkit.present.table import Table, markdown_table
+from vdkit.present.tables import setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,6 +224,30 @@ def _late(sweep: Sweep) -> str:
     return f" NOT A TEST: the predictions were made when {late} of these had been measured."
 
 
+def sweep_table(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = False) -> Table:
+    """`sweep_rows` with setting and legend: a row per cell, in every form."""
+    rows = sweep_rows(sweep, usd_per_hour, energy)
+    where = setting(sweep.plan).replace(
+        f"Chunk {sweep.plan.config.chunk_size}, {sweep.plan.config.slots} slots",
+        f"{sweep.plan.runs} runs a cell",
+    )
+    note = (
+        "Measured: mean latency of a cell's runs. Error: predicted over measured, less 1; that of "
+        "the cells used for the fit proves nothing. Busy: predicted share of the steady window (or "
+        "of a short run) in which the compute stream works."
+    )
+    if any("†" in row["measured s"] for row in rows):
+        note += " † a run had a throttle reason set."
+    device = sweep.plan.provenance.device
+    measured = [
+        (device, _energy_j(sweep, cell), measured_s(r)) for cell, r in sweep.results.items()
+    ]
+    against = "mode sync at the same chunk size and sink speed"
+    said = money_legend(measured, usd_per_hour, energy, against)
+    above, below = (where, price_line(usd_per_hour)), (note, said)
+    return Table(rows, "\n".join(filter(None, above)), "\n".join(filter(None, below)))
+
+
 def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = False) -> str:
     """Setting, table and notes, as Markdown that also reads well in a terminal.
 
@@ -230,13 +255,8 @@ def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = F
     """
     done = len(sweep.results) + len(sweep.unfit)
     total = len(sweep.plan.all_cells)
-    where = setting(sweep.plan).replace(
-        f"Chunk {sweep.plan.config.chunk_size}, {sweep.plan.config.slots} slots",
-        f"{sweep.plan.runs} runs a cell",
-    )
-    rows = sweep_rows(sweep, usd_per_hour, energy)
-    where = "\n".join(line for line in (where, price_line(usd_per_hour)) if line)
-    lines = [where, "", markdown_table(rows), "", verdict(sweep)]
+    table = sweep_table(sweep, usd_per_hour, energy)
+    lines = [table.caption, "", markdown_table(table.rows), "", verdict(sweep)]
     if done < total:
         lines.append(f"{done} of {total} cells are done.")
     for cell, reason in sweep.unfit.items():
@@ -263,22 +283,4 @@ def sweep_text(sweep: Sweep, usd_per_hour: float | None = None, energy: bool = F
     if advice := sweep_advice(sweep):
         lines += ["", "The smallest setting of async within 1 % of the fastest, by the model:", ""]
         lines += [f"- {line}" for line in advice]
-    lines.append("")
-    lines.append(
-        "Measured: mean latency of a cell's runs. Error: predicted over measured, less 1; that of "
-        "the cells used for the fit proves nothing. Busy: predicted share of the steady window (or "
-        "of a short run) in which the compute stream works."
-        + (
-            " † a run had a throttle reason set."
-            if any("†" in row["measured s"] for row in rows)
-            else ""
-        )
-    )
-    device = sweep.plan.provenance.device
-    measured = [
-        (device, _energy_j(sweep, cell), measured_s(r)) for cell, r in sweep.results.items()
-    ]
-    against = "mode sync at the same chunk size and sink speed"
-    if said := money_legend(measured, usd_per_hour, energy, against):
-        lines.append(said)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", table.note])

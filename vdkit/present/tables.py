@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.measure.money import mean_energy_j
 from vdkit.measure.records import comparable
+from vdkit.present.digits import (
+    DIGITS_LEGEND,
+    decimals_for,
+    mean_decimals,
+    mean_words,
+    ratio_words,
+    shown,
+)
 from vdkit.present.money_cells import money_cells, money_legend, price_line
+from vdkit.present.table import Table, markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,20 +47,21 @@ def benchmark_rows(
     rows = []
     baseline_s = result.modes[result.baseline].latency_s.mean
     for name, mode in result.modes.items():
-        latency = mode.latency_s
+        latency, ttff = mode.latency_s, mode.ttff_s
         few = "†" if latency.n < 100 else ""
+        last = mean_decimals(latency)
         row = {
             "mode": NAMES[name],
-            "mean s": f"{latency.mean:.3f}",
-            "median s": f"{latency.median:.3f}",
-            f"P99 s{few}": f"{latency.p99:.3f}",
-            "min s": f"{latency.min:.3f}",
-            "max s": f"{latency.max:.3f}",
-            "std s": f"{latency.std:.4f}",
+            "mean s": shown(latency.mean, last),
+            "median s": shown(latency.median, last),
+            f"P99 s{few}": shown(latency.p99, last),
+            "min s": shown(latency.min, last),
+            "max s": shown(latency.max, last),
+            "std s": shown(latency.std, decimals_for(latency.std)) if latency.n > 1 else "-",
             "n": str(latency.n),
-            "TTFF s": f"{mode.ttff_s.mean:.3f}" if mode.ttff_s else "-",
-            "RTF": f"{mode.rtf:.3f}",
-            f"{result.baseline} / mode": _ratio(mode.speedup) if mode.speedup else "1",
+            "TTFF s": shown(ttff.mean, mean_decimals(ttff)) if ttff else "-",
+            "RTF": shown(mode.rtf, mean_decimals(latency, 1 / result.workload.seconds)),
+            f"{result.baseline} / mode": ratio_words(mode.speedup) if mode.speedup else "1",
             "D2H MB": f"{mode.d2h_bytes / 1e6:.1f}",
             "pinned MB": f"{mode.pinned_bytes / 1e6:.1f}",
         }
@@ -69,12 +79,6 @@ def benchmark_rows(
         )
         rows.append(row)
     return rows
-
-
-def _ratio(ratio: Any) -> str:
-    if ratio.low is None:
-        return f"{ratio.value:.3f}"
-    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 def caption(result: BenchmarkResult) -> str:
@@ -168,11 +172,11 @@ def breakdown_rows(result: BenchmarkResult) -> list[dict[str, str]]:
         ):
             spans = [_total(run, step) for run in runs]
             taken = [span for span in spans if span is not None]
-            row[f"{column} s"] = f"{sum(taken) / len(taken):.3f}" if taken else "-"
-        row["open + close s"] = (
-            f"{sum((r.sink_open_s or 0) + (r.sink_close_s or 0) for r in runs) / len(runs):.3f}"
+            row[f"{column} s"] = mean_words(taken) if taken else "-"
+        row["open + close s"] = mean_words(
+            [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in runs]
         )
-        row["gaps s"] = f"{sum(_gaps(run) for run in runs) / len(runs):.3f}"
+        row["gaps s"] = mean_words([_gaps(run) for run in runs])
         rows.append(row)
     return rows
 
@@ -197,7 +201,8 @@ def legend(result: BenchmarkResult) -> str:
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
         f"device was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the "
         "sink had the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval "
-        "over interleaved pairs." + (" † n < 100: read P99 as the maximum." if few else "")
+        f"over interleaved pairs. {DIGITS_LEGEND}"
+        + (" † n < 100: read P99 as the maximum." if few else "")
     )
 
 
@@ -212,23 +217,32 @@ def noise_note(result: BenchmarkResult) -> str:
     )
 
 
-def markdown_table(rows: Sequence[dict[str, str]], right: bool = True) -> str:
-    """Rows as a Markdown table, padded so that it reads well in a terminal too."""
-    columns = list(rows[0])
-    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+def benchmark_table(
+    result: BenchmarkResult, usd_per_hour: float | None = None, energy: bool = False
+) -> Table:
+    """`benchmark_rows` with caption and legend: a row per mode, in every form.
 
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if index == 0 or not right else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join(padded) + " |"
+    Raises:
+        ValueError: ``usd_per_hour`` is not finite and above 0.
+    """
+    above, below = _around(result, usd_per_hour, energy)
+    return Table(benchmark_rows(result, usd_per_hour, energy), above, below)
 
-    rule = "|".join(
-        "-" * (width + 2) if index == 0 or not right else "-" * (width + 1) + ":"
-        for index, width in enumerate(widths)
-    )
-    return "\n".join([line(columns), f"|{rule}|", *(line(list(row.values())) for row in rows)])
+
+def _around(result: BenchmarkResult, usd_per_hour: float | None, energy: bool) -> tuple[str, str]:
+    """What stands above the table and below it."""
+    device = result.provenance.device
+    measured = [
+        (device, mean_energy_j(result.timed(name)), mode.latency_s.mean)
+        for name, mode in result.modes.items()
+    ]
+    above = [caption(result), price_line(usd_per_hour)]
+    below = [
+        legend(result),
+        money_legend(measured, usd_per_hour, energy, result.baseline),
+        noise_note(result),
+    ]
+    return "\n".join(filter(None, above)), "\n\n".join(filter(None, below))
 
 
 def text_report(
@@ -246,19 +260,8 @@ def text_report(
     rows = benchmark_rows(result, usd_per_hour, energy)
     if columns is not None:
         rows = [{name: row[name] for name in columns} for row in rows]
-    device = result.provenance.device
-    measured = [
-        (device, mean_energy_j(result.timed(name)), mode.latency_s.mean)
-        for name, mode in result.modes.items()
-    ]
-    parts = [
-        "\n".join(line for line in (caption(result), price_line(usd_per_hour)) if line),
-        markdown_table(rows),
-        legend(result),
-        money_legend(measured, usd_per_hour, energy, result.baseline),
-        noise_note(result),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    above, below = _around(result, usd_per_hour, energy)
+    return "\n\n".join([above, markdown_table(rows), below])
 
 
 def markdown_report(

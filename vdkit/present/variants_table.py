@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdkit.measure.money import mean_energy_j
-from vdkit.measure.variant_records import alone_bytes, ms_per_latent_frame
+from vdkit.measure.variant_records import alone_bytes, latent_frame_ms
+from vdkit.present.digits import mean_decimals, mean_words, ratio_words, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.style import FAMILY_COLORS, STYLE, WIDTH_IN
-from vdkit.present.tables import NAMES, legend, markdown_table, noise_note, runs_frame, setting
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import NAMES, legend, noise_note, runs_frame, setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from vdkit.measure.families import Share
     from vdkit.measure.records import BenchmarkResult
-    from vdkit.measure.stats import Ratio
     from vdkit.measure.variant_records import Comparison
 
 WIDE_ENOUGH = 0.04
@@ -36,19 +37,20 @@ def variant_rows(
     throttled = any(one.throttled_runs for r in made.results.values() for one in r.modes.values())
     for variant, result in made.results.items():
         for name, mode in result.modes.items():
-            latency = mode.latency_s
-            per_frame = ms_per_latent_frame(result) if name == "compute" else None
+            latency, ttff = mode.latency_s, mode.ttff_s
+            last = mean_decimals(latency)
+            per_frame = latent_frame_ms(result) if name == "compute" else []
             ratio = made.ratio((base, name), (variant, name)) if variant != base else None
             row = {
                 "variant": variant,
                 "mode": NAMES[name],
-                "mean s": f"{latency.mean:.3f}",
-                f"P99 s{'†' if latency.n < 100 else ''}": f"{latency.p99:.3f}",
-                "max s": f"{latency.max:.3f}",
+                "mean s": shown(latency.mean, last),
+                f"P99 s{'†' if latency.n < 100 else ''}": shown(latency.p99, last),
+                "max s": shown(latency.max, last),
                 "n": str(latency.n),
-                "TTFF s": f"{mode.ttff_s.mean:.3f}" if mode.ttff_s else "-",
-                "RTF": f"{mode.rtf:.3f}",
-                "ms per latent frame": "-" if per_frame is None else f"{per_frame:.2f}",
+                "TTFF s": shown(ttff.mean, mean_decimals(ttff)) if ttff else "-",
+                "RTF": shown(mode.rtf, mean_decimals(latency, 1 / result.workload.seconds)),
+                "ms per latent frame": mean_words(per_frame) if per_frame else "-",
                 f"{base} / variant": "1" if variant == base else ratio_words(ratio),
             }
             if on_gpu:
@@ -65,15 +67,6 @@ def variant_rows(
             )
             rows.append(row)
     return rows
-
-
-def ratio_words(ratio: Ratio | None) -> str:
-    """Value and interval; ``-`` for None."""
-    if ratio is None:
-        return "-"
-    if ratio.low is None:
-        return f"{ratio.value:.3f} (n = 1)"
-    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 def variants_text(made: Comparison, usd_per_hour: float | None = None, energy: bool = False) -> str:

@@ -1,0 +1,345 @@
+"""One table, five forms: the same numbers, valid in each, and no digit that was not measured."""
+
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vdkit import (
+    Table,
+    benchmark_table,
+    breakdown_table,
+    compare_results,
+    comparison_table,
+    read_result,
+    read_sweep,
+    results_table,
+    sweep_table,
+    variant_table,
+)
+from vdkit.__main__ import main
+from vdkit.measure.results import load_results, rows_by_mode, rows_by_run
+from vdkit.measure.stats import Ratio, mean_half_width, summarize
+from vdkit.measure.variant_records import read_variants
+from vdkit.present.digits import (
+    decimals_for,
+    mean_decimals,
+    mean_words,
+    ratio_decimals,
+    ratio_words,
+    shown,
+    to_interval,
+)
+from vdkit.present.latex import escape
+from vdkit.present.readme import MAIN, PROFILE, SWEEP
+from vdkit.present.readme_variants import VARIANTS
+from vdkit.present.tables import benchmark_rows, markdown_table
+
+RESULTS = Path(__file__).parents[2] / "results"
+ROWS = [
+    {"mode": "sync", "mean s": "4.185", "n": "10", "sync / mode": "1", "error %": "-0.50"},
+    {
+        "mode": "a & b",
+        "mean s": "3.6493",
+        "n": "10",
+        "sync / mode": "1.147 [1.125, 1.168]",
+        "error %": None,
+    },
+]
+NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?"
+
+
+@pytest.fixture(scope="module")
+def result():
+    return read_result(RESULTS / MAIN)
+
+
+@pytest.fixture(scope="module")
+def table(result):
+    return benchmark_table(result)
+
+
+def numbers(text):
+    return [float(one) for one in re.findall(NUMBER, text)]
+
+
+def body_of(form, table):
+    """The lines of the rows, without header, caption and note."""
+    lines = getattr(table, form)().splitlines()
+    rule = {"markdown": "|--", "latex": r"\midrule", "text": "---", "csv": "mode,"}[form]
+    start = next(i for i, line in enumerate(lines) if line.startswith(rule)) + 1
+    return lines[start : start + len(table.rows)]
+
+
+class TestFiveForms:
+    @pytest.mark.parametrize("form", ["csv", "markdown", "latex", "text"])
+    def test_the_same_numbers_in_every_form(self, form):
+        table = Table(ROWS, "what", "why")
+        frame = table.frame()
+        for line, (_, row) in zip(body_of(form, table), frame.iterrows(), strict=True):
+            expected = [v for v in row if isinstance(v, float | int) and not math.isnan(v)]
+            if form == "latex":
+                line = line.replace("$-$", "-").replace("{[}", "[").replace("{]}", "]")
+            found = numbers(line)
+            # Ends of an interval follow its value in the frame, but stand beside it elsewhere.
+            assert sorted(found) == sorted(map(float, expected)), form
+
+    def test_of_a_recorded_benchmark(self, table, result):
+        frame = table.frame()
+        means = [mode.latency_s.mean for mode in result.modes.values()]
+        np.testing.assert_allclose(frame["mean s"], means, atol=5e-3)
+        assert frame["n"].dtype == np.int64 and list(frame["n"]) == [10] * 4
+        speedup = result.modes["async"].speedup
+        one = frame.iloc[2]
+        np.testing.assert_allclose(
+            [one["sync / mode"], one["sync / mode low"], one["sync / mode high"]],
+            [speedup.value, speedup.low, speedup.high],
+            atol=5e-4,
+        )
+        for form in ("markdown", "text"):
+            for row, line in zip(table.rows, body_of(form, table), strict=True):
+                assert all(cell in line for cell in row.values())
+
+    def test_caption_above_and_note_below(self):
+        text = Table(ROWS, "what\nwhere", "why").text()
+        assert text.startswith("what\nwhere\n\nmode ") and text.endswith("\n\nwhy")
+        assert "|" not in text and len({len(line) for line in text.split("\n\n")[1][:2]}) == 1
+        assert Table(ROWS, "what\nwhere").markdown().startswith("what  \nwhere\n\n| mode")
+
+    def test_numbers_stand_right_in_a_terminal(self):
+        head, rule, first, second = Table(ROWS).text().splitlines()
+        assert rule.split("  ")[0] == "-" * len("a & b") and first.startswith("sync   ")
+        cells = ((head, "mean s"), (first, "4.185"), (second, "3.6493"))
+        assert len({line.index(cell) + len(cell) for line, cell in cells}) == 1
+
+    def test_markdown_is_what_markdown_table_makes(self, table):
+        assert markdown_table(table.rows) in table.markdown()
+        cell = markdown_table([{"a": "x|y", "b": "two\nlines"}]).splitlines()[2]
+        assert cell.count("|") - cell.count(r"\|") == 3 and "two lines" in cell
+
+    def test_in_a_notebook(self):
+        table = Table([{"a": "<b>", "x": "1.147 [1.125, 1.168]"}], "c & d", "<script>")
+        made = table._repr_html_()
+        assert "<script>" not in made and "&lt;script&gt;" in made and "c &amp; d" in made
+        assert "<b>" not in made and 'style="text-align: right"' in made
+        assert table._repr_markdown_() == table.markdown()
+
+
+class TestFrame:
+    def test_an_interval_is_three_columns(self):
+        frame = Table(ROWS).frame()
+        assert list(frame.columns) == [
+            "mode", "mean s", "n", "sync / mode", "sync / mode low", "sync / mode high", "error %",
+        ]  # fmt: skip
+        assert list(frame["sync / mode"]) == [1, 1.147] and frame["sync / mode high"][1] == 1.168
+        assert math.isnan(frame["sync / mode low"][0])
+
+    def test_missing_values_are_nan(self):
+        rows = [{"mode": "a", "x s": "-", "y": "-"}, {"mode": "b", "x s": "3", "z": "word"}]
+        frame = Table(rows).frame()
+        assert math.isnan(frame["x s"][0]) and frame["x s"][1] == 3
+        assert frame["y"].isna().all() and pd.isna(frame["z"][0]) and frame["z"][1] == "word"
+        assert Table(rows).csv() == "mode,x s,y,z\na,,,\nb,3.0,,word\n"
+
+    def test_text_stays_text(self):
+        cells = {"size": "480x832", "throttled": "5 of 10", "commit": "5874911", "id": "007"}
+        row = Table([cells]).frame().iloc[0]
+        assert list(row) == list(cells.values())
+        mixed = Table([{"m": "1.5"}, {"m": "does not fit"}]).frame()
+        assert list(mixed["m"]) == ["1.5", "does not fit"]
+
+    def test_marks_are_kept_beside_the_number(self):
+        frame = Table([{"x s": "3.65†", "r": "1.09 (n = 1)"}, {"x s": "4", "r": "-"}]).frame()
+        assert list(frame["x s"]) == [3.65, 4] and frame["x s mark"][0] == "†"
+        assert pd.isna(frame["x s mark"][1])
+        assert frame["r"][0] == 1.09 and frame["r mark"][0] == "n = 1"
+
+    def test_csv_comes_back_through_pandas(self, table):
+        awkward = Table([{"a": 'say "hi", you', "x s": "1.0"}, {"a": "two\nlines", "x s": "-"}])
+        assert '"say ""hi"", you"' in awkward.csv()
+        for one in (table, awkward, Table(ROWS)):
+            back = pd.read_csv(io.StringIO(one.csv()))
+            pd.testing.assert_frame_equal(back, one.frame(), check_dtype=False)
+
+
+class TestLatex:
+    def test_every_special_character_is_escaped(self):
+        made = escape("&%$#_{}~^\\†[]<>×µ| --")
+        assert made == (
+            r"\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\dag{}{[}{]}"
+            r"\textless{}\textgreater{}$\times$$\mu$\textbar{} -{}-"
+        )
+        assert escape("é Läufe") == "\\'{e} L\\\"{a}ufe"
+        assert escape("漢\x07 \n x") == "?? x" and escape("* a").startswith("{*}")
+
+    @pytest.mark.parametrize("char", [*map(chr, range(0x20, 0x250)), *"†‡×µ±≤≥→–—…‘’“”²³"])
+    def test_only_ascii_comes_out(self, char):
+        made = escape(f"a{char}b")
+        assert made.isascii() and made[0] == "a" and made[-1] == "b"
+
+    def test_needs_nothing_but_booktabs(self, table):
+        made = table.latex()
+        assert made.isascii() and made.startswith("\\begin{table}\n")
+        assert made.endswith("\\end{table}\n")
+        assert r"\begin{tabular}{l" in made and made.count(r"\begin") == made.count(r"\end") == 2
+        assert all(rf"\{rule}rule" in made for rule in ("top", "mid", "bottom"))
+        known = {
+            "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "par",
+            "smallskip", "footnotesize", "dag", "textless", "textgreater",
+        }  # fmt: skip
+        assert set(re.findall(r"\\([a-z]+)", made)) <= known
+        bare = re.sub(r"\\[{}]", "", made)
+        assert bare.count("{") == bare.count("}")
+        lines = made.splitlines()
+        rows = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+        assert len(rows) == 4 and all(row.endswith(r" \\") for row in rows)
+        columns = len(re.search(r"tabular}\{([lr]+)\}", made)[1])
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
+
+    def test_alignment_and_minus(self):
+        made = Table(ROWS).latex()
+        assert r"\begin{tabular}{lrrrr}" in made and "$-$0.50" in made and r"a \& b" in made
+        assert r"\caption" not in made and r"\footnotesize" not in made
+
+
+class TestWrite:
+    def test_three_files_and_none_overwritten(self, tmp_path, table):
+        paths = table.write(tmp_path / "new", "one")
+        assert [path.name for path in paths] == ["one.csv", "one.md", "one.tex"]
+        assert sorted(tmp_path.joinpath("new").iterdir()) == paths
+        assert paths[0].read_text() == table.csv() and paths[2].read_text() == table.latex()
+        paths[0].unlink()
+        with pytest.raises(FileExistsError, match="another name or remove it"):
+            Table(ROWS).write(tmp_path / "new", "one")
+        assert not paths[0].exists() and paths[1].read_text() == table.markdown() + "\n"
+
+    @pytest.mark.parametrize("name", ["", "../x", "a/b"])
+    def test_a_name_is_not_a_path(self, tmp_path, name):
+        with pytest.raises(ValueError, match="without folder and ending"):
+            Table(ROWS).write(tmp_path, name)
+
+
+@pytest.mark.parametrize("rows", [[], [{}]])
+def test_an_empty_table_names_the_remedy(rows):
+    with pytest.raises(ValueError, match="leave the table out, or give rows"):
+        Table(rows)
+
+
+def test_a_cell_that_is_no_text_names_the_remedy():
+    with pytest.raises(TypeError, match=r"cell 1.5 of column 'x' is float; format it first"):
+        Table([{"x": 1.5}])
+
+
+class TestDigits:
+    @pytest.mark.parametrize(
+        ("half", "decimals"),
+        [(0.057, 3), (0.0007, 4), (1e-9, 4), (0.16, 2), (3.2, 1), (50, 0), (500, -1), (0.0996, 2)],
+    )
+    def test_the_last_digit_is_the_second_of_the_half_width(self, half, decimals):
+        assert decimals_for(half) == decimals
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(14.4811, "14.5"), (0.9999, "1.00"), (0.03456, "0.0346"), (0.0004567, "0.0005"),
+         (2512.3, "2510"), (0, "0"), (9.996, "10.0")],
+    )  # fmt: skip
+    def test_three_digits_without_an_interval(self, value, text):
+        assert to_interval(value) == text
+
+    def test_the_interval_ends_at_the_same_place(self):
+        assert to_interval(1.14683, 1.12472, 1.16825) == "1.147 [1.125, 1.168]"
+        assert to_interval(4.7453, 4.536, 4.954) == "4.75 [4.54, 4.95]"
+        assert to_interval(1234.5, 700, 1800) == "1230 [700, 1800]"
+        assert to_interval(1.0, 1.0, 1.0) == "1.0000"
+        assert shown(-0.00001, 3) == "0.000"
+
+    def test_ratios(self):
+        assert ratio_words(None) == "-"
+        assert ratio_words(Ratio(1.0897, None, None, 1)) == "1.09 (n = 1)"
+        ratio = Ratio(1.3904, 1.3838, 1.3994, 4)
+        assert ratio_words(ratio) == "1.3904 [1.3838, 1.3994]" and ratio_decimals(ratio) == 4
+
+    def test_half_width_of_a_mean_is_students(self):
+        assert mean_half_width(3.0, 1) is None
+        assert mean_half_width(1.0, 2) == pytest.approx(12.706 / math.sqrt(2))
+        assert mean_half_width(1.0, 10) == pytest.approx(2.262 / math.sqrt(10))
+        for n, t in ((22, 2.080), (31, 2.042), (101, 1.984)):
+            assert mean_half_width(math.sqrt(n), n) == pytest.approx(t, rel=4e-3)
+
+    def test_covers_the_mean_as_often_as_it_says(self):
+        random = np.random.default_rng(1)
+        draws = random.normal(5, 2, (4000, 4))
+        halves = [mean_half_width(float(np.std(one, ddof=1)), 4) for one in draws]
+        assert 0.94 < np.mean(np.abs(draws.mean(axis=1) - 5) <= halves) < 0.96
+
+    def test_a_mean_scales_with_its_unit(self):
+        values = [4.1, 4.2, 4.3]
+        assert mean_words(values) == "4.20" and mean_words(values, 1000) == "4200"
+        assert mean_words([4.2]) == "4.20" and mean_decimals(summarize(values), 1e-3) == 4
+
+    def test_all_figures_of_a_row_end_at_one_place(self, result):
+        wide, narrow = benchmark_rows(result)[0], benchmark_rows(result)[2]
+        for row, places in ((wide, 2), (narrow, 4)):
+            for name in ("mean s", "median s", "P99 s†", "min s", "max s"):
+                assert len(row[name].partition(".")[2]) == places, name
+
+    def test_one_run_has_three_digits(self):
+        (folder,) = RESULTS.glob("*ef89707_aws-641-frames")
+        row = benchmark_rows(read_result(folder))[1]
+        assert row["mean s"] == "14.5" and row["std s"] == "-" and row["sync / mode"].endswith("1)")
+
+
+def test_units_are_in_the_headers(table):
+    """Seconds, megabytes or gigabytes, but for what has no unit."""
+    without = {"n", "RTF", "sync / mode", "sync / mode low", "sync / mode high"}
+    frame = table.frame()
+    numeric = [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+    assert len(numeric) == 15
+    for name in set(numeric) - without:
+        assert name.rstrip("†").endswith((" s", " MB", " GB")), name
+
+
+class TestEveryKindOfRecord:
+    def test_as_tables(self, result):
+        rows = rows_by_mode(load_results(RESULTS / MAIN))
+        made = [
+            breakdown_table(result),
+            comparison_table(compare_results(result, result, mode_pairs=[("sync", "async")])),
+            variant_table(read_variants(RESULTS / VARIANTS)),
+            sweep_table(read_sweep(RESULTS / SWEEP)),
+            results_table(rows),
+            results_table(rows_by_run(load_results(RESULTS / MAIN))),
+        ]
+        for table in made:
+            assert table.caption and len(table.frame()) == len(table.rows)
+            assert table.latex().isascii() and table.csv() and table.text() and table.markdown()
+        listed = {row["mode"]: row["mean s"] for row in made[4].rows}
+        shown_alone = [row["mean s"] for row in benchmark_rows(result)]
+        assert list(listed.values()) == shown_alone, "the same digits in every table"
+
+    @pytest.mark.parametrize("record", [MAIN, PROFILE, SWEEP, VARIANTS])
+    def test_show_prints_any_form(self, record, capsys):
+        first = {}
+        for form in ("text", "markdown", "latex", "csv"):
+            assert main(["show", str(RESULTS / record), "--format", form]) == 0
+            first[form] = capsys.readouterr().out
+        back = pd.read_csv(io.StringIO(first["csv"]))
+        assert len(back) >= 3 and first["latex"].startswith(r"\begin{table}")
+        assert "|--" in first["markdown"] and "|--" not in first["text"]
+
+    def test_show_prints_tables_or_draws(self, tmp_path, capsys):
+        command = ["show", str(RESULTS / MAIN), "--format", "csv", "--timeline", "x.png"]
+        assert main(command) == 2
+        assert "leave out --timeline" in capsys.readouterr().err
+
+    def test_results_print_any_form(self, capsys):
+        where = ["results", str(RESULTS / MAIN)]
+        assert main([*where, "--format", "csv"]) == 0
+        back = pd.read_csv(io.StringIO(capsys.readouterr().out))
+        assert list(back["mode"]) == ["diffusers", "sync", "async", "compute"]
+        assert main([*where, "--format", "latex"]) == 0
+        assert capsys.readouterr().out.startswith(r"\begin{table}")
