@@ -39,6 +39,7 @@ STATE = """() => {
   return {
     kernel: context.session?.kernel?.status ?? 'none',
     connection: context.session?.kernel?.connectionStatus ?? 'none',
+    dialog: document.querySelector('.jp-Dialog-content')?.innerText ?? null,
     cells: cells.map((cell) => ({
       type: cell.cell_type,
       source: [cell.source].flat().join(''),
@@ -121,6 +122,7 @@ class Lab:
         self.wait(self.state, lambda state: not _counts(state), 10, "outputs cleared")
         self.page.locator('[data-command="notebook:restart-run-all"]:visible').first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        self.page.locator(".jp-Dialog").wait_for(state="hidden")
         self.wait(self.state, _is_done, timeout_s, "every cell run, kernel idle")
 
     def command(self, name):
@@ -128,7 +130,8 @@ class Lab:
         self.page.evaluate("(name) => { window.jupyterapp.commands.execute(name); }", name)
 
     def state(self):
-        """The open notebook, or None before it is ready: dict of `kernel`, `connection`, `cells`.
+        """The open notebook, or None before it is ready: dict of `kernel`, `connection`, `cells`
+        and `dialog` (the text of an open one, or None).
 
         A cell: `type`, `source`, `count` (of its execution, or None), `outputs`: `type`, `name`
         (of a stream), `mimetypes`, `text`, `error` ("Name: value").
@@ -198,7 +201,7 @@ def _is_idle(state):
 def _is_done(state):
     """Counts are set when a cell is done, so all of them or an error (which stops the rest)."""
     if state is not None:
-        dead = state["kernel"] in ("dead", "autorestarting")
-        assert not dead, f"the kernel died: {state['kernel']}"
+        asked = state["dialog"]  # that a dead kernel was started again, above all
+        assert not asked, f"JupyterLab stopped with a dialog: {asked}"
     ended = state is not None and (len(_counts(state)) == len(_code(state)) or _errors(state))
     return bool(ended) and _is_idle(state)

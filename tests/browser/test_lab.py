@@ -52,7 +52,7 @@ def gray(encoded):
 
 def test_notebook_runs(lab):
     lab.open(NOTEBOOK)
-    lab.run_all(timeout_s=180)
+    lab.run_all(timeout_s=600)  # a minute where nothing else runs
     assert not lab.error_outputs()
     assert lab.executed()
     assert lab.pictures()
@@ -102,6 +102,13 @@ def test_an_error_in_a_cell_is_seen(lab):
     assert lab.error_outputs() == ["cell 1: ZeroDivisionError: division by zero"]
     assert not lab.executed()
     assert [output["text"] for output in lab.cell_outputs(1)] == ["here\n", ""]
+
+
+def test_a_dead_kernel_is_seen(lab):
+    lab.write("dead", "import os", "os._exit(3)")
+    lab.open("dead")
+    with pytest.raises(AssertionError, match="died"):
+        lab.run_all()
 
 
 @pytest.mark.parametrize(
