@@ -143,7 +143,9 @@ def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
     from vdkit.measure.variant_records import alone, read_variants
 
     if kind == "variants.json":
-        return [record_tables.variant_table(read_variants(where), **asked)]
+        from vdkit.present.variants_table import variant_table
+
+        return [variant_table(read_variants(where), **asked)]
     from vdkit.measure.records import read_result
     from vdkit.present.tables import benchmark_table
 

@@ -11,7 +11,7 @@ from vdkit.measure.money import mean_energy_j
 from vdkit.measure.stats import CALL_BELOW_P, TOO_FEW, runs_needed
 from vdkit.present.digits import DIGITS_LEGEND, mean_words, ratio_words, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
-from vdkit.present.table import markdown_table
+from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, what_and_where
 
 if TYPE_CHECKING:
@@ -90,6 +90,14 @@ def _modes(row: Row) -> str:
 def comparison_text(
     comparison: Comparison, usd_per_hour: float | None = None, energy: bool = False
 ) -> str:
+    """`comparison_table` as Markdown that reads well in a terminal."""
+    table = comparison_table(comparison, usd_per_hour, energy)
+    return "\n\n".join([table.caption, markdown_table(table.rows), table.note])
+
+
+def comparison_table(
+    comparison: Comparison, usd_per_hour: float | None = None, energy: bool = False
+) -> Table:
     """Both recordings in words, the table, what its columns mean, and what else differs.
 
     ``usd_per_hour``, ``energy``: as for `comparison_rows`.
@@ -108,15 +116,17 @@ def comparison_text(
         for row in comparison.rows
         if row.metric == "latency_s"
     ]
-    parts = [
-        "\n".join(heads),
-        across_lines(comparison),
-        markdown_table(comparison_rows(comparison, usd_per_hour, energy)),
+    above = ["\n".join(heads), across_lines(comparison)]
+    below = [
         comparison_legend(comparison),
         money_legend(measured, usd_per_hour, energy, "A"),
         comparison_notes(comparison),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return Table(
+        comparison_rows(comparison, usd_per_hour, energy),
+        "\n\n".join(filter(None, above)),
+        "\n\n".join(filter(None, below)),
+    )
 
 
 def recording(result: BenchmarkResult) -> str:

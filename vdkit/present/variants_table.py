@@ -12,7 +12,7 @@ from vdkit.measure.variant_records import alone_bytes, latent_frame_ms
 from vdkit.present.digits import mean_decimals, mean_words, ratio_words, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.style import FAMILY_COLORS, STYLE, WIDTH_IN
-from vdkit.present.table import markdown_table
+from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, legend, noise_note, runs_frame, setting
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ def variant_rows(
 
 def variants_text(made: Comparison, usd_per_hour: float | None = None, energy: bool = False) -> str:
     """Caption, table, what else the runs say, and legend."""
+    table = variant_table(made, usd_per_hour, energy)
+    return "\n\n".join([table.caption, markdown_table(table.rows), table.note])
+
+
+def variant_table(
+    made: Comparison, usd_per_hour: float | None = None, energy: bool = False
+) -> Table:
+    """Variants of a decoder: a row per variant and mode, in every form."""
     first = made.baseline
     mode = first.baseline
     measured = [
@@ -79,15 +87,17 @@ def variants_text(made: Comparison, usd_per_hour: float | None = None, energy: b
         for name, one in result.modes.items()
     ]
     noise = [f"{variant}: {note}" for variant, r in made.results.items() if (note := noise_note(r))]
-    parts = [
-        "\n".join(line for line in (setting(first), price_line(usd_per_hour)) if line),
-        markdown_table(variant_rows(made, usd_per_hour, energy)),
+    below = [
         "\n".join(f"- {line}" for line in variant_lines(made)),
         variants_legend(made),
         money_legend(measured, usd_per_hour, energy, mode),
         "\n".join(noise),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return Table(
+        variant_rows(made, usd_per_hour, energy),
+        "\n".join(filter(None, (setting(first), price_line(usd_per_hour)))),
+        "\n\n".join(filter(None, below)),
+    )
 
 
 def variants_legend(made: Comparison) -> str:
