@@ -41,6 +41,8 @@ class Explorer(w.VBox):
         **start: first values of the controls, by the names of `Controls`.
     """
 
+    remarks: tuple[str, ...] = ()
+    """What stands below the picture, in sentences."""
     _ticker: threading.Thread | None = None
 
     def __init__(self, workshop: Workshop, results: Path, **start: Any) -> None:
@@ -191,6 +193,7 @@ class Explorer(w.VBox):
             self._say(remarks, warning)
 
     def _say(self, remarks: list[str], warning: bool = False) -> None:
+        self.remarks = tuple(remarks)
         self._remarks.value = remarks_html(remarks, warning)
 
     def _origin(self) -> str:

@@ -161,6 +161,12 @@ class Controls:
         """What the storage is held to; None: nothing."""
         return float(f"{self.speed.value:.3g}") if self.held.value else None
 
+    def hold_storage(self, mb_per_s: float | None) -> None:
+        """Hold the storage to this speed; None: let it go."""
+        if mb_per_s is not None:
+            self.speed.value = mb_per_s
+        self.held.value = mb_per_s is not None
+
     @property
     def size_pixels(self) -> tuple[int, int]:
         """(height, width); ValueError if what stands there is none."""
