@@ -70,7 +70,7 @@ _HOMES = {
     "quality_against_bytes": "vdkit.measure.quality",
     "Table": "vdkit.present.table",
     "benchmark_table": "vdkit.present.tables",
-    "breakdown_table": "vdkit.present.record_tables",
+    "breakdown_table": "vdkit.present.tables",
     "comparison_table": "vdkit.present.compare_tables",
     "variant_table": "vdkit.present.variants_table",
     "sweep_table": "vdkit.present.sweep_tables",

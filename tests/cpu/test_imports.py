@@ -76,7 +76,7 @@ def loaded_after(statement):
         ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
         (
             "import vdkit.present.table, vdkit.present.tables, vdkit.present.latex, "
-            "vdkit.present.digits, vdkit.present.record_tables",
+            "vdkit.present.digits, vdkit.present.profile_report",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),

@@ -124,12 +124,11 @@ def _kind(where: Path) -> str:
 
 def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
     """What is recorded as tables, the main one first."""
-    from vdkit.present import record_tables
-
     if kind == "profile.json":
         from vdkit.measure.profile_records import read_profile
+        from vdkit.present.profile_report import profile_tables
 
-        return record_tables.profile_tables(read_profile(where), **asked)
+        return profile_tables(read_profile(where), **asked)
     if kind == "sweep.json":
         from vdkit.measure.sweep_records import read_sweep
         from vdkit.present.sweep_tables import sweep_table
@@ -138,8 +137,9 @@ def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
         return [sweep_table(read_sweep(folder), **asked)]
     if kind == "aa.json":
         from vdkit.measure.control_records import read_control
+        from vdkit.present.control_report import control_tables
 
-        return record_tables.control_tables(read_control(where))
+        return control_tables(read_control(where))
     from vdkit.measure.variant_records import alone, read_variants
 
     if kind == "variants.json":
@@ -147,10 +147,10 @@ def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
 
         return [variant_table(read_variants(where), **asked)]
     from vdkit.measure.records import read_result
-    from vdkit.present.tables import benchmark_table
+    from vdkit.present.tables import benchmark_table, breakdown_table
 
     result = alone(read_result(where))
-    return [benchmark_table(result, **asked), record_tables.breakdown_table(result)]
+    return [benchmark_table(result, **asked), breakdown_table(result)]
 
 
 def _check_record(where: Path) -> None:

@@ -12,7 +12,7 @@ from vdkit.measure.control_records import ARMS, CALLED_BY, FALSE_CALLS_AT_MOST, 
 from vdkit.measure.stats import CALL_BELOW_P
 from vdkit.present.digits import mean_decimals, shown
 from vdkit.present.style import STYLE, WIDTH_IN
-from vdkit.present.table import markdown_table
+from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, setting, what_and_where
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ def share_words(share: Share) -> str:
 
 def _aim(met: bool) -> str:
     return "met" if met else "NOT MET"
+
+
+def control_tables(control: ControlResult) -> list[Table]:
+    """The arms, then how often a difference was called."""
+    return [Table(arm_rows(control), setting(control)), Table(call_rows(control), "Calls")]
 
 
 def control_text(control: ControlResult) -> str:

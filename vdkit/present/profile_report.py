@@ -22,7 +22,7 @@ from vdkit.present.profile_tables import (
     warning,
     window_rows,
 )
-from vdkit.present.table import markdown_table
+from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, setting
 
 if TYPE_CHECKING:
@@ -145,6 +145,32 @@ def profile_text(
         parts.append(f"Kernel time of the whole trace:\n\n{markdown_table(rows)}")
     parts += [trust_lines(mode, analysis) for mode, analysis in analyses.items()]
     return "\n\n".join(part for part in parts if part)
+
+
+def profile_tables(
+    result: ProfileResult, usd_per_hour: float | None = None, energy: bool = False
+) -> list[Table]:
+    """A profile: paths, windows, stalls of each window, kernel families; warnings above each."""
+    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    failed = warning(analyses, "plain")
+    made = [
+        Table(
+            mode_rows(result, usd_per_hour, energy),
+            _stacked(failed, setting(result), price_line(usd_per_hour)),
+            mode_legend(result, usd_per_hour, energy),
+        ),
+        Table(window_rows(analyses), _stacked(failed, "Windows")),
+    ]
+    for window in ("run", "steady"):
+        if rows := stall_rows(analyses, window):
+            made.append(Table(rows, _stacked(failed, f"Where window {window} went, ms")))
+    if rows := family_rows(analyses):
+        made.append(Table(rows, _stacked(failed, "Kernel time of the whole trace")))
+    return made
+
+
+def _stacked(*lines: str) -> str:
+    return "\n".join(line for line in lines if line)
 
 
 def ceiling_lines(result: ProfileResult) -> str:

@@ -100,9 +100,8 @@ def setting(
     threads = f" (torch on {where.torch_threads})" if limited else ""
     return (
         f"{decoder_words(work)} in {work.dtype}, {work.frames} frames ({work.latent_frames} "
-        "latent) of "
-        f"{work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of video. "
-        f"Chunk {config.chunk_size}, {config.slots} slots"
+        f"latent) of {work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of "
+        f"video. Chunk {config.chunk_size}, {config.slots} slots"
         + (f", without {', '.join(off)}" if off else "")
         + f"; sink: {sink_words(result.sink)}."
         + "".join(f" Note: {note}." for note in work.notes)
@@ -134,8 +133,7 @@ def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan) -> str:
     work = result.workload
     return (
         f"{decoder_words(work)} in {work.dtype}, {work.frames} frames of "
-        f"{work.height}x{work.width}, "
-        f"{result.provenance.device}"
+        f"{work.height}x{work.width}, {result.provenance.device}"
     )
 
 
@@ -179,6 +177,11 @@ def breakdown_rows(result: BenchmarkResult) -> list[dict[str, str]]:
         row["gaps s"] = mean_words([_gaps(run) for run in runs])
         rows.append(row)
     return rows
+
+
+def breakdown_table(result: BenchmarkResult) -> Table:
+    """`breakdown_rows` in every form."""
+    return Table(breakdown_rows(result), "Where the time goes, seconds per run")
 
 
 def _total(run: Run, step: str) -> float | None:
