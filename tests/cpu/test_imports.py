@@ -14,6 +14,7 @@ PACKAGE = ROOT / "vdkit"
 MAY_IMPORT = {
     "decode": set(),
     "sinks": {"decode"},
+    "memory_sink": {"decode"},
     "sink_spec": {"decode", "sinks"},
     "models": {"decode"},
     "measure": {"decode"},
