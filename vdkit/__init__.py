@@ -77,6 +77,7 @@ _HOMES = {
     "plot_denoising": "vdkit.present.stages_chart",
     "plot_frames": "vdkit.present.stages_chart",
     "plot_vram": "vdkit.present.vram_chart",
+    "vram_words": "vdkit.present.vram_chart",
     "plot_timeline": "vdkit.present.plots",
     "plot_overlap": "vdkit.present.overlap",
     "plot_utilization": "vdkit.present.charts",

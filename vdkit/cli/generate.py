@@ -53,9 +53,6 @@ def add_generate(commands: Any) -> None:
 
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
     from vdkit.decode.pipelined import decode_async
     from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import check_latents_path, save_latents
@@ -73,9 +70,7 @@ def run_generate(options: argparse.Namespace) -> int:
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
     progress = not options.json and sys.stderr.isatty()
-    for logging in (diffusers_logging, transformers_logging):
-        logging.disable_progress_bar()  # of loading weights
-    pipeline = load_pipeline(options.model, options.device, options.dtype)
+    pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
     if pipeline.device.type == "cpu":
         keep_freed_memory()
     for note in prompt_notes(pipeline, options.prompt, options.negative_prompt):

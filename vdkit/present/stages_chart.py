@@ -75,7 +75,7 @@ def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
         tones = _tones(rows, index)
         for call, (start, stop) in enumerate(row.spans_s):
             ax.barh(index, stop - start, left=start, height=0.7, color=tones[call % 2])
-        words = f"{row.seconds:.3g} s, {100 * row.seconds / whole_s:.0f} %"
+        words = f"{row.seconds:.3g} s, {100 * row.seconds / whole_s:.2g} %"
         before, after = row.spans_s[0][0], row.spans_s[-1][1]
         if after > 0.8 * whole_s and before > 0.25 * whole_s:  # the room is in front of it
             ax.text(before - 0.012 * whole_s, index, words, va="center", ha="right", fontsize=7)
@@ -102,7 +102,7 @@ def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
 def plot_denoising(
     steps: Sequence[Step], pictures: Mapping[str, Sequence[np.ndarray]], title: str | None = None
 ) -> Figure:
-    """A contact sheet: a column for each step, with the expert that ran there above it.
+    """A contact sheet: a column for each step, above it the expert that ran and at which noise.
 
     Args:
         steps: ``kept`` of `vdkit.generate_latents`.
@@ -116,7 +116,7 @@ def plot_denoising(
         figure, axes = _grid(list(pictures.values()), len(steps), head_in=0.42, label_in=0.75)
         for ax, step in zip(axes[0], steps, strict=True):
             expert = "" if step.expert == "only" else f"\n{step.expert}"
-            noise = f"noise {step.timestep / 1000:.2f}"
+            noise = f"at noise {step.timestep / 1000:.2f}"
             ax.set_title(f"step {step.step}{expert}\n{noise}", fontsize=6.5, pad=4)
             ax.spines["top"].set(
                 visible=True,

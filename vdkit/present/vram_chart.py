@@ -58,3 +58,28 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
         if title:
             ax.set_title(title, loc="left", fontsize=8)
     return figure
+
+
+def vram_words(points: Sequence[VramPoint]) -> str:
+    """Whole video against chunked, in words: at the longest length that has both, and per frame.
+
+    Raises:
+        ValueError: no length has both ``diffusers`` and ``async``.
+    """
+    whole = {p.frames: p for p in points if p.mode == "diffusers"}
+    chunked = {p.frames: p for p in points if p.mode == "async"}
+    both = sorted(whole.keys() & chunked.keys())
+    if not both:
+        raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
+    longest = both[-1]
+    text = (
+        f"{longest} frames decoded whole need {whole[longest].peak_bytes / 1e9:.2f} GB, in chunks "
+        f"{chunked[longest].peak_bytes / 1e9:.2f} GB ({whole[longest].device})."
+    )
+    growth = [vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
+    if growth[0] is not None and growth[1] is not None:
+        text += (
+            f" Every frame more adds {growth[0] / 1e6:.2f} MB to the first and "
+            f"{growth[1] / 1e6:.2f} MB to the second."
+        )
+    return text
