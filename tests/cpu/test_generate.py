@@ -147,6 +147,7 @@ def test_what_the_text_encoder_read_and_gave(pipeline, made):
     words = pipeline.tokenizer.convert_ids_to_tokens(made.token_ids)
     assert words == [*PROMPT.split(), "</s>"]
     assert made.embedding.shape == (1, 512, 128) and made.embedding.device.type == "cpu"
+    assert not made.embedding.is_inference()
     count = len(made.token_ids)
     assert made.embedding[:, count - 1].any() and not made.embedding[:, count:].any()
 

@@ -164,10 +164,10 @@ def test_growth_and_its_words():
     assert vram_growth_bytes(POINTS, "async") == pytest.approx(1e5)
     assert vram_growth_bytes(POINTS[:1], "diffusers") is None
     assert vram_words(POINTS) == (
-        "161 frames decoded whole need 5.00 GB, in chunks 4.01 GB (GPU). Every frame more adds "
+        "161 frames decoded whole need 5.00 GB, in chunks 4.01 GB. Every frame more adds "
         "10.00 MB to the first and 0.10 MB to the second."
     )
-    assert vram_words(POINTS[1:4:2] + POINTS[3:4]).endswith("in chunks 4.01 GB (GPU).")
+    assert vram_words(POINTS[1:4:2] + POINTS[3:4]).endswith("in chunks 4.01 GB.")
     with pytest.raises(ValueError, match="no length was decoded both whole"):
         vram_words(POINTS[:2])
 

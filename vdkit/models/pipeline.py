@@ -227,7 +227,7 @@ def generate_latents(
         unknown_words(pipeline, prompt),
         metadata,
         tuple(pipeline.tokenizer(prompt, verbose=False).input_ids[:TEXT_TOKENS]),
-        positive.cpu(),
+        positive.clone().cpu(),  # as an ordinary tensor, not one of inference mode
         tuple(keeping),
     )
 

@@ -74,7 +74,7 @@ def vram_words(points: Sequence[VramPoint]) -> str:
     longest = both[-1]
     text = (
         f"{longest} frames decoded whole need {whole[longest].peak_bytes / 1e9:.2f} GB, in chunks "
-        f"{chunked[longest].peak_bytes / 1e9:.2f} GB ({whole[longest].device})."
+        f"{chunked[longest].peak_bytes / 1e9:.2f} GB."
     )
     growth = [vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
     if growth[0] is not None and growth[1] is not None:
