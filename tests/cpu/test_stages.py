@@ -97,6 +97,13 @@ def test_table_and_picture_have_memory_only_on_a_gpu(decoded):
     assert not plt.get_fignums()
 
 
+def test_a_long_stage_is_told_without_exponents(decoded):
+    made = generation(["only"])
+    made.stages[1].seconds = 12345.6
+    texts = [text.get_text() for text in plot_stages(stage_rows(made, decoded)).axes[0].texts]
+    assert texts[:2] == ["1.00 s, 0.00810 %", "12346 s, 100 %"]
+
+
 def replace_peak(decoded, peak):
     return replace(decoded, vram_peak_bytes=peak)
 

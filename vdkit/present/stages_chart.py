@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from vdkit.present.profile_tables import significant
 from vdkit.present.style import STYLE, TONES, WIDTH_IN
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
         tones = _tones(rows, index)
         for call, (start, stop) in enumerate(row.spans_s):
             ax.barh(index, stop - start, left=start, height=0.7, color=tones[call % 2])
-        words = f"{row.seconds:.3g} s, {100 * row.seconds / whole_s:.2g} %"
+        share = 100 * row.seconds / whole_s
+        words = f"{significant(row.seconds)} s, {significant(share)} %"
         before, after = row.spans_s[0][0], row.spans_s[-1][1]
         if after > 0.8 * whole_s and before > 0.25 * whole_s:  # the room is in front of it
             ax.text(before - 0.012 * whole_s, index, words, va="center", ha="right", fontsize=7)
@@ -93,7 +95,9 @@ def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
     peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
     for index, peak_gb in enumerate(peaks_gb):
         ax.barh(index, peak_gb, height=0.7, color=_tones(rows, index)[0])
-        ax.text(peak_gb + 0.02 * max(peaks_gb), index, f"{peak_gb:.3g}", va="center", fontsize=7)
+        ax.text(
+            peak_gb + 0.02 * max(peaks_gb), index, significant(peak_gb), va="center", fontsize=7
+        )
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1.25 * max(peaks_gb))
     ax.set_xlabel("peak VRAM, GB")
