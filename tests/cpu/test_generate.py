@@ -8,10 +8,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from vdkit import (
     DecodeConfig,
+    MemorySink,
     Mp4Sink,
     NullSink,
     PngSink,
@@ -53,25 +55,9 @@ def clip():
     """Nine frames of a moving circle: decoder, latents, frames uint8 [9, 96, 160, 3]."""
     decoder = load_decoder("tiny-wan", "cpu")
     latents = load_latents(EXAMPLES[1], decoder)[:, :, :3]
-    kept = Kept()
+    kept = MemorySink()
     decode_sync(decoder, latents, kept, fps=16, progress=False)
-    return decoder, latents, np.concatenate(kept.parts)
-
-
-class Kept:
-    """A sink in memory."""
-
-    def open(self, info):
-        self.parts = []
-
-    def write(self, frames):
-        self.parts.append(frames.copy())
-
-    def close(self):
-        pass
-
-    def abort(self):
-        pass
+    return decoder, latents, kept.frames
 
 
 def test_latents_are_what_the_stock_pipeline_decodes(pipeline, made):
@@ -87,10 +73,10 @@ def test_latents_are_what_the_stock_pipeline_decodes(pipeline, made):
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).frames[0]
-    kept = Kept()
+    kept = MemorySink()
     decode_async(pipeline_decoder(pipeline), made.latents, kept, fps=16, progress=False)
     expected = (whole * 255).round().astype(np.uint8)
-    np.testing.assert_array_equal(np.concatenate(kept.parts), expected)
+    np.testing.assert_array_equal(kept.frames, expected)
 
 
 def test_stages_say_what_ran(pipeline, made):
@@ -125,6 +111,52 @@ def test_a_pipeline_with_one_transformer(pipeline):
     one = type(pipeline)(**parts, boundary_ratio=None)
     stages = generate_latents(one, PROMPT, **SMALL).stages
     assert [stage.expert for stage in stages] == [None, "only", "only", "only"]
+
+
+def test_kept_steps(pipeline, made):
+    """Nothing else changes; the last is what comes out, and the prediction gets nearer to it."""
+    kept = generate_latents(pipeline, PROMPT, **SMALL, keep_steps=(3, 1, 2))
+    assert torch.equal(kept.latents, made.latents) and made.kept == ()
+    assert [one.step for one in kept.kept] == [1, 2, 3]
+    for one, stage in zip(kept.kept, kept.stages[1:], strict=True):
+        assert (one.expert, one.timestep) == (stage.expert, stage.timestep)
+        for latents in (one.latents, one.predicted):
+            assert latents.shape == made.latents.shape and latents.dtype == torch.float32
+    assert torch.equal(kept.kept[-1].latents, made.latents)
+    far = [(one.predicted - made.latents).abs().mean() for one in kept.kept]
+    assert far[0] > far[1] > far[2] and far[2] < 1e-4
+    noisy = [(one.latents - made.latents).abs().mean() for one in kept.kept]
+    assert noisy[0] > noisy[1] > noisy[2] == 0
+
+
+def test_kept_steps_of_a_scheduler_that_predicts_no_end(pipeline):
+    other = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    parts = {**pipeline.components, "scheduler": other}
+    euler = type(pipeline)(**parts, boundary_ratio=pipeline.config.boundary_ratio)
+    (kept,) = generate_latents(euler, PROMPT, **SMALL, keep_steps=[2]).kept
+    assert kept.predicted is None and kept.latents.shape == (1, 16, 3, 4, 6)
+
+
+@pytest.mark.parametrize(("step", "near"), [(0, 1), (4, 3), (-2, 1), (1.5, 2)])
+def test_steps_that_cannot_be_kept(pipeline, step, near):
+    with pytest.raises(ValueError, match=rf"keep_steps has {step}; steps are 1 to 3, e.g. {near}"):
+        generate_latents(pipeline, PROMPT, **SMALL, keep_steps=(1, step))
+
+
+def test_what_the_text_encoder_read_and_gave(pipeline, made):
+    words = pipeline.tokenizer.convert_ids_to_tokens(made.token_ids)
+    assert words == [*PROMPT.split(), "</s>"]
+    assert made.embedding.shape == (1, 512, 128) and made.embedding.device.type == "cpu"
+    assert not made.embedding.is_inference()
+    count = len(made.token_ids)
+    assert made.embedding[:, count - 1].any() and not made.embedding[:, count:].any()
+
+
+def test_loading_shows_bars_only_if_asked(capfd):
+    load_pipeline("tiny-wan", "cpu", progress=False)
+    assert capfd.readouterr().err == ""
+    load_pipeline("tiny-wan", "cpu")
+    assert "Loading" in capfd.readouterr().err
 
 
 def test_unknown_words_are_named(pipeline):

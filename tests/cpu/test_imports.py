@@ -14,6 +14,7 @@ PACKAGE = ROOT / "vdkit"
 MAY_IMPORT = {
     "decode": set(),
     "sinks": {"decode"},
+    "memory_sink": {"decode"},
     "sink_spec": {"decode", "sinks"},
     "models": {"decode"},
     "measure": {"decode"},
@@ -101,6 +102,12 @@ def loaded_after(statement):
             {"torch", "matplotlib", "numpy", "pandas", "pydantic"},
         ),
         ("import vdkit.measure.results, vdkit.present.results_table", {"torch", "matplotlib"}),
+        ("import vdkit.memory_sink, vdkit.measure.vram", {"torch", "matplotlib", "pandas"}),
+        ("import vdkit.present.stages", {"torch", "matplotlib", "pandas", "diffusers"}),
+        (
+            "import vdkit.present.stages_chart, vdkit.present.vram_chart",
+            {"torch", "pandas", "diffusers"},
+        ),
         ("import vdkit.present.money_cells", {"torch", "matplotlib", "pandas", "pynvml"}),
         (
             "import vdkit.measure.compare, vdkit.present.compare_tables, vdkit.cli.compare",

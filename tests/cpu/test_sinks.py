@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.helpers import Collect, leftovers
-from vdkit import Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
+from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.sink_spec import SinkSpec, storage_kind
@@ -114,6 +114,29 @@ def test_a_sink_serves_one_decode(tmp_path):
     feed(sink)
     with pytest.raises(ValueError, match="has been used; make a new one"):
         sink.open(INFO)
+
+
+def test_memory_keeps_copies():
+    frames = FRAMES.copy()
+    sink = MemorySink()
+    with pytest.raises(ValueError, match="no decode into it has been completed"):
+        _ = sink.frames
+    feed(sink, frames)
+    frames[:] = 0  # as a ring slot is filled again
+    assert np.array_equal(sink.frames, FRAMES) and sink.frames.dtype == np.uint8
+    with pytest.raises(ValueError, match="has been used; make a new one"):
+        sink.open(INFO)
+
+
+def test_memory_notices_missing_frames():
+    sink = MemorySink()
+    sink.open(INFO)
+    sink.write(FRAMES[:2])
+    with pytest.raises(ValueError, match="2 frames written, 5 announced"):
+        sink.close()
+    sink.abort()
+    with pytest.raises(ValueError, match="no decode into it has been completed"):
+        _ = sink.frames
 
 
 def test_bad_settings(tmp_path):

@@ -31,7 +31,7 @@ def frames_of(decode, decoder, latents, **options):
 def test_stages_have_peak_memory():
     pipeline = load_pipeline("tiny-wan", "cuda")
     assert pipeline.transformer.dtype == torch.bfloat16 and pipeline.vae.dtype == torch.float16
-    made = generate_latents(pipeline, PROMPT, steps=8, progress=False)
+    made = generate_latents(pipeline, PROMPT, steps=8, keep_steps=(2, 8), progress=False)
     weights = sum(
         parameter.nbytes
         for part in (pipeline.transformer, pipeline.transformer_2, pipeline.text_encoder)
@@ -41,6 +41,11 @@ def test_stages_have_peak_memory():
     assert all(weights < stage.peak_vram_bytes < 2e9 for stage in made.stages)
     assert {stage.expert for stage in made.stages[1:]} == {"high-noise", "low-noise"}
     assert made.latents.device.type == "cpu" and made.latents.dtype == torch.float32
+    assert made.embedding.device.type == "cpu" and made.embedding.dtype == torch.bfloat16
+    for kept in made.kept:
+        for latents in (kept.latents, kept.predicted):
+            assert latents.device.type == "cpu" and latents.dtype == torch.float32
+    assert torch.equal(made.kept[-1].latents, made.latents)
 
 
 def test_float32_gives_the_latents_of_a_cpu():

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from vdkit.decode.chunks import exact_fps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vdkit.models.pipeline import GeneratedLatents
+    from vdkit.present.stages import StageRow
 
 
 def add_generate(commands: Any) -> None:
@@ -50,20 +53,13 @@ def add_generate(commands: Any) -> None:
 
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
     from vdkit.decode.pipelined import decode_async
     from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import check_latents_path, save_latents
     from vdkit.models.loading import load_pipeline
-    from vdkit.models.pipeline import (
-        PromptWarning,
-        check_request,
-        generate_latents,
-        pipeline_decoder,
-        prompt_notes,
-    )
+    from vdkit.models.pipeline import PromptWarning, generate_latents, pipeline_decoder
+    from vdkit.models.request import check_request, prompt_notes
+    from vdkit.present.stages import stage_rows
     from vdkit.sinks import Mp4Sink
 
     sink = Mp4Sink(options.out)
@@ -74,9 +70,7 @@ def run_generate(options: argparse.Namespace) -> int:
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
     progress = not options.json and sys.stderr.isatty()
-    for logging in (diffusers_logging, transformers_logging):
-        logging.disable_progress_bar()  # of loading weights
-    pipeline = load_pipeline(options.model, options.device, options.dtype)
+    pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
     if pipeline.device.type == "cpu":
         keep_freed_memory()
     for note in prompt_notes(pipeline, options.prompt, options.negative_prompt):
@@ -104,32 +98,22 @@ def run_generate(options: argparse.Namespace) -> int:
         print(_line(made, decoded.latency_s, options))
         return 0
     print(f"{options.model} on {decoder.device}, {made.metadata['video']}, {options.steps} steps\n")
-    print(_table(made, decoded.latency_s))
+    print(_table(stage_rows(made, decoded)))
     print(f"\nVideo: {options.out}")
     if options.save_latents is not None:
         print(f"Latents: {options.save_latents}")
     return 0
 
 
-def _grouped(made: GeneratedLatents, decode_s: float) -> list[tuple[str, int, float, int | None]]:
-    """Stage, calls, seconds, peak VRAM; steps of one expert together."""
-    rows: list[tuple[str, int, float, int | None]] = []
-    for name in dict.fromkeys(stage.expert or stage.name for stage in made.stages):
-        mine = [s for s in made.stages if (s.expert or s.name) == name]
-        peaks = [s.peak_vram_bytes for s in mine if s.peak_vram_bytes is not None]
-        shown = f"denoise, {name} expert" if mine[0].expert else name
-        peak = max(peaks) if peaks else None
-        rows.append((shown, len(mine), sum(s.seconds for s in mine), peak))
-    return [*rows, ("decode and write, async", 1, decode_s, None)]
-
-
-def _table(made: GeneratedLatents, decode_s: float) -> str:
-    rows = _grouped(made, decode_s)
-    whole = sum(seconds for _, _, seconds, _ in rows)
+def _table(rows: Sequence[StageRow]) -> str:
+    whole = sum(row.seconds for row in rows)
     lines = [f"{'stage':28} {'times':>5} {'seconds':>8} {'share %':>8} {'peak VRAM GB':>13}"]
-    for name, times, seconds, peak in rows:
+    for row in rows:
+        share = 100 * row.seconds / whole
+        peak = row.peak_vram_bytes
         vram = "-" if peak is None else f"{peak / 1e9:.2f}"
-        lines.append(f"{name:28} {times:5} {seconds:8.3f} {100 * seconds / whole:8.1f} {vram:>13}")
+        times = len(row.spans_s)
+        lines.append(f"{row.name:28} {times:5} {row.seconds:8.3f} {share:8.1f} {vram:>13}")
     lines.append(f"{'together':28} {'':5} {whole:8.3f}")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 
-from vdkit.models.sources import TINY_WAN, check_weights, find_source, read_class
+from vdkit.models.sources import TINY_WAN, check_weights, find_source, loading_bars, read_class
 from vdkit.models.wan import WanDecoder
 from vdkit.models.wan_fast import FastWanDecoder
 from vdkit.models.wan_variants import ChannelsLastWanDecoder, CompiledWanDecoder
@@ -180,6 +180,8 @@ def load_pipeline(
     source: str | Path = "tiny-wan",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    *,
+    progress: bool = True,
 ) -> WanPipeline:
     """A stock diffusers pipeline: every method and option of `diffusers.WanPipeline` works.
 
@@ -189,6 +191,7 @@ def load_pipeline(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of text encoder and transformers: float16, bfloat16 or float32; None: bfloat16 on a
             GPU, float32 on a CPU. The VAE gets `load_decoder`'s default, float16 on a GPU.
+        progress: diffusers' own bars.
 
     Raises:
         ValueError: unknown source, device or dtype; a pickle; another pipeline's folder; damaged
@@ -204,11 +207,12 @@ def load_pipeline(
     if isinstance(found, Path):
         _check_folder(found)
     try:
-        pipeline = WanPipeline.from_pretrained(
-            found,
-            dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
-            use_safetensors=True,
-        )
+        with loading_bars(progress):
+            pipeline = WanPipeline.from_pretrained(
+                found,
+                dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
+                use_safetensors=True,
+            )
     except SafetensorError as error:
         raise ValueError(f"{found} has a damaged weights file: {error}") from error
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ import torch
 from diffusers import WanPipeline
 from tqdm import tqdm
 
-from vdkit.decode.chunks import latent_frames
+from vdkit.models.request import (
+    TEXT_TOKENS,
+    check_fit,
+    check_keep_steps,
+    check_request,
+    experts,
+    prompt_notes,
+    unknown_words,
+)
 from vdkit.models.wan import WanDecoder
 
 GUIDANCE = (4.0, 3.0)
 """Guidance scales of the high-noise and the low-noise expert: Wan2.2-T2V-A14B's model card."""
-
-
-TEXT_TOKENS = 512
-"""What a prompt is padded to: WanPipeline's own default, which its ``encode_prompt`` has not."""
 
 
 class PromptWarning(UserWarning):
@@ -49,6 +54,26 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptStep:
+    """Latents in the middle of a generation, both [1, C, T, h, w], float32, on the CPU,
+    de-normalized: what a decode path takes.
+
+    Attributes:
+        step: after which, from 1.
+        expert, timestep: as in its `Stage`.
+        latents: as they were, noise and all.
+        predicted: what the model expected them to end as, from this step; None with a scheduler
+            that does not predict that (``predict_x0`` of diffusers' multistep schedulers).
+    """
+
+    step: int
+    expert: str
+    timestep: float
+    latents: torch.Tensor
+    predicted: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class GeneratedLatents:
     """Latents that a pipeline made, and what it took.
 
@@ -58,29 +83,24 @@ class GeneratedLatents:
         unknown_words: of the prompt; the model saw a placeholder in their place.
         metadata: prompt, seed, shape, normalization, source and versions, as text; what
             `vdkit.models.latents.save_latents` writes beside the tensor.
+        token_ids: of the prompt, as the text encoder read it, before padding.
+        embedding: of the prompt, [1, 512, d], in the text encoder's dtype, on the CPU.
+        kept: what ``keep_steps`` asked for, in order.
     """
 
     latents: torch.Tensor
     stages: tuple[Stage, ...]
     unknown_words: tuple[str, ...]
     metadata: dict[str, str]
+    token_ids: tuple[int, ...]
+    embedding: torch.Tensor
+    kept: tuple[KeptStep, ...] = ()
 
 
 def pipeline_decoder(pipeline: WanPipeline) -> WanDecoder:
     """The pipeline's VAE as a streaming decoder; the weights are shared, not copied."""
     source = pipeline.config.get("_name_or_path") or "pipeline"
     return WanDecoder(pipeline.vae, Path(source).name)
-
-
-def unknown_words(pipeline: WanPipeline, prompt: str) -> tuple[str, ...]:
-    """The prompt's words, in order, of which the tokenizer does not know a part."""
-    unknown = pipeline.tokenizer.unk_token_id
-    return tuple(
-        word
-        for word in dict.fromkeys(prompt.split())
-        if unknown is not None
-        and unknown in pipeline.tokenizer(word, add_special_tokens=False).input_ids
-    )
 
 
 def generate_latents(
@@ -95,6 +115,7 @@ def generate_latents(
     guidance: float = GUIDANCE[0],
     guidance_2: float = GUIDANCE[1],
     negative_prompt: str = "",
+    keep_steps: Collection[int] = (),
     progress: bool = True,
 ) -> GeneratedLatents:
     """Run text encoder and denoising, stop at the latents and de-normalize them.
@@ -110,16 +131,18 @@ def generate_latents(
             the first at 1 or below there is none at all, as in diffusers; a pipeline with one
             transformer takes the first.
         negative_prompt: what guidance leads away from.
+        keep_steps: steps, from 1, after which to keep the latents, outside the seconds of any.
         progress: a tqdm bar for each stage.
 
     Raises:
         TypeError: not a `WanPipeline`, or a prompt that is no text.
-        ValueError: an empty prompt; frames, size, steps or seed out of range. It names the nearest
-            value that works.
+        ValueError: an empty prompt; frames, size, steps, seed or ``keep_steps`` out of range. It
+            names the nearest value that works.
         MemoryError: the video does not fit.
     """
     check_request(prompt, steps, seed, guidance, guidance_2)
-    _check_fit(pipeline, frames, height, width, steps)
+    check_fit(pipeline, frames, height, width, steps)
+    check_keep_steps(keep_steps, steps)
     for note in prompt_notes(pipeline, prompt, negative_prompt):
         warnings.warn(note, PromptWarning, stacklevel=2)
     watch = _Watch(pipeline._execution_device)
@@ -134,20 +157,28 @@ def generate_latents(
         )
         stages = [Stage("text encoder", *watch.lap())]
         bar.update()
+    decoder = pipeline_decoder(pipeline)
     ran: list[str] = []
+    keeping: list[KeptStep] = []
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-        for name, module in _experts(pipeline).items()
+        for name, module in experts(pipeline).items()
     ]
 
     def on_step(
-        _: WanPipeline, step: int, timestep: torch.Tensor, kept: dict[str, Any]
+        _: WanPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, Any]
     ) -> dict[str, Any]:
         lap = watch.lap()
         stages.append(Stage(f"step {step + 1}", *lap, expert=ran[-1], timestep=float(timestep)))
+        if step + 1 in keep_steps:
+            latents = _plain(decoder, tensors["latents"])
+            end = _predicted(pipeline.scheduler)
+            predicted = None if end is None else _plain(decoder, end)
+            keeping.append(KeptStep(step + 1, ran[-1], float(timestep), latents, predicted))
+            watch.lap()
         bar.set_description_str(f"denoise, {ran[-1]} expert" if two else "denoise")
         bar.update()
-        return kept
+        return tensors
 
     quiet = getattr(pipeline, "_progress_bar_config", {})
     pipeline.set_progress_bar_config(disable=True)
@@ -177,8 +208,7 @@ def generate_latents(
         pipeline.set_progress_bar_config(**quiet)
         for hook in hooks:
             hook.remove()
-    decoder = pipeline_decoder(pipeline)
-    latents = decoder.denormalize(normalized.float()).cpu()
+    latents = _plain(decoder, normalized)
     metadata = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -191,27 +221,26 @@ def generate_latents(
         "source": decoder.name,
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
     }
-    return GeneratedLatents(latents, tuple(stages), unknown_words(pipeline, prompt), metadata)
+    return GeneratedLatents(
+        latents,
+        tuple(stages),
+        unknown_words(pipeline, prompt),
+        metadata,
+        tuple(pipeline.tokenizer(prompt, verbose=False).input_ids[:TEXT_TOKENS]),
+        positive.clone().cpu(),  # as an ordinary tensor, not one of inference mode
+        tuple(keeping),
+    )
 
 
-def prompt_notes(pipeline: WanPipeline, prompt: str, negative_prompt: str = "") -> list[str]:
-    """What the model will not read of the two prompts, in words; empty if it reads it all."""
-    notes = []
-    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
-        if strange := unknown_words(pipeline, text):
-            listed = ", ".join(map(repr, strange))
-            notes.append(f"the {name} has words the tokenizer does not know: {listed}")
-        tokens = len(pipeline.tokenizer(text, verbose=False).input_ids)
-        if tokens > TEXT_TOKENS:
-            notes.append(f"the {name} has {tokens} tokens; only the first {TEXT_TOKENS} are read")
-    return notes
+def _plain(decoder: WanDecoder, normalized: torch.Tensor) -> torch.Tensor:
+    """De-normalized, float32, on the CPU."""
+    return decoder.denormalize(normalized.float()).cpu()
 
 
-def _experts(pipeline: WanPipeline) -> dict[str, torch.nn.Module]:
-    first, second = pipeline.transformer, pipeline.transformer_2
-    if first is not None and second is not None:
-        return {"high-noise": first, "low-noise": second}
-    return {"only": first if first is not None else second}
+def _predicted(scheduler: Any) -> torch.Tensor | None:
+    """The clean latents that the scheduler's last step was made of, normalized, if it has them."""
+    outputs = getattr(scheduler, "model_outputs", None)
+    return outputs[-1] if outputs and scheduler.config.get("predict_x0") else None
 
 
 class _Watch:
@@ -234,41 +263,3 @@ class _Watch:
 
 def _bar(name: str, total: int, shown: bool) -> tqdm:
     return tqdm(total=total, desc=name, unit="step", disable=not shown, leave=True)
-
-
-def check_request(
-    prompt: str, steps: int, seed: int, guidance: float = 1.0, guidance_2: float = 1.0
-) -> None:
-    """What can be seen to be wrong before a pipeline is loaded; raises as `generate_latents`."""
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt is a {type(prompt).__name__}; one text is needed")
-    if not prompt.strip():
-        raise ValueError(
-            "the prompt is empty; say what the video shows, e.g. 'a red circle moves left over a "
-            "gray background'"
-        )
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; denoise in 1 step or more")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
-    for name, scale in (("guidance", guidance), ("guidance_2", guidance_2)):
-        if not 0 <= scale < float("inf"):
-            raise ValueError(f"{name} is {scale}; use 0 or more, 1 for none")
-
-
-def _check_fit(pipeline: WanPipeline, frames: int, height: int, width: int, steps: int) -> None:
-    if not isinstance(pipeline, WanPipeline):
-        raise TypeError(f"pipeline is a {type(pipeline).__name__}; a WanPipeline is needed")
-    most = pipeline.scheduler.config.num_train_timesteps
-    if steps > most:
-        raise ValueError(
-            f"steps is {steps}; the scheduler has {most} noise levels, use 1 to {most}"
-        )
-    latent_frames(frames, pipeline.vae_scale_factor_temporal)
-    config: Any = next(iter(_experts(pipeline).values())).config
-    patch = config.patch_size
-    for name, side, times in (("height", height, patch[1]), ("width", width, patch[2])):
-        factor = pipeline.vae_scale_factor_spatial * times
-        if side < 1 or side % factor:
-            near = max(factor, round(side / factor) * factor)
-            raise ValueError(f"{name} is {side}; use a multiple of {factor}, e.g. {near}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -86,3 +87,20 @@ def check_weights(folder: Path) -> None:
             raise ValueError(
                 f"{file} cannot be read, it is damaged or cut short: {error}"
             ) from error
+
+
+@contextmanager
+def loading_bars(shown: bool) -> Iterator[None]:
+    """The bars of diffusers and transformers while weights load; restored on leaving."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    homes = (diffusers_logging, transformers_logging)
+    hidden = [home for home in homes if home.is_progress_bar_enabled() and not shown]
+    for home in hidden:
+        home.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for home in hidden:
+            home.enable_progress_bar()
