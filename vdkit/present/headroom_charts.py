@@ -76,12 +76,12 @@ def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap]) -> None:
         end = 0.01 * longest
         ax.text(
             one.sync_total_ms + end, top,
-            f"{one.sync_total_ms:.1f}: {one.beside_percent:.0f} % of it is not decoding",
+            f"{one.sync_total_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding",
             va="center", fontsize=6.5,
         )  # fmt: skip
         ax.text(
             one.async_total_ms + end, bottom,
-            f"{one.async_total_ms:.1f}: {one.hidden_percent:.0f} % of that hidden, sync / async "
+            f"{one.async_total_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
             f"{one.sync_total_ms / one.async_total_ms:.2f}",
             va="center", fontsize=6.5,
         )  # fmt: skip
@@ -90,7 +90,7 @@ def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap]) -> None:
     ax.set_yticks(ticks, labels)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.44 * longest)
+    ax.set_xlim(0, 1.55 * longest)
 
 
 def _stack(ax: Axes, row: float, parts: list[tuple[float, str]]) -> None:
@@ -129,7 +129,7 @@ def plot_headroom(panels: Mapping[str, Mapping[str, Headroom]]) -> Figure:
             ax.set_yticks(range(len(variants)), list(variants))
             ax.tick_params(axis="y", length=0)
             ax.invert_yaxis()
-            ax.set_xlim(0, 1.6 * longest)
+            ax.set_xlim(0, 1.7 * longest)
             ax.set_title(title, loc="left", fontsize=8)
         axes[-1, 0].set_xlabel("compute only, ms per latent frame")
         line = Line2D(
