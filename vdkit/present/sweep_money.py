@@ -36,9 +36,7 @@ def money_rows(sweep: Sweep, usd_per_hour: float, slots: int = 2) -> list[dict[s
     ]
 
 
-def saving_line(
-    sweep: Sweep, usd_per_hour: float, mb_per_s: float, limits: Limits = Limits()
-) -> str:
+def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: float) -> str:
     """What the recommended setting saves against sync where storage has this speed, predicted.
 
     Raises:
@@ -62,14 +60,13 @@ def saving_line(
     )
 
 
-def sweep_money_text(
-    sweep: Sweep, usd_per_hour: float, mb_per_s: float, limits: Limits = Limits()
-) -> str:
+def sweep_money_text(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: float) -> str:
     """Price, `money_rows` as a table and `saving_line`, as Markdown."""
-    return "\n\n".join(
-        [
-            f"{what_and_where(sweep.plan)}. {price_line(usd_per_hour)}",
-            markdown_table(money_rows(sweep, usd_per_hour)),
-            saving_line(sweep, usd_per_hour, mb_per_s, limits),
-        ]
-    )
+    table = markdown_table(money_rows(sweep, usd_per_hour))
+    parts = [
+        f"{what_and_where(sweep.plan)}. {price_line(usd_per_hour)}",
+        table,
+        "† a run had a throttle reason set." if "†" in table else "",
+        saving_line(sweep, limits, mb_per_s, usd_per_hour),
+    ]
+    return "\n\n".join(part for part in parts if part)
