@@ -128,6 +128,14 @@ def loaded_after(statement):
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         ("import vdkit.present.report, vdkit.present.report_parts", {"torch", "diffusers"}),
+        (
+            "import vdkit.measure.headroom, vdkit.measure.sweep_advice",
+            {"torch", "matplotlib", "pandas", "diffusers", "pydantic"},
+        ),
+        (
+            "import vdkit.present.headroom_charts, vdkit.present.sweep_charts",
+            {"torch", "pandas", "diffusers"},
+        ),
         ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import fcntl
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from vdkit.decode.chunks import DecodeConfig
+from vdkit.decode.protocols import ChunkDecoder
 from vdkit.measure.bench import Bench, SinkFactory
 from vdkit.measure.folders import result_folder
 from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.records import BenchmarkResult, SinkInfo, read_result, write_record
-from vdkit.measure.sweep_plan import SweepBar, sweep_bar
+from vdkit.measure.sweep_plan import SweepBar, plan_cells, sweep_bar
 from vdkit.measure.sweep_records import (
     PLAN,
     PREDICTIONS,
@@ -36,6 +38,49 @@ from vdkit.measure.sweep_records import (
 
 class SweepLocked(RuntimeError):
     """Another process is writing into the sweep's folder."""
+
+
+def sweep_grid(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sinks: Mapping[float | None, tuple[SinkFactory, SinkInfo]],
+    out: Path,
+    *,
+    chunks: Sequence[int] = (1, 2, 4),
+    slots: Sequence[int] = (1, 2, 3, 4),
+    modes: Sequence[str] = ("sync", "async"),
+    fps: int | float | str | Fraction = 16,
+    config: DecodeConfig = DecodeConfig(),
+    runs: int = 3,
+    source: str | None = None,
+    latents_source: str = "given",
+    label: str = "sweep",
+    progress: bool = True,
+) -> Sweep:
+    """Measure a few cells of a grid, predict the others from them, then measure those too.
+
+    Args:
+        decoder, latents, fps, config: as for `run_benchmark`; chunk size and slots are the grid's.
+        sinks: storage speed in MB/s to the factory and description of a sink held to it. None,
+            full speed, has to be there: costs are fitted at it.
+        out: a new folder in it takes the records (`read_sweep`).
+        chunks, slots, modes: the other axes of the grid, as for `plan_cells`.
+        runs: of each cell.
+        source, latents_source, label: for the record only.
+        progress: show a tqdm bar with an estimate of the time left.
+
+    Raises:
+        ValueError: no sink at full speed, or an axis that is wrong.
+    """
+    if None not in sinks:
+        raise ValueError("sinks has no None: give a sink at full speed, to fit costs at")
+    fit_cells, cells = plan_cells(modes, chunks, slots, tuple(sinks), latents.shape[2])
+    bench = Bench(decoder, latents, fps, source, latents_source)
+    folder = start_sweep(
+        bench, fit_cells, cells, out,
+        sink_info=sinks[None][1], config=config, runs=runs, label=label,
+    )  # fmt: skip
+    return run_sweep(folder, bench, sinks.__getitem__, progress=progress)
 
 
 def start_sweep(

@@ -1,16 +1,26 @@
-"""A sweep in two pictures: latency as a heat map, predicted against measured as a scatter plot."""
+"""A sweep in pictures: latency as a heat map, predicted against measured, what to set and when."""
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import (
+    FormatStrFormatter,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
 
 from vdkit.measure.sweep_records import Cell, Sweep, measured_s
-from vdkit.present.style import MODE_COLORS, STYLE, WIDTH_IN
+from vdkit.present.style import MODE_COLORS, STYLE, TONES, WIDTH_IN
 from vdkit.present.sweep_tables import verdict
 from vdkit.present.tables import what_and_where
 
@@ -18,9 +28,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from vdkit.measure.sweep_advice import StoragePoint
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BAND_PERCENT = (2, 5)
 """Errors that the scatter plot shades."""
+TITLE_CHARACTERS = 105
+"""Of a line above the scatter plot."""
+WIDE_ENOUGH = 0.06
+"""Of a strip's width: a setting that its words fit into."""
 
 
 def plot_heatmap(sweep: Sweep) -> Figure:
@@ -164,7 +180,8 @@ def plot_predictions(sweep: Sweep) -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator(6))
         _legend(figure, shown, speeds, sweep)
         figure.suptitle(
-            f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{verdict(sweep)}",
+            f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n"
+            + textwrap.fill(verdict(sweep), TITLE_CHARACTERS),
             fontsize=8, x=0.01, ha="left",
         )  # fmt: skip
         plt.close(figure)
@@ -191,6 +208,83 @@ def _legend(figure: Figure, shown: list[Cell], speeds: list[float | None], sweep
     handles.append(Patch(color="#F0F0F0", label=f"±{BAND_PERCENT[1]} %"))
     figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // 2),
                   frameon=False, fontsize=7, columnspacing=1.2)  # fmt: skip
+
+
+def plot_sensitivity(panels: Mapping[str, Sequence[StoragePoint]]) -> Figure:
+    """Predicted latency against storage speed, and below it the recommended setting.
+
+    Args:
+        panels: title to points, ascending in speed (`storage_sensitivity`); drawn below each other.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2 * len(panels), 1, squeeze=False, layout="constrained",
+            figsize=(WIDTH_IN, 0.4 + 2.3 * len(panels)), height_ratios=(5, 1) * len(panels),
+        )  # fmt: skip
+        plt.close(figure)
+        for row, (title, points) in enumerate(panels.items()):
+            ax, strip = axes[2 * row, 0], axes[2 * row + 1, 0]
+            speeds = [one.mb_per_s for one in points]
+            sync = [(one.mb_per_s, one.sync_s) for one in points if one.sync_s is not None]
+            storage = [one.storage_s for one in points]
+            async_s = [one.advice.prediction.run.latency_s for one in points]
+            ax.plot(speeds, storage, color="#009E73", linestyle=(0, (3, 3)), zorder=3,
+                    label="storage alone")  # fmt: skip
+            if sync:
+                ax.plot(*zip(*sync, strict=True), color=MODE_COLORS["sync"],
+                        label="sync, at that chunk size")  # fmt: skip
+            ax.plot(speeds, async_s, color=MODE_COLORS["async"], label="async, as recommended")
+            _log_axes(ax, strip, speeds, [*storage, *async_s, *(value for _, value in sync)])
+            ax.set_ylabel("predicted latency, s")
+            ax.set_title(title, loc="left", fontsize=8)
+            _draw_settings(strip, points)
+        axes[-1, 0].set_xlabel("storage speed, MB/s")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False,
+                      fontsize=7)  # fmt: skip
+    return figure
+
+
+def _log_axes(ax: Axes, strip: Axes, speeds: Sequence[float], values: Sequence[float]) -> None:
+    """Logarithmic, with plain numbers, and one speed axis for both."""
+    for one in (ax, strip):
+        one.set_xscale("log")
+        one.set_xlim(speeds[0], speeds[-1])
+        one.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        one.xaxis.set_minor_locator(NullLocator())
+    ax.tick_params(labelbottom=False)
+    ax.set_yscale("log")
+    ax.set_ylim(max(min(values), max(values) / 100), 1.1 * max(values))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _draw_settings(ax: Axes, points: Sequence[StoragePoint]) -> None:
+    """A strip of the recommended settings; each begins halfway from the point before."""
+    speeds = [one.mb_per_s for one in points]
+    edges = [speeds[0], *(math.sqrt(a * b) for a, b in pairwise(speeds)), speeds[-1]]
+    width = math.log(edges[-1] / edges[0])
+    first = 0
+    settings = [(one.advice.config.chunk_size, one.advice.config.slots) for one in points]
+    sizes = sorted({size for size, _ in settings})
+    for index, (size, slots) in enumerate(settings):
+        if index + 1 < len(settings) and settings[index + 1] == (size, slots):
+            continue
+        left, right = edges[first], edges[index + 1]
+        tone = TONES["compute"][sizes.index(size) % 2]
+        ax.barh(0, right - left, left=left, height=0.8, color=tone, edgecolor="white")
+        if math.log(right / left) > WIDE_ENOUGH * width:
+            ax.text(
+                math.sqrt(left * right), 0, f"chunk {size}\n{slots} slot{'s' * (slots != 1)}",
+                ha="center", va="center", fontsize=6,
+                color="white" if tone == TONES["compute"][0] else "black",
+            )  # fmt: skip
+        first = index + 1
+    ax.set_yticks([])
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
 
 
 def write_sweep_charts(sweep: Sweep) -> list[Path]:

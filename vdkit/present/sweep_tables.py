@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vdkit.measure.advice import recommend
-from vdkit.measure.costs import Storage
 from vdkit.measure.money import mean_energy_j
-from vdkit.measure.predict import video_info
+from vdkit.measure.sweep_advice import recommend_from
 from vdkit.measure.sweep_records import (
     PREDICTIONS,
     Cell,
@@ -204,14 +201,9 @@ def sweep_advice(sweep: Sweep) -> list[str]:
     grid = [cell for cell in sweep.plan.all_cells if cell.mode == "async"]
     if sweep.predictions is None or not any(cell in sweep.results for cell in grid):
         return []
-    costs, config = sweep.predictions.costs, sweep.plan.config
-    info = video_info(next(iter(sweep.results.values())))
-    chunks = sorted({cell.chunk_size for cell in grid})
-    slots = sorted({cell.slots for cell in grid if cell.slots is not None})
     lines = []
     for speed in dict.fromkeys(cell.mb_per_s for cell in _sorted(sweep) if cell.mode == "async"):
-        held = costs if speed is None else replace(costs, storage=Storage(speed))
-        advice = recommend(held, info=info, chunks=chunks, slots=slots, config=config)
+        advice = recommend_from(sweep, mb_per_s=speed)
         sink = "full speed" if speed is None else f"{speed:g} MB/s"
         lines.append(f"Sink at {sink}: {advice_line(advice)}.")
     return lines

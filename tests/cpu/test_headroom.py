@@ -1,0 +1,117 @@
+"""What overlap hides of a variant and how near it comes to the ceiling: the sums, the pictures."""
+
+from pathlib import Path
+
+import pytest
+
+from vdkit.measure.costs import recorded_span
+from vdkit.measure.headroom import STEPS, Overlap, headroom_of, overlap_of
+from vdkit.measure.profile_records import Ceiling, read_profile
+from vdkit.measure.variant_records import read_variants
+from vdkit.present.headroom_charts import plot_headroom, plot_hiding
+
+RESULTS = Path(__file__).parents[2] / "results"
+PROFILE = RESULTS / "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return read_variants(RESULTS / "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16")
+
+
+def without(result, mode):
+    """The result as if ``mode`` had not been run."""
+    modes = {name: one for name, one in result.modes.items() if name != mode}
+    runs = tuple(run for run in result.runs if run.mode != mode)
+    return result.model_copy(update={"modes": modes, "runs": runs})
+
+
+def test_the_parts_add_up_to_the_latency(recorded):
+    for result in recorded.results.values():
+        one, count = overlap_of(result), result.workload.latent_frames
+        for mode, total_ms in (("sync", one.sync_total_ms), ("async", one.async_total_ms)):
+            assert total_ms == pytest.approx(1e3 * result.modes[mode].latency_s.mean / count)
+        spans = [
+            recorded_span(chunk, "write") for run in result.timed("sync") for chunk in run.chunks
+        ]
+        expected = 1e3 * sum(spans) / len(result.timed("sync")) / count
+        assert one.sync_ms["write"] == pytest.approx(expected) and expected > 0
+        assert one.sync_rest_ms > 0  # nothing overlaps in sync
+
+
+def test_what_is_hidden():
+    steps = dict(zip(STEPS, (60.0, 10.0, 20.0, 5.0), strict=True))
+    one = Overlap(sync_ms=steps, sync_rest_ms=5.0, async_decode_ms=62.0, async_rest_ms=10.0)
+    assert (one.sync_total_ms, one.async_total_ms, one.beside_ms) == (100, 72, 40)
+    assert (one.beside_percent, one.hidden_percent) == (40, 75)
+    nothing = Overlap(sync_ms=steps, sync_rest_ms=5.0, async_decode_ms=62.0, async_rest_ms=40.0)
+    assert nothing.hidden_percent == 0
+
+
+def test_a_faster_decoder_has_more_to_hide(recorded):
+    shares = [overlap_of(result).beside_percent for result in recorded.results.values()]
+    assert shares == sorted(shares) and shares[-1] > 2 * shares[0]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_overlap_needs_both_modes(recorded, mode):
+    result = without(recorded.baseline, mode)
+    result = result.model_copy(update={"baseline": next(iter(result.modes))})
+    with pytest.raises(ValueError, match=f"has no runs of mode {mode}; run the benchmark with"):
+        overlap_of(result)
+
+
+def test_headroom(recorded):
+    ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1000.0)
+    result, tflop = recorded.results["fast"], 546.0
+    one = headroom_of(result, tflop, ceiling)
+    latency_s = result.modes["compute"].latency_s.mean
+    assert one.compute_ms == pytest.approx(1e3 * latency_s / 41)
+    assert one.tflop_per_s == pytest.approx(tflop / latency_s)
+    assert one.ceiling_ms == pytest.approx(tflop / 41)  # ms, at 1,000 TFLOP/s
+    assert one.percent == pytest.approx(100 * one.tflop_per_s / 1000)
+
+
+def test_headroom_refuses_what_cannot_be_compared(recorded):
+    result = recorded.baseline
+    ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1.0)
+    with pytest.raises(ValueError, match="of bfloat16, the decoder ran in float16; measure it"):
+        headroom_of(result, 1.0, ceiling.model_copy(update={"dtype": "bfloat16"}))
+    for tflop in (0.0, float("nan")):
+        with pytest.raises(ValueError, match="give the operations of the whole video"):
+            headroom_of(result, tflop, ceiling)
+    with pytest.raises(ValueError, match="has no runs of mode compute"):
+        headroom_of(without(result, "compute"), 1.0, ceiling)
+
+
+def test_the_pictures_draw_what_was_measured(recorded):
+    figure = plot_hiding({"one": recorded.results, "two": recorded.results})
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
+    ax = figure.axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == [word for name in recorded.results for word in (f"{name}  sync", "async")]
+    ends = {}
+    for bar in ax.patches:
+        row = round(bar.get_y() + bar.get_height() / 2, 3)
+        ends[row] = max(ends.get(row, 0.0), bar.get_x() + bar.get_width())
+    expected = [
+        total
+        for result in recorded.results.values()
+        for total in (overlap_of(result).sync_total_ms, overlap_of(result).async_total_ms)
+    ]
+    assert [ends[row] for row in sorted(ends)] == pytest.approx(expected)
+    assert "28 % of it is not decoding" in " ".join(text.get_text() for text in ax.texts)
+
+
+def test_the_ceiling_is_a_line(recorded):
+    profile = read_profile(PROFILE)
+    tflop = profile.modes["compute"].tflop
+    room = {
+        name: headroom_of(result, tflop, profile.ceiling)
+        for name, result in recorded.results.items()
+    }
+    (ax,) = plot_headroom({"here": room}).axes
+    assert [bar.get_width() for bar in ax.patches] == [one.compute_ms for one in room.values()]
+    (line,) = ax.lines
+    assert set(line.get_xdata()) == {room["fast"].ceiling_ms}
+    assert f"{room['fast'].percent:.0f} % of the ceiling" in ax.texts[-1].get_text()

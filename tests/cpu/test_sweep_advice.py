@@ -1,0 +1,147 @@
+"""A sweep from Python in one call, and what it recommends at any storage speed and price."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import NearestDecoder, latents_for
+from vdkit.measure.advice import Limits, recommend
+from vdkit.measure.costs import Storage
+from vdkit.measure.money import saving_usd
+from vdkit.measure.predict import video_info
+from vdkit.measure.records import SinkInfo
+from vdkit.measure.sweep import sweep_grid
+from vdkit.measure.sweep_advice import recommend_from, storage_sensitivity
+from vdkit.measure.sweep_records import read_sweep
+from vdkit.present.sweep_charts import plot_predictions, plot_sensitivity
+from vdkit.present.sweep_money import money_rows, saving_line, sweep_money_text
+from vdkit.sink_spec import SinkSpec
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return read_sweep(RESULTS / "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads")
+
+
+def sinks(*speeds):
+    specs = {speed: SinkSpec("null", throttle_mb_per_s=speed) for speed in speeds}
+    return {speed: (one.fresh, SinkInfo(**one.describe())) for speed, one in specs.items()}
+
+
+def nearest():
+    decoder = NearestDecoder(delay_s=0.002)
+    return decoder, latents_for(decoder, frames=5, height=8, width=8)
+
+
+def test_a_sweep_in_one_call(tmp_path):
+    sweep = sweep_grid(
+        *nearest(), sinks(None, 5.0), tmp_path, chunks=(1, 2), slots=(1, 2), runs=1,
+        label="mine", progress=False,
+    )  # fmt: skip
+    assert not sweep.left and len(sweep.results) == 2 * 2 + 2 * 2 * 2
+    assert {cell.mb_per_s for cell in sweep.results} == {None, 5.0}
+    assert all(
+        result.sink.throttle_mb_per_s == cell.mb_per_s for cell, result in sweep.results.items()
+    )
+    again = read_sweep(sweep.folder)
+    assert sweep.folder.parent == tmp_path and again.plan.label == "mine"
+    assert again.results == sweep.results and again.predictions == sweep.predictions
+    assert sweep.predictions.measured_before == 0  # what it predicts it had not seen
+
+
+def test_a_sweep_needs_full_speed(tmp_path):
+    with pytest.raises(ValueError, match="sinks has no None: give a sink at full speed"):
+        sweep_grid(*nearest(), sinks(5.0), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_advice_is_the_models(recorded):
+    costs, limits = recorded.predictions.costs, Limits(vram_bytes=8e9, pinned_bytes=20e6)
+    info = video_info(next(iter(recorded.results.values())))
+    free = recommend_from(recorded)
+    assert free == recommend(costs, info=info, chunks=(1, 2, 4), slots=(1, 2, 3, 4))
+    held = recommend_from(recorded, limits, 100.0)
+    costs = replace(costs, storage=Storage(100.0))
+    assert held == recommend(costs, limits, info=info, chunks=(1, 2, 4), slots=(1, 2, 3, 4))
+    assert (free.config.chunk_size, held.config.chunk_size) == (4, 2)
+
+
+def test_no_advice_without_costs(recorded):
+    for sweep in (
+        replace(recorded, predictions=None),
+        replace(recorded, results={c: r for c, r in recorded.results.items() if c.mode == "sync"}),
+    ):
+        with pytest.raises(ValueError, match="has no fitted costs of mode async; sweep async"):
+            recommend_from(sweep)
+
+
+def test_slow_storage_decides_and_fast_storage_does_not(recorded):
+    points = storage_sensitivity(recorded)
+    speeds = [one.mb_per_s for one in points]
+    assert speeds == sorted(speeds)
+    latencies = [one.advice.prediction.run.latency_s for one in points]
+    assert latencies == sorted(latencies, reverse=True)
+    for one, latency_s in zip(points, latencies, strict=True):
+        assert one.storage_s * one.mb_per_s == pytest.approx(161 * 480 * 832 * 3 / 1e6)
+        assert latency_s > one.storage_s and one.sync_s > latency_s
+    assert latencies[0] < 1.01 * points[0].storage_s and points[0].advice.bound == "storage"
+    assert latencies[-1] > 4 * points[-1].storage_s and points[-1].advice.bound == "decoder"
+
+
+def test_sensitivity_keeps_limits_and_given_speeds(recorded):
+    points = storage_sensitivity(recorded, [50.0, 400.0], Limits(vram_bytes=5e9))
+    assert [one.mb_per_s for one in points] == [50.0, 400.0]
+    assert {one.advice.config.chunk_size for one in points} == {1}
+
+
+def test_the_strip_names_the_settings(recorded):
+    points = storage_sensitivity(recorded)
+    figure = plot_sensitivity({"here": points, "there": points})
+    curves, strip = figure.axes[:2]
+    assert len(figure.axes) == 4 and curves.get_title(loc="left") == "here"
+    named = [text.get_text() for text in strip.texts]
+    assert named == ["chunk 1\n2 slots", "chunk 2\n2 slots", "chunk 4\n2 slots"]
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in strip.patches]
+    assert [left for left, _ in bars[1:]] == pytest.approx([right for _, right in bars[:-1]])
+    assert (bars[0][0], bars[-1][1]) == pytest.approx((points[0].mb_per_s, points[-1].mb_per_s))
+    line = {one.get_label(): one for one in curves.lines}["async, as recommended"]
+    assert list(line.get_ydata()) == [one.advice.prediction.run.latency_s for one in points]
+
+
+def test_a_sweep_without_sync_has_one_line_less(recorded):
+    results = {cell: one for cell, one in recorded.results.items() if cell.mode == "async"}
+    sweep = replace(recorded, results=results)
+    points = storage_sensitivity(sweep, [50.0, 100.0])
+    assert [one.sync_s for one in points] == [None, None]
+    assert len(plot_sensitivity({"here": points}).axes[0].lines) == 2
+    with pytest.raises(ValueError, match="has no cell of mode sync; sweep sync and async"):
+        saving_line(sweep, Limits(), 50.0, 3.36)
+
+
+def test_the_title_of_predictions_fits(recorded):
+    figure = plot_predictions(recorded)
+    figure.canvas.draw()
+    title = figure.get_suptitle()
+    assert "worst" in title and len(title.splitlines()) == 3
+    extent = figure._suptitle.get_window_extent()
+    assert extent.x1 <= figure.bbox.x1
+
+
+def test_money_of_a_sweep(recorded):
+    rows = money_rows(recorded, 3.36)
+    assert [(row["mode"], row["chunk"], row["slots"]) for row in rows] == [
+        *(("sync", chunk, "-") for chunk in "124"),
+        *(("async", chunk, "2") for chunk in "124"),
+    ]
+    assert all(float(row["J / video s"]) > 0 for row in rows)
+    (point,) = storage_sensitivity(recorded, [100.0])
+    run = point.advice.prediction.run
+    saved = saving_usd(point.sync_s, run.latency_s, run.info.seconds, 3.36)
+    text = sweep_money_text(recorded, Limits(), 100.0, 3.36)
+    assert f"predicted to save ${saved:.0f} in 1,000 hours" in text and "$3.36 per hour" in text
+    assert "† a run had a throttle reason set." in text
+    with pytest.raises(ValueError, match="the price is 0"):
+        sweep_money_text(recorded, Limits(), 100.0, 0.0)
