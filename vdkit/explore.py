@@ -96,6 +96,7 @@ def explore(
     results: str | Path | None = None,
     decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
     sinks: Mapping[str, SinkFactory] | None = None,
+    calibrate: bool = True,
     **start: Any,
 ) -> Explorer:
     """The explorer as a widget; one that was open before is closed.
@@ -107,6 +108,7 @@ def explore(
         results: folder of recorded benchmarks, read for predictions and written by Export; None:
             ``results`` here or in the folder above, whichever there is.
         decoders, sinks: your own, by name; see `LocalWorkshop`.
+        calibrate: begin at once to measure, on a thread, what the first setting costs.
         **start: first values of the other controls: variant, chunk_size, slots, sink, mb_per_s,
             rounds.
     """
@@ -124,7 +126,7 @@ def explore(
         **start,
     )
     _open.append(made)
-    return made
+    return made.calibrate() if calibrate else made
 
 
 @atexit.register

@@ -22,7 +22,9 @@ from vdkit.present.explorer_tables import (
     difference_words,
     numbers_html,
     pair_words,
+    predicted_and_measured,
     remarks_html,
+    run_and_run,
     setting_words,
 )
 from vdkit.present.live_timeline import LiveTimeline, Panel
@@ -99,7 +101,8 @@ class Explorer(w.VBox):
         """Measure what the controls ask for, as the button does.
 
         Args:
-            wait_s: wait for it, so long at the most; None: not at all.
+            wait_s: wait for it, and first for a job in hand, each so long at the most; None: not
+                at all.
         """
         return self._begin("run", wait_s)
 
@@ -108,6 +111,8 @@ class Explorer(w.VBox):
         return self._begin("calibrate", wait_s)
 
     def _begin(self, what: str, wait_s: float | None) -> Explorer:
+        if wait_s is not None:
+            self.wait(wait_s)
         try:
             setting, folder = self.setting, self.controls.folder.value.strip()
             if what == "run":
@@ -189,7 +194,7 @@ class Explorer(w.VBox):
             if self.session.error is not None and not self.session.running:
                 remarks, warning = [self.session.error, *remarks], True
             self._image.value = self._picture.png()
-            self._numbers.value = numbers_html(self._forecast, run.result if run else None)
+            self._numbers.value = numbers_html(predicted_and_measured(self._forecast, run))
             self._say(remarks, warning)
 
     def _say(self, remarks: list[str], warning: bool = False) -> None:
@@ -246,6 +251,7 @@ class Explorer(w.VBox):
                 panels.append(Panel(title, measured=measured))
             self._picture.draw(panels)
             self._say([pair_words(*chosen)])
+            self._numbers.value = numbers_html(run_and_run(*chosen))
         self._image.value = self._picture.png()
 
     def table(self) -> Table:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SIZES = ("64x96", "96x160", "480x832", "720x1280")
 _WIDE = {"width": "98%"}
-_STYLE = {"description_width": "86px"}
+_STYLE = {"description_width": "94px"}
 
 CSS = """<style>
 .vdkit-explorer { max-width: 1180px; }
@@ -131,14 +131,16 @@ class Controls:
             title = w.HTML(f"<span class='vdkit-head'>{head}</span>")
             return w.VBox([title, *parts], layout={"width": width})
 
-        boxes = list(self.primitives.values())
-        pairs = [w.HBox(boxes[:2]), w.HBox(boxes[2:])]
+        switches = w.GridBox(
+            list(self.primitives.values()),
+            layout={"grid_template_columns": "44% 56%", "margin": "0 0 0 8px"},
+        )
         buttons = w.HBox([self.run, self.cancel, self.calibrate])
         return w.HBox(
             [
                 column("What", "27%", self.machine, self.decoder, self.variant, self.size,
                        self.latent_frames),
-                column("How", "27%", self.chunk_size, self.slots, *pairs),
+                column("How", "27%", self.chunk_size, self.slots, switches),
                 column("Where to", "23%", self.sink, self.folder, self.held, self.speed),
                 column("Measure", "23%", self.rounds, buttons, self.bar, self.state),
             ],

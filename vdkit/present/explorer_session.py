@@ -169,7 +169,7 @@ class Session:
 
     def _start(self, job: Callable[[], None], setting: Setting) -> None:
         if self.running:
-            raise RuntimeError(f"{self._progress.doing} is in hand; cancel it or wait")
+            raise RuntimeError(f"a job is in hand ({self._progress.doing}); cancel it or wait for it")
         if setting.decoding.machine != self.workshop.machine:
             raise ValueError(
                 f"{setting.decoding.machine} cannot be measured from here; choose "
@@ -218,7 +218,7 @@ class Session:
         sizes = {own, 1, 2} if setting.decoding.variant in _ANY_CHUNK_SIZE else {own}
         frames = max(CALIBRATION_LATENT_FRAMES, 1 + 3 * own)
         free = replace(setting, mb_per_s=None)
-        self._bench(free, folder, frames, tuple(sorted(sizes)), 1, 0, "measuring costs")
+        self._bench(free, folder, frames, tuple(sorted(sizes)), 2, 0, "measuring costs")
 
     def _bench(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
@@ -56,31 +57,62 @@ def quantities(
     return dict(zip(QUANTITIES, values, strict=True))
 
 
-def predicted_quantities(made: Prediction) -> dict[str, float | None]:
-    """`quantities` of a prediction."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two columns beside each other, with their heads; None: nothing is known of one."""
+
+    heads: tuple[str, str]
+    before: dict[str, float | None] | None
+    after: dict[str, float | None] | None
+
+
+def predicted_and_measured(forecast: Forecast | None, run: SessionRun | None) -> list[Pair]:
+    """Both paths of a setting."""
+    return [
+        Pair(
+            (f"{mode}\npredicted", f"{mode}\nmeasured"),
+            None if forecast is None else _predicted(forecast.predictions[mode]),
+            None if run is None else _measured(run, mode),
+        )
+        for mode in MODES
+    ]
+
+
+def run_and_run(a: SessionRun, b: SessionRun) -> list[Pair]:
+    """Both paths of two runs."""
+    return [
+        Pair(
+            (f"{mode}\nrun {a.number}", f"{mode}\nrun {b.number}"),
+            _measured(a, mode),
+            _measured(b, mode),
+        )
+        for mode in MODES
+    ]
+
+
+def _predicted(made: Prediction) -> dict[str, float | None]:
     return quantities(made.run, made.run.config, made.run.info.seconds)
 
 
-def numbers_html(forecast: Forecast | None, result: BenchmarkResult | None) -> str:
-    """A table of both paths, predicted and measured beside each other; always of the same size."""
-    columns: list[dict[str, float | None]] = []
-    for mode in MODES:
-        first = second = dict.fromkeys(QUANTITIES)
-        if forecast is not None:
-            first = predicted_quantities(forecast.predictions[mode])
-        if result is not None:
-            run = result.typical(mode)
-            second = quantities(run, result.config, result.workload.seconds)
-        columns += [first, second]
-    head = "".join(
-        f"<th>{mode}<br>predicted</th><th>{mode}<br>measured</th><th>measured /<br>predicted</th>"
-        for mode in MODES
-    )
+def _measured(run: SessionRun, mode: str) -> dict[str, float | None]:
+    """Of the run nearest to the median."""
+    result = run.result
+    return quantities(result.typical(mode), result.config, result.workload.seconds)
+
+
+def numbers_html(pairs: Sequence[Pair]) -> str:
+    """`QUANTITIES` in rows, each pair in two columns and their ratio; always of the same size."""
+    heads = []
+    for pair in pairs:
+        first, second = (name.replace("\n", "<br>") for name in pair.heads)
+        words = [head.split("\n")[1] for head in reversed(pair.heads)]
+        heads += [first, second, " /<br>".join(words)]
+    head = "".join(f"<th>{name}</th>" for name in heads)
     rows = []
     for name in QUANTITIES:
         cells = []
-        for made, took in zip(columns[::2], columns[1::2], strict=True):
-            before, after = made[name], took[name]
+        for pair in pairs:
+            before, after = ((one or {}).get(name) for one in (pair.before, pair.after))
             ratio = "-" if not before or after is None else f"{after / before:.3f}"
             cells += [_short(before), _short(after), ratio]
         rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
@@ -148,6 +180,8 @@ def pair_words(a: SessionRun, b: SessionRun) -> str:
 def _percent(change: float) -> str:
     if abs(change) < 0.0005:
         return "no more and no less"
+    if change >= 1:
+        return f"{1 + change:.1f} times as long"
     return f"{abs(change):.1%} {'longer' if change > 0 else 'shorter'}".replace("%", " %")
 
 

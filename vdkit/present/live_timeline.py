@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from vdkit.measure.records import Run
     from vdkit.measure.stalls import Stalls
 
-HEIGHT_IN = 3.35
+HEIGHT_IN = 3.2
 SCREEN_DPI = 190
 LANES = 4  # room for compute, copy, convert and write in every panel, so that nothing jumps
 _FONT = 7.0
@@ -77,9 +77,9 @@ class LiveTimeline:
             self.figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=SCREEN_DPI)
             self._canvas = FigureCanvasAgg(self.figure)
             self._axes: list[tuple[Axes, Axes]] = []
-            for bottom in (0.60, 0.235):
-                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.305))
-                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.305))
+            for bottom in (0.625, 0.255):
+                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.315))
+                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.315))
                 self._axes.append((whole, zoom))
             for pair in self._axes:
                 for ax in pair:
@@ -88,8 +88,6 @@ class LiveTimeline:
                     ax.spines["left"].set_visible(False)
                     ax.set_ylim(LANES - 0.45, -0.55)
                     ax.set_title(" ", loc="left", pad=3)
-            for ax in self._axes[0]:
-                ax.tick_params(labelbottom=False)
             self._axes[1][0].set_xlabel("time since the call, s", labelpad=2)
             self._axes[1][1].set_xlabel("time, ms", labelpad=2)
         self._drawn: list[Any] = []
@@ -129,6 +127,9 @@ class LiveTimeline:
                         linestyle=":" if place else (0, (4, 2)),
                     )  # fmt: skip
                     self._drawn.append(line)
+            for upper, lower in zip(*self._axes, strict=True):
+                shared = lower.get_visible()
+                upper.tick_params(labelbottom=not shared)
             self._name(panels, causes)
 
     def say(self, words: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vdkit.present.tables import markdown_table
+from vdkit.present.table import markdown_table
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeResult

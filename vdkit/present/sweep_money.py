@@ -9,7 +9,8 @@ from vdkit.measure.money import saving_usd, usd_per_video_hour
 from vdkit.measure.sweep_advice import storage_sensitivity
 from vdkit.present.money_cells import COST, SAVING, four_digits, price_line
 from vdkit.present.sweep_tables import sweep_rows
-from vdkit.present.tables import markdown_table, what_and_where
+from vdkit.present.table import markdown_table
+from vdkit.present.tables import what_and_where
 
 if TYPE_CHECKING:
     from vdkit.measure.sweep_records import Sweep
