@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.measure.money import mean_energy_j
@@ -13,9 +13,11 @@ from vdkit.present.money_cells import money_cells, money_legend, price_line
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vdkit.measure.ablation_records import Ablation
     from vdkit.measure.control_records import ControlResult
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import BenchmarkResult, Run, SinkInfo, Workload
+    from vdkit.measure.stats import Ratio
     from vdkit.measure.sweep_records import SweepPlan
 
 NAMES = {
@@ -51,7 +53,7 @@ def benchmark_rows(
             "n": str(latency.n),
             "TTFF s": f"{mode.ttff_s.mean:.3f}" if mode.ttff_s else "-",
             "RTF": f"{mode.rtf:.3f}",
-            f"{result.baseline} / mode": _ratio(mode.speedup) if mode.speedup else "1",
+            f"{result.baseline} / mode": ratio_words(mode.speedup) if mode.speedup else "1",
             "D2H MB": f"{mode.d2h_bytes / 1e6:.1f}",
             "pinned MB": f"{mode.pinned_bytes / 1e6:.1f}",
         }
@@ -71,7 +73,8 @@ def benchmark_rows(
     return rows
 
 
-def _ratio(ratio: Any) -> str:
+def ratio_words(ratio: Ratio) -> str:
+    """``1.103 [1.082, 1.128]``; without brackets where there is no interval."""
     if ratio.low is None:
         return f"{ratio.value:.3f}"
     return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
@@ -125,7 +128,7 @@ def sink_words(sink: SinkInfo) -> str:
     )
 
 
-def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan) -> str:
+def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan | Ablation) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = result.workload
     return (
