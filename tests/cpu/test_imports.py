@@ -114,6 +114,12 @@ def loaded_after(statement):
             "vdkit.present.report_pair, vdkit.cli.report",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
+        (
+            "import vdkit.present.ablation_report, vdkit.present.chunk_life, "
+            "vdkit.present.published_table",
+            {"torch", "pandas", "diffusers"},
+        ),
+        ("import vdkit.measure.published, vdkit.measure.steps", {"torch", "numpy", "pydantic"}),
         ("import vdkit.present.report, vdkit.present.report_parts", {"torch", "diffusers"}),
         ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
