@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vdkit.decode.chunks import LAUNCH_AHEAD
 from vdkit.measure.steps import chunk_steps
 
 if TYPE_CHECKING:
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 
 PIPELINED = {
     "slot wait": ("caller", "a free slot of the ring"),
-    "launch": ("caller", "nothing: it only queues the work"),
-    "decode": ("compute stream", "the launch, and the slot's last copy"),
+    "launch": ("caller", f"the slot, and the decode {LAUNCH_AHEAD} chunks before"),
+    "decode": ("compute stream", "the launch, the chunk before, the slot's last copy"),
     "copy": ("copy stream", "the decode (an event)"),
     "convert": ("writer thread", "the copy (an event)"),
     "write": ("writer thread", "the copy (an event); then the slot is free"),
