@@ -12,7 +12,7 @@ from vdkit.measure.ablation import run_ablation
 from vdkit.measure.ablation_records import ALL_ON, NONE, ONE_SLOT, ablation_settings
 from vdkit.measure.bench import run_benchmark
 from vdkit.measure.records import SinkInfo
-from vdkit.measure.stats import Ratio
+from vdkit.measure.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
 from vdkit.measure.steps import balancing_mb_per_s, chunk_steps
 from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
 from vdkit.present.chunk_life import chunk_life_rows, chunk_life_words
@@ -133,7 +133,9 @@ def called(ablation, **ratios):
     for words, (low, high) in ratios.items():
         name = words.replace("_", " ")
         ratio = Ratio((low + high) / 2, low, high, 3)
-        arms[name] = arms[name].model_copy(update={"ratio": ratio})
+        verdict = MORE if low > 1 else LESS if high < 1 else NO_DIFFERENCE
+        decision = Decision(verdict, ratio, 0.004, 0.004)
+        arms[name] = arms[name].model_copy(update={"decision": decision})
     return ablation.model_copy(update={"arms": arms})
 
 
@@ -153,7 +155,14 @@ def test_rows_and_words_say_only_what_was_seen(ablation):
     assert "device is a CPU: no pinned memory, no copy stream" in words
 
 
-def test_a_single_round_calls_nothing():
+def test_the_same_code_is_never_called(ablation):
+    made = called(ablation, no_copy_stream=(1.2, 1.4), one_slot=(1.2, 1.4))
+    assert made.arms[ONE_SLOT].called and not made.arms["no copy stream"].called
+
+
+def test_few_rounds_call_nothing(ablation):
+    reads = {row["setting"]: row["reads as"] for row in ablation_rows(ablation)}
+    assert reads[ONE_SLOT] == reads[NONE] == TOO_FEW
     made = ablated(runs=1, only=[ONE_SLOT])
     assert not made.arms[ONE_SLOT].called
     assert "[" not in ablation_rows(made)[1]["/ all on"]
@@ -172,7 +181,7 @@ def test_the_picture_has_a_bar_and_every_round(ablation):
     assert sum(len(dots.get_offsets()) for dots in left.collections) == 6 * 3
     assert [text.get_text() for text in right.texts].count(" not run") == 5
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "same code on a CPU (noise)" in labels
+    assert "same code on a CPU" in labels
     width = {text.get_text(): text for text in left.texts}
     for text in width.values():  # no number leaves the picture
         assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1

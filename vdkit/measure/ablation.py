@@ -1,12 +1,15 @@
 """What each primitive of `decode_async` buys: switched off one at a time, everything in turns.
 
 A design with five ingredients invites belief. Here each is taken away alone, the runs are
-interleaved, and the ratio to "all on" has an interval, so that one that buys nothing is seen too.
+interleaved, and a difference from "all on" is called only as `vdkit compare` calls one, so that an
+ingredient that buys nothing is seen too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.ablation_records import ALL_ON, Ablation, Arm, Setting, ablation_settings
 from vdkit.measure.bench import Bench, SinkFactory, progress_bar
 from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.stats import paired_ratio, summarize
+from vdkit.measure.stats import decide, summarize
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +35,7 @@ def run_ablation(
     config: DecodeConfig = DecodeConfig(),
     only: Sequence[str] | None = None,
     fps: int | float | str | Fraction = 16,
-    runs: int = 5,
+    runs: int = 8,
     latents_source: str = "given",
     progress: bool = True,
 ) -> Ablation:
@@ -45,7 +48,7 @@ def run_ablation(
         decoder, latents, config, fps: as for `decode_async`.
         sink_factory, sink_info, latents_source: as for `run_benchmark`.
         only: names of the settings to run besides "all on"; None: all of them.
-        runs: timed rounds, 1 or more; an interval takes 2.
+        runs: timed rounds, 1 or more; below 8 no difference can be called (`decide`).
         progress: show a tqdm bar of runs.
 
     Raises:
@@ -62,8 +65,8 @@ def run_ablation(
         settings = {name: one for name, one in settings.items() if name in (ALL_ON, *only)}
     bench = Bench(decoder, latents, fps, latents_source=latents_source)
     made: dict[str, list[Run]] = {name: [] for name in settings}
-    with progress_bar(len(settings) * (1 + runs), progress) as advance:
-        hashes = []
+    hashes = []
+    with progress_bar(len(settings) * (1 + runs), progress) as advance, _quick_collections():
         for one in settings.values():
             hashes.append(bench.frame_hash(one.mode, one.config))
             advance()
@@ -84,6 +87,21 @@ def run_ablation(
     )
 
 
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Have collections look at new objects only.
+
+    One is made before each of many runs, and would take longer than a short run where a notebook
+    has filled the process.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _arms(settings: Mapping[str, Setting], made: Mapping[str, Sequence[Run]]) -> dict[str, Arm]:
     latencies = {name: [run.latency_s for run in runs] for name, runs in made.items()}
     return {
@@ -91,7 +109,9 @@ def _arms(settings: Mapping[str, Setting], made: Mapping[str, Sequence[Run]]) ->
             setting=one,
             runs=tuple(made[name]),
             latency_s=summarize(latencies[name]),
-            ratio=None if name == ALL_ON else paired_ratio(latencies[name], latencies[ALL_ON]),
+            decision=None
+            if name == ALL_ON
+            else decide(latencies[ALL_ON], latencies[name], paired=True),
         )
         for name, one in settings.items()
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
 from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import Record, Run, SinkInfo, Workload
-from vdkit.measure.stats import Ratio, Summary
+from vdkit.measure.stats import Decision, Ratio, Summary
 
 ALL_ON, ONE_SLOT, NONE = "all on", "one slot", "none (sync)"
 CUDA_ONLY = frozenset({"pinned_memory", "copy_stream"})
@@ -40,26 +40,28 @@ class Arm(Record):
         setting: what ran.
         runs: by round.
         latency_s: summary of ``runs``.
-        ratio: mean latency over that of "all on", paired by round; None for "all on" itself. Above
-            1, what was switched off had made the decode faster.
+        decision: whether it differs from "all on", paired by round, as `vdkit compare` asks; None
+            for "all on" itself. A ratio above 1: what is off had made the decode faster.
     """
 
     setting: Setting
     runs: tuple[Run, ...]
     latency_s: Summary
-    ratio: Ratio | None
+    decision: Decision | None
 
     def typical(self) -> Run:
         """The run nearest to the median latency: the one to draw."""
         return min(self.runs, key=lambda run: abs(run.latency_s - self.latency_s.median))
 
     @property
+    def ratio(self) -> Ratio | None:
+        """Mean latency over that of "all on", with its 95 % interval."""
+        return None if self.decision is None else self.decision.ratio
+
+    @property
     def called(self) -> bool:
-        """The interval of ``ratio`` leaves out 1."""
-        ratio = self.ratio
-        if ratio is None or ratio.low is None or ratio.high is None:
-            return False
-        return ratio.low > 1 or ratio.high < 1
+        """A difference from "all on" was called, and it is not the same code."""
+        return self.decision is not None and self.decision.called and not self.setting.same_code
 
 
 class Ablation(Record):

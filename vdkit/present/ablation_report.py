@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vdkit.measure.ablation_records import ALL_ON, NONE
+from vdkit.measure.stats import CALL_BELOW_P, LESS, MORE
 from vdkit.present.style import STYLE, WIDTH_IN
 from vdkit.present.tables import ratio_words, sink_words, what_and_where
 
@@ -47,19 +48,17 @@ def ablation_rows(ablation: Ablation) -> list[dict[str, str]]:
 
 
 def _verdict(arm: Arm) -> str:
-    if arm.ratio is None:
+    if arm.decision is None:
         return "-"
     if arm.setting.same_code:
         return "same code here: noise"
-    if not arm.called:
-        return "no difference seen"
-    return "slower" if arm.ratio.value > 1 else "faster"
+    return {MORE: "slower", LESS: "faster"}.get(arm.decision.verdict, arm.decision.verdict)
 
 
 def ablation_words(ablation: Ablation) -> str:
     """In a sentence: without what the decode took longer, and without what no longer."""
     arms = {name: arm for name, arm in ablation.arms.items() if name not in (ALL_ON, NONE)}
-    longer = {name: arm.ratio.value for name, arm in arms.items() if arm.ratio and _slower(arm)}
+    longer = {n: arm.ratio.value for n, arm in arms.items() if arm.ratio and _slower(arm)}
     rest = [name for name, arm in arms.items() if name not in longer and not arm.setting.same_code]
     parts = []
     if longer:
@@ -78,9 +77,7 @@ def ablation_words(ablation: Ablation) -> str:
 
 
 def _slower(arm: Arm) -> bool:
-    return (
-        arm.called and not arm.setting.same_code and arm.ratio is not None and arm.ratio.value > 1
-    )
+    return arm.called and arm.decision is not None and arm.decision.verdict == MORE
 
 
 def plot_ablation(ablations: Mapping[str, Ablation], title: str | None = None) -> Figure:
@@ -122,7 +119,7 @@ def _draw(ablation: Ablation, names: list[str], ax: Axes) -> None:
         assert arm.ratio is not None
         ratio, same = arm.ratio, arm.setting.same_code
         percent = 100 * (ratio.value - 1)
-        color = SEEN if arm.called and not same else UNSEEN
+        color = SEEN if arm.called else UNSEEN
         ax.barh(
             row, percent, height=0.62, color=color, hatch="////" if same else "",
             edgecolor="white" if same else color, linewidth=0.0,
@@ -152,14 +149,14 @@ def _draw(ablation: Ablation, names: list[str], ax: Axes) -> None:
 def _legend(figure: Figure, ablations: Mapping[str, Ablation]) -> None:
     arms = [arm for one in ablations.values() for arm in one.arms.values()]
     handles: list[Patch | Line2D] = [
-        Patch(color=SEEN, label="interval leaves out 0"),
+        Patch(color=SEEN, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
         Patch(color=UNSEEN, label="no difference seen"),
     ]
     if any(arm.setting.same_code for arm in arms):
         handles.append(
             Patch(
                 facecolor=UNSEEN, hatch="////", edgecolor="white", linewidth=0.0,
-                label="same code on a CPU (noise)",
+                label="same code on a CPU",
             )
         )  # fmt: skip
     handles += [
