@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from vdkit.decode.pipelined import decode_async
 from vdkit.measure.bench import run_benchmark
 from vdkit.measure.host_memory import keep_freed_memory
 from vdkit.measure.records import BenchmarkResult, SinkInfo, write_atomically
+from vdkit.measure.steps import balancing_mb_per_s
 from vdkit.models.latents import latents_metadata, load_latents
 from vdkit.models.loading import load_decoder
 from vdkit.models.sources import TINY_WAN
@@ -62,7 +62,8 @@ def run_demo(out: Path, device: str = "auto") -> Path:
             "the decode paths gave different frames; this is a bug in vdkit or torch"
         )
 
-    speed = _balancing_speed(free)
+    fastest = min(free.timed("sync"), key=lambda run: run.latency_s)
+    speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
     slow_sink = SinkSpec("null", throttle_mb_per_s=speed)
     slow = run_benchmark(
         decoder,
@@ -113,14 +114,3 @@ def _show(title: str, result: BenchmarkResult) -> None:
         f"{result.baseline} / mode",
     )
     print(f"{title}\n\n{text_report(result, columns)}\n")
-
-
-def _balancing_speed(result: BenchmarkResult) -> float:
-    """The storage speed, MB/s, at which writing a middle chunk takes as long as decoding it did."""
-    fastest = min(result.timed("sync"), key=lambda run: run.latency_s)
-    decode_s = statistics.median(
-        (chunk.decode_done_s or 0.0) - (chunk.decode_start_s or 0.0) for chunk in fastest.chunks[1:]
-    )
-    chunk = fastest.chunks[1]
-    frames = chunk.frame_stop - chunk.frame_start
-    return frames * result.workload.height * result.workload.width * 3 / 1e6 / decode_s

@@ -127,6 +127,12 @@ def loaded_after(statement):
             "vdkit.present.report_pair, vdkit.cli.report",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
+        (
+            "import vdkit.present.ablation_report, vdkit.present.chunk_life, "
+            "vdkit.present.published_table",
+            {"torch", "pandas", "diffusers"},
+        ),
+        ("import vdkit.measure.published, vdkit.measure.steps", {"torch", "numpy", "pydantic"}),
         ("import vdkit.present.report, vdkit.present.report_parts", {"torch", "diffusers"}),
         (
             "import vdkit.measure.headroom, vdkit.measure.sweep_advice",

@@ -169,7 +169,9 @@ class Session:
 
     def _start(self, job: Callable[[], None], setting: Setting) -> None:
         if self.running:
-            raise RuntimeError(f"a job is in hand ({self._progress.doing}); cancel it or wait for it")
+            raise RuntimeError(
+                f"a job is in hand ({self._progress.doing}); cancel it or wait for it"
+            )
         if setting.decoding.machine != self.workshop.machine:
             raise ValueError(
                 f"{setting.decoding.machine} cannot be measured from here; choose "

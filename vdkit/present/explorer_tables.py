@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.measure.forecast import MODES, Forecast, Setting
 from vdkit.measure.stalls import stalls_from_records
-from vdkit.measure.stats import Ratio
 from vdkit.measure.windows import busy_percent
+from vdkit.present.digits import mean_decimals, mean_words, ratio_words, shown
 from vdkit.present.report_html import escape
 
 if TYPE_CHECKING:
@@ -147,10 +147,7 @@ def difference_words(forecast: Forecast, result: BenchmarkResult) -> str:
     predicted = (
         forecast.predictions["sync"].run.latency_s / forecast.predictions["async"].run.latency_s
     )
-    return (
-        f"{said[0]}; {said[1]}. Overlap makes it {ratio_words(ratio)} times as fast; predicted "
-        f"were {predicted:.2f}."
-    )
+    return f"{said[0]}; {said[1]}. sync / async: {ratio_words(ratio)}, predicted {predicted:.3g}."
 
 
 def _largest_step(made: DecodeResult, run: Run) -> tuple[str, float]:
@@ -189,13 +186,6 @@ def _seconds(value: float) -> str:
     return f"{value:.3f} s"
 
 
-def ratio_words(ratio: Ratio) -> str:
-    """A ratio with its interval, if it has one."""
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}"
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-
-
 def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
     config, decoding = setting.config, setting.decoding
@@ -219,8 +209,7 @@ def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
         typical = result.typical("async")
         values = quantities(typical, result.config, result.workload.seconds)
         predicted_s = run.forecast.predictions["async"].run.latency_s
-        measured_s = modes["async"].latency_s.mean
-        speedup = modes["async"].speedup
+        latency = modes["async"].latency_s
         rows.append(
             {
                 "run": str(run.number),
@@ -232,13 +221,13 @@ def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
                 "without": ", ".join(off) or "-",
                 "sink": decoding.sink,
                 "storage MB/s": "-" if setting.mb_per_s is None else f"{setting.mb_per_s:g}",
-                "n": str(modes["async"].latency_s.n),
-                "sync s": f"{modes['sync'].latency_s.mean:.3f}",
-                "async s": f"{measured_s:.3f}",
-                "predicted async s": f"{predicted_s:.3f}",
-                "measured / predicted": f"{measured_s / predicted_s:.3f}",
-                "sync / async": ratio_words(speedup) if speedup else "-",
-                "RTF async": f"{modes['async'].rtf:.3f}",
+                "n": str(latency.n),
+                "sync s": mean_words(result.latencies("sync")),
+                "async s": mean_words(result.latencies("async")),
+                "predicted async s": shown(predicted_s, mean_decimals(latency)),
+                "measured / predicted": mean_words(result.latencies("async"), 1 / predicted_s),
+                "sync / async": ratio_words(modes["async"].speedup),
+                "RTF async": mean_words(result.latencies("async"), 1 / result.workload.seconds),
                 "busy steady %": _short(values["compute busy, steady, %"]),
                 "VRAM GB": _short(values["device memory, GB"]),
                 "pinned MB": _short(values["pinned on the host, MB"]),

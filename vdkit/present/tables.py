@@ -22,6 +22,7 @@ from vdkit.present.table import Table, markdown_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vdkit.measure.ablation_records import Ablation
     from vdkit.measure.control_records import ControlResult
     from vdkit.measure.profile_records import ProfileResult
     from vdkit.measure.records import BenchmarkResult, Run, SinkInfo, Workload
@@ -128,7 +129,7 @@ def sink_words(sink: SinkInfo) -> str:
     )
 
 
-def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan) -> str:
+def what_and_where(result: BenchmarkResult | ProfileResult | SweepPlan | Ablation) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = result.workload
     return (

@@ -1,0 +1,251 @@
+"""Ablations: every primitive off in turn, in turns, the same frames, and an honest picture."""
+
+import random
+from contextlib import contextmanager
+
+import matplotlib.pyplot as plt
+import pytest
+
+from tests.helpers import Collect, NearestDecoder, latents_for
+from vdkit.decode.chunks import PRIMITIVES, ChunkRecord, DecodeConfig
+from vdkit.measure.ablation import run_ablation
+from vdkit.measure.ablation_records import ALL_ON, NONE, ONE_SLOT, ablation_settings
+from vdkit.measure.bench import run_benchmark
+from vdkit.measure.records import SinkInfo
+from vdkit.measure.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
+from vdkit.measure.steps import balancing_mb_per_s, chunk_steps
+from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
+from vdkit.present.chunk_life import chunk_life_rows, chunk_life_words
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SINK = SinkInfo(kind="collect", storage=None)
+SAME = ("no pinned memory", "no copy stream")
+
+
+@contextmanager
+def collected(label):
+    yield Collect()
+
+
+def ablated(decoder=None, sink=collected, **options):
+    decoder = decoder or NearestDecoder()
+    given = {"sink_info": SINK, "runs": 3, "progress": False}
+    return run_ablation(decoder, latents_for(decoder, frames=9), sink, **given | options)
+
+
+@pytest.fixture(scope="module")
+def ablation():
+    return ablated()
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_each_setting_lacks_one_thing(on_gpu):
+    settings = ablation_settings(DecodeConfig(chunk_size=2, slots=3), on_gpu)
+    assert next(iter(settings)) == ALL_ON and settings[NONE].mode == "sync"
+    assert settings[ONE_SLOT].config == DecodeConfig(chunk_size=2, slots=1)
+    for field, words in PRIMITIVES.items():
+        config = settings[f"no {words}"].config
+        assert [f for f in PRIMITIVES if not getattr(config, f)] == [field]
+        assert (config.chunk_size, config.slots) == (2, 3)
+    same = [name for name, one in settings.items() if one.same_code]
+    assert same == ([] if on_gpu else list(SAME))
+
+
+def test_settings_without_something_to_take_away():
+    with pytest.raises(ValueError, match="off already: copy stream"):
+        ablation_settings(DecodeConfig(copy_stream=False), True)
+    with pytest.raises(ValueError, match="slots is 1; use 2"):
+        ablation_settings(DecodeConfig(slots=1), True)
+
+
+def test_runs_go_forwards_and_backwards():
+    order = []
+
+    @contextmanager
+    def noted(label):
+        order.append(label)
+        yield Collect()
+
+    made = ablated(sink=noted, runs=2, only=[ONE_SLOT])
+    assert list(made.arms) == [ALL_ON, ONE_SLOT]
+    assert order == ["ablation-0-000", "ablation-1-000", "ablation-1-001", "ablation-0-001"]
+    assert [run.round for run in made.arms[ONE_SLOT].runs] == [0, 1]
+
+
+def test_what_it_gives(ablation):
+    assert ablation.frames_identical is True
+    base = ablation.arms[ALL_ON]
+    assert base.ratio is None and not base.called
+    for name, arm in ablation.arms.items():
+        assert len(arm.runs) == arm.latency_s.n == 3 and not any(run.warmup for run in arm.runs)
+        assert arm.typical() in arm.runs
+        if name != ALL_ON:
+            assert arm.ratio.pairs == 3
+            assert arm.ratio.value == pytest.approx(arm.latency_s.mean / base.latency_s.mean)
+            assert len(ablation.round_ratios(name)) == 3
+    assert {run.mode for run in ablation.arms[NONE].runs} == {"sync"}
+    whole = ablation.arms["no uint8 on the GPU"].runs[0].d2h_bytes
+    assert whole == 4 * base.runs[0].d2h_bytes  # float32 instead of uint8
+    with pytest.raises(ValueError, match="frozen"):
+        ablation.frames_identical = None
+
+
+def test_frames_that_differ_are_seen():
+    class Moody(NearestDecoder):
+        def decode_chunk(self, state, start, stop):
+            return super().decode_chunk(state, start, stop) * random.random()
+
+    assert ablated(Moody(), runs=1).frames_identical is False
+    assert ablated(runs=1, only=[]).frames_identical is None
+
+
+def test_bad_plans():
+    with pytest.raises(ValueError, match="runs is 0"):
+        ablated(runs=0)
+    with pytest.raises(ValueError, match="no setting magic; use any of all on"):
+        ablated(only=["magic"])
+
+
+def test_the_writer_thread_and_the_second_slot_are_what_a_slow_sink_needs():
+    """Without either, writing a chunk and decoding the next cannot overlap."""
+
+    @contextmanager
+    def slow(label):
+        yield Collect(write_s=0.01)
+
+    made = ablated(NearestDecoder(delay_s=0.01), slow, only=["no writer thread", ONE_SLOT])
+    assert all(overlaps(run) for run in made.arms[ALL_ON].runs)
+    for name in ("no writer thread", ONE_SLOT):
+        assert not any(overlaps(run) for run in made.arms[name].runs)
+
+
+def overlaps(run):
+    """Whether any chunk was written while the next one was decoded."""
+    return any(
+        chunk.write_start_s < later.decode_done_s and later.decode_start_s < chunk.write_done_s
+        for chunk, later in zip(run.chunks, run.chunks[1:], strict=False)
+    )
+
+
+def called(ablation, **ratios):
+    """The ablation with other ratios: words ``one_slot`` for "one slot"."""
+    arms = dict(ablation.arms)
+    for words, (low, high) in ratios.items():
+        name = words.replace("_", " ")
+        ratio = Ratio((low + high) / 2, low, high, 3)
+        verdict = MORE if low > 1 else LESS if high < 1 else NO_DIFFERENCE
+        decision = Decision(verdict, ratio, 0.004, 0.004)
+        arms[name] = arms[name].model_copy(update={"decision": decision})
+    return ablation.model_copy(update={"arms": arms})
+
+
+def test_rows_and_words_say_only_what_was_seen(ablation):
+    made = called(
+        ablation, one_slot=(1.2, 1.4), no_writer_thread=(0.9, 1.1), no_copy_stream=(1.2, 1.4),
+        no_pinned_memory=(0.9, 1.1), no_uint8_on_the_GPU=(0.7, 0.9),
+    )  # fmt: skip
+    reads = {row["setting"]: row["reads as"] for row in ablation_rows(made)}
+    assert reads[ALL_ON] == "-" and reads[ONE_SLOT] == "slower"
+    assert reads["no writer thread"] == "no difference seen"
+    assert reads["no uint8 on the GPU"] == "faster"
+    assert [reads[name] for name in SAME] == ["same code here: noise"] * 2
+    words = ablation_words(made)
+    assert "slower than with all on: **one slot** 30.0 %;" in words
+    assert "not seen to be slower: no writer thread, no uint8 on the GPU;" in words
+    assert "device is a CPU: no pinned memory, no copy stream" in words
+
+
+def test_the_same_code_is_never_called(ablation):
+    made = called(ablation, no_copy_stream=(1.2, 1.4), one_slot=(1.2, 1.4))
+    assert made.arms[ONE_SLOT].called and not made.arms["no copy stream"].called
+
+
+def test_few_rounds_call_nothing(ablation):
+    reads = {row["setting"]: row["reads as"] for row in ablation_rows(ablation)}
+    assert reads[ONE_SLOT] == reads[NONE] == TOO_FEW
+    made = ablated(runs=1, only=[ONE_SLOT])
+    assert not made.arms[ONE_SLOT].called
+    assert "[" not in ablation_rows(made)[1]["/ all on"]
+    plot_ablation({"one": made}).canvas.draw()
+
+
+def test_the_picture_has_a_bar_and_every_round(ablation):
+    fewer = ablation.model_copy(
+        update={"arms": {n: a for n, a in ablation.arms.items() if n in (ALL_ON, NONE)}}
+    )
+    figure = plot_ablation({"fast": ablation, "slow": fewer})
+    figure.canvas.draw()
+    assert not plt.get_fignums()
+    left, right = figure.axes
+    assert len(left.patches) == 6 and len(right.patches) == 1
+    assert sum(len(dots.get_offsets()) for dots in left.collections) == 6 * 3
+    assert [text.get_text() for text in right.texts].count(" not run") == 5
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "same code on a CPU" in labels
+    width = {text.get_text(): text for text in left.texts}
+    for text in width.values():  # no number leaves the picture
+        assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
+
+
+@pytest.fixture(scope="module")
+def bench():
+    decoder = NearestDecoder(delay_s=0.005)
+    return run_benchmark(
+        decoder, latents_for(decoder, frames=9), collected, sink_info=SINK,
+        modes=("sync", "async", "compute"), runs=1, warmup=0, progress=False,
+    )  # fmt: skip
+
+
+def test_steps_are_those_of_the_record(bench):
+    run = bench.typical("async")
+    steps = {step.name: step for step in chunk_steps(run, 3)}
+    assert list(steps) == ["slot wait", "launch", "decode", "copy", "write"]
+    assert steps["write"].stop_s == run.chunks[3].write_done_s
+    assert [step.name for step in chunk_steps(bench.typical("sync"), 3)][-2:] == [
+        "convert", "write",
+    ]  # fmt: skip
+    for index in (-1, 9):
+        with pytest.raises(ValueError, match=f"chunk {index} is not among the 9"):
+            chunk_steps(run, index)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_chunks_life(bench, mode):
+    rows = chunk_life_rows(bench.typical(mode), 3, on_gpu=True)
+    launch = next(row for row in rows if row[f"{mode}, chunk 3"] == "launch")
+    assert launch["from ms"] == "0.00" and "decode itself" not in launch["waits for"]
+    assert {row["where"] for row in rows} >= {"caller", "compute stream"}
+    assert "stream" not in {row["where"] for row in chunk_life_rows(bench.typical(mode), 3, False)}
+    with pytest.raises(ValueError, match="mode 'compute' has no"):
+        chunk_life_rows(bench.typical("compute"), 3, False)
+
+
+def made_run(bench, mode, chunks):
+    return bench.typical(mode).model_copy(update={"chunks": tuple(chunks)})
+
+
+def record(index, decode, write, frames=4):
+    start = 4 * index
+    return ChunkRecord(
+        index=index, latent_start=index, latent_stop=index + 1, frame_start=start,
+        frame_stop=start + frames, decode_start_s=decode[0], decode_done_s=decode[1],
+        copy_start_s=write[0], copy_done_s=write[0], write_start_s=write[0], write_done_s=write[1],
+    )  # fmt: skip
+
+
+def test_hidden_time_is_what_lies_under_another_decode(bench):
+    chunks = [record(0, (0.0, 1.0), (1.0, 2.0)), record(1, (1.25, 3.0), (3.0, 3.5))]
+    words = chunk_life_words(made_run(bench, "sync", chunks), 0)
+    assert "Of the 1000.00 ms after its decode, 750.00 ms lie under" in words
+    assert "latent frames 0 to 0 became pixel frames 0 to 3." in words
+    with pytest.raises(ValueError, match="chunk 2 is not"):
+        chunk_life_words(made_run(bench, "sync", chunks), 2)
+
+
+def test_the_balancing_speed_writes_a_chunk_while_one_is_decoded(bench):
+    chunks = [record(0, (0.0, 9.0), (9.0, 9.1), frames=1)]
+    chunks += [record(i, (10.0 * i, 10.0 * i + 0.5), (10.0 * i + 1, 10.0 * i + 2)) for i in (1, 2)]
+    run = made_run(bench, "sync", chunks)
+    assert balancing_mb_per_s(run, 1_000_000) == pytest.approx(4 * 1.0 / 0.5)
+    with pytest.raises(ValueError, match="a single chunk"):
+        balancing_mb_per_s(made_run(bench, "sync", chunks[:1]), 1_000_000)
