@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lab readme sums clean
+.PHONY: demo test check lab readme notebooks sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
@@ -23,6 +23,10 @@ lab: $(VENV)/.installed
 # Write the recorded figures into README.md and draw its picture (a test keeps them equal).
 readme: $(VENV)/.installed
 	$(BIN)/python -m vdkit.present.readme README.md
+
+# Execute all notebooks in place; those in git hold the outputs of a GPU.
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/execute.py
 
 # Checksums of what data/ ships (a test compares them).
 sums:

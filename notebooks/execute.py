@@ -1,0 +1,45 @@
+"""Execute notebooks in place, as they are to be committed: `make notebooks`, on a GPU.
+
+    python notebooks/execute.py                            # all six
+    python notebooks/execute.py 04_explorer.ipynb ...
+
+A notebook that fails is left as it was. Live widgets are left out of the saved outputs: a page on
+the web cannot run them, and each has a picture below it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def execute(path: Path) -> None:
+    """Run ``path`` from top to bottom in a fresh kernel and write it back."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(HERE)}},
+    ).execute()
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop(WIDGET, None)
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or sorted(path.name for path in HERE.glob("*.ipynb")):
+        begun = time.monotonic()
+        execute(HERE / name)
+        print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
