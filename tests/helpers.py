@@ -112,3 +112,11 @@ def writer_threads():
 def leftovers(folder: Path):
     """Files in ``folder`` that no user would want to find there."""
     return [path.name for path in folder.rglob("*") if "partial" in path.name]
+
+
+def wait_for(condition, timeout_s):
+    """Poll until ``condition()`` is true; fail after ``timeout_s``."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout_s} s"
+        time.sleep(0.005)

@@ -90,7 +90,7 @@ _HOMES = {
     "variant_table": "vdkit.present.variants_table",
     "sweep_table": "vdkit.present.sweep_tables",
     "results_table": "vdkit.present.results_table",
-    "explore": "vdkit.explore",
+    "explore": "vdkit.local_workshop",
     "stage_rows": "vdkit.present.stages",
     "stages_table": "vdkit.present.stages",
     "plot_stages": "vdkit.present.stages_chart",

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "measure": {"decode"},
     "present": {"decode", "measure"},
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
-    "explore": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
+    "local_workshop": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
     "cli": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
     "__main__": {"cli"},
 }

@@ -17,18 +17,20 @@ from vdkit.measure.cost_book import Decoding
 from vdkit.measure.forecast import MODES, Forecast, Setting
 from vdkit.present.explorer_controls import Controls, style_html
 from vdkit.present.explorer_export import export, runs_table
-from vdkit.present.explorer_session import Session, SessionRun, Workshop
+from vdkit.present.explorer_session import Session, SessionRun
 from vdkit.present.explorer_tables import (
     difference_words,
     numbers_html,
     pair_words,
     predicted_and_measured,
     remarks_html,
+    ring_words,
     run_and_run,
     setting_words,
 )
 from vdkit.present.live_timeline import LiveTimeline, Panel
 from vdkit.present.table import Table
+from vdkit.present.workshop import Workshop
 
 TICK_S = 0.25
 """Between two looks at a job in hand: rare, because a look takes the interpreter from it."""
@@ -243,12 +245,8 @@ class Explorer(w.VBox):
             panels = []
             for run in chosen:
                 measured = run.result.typical("async")
-                config = run.setting.config
-                title = (
-                    f"run {run.number}, async: {measured.latency_s:.3f} s, chunk "
-                    f"{config.chunk_size}, {config.slots} slots"
-                )
-                panels.append(Panel(title, measured=measured))
+                title = f"run {run.number}, async: {measured.latency_s:.3f} s, "
+                panels.append(Panel(title + ring_words(run.setting.config), measured=measured))
             self._picture.draw(panels)
             self._say([pair_words(*chosen)])
             self._numbers.value = numbers_html(run_and_run(*chosen))

@@ -10,7 +10,8 @@ import ipywidgets as w
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 
 if TYPE_CHECKING:
-    from vdkit.present.explorer_session import Progress, Session, Workshop
+    from vdkit.present.explorer_session import Progress, Session
+    from vdkit.present.workshop import Workshop
 
 SIZES = ("64x96", "96x160", "480x832", "720x1280")
 _WIDE = {"width": "98%"}

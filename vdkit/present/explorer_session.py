@@ -8,55 +8,27 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vdkit.measure.cost_book import CostBook, Decoding
 from vdkit.measure.forecast import MODES, Forecast, Setting, forecast
+from vdkit.present.workshop import Workshop
 
 if TYPE_CHECKING:
-    import torch
-
     from vdkit.decode.protocols import ChunkDecoder
-    from vdkit.measure.bench import SinkFactory
-    from vdkit.measure.records import BenchmarkResult, SinkInfo
+    from vdkit.measure.records import BenchmarkResult
 
 CALIBRATION_LATENT_FRAMES = 9
 """Enough for steady chunks of one and of two latent frames."""
 
+SMALLEST_SPATIAL_FACTOR = 8
+"""Pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16."""
+
 _ANY_CHUNK_SIZE = frozenset({"diffusers", "channels_last"})
 """Variants that need no set-up for a chunk size, so that calibration may take several."""
-
-
-class Workshop(Protocol):
-    """Where a session gets what it measures.
-
-    Attributes:
-        machine: what costs measured here are filed under, e.g. ``this machine (NVIDIA H200)``.
-        dtype: of the decoders it loads, as records name it.
-        vram_bytes: device memory; None on a CPU.
-        decoders, variants, sinks: names to choose from.
-    """
-
-    machine: str
-    dtype: str
-    vram_bytes: int | None
-    decoders: Sequence[str]
-    variants: Sequence[str]
-    sinks: Sequence[str]
-
-    def load(self, decoder: str, variant: str) -> ChunkDecoder:
-        """A decoder; raises whatever loading it raises."""
-
-    def latents(
-        self, decoder: ChunkDecoder, latent_frames: int, height: int, width: int
-    ) -> torch.Tensor:
-        """Latents [1, C, T, h, w] of a video of this size in pixels."""
-
-    def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
-        """A factory of fresh sinks, and how records describe them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +96,24 @@ class Session:
         return (here, *(name for name in self.book.machines() if name != here))
 
     def forecast(self, setting: Setting) -> Forecast:
-        """What a setting would give; raises as `vdkit.measure.forecast.forecast`."""
+        """What a setting would give; raises as `vdkit.measure.forecast.forecast`.
+
+        ValueError too for sides that the decoder has no latents for.
+        """
         here = setting.decoding.machine == self.workshop.machine
+        self._check_sides(setting.decoding)
         return forecast(self.book, setting, self.workshop.vram_bytes if here else None)
+
+    def _check_sides(self, decoding: Decoding) -> None:
+        """Sides are multiples of the decoder's factor: 8, or what the loaded one says."""
+        loaded = (
+            self._decoder if self._decoder and self._decoder[0][0] == decoding.decoder else None
+        )
+        factor = loaded[1].spatial_factor if loaded else SMALLEST_SPATIAL_FACTOR
+        for name, side in (("height", decoding.height), ("width", decoding.width)):
+            if side % factor:
+                near = max(factor, round(side / factor) * factor)
+                raise ValueError(f"{name} is {side}; use a multiple of {factor}, e.g. {near}")
 
     def measured(self, setting: Setting) -> SessionRun | None:
         """The latest run of a setting."""

@@ -186,6 +186,11 @@ def _seconds(value: float) -> str:
     return f"{value:.3f} s"
 
 
+def ring_words(config: DecodeConfig) -> str:
+    """``chunk 1, 2 slots``."""
+    return f"chunk {config.chunk_size}, {config.slots} slot{'s' * (config.slots > 1)}"
+
+
 def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
     config, decoding = setting.config, setting.decoding
@@ -193,7 +198,7 @@ def setting_words(setting: Setting) -> str:
     held = "" if setting.mb_per_s is None else f" at {setting.mb_per_s:g} MB/s"
     return (
         f"{decoding.decoder} ({decoding.variant}), {setting.latent_frames} x "
-        f"{decoding.height}x{decoding.width}, chunk {config.chunk_size}, {config.slots} slots, "
+        f"{decoding.height}x{decoding.width}, {ring_words(config)}, "
         f"{decoding.sink}{held}" + (f", without {', '.join(off)}" if off else "")
     )
 

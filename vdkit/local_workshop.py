@@ -1,4 +1,4 @@
-"""``vdkit.explore()``: the explorer with this machine's decoders and sinks."""
+"""``vdkit.explore()``: the explorer, with this machine's decoders and sinks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,299 @@
+"""The explorer without a browser: its session, its thread, its words, its files."""
+
+import contextlib
+import io
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers import Collect, NearestDecoder, wait_for
+from vdkit.measure.forecast import Setting
+from vdkit.measure.records import SinkInfo, read_result
+from vdkit.present.explorer import Explorer
+from vdkit.sink_spec import SinkSpec, held
+
+HERE = "this machine (test)"
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
+
+
+class Workshop:
+    """Decoders that cost nothing, or a lot, or fail."""
+
+    machine = HERE
+    dtype = "float32"
+    vram_bytes = None
+    decoders = ("nearest", "slow", "greedy", "absent")
+    variants = ("diffusers", "fast")
+    sinks = ("null", "raw", "mp4", "full")
+
+    def __init__(self):
+        self.loaded = []
+
+    def load(self, decoder, variant):
+        self.loaded.append((decoder, variant))
+        if decoder == "absent":
+            raise FileNotFoundError("'absent' is neither a local folder nor a hub repository")
+        if decoder == "greedy":
+            return NearestDecoder(fail_at=1, error=OUT_OF_MEMORY)
+        return NearestDecoder(delay_s=0.05 if decoder == "slow" else 0.002)
+
+    def latents(self, decoder, latent_frames, height, width):
+        return torch.zeros(1, 4, latent_frames, height // 8, width // 8)
+
+    def sink(self, name, folder, mb_per_s):
+        if name == "full":
+            error = OSError(28, "No space left on device")
+            fail = contextlib.nullcontext(Collect(fail="write", at=2, error=error))
+            info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
+            return held(lambda label: fail, mb_per_s), info
+        where = Path(folder) if folder and name != "null" else None
+        spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
+        return spec.fresh, SinkInfo(**spec.describe())
+
+
+@pytest.fixture
+def explorer(tmp_path):
+    made = Explorer(
+        Workshop(), tmp_path / "results", decoder="nearest", size="32x48", latent_frames=9,
+        sink="null", rounds=2,
+    )  # fmt: skip
+    yield made
+    made.close()
+    assert threads() == []
+
+
+def threads():
+    return [one.name for one in threading.enumerate() if one.name.startswith("vdkit-explorer")]
+
+
+def image(explorer):
+    return Image.open(io.BytesIO(explorer._image.value))
+
+
+def test_before_anything_is_known_it_says_so_and_how_to_know(explorer):
+    assert "Nothing is known yet of nearest (diffusers)" in explorer.remarks[0]
+    assert "Calibrate measures it" in explorer.remarks[0]
+    assert image(explorer).size[0] > 1000
+
+
+def test_calibrated_every_knob_changes_the_picture(explorer):
+    explorer.calibrate(wait_s=60)
+    assert explorer.session.error is None
+    assert "Costs of each step on this machine (test): measured (2 benchmarks)." in explorer.remarks
+    c = explorer.controls
+    size, seen = image(explorer).size, {explorer._image.value}
+    changes = [
+        (c.chunk_size, 2), (c.slots, 1), (c.latent_frames, 21), (c.held, True), (c.speed, 1.0),
+        (c.primitives["writer_thread"], False), (c.size, "64x96"),
+    ]  # fmt: skip
+    for control, value in changes:
+        control.value = value
+        assert explorer._image.value not in seen, control.description
+        seen.add(explorer._image.value)
+        assert image(explorer).size == size, "the page would jump"
+
+
+def test_other_chunk_size_and_size_are_marked_as_guesses(explorer):
+    explorer.calibrate(wait_s=60)
+    explorer.controls.chunk_size.value = 5
+    assert "Chunk size 5 was not measured here (1, 2 was)" in " ".join(explorer.remarks)
+    explorer.controls.size.value = "64x96"
+    assert "a guess: scaled by pixels from 32x48" in explorer.remarks[0]
+
+
+def test_run_measures_both_paths_and_says_how_they_differ(explorer):
+    explorer.run(wait_s=60)
+    (run,) = explorer.session.runs
+    assert list(run.result.modes) == ["sync", "async"]
+    assert run.result.modes["async"].latency_s.n == 2
+    assert run.result.frames_identical is True
+    assert explorer.remarks[0].startswith("Run 1: sync took ")
+    assert "than predicted" in explorer.remarks[0] and "sync / async" in explorer.remarks[0]
+    predicted = run.forecast.predictions["async"].run.latency_s
+    shown = explorer.table().frame()
+    ratio = run.result.modes["async"].latency_s.mean / predicted
+    assert shown.loc[0, "measured / predicted"] == pytest.approx(ratio, abs=0.1)
+    assert f"{predicted:.4g}" in explorer._numbers.value
+
+
+def test_the_prediction_shown_with_a_run_was_made_before_it(explorer):
+    explorer.calibrate(wait_s=60)
+    before = explorer._forecast
+    explorer.run(wait_s=60)
+    run = explorer.session.runs[0]
+    assert run.forecast.predictions["async"].run == before.predictions["async"].run
+    assert explorer._forecast is run.forecast
+    explorer.controls.slots.value = 3
+    assert explorer._forecast is not run.forecast
+    explorer.controls.slots.value = 2
+    assert explorer._forecast is run.forecast, "back at the setting its run is shown again"
+
+
+def test_two_runs_side_by_side(explorer):
+    explorer.run(wait_s=60)
+    explorer.controls.view.value = "side by side"
+    assert "1 against run 1" in explorer.remarks[0]
+    explorer.controls.decoder.value = "slow"
+    explorer.run(wait_s=60)
+    assert (explorer.controls.first.value, explorer.controls.second.value) == (1, 2)
+    assert explorer.remarks[0].startswith("Run 2 against run 1: sync: ")
+    assert "longer" in explorer.remarks[0] or "as long" in explorer.remarks[0]
+    assert "run 1" in explorer._numbers.value and "run 2" in explorer._numbers.value
+    assert len(explorer.table().rows) == 2
+
+
+def test_cancel_stops_within_a_chunk_and_leaves_it_usable(explorer):
+    explorer.calibrate(wait_s=60)
+    explorer.controls.decoder.value = "slow"
+    explorer.controls.latent_frames.value = 161
+    explorer.run()
+    assert explorer.controls.run.disabled and not explorer.controls.cancel.disabled
+    session = explorer.session
+    wait_for(lambda: session.progress.doing == "measuring" and session.progress.share > 0, 60)
+    assert session.progress.left_s is not None
+    begun = time.perf_counter()
+    explorer.controls.cancel.click()
+    assert explorer.wait(30)
+    assert time.perf_counter() - begun < 161 * 0.05, "it decoded on to the end"
+    assert explorer.session.runs == [] and "cancelled" in explorer.remarks[0].lower()
+    assert "cancelled" in explorer.controls.state.value
+    assert not explorer.controls.run.disabled and explorer.controls.cancel.disabled
+    explorer.controls.decoder.value = "nearest"
+    explorer.controls.latent_frames.value = 9
+    assert "cancelled" not in explorer.remarks[0].lower(), "the message has been read"
+    explorer.run(wait_s=60)
+    assert len(explorer.session.runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sink": "full"}, "No space left on device"),
+        ({"decoder": "greedy"}, "out of memory"),
+        ({"decoder": "absent"}, "neither a local folder nor a hub repository"),
+        ({"sink": "raw", "folder": "/no/such/folder"}, "'/no/such/folder' does not exist"),
+    ],
+)
+def test_a_failure_is_shown_and_leaves_it_usable(explorer, change, words):
+    for name, value in change.items():
+        getattr(explorer.controls, name).value = value
+    explorer.run(wait_s=60)
+    assert words in explorer.remarks[0]
+    assert "vdkit-warning" in explorer._remarks.value
+    assert explorer.controls.state.value == "failed"
+    explorer.controls.sink.value, explorer.controls.decoder.value = "null", "nearest"
+    explorer.run(wait_s=60)
+    assert explorer.session.error is None and len(explorer.session.runs) == 1
+
+
+def test_a_failed_decoder_is_let_go_of(explorer):
+    explorer.controls.decoder.value = "greedy"
+    explorer.run(wait_s=60)
+    assert explorer.session._decoder is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": "big"}, "size is 'big'; give height x width in pixels"),
+        ({"size": "30x48"}, "height is 30; use a multiple of 8, e.g. 32"),
+        ({"latent_frames": 9, "chunk_size": 8, "slots": 16}, "2 chunks: more slots"),
+        ({"slots": 1}, "With one slot no chunk is decoded before"),
+        ({"sink": "mp4"}, "What a write to mp4 costs on this machine (test) is not known yet"),
+        ({"variant": "fast"}, "Nothing is known yet of nearest (fast)"),
+    ],
+)
+def test_impossible_or_idle_settings_are_explained(explorer, change, words):
+    explorer.calibrate(wait_s=60)
+    for name, value in change.items():
+        getattr(explorer.controls, name).value = value
+    assert words in " ".join(explorer.remarks)
+
+
+def test_slow_storage_is_named_as_the_bottleneck(explorer):
+    explorer.calibrate(wait_s=60)
+    explorer.controls.hold_storage(0.01)
+    assert "The sink is the bottleneck" in " ".join(explorer.remarks)
+    explorer.controls.hold_storage(None)
+    assert "bottleneck" not in " ".join(explorer.remarks)
+
+
+def test_export_writes_everything_and_touches_nothing(explorer):
+    assert explorer.export() == [] and "press Run" in explorer._exported.value
+    explorer.run(wait_s=60)
+    first = explorer.export()
+    names = {path.name for path in first}
+    assert names == {"result.json", "timeline.png", "timeline.svg", "timeline.pdf", "table.csv",
+                     "table.md", "table.tex"}  # fmt: skip
+    folder = first[0].parent
+    assert folder.parent == explorer.results and "_explorer" in folder.name
+    assert read_result(folder).modes == explorer.session.runs[0].result.modes
+    assert Image.open(folder / "timeline.png").size[0] > 1000
+    assert (folder / "timeline.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (folder / "timeline.svg").read_text()
+    assert pd.read_csv(folder / "table.csv").loc[0, "run"] == 1
+    assert "toprule" in (folder / "table.tex").read_text()
+    assert all(name in explorer._exported.value for name in names)
+    before = {path: path.read_bytes() for path in first}
+    second = explorer.export()
+    assert second[0].parent != folder
+    assert {path: path.read_bytes() for path in first} == before
+
+
+def test_what_cannot_be_written_is_said(explorer, tmp_path):
+    explorer.run(wait_s=60)
+    explorer.results = tmp_path / "file"
+    explorer.results.write_text("")
+    assert explorer.export() == []
+    assert "is a file; give a folder" in explorer._exported.value
+
+
+def test_a_recorded_machine_predicts_and_cannot_be_measured(tmp_path):
+    recorded = Path(__file__).parents[2] / "results"
+    made = Explorer(Workshop(), recorded, decoder="nearest", size="32x48", latent_frames=9)
+    made.controls.machine.value = "NVIDIA H200, recorded"
+    assert (made.controls.decoder.value, made.controls.size.value) == ("wan2.1", "480x832")
+    assert "Costs of each step on NVIDIA H200, recorded" in made.remarks[0]
+    assert made.controls.run.disabled
+    made.run(wait_s=60)
+    assert "cannot be measured from here" in made.remarks[0] and made.session.runs == []
+    made.close()
+
+
+def test_no_thread_is_left_and_one_at_a_time_is_open(monkeypatch):
+    import vdkit
+    from vdkit import local_workshop as module
+
+    monkeypatch.setattr(module, "LocalWorkshop", lambda *_: _Cpu())
+    first = vdkit.explore(decoder="slow", size="32x48", latent_frames=161, results="/none")
+    wait_for(lambda: threads(), 10)
+    second = vdkit.explore(decoder="nearest", size="32x48", calibrate=False, results="/none")
+    assert threads() == [] and first.comm is None
+    second.close()
+
+
+class _Cpu(Workshop):
+    device = torch.device("cpu")
+
+
+def test_it_reads_in_a_page_without_widgets(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["text/plain"].startswith("The explorer")
+    assert explorer.snapshot().data == explorer._image.value
+
+
+def test_a_setting_of_another_machine_is_refused(explorer):
+    setting = explorer.setting
+    with pytest.raises(ValueError, match="cannot be measured from here"):
+        explorer.session.run(elsewhere(setting), 1)
+
+
+def elsewhere(setting):
+    from dataclasses import replace
+
+    return Setting(replace(setting.decoding, machine="another"), setting.latent_frames)

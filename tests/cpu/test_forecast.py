@@ -1,0 +1,192 @@
+"""Costs by setting, what a setting would give, and the picture that follows a slider."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdkit.decode.chunks import DecodeConfig
+from vdkit.measure.cost_book import CostBook, Decoding
+from vdkit.measure.fit import fit_costs
+from vdkit.measure.forecast import Setting, forecast
+from vdkit.measure.predict import predict, video_info
+from vdkit.measure.records import SinkInfo, read_result
+from vdkit.present.live_timeline import LiveTimeline, Panel
+
+RESULTS = Path(__file__).parents[2] / "results"
+RECORDED = RESULTS / "20261121T004501Z_nvidia-h200_c942496_aws-float16"
+CHUNK_2 = RESULTS / "20261120T235018Z_nvidia-h200_ed2f46d_aws-chunk-2"
+HERE = Decoding("here", "wan2.1", "diffusers", "float16", 480, 832, "raw")
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return read_result(RECORDED)
+
+
+@pytest.fixture
+def book(recorded):
+    book = CostBook()
+    assert book.add(recorded, "here")
+    return book
+
+
+def test_exact_costs_are_those_of_the_fit(book, recorded):
+    known = book.lookup(HERE)
+    assert known.exact and known.chunk_sizes == (1,)
+    assert known.costs == fit_costs(recorded)
+    book.add(read_result(CHUNK_2), "here")
+    assert book.lookup(HERE).costs == fit_costs(recorded, read_result(CHUNK_2))
+    assert book.lookup(HERE).chunk_sizes == (1, 2)
+
+
+def test_a_later_benchmark_of_the_same_configuration_replaces_the_earlier(book, recorded):
+    book.add(recorded.model_copy(update={"label": "later"}), "here")
+    assert book.lookup(HERE).origin == "measured (1 benchmark)"
+
+
+def test_another_size_is_scaled_by_pixels_and_says_so(book):
+    small = replace(HERE, height=240, width=416)
+    exact, scaled = book.lookup(HERE).costs, book.lookup(small)
+    assert not scaled.exact and "scaled by pixels from 480x832" in scaled.origin
+    assert scaled.costs.decode.seconds(4) == pytest.approx(exact.decode.seconds(4) / 4)
+    assert scaled.costs.launch == exact.launch and scaled.costs.vram_bytes == ()
+
+
+def test_another_sink_takes_its_writes_from_where_it_was_measured(book, recorded):
+    null = replace(HERE, sink="null")
+    assert book.lookup(null).costs.write.seconds(4) == 0
+    with pytest.raises(LookupError, match="what a write to png costs on here is not known"):
+        book.lookup(replace(HERE, sink="png"))
+    work = recorded.workload.model_copy(update={"decoder": "other", "height": 240})
+    png = recorded.model_copy(update={"workload": work, "sink": SinkInfo(kind="png", storage=None)})
+    book.add(png, "here")
+    found = book.lookup(replace(HERE, sink="png"))
+    assert "writes from other at 240x832" in found.origin
+    assert found.costs.write.seconds(4) == pytest.approx(2 * fit_costs(png).write.seconds(4))
+    assert found.costs.decode == book.lookup(HERE).costs.decode
+
+
+def test_what_is_not_known_is_named(book):
+    with pytest.raises(LookupError, match=r"nothing is known yet of wan2.1 \(fast\) in float16"):
+        book.lookup(replace(HERE, variant="fast"))
+    with pytest.raises(LookupError, match="on elsewhere"):
+        book.lookup(replace(HERE, machine="elsewhere"))
+
+
+def test_a_throttled_benchmark_tells_no_costs(book, recorded):
+    slow = recorded.model_copy(
+        update={"sink": SinkInfo(kind="raw", storage=None, throttle_mb_per_s=9.0)}
+    )
+    assert not book.add(slow, "here")
+
+
+def test_the_recorded_folder_is_read_whole():
+    book = CostBook()
+    book.read(RESULTS)
+    known = book.known("NVIDIA H200, recorded")
+    assert {key.variant for key in known} == {"diffusers", "channels_last", "compiled", "fast"}
+    exact = book.lookup(replace(HERE, machine="NVIDIA H200, recorded"))
+    assert {1, 2, 4} <= set(exact.chunk_sizes)
+
+
+def test_a_forecast_is_the_prediction_with_the_storage_held(book, recorded):
+    made = forecast(book, Setting(HERE, 41))
+    for mode in ("sync", "async"):
+        alone = predict(fit_costs(recorded), video_info(recorded), DecodeConfig(), mode)
+        assert made.predictions[mode].run.latency_s == alone.run.latency_s
+    held = forecast(book, Setting(HERE, 41, mb_per_s=30.0))
+    bytes_in_all = 161 * 480 * 832 * 3
+    assert held.predictions["async"].run.latency_s > bytes_in_all / 30e6
+    assert any("The sink is the bottleneck" in remark for remark in held.remarks)
+    assert not any("bottleneck" in remark for remark in made.remarks)
+
+
+@pytest.mark.parametrize(
+    ("config", "latent_frames", "words"),
+    [
+        (DecodeConfig(slots=1), 41, "With one slot"),
+        (DecodeConfig(slots=16), 5, "5 chunks: more slots"),
+        (DecodeConfig(chunk_size=8), 5, "it is two chunks"),
+        (DecodeConfig(), 1, "a single chunk"),
+        (DecodeConfig(chunk_size=3), 41, "Chunk size 3 was not measured"),
+    ],
+)
+def test_remarks_say_what_is_in_the_way(book, config, latent_frames, words):
+    made = forecast(book, Setting(HERE, latent_frames, config))
+    assert any(words in remark for remark in made.remarks)
+
+
+def test_what_does_not_fit_is_said(book):
+    assert any("does not fit" in r for r in forecast(book, Setting(HERE, 41), 10**9).remarks)
+    assert not any("not fit" in r for r in forecast(book, Setting(HERE, 41), 10**11).remarks)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match=r"H\.264 in 4:2:0 needs even sides"):
+        Setting(replace(HERE, height=481, sink="mp4"), 41)
+    with pytest.raises(ValueError, match="storage speed is 0"):
+        Setting(HERE, 41, mb_per_s=0)
+
+
+@pytest.fixture
+def panels(book, recorded):
+    made = forecast(book, Setting(HERE, 41))
+    return [
+        Panel(mode, one.run, recorded.typical(mode), one.stalls)
+        for mode, one in made.predictions.items()
+    ]
+
+
+def boxes(ax):
+    """(left, right) of every bar on an axis, one collection after the other."""
+    return [
+        np.array([(p.vertices[:, 0].min(), p.vertices[:, 0].max()) for p in one.get_paths()])
+        for one in ax.collections
+    ]
+
+
+def test_every_chunk_of_every_lane_is_drawn_where_it_was(panels):
+    picture = LiveTimeline()
+    picture.draw(panels)
+    for (whole, _), panel in zip(picture._axes, panels, strict=True):
+        drawn = boxes(whole)[0]
+        spans = [
+            (getattr(c, f"{step}_start_s"), getattr(c, f"{step}_done_s"))
+            for run in panel.runs
+            for step in ("decode", "copy", "convert", "write")
+            for c in run.chunks
+            if getattr(c, f"{step}_start_s") is not None
+        ]
+        assert len(drawn) == len(spans)
+        np.testing.assert_allclose(np.sort(drawn[:, 0]), np.sort([a for a, _ in spans]))
+
+
+def test_drawn_again_nothing_is_left_of_before(panels):
+    picture = LiveTimeline()
+    picture.draw(panels)
+    counts = [len(ax.collections) + len(ax.lines) for pair in picture._axes for ax in pair]
+    first = picture.png()
+    picture.draw(panels[:1])
+    assert not picture._axes[1][0].get_visible()
+    picture.draw(panels)
+    assert [len(ax.collections) + len(ax.lines) for pair in picture._axes for ax in pair] == counts
+    assert picture.png() == first
+    assert len(picture.figure.legends) == 1
+
+
+def test_words_in_place_of_a_picture_and_files_for_a_report(panels, tmp_path):
+    picture = LiveTimeline()
+    picture.say("nothing is known")
+    size = Image.open(io.BytesIO(picture.png())).size
+    picture.draw(panels)
+    assert Image.open(io.BytesIO(picture.png())).size == size
+    assert not picture.figure.texts
+    heads = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for ending, head in heads.items():
+        path = picture.save(tmp_path / f"t.{ending}")
+        assert path.read_bytes().startswith(head)
+    assert "predicted: sink closed" in (tmp_path / "t.svg").read_text()
