@@ -113,7 +113,7 @@ def test_run_measures_both_paths_and_says_how_they_differ(explorer):
     assert run.result.modes["async"].latency_s.n == 2
     assert run.result.frames_identical is True
     assert explorer.remarks[0].startswith("Run 1: sync took ")
-    assert "than predicted" in explorer.remarks[0] and "sync / async" in explorer.remarks[0]
+    assert "predicted" in explorer.remarks[0] and "sync / async" in explorer.remarks[0]
     predicted = run.forecast.predictions["async"].run.latency_s
     shown = explorer.table().frame()
     ratio = run.result.modes["async"].latency_s.mean / predicted
@@ -141,8 +141,8 @@ def test_two_runs_side_by_side(explorer):
     explorer.controls.decoder.value = "slow"
     explorer.run(wait_s=60)
     assert (explorer.controls.first.value, explorer.controls.second.value) == (1, 2)
-    assert explorer.remarks[0].startswith("Run 2 against run 1: sync: ")
-    assert "longer" in explorer.remarks[0] or "as long" in explorer.remarks[0]
+    assert explorer.remarks[0].startswith("Run 2 against run 1: sync took ")
+    assert "longer than " in explorer.remarks[0] or "times as long as " in explorer.remarks[0]
     assert "run 1" in explorer._numbers.value and "run 2" in explorer._numbers.value
     assert len(explorer.table().rows) == 2
 

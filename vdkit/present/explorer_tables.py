@@ -138,18 +138,18 @@ def difference_words(forecast: Forecast, result: BenchmarkResult) -> str:
     said = []
     for mode in MODES:
         made, run = forecast.predictions[mode].run, result.typical(mode)
-        change = run.latency_s / made.latency_s - 1
-        words = f"{mode} took {_seconds(run.latency_s)}, {_percent(change)} than predicted"
+        ratio = run.latency_s / made.latency_s
+        words = f"{mode} took {_seconds(run.latency_s)}, {_against(ratio, 'predicted')}"
         step, more_s = _largest_step(made, run)
-        if abs(change) >= 0.005 and step:
+        if abs(ratio - 1) >= 0.005 and step:
             words += f" (most of it: {step}, {1e3 * more_s:+.0f} ms)"
         said.append(words)
-    ratio = result.modes["async"].speedup
-    assert ratio is not None
+    speedup = result.modes["async"].speedup
+    assert speedup is not None
     predicted = (
         forecast.predictions["sync"].run.latency_s / forecast.predictions["async"].run.latency_s
     )
-    return f"{said[0]}; {said[1]}. sync / async: {ratio_words(ratio)}, predicted {predicted:.3g}."
+    return f"{said[0]}; {said[1]}. sync / async: {ratio_words(speedup)}, predicted {predicted:.3g}."
 
 
 def _largest_step(made: DecodeResult, run: Run) -> tuple[str, float]:
@@ -168,20 +168,21 @@ def pair_words(a: SessionRun, b: SessionRun) -> str:
     said = []
     for mode in MODES:
         before, after = (one.result.modes[mode].latency_s.mean for one in (a, b))
-        said.append(
-            f"{mode}: {_seconds(before)} and {_seconds(after)}, {_percent(after / before - 1)}"
-        )
+        said.append(f"{mode} took {_seconds(after)}, {_against(after / before, _seconds(before))}")
     same = a.setting.info() == b.setting.info()
     note = "" if same else " They are not the same video."
     return f"Run {b.number} against run {a.number}: {'; '.join(said)}.{note}"
 
 
-def _percent(change: float) -> str:
-    if abs(change) < 0.0005:
-        return "no more and no less"
-    if change >= 1:
-        return f"{1 + change:.1f} times as long"
-    return f"{abs(change):.1%} {'longer' if change > 0 else 'shorter'}".replace("%", " %")
+def _against(ratio: float, what: str) -> str:
+    """How a duration compares with another one, ``what``: 3.1 % longer than it, 2.1 times it."""
+    if abs(ratio - 1) < 0.0005:
+        return f"as {what}"
+    if ratio >= 2:
+        return f"{ratio:.1f} times as long as {what}"
+    return f"{abs(ratio - 1):.1%} {'longer' if ratio > 1 else 'shorter'} than {what}".replace(
+        "%", " %"
+    )
 
 
 def _seconds(value: float) -> str:
