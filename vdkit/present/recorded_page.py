@@ -32,7 +32,7 @@ PICTURE = "timeline.png"
 _HEAD = """# Recorded results
 
 Written by `make readme` from the records in this folder; a test fails when they differ.
-A folder is one run, with its raw values and the command that made it;
+A folder is one recording, with its raw values;
 [README](../README.md#cite-and-reproduce) says how to read it again.
 [LOG.md](LOG.md) has what was expected before a measurement, and what came out."""
 
@@ -89,7 +89,7 @@ def _benchmark_lines(root: Path) -> list[str]:
         "Ratios of means with their 95 % intervals, which under n = 5 are no more than the spread; "
         "† some runs had a throttle reason set, which the record names.",
         "",
-        markdown_table([_row(read_result(folder)) for folder in recorded_folders(root)]),
+        markdown_table([_row(folder) for folder in recorded_folders(root)]),
         "",
         "Up to commit ef89707 the diffusers path converted on the host, which is slower than what "
         "pipelines do; its ratios of those commits are not comparable with later ones.",
@@ -209,12 +209,13 @@ def recorded_folders(root: Path) -> list[Path]:
     return sorted(path.parent for path in (root / "results").glob("2*/result.json"))
 
 
-def _row(result: BenchmarkResult) -> dict[str, str]:
+def _row(folder: Path) -> dict[str, str]:
+    result = read_result(folder)
     work, latency = result.workload, result.modes["async"].latency_s
     hidden = _ratio(result, "sync", "async")
     throttled = any(mode.throttled_runs for mode in result.modes.values())
     return {
-        "run": result.label + ("†" if throttled else ""),
+        "run": f"[{result.label}]({folder.name})" + ("†" if throttled else ""),
         "commit": (result.provenance.git_commit or "unknown")[:7],
         "n": str(len(result.timed("async"))),
         "device": result.provenance.device.removeprefix("NVIDIA "),
