@@ -78,6 +78,7 @@ def environment(home, token):
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
+        "OMP_NUM_THREADS": "1",  # the browser needs a core, and a decode spins while it has none
         # the checkout under test, wherever the kernel starts
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }

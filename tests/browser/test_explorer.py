@@ -1,7 +1,15 @@
 """The explorer as a person uses it: notebook 04, knobs turned, measured, cancelled, exported."""
 
+import io
+from xml.etree import ElementTree
+
+import pandas as pd
+from PIL import Image
+
+from vdkit.measure.records import read_result
+
 SETUP = """\
-import contextlib, vdkit
+import contextlib, threading, vdkit
 from vdkit.sinks import NullSink
 
 class Full(NullSink):
@@ -13,37 +21,124 @@ def full(label):
     yield Full()
 
 explorer = vdkit.explore(
-    size="64x96", latent_frames=5, rounds=1, sinks={"full": full}, device="cpu"
+    size="32x48", latent_frames=9, rounds=1, sink="null", sinks={"full": full}, device="cpu"
 )
 explorer"""
+THREADS = "print([t.name for t in threading.enumerate() if t.name.startswith('vdkit-explorer')])"
+JOB_S = 120
+"""For a measurement that takes a few seconds where nothing else runs."""
 
 
-def test_look(lab):
-    lab.write("explorer_by_hand", SETUP)
-    lab.open("explorer_by_hand")
+def ended(w, timeout_s=JOB_S):
+    """Wait until no job is in hand; the explorer's words below the picture."""
+    w.wait_until(lambda: w.button("Cancel").is_enabled(), lambda on: not on, timeout_s, "job done")
+    return remarks(w)
+
+
+def begun(w):
+    w.wait_until(lambda: w.button("Cancel").is_enabled(), bool, 20, "a job in hand")
+
+
+def remarks(w):
+    return w.scope.locator(".vdkit-remarks").first.inner_text()
+
+
+def turn(w, slider, value):
+    """Set a slider and see the picture follow, as one would before pressing a button.
+
+    A click overtakes values that ipywidgets still holds back because the kernel is busy.
+    """
+    before = w.image_bytes()
+    w.set_slider(slider, value)
+    w.changed(w.image_bytes, before, timeout_s=20)
+
+
+def where(w):
+    """(top, height) of the picture on the page, px."""
+    box = w.image().bounding_box()
+    return round(box["y"]), round(box["height"])
+
+
+def test_notebook_04(lab):
+    lab.open("04_explorer")
+    lab.run_all(timeout_s=600)
+    assert not lab.error_outputs() and lab.executed()
+    assert len(lab.pictures()) >= 4
+    w = lab.widgets(cell=2)
+    assert w.chosen("machine") == "NVIDIA H200, recorded"
+    before = w.image_bytes()
+    w.move_slider("chunk size", 1)
+    after = w.changed(w.image_bytes, before)
+    assert Image.open(io.BytesIO(after)).size == Image.open(io.BytesIO(before)).size
+    assert not w.button("Run").is_enabled(), "a recorded machine cannot be measured"
+
+    w.choose("machine", "this machine (CPU)")
+    w.choose("sink", "null")
+    w.scope.locator(".widget-text input").nth(0).fill("tiny-wan")
+    w.scope.locator(".widget-text input").nth(0).press("Enter")
+    w.scope.locator(".widget-text input").nth(1).fill("32x48")
+    w.scope.locator(".widget-text input").nth(1).press("Enter")
+    turn(w, "latent frames", 5)
+    turn(w, "slots", 3)
+    w.wait_until(lambda: w.button("Run").is_enabled(), bool, 20, "Run can be pressed")
+    runs = w.scope.locator("table").last.locator("tbody tr")
+    assert runs.count() == 2, "the two that the cells made"
+    w.button("Run").click()
+    begun(w)
+    assert "Run 3: sync took" in ended(w)
+    assert w.progress() == 1.0
+    assert runs.count() == 3
+
+    w.button("Export").click()
+    folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 7, 30)[0]
+    assert read_result(folder).workload.latent_frames == 5
+    assert Image.open(folder / "timeline.png").size[0] > 1000
+    assert ElementTree.parse(folder / "timeline.svg").getroot().tag.endswith("svg")
+    assert (folder / "timeline.pdf").read_bytes().startswith(b"%PDF")
+    assert list(pd.read_csv(folder / "table.csv")["run"]) == [1, 2, 3]
+    assert folder.name in w.scope.locator(".vdkit-remarks").last.inner_text()
+
+
+def exported(lab):
+    """(folder, files) of the newest export; None before there is one."""
+    folders = sorted((lab.server.root / "results").glob("*_explorer*"))
+    return (folders[-1], list(folders[-1].iterdir())) if folders else None
+
+
+def test_cancel_failing_sink_and_nothing_left_behind(lab):
+    lab.write("by_hand", SETUP, THREADS)
+    lab.open("by_hand")
     lab.run_all(timeout_s=120)
     w = lab.widgets(cell=0)
-    lab.page.wait_for_timeout(1500)
-    lab.page.screenshot(path="/tmp/s1.png")
-    lab.page.wait_for_timeout(1500)
-    lab.page.screenshot(path="/tmp/s2.png")
-    w.wait_until(w.progress, lambda share: share == 1.0, 200)
-    lab.page.wait_for_timeout(1000)
-    lab.page.screenshot(path="/tmp/s3.png")
+    assert "Costs of each step on this machine (CPU): measured" in ended(w)
+
+    turn(w, "latent frames", 161)
+    still = where(w)
     w.button("Run").click()
-    lab.page.wait_for_timeout(3000)
-    lab.page.screenshot(path="/tmp/s4.png")
-    w.wait_until(lambda: w.button("Cancel").is_enabled(), lambda on: not on, 200)
-    lab.page.wait_for_timeout(1000)
-    lab.page.screenshot(path="/tmp/s5.png")
-    lab.page.set_viewport_size({"width": 1280, "height": 1850})
-    lab.page.wait_for_timeout(1000)
-    w.set_slider("chunk size", 2)
+    begun(w)
+    w.wait_until(w.progress, lambda share: 0 < share < 1, JOB_S, "the bar moves")
+    assert where(w) == still, "the page jumped"
+    state = w.scope.get_by_text("s left")
+    w.wait_until(state.count, bool, JOB_S, "the time left is shown")
+    w.button("Cancel").click()
+    assert "cancelled" in ended(w).lower()
+    assert where(w) == still, "the page jumped"
+
+    turn(w, "latent frames", 5)
+    w.choose("sink", "full")
     w.button("Run").click()
-    lab.page.wait_for_timeout(3000)
-    w.wait_until(lambda: w.button("Cancel").is_enabled(), lambda on: not on, 200)
-    w.button("side by side").click()
-    lab.page.wait_for_timeout(1000)
-    w.button("Export").click()
-    lab.page.wait_for_timeout(2000)
-    lab.page.screenshot(path="/tmp/s6.png")
+    begun(w)
+    assert "No space left on device" in ended(w)
+    w.choose("sink", "null")
+    w.button("Run").click()
+    begun(w)
+    assert "Run 1: sync took" in ended(w)
+
+    turn(w, "latent frames", 161)
+    w.button("Run").click()
+    begun(w)
+    lab.command("notebook:run-all-cells")  # a new explorer; the old one's job has to end
+    lab.wait(lambda: lab.state()["cells"][1]["count"], lambda n: n == 4, JOB_S, "cells run again")
+    names = lab.cell_outputs(1)[0]["text"]
+    assert names.count("vdkit-explorer'") <= 1, f"an old measurement goes on: {names}"
+    ended(lab.widgets(cell=0))

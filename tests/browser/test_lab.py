@@ -8,7 +8,7 @@ from PIL import Image
 from tests.browser.server import ROOT
 
 # The notebook about sync and async, under either of its names.
-NAMES = ("02_sync_vs_async_timeline", "00_quickstart")
+NAMES = ("02_sync_vs_async_timeline",)
 NOTEBOOK = next(name for name in NAMES if (ROOT / "notebooks" / f"{name}.ipynb").exists())
 
 WIDGETS = """

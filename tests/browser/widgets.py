@@ -75,7 +75,8 @@ class Widgets:
     def chosen(self, description):
         """Text of the option that a Dropdown shows."""
         select = self._box("dropdown", description).locator("select")
-        return select.evaluate("(s) => s.selectedOptions[0]?.text ?? ''")
+        shown = select.evaluate("(s) => s.selectedOptions[0]?.text ?? ''")
+        return shown.replace("\xa0", " ")  # ipywidgets' own, so that spaces are not folded
 
     def check(self, description, on=True):
         """Set a Checkbox on or off."""

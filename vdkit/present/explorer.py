@@ -143,14 +143,15 @@ class Explorer(w.VBox):
         while not self.session.wait(TICK_S):
             self.controls.show(self.session.progress)
         self.controls.show(self.session.progress)
-        self.controls.busy(False)
-        with self._lock:
-            if self.session.error is None and self.session.runs:
-                self.controls.offer(
-                    [(r.number, setting_words(r.setting)) for r in self.session.runs]
-                )
-                self._table.value = self.table()._repr_html_()
-            self._redraw()
+        try:
+            with self._lock:
+                runs = self.session.runs
+                if runs and self.session.error is None:
+                    self.controls.offer([(r.number, setting_words(r.setting)) for r in runs])
+                    self._table.value = self.table()._repr_html_()
+                self._redraw()
+        finally:
+            self.controls.busy(False)  # last: what the job found is on the page by now
 
     def _changed(self, _: Any) -> None:
         """A knob was turned: what went wrong before has been read."""
@@ -164,9 +165,7 @@ class Explorer(w.VBox):
         here = self.controls.machine.value == self.session.workshop.machine
         chosen = (c.decoder.value.strip(), c.variant.value)
         if not here and chosen not in {(key.decoder, key.variant) for key in known}:
-            first = known[0]
-            c.decoder.value, c.variant.value = first.decoder, first.variant
-            c.size.value, c.sink.value = f"{first.height}x{first.width}", first.sink
+            c.go_to(known[0])
 
     def _redraw(self) -> None:
         """Predict and draw; an impossible setting is explained in place of the picture."""

@@ -10,6 +10,7 @@ import ipywidgets as w
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 
 if TYPE_CHECKING:
+    from vdkit.measure.cost_book import Decoding
     from vdkit.present.explorer_session import Progress, Session
     from vdkit.present.workshop import Workshop
 
@@ -169,6 +170,11 @@ class Controls:
         if mb_per_s is not None:
             self.speed.value = mb_per_s
         self.held.value = mb_per_s is not None
+
+    def go_to(self, decoding: Decoding) -> None:
+        """Choose the decoder, variant, size and sink of ``decoding``."""
+        self.decoder.value, self.variant.value = decoding.decoder, decoding.variant
+        self.size.value, self.sink.value = f"{decoding.height}x{decoding.width}", decoding.sink
 
     @property
     def size_pixels(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeConfig, DecodeResult
     from vdkit.measure.predict import Prediction
     from vdkit.measure.records import BenchmarkResult, Run
+    from vdkit.measure.stalls import Stalls
     from vdkit.present.explorer_session import SessionRun
 
 QUANTITIES = (
@@ -33,22 +34,22 @@ _STEPS = ("decode", "copy", "convert", "write")
 
 
 def quantities(
-    run: Run | DecodeResult, config: DecodeConfig, seconds: float
+    run: Run | DecodeResult, stalls: Stalls, busy: dict[str, float], seconds: float
 ) -> dict[str, float | None]:
     """`QUANTITIES` of one run, predicted or measured; None for what it has not.
 
     Args:
         run: with its chunks.
-        config: how it was decoded.
+        stalls: of its window ``run``.
+        busy: % of each window, as `busy_percent` gives them.
         seconds: playing time of the video, s.
     """
-    stalls = stalls_from_records(run, config)
     vram = run.vram_peak_bytes
     values = (
         run.latency_s,
         run.ttff_s,
         run.latency_s / seconds,
-        busy_percent(run).get("steady"),
+        busy.get("steady"),
         sum(gap.stop_ns - gap.start_ns for gap in stalls.gaps) / 1e9,
         None if vram is None else vram / 1e9,
         run.ring_bytes / 1e6,
@@ -91,13 +92,14 @@ def run_and_run(a: SessionRun, b: SessionRun) -> list[Pair]:
 
 
 def _predicted(made: Prediction) -> dict[str, float | None]:
-    return quantities(made.run, made.run.config, made.run.info.seconds)
+    return quantities(made.run, made.stalls, made.utilization_percent, made.run.info.seconds)
 
 
 def _measured(run: SessionRun, mode: str) -> dict[str, float | None]:
     """Of the run nearest to the median."""
-    result = run.result
-    return quantities(result.typical(mode), result.config, result.workload.seconds)
+    result, typical = run.result, run.result.typical(mode)
+    stalls = stalls_from_records(typical, result.config)
+    return quantities(typical, stalls, busy_percent(typical), result.workload.seconds)
 
 
 def numbers_html(pairs: Sequence[Pair]) -> str:
@@ -211,8 +213,7 @@ def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
         decoding, config = setting.decoding, setting.config
         modes = result.modes
         off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
-        typical = result.typical("async")
-        values = quantities(typical, result.config, result.workload.seconds)
+        values = _measured(run, "async")
         predicted_s = run.forecast.predictions["async"].run.latency_s
         latency = modes["async"].latency_s
         rows.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 HEIGHT_IN = 3.2
 SCREEN_DPI = 190
 LANES = 4  # room for compute, copy, convert and write in every panel, so that nothing jumps
+LEGEND_PART = 0.13
+"""Of the picture's height, at its bottom: the legend's alone."""
 _FONT = 7.0
 
 
@@ -92,6 +94,9 @@ class LiveTimeline:
             self._axes[1][1].set_xlabel("time, ms", labelpad=2)
         self._drawn: list[Any] = []
         self._legend: Any = None
+        self._labels: tuple[Any, ...] = ()
+        self._strip: np.ndarray | None = None
+        self._shown = False
 
     def draw(self, panels: Sequence[Panel]) -> None:
         """Show these panels, two at the most; fewer leave the rest of the room empty."""
@@ -162,7 +167,7 @@ class LiveTimeline:
                 corners.append(_rectangles(spans, row + top, row + top + height))
                 colors += [TONES[lane][int(odd)] for odd in spans[:, 2]]
         bars = PolyCollection(
-            list(np.concatenate(corners)), facecolors=colors, edgecolors=colors, linewidths=0.3
+            cast(Any, np.concatenate(corners)), facecolors=colors, edgecolors=colors, linewidths=0.3
         )
         self._drawn.append(ax.add_collection(bars, autolim=False))
         for run in panel.runs:
@@ -178,7 +183,7 @@ class LiveTimeline:
             for cause, pieces in _stalls(panel.stalls, begins[0], scale, limits).items():
                 color, hatch = CAUSE_COLORS[cause]
                 shaded = PolyCollection(
-                    list(_rectangles(np.array(pieces), -0.36, height - 0.36)),
+                    cast(Any, _rectangles(np.array(pieces), -0.36, height - 0.36)),
                     facecolors=color, edgecolors="black", linewidths=0.0,
                     hatch=None if scale == 1 else hatch,  # too narrow there to be seen
                 )  # fmt: skip
@@ -188,6 +193,9 @@ class LiveTimeline:
 
     def _name(self, panels: Sequence[Panel], causes: Sequence[str]) -> None:
         """The legend: lanes, causes, and which of two bars is which."""
+        self._shown = bool(panels)
+        if self._legend is not None:
+            self._legend.set_visible(self._shown)
         if not panels:
             return
         runs = [run for panel in panels for run in panel.runs]
@@ -211,23 +219,47 @@ class LiveTimeline:
         if both:
             handles.append(Line2D([], [], linestyle=":", label="measured: sink closed", **dashes))
             handles.append(Patch(facecolor="none", label="upper bar: predicted, lower: measured"))
-        self._drawn.append(
-            self.figure.legend(
-                handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
-                handlelength=1.5, columnspacing=1.1, bbox_to_anchor=(0.5, -0.008),
-                labelspacing=0.35,
-            )
+        labels = tuple(handle.get_label() for handle in handles)
+        if labels == self._labels:
+            return
+        if self._legend is not None:
+            self._legend.remove()
+        self._labels, self._strip = labels, None
+        self._legend = self.figure.legend(
+            handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
+            handlelength=1.5, columnspacing=1.1, bbox_to_anchor=(0.5, -0.008),
+            labelspacing=0.35,
         )  # fmt: skip
 
     def png(self) -> bytes:
         """The picture for the screen."""
         from PIL import Image
 
+        if self._strip is None:
+            self._strip = self._draw_legend()
+        if self._legend is not None:
+            self._legend.set_visible(False)
         self._canvas.draw()
-        pixels = np.asarray(self._canvas.buffer_rgba())[..., :3]
+        pixels = np.array(np.asarray(self._canvas.buffer_rgba())[..., :3])
+        if self._legend is not None:
+            self._legend.set_visible(bool(self._shown))
+        if self._shown:
+            pixels[-len(self._strip) :] = self._strip
         data = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(data, "png", compress_level=1)
+        Image.fromarray(pixels).save(data, "png", compress_level=1)
         return data.getvalue()
+
+    def _draw_legend(self) -> np.ndarray:
+        """The lowest part of the picture with the legend alone; kept, for it changes rarely."""
+        others = [artist for artist in self.figure.get_children() if artist is not self._legend]
+        seen = [artist.get_visible() for artist in others]
+        for artist in others[1:]:  # the first is the background
+            artist.set_visible(False)
+        self._canvas.draw()
+        for artist, visible in zip(others, seen, strict=True):
+            artist.set_visible(visible)
+        pixels = np.asarray(self._canvas.buffer_rgba())[..., :3]
+        return pixels[int((1 - LEGEND_PART) * len(pixels)) :].copy()
 
     def save(self, path: Path) -> Path:
         """Write the picture for a report; the ending says as what: png, svg or pdf."""
