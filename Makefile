@@ -20,7 +20,7 @@ check: $(VENV)/.installed-dev
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks
 
-# Write the recorded figures into README.md and draw its picture (a test keeps them equal).
+# Write the recorded figures into README.md and results/README.md (a test keeps them equal).
 readme: $(VENV)/.installed
 	$(BIN)/python -m vdkit.present.readme README.md
 

@@ -114,7 +114,8 @@ def loaded_after(statement):
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.measure.splits, vdkit.present.control_report, vdkit.cli.aa",
+            "import vdkit.measure.splits, vdkit.present.control_report, vdkit.cli.aa, "
+            "vdkit.present.recorded_page",
             {"torch", "pandas", "diffusers"},
         ),
         (

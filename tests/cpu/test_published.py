@@ -15,7 +15,7 @@ from vdkit.present.published_table import (
     published_beside_rows,
     utilization_rows,
 )
-from vdkit.present.readme import MAIN
+from vdkit.present.recorded_page import MAIN
 
 ROOT = Path(__file__).parents[2]
 

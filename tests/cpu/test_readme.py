@@ -3,13 +3,17 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 
+import vdkit
 from tests.helpers import Collect, latents_for
 from vdkit import decode_async
-from vdkit.present.readme import BEGIN, END, MAIN, PICTURE, recorded_block, with_block
+from vdkit.present.readme import BEGIN, END, PAGE, main, with_block
+from vdkit.present.recorded_page import MAIN, PICTURE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -19,9 +23,26 @@ def code_blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_figures_are_the_recorded_ones():
-    assert with_block(README, recorded_block(ROOT)) == README, "run `make readme`"
+def test_figures_are_the_recorded_ones(tmp_path):
+    """`make readme`, on a README without figures, writes what is committed."""
+    (tmp_path / "results").mkdir()
+    for folder in (ROOT / "results").glob("2*"):
+        (tmp_path / "results" / folder.name).symlink_to(folder)
+    (tmp_path / "results" / MAIN).unlink()  # a picture is drawn into it
+    shutil.copytree(ROOT / "results" / MAIN, tmp_path / "results" / MAIN)
+    (tmp_path / "README.md").write_text(with_block(README, f"{BEGIN}\n{END}"))
+    main(tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == README, "run `make readme`"
+    assert (tmp_path / PAGE).read_text() == (ROOT / PAGE).read_text(), "run `make readme`"
+    assert (tmp_path / "results" / MAIN / PICTURE).stat().st_size > 10_000
     assert (ROOT / "results" / MAIN / PICTURE).stat().st_size > 10_000
+
+
+def test_every_recorded_folder_with_figures_is_on_the_page():
+    page = (ROOT / PAGE).read_text()
+    names = ("variants.json", "sweep.json", "aa.json", "profile.json")
+    folders = [path.parent.name for name in names for path in (ROOT / "results").glob(f"2*/{name}")]
+    assert folders and [name for name in folders if name not in page] == []
 
 
 def test_the_markers_are_needed_once():
@@ -104,20 +125,80 @@ def test_the_examples_of_a_decoder_and_a_sink_plug_in(capsys):
     assert capsys.readouterr().out.count("np.float64") == 5
 
 
+def test_the_examples_plug_into_the_explorer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classes = "".join(block for block in code_blocks("python") if "class " in block)
+    plain, own = (block for block in code_blocks("python") if "vdkit.explore(" in block)
+    start = 'shown = vdkit.explore(device="cpu", calibrate=False, '
+    for code in (plain, own):
+        scope = {}
+        exec(classes + code.replace("vdkit.explore(", start), scope)
+    shown = scope["shown"]  # the last one; an explorer closes the one before
+    shown.controls.rounds.value = 1
+    shown.run(wait_s=60)
+    (run,) = shown.session.runs
+    assert (run.setting.decoding.decoder, run.setting.decoding.sink) == ("mine", "brightness")
+    shown.close()
+
+
 def test_commands_exist():
     from vdkit.__main__ import build_parser
 
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"make ([a-z]+)", README)) <= set(targets)
-    commands = re.findall(r"\.venv/bin/vdkit (.*?)(?:  #|\n)", README)
+    lines = "".join(code_blocks("bash"))
+    commands = re.findall(r"^(?:\.venv/bin/)?vdkit (.*?)(?:  #|\n)", lines, re.MULTILINE)
     for command in commands:
         build_parser().parse_args(shlex.split(command))
-    assert commands
+    assert len(commands) > 10
+    listed = set(re.findall(r"`([a-z]+)`", README.split("| command |")[1].split("\n\n")[0]))
+    (all_commands,) = (a.choices for a in build_parser()._actions if a.dest == "command")
+    assert listed == set(all_commands)
 
 
-def test_links_and_the_tree_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+def test_the_table_of_notebooks_asks_their_questions():
+    asked = dict(re.findall(r"\]\((notebooks/\S+\.ipynb)\) \| (.*?\?) \|", README))
+    titles = {
+        f"notebooks/{path.name}": nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
+        for path in (ROOT / "notebooks").glob("*.ipynb")
+    }
+    assert {f"# {question}" for question in asked.values()} == set(titles.values())
+    assert asked == {name: title.removeprefix("# ") for name, title in titles.items()}
+
+
+def test_what_to_cite_is_this_version():
+    card = (ROOT / "CITATION.cff").read_text()
+    title = re.search(r"title += \{(.*)\}", README).group(1)
+    assert re.findall(r"^version: (.*)$", card, re.MULTILINE) == [vdkit.__version__]
+    assert re.findall(r"version += \{(.*)\}", README) == [vdkit.__version__]
+    assert f'title: "{title}"' in card and "The vdkit developers" in card
+
+
+def slug(heading):
+    """GitHub's anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", ["README.md", PAGE])
+def test_links_lead_somewhere(page):
+    file = ROOT / page
+    for target in re.findall(r"\]\(([^)]+)\)", file.read_text()):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        there = file.parent / name if name else file
+        assert there.exists(), target
+        if anchor:
+            text = re.sub(r"```.*?```", "", there.read_text(), flags=re.DOTALL)
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert anchor in map(slug, headings), target
+
+
+def test_the_tree_is_the_house():
     tree = README.split("## The house")[1].split("```")[1]
     for name in re.findall(r"\b([a-z_]+(?:/|\.py))", tree):
         assert (ROOT / name).exists() or (ROOT / "vdkit" / name).exists(), name
+    words = set(re.findall(r"\w+", tree))
+    for path in (ROOT / "vdkit").rglob("*.py"):
+        if path.name != "__init__.py" and path.parent.name != "cli":
+            assert path.stem in words, f"{path} is not in README's tree"

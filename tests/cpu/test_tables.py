@@ -35,8 +35,8 @@ from vdkit.present.digits import (
     to_interval,
 )
 from vdkit.present.latex import escape
-from vdkit.present.readme import MAIN, PROFILE, SWEEP
 from vdkit.present.readme_variants import VARIANTS
+from vdkit.present.recorded_page import MAIN, PROFILE, SWEEP
 from vdkit.present.tables import benchmark_rows, markdown_table
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -24,7 +24,7 @@ from vdkit.measure.variant_records import (
 )
 from vdkit.measure.variants import run_variants
 from vdkit.models.loading import VARIANTS
-from vdkit.present.readme import _recorded
+from vdkit.present.recorded_page import recorded_folders
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.present.variants_table import (
     families_csv,
@@ -373,7 +373,7 @@ class TestCommand:
         home = tmp_path / "results" / "20990101T000000Z_cpu_abc_variants"
         home.mkdir(parents=True)
         write_variants(made, home)
-        assert _recorded(tmp_path) == []
+        assert recorded_folders(tmp_path) == []
 
     def test_the_names_are_the_loaders(self):
         assert ",".join(VARIANTS) == NAMED

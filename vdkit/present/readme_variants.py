@@ -1,4 +1,4 @@
-"""What README shows of recorded variants: a row each, the kernels that go away, the steps."""
+"""Recorded variants, for README and its page of results: rows, kernels that go away, steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vdkit.present.profile_tables import window_rows
 from vdkit.present.table import markdown_table
 
 VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
-"""The run of several variants whose pictures README shows."""
+"""The run of several variants whose pictures are shown."""
 
 FAST_PROFILE = "20261121T151948Z_nvidia-h200_90fbdee_fast-profile"
 """The profile of the fast decoder."""
@@ -34,7 +34,7 @@ def variant_lines(root: Path) -> list[str]:
     if not several:
         return []
     return [
-        "Variants of the decoder, in one interleaved run for each size and dtype (preset aws; "
+        "One interleaved run for each size and dtype (preset aws; "
         "those of commit 90fbdee at the same time on four GPUs of one host, 16 cores each; every "
         "mode once untimed, then timed). ms per latent frame: steady state, compute only, as is "
         "diffusers / variant, with 95 % intervals, which under n = 5 are no more than the spread. "
@@ -45,22 +45,46 @@ def variant_lines(root: Path) -> list[str]:
         "",
         markdown_table([row for name, one in several.items() for row in _summary_rows(one, name)]),
         "",
-        f"![Kernels by family, milliseconds per latent frame](results/{VARIANTS}/families.png)",
-        f"![Sync and async on the fast decoder](results/{VARIANTS}/timeline_fast.png)",
+        f"![Kernels by family, milliseconds per latent frame]({VARIANTS}/families.png)",
+        f"![Sync and async on the fast decoder]({VARIANTS}/timeline_fast.png)",
         "",
         "With `fast` a convolution's kernel is also norm, SiLU, the way around and what leads to "
         "the next size. What a bar lacks to the table's milliseconds is no kernel's: the table is "
         "timed, the bar profiled.",
         "",
         "Steps on the way to it (480x832, float16; each folder has its kernel families and "
-        "timeline, `results/LOG.md` what was expected):",
+        "timeline, [LOG.md](LOG.md) what was expected):",
         "",
         markdown_table([_step_row(one, name) for name, one in steps.items()]),
         "",
         "Kernel utilization with it, profiled, window `steady`: "
         f"{_utilization(root / 'results' / FAST_PROFILE)} "
-        f"([results/{FAST_PROFILE}](results/{FAST_PROFILE})).",
+        f"([{FAST_PROFILE}]({FAST_PROFILE})).",
         "",
+    ]
+
+
+def fast_lines(root: Path, where: str) -> list[str]:
+    """What the fast decoder gains, in a sentence, and its kernels as a picture.
+
+    Args:
+        root: of the repository.
+        where: what leads from the page to ``results``: empty, or a path that ends in ``/``.
+    """
+    made = read_variants(root / "results" / VARIANTS)
+    base, work = made.index.baseline, made.baseline.workload
+    faster = ratio_words(made.ratio((base, "compute"), ("fast", "compute")))
+    hidden = {
+        name: ratio_words(made.ratio((name, "sync"), (name, "async"))) for name in (base, "fast")
+    }
+    return [
+        f"The same decoder, {work.height}x{work.width} in {work.dtype}, as variant `fast` takes "
+        f"{_milliseconds(made, 'fast')} ms per latent frame instead of {_milliseconds(made, base)}:"
+        f" {base} / fast {faster}. With it sync / async is {hidden['fast']}, in that run "
+        f"{hidden[base]} without it (n = {len(made.baseline.timed('compute'))}; under n = 5 an "
+        "interval is no more than the spread).",
+        "",
+        f"![Kernels by family, milliseconds per latent frame]({where}{VARIANTS}/families.png)",
     ]
 
 
@@ -74,7 +98,7 @@ def _utilization(folder: Path) -> str:
 
 
 def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
-    """A recorded run of several variants, a row each, for README; ratios are of mode compute."""
+    """A recorded run of several variants, a row each; ratios are of mode compute."""
     rows = []
     for name, result in made.results.items():
         work, runs = result.workload, result.timed("compute")
@@ -85,13 +109,13 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
         over = made.ratio((made.index.baseline, "compute"), (name, "compute"))
         rows.append(
             {
-                "run": f"[{work.height}x{work.width}, {work.dtype}](results/{folder})",
+                "run": f"[{work.height}x{work.width}, {work.dtype}]({folder})",
                 "variant": name + ("†" if any(run.throttled for run in runs) else ""),
                 "n": str(len(runs)),
                 "ms per latent frame": _milliseconds(made, name),
                 "diffusers / variant": ratio_words(over) if name != made.index.baseline else "1",
                 "sync / async": ratio_words(overlap),
-                "the same, fastest": _fastest(result, overlap),
+                "the same, fastest": fastest_words(result, overlap),
                 "whole video / async": ratio_words(whole),
                 "VRAM GB": f"{(alone_bytes(result, 'async') or 0) / 1e9:.2f}",
                 "set-up s": f"{result.setup_s or 0:.1f}",
@@ -102,8 +126,8 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
     return rows
 
 
-def _fastest(result: BenchmarkResult, overlap: Ratio | None) -> str:
-    """Ratio of the fastest runs, to the place of that of the means."""
+def fastest_words(result: BenchmarkResult, overlap: Ratio | None) -> str:
+    """Sync over async of the fastest runs, to the place of the ratio of means ``overlap``."""
     if overlap is None:
         return "-"
     sync, overlapped = (min(result.latencies(mode)) for mode in ("sync", "async"))
@@ -111,10 +135,10 @@ def _fastest(result: BenchmarkResult, overlap: Ratio | None) -> str:
 
 
 def _step_row(made: Comparison, folder: str) -> dict[str, str]:
-    """A recorded run of one variant in one row, for README."""
+    """A recorded run of one variant in one row."""
     (name,) = made.index.variants
     return {
-        "run": f"[{made.index.label}](results/{folder})",
+        "run": f"[{made.index.label}]({folder})",
         "commit": (made.index.provenance.git_commit or "unknown")[:7],
         "ms per latent frame": _milliseconds(made, name),
         "peak VRAM GB": f"{(alone_bytes(made.baseline, 'compute') or 0) / 1e9:.2f}",
