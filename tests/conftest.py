@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 
@@ -22,6 +23,15 @@ def no_writer_left_behind():
 
     yield
     assert not writer_threads()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_once():
+    """A benchmark collects garbage before each run: not among all modules of this process too."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def pytest_configure(config):
