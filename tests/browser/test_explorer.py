@@ -142,3 +142,10 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     names = lab.cell_outputs(1)[0]["text"]
     assert names.count("vdkit-explorer'") <= 1, f"an old measurement goes on: {names}"
     ended(lab.widgets(cell=0))
+
+    turn(w := lab.widgets(cell=0), "latent frames", 161)
+    w.button("Run").click()
+    begun(w)
+    lab.run_all(timeout_s=JOB_S)  # restarts the kernel in the middle of the job
+    assert not lab.error_outputs() and lab.executed()
+    ended(lab.widgets(cell=0))

@@ -171,8 +171,8 @@ def test_growth_and_its_words():
     assert vram_growth_bytes(POINTS, "async") == pytest.approx(1e5)
     assert vram_growth_bytes(POINTS[:1], "diffusers") is None
     assert vram_words(POINTS) == (
-        "161 frames decoded whole need 5.00 GB, in chunks 4.01 GB. Every frame more adds "
-        "10.00 MB to the first and 0.10 MB to the second."
+        "161 frames decoded whole need 5.00 GB, in chunks 4.01 GB. Over all lengths a frame "
+        "adds 10.00 MB on average to the first and 0.10 MB to the second."
     )
     assert vram_words(POINTS[1:4:2] + POINTS[3:4]).endswith("in chunks 4.01 GB.")
     with pytest.raises(ValueError, match="no length was decoded both whole"):
@@ -184,10 +184,10 @@ def test_vram_picture():
     (ax,) = figure.axes
     labels = [line.get_label() for line in ax.lines]
     assert labels == [
-        "diffusers (whole video): here, +10.00 MB a frame",
-        "async (chunked): here, +0.10 MB a frame",
+        "diffusers (whole video): here, +10.00 MB a frame on average",
+        "async (chunked): here, +0.10 MB a frame on average",
         "diffusers (whole video): recorded",
-        "async (chunked): recorded, +0.10 MB a frame",
+        "async (chunked): recorded, +0.10 MB a frame on average",
     ]
     assert list(ax.lines[1].get_xdata()) == [81, 161, 641] and ax.get_ylim()[0] == 0
     for sets in ({}, {"a": []}, {"a": POINTS, "b": POINTS, "c": POINTS}):

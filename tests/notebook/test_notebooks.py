@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -18,14 +19,26 @@ def path(request):
 
 def assert_pictures(notebook):
     """Every cell that plots shows exactly one picture, and there is at least one."""
-    plots = [cell for cell in notebook.cells if "plot_" in cell.source]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    plots = [cell for cell in code if "plot_" in cell.source or ".snapshot()" in cell.source]
     for cell in plots:
         assert len([o for o in cell.outputs if "image/png" in o.get("data", {})]) == 1, cell.source
     assert plots
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+def test_there_are_six_and_each_leads_to_the_next():
+    numbers = [path.stem[:2] for path in NOTEBOOKS]
+    assert numbers == ["01", "02", "03", "04", "05", "06"]
+    for path, following in zip(NOTEBOOKS, NOTEBOOKS[1:] + NOTEBOOKS[:1], strict=True):
+        assert f"({following.name})" in "".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells
+        )
+
+
+def first_words(notebook):
+    """The first output of a notebook that is text."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return next(output.text for output in outputs if output.output_type == "stream")
 
 
 def test_runs_on_this_machine(path, device):
@@ -33,6 +46,7 @@ def test_runs_on_this_machine(path, device):
     client = NotebookClient(notebook, timeout=120, kernel_name="python3")
     client.execute(cwd=str(path.parent))
     assert_pictures(notebook)
+    assert "No GPU" in first_words(notebook) or torch.cuda.is_available()
 
 
 def test_committed_with_outputs(path):
@@ -44,7 +58,8 @@ def test_committed_with_outputs(path):
     assert not [output for output in outputs if output.output_type == "error"]
     assert_pictures(notebook)
     assert not [output for output in outputs if output.get("name") == "stderr"]
-    assert "NVIDIA" in str(outputs), "the committed outputs are those of a GPU"
+    assert "NVIDIA" in first_words(notebook) and "No GPU" not in first_words(notebook)
+    assert not [output for output in outputs if "widget-view" in str(output.get("data", {}).keys())]
 
 
 def test_thin(path):

@@ -21,7 +21,7 @@ _STYLE = {"description_width": "94px"}
 CSS = """<style>
 .vdkit-explorer { max-width: 1180px; }
 .vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
-  line-height: 1.45; }
+  line-height: 1.45; white-space: pre-line; }
 .vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
 .vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   font-size: 12px; line-height: 1.35; margin: 4px 0; }

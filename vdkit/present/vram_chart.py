@@ -45,7 +45,8 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
             for mode in (name for name in NAMES if name in {p.mode for p in points}):
                 mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
                 grows = vram_growth_bytes(points, mode)
-                more = "" if grows is None else f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame"
+                more = "" if grows is None else f", {round(grows / 1e6, 2) + 0.0:+.2f} MB"
+                more += " a frame on average" if more else ""
                 ax.plot(
                     *zip(*mine, strict=True), color=MODE_COLORS[mode], markersize=4, linewidth=1.2,
                     label=f"{NAMES[mode]}: {words}{more}", **style,
@@ -79,7 +80,7 @@ def vram_words(points: Sequence[VramPoint]) -> str:
     growth = [vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
     if growth[0] is not None and growth[1] is not None:
         text += (
-            f" Every frame more adds {growth[0] / 1e6:.2f} MB to the first and "
+            f" Over all lengths a frame adds {growth[0] / 1e6:.2f} MB on average to the first and "
             f"{growth[1] / 1e6:.2f} MB to the second."
         )
     return text
