@@ -5,7 +5,9 @@ that no faster step makes a run slower, and with a writer thread no further slot
 slots let the host write later, which costs time if a cache in front of the storage lies idle.)
 
 Not modelled: copies that slow kernels down, a full launch queue (its launches end later, but the
-compute stream has work then), and how the writer thread and the launching thread share the cores.
+compute stream has work then), how the writer thread and the launching thread share the cores, and
+in mode diffusers the copies by which its output grows with each latent frame: 0.6 % of the run at
+641 frames of 480x832 on an H200, less in shorter ones.
 """
 
 from __future__ import annotations
