@@ -4,6 +4,7 @@ import contextlib
 import io
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from vdkit.present.explorer import Explorer
 from vdkit.sink_spec import SinkSpec, held
 
 HERE = "this machine (test)"
-OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 99 GiB"
 
 
 class Workshop:
@@ -32,15 +33,17 @@ class Workshop:
     sinks = ("null", "raw", "mp4", "full")
 
     def __init__(self):
-        self.loaded = []
+        self.alive = []
 
     def load(self, decoder, variant):
-        self.loaded.append((decoder, variant))
         if decoder == "absent":
             raise FileNotFoundError("'absent' is neither a local folder nor a hub repository")
         if decoder == "greedy":
-            return NearestDecoder(fail_at=1, error=OUT_OF_MEMORY)
-        return NearestDecoder(delay_s=0.05 if decoder == "slow" else 0.002)
+            made = NearestDecoder(fail_at=1, error=torch.OutOfMemoryError(OUT_OF_MEMORY))
+        else:
+            made = NearestDecoder(delay_s=0.05 if decoder == "slow" else 0.002)
+        self.alive.append(weakref.ref(made))
+        return made
 
     def latents(self, decoder, latent_frames, height, width):
         return torch.zeros(1, 4, latent_frames, height // 8, width // 8)
@@ -194,7 +197,8 @@ def test_a_failure_is_shown_and_leaves_it_usable(explorer, change, words):
 def test_a_failed_decoder_is_let_go_of(explorer):
     explorer.controls.decoder.value = "greedy"
     explorer.run(wait_s=60)
-    assert explorer.session._decoder is None
+    assert explorer.session.error.startswith("DecodeOutOfMemory")
+    assert [one() for one in explorer.session.workshop.alive] == [None]
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ class Session:
     def _guard(self, job: Callable[[], None]) -> None:
         from vdkit.decode.protocols import DecodeCancelled
 
+        full = False
         try:
             job()
             self._progress = replace(self._progress, doing="done", share=1.0, left_s=None)
@@ -183,9 +184,9 @@ class Session:
         except Exception as error:  # whatever a decoder or a sink raises is shown, not lost
             self._progress = replace(self._progress, doing="failed", left_s=None)
             self.error = f"{type(error).__name__}: {error}"
-            if "memory" in self.error.lower():
-                error.__traceback__ = None  # its frames hold the tensors
-                self._release()
+            full = "memory" in self.error.lower()
+        if full:  # only now: the error's frames held the decoder and its tensors
+            self._release()
 
     def _measure(self, setting: Setting, rounds: int, folder: str) -> None:
         decoding = setting.decoding
