@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -29,6 +29,17 @@ _STEP_MEANING = {
 }
 
 
+def _stacked(heights_in: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A figure with an axis for each height, below each other."""
+    figure, axes = plt.subplots(
+        len(heights_in), 1, squeeze=False, layout="constrained",
+        figsize=(WIDTH_IN, 0.45 + sum(heights_in) + 0.2 * len(heights_in)),
+        gridspec_kw={"height_ratios": heights_in},
+    )  # fmt: skip
+    plt.close(figure)
+    return figure, list(axes[:, 0])
+
+
 def plot_hiding(panels: Mapping[str, Mapping[str, BenchmarkResult]]) -> Figure:
     """Where the time of sync and async goes, ms per latent frame: two bars for each variant.
 
@@ -41,18 +52,11 @@ def plot_hiding(panels: Mapping[str, Mapping[str, BenchmarkResult]]) -> Figure:
     """
     heights = [0.42 + 0.42 * len(variants) for variants in panels.values()]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(panels), 1, squeeze=False, layout="constrained",
-            figsize=(WIDTH_IN, 0.45 + sum(heights) + 0.2 * len(panels)),
-            gridspec_kw={"height_ratios": heights},
-        )  # fmt: skip
-        plt.close(figure)
-        for ax, (title, variants) in zip(axes[:, 0], panels.items(), strict=True):
+        figure, axes = _stacked(heights)
+        for ax, (title, variants) in zip(axes, panels.items(), strict=True):
             _draw_hiding(ax, {name: overlap_of(result) for name, result in variants.items()})
             ax.set_title(title, loc="left", fontsize=8)
-        axes[-1, 0].set_xlabel(
-            "ms per latent frame, mean latency of the run over its latent frames"
-        )
+        axes[-1].set_xlabel("ms per latent frame, mean latency of the run over its latent frames")
         handles = [
             Patch(color=_STEP_COLORS.get(s, _REST), label=w) for s, w in _STEP_MEANING.items()
         ]
@@ -108,13 +112,8 @@ def plot_headroom(panels: Mapping[str, Mapping[str, Headroom]]) -> Figure:
     """
     heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(panels), 1, squeeze=False, layout="constrained",
-            figsize=(WIDTH_IN, 0.45 + sum(heights) + 0.2 * len(panels)),
-            gridspec_kw={"height_ratios": heights},
-        )  # fmt: skip
-        plt.close(figure)
-        for ax, (title, variants) in zip(axes[:, 0], panels.items(), strict=True):
+        figure, axes = _stacked(heights)
+        for ax, (title, variants) in zip(axes, panels.items(), strict=True):
             longest = max(one.compute_ms for one in variants.values())
             for row, one in enumerate(variants.values()):
                 ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute"])
@@ -131,7 +130,7 @@ def plot_headroom(panels: Mapping[str, Mapping[str, Headroom]]) -> Figure:
             ax.invert_yaxis()
             ax.set_xlim(0, 1.7 * longest)
             ax.set_title(title, loc="left", fontsize=8)
-        axes[-1, 0].set_xlabel("compute only, ms per latent frame")
+        axes[-1].set_xlabel("compute only, ms per latent frame")
         line = Line2D(
             [], [], color=RED, linewidth=1, linestyle=(0, (4, 2)),
             label="ceiling: the same operations at the rate of a large matrix product",
