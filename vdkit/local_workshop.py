@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vdkit.present.explorer import Explorer
 
@@ -51,6 +51,7 @@ class LocalWorkshop:
         if not on_gpu:
             keep_freed_memory()
         self._decoders, self._sinks = dict(decoders or {}), dict(sinks or {})
+        self.own: Sequence[str] = (*self._decoders, *self._sinks)
         self.decoders: Sequence[str] = ("tiny-wan", "wan2.1", "wan2.2", *self._decoders)
         self.variants: Sequence[str] = tuple(VARIANTS)
         self.sinks: Sequence[str] = ("raw", "png", "mp4", "null", *self._sinks)
@@ -97,7 +98,13 @@ def explore(
     decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
     sinks: Mapping[str, SinkFactory] | None = None,
     calibrate: bool = True,
-    **start: Any,
+    variant: str = "diffusers",
+    chunk_size: int = 1,
+    slots: int = 2,
+    sink: str = "raw",
+    folder: str = "",
+    mb_per_s: float | None = None,
+    rounds: int = 3,
 ) -> Explorer:
     """The explorer as a widget; one that was open before is closed.
 
@@ -109,8 +116,11 @@ def explore(
             ``results`` here or in the folder above, whichever there is.
         decoders, sinks: your own, by name; see `LocalWorkshop`.
         calibrate: begin at once to measure, on a thread, what the first setting costs.
-        **start: first values of the other controls: variant, chunk_size, slots, sink, mb_per_s,
-            rounds.
+        variant, chunk_size, slots, sink, folder, mb_per_s, rounds: first values of the other
+            controls.
+
+    Raises:
+        ValueError: no such device, variant or sink, or a number that its control has not.
     """
     while _open:
         _open.pop().close()
@@ -122,8 +132,14 @@ def explore(
         Path(results) if results is not None else next(iter(near), Path("results")),
         decoder=decoder or ("wan2.1" if on_gpu else "tiny-wan"),
         size=size or ("480x832" if on_gpu else "96x160"),
-        latent_frames=latent_frames or (41 if on_gpu else 17),
-        **start,
+        latent_frames=(41 if on_gpu else 17) if latent_frames is None else latent_frames,
+        variant=variant,
+        chunk_size=chunk_size,
+        slots=slots,
+        sink=sink,
+        folder=folder,
+        mb_per_s=mb_per_s,
+        rounds=rounds,
     )
     _open.append(made)
     return made.calibrate() if calibrate else made

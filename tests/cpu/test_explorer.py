@@ -5,6 +5,7 @@ import io
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +14,11 @@ import torch
 from PIL import Image
 
 from tests.helpers import Collect, NearestDecoder, wait_for
+from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.forecast import Setting
 from vdkit.measure.records import SinkInfo, read_result
 from vdkit.present.explorer import Explorer
+from vdkit.present.explorer_words import bench_command
 from vdkit.sink_spec import SinkSpec, held
 
 HERE = "this machine (test)"
@@ -31,11 +34,14 @@ class Workshop:
     decoders = ("nearest", "slow", "greedy", "absent")
     variants = ("diffusers", "fast")
     sinks = ("null", "raw", "mp4", "full")
+    own = ("nearest", "slow", "greedy", "full", "broken")
 
     def __init__(self):
         self.alive = []
 
     def load(self, decoder, variant):
+        if decoder == "broken":
+            return object()
         if decoder == "absent":
             raise FileNotFoundError("'absent' is neither a local folder nor a hub repository")
         if decoder == "greedy":
@@ -179,6 +185,7 @@ def test_cancel_stops_within_a_chunk_and_leaves_it_usable(explorer):
         ({"sink": "full"}, "No space left on device"),
         ({"decoder": "greedy"}, "out of memory"),
         ({"decoder": "absent"}, "neither a local folder nor a hub repository"),
+        ({"decoder": "broken"}, "object is no ChunkDecoder: it lacks device, spatial_factor"),
         ({"sink": "raw", "folder": "/no/such/folder"}, "'/no/such/folder' does not exist"),
     ],
 )
@@ -206,6 +213,7 @@ def test_a_failed_decoder_is_let_go_of(explorer):
     [
         ({"size": "big"}, "size is 'big'; give height x width in pixels"),
         ({"size": "30x48"}, "height is 30; use a multiple of 8, e.g. 32"),
+        ({"size": "100000x48"}, "height is 100000; use 8192 pixels at the most"),
         ({"latent_frames": 9, "chunk_size": 8, "slots": 16}, "2 chunks: more slots"),
         ({"slots": 1}, "With one slot no chunk is decoded before"),
         ({"sink": "mp4"}, "What a write to mp4 costs on this machine (test) is not known yet"),
@@ -221,14 +229,17 @@ def test_impossible_or_idle_settings_are_explained(explorer, change, words):
 
 def test_slow_storage_is_named_as_the_bottleneck(explorer):
     explorer.calibrate(wait_s=60)
-    explorer.controls.hold_storage(0.01)
+    explorer.controls.hold_storage(0.1)
     assert "The sink is the bottleneck" in " ".join(explorer.remarks)
     explorer.controls.hold_storage(None)
     assert "bottleneck" not in " ".join(explorer.remarks)
 
 
 def test_export_writes_everything_and_touches_nothing(explorer):
-    assert explorer.export() == [] and "press Run" in explorer._exported.value
+    with pytest.raises(RuntimeError, match=r"nothing is measured yet.*press Run"):
+        explorer.export()
+    explorer.controls.export.click()
+    assert "press Run" in explorer._exported.value, "the button shows what the call raises"
     explorer.run(wait_s=60)
     first = explorer.export()
     names = {path.name for path in first}
@@ -253,7 +264,8 @@ def test_what_cannot_be_written_is_said(explorer, tmp_path):
     explorer.run(wait_s=60)
     explorer.results = tmp_path / "file"
     explorer.results.write_text("")
-    assert explorer.export() == []
+    explorer.controls.export.click()
+    assert "results folder" in explorer._exported.value
     assert "is a file; give a folder" in explorer._exported.value
 
 
@@ -298,6 +310,63 @@ def test_a_setting_of_another_machine_is_refused(explorer):
 
 
 def elsewhere(setting):
-    from dataclasses import replace
-
     return Setting(replace(setting.decoding, machine="another"), setting.latent_frames)
+
+
+def test_an_export_is_of_one_run_whatever_is_on_the_screen(explorer):
+    explorer.run(wait_s=60)
+    first = {path.name: path for path in explorer.export()}
+    explorer.controls.size.value = "64x96"
+    explorer.controls.latent_frames.value = 40
+    again = {path.name: path for path in explorer.export()}
+    assert again["timeline.png"].read_bytes() == first["timeline.png"].read_bytes()
+    assert "Run 1, written into" in explorer._exported.value
+    assert read_result(again["result.json"].parent).workload.latent_frames == 9
+
+
+def test_a_size_that_cannot_be_is_refused_before_it_runs(explorer):
+    explorer.controls.size.value = "31x48"
+    explorer.run(wait_s=60)
+    assert "height is 31; use a multiple of 8" in explorer.remarks[0]
+    assert explorer.session.workshop.alive == [], "nothing was loaded"
+
+
+def test_closed_is_closed(tmp_path):
+    made = Explorer(Workshop(), tmp_path, decoder="nearest", size="32x48", latent_frames=9)
+    made.close()
+    made.close()
+    for use in (made.run, made.calibrate, made.export):
+        with pytest.raises(RuntimeError, match=r"is closed; call vdkit.explore\(\) again"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sink": "nope"}, "sink is 'nope'; use one of null, raw"),
+        ({"variant": "quick"}, "variant is 'quick'; use one of diffusers, fast"),
+        ({"chunk_size": 9}, "chunk_size is 9; use 1 to 8"),
+        ({"slots": 0}, "slots is 0; use 1 to 16"),
+        ({"latent_frames": 1}, "latent_frames is 1; use 2 to 161"),
+        ({"rounds": 0}, "rounds is 0; use 1 to 99"),
+        ({"mb_per_s": 0}, "mb_per_s is 0; use 0.1 to 10000 MB/s"),
+        ({"mb_per_s": -5}, "mb_per_s is -5; use"),
+    ],
+)
+def test_first_values_that_no_control_has_are_refused(given, words, tmp_path):
+    start = {"decoder": "nearest", "size": "32x48", "latent_frames": 9} | given
+    with pytest.raises(ValueError) as refused:
+        Explorer(Workshop(), tmp_path, **start)
+    assert words in str(refused.value)
+
+
+def test_a_record_says_how_to_measure_it_again(explorer):
+    setting = explorer.setting
+    command = bench_command(setting, 2).split()
+    assert command[:2] == ["vdkit", "bench"] and "random:33x32x48" in command
+    slow = replace(setting, mb_per_s=5.0, config=DecodeConfig(2, 3, writer_thread=False))
+    words = bench_command(slow, 2, "/dev/shm")
+    assert "--throttle-mb-s 5" in words and "--no-writer-thread" in words
+    assert "--chunk 2 --slots 3" in words and "--sink null:/dev/shm" in words
+    explorer.run(wait_s=60)
+    assert explorer.session.runs[0].result.command is None, "the command line has no such decoder"

@@ -122,7 +122,7 @@ def test_the_examples_of_a_decoder_and_a_sink_plug_in(capsys):
     decode_async(decoder, latents_for(decoder), sink, progress=False)
     assert sink.frames == 17
     decode_async(decoder, latents_for(decoder), scope["Brightness"](), progress=False)
-    assert capsys.readouterr().out.count("np.float64") == 5
+    assert len(eval(capsys.readouterr().out)) == 5
 
 
 def test_the_examples_plug_into_the_explorer(tmp_path, monkeypatch):

@@ -11,8 +11,11 @@ from typing import Protocol
 from vdkit.measure.provenance import Provenance
 
 
-def check_out(out: Path, label: str) -> None:
+def check_out(out: Path, label: str, what: str = "--out") -> None:
     """Before anything is measured: can a result be written under ``out``? Leaves nothing behind.
+
+    Args:
+        what: the caller's name for ``out``, for messages.
 
     Raises:
         ValueError: the label is too long for a file name.
@@ -24,12 +27,12 @@ def check_out(out: Path, label: str) -> None:
         )
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"--out {str(out)!r}: {there.name} is a file; give a folder")
+        raise NotADirectoryError(f"{what} {str(out)!r}: {there.name} is a file; give a folder")
     try:
         Path(tempfile.mkdtemp(prefix=".vdkit-", dir=there)).rmdir()
     except OSError as error:
         raise OSError(
-            f"--out {str(out)!r} cannot be written to ({error.strerror}); give another folder"
+            f"{what} {str(out)!r} cannot be written to ({error.strerror}); give another folder"
         ) from error
 
 

@@ -21,7 +21,7 @@ def advice_line(advice: Recommendation) -> str:
 def what_if_line(advice: Recommendation) -> str:
     """Predicted gain of each resource at twice its speed."""
     gains = ", ".join(
-        f"{one.resource} {one.gain_percent:.1f} % ({seconds(one.latency_s)})"
+        f"{one.resource} {one.gain_percent:.1f} % (to {seconds(one.latency_s)})"
         for one in advice.what_if
     )
     return f"At twice the speed, latency saved: {gains}"

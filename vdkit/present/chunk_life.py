@@ -83,7 +83,12 @@ def chunk_life_words(run: Recorded, index: int) -> str:
     )
     ring = "" if chunk.slot is None else f" through slot {chunk.slot}"
     return (
-        f"{run.mode}: latent frames {chunk.latent_start} to {chunk.latent_stop - 1} became pixel "
-        f"frames {chunk.frame_start} to {chunk.frame_stop - 1}{ring}. Of the {1e3 * spent_s:.2f} "
+        f"{run.mode}: latent {_range(chunk.latent_start, chunk.latent_stop)} became pixel "
+        f"{_range(chunk.frame_start, chunk.frame_stop)}{ring}. Of the {1e3 * spent_s:.2f} "
         f"ms after its decode, {1e3 * hidden_s:.2f} ms lie under the decode of another chunk."
     )
+
+
+def _range(start: int, stop: int) -> str:
+    """``frame 4`` or ``frames 13 to 16``."""
+    return f"frame {start}" if stop - start == 1 else f"frames {start} to {stop - 1}"

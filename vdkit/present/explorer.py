@@ -14,21 +14,20 @@ from typing import Any
 import ipywidgets as w
 
 from vdkit.measure.cost_book import Decoding
-from vdkit.measure.forecast import MODES, Forecast, Setting
-from vdkit.present.explorer_controls import Controls, style_html
+from vdkit.measure.forecast import Forecast, Setting
+from vdkit.present.explorer_controls import SIDE_BY_SIDE, Controls, style_html
 from vdkit.present.explorer_export import export, runs_table
+from vdkit.present.explorer_panels import pair_panels, setting_panels
 from vdkit.present.explorer_session import Session, SessionRun
-from vdkit.present.explorer_tables import (
+from vdkit.present.explorer_tables import numbers_html, predicted_and_measured, run_and_run
+from vdkit.present.explorer_words import (
     difference_words,
-    numbers_html,
+    exported_words,
     pair_words,
-    predicted_and_measured,
     remarks_html,
-    ring_words,
-    run_and_run,
     setting_words,
 )
-from vdkit.present.live_timeline import LiveTimeline, Panel
+from vdkit.present.live_timeline import LiveTimeline
 from vdkit.present.table import Table
 from vdkit.present.workshop import Workshop
 
@@ -48,6 +47,7 @@ class Explorer(w.VBox):
     remarks: tuple[str, ...] = ()
     """What stands below the picture, in sentences."""
     _ticker: threading.Thread | None = None
+    _closed = False
 
     def __init__(self, workshop: Workshop, results: Path, **start: Any) -> None:
         self.session = Session(workshop, results)
@@ -57,8 +57,7 @@ class Explorer(w.VBox):
         self._lock = threading.RLock()
         self._forecast: Forecast | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
-        self._numbers, self._remarks, self._table = w.HTML(), w.HTML(), w.HTML()
-        self._exported = w.HTML()
+        self._numbers, self._remarks, self._table, self._exported = (w.HTML() for _ in range(4))
         super().__init__([style_html(), *self.controls.rows, self._body()])
         self.add_class("vdkit-explorer")
         self.controls.observe(self._changed)
@@ -66,15 +65,15 @@ class Explorer(w.VBox):
         self.controls.run.on_click(lambda _: self.run())
         self.controls.calibrate.on_click(lambda _: self.calibrate())
         self.controls.cancel.on_click(lambda _: self.session.cancel())
-        self.controls.export.on_click(lambda _: self.export())
+        self.controls.export.on_click(self._on_export)
         self._redraw()
 
     def _body(self) -> w.VBox:
         c = self.controls
         heading = w.HBox([c.view, c.first, c.second], layout={"margin": "6px 0 0 0"})
         saving = w.HBox([c.label, c.export], layout={"margin": "6px 0 0 0"})
-        parts = [heading, self._image, self._remarks, self._numbers, self._table, saving]
-        return w.VBox([*parts, self._exported])
+        shown = [self._image, self._remarks, self._numbers, self._table]
+        return w.VBox([heading, *shown, saving, self._exported])
 
     @property
     def setting(self) -> Setting:
@@ -113,6 +112,7 @@ class Explorer(w.VBox):
         return self._begin("calibrate", wait_s)
 
     def _begin(self, what: str, wait_s: float | None) -> Explorer:
+        self._check_open()
         if wait_s is not None:
             self.wait(wait_s)
         try:
@@ -162,8 +162,8 @@ class Explorer(w.VBox):
     def _machine_changed(self, _: Any) -> None:
         """Go to something that is known of the machine, if what is chosen is not."""
         c, known = self.controls, self.session.book.known(self.controls.machine.value)
-        here = self.controls.machine.value == self.session.workshop.machine
         chosen = (c.decoder.value.strip(), c.variant.value)
+        here = c.machine.value == self.session.workshop.machine
         if not here and chosen not in {(key.decoder, key.variant) for key in known}:
             c.go_to(known[0])
 
@@ -171,7 +171,7 @@ class Explorer(w.VBox):
         """Predict and draw; an impossible setting is explained in place of the picture."""
         with self._lock:
             self.controls.adapt(self.session)
-            if self.controls.view.value == "side by side":
+            if self.controls.view.value == SIDE_BY_SIDE:
                 self._draw_pair()
                 return
             self._forecast, run, remarks, warning = None, None, [], False
@@ -184,7 +184,7 @@ class Explorer(w.VBox):
                     remarks.insert(
                         0, f"Run {run.number}: {difference_words(run.forecast, run.result)}"
                     )
-                self._picture.draw(self._panels(run))
+                self._picture.draw(setting_panels(self._forecast, run))
             except LookupError as missing:
                 words = str(missing.args[0])
                 remarks = [words[0].upper() + words[1:] + "." + self._remedy()]
@@ -215,41 +215,23 @@ class Explorer(w.VBox):
         listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
         return f" Recorded there: {', '.join(listed)}."
 
-    def _panels(self, run: SessionRun | None) -> list[Panel]:
-        assert self._forecast is not None
-        panels = []
-        for mode in MODES:
-            made = self._forecast.predictions[mode]
-            title = f"{mode}: predicted {made.run.latency_s:.3f} s"
-            measured = None
-            if run is not None:
-                measured = run.result.typical(mode)
-                title += f", measured {measured.latency_s:.3f} s"
-            panels.append(Panel(title, made.run, measured, made.stalls))
-        return panels
-
     def _draw_pair(self) -> None:
         """Two runs of the session, mode async, above each other on one time axis."""
-        chosen = [
-            run
-            for number in (self.controls.first.value, self.controls.second.value)
-            for run in self.session.runs
-            if run.number == number
-        ]
+        chosen = self._pair()
         if len(chosen) < 2:
             words = "Two runs are needed side by side: measure some, then choose them above."
             self._picture.say(words)
             self._say([words])
         else:
-            panels = []
-            for run in chosen:
-                measured = run.result.typical("async")
-                title = f"run {run.number}, async: {measured.latency_s:.3f} s, "
-                panels.append(Panel(title + ring_words(run.setting.config), measured=measured))
-            self._picture.draw(panels)
+            self._picture.draw(pair_panels(chosen))
             self._say([pair_words(*chosen)])
             self._numbers.value = numbers_html(run_and_run(*chosen))
         self._image.value = self._picture.png()
+
+    def _pair(self) -> list[SessionRun]:
+        """The two runs that the menus name; fewer before there are two."""
+        numbers = (self.controls.first.value, self.controls.second.value)
+        return [run for number in numbers for run in self.session.runs if run.number == number]
 
     def table(self) -> Table:
         """The runs of this session; ValueError before the first one."""
@@ -265,30 +247,49 @@ class Explorer(w.VBox):
             return Image(self._picture.png())
 
     def export(self) -> list[Path]:
-        """Write the shown run's record, the picture and the table; shows and gives the paths."""
-        runs = self.session.runs
-        try:
-            if not runs:
-                raise ValueError(
-                    "Nothing is measured yet, so there is nothing to export; press Run."
-                )
-            run = next((r for r in reversed(runs) if r.forecast is self._forecast), runs[-1])
-            with self._lock:
-                written = export(
-                    run, runs, self._picture, self.controls.label.value.strip(), self.results
-                )
-        except (OSError, ValueError) as error:
-            self._exported.value = remarks_html([str(error)], warning=True)
-            return []
-        names = ", ".join(path.name for path in written)
-        self._exported.value = remarks_html([f"Written into {written[0].parent}: {names}"])
+        """Write a run's record, its picture and the table of all runs, into a new folder.
+
+        The run of the setting that is shown, or, if that was not measured, the last one. With two
+        runs side by side the picture is theirs and the record is the second's.
+
+        Returns:
+            The files written.
+
+        Raises:
+            RuntimeError: nothing is measured yet, or the explorer is closed.
+            OSError: the results folder cannot be written to.
+            ValueError: the label is too long for a file name.
+        """
+        self._check_open()
+        runs, picture = self.session.runs, LiveTimeline()
+        if not runs:
+            raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
+        run = next((one for one in reversed(runs) if one.forecast is self._forecast), runs[-1])
+        pair = self._pair() if self.controls.view.value == SIDE_BY_SIDE else []
+        if len(pair) == 2:
+            run = pair[1]
+            picture.draw(pair_panels(pair))
+        else:
+            picture.draw(setting_panels(run.forecast, run))
+        written = export(run, runs, picture, self.controls.label.value.strip(), self.results)
+        self._exported.value = remarks_html([exported_words(run, written)])
         return written
+
+    def _on_export(self, _: Any) -> None:
+        try:
+            self.export()
+        except (OSError, RuntimeError, ValueError) as error:
+            self._exported.value = remarks_html([str(error)], warning=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this explorer is closed; call vdkit.explore() again")
 
     def close(self) -> None:
         """Stop the job in hand, let go of the decoder, and close the widgets."""
-        session = self.__dict__.get("session")
-        if session is not None:  # else it was never made: ipywidgets closes what it collects
-            session.close()
+        self._closed = True
+        if "session" in self.__dict__:  # else it was never made; ipywidgets closes it all the same
+            self.session.close()
         self.wait()
         super().close()
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from vdkit.present.explorer_session import Progress, Session
     from vdkit.present.workshop import Workshop
 
+SIDE_BY_SIDE = "side by side"
 SIZES = ("64x96", "96x160", "480x832", "720x1280")
+LATENT_FRAMES, CHUNK_SIZES, ROUNDS = (2, 161), (1, 8), (1, 99)
+SPEEDS_MB_PER_S = (0.1, 10_000.0)
+"""From the least to the most that a control offers."""
 _WIDE = {"width": "98%"}
 _STYLE = {"description_width": "94px"}
 
@@ -43,8 +47,11 @@ class Controls:
     Args:
         workshop: what there is to choose from.
         machines: this one first.
-        decoder, variant, size, latent_frames, chunk_size, slots, sink, mb_per_s, rounds: first
-            values; ``mb_per_s`` None: storage is not held.
+        decoder, variant, size, latent_frames, chunk_size, slots, sink, folder, mb_per_s, rounds:
+            first values; ``mb_per_s`` None: storage is not held.
+
+    Raises:
+        ValueError: a first value that its control has not; names it and what there is.
     """
 
     def __init__(
@@ -59,9 +66,25 @@ class Controls:
         chunk_size: int = 1,
         slots: int = 2,
         sink: str = "raw",
+        folder: str = "",
         mb_per_s: float | None = None,
         rounds: int = 3,
     ) -> None:
+        for name, value, names in (
+            ("variant", variant, workshop.variants),
+            ("sink", sink, workshop.sinks),
+        ):
+            if value not in names:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
+        for name, number, low, high in (
+            ("latent_frames", latent_frames, *LATENT_FRAMES),
+            ("chunk_size", chunk_size, *CHUNK_SIZES),
+            ("slots", slots, 1, MAX_SLOTS),
+            ("rounds", rounds, *ROUNDS),
+        ):
+            if not low <= number <= high:
+                raise ValueError(f"{name} is {number!r}; use {low} to {high}")
+
         def wide(kind: type[Any], **given: Any) -> Any:
             return kind(style=_STYLE, layout=_WIDE, **given)
 
@@ -78,10 +101,18 @@ class Controls:
             continuous_update=False,
         )  # fmt: skip
         self.latent_frames = wide(
-            w.IntSlider, description="latent frames", value=latent_frames, min=2, max=161
+            w.IntSlider,
+            description="latent frames",
+            value=latent_frames,
+            min=LATENT_FRAMES[0],
+            max=LATENT_FRAMES[1],
         )
         self.chunk_size = wide(
-            w.IntSlider, description="chunk size", value=chunk_size, min=1, max=8
+            w.IntSlider,
+            description="chunk size",
+            value=chunk_size,
+            min=CHUNK_SIZES[0],
+            max=CHUNK_SIZES[1],
         )
         self.slots = wide(w.IntSlider, description="slots", value=slots, min=1, max=MAX_SLOTS)
         self.primitives = {
@@ -94,14 +125,14 @@ class Controls:
             continuous_update=False,
         )  # fmt: skip
         self.held = w.Checkbox(
-            value=mb_per_s is not None, description="hold the storage to this speed:", indent=False
+            value=False, description="hold the storage to this speed:", indent=False
         )
         self.speed = wide(
-            w.FloatLogSlider, description="MB/s", value=mb_per_s or 100.0, min=-1, max=4, step=0.05,
+            w.FloatLogSlider, description="MB/s", value=100.0, min=-1, max=4, step=0.05,
             readout_format=".3g",
         )  # fmt: skip
         self.rounds = wide(
-            w.BoundedIntText, description="runs of each", value=rounds, min=1, max=99
+            w.BoundedIntText, description="runs of each", value=rounds, min=ROUNDS[0], max=ROUNDS[1]
         )
         button = {"width": "31%"}
         self.run = w.Button(description="Run", button_style="primary", layout=button)
@@ -112,7 +143,7 @@ class Controls:
         self.bar = w.FloatProgress(min=0, max=1, layout=_WIDE)
         self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
         self.view = w.ToggleButtons(
-            options=("this setting", "side by side"), style={"button_width": "110px"}
+            options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"}
         )
         pair = {"width": "330px"}
         self.first = w.Dropdown(options=(), layout=pair, disabled=True)
@@ -127,6 +158,8 @@ class Controls:
             self.speed,
         )  # fmt: skip
         self.rows = (self._layout(),)
+        self.folder.value = folder
+        self.hold_storage(mb_per_s)
 
     def _layout(self) -> w.HBox:
         def column(head: str, width: str, *parts: Any) -> w.VBox:
@@ -166,8 +199,14 @@ class Controls:
         return float(f"{self.speed.value:.3g}") if self.held.value else None
 
     def hold_storage(self, mb_per_s: float | None) -> None:
-        """Hold the storage to this speed; None: let it go."""
+        """Hold the storage to this speed; None: let it go. ValueError beyond the slider."""
         if mb_per_s is not None:
+            low, high = SPEEDS_MB_PER_S
+            if not low <= mb_per_s <= high:
+                raise ValueError(
+                    f"mb_per_s is {mb_per_s!r}; use {low:g} to {high:g} MB/s, or None for as fast "
+                    "as it goes"
+                )
             self.speed.value = mb_per_s
         self.held.value = mb_per_s is not None
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from vdkit.measure.folders import check_out, result_folder
 from vdkit.measure.records import write_result
-from vdkit.present.explorer_tables import run_rows, setting_words
+from vdkit.present.explorer_tables import run_rows
+from vdkit.present.explorer_words import setting_words
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def export(
     Args:
         run: whose record is written, as ``result.json``.
         runs: of the table, as ``table.csv``, ``table.md`` and ``table.tex``.
-        picture: as it is on the screen, as ``timeline.png``, ``.svg`` and ``.pdf``.
+        picture: of that run, as ``timeline.png``, ``.svg`` and ``.pdf``.
         label: end of the folder's name.
         out: parent of the new folder, which is made if need be.
 
@@ -45,7 +46,7 @@ def export(
         ValueError: a label too long for a file name.
         OSError: ``out`` cannot be written to.
     """
-    check_out(out, label)
+    check_out(out, label, "results folder")
     result = run.result.model_copy(update={"label": label or setting_words(run.setting)})
     folder = result_folder(out, result)
     written = [write_result(result, folder)]

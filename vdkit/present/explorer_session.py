@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.measure.cost_book import CostBook, Decoding
 from vdkit.measure.forecast import MODES, Forecast, Setting, forecast
+from vdkit.present.explorer_words import bench_command
 from vdkit.present.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ CALIBRATION_LATENT_FRAMES = 9
 
 SMALLEST_SPATIAL_FACTOR = 8
 """Pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16."""
+
+LARGEST_SIDE = 8192
+"""Of a video, pixels: beyond it nothing fits, and a slip of the finger would take hours."""
 
 _ANY_CHUNK_SIZE = frozenset({"diffusers", "channels_last"})
 """Variants that need no set-up for a chunk size, so that calibration may take several."""
@@ -111,6 +115,8 @@ class Session:
         )
         factor = loaded[1].spatial_factor if loaded else SMALLEST_SPATIAL_FACTOR
         for name, side in (("height", decoding.height), ("width", decoding.width)):
+            if side > LARGEST_SIDE:
+                raise ValueError(f"{name} is {side}; use {LARGEST_SIDE} pixels at the most")
             if side % factor:
                 near = max(factor, round(side / factor) * factor)
                 raise ValueError(f"{name} is {side}; use a multiple of {factor}, e.g. {near}")
@@ -159,6 +165,7 @@ class Session:
             raise RuntimeError(
                 f"a job is in hand ({self._progress.doing}); cancel it or wait for it"
             )
+        self._check_sides(setting.decoding)
         if setting.decoding.machine != self.workshop.machine:
             raise ValueError(
                 f"{setting.decoding.machine} cannot be measured from here; choose "
@@ -199,9 +206,16 @@ class Session:
         before = self.forecast(setting)
         result = self._bench(
             setting, folder, setting.latent_frames, (setting.config.chunk_size,), rounds, 1,
-            "measuring",
+            "measuring", self._command(setting, rounds, folder),
         )[0]  # fmt: skip
         self.runs.append(SessionRun(len(self.runs) + 1, before, result))
+
+    def _command(self, setting: Setting, rounds: int, folder: str) -> str | None:
+        """What measures the same from the command line; None if that does not know its parts."""
+        decoding = setting.decoding
+        if {decoding.decoder, decoding.sink} & set(self.workshop.own):
+            return None
+        return bench_command(setting, rounds, folder)
 
     def _calibrate(self, setting: Setting, folder: str) -> None:
         own = setting.config.chunk_size
@@ -219,6 +233,7 @@ class Session:
         rounds: int,
         warmup: int,
         doing: str,
+        command: str | None = None,
     ) -> list[BenchmarkResult]:
         """One benchmark for each chunk size, watched and put into the book."""
         from vdkit.measure.bench import run_benchmark
@@ -245,7 +260,7 @@ class Session:
             result = run_benchmark(
                 decoder, latents, factory, sink_info=info, modes=MODES, config=config,
                 fps=setting.fps, runs=rounds, warmup=warmup, label="explorer",
-                latents_source="random", progress=report, cancel=self._cancel,
+                latents_source="random", command=command, progress=report, cancel=self._cancel,
             )  # fmt: skip
             self.book.add(result, decoding.machine, decoding.decoder, decoding.sink)
             made.append(result)
@@ -260,11 +275,15 @@ class Session:
 
     def _load(self, decoding: Decoding) -> ChunkDecoder:
         """The decoder; the one before is let go of first, so that two never share the memory."""
+        from vdkit.decode.protocols import require
+
         key = (decoding.decoder, decoding.variant)
         if self._decoder is None or self._decoder[0] != key:
             self._release()
             self._say(f"loading {decoding.decoder} ({decoding.variant})")
-            self._decoder = (key, self.workshop.load(*key))
+            loaded = self.workshop.load(*key)
+            require(loaded, "ChunkDecoder", ("device", "spatial_factor", "begin", "decode_chunk"))
+            self._decoder = (key, loaded)
         decoder: ChunkDecoder = self._decoder[1]
         return decoder
 

@@ -79,9 +79,10 @@ def fast_lines(root: Path, where: str) -> list[str]:
     }
     return [
         f"The same decoder, {work.height}x{work.width} in {work.dtype}, as variant `fast` takes "
-        f"{_milliseconds(made, 'fast')} ms per latent frame instead of {_milliseconds(made, base)}:"
-        f" {base} / fast {faster}. With it sync / async is {hidden['fast']}, in that run "
-        f"{hidden[base]} without it (n = {len(made.baseline.timed('compute'))}; under n = 5 an "
+        f"{_milliseconds(made, 'fast')} ms per latent frame instead of {_milliseconds(made, base)}"
+        f" (steady chunks, compute only); of whole runs {base} / fast is {faster}. With it sync / "
+        f"async is {hidden['fast']}, in that run {hidden[base]} without it "
+        f"(n = {len(made.baseline.timed('compute'))}; under n = 5 an "
         "interval is no more than the spread).",
         "",
         f"![Kernels by family, milliseconds per latent frame]({where}{VARIANTS}/families.png)",

@@ -201,12 +201,14 @@ def _gaps(run: Run) -> float:
 def legend(result: BenchmarkResult) -> str:
     """What the columns mean."""
     few = next(iter(result.modes.values())).latency_s.n < 100
+    slowed = any(mode.throttled_runs for mode in result.modes.values())
     return (
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
         f"device was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the "
         "sink had the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval "
         f"over interleaved pairs. {DIGITS_LEGEND}"
         + (" † n < 100: read P99 as the maximum." if few else "")
+        + (" Throttled: the GPU named a reason for a lower clock." if slowed else "")
     )
 
 

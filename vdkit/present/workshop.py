@@ -21,6 +21,7 @@ class Workshop(Protocol):
         dtype: of the decoders it loads, as records name it.
         vram_bytes: device memory; None on a CPU.
         decoders, variants, sinks: names to choose from.
+        own: those of them that the command line does not know.
     """
 
     machine: str
@@ -29,6 +30,7 @@ class Workshop(Protocol):
     decoders: Sequence[str]
     variants: Sequence[str]
     sinks: Sequence[str]
+    own: Sequence[str]
 
     def load(self, decoder: str, variant: str) -> ChunkDecoder:
         """A decoder; raises whatever loading it raises."""
