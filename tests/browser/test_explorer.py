@@ -44,13 +44,16 @@ def remarks(w):
 
 
 def turn(w, slider, value):
-    """Set a slider and see the picture follow, as one would before pressing a button.
+    """Set a slider and wait until the picture has followed this and all earlier changes.
 
-    A click overtakes values that ipywidgets still holds back because the kernel is busy.
+    As one would before pressing a button: a click can overtake values that are still on their way.
     """
     before = w.image_bytes()
     w.set_slider(slider, value)
-    w.changed(w.image_bytes, before, timeout_s=20)
+    w.changed(w.image_bytes, before, timeout_s=60)
+    seen = None
+    while seen != (seen := w.image_bytes()):
+        w.page.wait_for_timeout(2000)
 
 
 def where(w):
@@ -78,8 +81,8 @@ def test_notebook_04(lab):
     w.scope.locator(".widget-text input").nth(0).press("Enter")
     w.scope.locator(".widget-text input").nth(1).fill("32x48")
     w.scope.locator(".widget-text input").nth(1).press("Enter")
-    turn(w, "latent frames", 5)
     turn(w, "slots", 3)
+    turn(w, "latent frames", 5)
     w.wait_until(lambda: w.button("Run").is_enabled(), bool, 20, "Run can be pressed")
     runs = w.scope.locator("table").last.locator("tbody tr")
     assert runs.count() == 2, "the two that the cells made"

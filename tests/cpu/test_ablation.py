@@ -237,7 +237,7 @@ def test_hidden_time_is_what_lies_under_another_decode(bench):
     chunks = [record(0, (0.0, 1.0), (1.0, 2.0)), record(1, (1.25, 3.0), (3.0, 3.5))]
     words = chunk_life_words(made_run(bench, "sync", chunks), 0)
     assert "Of the 1000.00 ms after its decode, 750.00 ms lie under" in words
-    assert "latent frames 0 to 0 became pixel frames 0 to 3." in words
+    assert "latent frame 0 became pixel frames 0 to 3." in words
     with pytest.raises(ValueError, match="chunk 2 is not"):
         chunk_life_words(made_run(bench, "sync", chunks), 2)
 
