@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from vdkit.present.bars import rectangles, spans_of, stall_bars
 from vdkit.present.overlap import two_chunks
 from vdkit.present.plots import drawn_lanes
 from vdkit.present.style import (
@@ -163,8 +164,8 @@ class LiveTimeline:
         for place, run in enumerate(panel.runs):
             top, height = (-0.36 + 0.37 * place, 0.35) if both else (-0.36, 0.72)
             for row, lane in enumerate(lanes):
-                spans = _spans(run, SPANS[lane], begins[place], scale, limits)
-                corners.append(_rectangles(spans, row + top, row + top + height))
+                spans = spans_of(run, SPANS[lane], begins[place], scale, limits)
+                corners.append(rectangles(spans, row + top, row + top + height))
                 colors += [TONES[lane][int(odd)] for odd in spans[:, 2]]
         bars = PolyCollection(
             cast(Any, np.concatenate(corners)), facecolors=colors, edgecolors=colors, linewidths=0.3
@@ -180,10 +181,10 @@ class LiveTimeline:
         seen: list[str] = []
         if panel.stalls is not None:
             height = 0.35 if both else 0.72
-            for cause, pieces in _stalls(panel.stalls, begins[0], scale, limits).items():
+            for cause, pieces in stall_bars(panel.stalls, begins[0], scale, limits).items():
                 color, hatch = CAUSE_COLORS[cause]
                 shaded = PolyCollection(
-                    cast(Any, _rectangles(np.array(pieces), -0.36, height - 0.36)),
+                    cast(Any, rectangles(np.array(pieces), -0.36, height - 0.36)),
                     facecolors=color, edgecolors="black", linewidths=0.0,
                     hatch=None if scale == 1 else hatch,  # too narrow there to be seen
                 )  # fmt: skip
@@ -266,43 +267,3 @@ class LiveTimeline:
         with mpl.rc_context(STYLE):
             self.figure.savefig(path)
         return path
-
-
-def _spans(
-    run: Run | DecodeResult, step: str, begin_s: float, scale: float, limits: tuple[float, float]
-) -> np.ndarray:
-    """[n, 3]: start, length, parity of each chunk's step that lies within ``limits``."""
-    rows = [
-        (start, done, chunk.index % 2)
-        for chunk in run.chunks
-        if (start := getattr(chunk, f"{step}_start_s")) is not None
-        and (done := getattr(chunk, f"{step}_done_s")) is not None
-    ]
-    table = np.array(rows, dtype=float).reshape(-1, 3)
-    left = np.clip((table[:, 0] - begin_s) * scale, *limits)
-    right = np.clip((table[:, 1] - begin_s) * scale, *limits)
-    return np.column_stack([left, right - left, table[:, 2]])[right > left]
-
-
-def _rectangles(spans: np.ndarray, low: float, high: float) -> np.ndarray:
-    """[n, 4, 2]: corners of bars that start at ``spans[:, 0]`` and are ``spans[:, 1]`` long."""
-    left, right = spans[:, 0], spans[:, 0] + spans[:, 1]
-    x = np.stack([left, right, right, left], axis=1)
-    y = np.broadcast_to(np.array([low, low, high, high]), x.shape)
-    return np.stack([x, y], axis=2)
-
-
-def _stalls(
-    stalls: Stalls, begin_s: float, scale: float, limits: tuple[float, float]
-) -> dict[str, list[tuple[float, float]]]:
-    """Causes to the (start, length) of what can be seen of them."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for gap in stalls.gaps:
-        for piece in gap.pieces:
-            left, right = (
-                min(max((at / 1e9 - begin_s) * scale, limits[0]), limits[1])
-                for at in (piece.start_ns, piece.stop_ns)
-            )
-            if right - left > 5e-4 * (limits[1] - limits[0]):
-                found.setdefault(piece.cause, []).append((left, right - left))
-    return found
