@@ -110,7 +110,7 @@ def test_calibrated_every_knob_changes_the_picture(explorer):
 def test_other_chunk_size_and_size_are_marked_as_guesses(explorer):
     explorer.calibrate(wait_s=60)
     explorer.controls.chunk_size.value = 5
-    assert "Chunk size 5 was not measured here (1, 2 was)" in " ".join(explorer.remarks)
+    assert "Chunk size 5 was not measured here, only 1 and 2" in " ".join(explorer.remarks)
     explorer.controls.size.value = "64x96"
     assert "a guess: scaled by pixels from 32x48" in explorer.remarks[0]
 
@@ -199,6 +199,14 @@ def test_a_failure_is_shown_and_leaves_it_usable(explorer, change, words):
     explorer.controls.sink.value, explorer.controls.decoder.value = "null", "nearest"
     explorer.run(wait_s=60)
     assert explorer.session.error is None and len(explorer.session.runs) == 1
+
+
+def test_a_failure_is_shown_with_two_runs_side_by_side_too(explorer):
+    explorer.controls.view.value = "side by side"
+    explorer.controls.sink.value = "full"
+    explorer.run(wait_s=60)
+    assert "No space left on device" in explorer.remarks[0]
+    assert "vdkit-warning" in explorer._remarks.value
 
 
 def test_a_failed_decoder_is_let_go_of(explorer):

@@ -87,10 +87,10 @@ def forecast(book: CostBook, setting: Setting, vram_bytes: int | None = None) ->
         *_memory(made, vram_bytes),
     ]
     if setting.config.chunk_size not in known.chunk_sizes:
-        sizes = ", ".join(map(str, known.chunk_sizes))
+        sizes = " and ".join(map(str, known.chunk_sizes))
         remarks.append(
-            f"Chunk size {setting.config.chunk_size} was not measured here ({sizes} was): its "
-            "costs are extrapolated."
+            f"Chunk size {setting.config.chunk_size} was not measured here, only {sizes}: its "
+            "costs are taken from these."
         )
     return Forecast(setting, made, known, tuple(remarks))
 
@@ -117,7 +117,8 @@ def _dead_knobs(setting: Setting, costs: StageCosts) -> list[str]:
             if not getattr(config, name)
         ]
         if idle:
-            said.append(f"On a CPU {' and '.join(idle)} change nothing: a copy is a memcpy.")
+            words = " and ".join(idle)
+            said.append(f"On a CPU switching off {words} changes nothing: a copy is a memcpy.")
     return said
 
 

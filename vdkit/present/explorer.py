@@ -192,13 +192,13 @@ class Explorer(w.VBox):
             except ValueError as error:
                 remarks, warning = [str(error)], True
                 self._picture.say(str(error))
-            if self.session.error is not None and not self.session.running:
-                remarks, warning = [self.session.error, *remarks], True
             self._image.value = self._picture.png()
             self._numbers.value = numbers_html(predicted_and_measured(self._forecast, run))
             self._say(remarks, warning)
 
     def _say(self, remarks: list[str], warning: bool = False) -> None:
+        if self.session.error is not None and not self.session.running:
+            remarks, warning = [self.session.error, *remarks], True
         self.remarks = tuple(remarks)
         self._remarks.value = remarks_html(remarks, warning)
 
