@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.decode.signals import HeldSignals
 from vdkit.sinks import Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
 
 if TYPE_CHECKING:
@@ -75,22 +76,27 @@ class SinkSpec:
     @contextlib.contextmanager
     def fresh(self, label: str) -> Iterator[Sink]:
         """A new sink whose output is deleted on leaving; ``label`` names its file."""
-        with contextlib.ExitStack() as stack:
-            sink: Sink = NullSink()
-            if self.kind != "null":
-                scratch = stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix=".vdkit-", dir=self.folder)
-                )
-                path = Path(scratch) / label
-                if self.kind == "raw":
-                    sink = RawSink(path.with_suffix(".rgb"), durable=self.durable)
-                elif self.kind == "png":
-                    sink = PngSink(path)
-                else:
-                    sink = Mp4Sink(path.with_suffix(".mp4"))
-            if self.throttle_mb_per_s is not None:
-                sink = ThrottledSink(sink, self.throttle_mb_per_s)
-            yield sink
+        signals = HeldSignals()  # or a folder could stay that was just made, or half removed
+        try:
+            with contextlib.ExitStack() as stack:
+                sink: Sink = NullSink()
+                if self.kind != "null":
+                    scratch = stack.enter_context(
+                        tempfile.TemporaryDirectory(prefix=".vdkit-", dir=self.folder)
+                    )
+                    path = Path(scratch) / label
+                    if self.kind == "raw":
+                        sink = RawSink(path.with_suffix(".rgb"), durable=self.durable)
+                    elif self.kind == "png":
+                        sink = PngSink(path)
+                    else:
+                        sink = Mp4Sink(path.with_suffix(".mp4"))
+                if self.throttle_mb_per_s is not None:
+                    sink = ThrottledSink(sink, self.throttle_mb_per_s)
+                with signals:
+                    yield sink
+        finally:
+            signals.release()
 
     def describe(self) -> dict[str, Any]:
         """For the record: kind, file system, durable, throttle."""

@@ -7,12 +7,15 @@ one and renamed when complete, so a failed run leaves whatever was there before.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
+import queue
 import shutil
-import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,42 +36,103 @@ class NullSink:
     def abort(self) -> None: ...
 
 
-def _partial(path: Path) -> Path:
-    """A temporary name beside ``path``: the same file system and suffix."""
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+class _File(io.FileIO):
+    """A new file that takes every byte it is given: FFmpeg does not look at short writes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "x")
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[os.write(self.fileno(), left) :]
+        return len(data)
 
 
-def _check_file_place(path: Path) -> None:
-    """Before anything is decoded: can a file of this name appear?"""
-    _parent_must_exist(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; give a file name")
+class _Output:
+    """What is written under a temporary name and put in place when complete.
+
+    A symbolic link is followed: what it points to is replaced.
+    """
+
+    _kept_together: tuple[str, ...] = ("",)
+    """Endings of the files that make one output."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._place = Path(os.path.realpath(self.path))
+        self._partial = self._beside()
+        self._file: _File | None = None
+        self._info: VideoInfo | None = None
+
+    def _beside(self) -> Path:
+        """A new temporary name: in the same folder, so on the same file system; short."""
+        return self._place.with_name(f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}")
+
+    def _begin(self, info: VideoInfo) -> None:
+        """Before anything is decoded: one use, and a place where the output can appear."""
+        if self._info is not None:
+            raise ValueError(
+                f"the sink for {self.path} has been used; make a new one for each decode"
+            )
+        if not self._place.parent.is_dir():
+            raise FileNotFoundError(
+                f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
+                "it first"
+            )
+        self._check_place()
+        self._info = info
+
+    def _check_place(self) -> None:
+        for ending in self._kept_together:
+            place = self._place.with_name(self._place.name + ending)
+            if place.is_dir():
+                raise IsADirectoryError(
+                    f"cannot write {self.path}{ending}: it is a folder; give a file name"
+                )
+            if place.exists() and not place.is_file():
+                raise FileExistsError(f"cannot write {self.path}{ending}: it is no ordinary file")
+
+    @contextlib.contextmanager
+    def _named(self, needed_bytes: int = 0) -> Iterator[None]:
+        """What the system says of a temporary name, said of the output."""
+        try:
+            yield
+        except OSError as error:
+            room = ""
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed_bytes:
+                free = shutil.disk_usage(self._place.parent).free
+                room = f" ({needed_bytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"
+            raise type(error)(f"cannot write {self.path}: {error.strerror}{room}") from error
+
+    def _let_go(self) -> None:
+        """Close the file, once."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):  # it is to go anyhow
+            self._let_go()
+        self._partial.unlink(missing_ok=True)
 
 
-def _parent_must_exist(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {path}: the folder {path.parent} does not exist; create it first"
-        )
-
-
-class RawSink:
+class RawSink(_Output):
     """uint8 RGB frames, [F, H, W, 3] in C order, in one file, with a JSON sidecar ``<name>.json``.
 
     The whole file is reserved at `open`, so a full disk is known before the first frame is decoded.
 
     Args:
         path: the file to write, e.g. ``clip.rgb``.
-        durable: fsync file and folder before `close` returns.
+        durable: fsync both files and their folder before `close` returns.
     """
 
+    _kept_together = ("", ".json")
+
     def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.durable = durable
-        self._partial = _partial(self.path)
-        self._descriptor: int | None = None
-        self._info: VideoInfo | None = None
-        self._position = 0
+        self._partial_sidecar = self._beside()
 
     @property
     def sidecar(self) -> Path:
@@ -76,35 +140,25 @@ class RawSink:
         return self.path.with_name(self.path.name + ".json")
 
     def open(self, info: VideoInfo) -> None:
-        _check_file_place(self.path)
-        if self._info is not None:
-            raise ValueError(
-                f"the sink for {self.path} has been used; make a new one for each decode"
-            )
-        self._info = info
-        self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.posix_fallocate(self._descriptor, 0, info.frames * info.frame_bytes)
+        self._begin(info)
+        size = info.frames * info.frame_bytes
+        with self._named(size):
+            self._file = _File(self._partial)
+            os.posix_fallocate(self._file.fileno(), 0, size)
 
     def write(self, frames: np.ndarray) -> None:
-        assert self._descriptor is not None
-        data = frames.reshape(-1).data
-        while data:
-            written = os.pwrite(self._descriptor, data, self._position)
-            self._position += written
-            data = data[written:]
+        assert self._file is not None
+        self._file.write(frames.reshape(-1).data)
 
     def close(self) -> None:
-        assert self._descriptor is not None and self._info is not None
-        info = self._info
-        if self._position != info.frames * info.frame_bytes:
+        assert self._file is not None and self._info is not None
+        info, written = self._info, self._file.tell()
+        if written != info.frames * info.frame_bytes:
             raise ValueError(
-                f"{self.path}: {self._position} bytes written, "
-                f"{info.frames * info.frame_bytes} announced"
+                f"{self.path}: {written} bytes written, {info.frames * info.frame_bytes} announced"
             )
-        if self.durable:
-            os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = None
+        self._sync(self._file)
+        self._let_go()
         sidecar = {
             "shape": [info.frames, info.height, info.width, 3],
             "dtype": "uint8",
@@ -112,21 +166,34 @@ class RawSink:
             "fps": float(info.fps),
             "fps_exact": f"{info.fps.numerator}/{info.fps.denominator}",
         }
-        partial_sidecar = _partial(self.sidecar)
+        self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
+        place = self._place.with_name(self._place.name + ".json")
+        before = place.read_bytes() if place.exists() else None
+        self._partial_sidecar.replace(place)
         try:
-            partial_sidecar.write_text(json.dumps(sidecar, indent=1) + "\n")
-            self._partial.replace(self.path)
-            partial_sidecar.replace(self.sidecar)
-        finally:
-            partial_sidecar.unlink(missing_ok=True)
+            self._partial.replace(self._place)
+        except BaseException:  # the two belong together
+            if before is None:
+                place.unlink()
+            else:
+                self._write_sidecar(before)
+                self._partial_sidecar.replace(place)
+            raise
         if self.durable:
-            _fsync_folder(self.path.parent)
+            _fsync_folder(self._place.parent)
+
+    def _write_sidecar(self, text: bytes) -> None:
+        with _File(self._partial_sidecar) as file:
+            file.write(text)
+            self._sync(file)
+
+    def _sync(self, file: _File) -> None:
+        if self.durable:
+            os.fsync(file.fileno())
 
     def abort(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        self._partial.unlink(missing_ok=True)
+        super().abort()
+        self._partial_sidecar.unlink(missing_ok=True)
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -137,7 +204,7 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class PngSink:
+class PngSink(_Output):
     """One PNG a frame, ``000000.png`` and so on, in a folder that appears when complete.
 
     Args:
@@ -149,22 +216,22 @@ class PngSink:
     def __init__(self, folder: str | os.PathLike[str], compression: int = 1) -> None:
         if compression not in range(10):
             raise ValueError(f"compression is {compression}; use 0 (fast) to 9 (small)")
-        self.path = Path(folder)
+        super().__init__(folder)
         self.compression = compression
-        self._partial = _partial(self.path)
         self._count = 0
 
     def open(self, info: VideoInfo) -> None:
-        _parent_must_exist(self.path)
-        if self.path.exists():
-            self._check_replaceable()
-        self._partial.mkdir()
+        self._begin(info)
+        with self._named():
+            self._partial.mkdir()
 
-    def _check_replaceable(self) -> None:
+    def _check_place(self) -> None:
         """Never delete what this sink did not make."""
-        if not self.path.is_dir():
+        if not self._place.exists():
+            return
+        if not self._place.is_dir():
             raise FileExistsError(f"{self.path} is a file; give PngSink a folder name")
-        for entry in self.path.iterdir():
+        for entry in self._place.iterdir():
             if not (entry.suffix == ".png" and entry.stem.isdigit()):
                 raise FileExistsError(
                     f"{self.path} holds {entry.name}, which is no frame; use another folder"
@@ -179,14 +246,15 @@ class PngSink:
             self._count += 1
 
     def close(self) -> None:
-        earlier = _partial(self.path)
-        if self.path.exists():
-            self.path.rename(earlier)
+        self._check_place()
+        earlier = self._beside()
+        if self._place.exists():
+            self._place.rename(earlier)
         try:
-            self._partial.rename(self.path)
-        except OSError:
+            self._partial.rename(self._place)
+        except BaseException:
             if earlier.exists():
-                earlier.rename(self.path)
+                earlier.rename(self._place)
             raise
         if earlier.exists():
             shutil.rmtree(earlier)
@@ -199,7 +267,7 @@ class PngSink:
 _BT709 = {"src_colorspace": "ITU709", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
 
 
-class Mp4Sink:
+class Mp4Sink(_Output):
     """H.264 (4:2:0, BT.709) in MP4 through PyAV, chunk by chunk, at exactly the given frame rate.
 
     Args:
@@ -211,27 +279,30 @@ class Mp4Sink:
     def __init__(
         self, path: str | os.PathLike[str], crf: int = 18, preset: str = "veryfast"
     ) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         if self.path.suffix != ".mp4":
             raise ValueError(f"Mp4Sink writes .mp4 files, not {self.path.name!r}")
         if crf not in range(52):
             raise ValueError(f"crf is {crf}; use 0 (lossless) to 51")
         self.crf = crf
         self.preset = preset
-        self._partial = _partial(self.path)
         self._container: Any = None
         self._stream: Any = None
 
     def open(self, info: VideoInfo) -> None:
-        _check_file_place(self.path)
         if info.height % 2 or info.width % 2:
             raise ValueError(
                 f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
                 f"RawSink or PngSink"
             )
+        self._begin(info)
         import av
 
-        self._container = av.open(str(self._partial), "w", options={"movflags": "+faststart"})
+        with self._named():
+            self._file = _File(self._partial)
+        # The file is ours: a container whose header cannot be written never closes its own.
+        options = {"movflags": "+faststart"}
+        self._container = av.open(self._file, "w", format="mp4", options=options)
         stream = self._container.add_stream("libx264", rate=info.fps)
         stream.height, stream.width, stream.pix_fmt = info.height, info.width, "yuv420p"
         stream.options = {"crf": str(self.crf), "preset": self.preset}
@@ -252,15 +323,15 @@ class Mp4Sink:
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._container = None
-        self._partial.replace(self.path)
+        self._let_go()
+        self._partial.replace(self._place)
 
     def abort(self) -> None:
         if self._container is not None:
             with contextlib.suppress(Exception):  # an unfinished container may refuse its trailer
                 self._container.close()
-            self._container = None
-        self._partial.unlink(missing_ok=True)
+            self._container = self._stream = None
+        super().abort()
 
 
 class ThrottledSink:
@@ -276,7 +347,13 @@ class ThrottledSink:
             raise ValueError(f"mb_per_s is {mb_per_s}; give a storage speed above 0 MB/s")
         self.inner = inner
         self.mb_per_s = mb_per_s
-        self._interrupted = threading.Event()
+        # Not an Event: its lock is Python's, and an interrupt may leave that held.
+        self._interrupted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    @property
+    def path(self) -> Path | None:
+        """Of the inner sink, if it has one."""
+        return getattr(self.inner, "path", None)
 
     def open(self, info: VideoInfo) -> None:
         self.inner.open(info)
@@ -284,7 +361,9 @@ class ThrottledSink:
     def write(self, frames: np.ndarray) -> None:
         due = time.perf_counter() + frames.nbytes / (self.mb_per_s * 1e6)
         self.inner.write(frames)
-        self._interrupted.wait(max(0.0, due - time.perf_counter()))
+        with contextlib.suppress(queue.Empty):
+            stop = self._interrupted.get(timeout=max(0.0, due - time.perf_counter()))
+            self._interrupted.put(stop)  # for the writes to come
 
     def close(self) -> None:
         self.inner.close()
@@ -294,7 +373,7 @@ class ThrottledSink:
 
     def interrupt(self) -> None:
         """End the wait of a write in progress; called when the decode has failed."""
-        self._interrupted.set()
+        self._interrupted.put(True)
         inner_interrupt = getattr(self.inner, "interrupt", None)
         if inner_interrupt is not None:
             inner_interrupt()

@@ -90,9 +90,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         return spec.fresh, SinkInfo(**spec.describe())
 
     try:
-        sweep = measure(
-            folder, bench, sink_at, progress=progress, report=_reporter(progress, options.json)
-        )
+        sweep = measure(folder, bench, sink_at, progress=progress, report=_reporter(options.json))
     except SweepLocked as error:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:
@@ -161,18 +159,14 @@ def _speed(word: str) -> float | None:
     return None if word == "full" else float(word)
 
 
-def _reporter(progress: bool, silent: bool) -> Any:
+def _reporter(silent: bool) -> Any:
     from vdkit.present.sweep_tables import cell_line
 
     def report(sweep: Sweep, cell: Cell) -> None:
         done = len(sweep.results) + len(sweep.unfit)
-        line = f"{done:3} of {len(sweep.plan.all_cells)}  {cell_line(sweep, cell)}"
-        if progress:
-            from tqdm.auto import tqdm
-
-            tqdm.write(line)
-        elif not silent:
-            print(line, flush=True)
+        if not silent:
+            line = cell_line(sweep, cell)
+            print(f"{done:3} of {len(sweep.plan.all_cells)}  {line}", flush=True)
 
     return report
 

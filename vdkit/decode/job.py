@@ -1,20 +1,20 @@
 """One call of a decode path: its checked inputs, its clock, and how it ends well or badly.
 
-Every path starts by making a `Job` and ends in `Job.result` or `Job.fail`, so that they accept the
-same input, leave the same records and clean up in the same order.
+Every path runs inside a `Job`, so that all accept the same input, leave the same records and clean
+up in the same order.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import (
     Chunk,
     ChunkRecord,
@@ -28,6 +28,7 @@ from vdkit.decode.chunks import (
 from vdkit.decode.engines import Engine, Mark, make_engine
 from vdkit.decode.pixels import check_latents, frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, DecodeCancelled, Progress, Sink, require
+from vdkit.decode.signals import HeldSignals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ class Job:
         config: DecodeConfig,
         progress: Progress,
         cancel: threading.Event | None,
+        allow_nonfinite: bool,
     ) -> None:
         self.start_s = time.perf_counter()
         self.mode = mode
@@ -66,6 +68,8 @@ class Job:
         self.sink = sink
         self.config = config
         self.cancel = cancel
+        self.frames_done = self._frames_reported = 0
+        self._nonfinite: list[torch.Tensor] | None = None if allow_nonfinite else []
         self._latents: torch.Tensor | None = check_latents(
             latents, decoder.latent_channels, decoder.device, decoder.dtype
         )
@@ -79,6 +83,7 @@ class Job:
         )
         self.chunks = plan_chunks(frames, config.chunk_size, decoder.temporal_factor)
         self.records: list[ChunkRecord] = []
+        self.marks: list[dict[str, Mark]] = []
         self.ttff_s: float | None = None
         self.sink_open_s: float | None = None
         self.sink_close_s: float | None = None
@@ -86,22 +91,50 @@ class Job:
         self._end_s: float | None = None
         self._allocated_before = _allocated_bytes(decoder.device)
         self.engine: Engine = make_engine(decoder.device, config.copy_stream)
-        self._report, self._end_progress = _reporter(progress, mode, self.info.frames)
+        self._callback = progress if callable(progress) else None
+        self._bar = Bar(progress is True, total=self.info.frames, desc=mode, unit="frame")
+        self.writer: Any = None
+        """`vdkit.decode.pipelined` puts its writer and ring here, to be ended with the job."""
+        self.signals = HeldSignals()  # last: from here on `__exit__` cleans up
 
     def now(self) -> float:
         """Seconds since the call."""
         return time.perf_counter() - self.start_s
 
-    def check_cancel(self) -> None:
-        """Raise `DecodeCancelled` if the caller asked for it."""
+    def check(self) -> None:
+        """Where the caller's thread may stop: progress, signals that came, and the cancel."""
+        self.report()
+        self.signals.deliver()
         if self.cancel is not None and self.cancel.is_set():
-            done = self.records[-1].frame_start if self.records else 0
             raise DecodeCancelled(
-                f"{self.mode} decode cancelled near frame {done} of {self.info.frames}"
+                f"{self.mode} decode cancelled near frame {self.frames_done} of {self.info.frames}"
             )
 
+    def report(self) -> None:
+        """Tell the caller how far it is, if it is further."""
+        if self.frames_done > self._frames_reported:
+            self._frames_reported = self.frames_done
+            self._bar.to(self.frames_done)
+            if self._callback is not None:
+                with self.signals:
+                    self._callback(self.frames_done, self.info.frames)
+
+    def begin(self) -> Any:
+        """The decoder's state for these latents, which the job gives up."""
+        with self.signals:
+            return self.decoder.begin(self.take_latents())
+
+    def decode(self, state: Any, chunk: Chunk) -> torch.Tensor:
+        """A chunk's frames, [1, 3, F, H, W] in the decoder's dtype, checked."""
+        with self.signals:
+            frames = self.decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+        return self.check_frames(frames, chunk.frames)
+
     def check_frames(self, frames: torch.Tensor, count: int) -> torch.Tensor:
-        """The decoder's output, if it has the shape that `ChunkDecoder.decode_chunk` promises."""
+        """The decoder's output, if it has the shape that `ChunkDecoder.decode_chunk` promises.
+
+        Whether it is finite is noted on the device, for `check_finite`.
+        """
         expected = (1, 3, count, self.info.height, self.info.width)
         if tuple(frames.shape) != expected:
             raise ValueError(
@@ -113,16 +146,40 @@ class Job:
                 f"decoder {self.decoder.name!r} returned {frames.dtype}, but its dtype is "
                 f"{self.decoder.dtype}"
             )
+        if self._nonfinite is not None:  # one pass without a temporary; NaN is in both extremes
+            self._nonfinite.append(~torch.stack(torch.aminmax(frames)).isfinite().all())
         return frames
 
     def decode_uint8(self, state: Any, chunk: Chunk, out: torch.Tensor) -> None:
         """Decode a chunk into ``out``, uint8 [F, H, W, 3], by ``decode_into`` if there is one."""
         into = getattr(self.decoder, "decode_into", None)
-        if into is not None:
-            into(state, chunk.latent_start, chunk.latent_stop, out)
+        if into is None:
+            frames_to_uint8(self.decode(state, chunk), out)
             return
-        frames = self.decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-        frames_to_uint8(self.check_frames(frames, chunk.frames), out)
+        with self.signals:
+            nonfinite = into(state, chunk.latent_start, chunk.latent_stop, out)
+        if not isinstance(nonfinite, torch.Tensor):
+            raise TypeError(
+                f"decode_into of decoder {self.decoder.name!r} returned a "
+                f"{type(nonfinite).__name__}; it must say in a tensor on its device whether it "
+                "made NaN or inf (see vdkit.decode.protocols.IntoDecoder)"
+            )
+        if self._nonfinite is not None:
+            self._nonfinite.append(nonfinite)
+
+    def check_finite(self) -> None:
+        """ValueError if a chunk held NaN or inf; call it when all has been decoded."""
+        if not self._nonfinite:
+            return
+        bad = torch.stack(self._nonfinite).nonzero()
+        if len(bad):
+            record = self.records[int(bad[0])]
+            raise ValueError(
+                f"decoder {self.decoder.name!r} gave NaN or inf in {self.decoder.dtype}, first in "
+                f"chunk {record.index} (latent frames {record.latent_start} to "
+                f"{record.latent_stop - 1}); try another dtype, de-normalize pipeline latents, or "
+                "pass allow_nonfinite=True"
+            )
 
     def range(self, step: str, index: int) -> AbstractContextManager[Any]:
         """An NVTX range around one step of one chunk, if the config asks for them."""
@@ -145,47 +202,74 @@ class Job:
         """Hand one chunk to the sink and note when."""
         assert self.sink is not None
         record.write_start_s = self.now()
-        with self.range("write", record.index):
+        with self.range("write", record.index), self.signals:
             self.sink.write(frames)
         record.write_done_s = self.now()
         if self.ttff_s is None:
             self.ttff_s = record.write_done_s
-        self.report(record.frame_stop)
-
-    def report(self, frames_done: int) -> None:
-        self._report(frames_done, self.info.frames)
+        self.frames_done = record.frame_stop
 
     def close_sink(self) -> None:
+        """Complete the output, unless frames were not finite; all has been decoded."""
         if self.sink is not None:
+            self.check_finite()
             start_s = self.now()
             self.sink.close()
             self._sink_unfinished = False
             self._end_s = self.now()
             self.sink_close_s = self._end_s - start_s
 
+    def note(self, **marks: Mark) -> None:
+        """Engine marks of the latest record, ``decode_start_s=mark``; `finish` makes them times."""
+        self.marks.append(marks)
+
     def finish(self) -> None:
-        """Let the device come to rest; without a sink the latency ends here."""
+        """Let the device come to rest, and time the records; without a sink the latency ends."""
         self.engine.finish()
         if self._end_s is None:
             self._end_s = self.now()
+        for record, marks in zip(self.records, self.marks, strict=True):
+            for name, mark in marks.items():
+                setattr(record, name, self.engine.host_time(mark) - self.start_s)
 
-    def fail(self, error: BaseException) -> None:
-        """Bring device and sink to rest; the caller re-raises ``error``.
+    def __enter__(self) -> Job:
+        return self
 
-        Call it when no thread uses the sink any more.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """End the writer, bring device and sink to rest, let go of all; then signals may raise.
 
         Raises:
             DecodeOutOfMemory: in place of an out-of-memory error, with what fits.
         """
+        try:
+            if error is not None:
+                self._fail(error)
+        finally:
+            if self.writer is not None:
+                self.writer.ring.release()
+            self._bar.close()
+            self.signals.release()
+
+    def _fail(self, error: BaseException) -> None:
+        if self.writer is not None:
+            self.writer.stop(error)
         self.engine.abandon()
-        self._end_progress()
         if self.sink is not None and self._sink_unfinished:
+            self._sink_unfinished = False
             try:
                 self.sink.abort()
-            except Exception as second:
+            except BaseException as second:
                 error.add_note(
                     f"cleaning up the sink failed too: {type(second).__name__}: {second}"
                 )
+            else:
+                if isinstance(error, OSError) and (path := getattr(self.sink, "path", None)):
+                    error.add_note(
+                        f"{type(self.sink).__name__} could not finish {path}: what was written of "
+                        "it is removed, an earlier output is as it was"
+                    )
         if isinstance(error, torch.OutOfMemoryError):
             raise DecodeOutOfMemory(f"{error}\n{self._what_fits()}") from error
 
@@ -225,7 +309,6 @@ class Job:
 
     def result(self, *, pinned_bytes: int = 0, ring_bytes: int = 0) -> DecodeResult:
         """Freeze the records of a run that has finished."""
-        self._end_progress()
         assert self._end_s is not None
         return DecodeResult(
             mode=self.mode,
@@ -245,29 +328,6 @@ class Job:
             chunks=tuple(self.records),
         )
 
-    def resolve(self, record: ChunkRecord, **marks: Mark) -> None:
-        """Put engine marks into the record as seconds since the call: ``decode_start_s=mark``."""
-        for name, mark in marks.items():
-            setattr(record, name, self.engine.host_time(mark) - self.start_s)
-
 
 def _allocated_bytes(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def _reporter(
-    progress: Progress, mode: str, frames: int
-) -> tuple[Callable[[int, int], None], Callable[[], None]]:
-    """(report, end) for the caller's wish; the bar is tqdm's and goes to standard error."""
-    if callable(progress):
-        return progress, lambda: None
-    if not progress:
-        return lambda done, total: None, lambda: None
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=frames, desc=mode, unit="frame", leave=False)
-
-    def report(done: int, total: int) -> None:
-        bar.update(done - bar.n)
-
-    return report, bar.close

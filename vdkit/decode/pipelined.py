@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 
 from vdkit.decode.chunks import LAUNCH_AHEAD, ChunkRecord, DecodeConfig, DecodeResult
-from vdkit.decode.engines import Mark, on_device
+from vdkit.decode.engines import on_device
 from vdkit.decode.job import Job
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
@@ -36,10 +36,10 @@ class InlineWriter:
         self.job.open_sink()
 
     def acquire(self, record: ChunkRecord) -> Slot:
-        """The slot for this chunk, written out first if it still holds frames."""
-        while self.ring.next_slot(record.index).state is not SlotState.FREE:
+        """The slot for this chunk; if none is free the oldest is written out first."""
+        while len(self._pending) >= len(self.ring.slots):
             self.write_out(self._pending.popleft())
-        return self.ring.acquire(record, self.job.now, self.job.check_cancel)
+        return self.ring.acquire(record, self.job.now, self.job.check)
 
     def put(self, slot: Slot) -> None:
         """Take over a slot whose copy is queued; write older ones while the GPU has work."""
@@ -50,8 +50,9 @@ class InlineWriter:
     def drain(self) -> None:
         """Write what is left and close the sink."""
         while self._pending:
-            self.job.check_cancel()
+            self.job.check()
             self.write_out(self._pending.popleft())
+        self.job.check()
         self.job.close_sink()
 
     def stop(self, error: BaseException) -> None:
@@ -85,8 +86,7 @@ class ThreadWriter(InlineWriter):
     def __init__(self, job: Job, ring: Ring) -> None:
         super().__init__(job, ring)
         self._queue: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
-        self._stopping = threading.Event()
-        self._closing = threading.Event()
+        self._stopping = self._closing = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="vdkit-writer", daemon=True)
 
@@ -96,12 +96,13 @@ class ThreadWriter(InlineWriter):
     def _run(self) -> None:
         try:
             with on_device(self.job.engine.device):
-                self.job.open_sink()
-                while not self._stopping.is_set() and (slot := self._queue.get()) is not None:
-                    if not self._stopping.is_set():
+                if not self._stopping:
+                    self.job.open_sink()
+                while not self._stopping and (slot := self._queue.get()) is not None:
+                    if not self._stopping:
                         self.write_out(slot)
-                if not self._stopping.is_set():
-                    self._closing.set()
+                if not self._stopping:
+                    self._closing = True
                     self.job.close_sink()
         except BaseException as error:  # carried to the caller's thread
             self._error = error
@@ -109,10 +110,10 @@ class ThreadWriter(InlineWriter):
             self.ring.wake()
 
     def _check(self) -> None:
-        """Raise what the writer raised, or the caller's cancel."""
+        """Raise what the writer raised, or the caller's cancel; report what it has written."""
         if self._error is not None:
             raise self._error
-        self.job.check_cancel()
+        self.job.check()
 
     def acquire(self, record: ChunkRecord) -> Slot:
         self._check()
@@ -124,15 +125,16 @@ class ThreadWriter(InlineWriter):
     def drain(self) -> None:
         self._queue.put(None)
         while self._thread.is_alive():
-            if not self._closing.is_set():  # later a cancel is too late: the output is complete
-                self.job.check_cancel()
+            if not self._closing:  # later a cancel is too late: the output is complete
+                self.job.check()
             self._thread.join(_POLL_S)
         if self._error is not None:
             raise self._error
+        self.job.report()
 
     def stop(self, error: BaseException) -> None:
         """End the thread; at most the one ``write`` in progress is waited for."""
-        self._stopping.set()
+        self._stopping = True
         self._queue.put(None)
         interrupt = getattr(self.job.sink, "interrupt", None)
         if interrupt is not None:
@@ -170,6 +172,7 @@ def decode_async(
     config: DecodeConfig = DecodeConfig(),
     progress: Progress = True,
     cancel: threading.Event | None = None,
+    allow_nonfinite: bool = False,
 ) -> DecodeResult:
     """Decode chunk by chunk with compute, copy and write overlapped.
 
@@ -187,12 +190,15 @@ def decode_async(
         fps: frame rate of the video; the real-time factor and the file's timing follow from it.
         config: chunk size, slots and primitives.
         progress: True for a tqdm bar, False for none, or a callable (frames done, frames in all),
-            called after each write on the thread that writes.
+            called on the caller's thread as frames have been written.
         cancel: an event; once set, the decode ends with `DecodeCancelled` as soon as what is
             launched (two chunks at the most) and a write in progress are done. While the sink is
             closing it is too late, and the decode ends well.
+        allow_nonfinite: let NaN and inf pass, as black, white or anything.
 
-    On CUDA torch's peak memory statistics of the device are reset at the call.
+    On CUDA torch's peak memory statistics of the device are reset at the call. On the main thread
+    signal handlers, that of Ctrl-C among them, run at once inside the decoder and a progress
+    callable, and else where the decode can end well; while the sink is closing, after it.
 
     Returns:
         Latency, memory and one `ChunkRecord` per chunk.
@@ -200,34 +206,35 @@ def decode_async(
     Raises:
         TypeError, ValueError: bad latents, decoder, sink, fps or config; the message says what is
             right.
+        ValueError: the decoder gave NaN or inf; names the first chunk. Known when all is decoded.
         DecodeCancelled: ``cancel`` was set.
         DecodeOutOfMemory: CUDA memory ran out; the message estimates what fits.
         Exception: whatever the decoder or the sink raised, unchanged. After any failure the writer
             thread is gone, the ring is released and the sink has been aborted.
     """
-    job = Job("async", decoder, latents, sink, fps, config, progress, cancel)
-    engine, ring, writer = job.engine, None, None
+    job = Job("async", decoder, latents, sink, fps, config, progress, cancel, allow_nonfinite)
+    engine = job.engine
     state = frames = device = host = None
-    try:
-        with on_device(decoder.device):
+    with job, on_device(decoder.device):
+        try:
             values = max(chunk.frames for chunk in job.chunks) * job.info.frame_bytes
             dtype = torch.uint8 if config.uint8_on_gpu else decoder.dtype
             pinned = config.pinned_memory and decoder.device.type == "cuda"
             slots = min(config.slots, len(job.chunks))
             ring = Ring(slots, values, dtype, decoder.device, pinned)
             writer = ThreadWriter(job, ring) if config.writer_thread else InlineWriter(job, ring)
+            job.writer = writer
             writer.start()
-            marks: list[tuple[Mark, ...]] = []
-            state = decoder.begin(job.take_latents())
+            state = job.begin()
             for chunk in job.chunks:
-                job.check_cancel()
+                job.check()
                 record = new_record(chunk)
                 with job.range("slot wait", chunk.index):
                     slot = writer.acquire(record)
                 job.records.append(record)
                 if chunk.index >= LAUNCH_AHEAD:
-                    engine.wait(marks[chunk.index - LAUNCH_AHEAD][1])
-                    job.check_cancel()
+                    engine.wait(job.marks[chunk.index - LAUNCH_AHEAD]["decode_done_s"])
+                    job.check()
                 engine.note_chunk(chunk.index)
                 device, host = slot.views(_buffer_shape(job, record))
                 record.launch_start_s = job.now()
@@ -237,8 +244,8 @@ def decode_async(
                     if config.uint8_on_gpu:
                         job.decode_uint8(state, chunk, device)
                     else:
-                        frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                        device.copy_(job.check_frames(frames, chunk.frames))
+                        frames = job.decode(state, chunk)
+                        device.copy_(frames)
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 ring.move(slot, SlotState.COPYING)
@@ -248,23 +255,14 @@ def decode_async(
                     engine.copy(host, device)
                 slot.copy_done = engine.mark("copy")
                 record.d2h_bytes = host.nbytes
-                marks.append((decode_start, decode_done, copy_start, slot.copy_done))
+                job.note(
+                    decode_start_s=decode_start, decode_done_s=decode_done,
+                    copy_start_s=copy_start, copy_done_s=slot.copy_done,
+                )  # fmt: skip
                 writer.put(slot)
             writer.drain()
             job.finish()
-            for record, (decode_start, decode_done, copy_start, copy_done) in zip(
-                job.records, marks, strict=True
-            ):
-                job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
-                job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
             _name_holders(job.records, slots)
-        return job.result(pinned_bytes=ring.pinned_bytes, ring_bytes=ring.ring_bytes)
-    except BaseException as error:
-        if writer is not None:
-            writer.stop(error)
-        state = frames = device = host = None
-        job.fail(error)
-        raise
-    finally:
-        if ring is not None:
-            ring.release()
+            return job.result(pinned_bytes=ring.pinned_bytes, ring_bytes=ring.ring_bytes)
+        finally:
+            state = frames = device = host = None

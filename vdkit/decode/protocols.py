@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Progress = bool | Callable[[int, int], None]
-"""True: a tqdm bar of pixel frames; False: none; a callable gets (frames done, frames in all)."""
+"""True: a tqdm bar of pixel frames; False: none; a callable gets (frames done, frames in all), on
+the caller's thread."""
 
 
 class ChunkDecoder(Protocol):
@@ -50,10 +51,13 @@ class ChunkDecoder(Protocol):
 class IntoDecoder(ChunkDecoder, Protocol):
     """A decoder that writes finished pixels itself, which saves a pass over them."""
 
-    def decode_into(self, state: Any, start: int, stop: int, out: torch.Tensor) -> None:
+    def decode_into(self, state: Any, start: int, stop: int, out: torch.Tensor) -> torch.Tensor:
         """As `decode_chunk`, into ``out``: uint8 [F, H, W, 3], on ``device``.
 
         The bytes have to be those of `vdkit.decode.pixels.frames_to_uint8` of `decode_chunk`.
+
+        Returns:
+            bool [] on ``device``: whether NaN or inf, which the pixels do not show, was among them.
         """
 
 

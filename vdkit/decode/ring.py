@@ -2,13 +2,14 @@
 
 A slot is FREE only after the host has seen its copy finish and the sink has let go of its host
 buffer. So neither buffer is ever reused early, and nothing depends on the caching allocator's
-``record_stream``.
+``record_stream``. Free slots wait in a queue, whose put and get nothing can interrupt halfway.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import threading
+import queue
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -60,7 +61,7 @@ class Ring:
         self, slots: int, values: int, dtype: torch.dtype, device: torch.device, pinned: bool
     ) -> None:
         """Allocate everything at once. ``values``: elements of ``dtype`` in one buffer."""
-        self._changed = threading.Condition()
+        self._free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
         self.slots = [
             Slot(
                 index,
@@ -69,51 +70,47 @@ class Ring:
             )
             for index in range(slots)
         ]
+        for slot in self.slots:
+            self._free.put(slot)
         self.ring_bytes = slots * values * dtype.itemsize
         self.pinned_bytes = self.ring_bytes if pinned else 0
 
     def move(self, slot: Slot, to: SlotState) -> None:
-        """Take a slot one state on; any other step is a lifetime error, RuntimeError."""
-        with self._changed:
-            expected = _ORDER[(_ORDER.index(slot.state) + 1) % len(_ORDER)]
-            if to is not expected:
-                raise RuntimeError(
-                    f"slot {slot.index} is {slot.state}, next is {expected}, not {to}"
-                )
-            slot.state = to
-            if to is SlotState.FREE:
-                slot.record = None
-            self._changed.notify_all()
+        """Take a slot one state on; any other step is a lifetime error, RuntimeError.
 
-    def next_slot(self, chunk_index: int) -> Slot:
-        """The slot that this chunk will use, free or not."""
-        return self.slots[chunk_index % len(self.slots)]
+        Only the thread that has the slot may; FREE gives it away.
+        """
+        expected = _ORDER[(_ORDER.index(slot.state) + 1) % len(_ORDER)]
+        if to is not expected:
+            raise RuntimeError(f"slot {slot.index} is {slot.state}, next is {expected}, not {to}")
+        slot.state = to
+        if to is SlotState.FREE:
+            slot.record = None
+            self._free.put(slot)
 
     def acquire(
         self, record: ChunkRecord, now: Callable[[], float], check: Callable[[], None]
     ) -> Slot:
-        """Wait until the chunk's slot is FREE and take it (-> DECODING); the record notes the wait.
+        """Wait for the chunk's slot and take it (-> DECODING); the record notes the wait.
 
         ``check`` is called while waiting and may raise, so that neither a dead writer nor a cancel
         leaves the caller waiting.
         """
-        slot = self.next_slot(record.index)
+        record.slot_wait_start_s = record.slot_acquired_s = now()
+        slot = None if self._free.empty() else self._free.get()
+        while slot is None:
+            check()
+            with contextlib.suppress(queue.Empty):
+                slot = self._free.get(timeout=_POLL_S)
+            record.slot_acquired_s = now()
         record.slot = slot.index
-        record.slot_wait_start_s = now()
-        record.slot_acquired_s = record.slot_wait_start_s
-        with self._changed:
-            while slot.state is not SlotState.FREE:
-                check()
-                self._changed.wait(timeout=_POLL_S)
-                record.slot_acquired_s = now()
         self.move(slot, SlotState.DECODING)
         slot.record = record
         return slot
 
     def wake(self) -> None:
-        """Let a waiting `acquire` look around."""
-        with self._changed:
-            self._changed.notify_all()
+        """Let a waiting `acquire` call its ``check``."""
+        self._free.put(None)
 
     def release(self) -> None:
         """Let go of all buffers."""

@@ -13,7 +13,7 @@ from fractions import Fraction
 import torch
 
 from vdkit.decode.chunks import LAUNCH_AHEAD, Chunk, ChunkRecord, DecodeConfig, DecodeResult
-from vdkit.decode.engines import Mark, on_device
+from vdkit.decode.engines import on_device
 from vdkit.decode.job import Job
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, WholeVideoDecoder, require
@@ -40,6 +40,7 @@ def decode_diffusers(
     config: DecodeConfig = DecodeConfig(),
     progress: Progress = True,
     cancel: threading.Event | None = None,
+    allow_nonfinite: bool = False,
 ) -> DecodeResult:
     """Decode as a diffusers user does: whole video, VideoProcessor to numpy, uint8, write.
 
@@ -53,40 +54,39 @@ def decode_diffusers(
         TypeError: the decoder cannot decode a whole video (it has no ``decode_video`` and
             ``to_numpy``).
     """
-    job = Job("diffusers", decoder, latents, sink, fps, config, progress, cancel)
+    job = Job("diffusers", decoder, latents, sink, fps, config, progress, cancel, allow_nonfinite)
     engine = job.engine
     count, last = job.chunks[-1].latent_stop, job.info.frames
     record = new_record(Chunk(0, 0, count, 0, last))
     frames = exact = None
-    try:
-        require(decoder, "WholeVideoDecoder", ("decode_video", "to_numpy"))
-        with on_device(decoder.device):
+    with job, on_device(decoder.device):
+        try:
+            require(decoder, "WholeVideoDecoder", ("decode_video", "to_numpy"))
             job.open_sink()
             job.records.append(record)
             record.launch_start_s = job.now()
             decode_start = engine.mark("compute")
-            with job.range("launch", 0):
-                frames = decoder.decode_video(job.take_latents(), lambda index: job.check_cancel())
+            with job.range("launch", 0), job.signals:
+                frames = decoder.decode_video(job.take_latents(), lambda index: job.check())
             job.check_frames(frames, last)
             decode_done = engine.mark("compute")
             record.launch_done_s = job.now()
-            job.check_cancel()
+            job.check()
             record.convert_start_s = job.now()
             exact, frames = frames.float(), None
             record.d2h_bytes = exact.nbytes
-            with job.range("convert", 0):
+            with job.range("convert", 0), job.signals:
                 video = (decoder.to_numpy(exact) * 255).round().astype("uint8", order="C")
             exact = None
             record.convert_done_s = job.now()
             job.write(record, video)
+            job.check()
             job.close_sink()
+            job.note(decode_start_s=decode_start, decode_done_s=decode_done)
             job.finish()
-            job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
-        return job.result()
-    except BaseException as error:
-        frames = exact = None
-        job.fail(error)
-        raise
+            return job.result()
+        finally:
+            frames = exact = None
 
 
 @torch.inference_mode()
@@ -99,6 +99,7 @@ def decode_sync(
     config: DecodeConfig = DecodeConfig(),
     progress: Progress = True,
     cancel: threading.Event | None = None,
+    allow_nonfinite: bool = False,
 ) -> DecodeResult:
     """Decode chunk by chunk, one step after the other: the published baseline.
 
@@ -106,24 +107,22 @@ def decode_sync(
     host waits, converted to uint8 on the host and written. Of ``config`` only ``chunk_size``
     counts. Arguments, result and errors are those of `decode_async`.
     """
-    job = Job("sync", decoder, latents, sink, fps, config, progress, cancel)
+    job = Job("sync", decoder, latents, sink, fps, config, progress, cancel, allow_nonfinite)
     engine = job.engine
     frames = host = state = None
-    try:
-        with on_device(decoder.device):
+    with job, on_device(decoder.device):
+        try:
             job.open_sink()
-            marks: list[tuple[Mark, ...]] = []
-            state = decoder.begin(job.take_latents())
+            state = job.begin()
             for chunk in job.chunks:
-                job.check_cancel()
+                job.check()
                 record = new_record(chunk)
                 job.records.append(record)
                 engine.note_chunk(chunk.index)
                 record.launch_start_s = job.now()
                 decode_start = engine.mark("compute")
                 with job.range("launch", chunk.index):
-                    frames = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                    job.check_frames(frames, chunk.frames)
+                    frames = job.decode(state, chunk)
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
                 copy_start = engine.mark("compute")
@@ -131,25 +130,22 @@ def decode_sync(
                     host = frames.to("cpu", copy=True)
                 copy_done = engine.mark("compute")
                 record.d2h_bytes = host.nbytes
-                marks.append((decode_start, decode_done, copy_start, copy_done))
+                job.note(
+                    decode_start_s=decode_start, decode_done_s=decode_done,
+                    copy_start_s=copy_start, copy_done_s=copy_done,
+                )  # fmt: skip
                 frames = None
                 record.convert_start_s = job.now()
                 with job.range("convert", chunk.index):
                     pixels = frames_to_uint8(host).numpy()
                 record.convert_done_s = job.now()
                 job.write(record, pixels)
+            job.check()
             job.close_sink()
             job.finish()
-            for record, (decode_start, decode_done, copy_start, copy_done) in zip(
-                job.records, marks, strict=True
-            ):
-                job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
-                job.resolve(record, copy_start_s=copy_start, copy_done_s=copy_done)
-        return job.result()
-    except BaseException as error:
-        frames = host = state = None
-        job.fail(error)
-        raise
+            return job.result()
+        finally:
+            frames = host = state = None
 
 
 @torch.inference_mode()
@@ -162,27 +158,27 @@ def compute_only(
     config: DecodeConfig = DecodeConfig(),
     progress: Progress = True,
     cancel: threading.Event | None = None,
+    allow_nonfinite: bool = False,
 ) -> DecodeResult:
     """Decode and convert on the device, copy nothing, write nothing: the floor for `decode_async`.
 
     ``sink`` is accepted so that all paths are called alike; it is never opened. Of ``config`` only
     ``chunk_size`` counts. Arguments, result and errors are otherwise those of `decode_async`.
     """
-    job = Job("compute", decoder, latents, None, fps, config, progress, cancel)
+    job = Job("compute", decoder, latents, None, fps, config, progress, cancel, allow_nonfinite)
     engine = job.engine
     state = out = None
-    try:
-        with on_device(decoder.device):
+    with job, on_device(decoder.device):
+        try:
             most = max(chunk.frames for chunk in job.chunks)
             out = torch.empty(
                 (most, job.info.height, job.info.width, 3), dtype=torch.uint8, device=decoder.device
             )
-            marks: list[tuple[Mark, Mark]] = []
-            state = decoder.begin(job.take_latents())
+            state = job.begin()
             for chunk in job.chunks:
-                job.check_cancel()
+                job.check()
                 if chunk.index >= LAUNCH_AHEAD:
-                    engine.wait(marks[chunk.index - LAUNCH_AHEAD][1])
+                    engine.wait(job.marks[chunk.index - LAUNCH_AHEAD]["decode_done_s"])
                 record = new_record(chunk)
                 job.records.append(record)
                 engine.note_chunk(chunk.index)
@@ -192,13 +188,11 @@ def compute_only(
                     job.decode_uint8(state, chunk, out[: chunk.frames])
                 decode_done = engine.mark("compute")
                 record.launch_done_s = job.now()
-                marks.append((decode_start, decode_done))
-                job.report(chunk.frame_stop)
+                job.note(decode_start_s=decode_start, decode_done_s=decode_done)
+                job.frames_done = chunk.frame_stop
+            job.check()
             job.finish()
-            for record, (decode_start, decode_done) in zip(job.records, marks, strict=True):
-                job.resolve(record, decode_start_s=decode_start, decode_done_s=decode_done)
-        return job.result(ring_bytes=out.nbytes)
-    except BaseException as error:
-        state = out = None
-        job.fail(error)
-        raise
+            job.check_finite()
+            return job.result(ring_bytes=out.nbytes)
+        finally:
+            state = out = None

@@ -13,13 +13,14 @@ from fractions import Fraction
 
 import torch
 
+from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
 from vdkit.measure.describe import as_run, describe_workload, open_nvml, prepare
-from vdkit.measure.frame_hash import FiniteDecoder, FrameHasher
+from vdkit.measure.frame_hash import FrameHasher
 from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, comparable
 from vdkit.measure.stats import paired_ratio, summarize
@@ -59,9 +60,9 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Run decode paths in turns (A B B A ...) and record everything.
 
-    Each mode first runs once, untimed, into a hash, which proves the frames identical (and finite,
-    for the chunked modes) and warms the device up; then come ``warmup`` and ``runs`` rounds with a
-    fresh sink each. Nothing is measured inside a run but what the decode path itself records.
+    Each mode first runs once, untimed, into a hash, which proves the frames identical and warms the
+    device up; then come ``warmup`` and ``runs`` rounds with a fresh sink each. Nothing is measured
+    inside a run but what the decode path itself records.
 
     Args:
         decoder, latents, config, fps: as for `decode_async`.
@@ -73,8 +74,8 @@ def run_benchmark(
         runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
         source, latents_source, seed, label, command, setup_s: for the record only.
         progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
-            to decode in all), called from the thread that writes after every chunk of every run:
-            it should take no time.
+            to decode in all), called on this thread as chunks of every run are written: it should
+            take no time.
         cancel: set it to stop within a chunk.
 
     Raises:
@@ -86,8 +87,7 @@ def run_benchmark(
     bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
     bench.cancel = cancel
     if callable(progress):
-        hashing = 2 if hasattr(decoder, "decode_into") else 1
-        bench.watch(progress, len(modes) * (hashing + warmup + runs))
+        bench.watch(progress, len(modes) * (1 + warmup + runs))
     with progress_bar(len(modes) * (1 + warmup + runs), progress is True) as advance:
         hashes = {}
         for mode in modes:
@@ -157,27 +157,22 @@ class Bench:
         self.setup_s = (self.setup_s or 0.0) + prepare(self.decoder, self.latents, chunk_size)
 
     def frame_hash(self, mode: str, config: DecodeConfig) -> str | None:
-        """Run once, untimed, into a hash; ValueError for NaN or inf frames of a chunked path."""
+        """Run once, untimed, into a hash."""
         hasher = FrameHasher()
-        checked = FiniteDecoder(self.decoder)
-        decoders = [checked, self.decoder] if hasattr(self.decoder, "decode_into") else [checked]
-        for decoder in decoders:  # the second as it is timed, with pixels written in place
-            self._decode(mode, decoder, hasher, config)
+        self._decode(mode, hasher, config)
         return None if mode == "compute" else hasher.sha256
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
         gc.collect()  # or a collection of the last run's garbage falls into this one
         before = self.nvml.read() if self.nvml else None
-        done = self._decode(mode, self.decoder, sink, config)
+        done = self._decode(mode, sink, config)
         after = self.nvml.read() if self.nvml else None
         return as_run(done, number, before, after)
 
-    def _decode(
-        self, mode: str, decoder: ChunkDecoder, sink: Sink, config: DecodeConfig
-    ) -> DecodeResult:
+    def _decode(self, mode: str, sink: Sink, config: DecodeConfig) -> DecodeResult:
         done = MODES[mode](
-            decoder, self.latents, sink, fps=self.fps, config=config, progress=self._progress,
+            self.decoder, self.latents, sink, fps=self.fps, config=config, progress=self._progress,
             cancel=self.cancel,
         )  # fmt: skip
         self._frames_before += self.workload.frames
@@ -240,14 +235,9 @@ def check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: in
 
 @contextmanager
 def progress_bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
-    """A tqdm bar of runs, advanced by calling what it yields; nothing is loaded if not shown."""
-    if not show:
-        yield lambda: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="runs", unit="run", leave=False) as bar:
-        yield lambda: bar.update(1)
+    """A bar of runs, advanced by calling what it yields."""
+    with Bar(show, total=total, desc="runs", unit="run") as bar:
+        yield bar.add
 
 
 def _identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:

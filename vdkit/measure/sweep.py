@@ -165,6 +165,7 @@ def run_sweep(
                 if bench.decoder.device.type == "cuda":
                     gc.collect()
                     torch.cuda.empty_cache()  # or the last cell's cache decides what fits here
+                bar.clear()
                 report(sweep, cell)
         return sweep if sweep.predictions is not None else _with_predictions(sweep)
 

@@ -6,8 +6,8 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import MAX_SLOTS
 from vdkit.measure.costs import check_speed
 from vdkit.measure.records import MODE_NAMES
@@ -118,9 +118,10 @@ def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> flo
 
 
 class SweepBar:
-    """A bar of runs with the time left; ``bar`` is tqdm's, or None to show nothing."""
+    """A bar of runs with the time left."""
 
-    def __init__(self, sweep: Sweep, bar: Any = None) -> None:
+    def __init__(self, sweep: Sweep, bar: Bar) -> None:
+        self.clear = bar.clear
         self._bar, self._total = bar, len(sweep.left) * sweep.plan.runs
         self._start_s, self._latencies_s, self._cell_runs = time.perf_counter(), 0.0, 0
 
@@ -136,28 +137,19 @@ class SweepBar:
         self._show(sweep)
 
     def _show(self, sweep: Sweep) -> None:
-        if self._bar is None:
-            return
         spent_s = time.perf_counter() - self._start_s
         overhead = max(1.0, spent_s / self._latencies_s) if self._latencies_s else 1.0
         left_s = seconds_left(sweep, self._cell_runs, overhead)
         words = "time left not known yet" if left_s is None else f"about {_duration(left_s)} left"
-        self._bar.set_postfix_str(words, refresh=False)
-        self._bar.n = self._total - len(sweep.left) * sweep.plan.runs + self._cell_runs
-        self._bar.refresh()
+        self._bar.to(self._total - len(sweep.left) * sweep.plan.runs + self._cell_runs, words)
 
 
 @contextmanager
 def sweep_bar(sweep: Sweep, show: bool) -> Iterator[SweepBar]:
-    """The bar of the cells left, on standard error; tqdm is loaded only if it is shown."""
-    if not show:
-        yield SweepBar(sweep)
-        return
-    from tqdm.auto import tqdm
-
+    """The bar of the cells left, on standard error."""
     total = len(sweep.left) * sweep.plan.runs
     form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}"
-    with tqdm(total=total, desc="sweep", leave=False, bar_format=form) as bar:
+    with Bar(show, total=total, desc="sweep", bar_format=form) as bar:
         yield SweepBar(sweep, bar)
 
 

@@ -68,15 +68,16 @@ class Space:
     """The memory of one video: a ring in front of each convolution over time, and scratch.
 
     Attributes:
-        control: int64 [2] on the device: the clock, and the address that pixels go to. Kernels
-            read them there, so that a recorded graph need not change from chunk to chunk.
+        control: int64 [3] on the device: the clock, the address that pixels go to, and 1 once a
+            pixel of the video was not finite. Kernels find them there, so that a recorded graph
+            need not change from chunk to chunk.
         buffers: how many have been made; the same number again means the same buffers.
         graphs: kinds of chunk as recorded CUDA graphs, which hold for these buffers.
         done: recorded behind the last chunk; None: on a CPU, or there was none.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.control = torch.zeros(2, dtype=torch.int64, device=device)
+        self.control = torch.zeros(3, dtype=torch.int64, device=device)
         self.buffers = 0
         self.done: torch.cuda.Event | None = None
         self.graphs: dict[Any, torch.cuda.CUDAGraph] = {}
@@ -120,7 +121,8 @@ class Space:
         )
 
     def clear(self) -> None:
-        """Before a video begins its past is zeros."""
+        """Before a video begins its past is zeros, and finite."""
+        self.control[2].zero_()
         for ring in self._rings.values():
             ring.data.zero_()
 

@@ -32,7 +32,10 @@ class PlainPasses:
         if job.around is not None:
             made = made + job.around.inner()[: len(made)]
         if job.pixels is not None:
-            _write_pixels(made, job.pixels, job.source.data.dtype)
+            made = made.to(job.source.data.dtype)
+            finite = made.isfinite()
+            space.control[2].logical_or_(~finite.all())
+            _write_pixels(torch.where(finite, made, torch.nan), job.pixels)
         if job.summed is not None:
             _write(made, job.summed, step, job.start(job.summed))
         if job.normed is not None and job.norm is not None:
@@ -83,14 +86,14 @@ def _write(made: torch.Tensor, target: Frames, step: Step, start: int) -> None:
     target.inner()[slots] = made.to(target.data.dtype)
 
 
-def _write_pixels(made: torch.Tensor, pixels: Pixels, dtype: torch.dtype) -> None:
+def _write_pixels(made: torch.Tensor, pixels: Pixels) -> None:
     """[F, H, W, 3 x patch x patch] into the frames from ``pixels.start`` on.
 
-    Rounded to ``dtype`` first, so that both kinds of target hold the same picture.
+    In the decoder's dtype already, so that both kinds of target hold the same picture.
     """
     count, height, width, _ = made.shape
     size = pixels.patch
-    cells = made.to(dtype).clamp(-1.0, 1.0).view(count, height, width, 3, size, size)
+    cells = made.clamp(-1.0, 1.0).view(count, height, width, 3, size, size)
     planes = cells.permute(3, 0, 1, 5, 2, 4).reshape(3, count, height * size, width * size)
     stop = pixels.start + count
     if pixels.target.dtype == torch.uint8:

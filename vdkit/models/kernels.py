@@ -80,7 +80,7 @@ def convolve(
     A program makes BM rows of TT frames and N1 + N2 of the N columns, because 96 and 192 are no
     powers of two. Frame t of the input is slot ``(clock * X_RATE + x_start + t) % x_slots``, the
     past before it; ``summed`` and ``normed`` likewise. ``control`` holds the clock and, for the
-    tail, the address of the pixels.
+    tail, the address of the pixels and whether one was not finite.
 
     ENLARGE: nearest-neighbour doubling and a 3x3 convolution are, for each of the four pixels of
     an enlarged cell, a 2x2 convolution of the small picture; its weights lie one after the other.
@@ -161,7 +161,10 @@ def convolve(
             tall = (high - 2) * PATCH
             broad = (wide - 2) * PATCH
             there = inside & (c1 < OUT)
-            pixel = tl.minimum(tl.maximum(s1.to(x.dtype).to(tl.float32), -1.0), 1.0)
+            given = s1.to(x.dtype).to(tl.float32)
+            pixel = tl.minimum(tl.maximum(given, -1.0), 1.0)
+            broken = there & ~(tl.abs(given) < float("inf"))
+            tl.store(control + 2, 1, tl.max(tl.max(broken.to(tl.int32), 1), 0) > 0)
             address = tl.load(control + 1)
             frame += out_start
             if TAIL == 1:
@@ -171,6 +174,7 @@ def convolve(
                 tl.store(target, ((level + _ROUND) - _ROUND).to(tl.uint8), there)
             else:
                 place = ((channel * out_frames + frame) * tall + y) * broad + across
+                pixel = tl.where(broken, float("nan"), pixel)
                 tl.store(address.to(tl.pointer_type(x.dtype)) + place, pixel.to(x.dtype), there)
         elif ENLARGE:
             # Neighbours here are two apart there: rows by address. One frame fits 32 bits.

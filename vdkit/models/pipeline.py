@@ -12,8 +12,8 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import WanPipeline
-from tqdm import tqdm
 
+from vdkit.decode.bar import Bar
 from vdkit.models.request import (
     TEXT_TOKENS,
     check_fit,
@@ -156,7 +156,7 @@ def generate_latents(
             device=pipeline._execution_device,
         )
         stages = [Stage("text encoder", *watch.lap())]
-        bar.update()
+        bar.add()
     decoder = pipeline_decoder(pipeline)
     ran: list[str] = []
     keeping: list[KeptStep] = []
@@ -176,8 +176,7 @@ def generate_latents(
             predicted = None if end is None else _plain(decoder, end)
             keeping.append(KeptStep(step + 1, ran[-1], float(timestep), latents, predicted))
             watch.lap()
-        bar.set_description_str(f"denoise, {ran[-1]} expert" if two else "denoise")
-        bar.update()
+        bar.add(f"denoise, {ran[-1]} expert" if two else None)
         return tensors
 
     quiet = getattr(pipeline, "_progress_bar_config", {})
@@ -261,5 +260,5 @@ class _Watch:
         return self.since_s - before, peak
 
 
-def _bar(name: str, total: int, shown: bool) -> tqdm:
-    return tqdm(total=total, desc=name, unit="step", disable=not shown, leave=True)
+def _bar(name: str, total: int, shown: bool) -> Bar:
+    return Bar(shown, total=total, desc=name, unit="step", leave=True)

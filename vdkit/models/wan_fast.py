@@ -106,6 +106,8 @@ class FastWanDecoder:
     def decode_chunk(self, state: FastState, start: int, stop: int) -> torch.Tensor:
         """Decode latent frames ``start`` to ``stop``: [1, 3, F, H, W] RGB in [-1, 1] in ``dtype``.
 
+        What is not finite before it is clamped is NaN.
+
         Raises:
             ValueError: the chunk does not follow the one before, or the first is not (0, 1).
         """
@@ -117,10 +119,15 @@ class FastWanDecoder:
         return target
 
     @torch.inference_mode()
-    def decode_into(self, state: FastState, start: int, stop: int, out: torch.Tensor) -> None:
+    def decode_into(
+        self, state: FastState, start: int, stop: int, out: torch.Tensor
+    ) -> torch.Tensor:
         """Decode latent frames ``start`` to ``stop`` into ``out``, uint8 [F, H, W, 3] RGB.
 
         The bytes are those of `frames_to_uint8` of `decode_chunk`.
+
+        Returns:
+            bool [] on ``device``: whether any frame of the video so far had NaN or inf.
 
         Raises:
             ValueError: as `decode_chunk`, or ``out`` is not such a contiguous tensor.
@@ -134,6 +141,7 @@ class FastWanDecoder:
                 f"{expected} on {self.device} is needed"
             )
         self._decode(state, start, stop, out)
+        return state.space.control[2] != 0
 
     def _size_of(self, state: FastState, start: int, stop: int) -> tuple[int, int, int]:
         frames = 1 if start == 0 else (stop - start) * self.temporal_factor
