@@ -111,8 +111,8 @@ def test_the_record(recorded, tmp_path):
     assert again.model_dump_json() == result.model_dump_json()
     with pytest.raises(FileExistsError, match="append-only"):
         write_profile(result, tmp_path)
-    path.write_text(path.read_text().replace('"schema_version":4', '"schema_version":9'))
-    with pytest.raises(ValueError, match="reads up to 4"):
+    path.write_text(path.read_text().replace('"schema_version":5', '"schema_version":9'))
+    with pytest.raises(ValueError, match="reads up to 5"):
         read_profile(tmp_path)
     with pytest.raises(FileNotFoundError, match="no result at"):
         read_profile(tmp_path / "absent")

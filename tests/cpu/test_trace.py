@@ -4,17 +4,20 @@ import copy
 import gzip
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from tests.timelines import chunk, run, timeline
 from vdkit.measure.completeness import check_trace
-from vdkit.measure.families import family_of
+from vdkit.measure.export import write_trace
+from vdkit.measure.families import FAMILIES, family_of
 from vdkit.measure.figures import analyze
+from vdkit.measure.timeline import COMMUNICATION
 from vdkit.measure.trace_reader import read_trace
-from vdkit.present.profile_report import trust_lines
+from vdkit.present.profile_report import analysis_text, trust_lines
+from vdkit.present.style import FAMILY_COLORS
 
 
 def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop", cat="kernel"):
@@ -25,10 +28,17 @@ def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop"
     }  # fmt: skip
 
 
-def launch(start, correlation=1, name="cudaLaunchKernel", tid=5):
+def launch(start, correlation=1, name="cudaLaunchKernel", tid=5, pid=1):
     return {
-        "ph": "X", "cat": "cuda_runtime", "name": name, "pid": 1, "tid": tid, "ts": start,
+        "ph": "X", "cat": "cuda_runtime", "name": name, "pid": pid, "tid": tid, "ts": start,
         "dur": 5, "args": {"correlation": correlation},
+    }  # fmt: skip
+
+
+def operator(start, duration, pid=1, tid=5):
+    return {
+        "ph": "X", "cat": "cpu_op", "name": "aten::conv", "pid": pid, "tid": tid, "ts": start,
+        "dur": duration,
     }  # fmt: skip
 
 
@@ -128,11 +138,14 @@ def test_bad_input_is_named(tmp_path, content, message):
         ({"ts": "soon"}, "has ts 'soon', which is no number"),
         ({"ts": None}, "has ts None, which is no number"),
         ({"args": 3}, "has args 3, not an object"),
-        ({"args": {}}, "has no stream in its args"),
+        (
+            {"args": {}, "tid": "a"},
+            "no stream in its args, nor device and stream in pid 0, tid 'a'",
+        ),
         ({"args": {"stream": 7, "device": "a"}}, "has device 'a', which is no whole number"),
         ({"args": {"stream": [], "device": 0}}, "has stream .., which is no whole number"),
         ({"name": 4}, r"\(4\) needs a name that is text"),
-        ({"cat": "cuda_runtime", "tid": None}, "no thread that can be read: tid None"),
+        ({"cat": "cuda_runtime", "tid": []}, r"no thread that can be read: pid 0, tid \[\]"),
     ],
 )
 def test_a_damaged_event_is_named_with_its_value(tmp_path, change, message):
@@ -183,9 +196,147 @@ def test_calls_of_another_gpu_are_not_lost_kernels(tmp_path):
     assert checks(read_trace(nowhere, gpu=0))["launches = kernels"] is False  # whose, nobody knows
 
 
+def rank(number, first=0, pid=None):
+    """A rank of a merged file: process 500 or 501, thread 5, on GPU 0 or 1, five kernels."""
+    device, late = number, 90 * number
+    found = [operator(50 * number, 900, 500 + number)]
+    for index in range(5):
+        begin, one = 200 * index + late, first + index
+        found.append(launch(begin, one, pid=500 + number))
+        found.append({**kernel(begin + 100, 50 - 9 * number, 7, device, one)})
+    return [event | ({"pid": pid} if pid and event["cat"] == "kernel" else {}) for event in found]
+
+
+def test_ranks_in_one_file_are_as_if_alone(tmp_path):
+    """They have thread ids in common; only the second rank's last kernel was lost."""
+    ranks = [rank(0), rank(1, first=100)[:-1]]
+    both = write(tmp_path / "both.json", ranks[0] + ranks[1])
+    for gpu, events in enumerate(ranks):
+        merged = analyze(read_trace(both, gpu=gpu))
+        alone = analyze(read_trace(write(tmp_path / "one.json", events)))
+        (one,), (other,) = merged.windows.values(), alone.windows.values()
+        assert (one.stall_s, one.busy_s) == (other.stall_s, other.busy_s)
+        assert one.stall_s["launch late"] > 0 and bool(merged.failed) is bool(gpu)
+    assert list(read_trace(both, gpu=0).ops) == [0, 1]
+
+
+def test_ranks_that_nothing_tells_apart_are_refused(tmp_path):
+    shared = write(tmp_path / "t.json", rank(0) + rank(1))
+    for gpu in (0, 1):
+        with pytest.raises(ValueError, match="500 and 501, whose calls share 5 correlation ids; g"):
+            read_trace(shared, gpu=gpu)
+    mixed = write(tmp_path / "t.json", rank(0) + [e | {"pid": 501} for e in rank(0, first=50)])
+    with pytest.raises(ValueError, match="events of GPU 0 are of processes 500 and 501; give"):
+        read_trace(mixed)
+    named = [*rank(0, pid="[TP0] 0"), kernel(0, 9, correlation=77) | {"pid": "[TP1] 0"}]
+    with pytest.raises(ValueError, match=r"processes \[TP0\] 0 and \[TP1\] 0; give a trace of one"):
+        read_trace(write(tmp_path / "t.json", named))
+
+
+def test_kineto_before_torch_1_12(tmp_path):
+    """Categories were capitalized, and a GPU event's thread was a name."""
+    old = {
+        "kernel": "Kernel", "gpu_memcpy": "Memcpy", "gpu_memset": "Memset",
+        "cuda_runtime": "Runtime", "cpu_op": "Operator",
+    }  # fmt: skip
+    new = [*EVENTS, operator(100, 30), operator(318, 9), launch(320, 5), kernel(330, 9, 7, 0, 5)]
+    events = [event | {"cat": old.get(event.get("cat"))} for event in new]
+    events = [e | {"tid": f"stream {e['tid']}"} if e["pid"] == 0 else e for e in events]
+    found, wanted = (
+        analyze(read_trace(write(tmp_path / "t.json", some))) for some in (events, new)
+    )
+    assert asdict(found) == asdict(wanted) and found.windows["trace"].stall_s["host work"] > 0
+
+
+@pytest.mark.parametrize("tid", [9, "stream 9"])
+def test_device_and_stream_may_be_in_pid_and_tid(tmp_path, tid):
+    event = kernel(300, 5, device=2) | {"tid": tid}
+    for args in ({"args": {"External id": 2}}, {"args": {"stream": None}}, {}):
+        del event["args"]
+        event |= args
+        made = read_trace(write(tmp_path / "t.json", [event]))
+        assert made.device == "GPU 2" and made.gpu.lane.tolist() == [9]
+        event["args"] = 0
+
+
+@pytest.mark.parametrize("name", [{"name": ""}, {"name": " "}, {"name": None}, {}])
+def test_a_gpu_without_a_name_has_its_number(tmp_path, name):
+    data = {"traceEvents": EVENTS, "deviceProperties": [{"id": 0} | name]}
+    assert read_trace(write(tmp_path / "t.json", data)).device == "GPU 0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "note"),
+    [
+        (b"python", b"\x1b", "Invalid control character at line 1, column 76: replaced"),
+        (b"python", b"\n", "Invalid control character"),
+        (b"python", rb"C:\Users\new", r"Invalid \escape"),
+        (b"python", rb"\u12", r"Invalid \uXXXX escape"),
+        (b"python", b"\xff", "byte 75 is no UTF-8 (0xff): replaced"),
+        (b"}]", b'}] {"a": 1}', "8 characters after the end of the JSON, '{\"a\": 1}': not read"),
+    ],
+)
+def test_what_can_be_read_is_read_with_a_note(tmp_path, old, new, note):
+    """Line ends and escapes that are right stay right."""
+    path, text = tmp_path / "t.json", json.dumps(EVENTS).encode()
+    path.write_bytes(text)
+    wanted = analyze(read_trace(path))
+    assert not wanted.notes and "note" not in analysis_text("t", wanted)
+    path.write_bytes(text.replace(old, new).replace(b"conv_", rb"\u0063onv_") + b"\n")
+    found = analyze(read_trace(path))
+    assert asdict(found) == asdict(wanted) | {"notes": found.notes} and note in found.notes[0]
+    assert len(found.notes) == 1 and f"\n- note: {note}" in analysis_text("t", found)
+    path.write_bytes(b'{"traceEvents":' + text.replace(old, new) + b"}")
+    if old == b"python":
+        assert len(analyze(read_trace(path)).notes) == 1
+    path.write_bytes(b'{"traceEvents":' + text + b"}}")
+    assert read_trace(path).notes == ("1 characters after the end of the JSON, '}': not read",)
+
+
+def test_a_name_that_no_terminal_can_print_is_replaced(tmp_path):
+    made = read_trace(write(tmp_path / "t.json", [kernel(0, 9, name="\ud800k")]))
+    assert made.names == ["?k"]
+
+
+def test_communication_is_no_compute(tmp_path):
+    calls = [launch(0, 1), launch(20, 2)]
+    gemm = kernel(10, 100, correlation=1, name="sm90_xmma_gemm")
+    ring = kernel(110, 900, 7, correlation=2, name="ncclDevKernel_AllGather_RING_LL(a<4096ul>)")
+    made = analyze(read_trace(write(tmp_path / "t.json", [*calls, gemm, ring])))
+    (window,) = made.windows.values()
+    assert window.kernel_utilization_percent == pytest.approx(10) and not made.failed
+    assert window.communication_percent == pytest.approx(90) and window.gpu_busy_s == 1e-3
+    assert [(f.name, round(f.percent)) for f in made.families] == [
+        ("communication", 90), ("matrix multiply", 10),
+    ]  # fmt: skip
+    assert "| communication % |" in analysis_text("t", made)
+    assert "communication %" not in analysis_text("t", analyze(chunked()))
+    again = kernel(1010, 100, correlation=3)  # queued behind the ring: no device copy
+    made = read_trace(write(tmp_path / "t.json", [*calls, gemm, ring, launch(40, 3), again]))
+    stalls = analyze(made).windows["trace"].stall_s
+    assert stalls["unknown"] == pytest.approx(900e-6) and stalls["device copy"] == 0
+    with pytest.raises(ValueError, match="no compute kernels among 1 GPU events"):
+        analyze(read_trace(write(tmp_path / "t.json", [ring])))
+    made = chunked()
+    made.names.append("ncclDevKernel_Broadcast")
+    made.gpu.name[15], made.gpu.kind[15] = len(made.names) - 1, COMMUNICATION
+    kept = read_trace(write_trace(made, tmp_path / "own.json.gz"))
+    assert kept.gpu.kind.tolist() == made.gpu.kind.tolist() and COMMUNICATION in kept.gpu.kind
+
+
+@pytest.mark.parametrize(("early", "ok"), [(-4, True), (15, True), (21, False), (4000, False)])
+def test_nothing_starts_before_its_launch(tmp_path, early, ok):
+    """Clocks of host and GPU may be some microseconds apart."""
+    events = [launch(5000), kernel(5000 - early, 100), launch(9000, 2), kernel(9100, 9, 7, 0, 2)]
+    made = read_trace(write(tmp_path / "t.json", events))
+    assert checks(made)["starts after launches"] is ok
+    wanted = f"{int(not ok)} of 2 before; at most {max(early, 0)} us (allowed 20)"
+    assert details(made)["starts after launches"] == wanted
+
+
 def test_a_trace_of_copies_only_has_no_utilization(tmp_path):
     made = read_trace(write(tmp_path / "t.json", EVENTS[-2:]))
-    with pytest.raises(ValueError, match="no compute kernels among 2 copies and memsets"):
+    with pytest.raises(ValueError, match="no compute kernels among 2 GPU events"):
         analyze(made)
     made = chunked()
     made.gpu = made.gpu.where(made.gpu.kind != 0)
@@ -278,7 +429,7 @@ def details(made):
 
 def test_a_whole_trace_passes_every_check():
     found = checks(chunked())
-    assert all(found.values()) and len(found) == 6
+    assert all(found.values()) and len(found) == 7
 
 
 @pytest.mark.parametrize(
@@ -320,8 +471,17 @@ def test_a_trace_of_the_middle_of_a_run_is_named():
     made = timeline([(i * 100, i * 100 + 90, i * 100 - 20) for i in range(1, 9)])
     calls = made.calls
     made.calls = calls.where(calls.correlation > 3)
+    made.ops = {1: (np.array([0]), np.array([900_000]))}
     name = "launches = kernels"
     assert "3 kernels without a launch (3 launched before the trace begins" in details(made)[name]
+    assert checks(made)[name] is True
+    made.run = run("compute", (), 900)  # our own recording begins before the run: a loss
+    assert checks(made)[name] is False
+    made.run = None
+    made.gpu.start_ns[1:3] += 60_000  # gaps in front of two of them, inside an operator
+    assert analyze(made).windows["trace"].stall_s["unknown"] == pytest.approx(140e-6)
+    made.calls = calls.where(~np.isin(calls.correlation, (1, 2, 3, 6)))  # one call really lost
+    assert "4 kernels without a launch (3 launched before" in details(made)[name]
     assert checks(made)[name] is False
     made.calls, made.gpu = calls, made.gpu.where(made.gpu.correlation < 7)
     assert "2 without a kernel (2 at the end: the trace stopped" in details(made)[name]
@@ -368,8 +528,25 @@ def test_markers_of_dropped_events_are_found(tmp_path, marker):
         ("triton_poi_fused_add_cat_convolution_silu_3", "elementwise"),
         ("triton_per_fused_convolution_linalg_vector_norm_5", "normalization"),
         ("_add_norm", "normalization"),
+        ("Cijk_Ailk_Bljk_HHS_BH_Bias_MT128x128x32_TransposeLDS", "matrix multiply"),
+        ("void cutlass::Kernel<cutlass::gemm::NumericConverter<half, float>>", "matrix multiply"),
+        ("volta_scudnn_128x64_relu_interior_nn_v1", "convolution"),
+        ("turing_fp16_s1688cudnn_fp16_256x64_ldg8_relu_f2f_exp_interior_nhwc", "convolution"),
+        ("igemm_fwd_gtcx3_nhwc_fp16", "convolution"),
+        ("volta_igemm_int8_128x128_ldg16", "matrix multiply"),
+        ("void cudnn::ops::convertTensor_kernel<float, half>", "copy, cat, pad, cast"),
+        ("split_embedding_codegen_forward_unweighted_kernel", "copy, cat, pad, cast"),
+        ("void fbgemm_gpu::bounds_check_indices_kernel<long>", "other"),
+        ("void vllm::rotary_embedding_kernel<half, true>", "other"),
+        ("void at::native::(anonymous namespace)::indexSelectLargeIndex", "copy, cat, pad, cast"),
+        ("void at::native::vectorized_gather_kernel<16, long>", "copy, cat, pad, cast"),
+        ("void at::native::sbtopk::gatherTopK<float>", "other"),
+        ("ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "communication"),
+        ("ncclKernel_ReduceScatter_RING_LL_Sum_half", "communication"),
+        ("rcclGenericKernel(ncclDevComm*)", "communication"),
+        ("void vllm::cross_device_reduce_1stage<half, 8>", "communication"),
         ("something_else", "other"),
     ],
 )
 def test_kernel_families(name, family):
-    assert family_of(name) == family
+    assert family_of(name) == family and {one for one, _ in FAMILIES} <= set(FAMILY_COLORS)

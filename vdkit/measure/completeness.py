@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK
-from vdkit.measure.timeline import D2H, Events, Recorded, Timeline, to_ns
+from vdkit.measure.timeline import COMMUNICATION, D2H, KERNEL, Events, Recorded, Timeline, to_ns
 
 TOLERANCE_NS = 200_000
 """How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
+
+CLOCKS_NS = 20_000
+"""How far host and GPU clocks of a trace may be apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,13 @@ class Check:
 
 
 def check_trace(timeline: Timeline) -> tuple[Check, ...]:
-    """Every check that this timeline allows; other programs' traces allow the first two."""
+    """Every check that this timeline allows; other programs' traces allow the first few."""
     checks = [_dropped(timeline)]
     if not len(timeline.kernels):
         if timeline.run is not None and timeline.device != "cpu":
             checks.append(Check("kernels", False, f"none, of a run on {timeline.device}"))
         return tuple(checks)
-    checks.append(_launches(timeline))
+    checks += [_launches(timeline), _causal(timeline)]
     if timeline.run is not None and timeline.run.chunks:
         checks += [
             _kernels_per_chunk(timeline, timeline.run),
@@ -50,9 +53,12 @@ def _dropped(timeline: Timeline) -> Check:
 
 
 def _launches(timeline: Timeline) -> Check:
-    """Each launch call has its kernel, and each kernel its launch call."""
+    """Each launch call has its kernel, and each kernel its launch call.
+
+    What another program launched before its recording began is no loss: ids count upwards.
+    """
     title, calls = "launches = kernels", timeline.calls
-    ran = set(timeline.kernels.correlation.tolist()) - {-1}
+    ran = set(timeline.gpu.of(KERNEL, COMMUNICATION).correlation.tolist()) - {-1}
     called = set(calls.correlation.tolist()) - {-1}
     if not called or not ran:
         return Check(title, None, "the trace holds no calls to match with its kernels")
@@ -67,13 +73,27 @@ def _launches(timeline: Timeline) -> Check:
     if after := sum(1 for start in _starts(launches, lost) if start > late):
         detail += f" ({after} at the end: the trace stopped before they ran)"
     detail += f"; {len(stray)} kernels without a launch"
-    if before := sum(1 for one in stray if one < min(called)):
-        detail += f" ({before} launched before the trace begins: it started in mid-run)"
+    if before := {one for one in stray if one < min(called)}:
+        detail += f" ({len(before)} launched before the trace begins: it started in mid-run)"
+    if timeline.run is None:
+        stray -= before
     if timeline.calls_elsewhere:
         detail += f"; {timeline.calls_elsewhere} calls of other GPUs left out"
     if graphs[calls.name].any() and not stray:  # captured launches run later, or never
         return Check(title, None, f"{detail}; with CUDA graphs that tells nothing")
     return Check(title, not lost and not stray, detail)
+
+
+def _causal(timeline: Timeline) -> Check:
+    """Nothing starts before the call that launched it, as far as the clocks can tell."""
+    name = "starts after launches"
+    launched, _, _ = timeline.launches(timeline.gpu)
+    early = (launched - timeline.gpu.start_ns)[launched >= 0]
+    if not len(early):
+        return Check(name, None, "the trace holds no calls to match with its kernels")
+    count, worst = int((early > CLOCKS_NS).sum()), max(int(early.max()), 0)
+    allowed = f"at most {worst / 1e3:.0f} us (allowed {CLOCKS_NS / 1e3:.0f})"
+    return Check(name, not count, f"{count} of {len(early)} before; {allowed}")
 
 
 def _starts(calls: Events, correlations: set[int]) -> list[int]:

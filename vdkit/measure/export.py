@@ -21,6 +21,7 @@ import numpy as np
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.records import Run
 from vdkit.measure.timeline import (
+    COMMUNICATION,
     D2H,
     KERNEL,
     MEMSET,
@@ -234,10 +235,9 @@ def _gpu_slices(timeline: Timeline, names: list[str], named: _Tracks, shift: int
         places = tracks(mine.start_ns.tolist(), mine.stop_ns.tolist())
         for place, row in zip(places, _rows(mine), strict=True):
             start, stop, name, _, kind, correlation, nbytes, chunk = row
-            category = (
-                "kernel" if kind == KERNEL else "gpu_memset" if kind == MEMSET else "gpu_memcpy"
-            )
-            size = "" if kind == KERNEL else f'"bytes":{nbytes},'
+            runs = kind in (KERNEL, COMMUNICATION)
+            category = "kernel" if runs else "gpu_memset" if kind == MEMSET else "gpu_memcpy"
+            size = "" if runs else f'"bytes":{nbytes},'
             values = (
                 f'{{"device":0,"stream":{lane},"correlation":{correlation},{size}"chunk":{chunk}}}'
             )

@@ -7,19 +7,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vdkit.measure.timeline import Timeline
+from vdkit.measure.timeline import COMMUNICATION, KERNEL, Timeline
 from vdkit.measure.windows import chunk_starts, find_windows
 
 # First match wins. The division and the scaling of an unfused norm are elementwise kernels.
 # torch.compile's kernels are named after all that they fuse, a convolution's bias among it.
 FAMILIES = (
+    ("communication", r"\b(nccl|rccl|msccl)|nvshmem|cross_device_reduce"),
+    ("matrix multiply", r"Cijk_"),
     ("elementwise", r"^triton_poi_"),
     ("normalization", r"^triton_(red|per)_"),
     ("layout conversion", r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw|transpose"),
-    ("convolution", r"conv|fprop|dgrad|wgrad|implicit_gemm|winograd"),
-    ("matrix multiply", r"gemm|nvjet|cutlass|cublas|fmha|flash|attention|matmul"),
+    (
+        "convolution",
+        r"conv(?!e)|fprop|dgrad|wgrad|implicit_gemm|igemm_(?:fwd|bwd|wrw)|winograd|\dcudnn|scudnn",
+    ),
+    ("matrix multiply", r"(?<!fb)gemm|nvjet|cutlass|cublas|fmha|flash|attention|matmul"),
     ("normalization", r"norm|welford|rsqrt"),
-    ("copy, cat, pad, cast", r"copy_kernel|CatArray|FillFunctor|_pad|gather|index_select"),
+    (
+        "copy, cat, pad, cast",
+        r"copy_kernel|CatArray|FillFunctor|_pad|convert|gather(?!TopK)|index_?select|"
+        r"(?<!rotary)(?<!rotary_)embedding",
+    ),
     ("upsampling", r"upsample|interpolate"),
     ("elementwise", r"elementwise|silu|clamp"),
 )
@@ -55,10 +64,10 @@ def kernel_families(
     """Kernel time by family, largest first.
 
     Args:
-        timeline: with kernels; without any the answer is empty.
+        timeline: with kernels, of compute or communication; without any the answer is empty.
         window: only kernels that start in it, (start, stop) in ns; None: the whole trace.
     """
-    kernels = timeline.kernels
+    kernels = timeline.gpu.of(KERNEL, COMMUNICATION)
     if window is not None:
         kernels = kernels.where((kernels.start_ns >= window[0]) & (kernels.start_ns < window[1]))
     if not len(kernels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vdkit.measure.stalls import (
     stalls_from_records,
     stalls_from_trace,
 )
-from vdkit.measure.timeline import D2H, Alignment, Recorded, Timeline
+from vdkit.measure.timeline import COMMUNICATION, D2H, Alignment, Recorded, Timeline
 from vdkit.measure.windows import find_windows
 
 GAP_BOUNDS_US = (2, 5, 10, 20, 50, 100, 1_000, 10_000)
@@ -40,6 +40,7 @@ class WindowFigures:
         explained_percent: share of stall time with a cause other than unknown.
         d2h_s: union of copies to the host; ``copy_hidden_percent``: the share of it under a
             compute kernel, None without copies.
+        communication_s: union of communication kernels (NCCL, RCCL); None without a trace.
     """
 
     start_s: float
@@ -58,10 +59,17 @@ class WindowFigures:
     explained_percent: float
     d2h_s: float
     copy_hidden_percent: float | None
+    communication_s: float | None = None
 
     @property
     def window_s(self) -> float:
         return self.stop_s - self.start_s
+
+    @property
+    def communication_percent(self) -> float | None:
+        if self.communication_s is None:
+            return None
+        return 100 * self.communication_s / max(self.window_s, 1e-9)
 
     @property
     def idle_s(self) -> float:
@@ -107,6 +115,7 @@ class Analysis:
     alignment: Alignment | None
     profiled_latency_s: float | None
     timed_latency_s: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -131,7 +140,7 @@ def analyze(timeline: Timeline) -> Analysis:
     run, kernels = timeline.run, timeline.kernels
     if run is None and not len(kernels):
         raise ValueError(
-            f"no compute kernels among {len(timeline.gpu)} copies and memsets: there is no "
+            f"no compute kernels among {len(timeline.gpu)} GPU events: there is no "
             "utilization and no stall to tell of"
         )
     windows: dict[str, WindowFigures] = {}
@@ -160,6 +169,7 @@ def analyze(timeline: Timeline) -> Analysis:
         alignment=timeline.alignment,
         profiled_latency_s=run.latency_s if run else None,
         timed_latency_s=timeline.timed_latency_s,
+        notes=timeline.notes,
     )
 
 
@@ -175,7 +185,8 @@ def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
         return record_figures(timeline.run, stalls)
     everything = length(clip(timeline.gpu.union(), stalls.window))
     kernels, copies = timeline.kernels.union(), timeline.gpu.of(D2H).union()
-    return _figures(stalls, kernels, copies, everything)
+    between = length(clip(timeline.gpu.of(COMMUNICATION).union(), stalls.window))
+    return replace(_figures(stalls, kernels, copies, everything), communication_s=between / 1e9)
 
 
 def _figures(

@@ -11,11 +11,12 @@ from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import Record, Run, SinkInfo, Workload, read_record, write_record
 from vdkit.measure.stats import Ratio
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # 1: first.
 # 2: a check's ``ok`` is null where there was nothing to check; 1 has true there.
 # 3: provenance has torch_threads and malloc.
 # 4: workload has variant and notes.
+# 5: analysis has notes, its windows communication_s.
 
 
 class Ceiling(Record):

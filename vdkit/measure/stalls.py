@@ -19,7 +19,7 @@ import numpy as np
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.host import Host, host_activities, operator_activities
 from vdkit.measure.intervals import Intervals, empty, gaps, union
-from vdkit.measure.timeline import D2H, KERNEL, Recorded, Timeline, to_ns
+from vdkit.measure.timeline import COMMUNICATION, D2H, KERNEL, Recorded, Timeline, to_ns
 
 SHORT_NS = 20_000
 """Gaps up to 20 us are counted as the usual distance between kernels, not as stalls."""
@@ -233,7 +233,8 @@ def stalls_from_trace(timeline: Timeline, window: tuple[int, int]) -> Stalls:
     compute_lane = int(lanes[np.argmax(counts)])
     to_host = timeline.gpu.of(D2H)
     on_compute = timeline.gpu.lane == compute_lane
-    inner = timeline.gpu.where(on_compute & ~np.isin(timeline.gpu.kind, (KERNEL, D2H)))
+    other = ~np.isin(timeline.gpu.kind, (KERNEL, COMMUNICATION, D2H))
+    inner = timeline.gpu.where(on_compute & other)
     if timeline.run is not None and timeline.config is not None:
         activities, certain = host_activities(timeline.run, timeline.config), None
         serial = _serial(timeline.run, timeline.config)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig
 from vdkit.measure.intervals import Intervals, Ns, union
 
-KERNEL, D2H, H2D, D2D, MEMSET, OTHER_COPY = range(6)
+KERNEL, D2H, H2D, D2D, MEMSET, OTHER_COPY, COMMUNICATION = range(7)
 CLOCK_MARKER = "vdkit:clock"
-KIND_NAMES = ("kernel", "D2H", "H2D", "D2D", "memset", "other copy")
+KIND_NAMES = ("kernel", "D2H", "H2D", "D2D", "memset", "other copy", "communication")
 """What `Events.kind` means for GPU events."""
 
 
@@ -35,8 +35,8 @@ class Events:
     Attributes:
         start_ns, stop_ns: int64, on the timeline's clock.
         name: index into `Timeline.names`.
-        lane: CUDA stream of a GPU event, thread id of a host call.
-        kind: one of KERNEL to OTHER_COPY for GPU events; 0 for host calls.
+        lane: CUDA stream of a GPU event, number of the thread of a host call.
+        kind: one of KERNEL to COMMUNICATION for GPU events; 0 for host calls.
         correlation: joins a GPU event to the host call that launched it; -1 if unknown.
         nbytes: of copies and memsets, else 0.
         chunk: index of the chunk the event belongs to, -1 if none.
@@ -117,7 +117,7 @@ class Timeline:
     """One run on one GPU.
 
     Attributes:
-        gpu: kernels, copies and memsets.
+        gpu: kernels, communication among them, copies and memsets.
         calls: CUDA runtime and driver calls of the host.
         ops: host operators (PyTorch's ``cpu_op``), merged per thread; for traces of other programs.
         names: event names.
@@ -131,6 +131,7 @@ class Timeline:
         markers: (start, stop) of `CLOCK_MARKER` annotations, ns, for the alignment of clocks.
         nvml: columns of NVML samples by name, ``time_s`` among them; empty if none were taken.
         calls_elsewhere: calls left out because what they launched ran on another GPU.
+        notes: what of the file was not read as it stands there.
     """
 
     gpu: Events
@@ -147,10 +148,11 @@ class Timeline:
     markers: tuple[tuple[int, int], ...] = ()
     nvml: dict[str, list[float | None]] = field(default_factory=dict)
     calls_elsewhere: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def kernels(self) -> Events:
-        """Compute kernels: no copies, no memsets."""
+        """Compute kernels: no copies, no memsets, no communication between GPUs."""
         return self.gpu.of(KERNEL)
 
     @property

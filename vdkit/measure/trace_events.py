@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,14 @@ from typing import Any
 from vdkit.measure.timeline import CLOCK_MARKER, D2D, D2H, H2D, KERNEL, MEMSET, OTHER_COPY
 
 DROPPED = re.compile(r"\b(dropp\w*|lost)\b.*\b(event|record|activit|buffer)|buffer.*\bdropp", re.I)
-_GPU = {"kernel": KERNEL, "gpu_memcpy": OTHER_COPY, "gpu_memset": MEMSET}
-_CALLS = ("cuda_runtime", "cuda_driver")
+
+# Capitalized: what Kineto wrote before torch 1.12.
+_GPU = {
+    "kernel": KERNEL, "gpu_memcpy": OTHER_COPY, "gpu_memset": MEMSET,
+    "Kernel": KERNEL, "Memcpy": OTHER_COPY, "Memset": MEMSET,
+}  # fmt: skip
+_CALLS = ("cuda_runtime", "cuda_driver", "Runtime")
+_OPS = ("cpu_op", "Operator")
 _COPIES = (("DtoH", D2H), ("HtoD", H2D), ("DtoD", D2D))
 _FAR_NS = 2**62
 
@@ -22,8 +27,9 @@ class Collected:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.gpu: list[tuple[int, tuple[int, ...]]] = []
+        self.gpu: dict[tuple[int, Any], list[tuple[int, ...]]] = {}  # by device and pid
         self.calls: list[tuple[int, ...]] = []
+        self.threads: dict[tuple[Any, Any], int] = {}  # number of (pid, tid)
         self.ops: dict[int, list[tuple[int, int]]] = {}
         self.names: dict[str, int] = {}
         self.dropped: list[str] = []
@@ -49,27 +55,34 @@ class Collected:
         kind = _GPU.get(category)
         if kind is not None:
             start, stop = _span(event)
-            details = event["args"]
-            name = event["name"]
+            details = event.get("args", {})
+            name, pid = event["name"], event.get("pid")
             if kind == OTHER_COPY:
                 kind = next((code for word, code in _COPIES if word in name), OTHER_COPY)
+            stream, device = details.get("stream"), details.get("device", 0)
+            if stream is None:
+                stream, device = _last(event["tid"]), details.get("device", _last(pid))
             row = (
-                start, stop, self._name(name), int(details["stream"]), kind,
+                start, stop, self._name(name), int(stream), kind,
                 int(details.get("correlation", -1)), int(details.get("bytes", 0)),
             )  # fmt: skip
-            self.gpu.append((int(details.get("device", 0)), row))
+            self.gpu.setdefault((int(device), pid), []).append(row)
         elif category in _CALLS:
             start, stop = _span(event)
             correlation = int(event.get("args", {}).get("correlation", -1))
             self.calls.append(
-                (start, stop, self._name(event["name"]), _thread(event["tid"]), 0, correlation, 0)
+                (start, stop, self._name(event["name"]), self._thread(event), 0, correlation, 0)
             )
-        elif category == "cpu_op":
-            self.ops.setdefault(_thread(event["tid"]), []).append(_span(event))
+        elif category in _OPS:
+            self.ops.setdefault(self._thread(event), []).append(_span(event))
         elif category == "user_annotation" and event["name"] == CLOCK_MARKER:
             self.markers.append(_span(event))
         elif category == "overhead" and DROPPED.search(event["name"]):
             self.dropped.append(event["name"])
+
+    def _thread(self, event: dict[str, Any]) -> int:
+        """Threads of several processes may share an id."""
+        return self.threads.setdefault((event.get("pid"), event["tid"]), len(self.threads))
 
     def _name(self, name: str) -> int:
         number = self.names.get(name)
@@ -102,14 +115,15 @@ def fault(event: Any) -> str:
     details = event.get("args", {})
     if not isinstance(details, dict):
         return f"{label} has args {_short(details)}, not an object"
-    if event.get("cat") in _GPU and "stream" not in details:
-        return f"{label} has no stream in its args"
     for key in ("stream", "device", "correlation", "bytes"):
         try:
             int(details.get(key, 0))
         except (TypeError, ValueError):
             return f"{label} has {key} {_short(details[key])}, which is no whole number"
-    return f"{label} has no thread that can be read: tid {_short(event.get('tid'))}"
+    where = f"pid {_short(event.get('pid'))}, tid {_short(event.get('tid'))}"
+    if event.get("cat") in _GPU and details.get("stream") is None:
+        return f"{label} has no stream in its args, nor device and stream in {where}"
+    return f"{label} has no thread that can be read: {where}"
 
 
 def _short(value: Any) -> str:
@@ -117,11 +131,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:40]}...{text[-15:]}"
 
 
-def _thread(tid: Any) -> int:
-    try:
-        return int(tid)
-    except ValueError:  # a name, as in "stream 7"
-        return zlib.crc32(str(tid).encode())
+def _last(place: Any) -> int:
+    """The number of a device or stream, as in ``7`` or ``"stream 7"``."""
+    return int(str(place).rpartition(" ")[2])
 
 
 def _span(event: dict[str, Any]) -> tuple[int, int]:

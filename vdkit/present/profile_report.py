@@ -53,7 +53,7 @@ def cause_lines(analyses: Mapping[str, Analysis]) -> str:
 
 
 def trust_lines(mode: str, analysis: Analysis) -> str:
-    """Profiler cost, clocks, agreement of records and trace, and every check, as a list."""
+    """Profiler cost, clocks, agreement of records and trace, checks and notes, as a list."""
     name, lines = NAMES.get(mode, mode), []
     if analysis.profiled_latency_s is not None:
         lines.append(
@@ -90,6 +90,7 @@ def trust_lines(mode: str, analysis: Analysis) -> str:
             f"{1e3 * both.difference_s:.3f} ms or {both.difference_percent:.1f} % apart"
         )
     lines += [f"{VERDICTS[check.ok]}: {check.name}: {check.detail}" for check in analysis.checks]
+    lines += [f"note: {note}" for note in analysis.notes]
     return f"{name}:\n" + "\n".join(f"- {line}" for line in lines)
 
 

@@ -75,6 +75,8 @@ def window_rows(analyses: Mapping[str, Analysis]) -> list[dict[str, str]]:
     """One row per path and window: utilization, busy seconds, gaps, hidden copies."""
     rows = []
     busy, copy = ("decoder call %", "copy ms") if on_cpu(analyses) else (UTILIZATION, "D2H ms")
+    between = "communication %"
+    ranks = any(w.communication_s for a in analyses.values() for w in a.windows.values())
     for mode, analysis in analyses.items():
         for name, window in analysis.windows.items():
             rows.append(
@@ -85,6 +87,7 @@ def window_rows(analyses: Mapping[str, Analysis]) -> list[dict[str, str]]:
                     "length s": f"{window.window_s:.3f}",
                     "busy s": f"{window.busy_s:.3f}",
                     busy: f"{window.kernel_utilization_percent:.2f}",
+                    **({between: _number(window.communication_percent, ".2f")} if ranks else {}),
                     "gaps": str(window.gap_count),
                     "> 20 us": str(_long_gaps(window)),
                     "median us": f"{window.gap_median_us:.1f}",

@@ -54,6 +54,7 @@ FAMILY_COLORS = {
     "layout conversion": ("#E69F00", "black"),
     "copy, cat, pad, cast": ("#F0E442", "black"),
     "upsampling": ("#009E73", "white"),
+    "communication": ("#000000", "white"),
     "other": ("#888888", "black"),
 }
 """Of kernel families, and the ink that can be read on them, in order of drawing."""
