@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lab readme notebooks sums clean
+.PHONY: demo test check mutants lab readme notebooks sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
@@ -16,6 +16,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vdkit
 	$(BIN)/python -m pytest -q tests/cpu/test_imports.py
+
+# Planted bugs: each must be noticed by the tests that its patch names (in a copy of this tree).
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python tests/mutants/run.py
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks

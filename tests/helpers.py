@@ -82,6 +82,7 @@ class Collect:
     def close(self):
         self._note("close")
         self._maybe_fail("close")
+        self.closed_s = time.perf_counter()
 
     def abort(self):
         self._note("abort")

@@ -1,14 +1,24 @@
 """Statistics, the benchmark's plan, its records, tables and pictures."""
 
+import gc
 import json
 import re
+import weakref
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit import DecodeConfig, load_decoder, plot_timeline, read_result, run_benchmark
+from vdkit import (
+    DecodeConfig,
+    RawSink,
+    load_decoder,
+    plot_timeline,
+    read_result,
+    run_benchmark,
+)
 from vdkit.measure.bench import MODES
 from vdkit.measure.folders import check_out, result_folder
 from vdkit.measure.frame_hash import FrameHasher
@@ -95,6 +105,13 @@ class TestStatistics:
             paired_ratio(a, b)
 
 
+@pytest.fixture
+def automatic_gc_off():
+    gc.disable()
+    yield
+    gc.enable()
+
+
 class TestPlan:
     def test_modes_are_called_the_same_everywhere(self):
         assert tuple(MODES) == MODE_NAMES == tuple(NAMES)
@@ -108,13 +125,24 @@ class TestPlan:
         ]  # fmt: skip
         assert result.modes["sync"].latency_s.n == 4
 
-    def test_sinks_are_fresh_and_named(self, tmp_path):
-        labels = []
+    def test_sinks_are_fresh_and_named_and_garbage_is_gone(self, tmp_path, automatic_gc_off):
+        labels, garbage = [], []
         spec = SinkSpec("raw", tmp_path)
 
+        class Watched(RawSink):
+            def open(self, info):
+                assert garbage[-1]() is None, "garbage from before is left for the run"
+                super().open(info)
+
+        @contextmanager
         def factory(label):
             labels.append(label)
-            return spec.fresh(label)
+            cycle = Watched(tmp_path / "cycle")
+            cycle.itself = cycle
+            garbage.append(weakref.ref(cycle))
+            del cycle
+            with spec.fresh(label) as sink:
+                yield Watched(sink.path)
 
         bench(factory=factory, runs=2, modes=("sync", "async"))
         assert labels == [

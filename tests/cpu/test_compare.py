@@ -183,6 +183,17 @@ def test_a_value_of_zero_has_no_ratio_but_a_verdict():
 
 
 @pytest.mark.parametrize("paired", [True, False])
+def test_a_difference_that_hangs_on_one_value_is_not_called(paired):
+    """59 of 60 values lie 1 % apart, which p sees, one 20 % the other way: the interval does."""
+    a, b = [100.0] * 60, [101.0] * 59 + [80.0]
+    for one, other in ((a, b), (b, a)):
+        decision = decide(one, other, paired=paired)
+        assert decision.p < CALL_BELOW_P
+        assert decision.ratio.low < 1 < decision.ratio.high
+        assert decision.verdict == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize("paired", [True, False])
 def test_false_calls_are_rare_and_real_shifts_are_found(paired):
     random = np.random.default_rng(5)
     noise = random.normal(1, 0.01, (100, 2, 10))

@@ -1,6 +1,8 @@
 """Every decode path, every primitive on and off: the same bytes, records that make sense."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from vdkit import (
     decode_sync,
     load_decoder,
 )
+from vdkit.decode.engines import HostEngine
 from vdkit.decode.protocols import DecodeCancelled
 
 SWITCHES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
@@ -40,8 +43,9 @@ def tiny():
 
 def frames_of(path, decoder, latents, **options):
     sink = Collect()
-    path(decoder, latents, sink, progress=False, **options)
+    result = path(decoder, latents, sink, progress=False, **options)
     assert sink.calls == ["open", *["write"] * len(sink.chunks), "close"]
+    assert result.started_s + result.latency_s >= sink.closed_s, "the latency holds the close"
     return sink
 
 
@@ -140,20 +144,51 @@ def test_records_are_ordered_and_complete(tiny, device, path):
 
 def test_async_works_ahead_while_the_sink_is_slow(device):
     """Order, not time: while chunk i is written, later chunks are decoded, up to the slots."""
-    decoder = NearestDecoder(device)
+    writing, launched = ([threading.Event() for _ in range(8)] for _ in range(2))
+
+    class Following(NearestDecoder):
+        def decode_chunk(self, state, start, stop):
+            assert start < 2 or writing[start - 2].wait(10)
+            frames = super().decode_chunk(state, start, stop)
+            launched[start].set()
+            return frames
+
+    def ahead_of(count):
+        writing[count - 1].set()
+        assert launched[min(count + 1, 7)].wait(10)
+        time.sleep(0.1)  # long enough for the next to wait for this slot
+
+    decoder = Following(device)
     latents = latents_for(decoder, frames=8)
-    result = decode_async(
-        decoder, latents, Collect(write_s=0.15), config=DecodeConfig(slots=3), progress=False
-    )
+    sink = Collect(on_write=ahead_of)
+    result = decode_async(decoder, latents, sink, config=DecodeConfig(slots=3), progress=False)
     chunks = result.chunks
     for index in range(3, 8):
         writing, ahead = chunks[index - 3], chunks[index]
         assert chunks[index - 1].decode_done_s < writing.write_done_s
         assert writing.write_done_s <= ahead.slot_acquired_s <= ahead.launch_start_s
         assert ahead.slot == index % 3
-        assert ahead.slot_held_by in ("copying", "ready", "writing")
+        assert ahead.slot_held_by == "writing"
         assert ahead.slot_wait_start_s < ahead.slot_acquired_s
     assert chunks[0].slot_held_by is None
+
+
+@pytest.mark.parametrize("path", [decode_async, compute_only])
+def test_two_chunks_are_launched_ahead_and_no_more(path, monkeypatch):
+    """Chunk i is launched after the wait for chunk i - 2, and without one for chunk i - 1."""
+    waited, at_launch = [], []
+
+    class Noting(NearestDecoder):
+        def decode_chunk(self, state, start, stop):
+            at_launch.append(list(waited))
+            return super().decode_chunk(state, start, stop)
+
+    monkeypatch.setattr(HostEngine, "wait", lambda engine, mark: waited.append(mark))
+    decoder = Noting()
+    result = path(decoder, latents_for(decoder, frames=8), NullSink(), progress=False)
+    done = [result.started_s + chunk.decode_done_s for chunk in result.chunks]
+    seen = [sum(any(abs(m - d) < 1e-9 for m in marks) for d in done) for marks in at_launch]
+    assert seen == [0, 0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 16])
@@ -189,8 +224,6 @@ def test_two_videos_of_one_decoder_in_turns(tiny, device):
 
 @pytest.mark.parametrize("path", [decode_sync, decode_async, compute_only, decode_diffusers])
 def test_progress_and_cancel(tiny, device, path):
-    import threading
-
     decoder = tiny(device)
     latents = latents_for(decoder, frames=5)
     seen = []
@@ -206,10 +239,18 @@ def test_progress_and_cancel(tiny, device, path):
     assert sink.frames == (0 if path is compute_only else 17)
 
 
-def test_the_bar_is_shown_by_default(device, capsys):
-    decoder = NearestDecoder(device)
-    decode_async(decoder, latents_for(decoder), NullSink())
-    assert "async" in capsys.readouterr().err
+@pytest.mark.parametrize("fail", ["no", "decoder", "sink"])
+@pytest.mark.parametrize("path", [decode_sync, decode_async])
+def test_the_bar_is_shown_by_default_and_taken_away(device, capsys, path, fail):
+    decoder = NearestDecoder(device, fail_at=3 if fail == "decoder" else None)
+    error = None
+    try:
+        path(decoder, latents_for(decoder), Collect(fail="write" if fail == "sink" else None, at=2))
+    except (RuntimeError, OSError) as raised:
+        error = raised  # as a notebook keeps it, and with it the bar's last owner
+    shown = capsys.readouterr().err
+    assert path.__name__.removeprefix("decode_") in shown and (error is None) == (fail == "no")
+    assert shown.endswith("\r") and not shown.rstrip("\r").rpartition("\r")[2].strip(), repr(shown)
 
 
 def test_third_party_decoder_needs_no_inheritance(device):

@@ -1,6 +1,8 @@
 """Sinks on their own: what is in the files, and what they refuse."""
 
 import json
+import os
+import shutil
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +38,39 @@ def test_raw_and_its_sidecar(tmp_path, durable):
     assert sidecar["fps"] == pytest.approx(23.976, abs=1e-3)
     assert np.array_equal(np.fromfile(path, sidecar["dtype"]).reshape(sidecar["shape"]), FRAMES)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.rgb", "clip.rgb.json"]
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["file", pytest.param("sidecar", marks=pytest.mark.xfail(strict=True)), "folder"],
+)
+def test_durable_reaches_the_disk(tmp_path, monkeypatch, what):
+    """Each file before it gets its name, so that none names less; the folder when both have."""
+    sink = RawSink(tmp_path / "clip.rgb", durable=True)
+    place = {"file": sink.path, "sidecar": sink.sidecar, "folder": tmp_path}[what]
+    synced = []
+
+    def fsync(descriptor, real=os.fsync):
+        named = [path for path in (sink.path, sink.sidecar) if path.exists()]
+        synced.append((os.fstat(descriptor).st_ino, named))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    feed(sink)
+    found = [named for inode, named in synced if inode == place.stat().st_ino]
+    assert any(len(named) == 2 if what == "folder" else place not in named for named in found)
+
+
+def test_raw_writes_on_where_the_system_stopped(tmp_path, monkeypatch):
+    def pwrite(descriptor, data, offset, real=os.pwrite):
+        lengths.append(real(descriptor, data[:1000], offset))
+        return lengths[-1]
+
+    lengths = []
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    feed(RawSink(tmp_path / "clip.rgb"))
+    assert np.array_equal(np.fromfile(tmp_path / "clip.rgb", np.uint8), FRAMES.reshape(-1))
+    assert len(lengths) == 7 and sum(lengths) == FRAMES.nbytes
 
 
 def test_raw_is_reserved_at_open_and_invisible_until_closed(tmp_path):
@@ -84,6 +119,22 @@ def test_png_names_and_replacing(tmp_path):
     feed(PngSink(folder), FRAMES[:3], VideoInfo(3, 16, 24, Fraction(16)))
     assert len(list(folder.iterdir())) == 3
     assert not leftovers(tmp_path)
+
+
+def test_png_puts_the_earlier_folder_back(tmp_path):
+    folder = tmp_path / "frames"
+    feed(PngSink(folder))
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    sink = PngSink(folder)
+    sink.open(INFO)
+    sink.write(FRAMES[::-1])
+    (partial,) = (entry for entry in tmp_path.iterdir() if entry != folder)
+    shutil.rmtree(partial)  # so that it cannot be given its name
+    with pytest.raises(OSError):
+        sink.close()
+    sink.abort()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["frames"]
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
 
 
 def test_png_never_deletes_what_it_did_not_make(tmp_path):
@@ -154,11 +205,25 @@ def test_bad_settings(tmp_path):
 
 
 def test_throttle_takes_at_least_as_long_as_the_storage_would():
+    """However long it idled before: two writes of 50 ms, each after 50 ms of nothing."""
     inner = Collect()
-    start = time.perf_counter()
-    feed(ThrottledSink(inner, mb_per_s=FRAMES.nbytes / 1e6 / 0.2))
-    assert time.perf_counter() - start >= 0.2
-    assert inner.frames == 5 and inner.calls == ["open", "write", "write", "close"]
+    sink = ThrottledSink(inner, mb_per_s=FRAMES.nbytes / 1e6 / 0.05)
+    sink.open(INFO)
+    for _ in range(2):
+        time.sleep(0.05)
+        start = time.perf_counter()
+        sink.write(FRAMES)
+        assert time.perf_counter() - start >= 0.05
+    sink.close()
+    assert inner.frames == 10 and inner.calls == ["open", "write", "write", "close"]
+
+
+def test_an_interrupt_is_handed_on():
+    inner = Collect()
+    inner.interrupt = lambda: inner.calls.append("interrupt")
+    ThrottledSink(ThrottledSink(inner, mb_per_s=1), mb_per_s=1).interrupt()
+    assert inner.calls == ["interrupt"]
+    ThrottledSink(NullSink(), mb_per_s=1).interrupt()  # which has none to call
 
 
 def test_specs(tmp_path):

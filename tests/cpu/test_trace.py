@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.timelines import chunk, run, timeline
-from vdkit.measure.completeness import check_trace
+from vdkit.measure.completeness import TOLERANCE_NS, check_trace
 from vdkit.measure.export import write_trace
 from vdkit.measure.families import FAMILIES, family_of
 from vdkit.measure.figures import analyze
@@ -405,17 +405,22 @@ def chunked(count=9):
     return made
 
 
-def test_windows_and_chunks():
-    analysis = analyze(chunked())
-    assert list(analysis.windows) == ["run", "steady", "two chunks"]
+@pytest.mark.parametrize(
+    ("count", "first", "last", "middle"), [(3, 1, 2, None), (9, 4, 8, 4), (14, 5, 13, 5)]
+)
+def test_windows_and_chunks(count, first, last, middle):
+    analysis = analyze(chunked(count))
+    spans = {name: (one.start_s, one.stop_s) for name, one in analysis.windows.items()}
+    del spans["run"]
+    expected = {"steady": (first, last)}
+    if middle is not None:
+        expected["two chunks"] = (middle, middle + 2)
+    assert spans == {name: (a / 1e3, b / 1e3) for name, (a, b) in expected.items()}
+    assert [c.kernels for c in analysis.chunks] == [10] * count
     steady = analysis.windows["steady"]
-    assert (steady.start_s, steady.stop_s) == (4000e-6, 8000e-6)
     assert steady.kernel_utilization_percent == pytest.approx(99)
-    two = analysis.windows["two chunks"]
-    assert two.window_s == pytest.approx(2000e-6)
-    assert [c.kernels for c in analysis.chunks] == [10] * 9
-    assert analysis.chunks[3].compute_s == pytest.approx(990e-6)
-    assert analysis.chunks[3].copy_s == pytest.approx(100e-6)
+    assert analysis.chunks[2].compute_s == pytest.approx(990e-6)
+    assert analysis.chunks[2].copy_s == pytest.approx(100e-6)
     assert steady.copy_hidden_percent == pytest.approx(90)
 
 
@@ -446,6 +451,18 @@ def test_a_lost_event_is_noticed(damage, check):
     made.gpu = damage(made)
     assert checks(made)[check] is False
     assert check in [failed.name for failed in analyze(made).failed]
+
+
+@pytest.mark.parametrize(
+    ("event", "moved"), [("decode_start_s", 1), ("decode_done_s", -1), ("decode_done_s", 1)]
+)
+def test_kernels_are_held_against_both_events(event, moved):
+    """A kernel before the start, one after the end, and none up to the end."""
+    for times, ok in ((0.5, True), (1.5, False)):
+        made = chunked()
+        record = made.run.chunks[6]
+        setattr(record, event, getattr(record, event) + times * moved * TOLERANCE_NS / 1e9)
+        assert checks(made)["kernels within CUDA events"] is ok
 
 
 def test_what_cannot_be_checked_is_not_called_ok(tmp_path):
