@@ -1,6 +1,9 @@
 """What the tests share: a third-party decoder, a sink that misbehaves, ways to look around."""
 
+import contextlib
 import hashlib
+import resource
+import signal
 import threading
 import time
 from pathlib import Path
@@ -121,3 +124,16 @@ def wait_for(condition, timeout_s):
     while not condition():
         assert time.monotonic() < end, f"not within {timeout_s} s"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """No file of this process may grow beyond ``size`` bytes (stands in for a full disk)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)

@@ -7,7 +7,6 @@ one and renamed when complete, so a failed run leaves whatever was there before.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -55,9 +54,6 @@ class _Output:
     A symbolic link is followed: what it points to is replaced.
     """
 
-    _kept_together: tuple[str, ...] = ("",)
-    """Endings of the files that make one output."""
-
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._place = Path(os.path.realpath(self.path))
@@ -80,30 +76,22 @@ class _Output:
                 f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
                 "it first"
             )
-        self._check_place()
+        self._check(self._place)
         self._info = info
 
-    def _check_place(self) -> None:
-        for ending in self._kept_together:
-            place = self._place.with_name(self._place.name + ending)
-            if place.is_dir():
-                raise IsADirectoryError(
-                    f"cannot write {self.path}{ending}: it is a folder; give a file name"
-                )
-            if place.exists() and not place.is_file():
-                raise FileExistsError(f"cannot write {self.path}{ending}: it is no ordinary file")
+    def _check(self, place: Path) -> None:
+        if place.is_dir():
+            raise IsADirectoryError(f"cannot write {place}: it is a folder; give a file name")
+        if place.exists() and not place.is_file():
+            raise FileExistsError(f"cannot write {place}: it is no ordinary file")
 
     @contextlib.contextmanager
-    def _named(self, needed_bytes: int = 0) -> Iterator[None]:
+    def _named(self) -> Iterator[None]:
         """What the system says of a temporary name, said of the output."""
         try:
             yield
         except OSError as error:
-            room = ""
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed_bytes:
-                free = shutil.disk_usage(self._place.parent).free
-                room = f" ({needed_bytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"
-            raise type(error)(f"cannot write {self.path}: {error.strerror}{room}") from error
+            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
 
     def _let_go(self) -> None:
         """Close the file, once."""
@@ -118,31 +106,26 @@ class _Output:
 
 
 class RawSink(_Output):
-    """uint8 RGB frames, [F, H, W, 3] in C order, in one file, with a JSON sidecar ``<name>.json``.
+    """uint8 RGB frames, [F, H, W, 3] in C order, in one file, with a JSON ``sidecar``.
 
     The whole file is reserved at `open`, so a full disk is known before the first frame is decoded.
 
     Args:
-        path: the file to write, e.g. ``clip.rgb``.
+        path: the file to write, e.g. ``clip.rgb``; shape, dtype and fps go to ``clip.rgb.json``.
         durable: fsync both files and their folder before `close` returns.
     """
-
-    _kept_together = ("", ".json")
 
     def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
         super().__init__(path)
         self.durable = durable
+        self.sidecar = self._place.with_name(self._place.name + ".json")
         self._partial_sidecar = self._beside()
-
-    @property
-    def sidecar(self) -> Path:
-        """Where shape, dtype and fps are written."""
-        return self.path.with_name(self.path.name + ".json")
 
     def open(self, info: VideoInfo) -> None:
         self._begin(info)
+        self._check(self.sidecar)
         size = info.frames * info.frame_bytes
-        with self._named(size):
+        with self._named():
             self._file = _File(self._partial)
             os.posix_fallocate(self._file.fileno(), 0, size)
 
@@ -167,17 +150,16 @@ class RawSink(_Output):
             "fps_exact": f"{info.fps.numerator}/{info.fps.denominator}",
         }
         self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
-        place = self._place.with_name(self._place.name + ".json")
-        before = place.read_bytes() if place.exists() else None
-        self._partial_sidecar.replace(place)
+        before = self.sidecar.read_bytes() if self.sidecar.exists() else None
+        self._partial_sidecar.replace(self.sidecar)
         try:
             self._partial.replace(self._place)
         except BaseException:  # the two belong together
             if before is None:
-                place.unlink()
+                self.sidecar.unlink()
             else:
                 self._write_sidecar(before)
-                self._partial_sidecar.replace(place)
+                self._partial_sidecar.replace(self.sidecar)
             raise
         if self.durable:
             _fsync_folder(self._place.parent)
@@ -225,13 +207,13 @@ class PngSink(_Output):
         with self._named():
             self._partial.mkdir()
 
-    def _check_place(self) -> None:
+    def _check(self, place: Path) -> None:
         """Never delete what this sink did not make."""
-        if not self._place.exists():
+        if not place.exists():
             return
-        if not self._place.is_dir():
+        if not place.is_dir():
             raise FileExistsError(f"{self.path} is a file; give PngSink a folder name")
-        for entry in self._place.iterdir():
+        for entry in place.iterdir():
             if not (entry.suffix == ".png" and entry.stem.isdigit()):
                 raise FileExistsError(
                     f"{self.path} holds {entry.name}, which is no frame; use another folder"
@@ -246,7 +228,7 @@ class PngSink(_Output):
             self._count += 1
 
     def close(self) -> None:
-        self._check_place()
+        self._check(self._place)
         earlier = self._beside()
         if self._place.exists():
             self._place.rename(earlier)
@@ -349,11 +331,6 @@ class ThrottledSink:
         self.mb_per_s = mb_per_s
         # Not an Event: its lock is Python's, and an interrupt may leave that held.
         self._interrupted: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    @property
-    def path(self) -> Path | None:
-        """Of the inner sink, if it has one."""
-        return getattr(self.inner, "path", None)
 
     def open(self, info: VideoInfo) -> None:
         self.inner.open(info)

@@ -198,7 +198,7 @@ class TestPlan:
                 return super().decode_chunk(state, start, stop) * float("nan" if start == 3 else 1)
 
         with pytest.raises(
-            ValueError, match=r"NaN or inf in torch.float32 for latent frames 3 to 3"
+            ValueError, match=r"NaN or inf in torch.float32, first in chunk 3 \(latent frames 3"
         ):
             bench(Overflowing())
 

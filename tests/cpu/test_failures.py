@@ -1,7 +1,6 @@
 """Whatever fails: the original error, quickly, everything released, and the next decode works."""
 
 import contextlib
-import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +10,14 @@ import time
 import pytest
 import torch
 
-from tests.helpers import Collect, NearestDecoder, latents_for, leftovers, writer_threads
+from tests.helpers import (
+    Collect,
+    NearestDecoder,
+    file_size_limit,
+    latents_for,
+    leftovers,
+    writer_threads,
+)
 from vdkit import (
     DecodeCancelled,
     DecodeConfig,
@@ -189,19 +195,6 @@ def test_failure_before_anything_was_there(kind, device, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@contextlib.contextmanager
-def file_size_limit(size):
-    """No file of this process may grow beyond ``size`` bytes (stands in for a full disk)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("kind", SINKS)
 @pytest.mark.parametrize(("path", "config"), WAYS)
 def test_disk_full(kind, path, config, device, tmp_path):
@@ -210,8 +203,10 @@ def test_disk_full(kind, path, config, device, tmp_path):
     latents = latents_for(decoder, frames=12, height=40, width=60)
     path(decoder, latents[:, :, :2], make(tmp_path), config=config, progress=False)
     before = content(tmp_path / name)
-    with file_size_limit(2_000), pytest.raises(OSError):
+    with file_size_limit(2_000), pytest.raises(OSError) as caught:
         path(decoder, latents, make(tmp_path), config=config, progress=False)
+    assert str(tmp_path / name) in caught.value.__notes__[0]
+    assert "what was written of it is removed" in caught.value.__notes__[0]
     assert content(tmp_path / name) == before
     assert not leftovers(tmp_path)
     check_next_decode_works(path, config, device)

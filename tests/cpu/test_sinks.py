@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import Collect, leftovers
+from tests.helpers import Collect, file_size_limit, leftovers
 from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.pixels import frames_to_uint8
@@ -40,10 +40,7 @@ def test_raw_and_its_sidecar(tmp_path, durable):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.rgb", "clip.rgb.json"]
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["file", pytest.param("sidecar", marks=pytest.mark.xfail(strict=True)), "folder"],
-)
+@pytest.mark.parametrize("what", ["file", "sidecar", "folder"])
 def test_durable_reaches_the_disk(tmp_path, monkeypatch, what):
     """Each file before it gets its name, so that none names less; the folder when both have."""
     sink = RawSink(tmp_path / "clip.rgb", durable=True)
@@ -61,16 +58,25 @@ def test_durable_reaches_the_disk(tmp_path, monkeypatch, what):
     assert any(len(named) == 2 if what == "folder" else place not in named for named in found)
 
 
-def test_raw_writes_on_where_the_system_stopped(tmp_path, monkeypatch):
-    def pwrite(descriptor, data, offset, real=os.pwrite):
-        lengths.append(real(descriptor, data[:1000], offset))
+@pytest.mark.parametrize("kind", ["raw", "mp4"])
+def test_a_file_goes_on_where_the_system_stopped(tmp_path, monkeypatch, kind):
+    def write(descriptor, data, real=os.write):
+        lengths.append(real(descriptor, data[:1000]))
         return lengths[-1]
 
     lengths = []
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    feed(RawSink(tmp_path / "clip.rgb"))
-    assert np.array_equal(np.fromfile(tmp_path / "clip.rgb", np.uint8), FRAMES.reshape(-1))
-    assert len(lengths) == 7 and sum(lengths) == FRAMES.nbytes
+    if kind == "raw":
+        monkeypatch.setattr(os, "write", write)
+        feed(RawSink(tmp_path / "clip.rgb"))
+        pixels = np.fromfile(tmp_path / "clip.rgb", np.uint8)
+        assert np.array_equal(pixels, FRAMES.reshape(-1))
+        assert len(lengths) == 7 + 1 and sum(lengths[:7]) == FRAMES.nbytes
+    else:
+        feed(Mp4Sink(tmp_path / "whole.mp4"))
+        monkeypatch.setattr(os, "write", write)
+        feed(Mp4Sink(tmp_path / "clip.mp4"))
+        assert (tmp_path / "clip.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+        assert len(lengths) > 2
 
 
 def test_raw_is_reserved_at_open_and_invisible_until_closed(tmp_path):
@@ -152,12 +158,92 @@ def test_missing_folder(tmp_path, make):
         make(tmp_path / "nowhere" / "clip").open(INFO)
 
 
-@pytest.mark.parametrize("make", [RawSink, Mp4Sink])
-def test_a_folder_in_the_way_is_seen_before_anything_is_decoded(tmp_path, make):
-    (tmp_path / "clip.mp4").mkdir()
-    with pytest.raises(IsADirectoryError, match="it is a folder; give a file name"):
-        make(tmp_path / "clip.mp4").open(INFO)
-    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+@pytest.mark.parametrize(
+    ("make", "name", "there"),
+    [
+        (RawSink, "clip.rgb", "clip.rgb"),
+        (RawSink, "clip.rgb", "clip.rgb.json"),
+        (Mp4Sink, "clip.mp4", "clip.mp4"),
+    ],
+)
+def test_a_folder_in_the_way_is_seen_before_anything_is_decoded(tmp_path, make, name, there):
+    (tmp_path / there).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"{there}: it is a folder; give a file name"):
+        make(tmp_path / name).open(INFO)
+    (tmp_path / there).rmdir()
+    os.mkfifo(tmp_path / there)
+    with pytest.raises(FileExistsError, match=f"{there}: it is no ordinary file"):
+        make(tmp_path / name).open(INFO)
+    assert [p.name for p in tmp_path.iterdir()] == [there]
+
+
+@pytest.mark.parametrize("refused", ["clip.rgb", "clip.rgb.json"])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_raw_file_and_its_sidecar_are_of_one_decode(tmp_path, monkeypatch, refused, earlier):
+    if earlier:
+        feed(RawSink(tmp_path / "clip.rgb"), FRAMES[:3], VideoInfo(3, 16, 24, Fraction(16)))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def replace(path, target, real=Path.replace):
+        if Path(target).name == refused and "partial" in path.name and not denied:
+            denied.append(path)
+            raise PermissionError(f"not {target}")
+        return real(path, target)
+
+    denied = []
+    monkeypatch.setattr(Path, "replace", replace)
+    sink = RawSink(tmp_path / "clip.rgb")
+    with pytest.raises(PermissionError, match="not "):
+        feed(sink)
+    sink.abort()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_close_that_fails_is_not_repeated(tmp_path, monkeypatch):
+    sink = RawSink(tmp_path / "clip.rgb", durable=True)
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def fsync(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        feed(sink)
+    sink.abort()
+    sink.abort()
+    assert not list(tmp_path.iterdir()) and len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_header_that_cannot_be_written_leaves_no_descriptor(tmp_path):
+    descriptors = len(os.listdir("/proc/self/fd"))
+    sink = Mp4Sink(tmp_path / "clip.mp4")
+    sink.open(INFO)
+    with file_size_limit(10), pytest.raises(OSError, match="File too large"):
+        while True:
+            sink.write(FRAMES)
+    sink.abort()
+    assert not list(tmp_path.iterdir()) and len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("make", [RawSink, PngSink, Mp4Sink])
+def test_a_symbolic_link_is_followed(tmp_path, make):
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link.mp4", tmp_path / "elsewhere" / "clip.mp4"
+    feed(make(target))
+    link.symlink_to(target)
+    before = target.stat().st_ino
+    feed(make(link))
+    assert link.is_symlink() and target.stat().st_ino != before
+    assert not leftovers(tmp_path) and not leftovers(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("make", [RawSink, PngSink, Mp4Sink])
+def test_names_that_others_take_for_something_else(tmp_path, monkeypatch, make):
+    """A colon, where FFmpeg sees a protocol; a name as long as the file system takes."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "x" * 240 + ".mp4"):
+        feed(make(name))
+        assert Path(name).exists() and not leftovers(tmp_path)
 
 
 def test_a_sink_serves_one_decode(tmp_path):

@@ -21,18 +21,23 @@ class Bar:
         # miniters: or tqdm's monitor thread would draw too.
         self._options = {"leave": False, "miniters": 1, **options}
         self._bar: Any = None
-        self._shown = show
-        self._done = 0.0
+        self._shown, self._done = show, 0.0
 
     def __enter__(self) -> Bar:
         self.to(0)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def close(self, *error: object) -> None:
+        """Take the bar away; nothing is shown from here on."""
+        if self._bar is not None:
+            self._try(self._bar.close)
+            self._bar.disable = True  # or tqdm draws once more when it is collected
+        self._shown = False
+
+    __exit__ = close
 
     def to(self, done: float, postfix: str | None = None, name: str | None = None) -> None:
-        """Show ``done`` of ``total``; ``postfix`` goes behind it, ``name`` in front, at once."""
+        """Show ``done`` of ``total``; ``postfix`` goes behind it, ``name`` in front."""
         self._done = done
 
         def draw() -> None:
@@ -42,10 +47,8 @@ class Bar:
                 self._bar = tqdm(**self._options)
             if name is not None:
                 self._bar.set_description_str(name, refresh=False)
-            if postfix is None:
-                self._bar.update(done - self._bar.n)
-            else:
-                self._bar.n = done
+            self._bar.update(done - self._bar.n)
+            if postfix is not None:
                 self._bar.set_postfix_str(postfix)
 
         self._try(draw)
@@ -59,22 +62,12 @@ class Bar:
         if self._bar is not None:
             self._try(self._bar.clear)
 
-    def close(self) -> None:
-        """Take the bar away; nothing is shown from here on."""
-        if self._bar is not None:
-            self._try(self._bar.close)
-            self._bar.disable = True  # or tqdm draws once more when it is collected
-        self._shown = False
-
     def _try(self, draw: Callable[[], object]) -> None:
-        if not self._shown or not _takes_a_line():
-            return
-        try:
-            draw()
-        except Exception:
-            self._shown = False
-            if self._bar is not None:
-                self._bar.disable = True
+        if self._shown and _takes_a_line():
+            try:
+                draw()
+            except Exception:
+                self._shown = False
 
 
 def _takes_a_line() -> bool:

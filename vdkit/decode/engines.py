@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -24,30 +25,29 @@ class EventClock:
     """When CUDA events happened, on the host's clock.
 
     The time between two events is known in float32 milliseconds: to 0.1 us over 2 s, but to 31 us
-    over 300 s. So every event is measured from an anchor, an event of about 2 s before at the most,
-    and an anchor from the one before it.
-
-    Args:
-        first: an event that has happened.
-        first_s: when, `time.perf_counter`.
+    over 300 s. So each is measured from an anchor, an event of some 2 s before at the most, and
+    that from the anchor before it.
     """
 
     def __init__(self, first: Any, first_s: float) -> None:
-        self._anchors = [(first, first_s)]
-        self._times: list[float] = [first_s]
+        """``first`` has happened at ``first_s``, a reading of `time.perf_counter`."""
+        first.host_s = self._anchor_s = first_s
+        self._anchor = first
 
     def note(self, event: Any, now_s: float) -> None:
-        """Call it as ``event`` is recorded, in order."""
-        event.anchor = len(self._anchors) - 1
-        if now_s - self._anchors[-1][1] >= _ANCHOR_S:
-            self._anchors.append((event, now_s))
+        """Call it as ``event`` is recorded."""
+        event.anchor = self._anchor
+        if now_s - self._anchor_s >= _ANCHOR_S:
+            self._anchor, self._anchor_s = event, now_s
 
     def host_time(self, event: Any) -> float:
         """`time.perf_counter` reading of a noted event that has happened, s."""
-        while len(self._times) <= event.anchor:
-            self._times.append(self.host_time(self._anchors[len(self._times)][0]))
-        anchor, _ = self._anchors[event.anchor]
-        return self._times[event.anchor] + float(anchor.elapsed_time(event)) / 1e3
+        chain = [event]
+        while not hasattr(chain[-1], "host_s"):
+            chain.append(chain[-1].anchor)
+        for later, anchor in reversed(list(pairwise(chain))):
+            later.host_s = anchor.host_s + float(anchor.elapsed_time(later)) / 1e3
+        return float(event.host_s)
 
 
 class CudaEngine:
@@ -145,40 +145,25 @@ class HostEngine:
     """The same calls on a CPU: work is done when the call returns, a mark is a clock reading."""
 
     clock_residual_s = 0.0
+    name = "cpu"
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.name = "cpu"
 
     def mark(self, lane: Lane) -> Mark:
         return time.perf_counter()
 
-    def after(self, lane: Lane, mark: Mark | None) -> None:
-        return None
-
     def copy(self, host: torch.Tensor, device: torch.Tensor) -> None:
         host.copy_(device)
-
-    def wait(self, mark: Mark) -> None:
-        return None
-
-    def note_chunk(self, index: int) -> None:
-        return None
-
-    def finish(self) -> None:
-        return None
-
-    def abandon(self) -> None:
-        return None
 
     def host_time(self, mark: Mark) -> float:
         return mark
 
-    def vram_peak_bytes(self) -> None:
-        return None
+    def _nothing(self, *arguments: Any) -> None:
+        """There is nothing to wait for, and nothing to count."""
 
-    def device_mallocs_steady(self, chunks: int) -> None:
-        return None
+    after = wait = note_chunk = finish = abandon = _nothing
+    vram_peak_bytes = device_mallocs_steady = _nothing
 
 
 Engine = CudaEngine | HostEngine

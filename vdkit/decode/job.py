@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import torch
 
 from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import (
+    LAUNCH_AHEAD,
     Chunk,
     ChunkRecord,
     DecodeConfig,
@@ -124,6 +127,31 @@ class Job:
         with self.signals:
             return self.decoder.begin(self.take_latents())
 
+    def steps(self) -> Iterator[tuple[Chunk, ChunkRecord]]:
+        """Each chunk with an empty record for it, as long as nothing says stop."""
+        for chunk in self.chunks:
+            self.check()
+            yield chunk, ChunkRecord(**asdict(chunk))
+        self.check()
+
+    @contextmanager
+    def launch(self, record: ChunkRecord) -> Iterator[None]:
+        """Around the call that decodes: the record begins, with its times and its NVTX range."""
+        self.records.append(record)
+        self.engine.note_chunk(record.index)
+        record.launch_start_s = self.now()
+        start = self.engine.mark("compute")
+        with self.range("launch", record.index):
+            yield
+        self.marks.append({"decode_start_s": start, "decode_done_s": self.engine.mark("compute")})
+        record.launch_done_s = self.now()
+
+    def wait_for_launched(self) -> None:
+        """Let no more than `LAUNCH_AHEAD` chunks be launched before the first is decoded."""
+        if len(self.marks) >= LAUNCH_AHEAD:
+            self.engine.wait(self.marks[-LAUNCH_AHEAD]["decode_done_s"])
+            self.check()
+
     def decode(self, state: Any, chunk: Chunk) -> torch.Tensor:
         """A chunk's frames, [1, 3, F, H, W] in the decoder's dtype, checked."""
         with self.signals:
@@ -160,9 +188,8 @@ class Job:
             nonfinite = into(state, chunk.latent_start, chunk.latent_stop, out)
         if not isinstance(nonfinite, torch.Tensor):
             raise TypeError(
-                f"decode_into of decoder {self.decoder.name!r} returned a "
-                f"{type(nonfinite).__name__}; it must say in a tensor on its device whether it "
-                "made NaN or inf (see vdkit.decode.protocols.IntoDecoder)"
+                f"decode_into of decoder {self.decoder.name!r} does not return whether it made NaN "
+                "or inf (see vdkit.decode.protocols.IntoDecoder)"
             )
         if self._nonfinite is not None:
             self._nonfinite.append(nonfinite)
@@ -219,10 +246,6 @@ class Job:
             self._end_s = self.now()
             self.sink_close_s = self._end_s - start_s
 
-    def note(self, **marks: Mark) -> None:
-        """Engine marks of the latest record, ``decode_start_s=mark``; `finish` makes them times."""
-        self.marks.append(marks)
-
     def finish(self) -> None:
         """Let the device come to rest, and time the records; without a sink the latency ends."""
         self.engine.finish()
@@ -235,9 +258,7 @@ class Job:
     def __enter__(self) -> Job:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """End the writer, bring device and sink to rest, let go of all; then signals may raise.
 
         Raises:
@@ -265,18 +286,14 @@ class Job:
                     f"cleaning up the sink failed too: {type(second).__name__}: {second}"
                 )
             else:
-                if isinstance(error, OSError) and (path := getattr(self.sink, "path", None)):
+                inner = getattr(self.sink, "inner", self.sink)
+                if isinstance(error, OSError) and hasattr(inner, "path"):
                     error.add_note(
-                        f"{type(self.sink).__name__} could not finish {path}: what was written of "
-                        "it is removed, an earlier output is as it was"
+                        f"{type(inner).__name__} {inner.path}: what was written of it is removed, "
+                        "an earlier one is as it was"
                     )
         if isinstance(error, torch.OutOfMemoryError):
             raise DecodeOutOfMemory(f"{error}\n{self._what_fits()}") from error
-
-    def ring_bytes_per_slot(self, chunk_size: int) -> int:
-        """Bytes of one device (or host) buffer of the ring."""
-        values = chunk_size * self.decoder.temporal_factor * self.info.frame_bytes
-        return values if self.config.uint8_on_gpu else values * self.decoder.dtype.itemsize
 
     def _what_fits(self) -> str:
         """Estimated device bytes by chunk size and slots, beside what is there."""
@@ -284,6 +301,9 @@ class Job:
         if working is None:
             return f"decoder {self.decoder.name!r} has no working_bytes() to estimate what fits"
         height, width = self._latent_size
+        one = self.decoder.temporal_factor * self.info.frame_bytes  # a slot's, by latent frame
+        if not self.config.uint8_on_gpu:
+            one *= self.decoder.dtype.itemsize
         free = None
         if self.decoder.device.type == "cuda":
             device = self.decoder.device
@@ -299,9 +319,7 @@ class Job:
         for chunk_size in sorted({1, 2, 4, 8, self.config.chunk_size}):
             cells = []
             for slots in sorted({1, 2, 4, 16, self.config.slots}):
-                need = working(chunk_size, height, width) + slots * self.ring_bytes_per_slot(
-                    chunk_size
-                )
+                need = working(chunk_size, height, width) + slots * chunk_size * one
                 verdict = "" if free is None else " fits" if need <= free else " does not fit"
                 cells.append(f"{slots} slots {need / 2**30:.1f}{verdict}")
             lines.append(f"  chunk_size {chunk_size}: " + ", ".join(cells))

@@ -19,7 +19,6 @@ from vdkit.decode.job import Job
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
 from vdkit.decode.ring import Ring, Slot, SlotState
-from vdkit.decode.sequential import new_record
 
 _POLL_S = 0.05
 
@@ -50,9 +49,8 @@ class InlineWriter:
     def drain(self) -> None:
         """Write what is left and close the sink."""
         while self._pending:
-            self.job.check()
             self.write_out(self._pending.popleft())
-        self.job.check()
+            self.job.check()
         self.job.close_sink()
 
     def stop(self, error: BaseException) -> None:
@@ -116,7 +114,6 @@ class ThreadWriter(InlineWriter):
         self.job.check()
 
     def acquire(self, record: ChunkRecord) -> Slot:
-        self._check()
         return self.ring.acquire(record, self.job.now, self._check)
 
     def put(self, slot: Slot) -> None:
@@ -194,11 +191,11 @@ def decode_async(
         cancel: an event; once set, the decode ends with `DecodeCancelled` as soon as what is
             launched (two chunks at the most) and a write in progress are done. While the sink is
             closing it is too late, and the decode ends well.
-        allow_nonfinite: let NaN and inf pass, as black, white or anything.
+        allow_nonfinite: let NaN and inf pass, as black or white.
 
-    On CUDA torch's peak memory statistics of the device are reset at the call. On the main thread
-    signal handlers, that of Ctrl-C among them, run at once inside the decoder and a progress
-    callable, and else where the decode can end well; while the sink is closing, after it.
+    On CUDA torch's peak memory statistics of the device are reset at the call. Ctrl-C and other
+    signals act at once in the decoder and in ``progress``, else between steps; while the sink is
+    closing, after it.
 
     Returns:
         Latency, memory and one `ChunkRecord` per chunk.
@@ -206,7 +203,7 @@ def decode_async(
     Raises:
         TypeError, ValueError: bad latents, decoder, sink, fps or config; the message says what is
             right.
-        ValueError: the decoder gave NaN or inf; names the first chunk. Known when all is decoded.
+        ValueError: the decoder gave NaN or inf; names the first chunk.
         DecodeCancelled: ``cancel`` was set.
         DecodeOutOfMemory: CUDA memory ran out; the message estimates what fits.
         Exception: whatever the decoder or the sink raised, unchanged. After any failure the writer
@@ -226,39 +223,26 @@ def decode_async(
             job.writer = writer
             writer.start()
             state = job.begin()
-            for chunk in job.chunks:
-                job.check()
-                record = new_record(chunk)
+            for chunk, record in job.steps():
                 with job.range("slot wait", chunk.index):
                     slot = writer.acquire(record)
-                job.records.append(record)
-                if chunk.index >= LAUNCH_AHEAD:
-                    engine.wait(job.marks[chunk.index - LAUNCH_AHEAD]["decode_done_s"])
-                    job.check()
-                engine.note_chunk(chunk.index)
+                job.wait_for_launched()
                 device, host = slot.views(_buffer_shape(job, record))
-                record.launch_start_s = job.now()
                 engine.after("compute", slot.copy_done)
-                decode_start = engine.mark("compute")
-                with job.range("launch", chunk.index):
+                with job.launch(record):
                     if config.uint8_on_gpu:
                         job.decode_uint8(state, chunk, device)
                     else:
                         frames = job.decode(state, chunk)
                         device.copy_(frames)
-                decode_done = engine.mark("compute")
-                record.launch_done_s = job.now()
                 ring.move(slot, SlotState.COPYING)
-                engine.after("copy", decode_done)
+                engine.after("copy", job.marks[-1]["decode_done_s"])
                 copy_start = engine.mark("copy")
                 with job.range("copy", chunk.index):
                     engine.copy(host, device)
                 slot.copy_done = engine.mark("copy")
+                job.marks[-1] |= {"copy_start_s": copy_start, "copy_done_s": slot.copy_done}
                 record.d2h_bytes = host.nbytes
-                job.note(
-                    decode_start_s=decode_start, decode_done_s=decode_done,
-                    copy_start_s=copy_start, copy_done_s=slot.copy_done,
-                )  # fmt: skip
                 writer.put(slot)
             writer.drain()
             job.finish()

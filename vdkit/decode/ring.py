@@ -2,7 +2,7 @@
 
 A slot is FREE only after the host has seen its copy finish and the sink has let go of its host
 buffer. So neither buffer is ever reused early, and nothing depends on the caching allocator's
-``record_stream``. Free slots wait in a queue, whose put and get nothing can interrupt halfway.
+``record_stream``. Slots change hands through queues whose put and get nothing interrupts halfway.
 """
 
 from __future__ import annotations
@@ -93,10 +93,11 @@ class Ring:
     ) -> Slot:
         """Wait for the chunk's slot and take it (-> DECODING); the record notes the wait.
 
-        ``check`` is called while waiting and may raise, so that neither a dead writer nor a cancel
-        leaves the caller waiting.
+        ``check`` is called first and while waiting and may raise, so that neither a dead writer nor
+        a cancel leaves the caller waiting.
         """
         record.slot_wait_start_s = record.slot_acquired_s = now()
+        check()
         slot = None if self._free.empty() else self._free.get()
         while slot is None:
             check()

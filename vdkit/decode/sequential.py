@@ -12,22 +12,11 @@ from fractions import Fraction
 
 import torch
 
-from vdkit.decode.chunks import LAUNCH_AHEAD, Chunk, ChunkRecord, DecodeConfig, DecodeResult
+from vdkit.decode.chunks import Chunk, DecodeConfig, DecodeResult
 from vdkit.decode.engines import on_device
 from vdkit.decode.job import Job
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, WholeVideoDecoder, require
-
-
-def new_record(chunk: Chunk) -> ChunkRecord:
-    """An empty record for a chunk of the plan."""
-    return ChunkRecord(
-        index=chunk.index,
-        latent_start=chunk.latent_start,
-        latent_stop=chunk.latent_stop,
-        frame_start=chunk.frame_start,
-        frame_stop=chunk.frame_stop,
-    )
 
 
 @torch.inference_mode()
@@ -55,34 +44,27 @@ def decode_diffusers(
             ``to_numpy``).
     """
     job = Job("diffusers", decoder, latents, sink, fps, config, progress, cancel, allow_nonfinite)
-    engine = job.engine
-    count, last = job.chunks[-1].latent_stop, job.info.frames
-    record = new_record(Chunk(0, 0, count, 0, last))
+    job.chunks = (Chunk(0, 0, job.chunks[-1].latent_stop, 0, job.info.frames),)
     frames = exact = None
     with job, on_device(decoder.device):
         try:
             require(decoder, "WholeVideoDecoder", ("decode_video", "to_numpy"))
             job.open_sink()
-            job.records.append(record)
-            record.launch_start_s = job.now()
-            decode_start = engine.mark("compute")
-            with job.range("launch", 0), job.signals:
-                frames = decoder.decode_video(job.take_latents(), lambda index: job.check())
-            job.check_frames(frames, last)
-            decode_done = engine.mark("compute")
-            record.launch_done_s = job.now()
-            job.check()
-            record.convert_start_s = job.now()
-            exact, frames = frames.float(), None
-            record.d2h_bytes = exact.nbytes
-            with job.range("convert", 0), job.signals:
-                video = (decoder.to_numpy(exact) * 255).round().astype("uint8", order="C")
-            exact = None
-            record.convert_done_s = job.now()
-            job.write(record, video)
-            job.check()
+            for chunk, record in job.steps():
+                with job.launch(record):
+                    with job.signals:
+                        frames = decoder.decode_video(job.take_latents(), lambda _: job.check())
+                    job.check_frames(frames, chunk.frames)
+                job.check()
+                record.convert_start_s = job.now()
+                exact, frames = frames.float(), None
+                record.d2h_bytes = exact.nbytes
+                with job.range("convert", 0), job.signals:
+                    video = (decoder.to_numpy(exact) * 255).round().astype("uint8", order="C")
+                exact = None
+                record.convert_done_s = job.now()
+                job.write(record, video)
             job.close_sink()
-            job.note(decode_start_s=decode_start, decode_done_s=decode_done)
             job.finish()
             return job.result()
         finally:
@@ -114,33 +96,20 @@ def decode_sync(
         try:
             job.open_sink()
             state = job.begin()
-            for chunk in job.chunks:
-                job.check()
-                record = new_record(chunk)
-                job.records.append(record)
-                engine.note_chunk(chunk.index)
-                record.launch_start_s = job.now()
-                decode_start = engine.mark("compute")
-                with job.range("launch", chunk.index):
+            for chunk, record in job.steps():
+                with job.launch(record):
                     frames = job.decode(state, chunk)
-                decode_done = engine.mark("compute")
-                record.launch_done_s = job.now()
                 copy_start = engine.mark("compute")
                 with job.range("copy", chunk.index):
                     host = frames.to("cpu", copy=True)
-                copy_done = engine.mark("compute")
+                job.marks[-1] |= {"copy_start_s": copy_start, "copy_done_s": engine.mark("compute")}
                 record.d2h_bytes = host.nbytes
-                job.note(
-                    decode_start_s=decode_start, decode_done_s=decode_done,
-                    copy_start_s=copy_start, copy_done_s=copy_done,
-                )  # fmt: skip
                 frames = None
                 record.convert_start_s = job.now()
                 with job.range("convert", chunk.index):
                     pixels = frames_to_uint8(host).numpy()
                 record.convert_done_s = job.now()
                 job.write(record, pixels)
-            job.check()
             job.close_sink()
             job.finish()
             return job.result()
@@ -166,7 +135,6 @@ def compute_only(
     ``chunk_size`` counts. Arguments, result and errors are otherwise those of `decode_async`.
     """
     job = Job("compute", decoder, latents, None, fps, config, progress, cancel, allow_nonfinite)
-    engine = job.engine
     state = out = None
     with job, on_device(decoder.device):
         try:
@@ -175,22 +143,11 @@ def compute_only(
                 (most, job.info.height, job.info.width, 3), dtype=torch.uint8, device=decoder.device
             )
             state = job.begin()
-            for chunk in job.chunks:
-                job.check()
-                if chunk.index >= LAUNCH_AHEAD:
-                    engine.wait(job.marks[chunk.index - LAUNCH_AHEAD]["decode_done_s"])
-                record = new_record(chunk)
-                job.records.append(record)
-                engine.note_chunk(chunk.index)
-                record.launch_start_s = job.now()
-                decode_start = engine.mark("compute")
-                with job.range("launch", chunk.index):
+            for chunk, record in job.steps():
+                job.wait_for_launched()
+                with job.launch(record):
                     job.decode_uint8(state, chunk, out[: chunk.frames])
-                decode_done = engine.mark("compute")
-                record.launch_done_s = job.now()
-                job.note(decode_start_s=decode_start, decode_done_s=decode_done)
                 job.frames_done = chunk.frame_stop
-            job.check()
             job.finish()
             job.check_finite()
             return job.result(ring_bytes=out.nbytes)

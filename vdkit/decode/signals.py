@@ -1,28 +1,22 @@
 """Signals during a decode: their handlers run where it can end well, and nowhere else.
 
-An exception that a handler raises between two instructions can leave a lock held, a thread that
-counts as ended, or a file that nobody closes; the second Ctrl-C hits the cleaning up.
+One that raises between any two instructions may leave a lock held or a file that nobody closes.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
 from typing import Any
 
-HELD = (
-    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2
-)  # fmt: skip
+HELD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
 
 
 class HeldSignals:
-    """Holds the handlers of `HELD` back, from its making until `release`.
+    """Holds handlers written in Python back until `release`; one that has raised stays held.
 
-    Only those written in Python, and only on the main thread, where Python runs them; elsewhere
-    nothing is held and nothing arrives. A handler that has raised is not run again.
-
-    As a context manager it lets them run at once: around code that may last and is not ours.
+    Python runs them on the main thread: elsewhere nothing is held and nothing arrives. As a context
+    manager it lets them run at once: around code that may last and is not ours.
     """
 
     def __init__(self) -> None:
@@ -30,11 +24,11 @@ class HeldSignals:
         self._waiting: list[int] = []
         self._raised: set[int] = set()
         self._at_once = self._released = False
-        self._thread = threading.get_ident()
-        if threading.current_thread() is not threading.main_thread():
+        self._thread = threading.current_thread()
+        if self._thread is not threading.main_thread():
             return
         try:
-            for number in HELD:
+            for number in (getattr(signal, name) for name in HELD):
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
@@ -43,13 +37,13 @@ class HeldSignals:
             self.release()
             raise
 
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
+    def _arrived(self, number: int, frame: Any) -> None:
         if self._at_once or self._released:
             self._run(number, frame)
         else:
             self._waiting.append(number)
 
-    def _run(self, number: int, frame: FrameType | None) -> None:
+    def _run(self, number: int, frame: Any) -> None:
         at_once, self._at_once = self._at_once, False
         try:
             self._handlers[number](number, frame)
@@ -60,24 +54,18 @@ class HeldSignals:
 
     def deliver(self) -> None:
         """Run the handlers of what has arrived; they may raise, as KeyboardInterrupt."""
-        if threading.get_ident() == self._thread:
-            while self._waiting:
-                number = self._waiting.pop(0)
-                if number not in self._raised:
-                    self._run(number, None)
+        while self._waiting:
+            number = self._waiting.pop(0)
+            if number not in self._raised:
+                self._run(number, None)
 
     def __enter__(self) -> None:
-        if threading.get_ident() == self._thread:
+        if threading.current_thread() is self._thread:
             self._at_once = True
             self.deliver()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if threading.get_ident() == self._thread:
+    def __exit__(self, *error: object) -> None:
+        if threading.current_thread() is self._thread:
             self._at_once = False
 
     def release(self) -> None:
