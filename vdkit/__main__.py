@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 
 import vdkit
@@ -61,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # so that scratch files go, as on Ctrl-C
     try:
-        status = options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(
+                f"vdkit: warning: {message}", file=sys.stderr
+            )
+            status: int = options.run(options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever read the output has had enough, as in `vdkit show | head`

@@ -8,6 +8,7 @@ from pathlib import Path
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pipelined import decode_async
 from vdkit.measure.bench import run_benchmark
+from vdkit.measure.folders import check_out
 from vdkit.measure.host_memory import keep_freed_memory
 from vdkit.measure.records import BenchmarkResult, SinkInfo, write_atomically
 from vdkit.measure.steps import balancing_mb_per_s
@@ -29,8 +30,10 @@ def run_demo(out: Path, device: str = "auto") -> Path:
     """Run the demo on ``device``; MP4, timeline, table and records go into ``out``, returned.
 
     Raises:
+        OSError: ``out`` cannot be written to.
         RuntimeError: the paths did not give the same frames.
     """
+    check_out(out, "")
     decoder = load_decoder("tiny-wan", device)
     if decoder.device.type == "cpu":
         keep_freed_memory()

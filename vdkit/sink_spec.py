@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,8 +69,14 @@ class SinkSpec:
             raise FileNotFoundError(f"sink folder {str(self.folder)!r} does not exist; create it")
         elif not self.folder.is_dir():
             raise NotADirectoryError(f"sink folder {str(self.folder)!r} is a file; give a folder")
-        elif not os.access(self.folder, os.W_OK):
-            raise PermissionError(f"sink folder {str(self.folder)!r} is not writable")
+        else:
+            try:
+                Path(tempfile.mkdtemp(prefix=".vdkit-", dir=self.folder)).rmdir()
+            except OSError as error:
+                raise OSError(
+                    f"sink folder {str(self.folder)!r} cannot be written to ({error.strerror}); "
+                    "give another"
+                ) from error
 
     @contextlib.contextmanager
     def fresh(self, label: str) -> Iterator[Sink]:

@@ -12,6 +12,7 @@ from vdkit.cli.workload import MODES, PRESETS
 
 ROOT = Path(__file__).parents[2]
 (HTA,) = (ROOT / "results").glob("*analyze-vs-hta")
+RUN = max((ROOT / "results").glob("2*/result.json")).parent
 QUICK = ["bench", "--device", "cpu", "--latents", "random:9x16x16", "--runs", "2", "--warmup", "0"]
 
 
@@ -116,6 +117,7 @@ def test_help_explains_every_knob(capsys):
         (["--sink", "null:/tmp"], "takes no folder"),
         (["--sink", "avi"], "sink 'avi' is unknown"),
         (["--sink", "raw:/no/such/folder"], "sink folder '/no/such/folder' does not exist"),
+        (["--sink", "raw:/proc"], r"sink folder '/proc' cannot be written to \(No such file"),
         (["--throttle-mb-s", "-5"], "storage speed is -5 MB/s"),
         (["--fps", "0"], "fps is 0; it must be above 0"),
         (["--runs", "0"], "runs is 0"),
@@ -136,7 +138,8 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--latents", "nowhere.safetensors"], ["--chunk", "0"], ["--slots", "17"],
+        ["--latents", "nowhere.safetensors"], ["--latents", __file__], ["--sink", "png:/proc"],
+        ["--chunk", "0"], ["--slots", "17"],
         ["--modes", "sync,turbo"], ["--baseline", "turbo"], ["--out", __file__],
         ["--label", "x" * 300], ["--seed", "-1"], ["--sink", "avi"], ["--throttle-mb-s", "0"],
         ["--fps", "0"], ["--runs", "0"], ["--warmup", "-1"],
@@ -151,6 +154,27 @@ def test_what_costs_nothing_to_check_is_checked_before_a_decoder_is_loaded(
     monkeypatch.setattr("vdkit.models.loading.load_decoder", load)
     assert main([*QUICK, "--out", str(tmp_path / "o"), *arguments]) == 2
     assert main(["profile", "--nvml-ms", "0", "--out", str(tmp_path / "o"), "--device", "cpu"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--out", "/proc/no/demo"], "--out '/proc/no/demo' cannot be written to"),
+        (["report", str(RUN), "--out", "/proc/r.html"], "--out '/proc/r.html' cannot be written"),
+        (["show", str(RUN), "--timeline", "/proc/t.png"], "timeline '/proc/t.png' cannot be"),
+        (["results", str(RUN), "--csv", "/proc/r.csv"], "--csv '/proc/r.csv' cannot be written"),
+        (["results", str(RUN), "--csv", "r" * 250], "cannot be written (File name too long)"),
+    ],
+)
+def test_every_output_that_cannot_be_written_is_refused_first(
+    capsys, monkeypatch, arguments, words
+):
+    for name in ("vdkit.demo.load_decoder", "vdkit.cli.report._read", "vdkit.cli.results._load"):
+        monkeypatch.setattr(name, lambda *_: pytest.fail("began"))
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("vdkit: error: ") and words in printed.err
+    assert printed.out == "" and printed.err.count("\n") == 1
 
 
 def test_demo(tmp_path, capsys):
@@ -209,7 +233,6 @@ def test_a_reader_that_stops_reading_is_no_error():
     import subprocess
     import sys
 
-    newest = max((ROOT / "results").glob("2*/result.json")).parent
-    command = f"{sys.executable} -m vdkit show '{newest}' | head -1"
+    command = f"{sys.executable} -m vdkit show '{RUN}' | head -1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "" and len(done.stdout.splitlines()) == 1

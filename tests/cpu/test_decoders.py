@@ -1,15 +1,20 @@
 """Decoders: the same frames as diffusers, and every way to load one."""
 
+import hashlib
+import http.server
 import json
 import pickle
+import re
 import shutil
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
 from tests.helpers import Collect, latents_for
-from vdkit import decode_async, load_decoder
+from vdkit import decode_async, load_decoder, load_pipeline
 from vdkit.decode.chunks import plan_chunks
 from vdkit.decode.pixels import frames_to_uint8
 
@@ -169,10 +174,75 @@ def test_unknown_sources(source, kind, message):
         load_decoder(source, "cpu")
 
 
-def test_unreachable_hub_repository(monkeypatch):
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """The files of ``folder`` as the repository someone/vae, by the few words of the hub."""
+
+    folder, asked = Path(), 0
+
+    def do_GET(self):
+        type(self).asked += 1
+        asked = re.match(r"/someone/vae/resolve/\w+/(.*)", self.path)
+        file = self.folder / asked[1] if asked else None
+        content = file.read_bytes() if file and file.is_file() else b""
+        self.send_response(200 if content else 404)
+        self.send_header("X-Error-Code", "EntryNotFound" if asked else "RepoNotFound")
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "1" * 40)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_): ...
+
+
+def test_the_hub_and_its_cache(folder, tmp_path, monkeypatch):
+    """A repository is loaded; without a network again from the cache, or refused at once."""
+    Hub.folder = folder
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"a retry in {seconds} s"))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        loaded = load_decoder("someone/vae", "cpu").weights_sha256()
+        with pytest.raises(FileNotFoundError, match="the hub gave no Wan VAE: someone/none is not"):
+            load_decoder("someone/none", "cpu")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert loaded == load_decoder(folder, "cpu").weights_sha256() and Hub.asked > 0
+    assert load_decoder("someone/vae", "cpu").weights_sha256() == loaded
+    for load, what in ((load_decoder, "VAE"), (load_pipeline, "pipeline")):
+        with pytest.raises(
+            FileNotFoundError,
+            match=rf"'someone/none' is no local folder, and the hub gave no Wan {what}: {address} "
+            rf"cannot be reached \(.*refused.*{tmp_path} does not hold it whole; give a folder",
+        ):
+            load("someone/none", "cpu")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="neither a local folder nor a reachable hub"):
-        load_decoder("nobody/no-such-model", "cpu")
+    assert load_decoder("someone/vae", "cpu").weights_sha256() == loaded
+    with pytest.raises(FileNotFoundError, match="offline mode is enabled"):
+        load_decoder("someone/none", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"), (b"", "is empty")],
+)
+def test_weights_that_are_another_kind_of_file(folder, tmp_path, content, words):
+    home, weights = damaged(folder, tmp_path)
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{weights.name} {words}"):
+        load_decoder(home, "cpu")
 
 
 def test_folders_that_hold_no_vae(tmp_path, folder):

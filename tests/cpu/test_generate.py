@@ -1,6 +1,7 @@
 """Text to latents with a Wan pipeline, latents files, and the miniature on every path and sink."""
 
 import json
+import shlex
 import shutil
 import warnings
 
@@ -378,9 +379,6 @@ def test_generate_writes_video_and_latents(tmp_path, capsys):
     [
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "a", "--steps", "0"], "steps is 0"),
-        (["--prompt", "a", "--out", "v.avi"], "writes .mp4 files"),
-        (["--prompt", "a", "--out", "no/v.mp4"], "there is no folder 'no'"),
-        (["--prompt", "a", "--save-latents", "l.pt"], r"end the name in .safetensors"),
         (["--prompt", "a", "--model", "wan9"], "pipeline source 'wan9' is unknown"),
         (["--prompt", "a", "--frames", "8"], "use 5 or 9"),
     ],
@@ -390,6 +388,103 @@ def test_generate_refuses(capsys, tmp_path, monkeypatch, arguments, message):
     assert main(["generate", "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "v.avi"], "--out 'v.avi': end the name in .mp4"),
+        (["--out", "no/v.mp4"], "--out 'no/v.mp4': there is no folder 'no'; create it"),
+        (["--out", "folder.mp4"], "--out 'folder.mp4' is a folder; give a file name"),
+        (["--out", "/proc/v.mp4"], "--out '/proc/v.mp4' cannot be written (No such file"),
+        (["--out", "v" * 250 + ".mp4"], "cannot be written (File name too long)"),
+        (["--out", "locked.mp4"], "--out 'locked.mp4' is there and write-protected"),
+        (["--save-latents", "l.pt"], "--save-latents 'l.pt': end the name in .safetensors"),
+        (["--save-latents", "/proc/l.safetensors"], "/proc/l.safetensors' cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "locked.mp4").touch()
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "locked.mp4")
+    for name in ("load_pipeline", "load_decoder"):
+        monkeypatch.setattr(f"vdkit.models.loading.{name}", lambda *_: pytest.fail("loaded"))
+    assert main(["generate", "--prompt", "a", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    if "--out" in arguments:
+        assert main(["decode", str(EXAMPLES[0]), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_the_sink_refuses_is_refused_before_denoising(capsys, tmp_path, monkeypatch):
+    def refuse(sink, info):
+        raise ValueError(f"no encoder for {info.frames} frames of {info.height}x{info.width}")
+
+    monkeypatch.setattr(Mp4Sink, "open", refuse)
+    monkeypatch.setattr("vdkit.models.pipeline.generate_latents", lambda *_: pytest.fail("began"))
+    out = ["--out", str(tmp_path / "v.mp4"), "--device", "cpu"]
+    assert main(["generate", "--prompt", "a", *out]) == 2
+    assert "no encoder for 33 frames of 96x160" in capsys.readouterr().err
+
+
+def pictures(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("fault", ["write", "interrupt", "latents", "folder", "both folders"])
+def test_latents_outlive_a_video_that_cannot_be_written(tmp_path, capsys, monkeypatch, fault):
+    """They are kept, an earlier video too, and the command that is named makes the video."""
+    size = ["--frames", "5", "--height", "32", "--width", "48", "--steps", "1", "--device", "cpu"]
+    home, other = tmp_path / "-my videos", tmp_path / "temp"
+    home.mkdir()
+    other.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(other))
+    out, asked = home / "v.mp4", home / "asked.safetensors"
+    arguments = ["generate", "--prompt", PROMPT, "--fps", "24000/1001", *size, "--out", str(out)]
+    if fault in ("latents", "interrupt"):
+        arguments += ["--save-latents", str(asked)]
+    out.write_text("earlier")
+
+    def broken(*_):
+        raise KeyboardInterrupt if fault == "interrupt" else OSError(28, "No space left on device")
+
+    def full(path, *rest):
+        if (
+            (fault, path) == ("latents", asked)
+            or fault == "both folders"
+            or (fault, path.parent) == ("folder", home)
+        ):
+            broken()
+        return save_latents(path, *rest)
+
+    with monkeypatch.context() as during:
+        if fault != "latents":
+            during.setattr(Mp4Sink, "write", broken)
+        during.setattr("vdkit.models.latents.save_latents", full)
+        assert main(arguments) == (130 if fault == "interrupt" else 2)
+    said = capsys.readouterr().err
+    expected = "vdkit: interrupted" if fault == "interrupt" else "No space left on device"
+    assert expected in said.splitlines()[-1] and out.read_text() == "earlier"
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path != out]
+    if fault == "both folders":
+        assert f"the latents are lost, {other} takes no file either" in said and not kept
+        return
+    (kept,) = kept
+    assert kept.parent == (other if fault == "folder" else home)
+    assert (kept == asked) == (fault == "interrupt")
+    assert latents_metadata(kept)["prompt"] == PROMPT
+    (line,) = (line for line in said.splitlines() if line.startswith("  vdkit decode "))
+    assert str(kept) in shlex.split(line)
+    assert main(shlex.split(line)[1:]) == 0
+    assert f"Video: {out}, 5 frames of 32x48" in capsys.readouterr().out
+    decoded = pictures(out)
+    assert main(arguments) == 0
+    np.testing.assert_array_equal(pictures(out), decoded)
 
 
 def test_normalization_is_not_undone_twice(capsys):

@@ -1,7 +1,12 @@
 """Bad input: every path says what is wrong, with which value, and what is right."""
 
+import io
+import pickle
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 
 from tests.helpers import Collect, NearestDecoder, latents_for
@@ -11,9 +16,11 @@ from vdkit import (
     decode_async,
     decode_diffusers,
     decode_sync,
+    latents_metadata,
     load_decoder,
     load_latents,
 )
+from vdkit.__main__ import main
 
 PATHS = [decode_diffusers, decode_sync, decode_async, compute_only]
 GOOD = torch.zeros(1, 16, 3, 2, 2)
@@ -123,6 +130,37 @@ def test_wrong_types_are_named():
         DecodeConfig(pinned_memory="no")
 
 
+def saved(save, value=GOOD, **options):
+    buffer = io.BytesIO()
+    save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+WHOLE = save_bytes({"latents": GOOD})
+FILES = {
+    "torch": (saved(torch.save), "is a pickle, which can run code"),
+    "torch, cut short": (saved(torch.save)[:300], "is a pickle"),
+    "torch, before 1.6": (
+        saved(torch.save, _use_new_zipfile_serialization=False),
+        "is a pickle, which can run code",
+    ),
+    "pickle": (pickle.dumps([1]), "is a pickle, which can run code"),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        "is a Git LFS pointer; fetch the file itself: git lfs pull",
+    ),
+    "page": (b"\n<!doctype HTML><title>Sign in</title>", "is a web page; download the file"),
+    "page, no doctype": (b"\xef\xbb\xbf<html>", "is a web page"),
+    "JSON": (b'{"error": "Invalid username or password."}', "is no safetensors file"),
+    "numpy": (saved(lambda value, file: np.save(file, value)), "is no safetensors file"),
+    "empty": (b"", "is empty"),
+    "one byte": (WHOLE[:1], "is damaged or cut short"),
+    "cut in its header": (WHOLE[:40], "is damaged or cut short"),
+    "cut in its data": (WHOLE[:-8], "is damaged or cut short"),
+    "cut, its first byte a pickle's": (b"\x80\x02" + bytes(6) + b'{"a"', "is damaged or cut short"),
+}
+
+
 class TestLatents:
     def test_random(self, decoder):
         latents = load_latents("random:17x16x24", decoder, seed=3)
@@ -153,17 +191,55 @@ class TestLatents:
         assert torch.equal(load_latents(path, decoder), GOOD)
         save_file({"only": GOOD[0]}, path)
         assert torch.equal(load_latents(str(path), decoder), GOOD[0])
-        save_file({"a": GOOD, "b": GOOD.clone()}, path)
-        with pytest.raises(ValueError, match="no tensor 'latents' but a, b"):
-            load_latents(path, decoder)
-        path.write_bytes(path.read_bytes()[:-8])
-        with pytest.raises(ValueError, match="damaged or cut short"):
-            load_latents(path, decoder)
-
-    def test_no_file_and_no_pickle(self, decoder, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no latents file 'nowhere.safetensors'"):
             load_latents("nowhere.safetensors", decoder)
-        pickled = tmp_path / "latents.pt"
-        torch.save(GOOD, pickled)
-        with pytest.raises(ValueError, match="not safetensors; nothing else is read"):
-            load_latents(pickled, decoder)
+
+    @pytest.mark.parametrize("ending", ["latent", "SAFETENSORS", "pt"])
+    def test_comfyui(self, decoder, tmp_path, ending):
+        """As its SaveLatent writes: an empty tensor beside the latents marks them as unscaled."""
+        path = tmp_path / f"ComfyUI_00001_.{ending}"
+        mark = {"latent_format_version_0": torch.tensor([])}
+        save_file({"latent_tensor": GOOD, **mark, "noise_mask": GOOD + 1}, path, {"prompt": "{}"})
+        assert torch.equal(load_latents(path, decoder), GOOD)
+        assert latents_metadata(path) == {"prompt": "{}"}
+        save_file({"latent_tensor": GOOD}, path)
+        with pytest.raises(ValueError, match=r"without latent_format_version_0: .*save it there"):
+            load_latents(path, decoder)
+
+    def test_several_tensors(self, decoder, tmp_path, capsys):
+        path = tmp_path / "bundle.safetensors"
+        odd = {
+            "half": torch.zeros(3),
+            "four": GOOD[:, :4].clone(),
+            "two": GOOD.repeat(2, 1, 1, 1, 1),
+        }
+        odd["number"] = torch.tensor(1.0)
+        for fitting in (GOOD + 1, GOOD[0] + 1, GOOD.to(torch.float8_e4m3fn)):
+            save_file({**odd, "z": fitting}, path)
+            with pytest.warns(UserWarning, match=r"taking 'z' of .*four \[1, 4, 3, 2, 2\]"):
+                assert torch.equal(load_latents(path, decoder), fitting)
+        with pytest.raises(TypeError, match=r"latents are torch\.float8_e4m3fn; use"):
+            decode_sync(decoder, fitting, Collect(), progress=False)
+        assert main(["decode", str(path), "--device", "cpu", "--out", str(tmp_path / "v.mp4")]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said[0].startswith("vdkit: warning: latents file ") and "taking 'z'" in said[0]
+        assert said[1].startswith("vdkit: error: ") and "torch.float8_e4m3fn" in said[1]
+        for tensors, words in (
+            ({**odd, "a": GOOD, "b": GOOD + 1}, r"2 that fit 16 channels.*a \[1, 16, 3, 2, 2\]"),
+            (odd, r"0 that fit 16 channels.*four \[1, 4, 3, 2, 2\], half \[3\], number \[\]"),
+            ({f"{i:02}": GOOD + i for i in range(20)}, r"20 that fit.*08 \[.*\], \.\.\.$"),
+            ({}, "0 that fit 16 channels.*it is empty"),
+        ):
+            save_file(tensors, path)
+            with pytest.raises(ValueError, match=rf"no tensor 'latents', and {words}"):
+                load_latents(path, decoder)
+
+    @pytest.mark.parametrize("ending", ["safetensors", "latent", "bin"])
+    @pytest.mark.parametrize("kind", FILES)
+    def test_other_files_are_called_what_they_are(self, decoder, tmp_path, kind, ending):
+        content, words = FILES[kind]
+        path = tmp_path / f"file.{ending}"
+        path.write_bytes(content)
+        for read in (lambda: load_latents(path, decoder), lambda: latents_metadata(path)):
+            with pytest.raises(ValueError, match=rf"file\.{ending} {words}"):
+                read()

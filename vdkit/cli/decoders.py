@@ -43,13 +43,11 @@ def latents_of(decoder: Any, options: argparse.Namespace) -> torch.Tensor:
 
     latents = load_latents(options.latents, decoder, options.seed)
     if options.denormalize:
-        if not options.latents.startswith("random:"):
-            said = latents_metadata(options.latents).get("normalization")
-            if said == "undone":
-                raise ValueError(
-                    f"{options.latents} says that its normalization is undone already; leave out "
-                    "--denormalize"
-                )
+        if latents_metadata(options.latents).get("normalization") == "undone":
+            raise ValueError(
+                f"{options.latents} says that its normalization is undone already; leave out "
+                "--denormalize"
+            )
         latents = decoder.denormalize(latents)
     return latents
 

@@ -1,15 +1,19 @@
-"""``vdkit generate``: text to latents to video, with the seconds of every stage."""
+"""``vdkit generate``: text to latents to video, with every stage's seconds; ``vdkit decode``."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import shlex
 import sys
-import warnings
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.decode.chunks import exact_fps
+from vdkit.cli.decoders import latents_of, load_variant
+from vdkit.cli.workload import DENORMALIZE
+from vdkit.decode.chunks import VideoInfo, exact_fps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,72 +32,102 @@ def add_generate(commands: Any) -> None:
     )
     add = generate.add_argument
     add("--prompt", required=True, help="what the video shows")
-    add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")
     add("--model", default="tiny-wan", help="tiny-wan, a pipeline folder or a hub id")
     add("--negative-prompt", default="", help="what guidance leads away from")
     add("--frames", type=int, default=33, help="4n+1; tiny-wan: 33 (default: 33)")
     add("--height", type=int, default=96, help="a multiple of 16; tiny-wan: 96 (default: 96)")
-    add(
-        "--width",
-        type=int,
-        default=160,
-        help="a multiple of 16; tiny-wan: 160 (default: 160)",
-    )
+    add("--width", type=int, default=160, help="a multiple of 16; tiny-wan: 160 (default: 160)")
     add("--steps", type=int, default=20, help="denoising steps, 1 to 1000 (default: 20)")
     add("--seed", type=int, default=0, help="of the noise (default: 0)")
     add("--guidance", type=float, default=4.0, help="high-noise expert; 1: none (default: 4)")
     add("--guidance-2", type=float, default=3.0, help="low-noise expert (default: 3)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--dtype", help="of the transformers (default: bfloat16 on a GPU, float32 on a CPU)")
-    add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
     add("--save-latents", type=Path, metavar="FILE", help="keep the latents too, replacing FILE")
     add("--json", action="store_true", help="print only one line of JSON, no progress bars")
     generate.set_defaults(run=run_generate)
+
+    decode = commands.add_parser("decode", help="latents to video: a safetensors file in, MP4 out")
+    add = decode.add_argument
+    add("latents", metavar="FILE", help="safetensors, whatever it ends in, or random:FRAMESxHxW")
+    add("--decoder", default="tiny-wan", help="wan2.1, wan2.2, tiny-wan, a folder or a hub id")
+    add("--denormalize", action="store_true", help=DENORMALIZE)
+    decode.set_defaults(run=run_decode, dtype=None, seed=0)
+    for command in (generate, decode):
+        add = command.add_argument
+        add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")
+        add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+        add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
+
+
+def run_decode(options: argparse.Namespace) -> int:
+    """Decode ``options.latents`` with ``options.decoder``; returns the exit status."""
+    from vdkit.decode.pipelined import decode_async
+    from vdkit.measure.folders import check_file
+    from vdkit.models.latents import latents_metadata
+    from vdkit.sinks import Mp4Sink
+
+    check_file(options.out, "--out", ".mp4")
+    fps = exact_fps(options.fps)
+    latents_metadata(options.latents)  # a file that cannot be read is refused first
+    decoder = load_variant(options, "diffusers")
+    latents, sink = latents_of(decoder, options), Mp4Sink(options.out)
+    done = decode_async(decoder, latents, sink, fps=fps, progress=sys.stderr.isatty())
+    size = f"{done.info.frames} frames of {done.info.height}x{done.info.width}"
+    print(f"Video: {options.out}, {size} in {done.latency_s:.3f} s on {decoder.device}")
+    return 0
 
 
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
     from vdkit.decode.pipelined import decode_async
+    from vdkit.measure.folders import check_file
     from vdkit.measure.host_memory import keep_freed_memory
-    from vdkit.models.latents import check_latents_path, save_latents
+    from vdkit.models.latents import save_latents
     from vdkit.models.loading import load_pipeline
-    from vdkit.models.pipeline import PromptWarning, generate_latents, pipeline_decoder
-    from vdkit.models.request import check_request, prompt_notes
+    from vdkit.models.pipeline import generate_latents, pipeline_decoder
+    from vdkit.models.request import check_fit, check_request
     from vdkit.present.stages import stage_rows
     from vdkit.sinks import Mp4Sink
 
-    sink = Mp4Sink(options.out)
-    if not options.out.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(options.out.parent)!r}; create it")
+    check_file(options.out, "--out", ".mp4")
     if options.save_latents is not None:
-        check_latents_path(options.save_latents)
+        check_file(options.save_latents, "--save-latents", ".safetensors")
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
     progress = not options.json and sys.stderr.isatty()
     pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
     if pipeline.device.type == "cpu":
         keep_freed_memory()
-    for note in prompt_notes(pipeline, options.prompt, options.negative_prompt):
-        print(f"vdkit: warning: {note}", file=sys.stderr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptWarning)  # said above, in a line each
-        made = generate_latents(
-            pipeline,
-            options.prompt,
-            options.frames,
-            options.height,
-            options.width,
-            options.steps,
-            options.seed,
-            guidance=options.guidance,
-            guidance_2=options.guidance_2,
-            negative_prompt=options.negative_prompt,
-            progress=progress,
-        )
-    if options.save_latents is not None:  # before the decode, which may fail
-        save_latents(options.save_latents, made.latents, made.metadata)
-    decoder = pipeline_decoder(pipeline)
-    decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress)
+    check_fit(pipeline, options.frames, options.height, options.width, options.steps)
+    with contextlib.ExitStack() as stack:  # what the sink refuses, it refuses now
+        sink = Mp4Sink(options.out)
+        stack.callback(sink.abort)
+        sink.open(VideoInfo(options.frames, options.height, options.width, fps))
+    made = generate_latents(
+        pipeline,
+        options.prompt,
+        options.frames,
+        options.height,
+        options.width,
+        options.steps,
+        options.seed,
+        guidance=options.guidance,
+        guidance_2=options.guidance_2,
+        negative_prompt=options.negative_prompt,
+        progress=progress,
+    )
+    decoder, kept = pipeline_decoder(pipeline), None
+    try:
+        if options.save_latents is not None:
+            kept = save_latents(options.save_latents, made.latents, made.metadata)
+        sink = Mp4Sink(options.out)
+        decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress)
+    except BaseException as error:
+        _keep(made, kept, options)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        print("vdkit: interrupted; an earlier video is as it was", file=sys.stderr)
+        return 130
     if options.json:
         print(_line(made, decoded.latency_s, options))
         return 0
@@ -103,6 +137,24 @@ def run_generate(options: argparse.Namespace) -> int:
     if options.save_latents is not None:
         print(f"Latents: {options.save_latents}")
     return 0
+
+
+def _keep(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
+    """After a decode that failed: save the latents unless they are, and say what decodes them."""
+    from vdkit.models.latents import save_latents
+    from vdkit.sink_spec import default_folder
+
+    out = options.out.absolute()
+    name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there
+    for folder in (out.parent, default_folder()):
+        with contextlib.suppress(OSError):
+            kept = kept or save_latents(folder / name, made.latents, made.metadata)
+    if kept is None:
+        print(f"vdkit: the latents are lost, {folder} takes no file either", file=sys.stderr)
+        return
+    again = ["vdkit", "decode", kept.absolute(), "--out", out, "--decoder", options.model]
+    command = shlex.join(map(str, [*again, "--device", options.device, "--fps", options.fps]))
+    print(f"vdkit: the latents are kept; decode them with\n  {command}", file=sys.stderr)
 
 
 def _table(rows: Sequence[StageRow]) -> str:

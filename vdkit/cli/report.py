@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +68,10 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _check_out(out: Path) -> None:
     """Before anything is read: can a report be written at ``out``?"""
+    from vdkit.measure.folders import check_file
     from vdkit.present.report_html import MARKER
 
-    if out.suffix not in (".html", ".htm"):
-        raise ValueError(f"--out {str(out)!r}: end the name in .html")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(
-            f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; create it"
-        )
-    if out.is_dir():
-        raise IsADirectoryError(f"--out {str(out)!r} is a folder; give a file name")
+    check_file(out, "--out", ".html", ".htm")
     if out.exists() or out.is_symlink():
         head = b""
         if out.is_file() and not out.is_symlink():
@@ -88,8 +81,6 @@ def _check_out(out: Path) -> None:
             raise FileExistsError(
                 f"--out {str(out)!r} is there and no report of vdkit; name a new file or remove it"
             )
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"--out {str(out)!r} cannot be written; give another place")
 
 
 def _read(path: Path) -> Source:

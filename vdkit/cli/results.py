@@ -180,9 +180,8 @@ def _with_money(
 
 def _check_csv(path: Path) -> None:
     """Before anything is read: can a new file be written at ``path``?"""
+    from vdkit.measure.folders import check_file
+
     if path.exists() or path.is_symlink():
         raise FileExistsError(f"--csv {str(path)!r} is there already; name a new file or remove it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"--csv {str(path)!r}: there is no folder {str(path.parent)!r}; create it"
-        )
+    check_file(path, "--csv", path.suffix)

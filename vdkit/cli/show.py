@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +73,7 @@ def run_show(options: argparse.Namespace) -> int:
         return _control(options)
     if kind == "variants.json":
         return _variants(options, asked)
+    from vdkit.measure.folders import check_file
     from vdkit.measure.records import read_result
     from vdkit.measure.variant_records import alone
     from vdkit.present.plots import plot_timeline, steady_window
@@ -81,7 +81,7 @@ def run_show(options: argparse.Namespace) -> int:
     from vdkit.present.tables import breakdown_rows, text_report, what_and_where
 
     if options.timeline is not None:
-        _check_picture(options.timeline)
+        check_file(options.timeline, "timeline", ".png", ".svg", ".pdf")
     if options.zoom is not None and options.zoom < 1:
         raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
     if options.zoom is not None and options.timeline is None:
@@ -169,20 +169,6 @@ def _check_record(where: Path) -> None:
     raise FileNotFoundError(
         f"no result at {where}: no {', '.join(names[:-1])} or {names[-1]}{holds}"
     )
-
-
-def _check_picture(path: Path) -> None:
-    """Before anything is printed: can a picture be written to ``path``?"""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"timeline {str(path)!r}: end the name in .png, .svg or .pdf")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"timeline {str(path)!r}: there is no folder {str(path.parent)!r}; create it"
-        )
-    if path.is_dir():
-        raise IsADirectoryError(f"timeline {str(path)!r} is a folder; give a file name")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"timeline {str(path)!r} cannot be written; give another place")
 
 
 def _sweep(options: argparse.Namespace, asked: dict[str, Any]) -> int:

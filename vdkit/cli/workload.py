@@ -31,6 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
 
+DENORMALIZE = "the latents come from a pipeline: undo its scaling (ComfyUI has undone it)"
+
 MODES = "diffusers,sync,async,compute"
 
 VARIANTS = "diffusers,channels_last,compiled,fast"
@@ -78,11 +80,7 @@ def add_workload(
         "--dtype", help="float16, bfloat16 or float32 (default: float16 on a GPU, float32 on a CPU)"
     )
     add("--latents", help=f"random:FRAMESxHxW in pixels, or a safetensors file {shown['latents']}")
-    add(
-        "--denormalize",
-        action="store_true",
-        help="the latents come from a pipeline: undo its scaling",
-    )
+    add("--denormalize", action="store_true", help=DENORMALIZE)
     add("--seed", type=int, default=0, help="of random latents (default: 0)")
     if runs is not None:
         default = "all four" if modes == MODES else modes
@@ -150,6 +148,7 @@ class What:
 def _check_numbers(options: argparse.Namespace) -> None:
     """ValueError or FileNotFoundError for what needs no decoder to be seen to be wrong."""
     from vdkit.measure.bench import check_plan
+    from vdkit.models.latents import latents_metadata
 
     modes = asked_modes(options)
     warmup, baseline = getattr(options, "warmup", 0), getattr(options, "baseline", None)
@@ -158,12 +157,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
     exact_fps(options.fps)
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
-    latents = options.latents
-    if not latents.startswith("random:") and not Path(latents).is_file():
-        raise FileNotFoundError(
-            f"no latents file {latents!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
-            "random:161x480x832"
-        )
+    latents_metadata(options.latents)
     milliseconds = getattr(options, "nvml_ms", 20)
     if not 1 <= milliseconds <= 10_000:
         raise ValueError(f"--nvml-ms is {milliseconds:g} ms; use 1 to 10000 ms")

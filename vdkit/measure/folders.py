@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +36,30 @@ def check_out(out: Path, label: str, what: str = "--out") -> None:
         raise OSError(
             f"{what} {str(out)!r} cannot be written to ({error.strerror}); give another folder"
         ) from error
+
+
+def check_file(path: Path, what: str, *endings: str) -> None:
+    """Before any work: can a file be written at ``path``, with one of ``endings``?
+
+    Leaves nothing behind. ValueError for another ending, OSError for a place that cannot be written
+    to; ``what`` is the caller's name for it, for messages.
+    """
+    named = f"{what} {str(path)!r}"
+    if path.suffix not in endings:
+        either = re.sub(r", (\S+)$", r" or \1", ", ".join(endings))
+        raise ValueError(f"{named}: end the name in {either}")
+    if not os.path.isdir(path.parent):
+        raise FileNotFoundError(f"{named}: there is no folder {str(path.parent)!r}; create it")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{named} is a folder; give a file name")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise PermissionError(f"{named} is there and write-protected; choose another")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.touch(exist_ok=False)
+        partial.unlink()
+    except OSError as error:
+        raise OSError(f"{named} cannot be written ({error.strerror}); choose another") from error
 
 
 class Recorded(Protocol):

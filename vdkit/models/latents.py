@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from vdkit.decode.chunks import latent_frames
 from vdkit.decode.protocols import ChunkDecoder
+from vdkit.models.sources import open_safetensors
 
 
 def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:
@@ -18,33 +20,45 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torc
 
     Args:
         spec: ``random:FRAMESxHxW`` in pixels, e.g. ``random:161x480x832``, standard normal from
-            ``seed``; or a safetensors file with a tensor ``latents`` (or only one tensor), [C, T,
-            h, w] or [1, C, T, h, w].
-        decoder: gives channels and factors of random ones; not used for a file.
+            ``seed``; or a safetensors file, whatever its name ends in. Of its tensors ``latents``
+            is taken, or ComfyUI's ``latent_tensor`` (whose normalization is undone), the only one,
+            or the only one that fits the decoder, which a warning names: [C, T, h, w] or
+            [1, C, T, h, w].
+        decoder: gives channels and factors.
 
     Raises:
-        ValueError: a size the decoder cannot produce, or a file that is damaged or has no latents.
+        ValueError: a size the decoder cannot produce; a file that is no safetensors file, is
+            damaged, or does not say which tensor are the latents.
         FileNotFoundError: no such file.
     """
     text = str(spec)
     if text.startswith("random:"):
         return _random(text, decoder, seed)
-    path = _file(spec)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    with open_safetensors(_file(spec)) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        return file.get_tensor(_which(text, shapes, decoder.latent_channels))
 
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"latents file {text!r} is damaged or cut short: {error}") from error
-    if "latents" in tensors:
-        return tensors["latents"]
-    if len(tensors) == 1:
-        return next(iter(tensors.values()))
-    raise ValueError(
-        f"latents file {text!r} has no tensor 'latents' but "
-        f"{', '.join(sorted(tensors)) or 'nothing'}"
-    )
+
+def _which(text: str, shapes: Mapping[str, list[int]], channels: int) -> str:
+    """The name of the tensor that are the latents."""
+    if "latent_tensor" in shapes and "latent_format_version_0" not in shapes:
+        raise ValueError(
+            f"latents file {text!r} has latent_tensor without latent_format_version_0: ComfyUI "
+            "takes it for pictures of early 2023, scaled by 0.18215; save it there anew"
+        )
+    for name in ("latents", "latent_tensor") if len(shapes) > 1 else shapes:
+        if name in shapes:
+            return name
+    fit = [n for n, s in shapes.items() if s[-4:-3] == [channels] and s[:-4] in ([], [1])]
+    listed = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:9])
+    listed += ", ..." * (len(shapes) > 9)
+    if len(fit) != 1:
+        raise ValueError(
+            f"latents file {text!r} has no tensor 'latents', and {len(fit)} that fit "
+            f"{channels} channels; name one of them so: {listed or 'it is empty'}"
+        )
+    warnings.warn(f"latents file {text!r}: taking {fit[0]!r} of {listed}", stacklevel=3)
+    return fit[0]
 
 
 def save_latents(
@@ -66,7 +80,10 @@ def save_latents(
     from safetensors.torch import save_file
 
     path = Path(path)
-    check_latents_path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"latents file {str(path)!r}: end the name in .safetensors")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name}")
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         save_file({"latents": latents.detach().cpu().contiguous()}, partial, dict(metadata or {}))
@@ -79,27 +96,15 @@ def save_latents(
     return path
 
 
-def check_latents_path(path: Path) -> None:
-    """ValueError or FileNotFoundError if `save_latents` could not write ``path``."""
-    if path.suffix != ".safetensors":
-        raise ValueError(f"latents file {str(path)!r}: end the name in .safetensors")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name}")
-
-
 def latents_metadata(path: str | Path) -> dict[str, str]:
     """What a latents file says about itself: prompt, seed, shape, normalization, source, ...
 
-    Empty for a file that says nothing. Raises as `load_latents` does.
+    Empty for one that says nothing, and for random latents. Raises as `load_latents` does.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = _file(path)
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"latents file {str(path)!r} is damaged or cut short: {error}") from error
+    if str(path).startswith("random:"):
+        return {}
+    with open_safetensors(_file(path)) as file:
+        return dict(file.metadata() or {})
 
 
 def _file(spec: str | Path) -> Path:
@@ -109,8 +114,6 @@ def _file(spec: str | Path) -> Path:
             f"no latents file {str(spec)!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
             f"random:161x480x832"
         )
-    if path.suffix != ".safetensors":
-        raise ValueError(f"latents file {str(spec)!r} is not safetensors; nothing else is read")
     return path
 
 

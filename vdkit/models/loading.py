@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 
-from vdkit.models.sources import TINY_WAN, check_weights, find_source, loading_bars, read_class
+from vdkit.models.sources import TINY_WAN, check_weights, find_source, hub, loading_bars, read_class
 from vdkit.models.wan import WanDecoder
 from vdkit.models.wan_fast import FastWanDecoder
 from vdkit.models.wan_variants import ChannelsLastWanDecoder, CompiledWanDecoder
@@ -207,21 +208,15 @@ def load_pipeline(
     if isinstance(found, Path):
         _check_folder(found)
     try:
-        with loading_bars(progress):
+        with hub(found, "pipeline", "model_index.json") as cached, loading_bars(progress):
             pipeline = WanPipeline.from_pretrained(
                 found,
                 dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
                 use_safetensors=True,
+                local_files_only=cached,
             )
     except SafetensorError as error:
         raise ValueError(f"{found} has a damaged weights file: {error}") from error
-    except OSError as error:
-        if isinstance(found, Path):
-            raise
-        raise FileNotFoundError(
-            f"{found!r} is neither a local folder nor a reachable hub repository with a Wan "
-            f"pipeline: {error}"
-        ) from error
     return pipeline.to(on)
 
 
@@ -262,32 +257,30 @@ def _vae_from_folder(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
     if kind != "AutoencoderKLWan":
         raise ValueError(f"{config_file} describes {kind!r}; vdkit decodes AutoencoderKLWan")
     check_weights(home)
-    return _read(str(home), None, dtype)
+    return _read(str(home), None, dtype, cached=False)
 
 
 def _vae_from_hub(name: str, dtype: torch.dtype) -> AutoencoderKLWan:
-    try:
-        return _read(name, "vae", dtype)
-    except OSError as in_subfolder:
+    with hub(name, "VAE", "vae/config.json") as cached:
         try:
-            return _read(name, None, dtype)
+            return _read(name, "vae", dtype, cached)
         except OSError:
-            raise FileNotFoundError(
-                f"{name!r} is neither a local folder nor a reachable hub repository with a Wan "
-                f"VAE: {in_subfolder}"
-            ) from in_subfolder
+            with suppress(OSError):
+                return _read(name, None, dtype, cached)
+            raise
 
 
-def _read(source: str, subfolder: str | None, dtype: torch.dtype) -> AutoencoderKLWan:
+def _read(source: str, part: str | None, dtype: torch.dtype, cached: bool) -> AutoencoderKLWan:
     misfit = f"the weights in {source} do not fit its configuration"
     try:
         vae, report = AutoencoderKLWan.from_pretrained(
             source,
-            subfolder=subfolder,
+            subfolder=part,
             dtype=dtype,
             use_safetensors=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
+            local_files_only=cached,
         )
     except RuntimeError as error:
         raise ValueError(f"{misfit}: {str(error).splitlines()[0]}") from error

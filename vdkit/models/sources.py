@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -14,6 +15,17 @@ TINY_WAN = Path(__file__).parents[2] / "data" / "tiny-wan"
 """The trained miniature that a clone of vdkit holds; see the model card in it."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+_PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"
+_BEGINNINGS = (
+    (rb"\Z", "is empty"),
+    (rb"version https://git-lfs", "is a Git LFS pointer; fetch the file itself: git lfs pull"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|!--)", "is a web page; download the file itself"),
+    (rb"PK\x03\x04.{26,99}data\.pkl", _PICKLE),
+    (rb"\x80[\x02-\x05](?!.{6}\{)", _PICKLE),
+    (rb".{8}[^{]", "is no safetensors file"),
+)
+"""What a file is that is not safetensors, by its first bytes: 8 of a length, then a brace."""
 
 
 def find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
@@ -80,13 +92,56 @@ def check_weights(folder: Path) -> None:
             )
         raise FileNotFoundError(f"{folder} holds no *.safetensors weights")
     for file in files:
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} cannot be read, it is damaged or cut short: {error}"
-            ) from error
+        with open_safetensors(file):
+            pass
+
+
+@contextmanager
+def open_safetensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, opened; ValueError for a damaged one and another kind, which it names."""
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        with file.open("rb") as opened:
+            head = opened.read(200)
+        found = (kind for begin, kind in _BEGINNINGS if re.match(begin, head, re.DOTALL | re.I))
+        raise ValueError(f"{file} {next(found, f'is damaged or cut short: {error}')}") from error
+
+
+@contextmanager
+def hub(source: Path | str, what: str, file: str) -> Iterator[bool]:
+    """Whether the ``what`` of a hub id can be had from the cache only; False for a folder.
+
+    The hub is asked for ``file`` once; huggingface_hub would ask six times, in 24 s, for each file.
+    FileNotFoundError if what is loaded inside is not there; it says whether the hub answered.
+    """
+    if isinstance(source, Path):
+        yield False
+        return
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+
+    silent: Exception | None = None
+    try:
+        get_hf_file_metadata(hf_hub_url(source, file))
+    except (HfHubHTTPError, FileMetadataError, ValueError):
+        pass  # an answer, or no id: loading says so
+    except Exception as error:  # of whichever HTTP library huggingface_hub uses
+        silent = error
+    try:
+        yield silent is not None
+    except OSError as error:
+        why: Exception | str = error
+        if silent is not None:
+            why = (
+                f"{constants.ENDPOINT} cannot be reached ({silent}), the cache at "
+                f"{constants.HF_HUB_CACHE} does not hold it whole; give a folder in diffusers' "
+                "layout, or load it once with a network"
+            )
+        raise FileNotFoundError(
+            f"{source!r} is no local folder, and the hub gave no Wan {what}: {why}"
+        ) from error
 
 
 @contextmanager
