@@ -1,15 +1,18 @@
 """Whatever fails: the original error, quickly, everything released, and the next decode works."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
+from tests.cpu.test_wan_fast import random_vae
 from tests.helpers import (
     Collect,
     NearestDecoder,
@@ -26,11 +29,15 @@ from vdkit import (
     PngSink,
     RawSink,
     ThrottledSink,
+    compute_only,
     decode_async,
+    decode_diffusers,
     decode_sync,
     load_decoder,
 )
+from vdkit.decode.engines import EventClock
 from vdkit.decode.job import DecodeOutOfMemory
+from vdkit.models.wan_fast import FastWanDecoder
 
 WAYS = [
     pytest.param(decode_sync, DecodeConfig(), id="sync"),
@@ -317,3 +324,194 @@ def test_an_interrupt_that_raises_hides_nothing(device):
     with pytest.raises(ValueError) as caught:
         decode_async(decoder, latents_for(decoder), Broken(), progress=False)
     assert caught.value is error and "no interrupting" in error.__notes__[0]
+
+
+EVERY = [
+    *WAYS,
+    pytest.param(decode_async, DecodeConfig(uint8_on_gpu=False), id="async-host-uint8"),
+    pytest.param(decode_diffusers, DecodeConfig(), id="diffusers"),
+    pytest.param(compute_only, DecodeConfig(), id="compute"),
+]
+
+
+class WholeDecoder(NearestDecoder):
+    """Decodes whole videos too, calling ``before_frame``."""
+
+    def decode_video(self, latents, before_frame):
+        frames = []
+        for index in range(latents.shape[2]):
+            before_frame(index)
+            frames.append(self.decode_chunk(latents, index, index + 1))
+        return torch.cat(frames, 2)
+
+    def to_numpy(self, frames):
+        return (frames[0].permute(1, 2, 3, 0) * 0.5 + 0.5).cpu().numpy()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("path", "config"), EVERY)
+def test_what_is_no_number_is_not_written(path, config, value, device, tmp_path):
+    """One value of one frame, from the fourth chunk on; named, and nothing stays."""
+
+    class Overflowing(WholeDecoder):
+        def decode_chunk(self, state, start, stop):
+            frames = super().decode_chunk(state, start, stop).clone()
+            if start >= 3:
+                frames[0, 1, -1, 2, 3] = value
+            return frames
+
+    decoder = Overflowing(device)
+    latents = latents_for(decoder, frames=6, height=4, width=6)
+    where = r"chunk 0 \(latent frames 0 to 5\)" if path is decode_diffusers else r"chunk 3 \("
+    with pytest.raises(ValueError, match=f"NaN or inf in torch.float32, first in {where}"):
+        path(decoder, latents, RawSink(tmp_path / "x.rgb"), config=config, progress=False)
+    assert not list(tmp_path.iterdir()) and not writer_threads()
+    sink = Collect()
+    path(decoder, latents, sink, config=config, progress=False, allow_nonfinite=True)
+    assert path is compute_only or sink.frames == 21
+
+
+@pytest.mark.parametrize("path", [decode_async, compute_only])
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("inf")])
+def test_a_decoder_that_writes_pixels_says_what_they_hide(path, value):
+    class Broken(FastWanDecoder):
+        def decode_into(self, state, start, stop, out):
+            if start == 2:
+                self._network.convolutions()[-1].bias.data.fill_(value)
+            return super().decode_into(state, start, stop, out)
+
+    class Silent(NearestDecoder):
+        def decode_into(self, state, start, stop, out):
+            out.zero_()
+
+    decoder = Broken(random_vae(16), "fast", kernels=False)
+    latents, sink = latents_for(decoder, frames=4, height=2, width=3), Collect()
+    fault = pytest.raises(ValueError, match=r"'fast' gave NaN or inf .* first in chunk 2 ")
+    with contextlib.nullcontext() if value == 0.5 else fault:
+        path(decoder, latents, sink, progress=False)
+    with pytest.raises(TypeError, match="does not return whether it made NaN or inf"):
+        path(Silent(), latents_for(Silent()), NullSink(), progress=False)
+
+
+def broken_pipe():
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+def full_pipe():
+    """Nobody reads, and nobody will; the reading end stays open."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4096)
+    os.set_blocking(write, True)
+    full_pipe.read = read
+    return write
+
+
+@pytest.mark.parametrize("make", [broken_pipe, full_pipe])
+@pytest.mark.parametrize("path", [decode_sync, decode_async])
+@pytest.mark.parametrize("fail_at", [None, 3])
+def test_a_bar_without_a_screen(make, path, fail_at, device, monkeypatch):
+    class Slow(Collect):
+        def write(self, frames):
+            time.sleep(0.11)  # tqdm draws again after 0.1 s
+            super().write(frames)
+
+    stream = open(make(), "w", buffering=1, closefd=False)  # noqa: SIM115
+    monkeypatch.setattr(sys, "stderr", stream)
+    decoder = NearestDecoder(device, fail_at=fail_at)
+    sink = Slow()
+    with pytest.raises(RuntimeError) if fail_at else contextlib.nullcontext():
+        path(decoder, latents_for(decoder), sink)
+    assert sink.calls[-1] == ("abort" if fail_at else "close")
+    with contextlib.suppress(OSError):
+        os.close(stream.fileno())
+
+
+@pytest.mark.parametrize(("path", "config"), EVERY)
+def test_a_progress_callable_that_raises_or_blocks(path, config, device):
+    """It runs on the caller's thread, where its error and a Ctrl-C come out."""
+    decoder = WholeDecoder(device)
+    latents, threads = latents_for(decoder, frames=9), []
+
+    def raising(done, total):
+        threads.append(threading.current_thread())
+        raise ZeroDivisionError
+
+    def blocking(done, total):
+        timer = threading.Timer(0.1, signal.pthread_kill, (main.ident, signal.SIGINT))
+        timer.start()
+        threading.Event().wait(20)
+
+    main = threading.current_thread()
+    for progress, error in ((raising, ZeroDivisionError), (blocking, KeyboardInterrupt)):
+        sink = Collect()
+        with pytest.raises(error):
+            path(decoder, latents, sink, config=config, progress=progress)
+        assert path is compute_only or sink.calls[-1] == "abort" or len(sink.chunks) == 9
+        assert not writer_threads()
+    assert threads == [main]
+
+
+def test_signals_act_where_a_decode_can_end(device):
+    """Others' handlers too: one that returns, one that raises; all are put back."""
+    seen = []
+
+    def noted(number, frame):
+        seen.append(number)
+
+    def timeout(number, frame):
+        raise TimeoutError("too long")
+
+    class Signalling(Collect):
+        def close(self):
+            for _ in range(5):
+                signal.raise_signal(signal.SIGINT)
+            super().close()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM)}
+    signal.signal(signal.SIGUSR1, noted)
+    signal.signal(signal.SIGALRM, timeout)
+    try:
+        decoder = NearestDecoder(device)
+        sink = Collect(on_write=lambda count: signal.raise_signal(signal.SIGUSR1))
+        decode_sync(decoder, latents_for(decoder), sink, progress=False)
+        assert seen == [signal.SIGUSR1] * 5 and sink.frames == 17
+        sink = Collect(on_write=lambda count: signal.raise_signal(signal.SIGALRM))
+        with pytest.raises(TimeoutError, match="too long"):
+            decode_async(decoder, latents_for(decoder), sink, progress=False)
+        assert sink.calls[-1] == "abort"
+        sink = Signalling()
+        with pytest.raises(KeyboardInterrupt):
+            decode_async(decoder, latents_for(decoder), sink, progress=False)
+        assert sink.calls[-1] == "close" and sink.frames == 17
+        assert signal.getsignal(signal.SIGUSR1) is noted
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_event_times_of_a_long_decode():
+    """Ten minutes, a float32 of milliseconds between two events, as CUDA gives it."""
+
+    class Event:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def elapsed_time(self, later):
+            return float(np.float32((later.seconds - self.seconds) * 1e3))
+
+    times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.3, 4000)) + 1e4
+    events = [Event(seconds) for seconds in times]
+    clock = EventClock(events[0], times[0])
+    for event, seconds in zip(events[1:], times[1:], strict=True):
+        clock.note(event, seconds - 0.005)  # recorded a little before it happened
+    at_once = clock.host_time(events[-1])  # through every anchor
+    off = np.array([clock.host_time(event) for event in events]) - times
+    assert at_once == clock.host_time(events[-1])
+    assert np.abs(off).max() < 5e-6 and times[-1] - times[0] > 600
