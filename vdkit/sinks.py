@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.signals import HeldSignals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,15 +94,10 @@ class _Output:
         except OSError as error:
             raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
 
-    def _let_go(self) -> None:
-        """Close the file, once."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
     def abort(self) -> None:
-        with contextlib.suppress(OSError):  # it is to go anyhow
-            self._let_go()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # it is to go anyhow
+                self._file.close()
         self._partial.unlink(missing_ok=True)
 
 
@@ -141,7 +137,7 @@ class RawSink(_Output):
                 f"{self.path}: {written} bytes written, {info.frames * info.frame_bytes} announced"
             )
         self._sync(self._file)
-        self._let_go()
+        self._file.close()
         sidecar = {
             "shape": [info.frames, info.height, info.width, 3],
             "dtype": "uint8",
@@ -296,16 +292,21 @@ class Mp4Sink(_Output):
     def write(self, frames: np.ndarray) -> None:
         import av
 
-        for pixels in frames:
-            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            # Left to itself the encoder would convert with BT.601, whatever the stream says.
-            yuv = rgb.reformat(format="yuv420p", interpolation="AREA", **_BT709)
-            self._container.mux(self._stream.encode(yuv))
+        signals = HeldSignals()  # PyAV loses what is raised while it writes to our file
+        try:
+            for pixels in frames:
+                rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                # Left to itself the encoder would convert with BT.601, whatever the stream says.
+                yuv = rgb.reformat(format="yuv420p", interpolation="AREA", **_BT709)
+                self._container.mux(self._stream.encode(yuv))
+        finally:
+            signals.release()
 
     def close(self) -> None:
+        assert self._file is not None
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._let_go()
+        self._file.close()
         self._partial.replace(self._place)
 
     def abort(self) -> None:

@@ -67,7 +67,10 @@ def test_a_file_goes_on_where_the_system_stopped(tmp_path, monkeypatch, kind):
     lengths = []
     if kind == "raw":
         monkeypatch.setattr(os, "write", write)
-        feed(RawSink(tmp_path / "clip.rgb"))
+        try:
+            feed(RawSink(tmp_path / "clip.rgb"))
+        except ValueError as error:
+            pytest.fail(str(error))
         pixels = np.fromfile(tmp_path / "clip.rgb", np.uint8)
         assert np.array_equal(pixels, FRAMES.reshape(-1))
         assert len(lengths) == 7 + 1 and sum(lengths[:7]) == FRAMES.nbytes

@@ -76,8 +76,6 @@ def _takes_a_line() -> bool:
     if not isinstance(stream, io.TextIOWrapper):
         return True
     try:
-        ready = select.poll()
-        ready.register(stream.fileno(), select.POLLOUT)
-        return bool(ready.poll(0))
-    except (OSError, ValueError):  # without a descriptor, or closed
-        return not stream.closed
+        return bool(select.select([], [stream], [], 0)[1])
+    except (OSError, ValueError):  # it has no descriptor
+        return True

@@ -193,9 +193,8 @@ def decode_async(
             closing it is too late, and the decode ends well.
         allow_nonfinite: let NaN and inf pass, as black or white.
 
-    On CUDA torch's peak memory statistics of the device are reset at the call. Ctrl-C and other
-    signals act at once in the decoder and in ``progress``, else between steps; while the sink is
-    closing, after it.
+    On CUDA torch's peak memory statistics of the device are reset at the call. Ctrl-C acts at once
+    in the decoder and in ``progress``, else between steps; while the sink closes, after it.
 
     Returns:
         Latency, memory and one `ChunkRecord` per chunk.

@@ -21,24 +21,25 @@ class HeldSignals:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
+        self._held: list[int] = []
         self._waiting: list[int] = []
         self._raised: set[int] = set()
-        self._at_once = self._released = False
+        self._at_once = False
         self._thread = threading.current_thread()
         if self._thread is not threading.main_thread():
             return
         try:
             for number in (getattr(signal, name) for name in HELD):
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._handlers[number] = handler
+                self._handlers[number] = signal.getsignal(number)
+                if callable(self._handlers[number]):
+                    self._held.append(number)
                     signal.signal(number, self._arrived)
         except BaseException:
             self.release()
             raise
 
     def _arrived(self, number: int, frame: Any) -> None:
-        if self._at_once or self._released:
+        if self._at_once or not self._held:
             self._run(number, frame)
         else:
             self._waiting.append(number)
@@ -69,11 +70,14 @@ class HeldSignals:
             self._at_once = False
 
     def release(self) -> None:
-        """Put the handlers back, then `deliver`. The last thing to do: it may raise."""
-        self._released = True  # one that is not back yet forwards
+        """Put the handlers back, that of Ctrl-C last, then `deliver`; any of that may raise."""
         try:
-            for number, handler in self._handlers.items():
+            while self._held:
+                number = self._held[-1]
                 if signal.getsignal(number) == self._arrived:
-                    signal.signal(number, handler)
+                    signal.signal(number, self._handlers[number])
+                self._held.pop()
         finally:
+            if self._held:
+                self.release()
             self.deliver()
