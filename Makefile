@@ -1,9 +1,9 @@
-# make demo: set-up and the main job.  make test: set-up and all tests.
+# make demo: set-up and the main job.  make test: set-up and all tests.  make soak: interrupts, long.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lab readme notebooks sums clean
+.PHONY: demo test check soak lab readme notebooks sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
@@ -16,6 +16,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vdkit
 	$(BIN)/python -m pytest -q tests/cpu/test_imports.py
+
+# Thousands of interrupted, failing and cancelled decodes in child processes (a quarter of an hour).
+soak: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interrupts $(SOAK)
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks
