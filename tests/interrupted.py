@@ -94,16 +94,17 @@ class Plan:
     """One run: when interrupts are sent, and what else goes wrong.
 
     ``gaps`` are seconds before each signal of the sender, from the ``nth`` time of ``event`` on.
-    ``point`` sends one when Python has looked for signals that often, counted from the first
-    interrupt on if ``decoder_at`` says at which chunk the decoder sends that. ``held``: this call
-    of the sink sends ``held_times`` of them and goes on for a while. ``thread``: a thread sends one
-    before or after it has an ident. ``bar``: a bar is shown, on the standard error of `stderr_for`.
+    ``point`` sends one when Python has looked for signals that often, in its own threading module
+    if ``in_threading``, and after the decoder's interrupt at chunk ``decoder_at``. ``held``: this
+    call of the sink sends ``held_times`` of them and goes on for a while. ``thread``: a thread
+    sends one before or after it has an ident. ``bar``: a bar is shown, on what `stderr_for` gives.
     """
 
     event: str = ""
     nth: int = 1
     gaps: tuple[float, ...] = ()
     point: int = 0
+    in_threading: bool = False
     decoder_at: int | None = None
     held: str = ""
     held_times: int = 1
@@ -197,8 +198,10 @@ def on_ignored(ignored):
 
 def at_point(frame, event, argument):
     """Profile hook: Python looks for signals at the entry of functions and after calls into C."""
-    mine = frame.f_code in (call.__code__, on_interrupt.__code__)
-    if mine or event not in ("call", "c_return"):
+    code = frame.f_code
+    if event not in ("call", "c_return") or code in (call.__code__, on_interrupt.__code__):
+        return
+    if watch.plan.in_threading and code.co_filename != threading.__file__:
         return
     if watch.plan.decoder_at is None or watch.arrived:
         watch.points += 1

@@ -135,11 +135,11 @@ class Child(Judge):
             return Plan(event=PHASES[mode], nth=nth, gaps=gaps, speed=speed)
         what, _, which = mode.partition(" ")
         if what == "points":
-            again = which == "again"
-            return Plan(
-                point=point, decoder_at=chunks // 2 if again else None,
-                speed=slow_sink if again else quick, bar="seen" if which == "bar" else "",
-            )  # fmt: skip
+            plan = Plan(point=point, in_threading=which == "threading")
+            plan.bar = "seen" if which == "bar" else ""
+            if which == "again":
+                plan.decoder_at, plan.speed = chunks // 2, slow_sink
+            return plan
         if what == "thread":
             return Plan(thread=which)
         if what == "bar":
@@ -283,7 +283,8 @@ def quotas(options, way, kind):
     if threaded(way):
         wanted |= {"thread before": 1, "thread after": 1}
     if kind == "raw":
-        wanted |= {"points bar": options.points, "bar gone": 1, "bar full": 1}
+        wanted |= {"points threading": 10**9 if threaded(way) else 0, "points bar": options.points}
+        wanted |= {"bar gone": 1, "bar full": 1}
     return wanted
 
 
@@ -308,7 +309,7 @@ def main(arguments=None):
     parser.add_argument("--single", type=int, default=100, help="runs with one interrupt")
     parser.add_argument("--repeated", type=int, default=100, help="runs with 2 to 5 interrupts")
     parser.add_argument("--per-phase", type=int, default=20, help="interrupts in each phase")
-    parser.add_argument("--points", type=int, default=10**9, help="places where one is sent")
+    parser.add_argument("--points", type=int, default=500, help="places to send one at")
     parser.add_argument("--leaks", type=int, default=10_000, help="runs that look for leaks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
