@@ -17,7 +17,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy vdkit
 	$(BIN)/python -m pytest -q tests/cpu/test_imports.py
 
-# Thousands of interrupted, failing and cancelled decodes in child processes (half an hour).
+# Thousands of interrupted, failing and cancelled decodes in child processes (a quarter of an hour).
 soak: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interrupts $(SOAK)
 

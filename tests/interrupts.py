@@ -282,9 +282,10 @@ def quotas(options, way, kind):
     wanted |= {f"held {name} {times}": 1 for name in CALLS for times in (1, 4)}
     if threaded(way):
         wanted |= {"thread before": 1, "thread after": 1}
+    if way == "async-2" and kind == "raw":
+        wanted |= {"points threading": 10**9}
     if kind == "raw":
-        wanted |= {"points threading": 10**9 if threaded(way) else 0, "points bar": options.points}
-        wanted |= {"bar gone": 1, "bar full": 1}
+        wanted |= {"points bar": options.points, "bar gone": 1, "bar full": 1}
     return wanted
 
 
