@@ -1,9 +1,9 @@
-# make demo: set-up and the main job.  make test: set-up and all tests.
+# make demo: set-up and the main job.  make test: set-up and all tests.  make soak: interrupts, long.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants lab readme notebooks sums clean
+.PHONY: demo test check mutants soak lab readme notebooks sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
@@ -20,6 +20,10 @@ check: $(VENV)/.installed-dev
 # Planted bugs: each must be noticed by the tests that its patch names (in a copy of this tree).
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutants/run.py
+
+# Thousands of interrupted, failing and cancelled decodes in child processes (a quarter of an hour).
+soak: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interrupts $(SOAK)
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks

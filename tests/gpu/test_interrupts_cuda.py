@@ -1,0 +1,3 @@
+"""The tests of interrupts again, on CUDA."""
+
+from tests.cpu.test_interrupts import *  # noqa: F403
