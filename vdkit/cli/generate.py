@@ -54,6 +54,7 @@ def add_generate(commands: Any) -> None:
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
     from vdkit.decode.pipelined import decode_async
+    from vdkit.measure.folders import check_file, claim
     from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import check_latents_path, save_latents
     from vdkit.models.loading import load_pipeline
@@ -63,10 +64,12 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.sinks import Mp4Sink
 
     sink = Mp4Sink(options.out)
-    if not options.out.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(options.out.parent)!r}; create it")
+    check_file(options.out, "--out")
+    claim(options.out)
     if options.save_latents is not None:
         check_latents_path(options.save_latents)
+        check_file(options.save_latents, "--save-latents")
+        claim(options.save_latents)
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
     progress = not options.json and sys.stderr.isatty()
