@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,28 +56,28 @@ def run_report(options: argparse.Namespace) -> int:
     if options.across and len(options.records) == 1:
         raise ValueError("--across is for a comparison; give two runs")
     sources = [_read(path) for path in options.records]
-    from vdkit.measure.records import write_atomically
+    from vdkit.measure.folders import write_atomically
     from vdkit.present.report import report
 
-    text = report(sources, across=options.across, **asked)
+    try:
+        text = report(sources, across=options.across, **asked)
+    except LookupError as error:
+        raise ValueError(f"{options.records[0]} is damaged: it has no {error}") from error
+    new = not out.exists()
     _check_out(out)
-    write_atomically(out, text)
+    write_atomically(out, text, new)
     print(f"Report in {out} ({len(text) / 1e3:.0f} kB)")
     return 0
 
 
 def _check_out(out: Path) -> None:
     """Before anything is read: can a report be written at ``out``?"""
+    from vdkit.measure.folders import check_file
     from vdkit.present.report_html import MARKER
 
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"--out {str(out)!r}: end the name in .html")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(
-            f"--out {str(out)!r}: there is no folder {str(out.parent)!r}; create it"
-        )
-    if out.is_dir():
-        raise IsADirectoryError(f"--out {str(out)!r} is a folder; give a file name")
+    check_file(out, "--out")
     if out.exists() or out.is_symlink():
         head = b""
         if out.is_file() and not out.is_symlink():
@@ -88,8 +87,6 @@ def _check_out(out: Path) -> None:
             raise FileExistsError(
                 f"--out {str(out)!r} is there and no report of vdkit; name a new file or remove it"
             )
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"--out {str(out)!r} cannot be written; give another place")
 
 
 def _read(path: Path) -> Source:
@@ -133,7 +130,7 @@ def _kind(file: Path) -> str:
     """What a record is by what it holds; anything else is for `read_result` to refuse."""
     try:
         data = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "benchmark"
     if not isinstance(data, dict):
         return "benchmark"
