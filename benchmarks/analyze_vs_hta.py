@@ -32,14 +32,12 @@ from collections import Counter
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 
-from vdkit.measure.folders import check_out, result_folder
+from vdkit.measure.folders import check_out, result_folder, write_atomically
 from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.records import BenchmarkResult, write_atomically
 from vdkit.measure.stats import paired_ratio
 
 LABEL = "analyze-vs-hta"
@@ -252,8 +250,7 @@ def main() -> int:
         record = measure(args.trace, args.hta_python, args.rounds, args.min_events)
         provenance = collect_provenance(torch.device("cpu"))
         record = {"label": LABEL, "provenance": provenance.model_dump()} | record
-        named = SimpleNamespace(provenance=provenance, label=LABEL)
-        path = result_folder(args.out, cast(BenchmarkResult, named)) / "result_hta.json"
+        path = result_folder(args.out, LABEL, provenance) / "result_hta.json"
         write_atomically(path, json.dumps(record) + "\n")
     except (OSError, RuntimeError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")

@@ -15,15 +15,13 @@ import itertools
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 import vdkit
-from vdkit.measure.folders import check_out, result_folder
+from vdkit.measure.folders import check_out, result_folder, write_atomically
 from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.records import write_atomically
 from vdkit.measure.stats import summarize
 
 LABEL = "explorer-redraw"
@@ -69,12 +67,12 @@ def main() -> None:
     explorer.close()
     timed = seconds[10:]
     summary = summarize(timed)
-    record = SimpleNamespace(label=LABEL, provenance=collect_provenance(torch.device("cpu")))
-    folder = result_folder(options.out, record)
+    provenance = collect_provenance(torch.device("cpu"))
+    folder = result_folder(options.out, LABEL, provenance)
     data = {
         "what": "seconds from a control's new value until the picture, figures and words are set",
         "setting": {"machine": MACHINE, "decoder": c.decoder.value, "size": c.size.value},
-        "provenance": record.provenance.model_dump(mode="json"),
+        "provenance": provenance.model_dump(mode="json"),
         "warmup_s": seconds[:10],
         "knobs": knobs[10:],
         "seconds": timed,

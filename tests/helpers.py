@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from vdkit.decode.chunks import VideoInfo
+from vdkit.measure.records import Mode, Run
 
 
 class NearestDecoder:
@@ -106,6 +107,16 @@ def latents_for(decoder, frames=5, height=3, width=5, seed=0):
     """Random latents [1, C, T, h, w] for a decoder."""
     shape = (1, decoder.latent_channels, frames, height, width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def summed_up(data):
+    """A recorded benchmark, as JSON has it, whose summaries are made anew from its runs."""
+    runs = [Run.model_validate(run) for run in data["runs"]]
+    seconds = data["workload"]["frames"] / data["workload"]["fps"]
+    for name, mode in data["modes"].items():
+        made = Mode.of(name, data["baseline"], runs, mode["frame_sha256"], seconds)
+        data["modes"][name] = made.model_dump(mode="json")
+    return data
 
 
 def writer_threads():

@@ -22,6 +22,7 @@ from vdkit.cli.results import add_results
 from vdkit.cli.show import add_show
 from vdkit.cli.sweep import add_sweep
 from vdkit.cli.workload import apply_preset
+from vdkit.measure.folders import CLAIMS, kept
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,6 +57,7 @@ def _terminate(number: int, frame: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (the check failed), 2 (bad input)."""
+    CLAIMS.clear()
     options = build_parser().parse_args(arguments)
     apply_preset(options)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -66,20 +68,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: print(
                 f"vdkit: warning: {message}", file=sys.stderr
             )
-            status: int = options.run(options)
+            try:
+                status: int = options.run(options)
+            except ValueError as error:
+                if "KeyboardInterrupt" in str(error):  # pydantic has put it into words
+                    raise KeyboardInterrupt from error
+                raise
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever read the output has had enough, as in `vdkit show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
         print(f"vdkit: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "vdkit: interrupted; nothing was recorded, earlier files are as they were",
-            file=sys.stderr,
-        )
+        left = "nothing was recorded, earlier files are as they were"
+        if there := kept():
+            left = f"kept is what was written before that: {', '.join(map(str, there))}"
+        print(f"vdkit: interrupted; {left}", file=sys.stderr)
         return 130
     except RuntimeError as error:
         if type(error).__name__ != "DecodeOutOfMemory":

@@ -8,9 +8,9 @@ from pathlib import Path
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pipelined import decode_async
 from vdkit.measure.bench import run_benchmark
-from vdkit.measure.folders import check_out
+from vdkit.measure.folders import check_out, claim, write_atomically, written
 from vdkit.measure.host_memory import keep_freed_memory
-from vdkit.measure.records import BenchmarkResult, SinkInfo, write_atomically
+from vdkit.measure.records import BenchmarkResult, SinkInfo, read_result
 from vdkit.measure.steps import balancing_mb_per_s
 from vdkit.models.latents import latents_metadata, load_latents
 from vdkit.models.loading import load_decoder
@@ -32,8 +32,11 @@ def run_demo(out: Path, device: str = "auto") -> Path:
     Raises:
         OSError: ``out`` cannot be written to.
         RuntimeError: the paths did not give the same frames.
+        OSError: ``out`` cannot be written to, or holds a recording that is no demo.
     """
-    check_out(out, "")
+    check_out(out, "demo")
+    if (out / "result.json").exists() and read_result(out).label != "demo":
+        raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
     decoder = load_decoder("tiny-wan", device)
     if decoder.device.type == "cpu":
         keep_freed_memory()
@@ -88,13 +91,15 @@ def run_demo(out: Path, device: str = "auto") -> Path:
     _show("2. Storage as slow as the decoder", slow)
 
     video = out / "demo.mp4"
+    claim(video)
     decode_async(decoder, latents, Mp4Sink(video), fps=FPS, config=DecodeConfig(), progress=False)
     picture = out / "timeline.png"
     figure = plot_timeline(
         {mode: slow.typical(mode) for mode in ("sync", "async")},
         title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
     )
-    figure.savefig(picture)
+    with written(picture) as partial:
+        figure.savefig(partial)
     table = out / "table.md"
     write_atomically(table, markdown_report(free) + "\n" + markdown_report(slow))
     for name, result in (("result.json", free), ("result_slow_storage.json", slow)):

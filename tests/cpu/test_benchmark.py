@@ -1,8 +1,12 @@
 """Statistics, the benchmark's plan, its records, tables and pictures."""
 
+import errno
 import gc
+import itertools
 import json
 import re
+import subprocess
+import sys
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import NearestDecoder, latents_for
+from tests.helpers import NearestDecoder, latents_for, leftovers
 from vdkit import (
     DecodeConfig,
     RawSink,
@@ -275,9 +279,75 @@ class TestRecord:
         with pytest.raises(FileNotFoundError, match="no result at"):
             read_result(tmp_path)
 
+    def test_many_processes_at_once_overwrite_nothing(self, result, tmp_path):
+        """Of those that write one name one wins, and is told so; folders are everyone's own."""
+        write_result(result, tmp_path)
+        code = """
+import os, sys
+from functools import partial
+from pathlib import Path
+from vdkit.measure.folders import result_folder
+from vdkit.measure.records import read_result, write_result
+home, names, result = Path(sys.argv[1]), range(10), read_result(sys.argv[1])
+for name in names:
+    (home / str(name)).mkdir()
+ready, gates = os.pipe(), [os.pipe() for _ in names]
+for number in range(6):
+    if os.fork() == 0:
+        for gate in gates:
+            os.close(gate[1])
+        mine, won = result.model_copy(update={"label": f"child {number}"}), []
+
+        def after_all(publish):
+            def call(*arguments):
+                os.write(ready[1], b".")
+                os.read(gates[name][0], 1)  # until the parent closes its end, when all are here
+                return publish(*arguments)
+
+            return call
+
+        os.link, os.replace = after_all(os.link), after_all(os.replace)
+        for name in names:
+            try:
+                write_result(mine, home / str(name))
+                won.append(name)
+            except FileExistsError:
+                pass
+        name = 0  # its gate is open
+        for _ in range(4):
+            result_folder(home / "new", "x", mine.provenance, partial(write_result, mine))
+        (home / f"won{number}").write_text(" ".join(map(str, won)))
+        os._exit(0)
+for gate in gates:
+    for _ in range(6):
+        os.read(ready[0], 1)
+    os.close(gate[1])
+sys.exit(any(os.wait()[1] for _ in range(6)))
+"""
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+        won = {n: (tmp_path / f"won{n}").read_text().split() for n in range(6)}
+        assert sorted(itertools.chain(*won.values())) == sorted(map(str, range(10)))
+        for number, names in won.items():
+            for name in names:
+                assert read_result(tmp_path / name).label == f"child {number}"
+        labels = [read_result(folder).label for folder in (tmp_path / "new").iterdir()]
+        assert sorted(labels) == sorted(f"child {n}" for n in range(6) for _ in range(4))
+        assert not leftovers(tmp_path)
+
+    def test_without_hard_links_nothing_is_overwritten_either(self, result, tmp_path, monkeypatch):
+        def no_links(*_):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr("os.link", no_links)
+        path = write_result(result, tmp_path)
+        kept = path.read_bytes()
+        with pytest.raises(FileExistsError, match="append-only"):
+            write_result(result.model_copy(update={"label": "other"}), tmp_path)
+        assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+
     def test_folder_name(self, result, tmp_path):
-        folder = result_folder(tmp_path, result)
-        again = result_folder(tmp_path, result)
+        folder = result_folder(tmp_path, result.label, result.provenance)
+        again = result_folder(tmp_path, result.label, result.provenance)
         assert again.name == folder.name + "-2"
         assert re.fullmatch(r"\d{8}T\d{6}Z_cpu_[0-9a-z]{5,7}(-dirty)?_bench", folder.name)
 
@@ -431,6 +501,19 @@ class TestNvml:
     def test_unusable_nvml_says_why(self, reading):
         with pytest.raises(RuntimeError, match="NVML cannot read GPU-1: Not Supported"):
             reading(refuse=("nvmlInit",))
+
+
+def test_a_decoder_that_lacks_something_is_named_itself():
+    """Not what the benchmark wraps around it."""
+    with pytest.raises(TypeError, match="NearestDecoder is no WholeVideoDecoder") as caught:
+        bench(modes=("sync", "diffusers"))
+    assert "modes=('sync', 'async', 'compute')" in str(caught.value)
+
+    class Partly(NearestDecoder):
+        begin = property()
+
+    with pytest.raises(TypeError, match="Partly is no ChunkDecoder: it lacks begin"):
+        bench(Partly(), latents_for(NearestDecoder()))
 
 
 def test_hasher_sees_order_and_size():

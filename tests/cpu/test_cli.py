@@ -1,18 +1,24 @@
 """The command line, as a user meets it."""
 
+import itertools
 import json
 import shutil
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from vdkit import read_result
 from vdkit.__main__ import build_parser, main
 from vdkit.cli.workload import MODES, PRESETS
+from vdkit.measure import folders
+from vdkit.present.report_html import MARKER
 
 ROOT = Path(__file__).parents[2]
 (HTA,) = (ROOT / "results").glob("*analyze-vs-hta")
 RUN = max((ROOT / "results").glob("2*/result.json")).parent
+BENCH = next((ROOT / "results").glob("*c942496_aws-float16"))
 QUICK = ["bench", "--device", "cpu", "--latents", "random:9x16x16", "--runs", "2", "--warmup", "0"]
 
 
@@ -107,6 +113,7 @@ def test_help_explains_every_knob(capsys):
         (["--latents", "random:10x16x16"], "10 pixel frames .*use 9 or 13"),
         (["--latents", "nowhere.safetensors"], "no latents file 'nowhere.safetensors'"),
         (["--chunk", "0"], "chunk_size is 0; use 1 or more"),
+        (["--chunk", "3"], "chunk size 3: the video has 3 latent frames, .* so use 1 to 2"),
         (["--slots", "17"], "slots is 17; use 1 to 16"),
         (["--modes", "sync,turbo"], "modes turbo: use any of"),
         (["--baseline", "turbo"], "baseline 'turbo' is not among"),
@@ -175,6 +182,108 @@ def test_every_output_that_cannot_be_written_is_refused_first(
     printed = capsys.readouterr()
     assert printed.err.startswith("vdkit: error: ") and words in printed.err
     assert printed.out == "" and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bench --variants diffusers,channels_last",
+        "profile",
+        "aa",
+        "sweep --chunks 1,3",
+        f"recommend {BENCH} --frames 9 --chunks 1,3",
+    ],
+)
+def test_a_chunk_beyond_the_video_is_refused_by_every_command(tmp_path, capsys, command):
+    """As bench does above."""
+    if not command.startswith("recommend"):
+        chunk = "" if command.startswith("sweep") else " --chunk 3"
+        command += f" --device cpu --latents random:9x16x16 --out {tmp_path / 'o'}{chunk}"
+    assert main(command.split()) == 2
+    assert "chunk size 3: the video has 3 latent frames" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def stop_at(number):
+    """Ctrl-C at so many lines of `vdkit.measure.folders`, where all that is kept is written."""
+    left = [number]
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename != folders.__file__:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    return left
+
+
+@pytest.mark.parametrize("command", ["bench", "report", "results"])
+def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch, capsys, command):
+    record = min(
+        (ROOT / "results").glob("*_sweep-cpu/result_*"), key=lambda one: one.stat().st_size
+    )
+    result = read_result(record)
+    monkeypatch.setattr("vdkit.measure.bench.run_benchmark", lambda *_, **__: result)
+    for name, quick in (
+        ("cli.bench.load", lambda options: MagicMock(setup_s=0)),
+        ("cli.bench.shared_arguments", lambda *_: {}),
+        ("present.tables.markdown_report", lambda *_, **__: "table"),
+        ("present.tables.text_report", lambda *_, **__: "table"),
+        ("present.report.report", lambda *_, **__: f"\n{MARKER}\n"),
+    ):
+        monkeypatch.setattr(f"vdkit.{name}", quick)
+    page = tmp_path / "earlier.html"
+    seen = set()
+    for number in itertools.count(1):
+        out = tmp_path / str(number)
+        out.mkdir()
+        page.write_text(f"\n{MARKER}\nearlier")
+        arguments = {
+            "bench": [*QUICK, "--out", str(out)],
+            "report": ["report", str(record), "--out", str(page)],
+            "results": ["results", str(record), "--csv", str(out / "x.csv")],
+        }[command]
+        left = stop_at(number)
+        try:
+            status = main(arguments)
+        finally:
+            sys.settrace(None)
+        said = capsys.readouterr().err
+        files = [one for one in out.rglob("*") if one.is_file() and not one.name.startswith(".")]
+        kept = bool(files) or "earlier" not in page.read_text()
+        if left[0] > 0:
+            assert status == 0 and kept
+            break
+        assert status == 130 and ("nothing was recorded" in said) == (not kept), (number, files)
+        if kept:
+            (where,) = [Path(one) for one in said.strip().split(": ")[-1].split(", ")]
+            assert where in (page, *out.iterdir())
+            if command == "bench":
+                assert read_result(where).label == result.label
+        seen.add(kept)
+    assert seen == {True, False}
+
+
+def test_an_interrupt_while_a_record_becomes_json_is_one_too(tmp_path, monkeypatch, capsys):
+    def stop(chunk):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vdkit.measure.records.asdict", stop)
+    assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 130
+    assert "interrupted; nothing was recorded" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_demo_leaves_a_recording_alone(tmp_path, capsys):
+    shutil.copy(BENCH / "result.json", tmp_path)
+    assert main(["demo", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert "holds a recording; give another folder" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_demo(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from vdkit import compare_results, permutation_p, read_result, unpaired_ratio
 from vdkit.__main__ import main
-from vdkit.measure.records import BenchmarkResult
+from vdkit.measure.records import Mode
 from vdkit.measure.stats import (
     CALL_BELOW_P,
     LESS,
@@ -28,9 +29,15 @@ RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
 OTHER = next(RESULTS.glob("*587491a_aws-float16"))
 BASE = read_result(FOLDER)
-BASE = BASE.model_copy(  # without chunks, which nothing here reads
-    update={"runs": tuple(run.model_copy(update={"chunks": ()}) for run in BASE.runs)}
-)
+
+
+def in_one_chunk(run):
+    """Nothing here reads chunks."""
+    whole = replace(run.chunks[0], frame_stop=BASE.workload.frames, d2h_bytes=run.d2h_bytes)
+    return run.model_copy(update={"chunks": (whole,)})
+
+
+BASE = BASE.model_copy(update={"runs": tuple(map(in_one_chunk, BASE.runs))})
 
 
 def recording(factor=1.0, rounds=None, seed=0, scatter=0.01, modes=("sync", "async"), **changes):
@@ -43,14 +50,15 @@ def recording(factor=1.0, rounds=None, seed=0, scatter=0.01, modes=("sync", "asy
             latency = factor * 4 * math.exp(scatter * random.standard_normal())
             update = {"round": number, "latency_s": latency, "ttff_s": latency / 50}
             runs.append(first.model_copy(update={**update, "throttled": False}))
-    update = {"runs": tuple(runs), "modes": {mode: BASE.modes[mode] for mode in modes}}
-    if BASE.baseline not in modes:
-        update["baseline"] = modes[0]
+    base = BASE.baseline if BASE.baseline in modes else modes[0]
+    hashes = {mode: BASE.modes[mode].frame_sha256 for mode in modes}
+    made = {mode: Mode.of(mode, base, runs, hashes[mode], BASE.workload.seconds) for mode in modes}
+    update = {"runs": tuple(runs), "modes": made, "baseline": base}
     for part, values in changes.items():
         update[part] = (
             values if isinstance(values, str) else getattr(BASE, part).model_copy(update=values)
         )
-    return BenchmarkResult.model_validate(BASE.model_copy(update=update).model_dump())
+    return BASE.model_copy(update=update)
 
 
 def written(folder, name, result):

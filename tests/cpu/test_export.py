@@ -79,7 +79,7 @@ def test_negative_times_are_moved_and_come_back(made, tmp_path):
 
 def test_nothing_is_overwritten_and_foreign_traces_are_refused(made, tmp_path):
     path = write_trace(made, tmp_path / "t.json.gz")
-    with pytest.raises(FileExistsError, match="recorded already"):
+    with pytest.raises(FileExistsError, match="append-only"):
         write_trace(made, path)
     with pytest.raises(ValueError, match="only a run of vdkit"):
         write_trace(timeline([(0, 1, 0)]), tmp_path / "other.json.gz")

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
     "local_workshop": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
     "cli": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "measure"},
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar
 

@@ -589,7 +589,7 @@ def test_predicted_runs_are_drawn_like_real_ones():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"decode": Cost(-1)}, r"decode\.fixed_s is -1; a cost is a finite number of seconds"),
+        ({"decode": Cost(-1)}, r"decode\.fixed_s is -1; a cost is a number of seconds, 0 to 1e9"),
         ({"decode": Cost(per_frame_s=float("nan"))}, r"decode\.per_frame_s is nan"),
         ({"write": Cost(first_s=-2)}, r"write\.first_s is -2"),
         ({"wake_s": -0.1}, "wake_s is -0.1; a cost is"),

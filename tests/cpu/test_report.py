@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import summed_up
 from vdkit import read_result
 from vdkit.__main__ import main
 from vdkit.measure.variant_records import read_variants
@@ -107,7 +108,7 @@ def changed(tmp_path, name="other.json", source=BENCH, latency=1.0, **changes):
     data = json.loads((source / "result.json").read_text()) | changes
     for run in data["runs"]:
         run["latency_s"] *= latency
-    (tmp_path / name).write_text(json.dumps(data))
+    (tmp_path / name).write_text(json.dumps(summed_up(data)))
     return tmp_path / name
 
 
@@ -212,11 +213,11 @@ def test_nothing_in_a_record_becomes_markup(tmp_path):
 
 def test_a_record_with_less_in_it(tmp_path):
     data = json.loads((BENCH / "result.json").read_text())
-    data["modes"] = {"async": data["modes"]["async"] | {"speedup": None}}
+    data["modes"] = {"async": data["modes"]["async"]}
     data["runs"] = [run for run in data["runs"] if run["mode"] == "async"][:3]
     data |= {"baseline": "async", "frames_identical": None, "command": None}
     data["sink"]["throttle_mb_per_s"] = 100.0
-    (tmp_path / "less.json").write_text(json.dumps(data))
+    (tmp_path / "less.json").write_text(json.dumps(summed_up(data)))
     page = check(made(tmp_path, tmp_path / "less.json"))
     assert "not in this record, whose modes are async" in page.text
     assert "not predicted: " in page.text and "throttled" in page.text
@@ -224,7 +225,9 @@ def test_a_record_with_less_in_it(tmp_path):
 
 
 def test_frames_that_differ_are_said(tmp_path):
-    page = check(made(tmp_path, changed(tmp_path, frames_identical=False)))
+    modes = json.loads((BENCH / "result.json").read_text())["modes"]
+    modes["async"]["frame_sha256"] = "0" * 64
+    page = check(made(tmp_path, changed(tmp_path, frames_identical=False, modes=modes)))
     assert "FRAMES OF THE MODES ARE NOT IDENTICAL" in page.text
     assert "The modes gave different frames." in page.text
 
@@ -248,6 +251,19 @@ def test_what_there_is_no_report_of(tmp_path, capsys, arguments, words):
     assert main(["report", *map(str, arguments), "--out", str(out)]) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["show", "show --format csv", "report"])
+def test_a_profile_that_lacks_something_is_refused(tmp_path, capsys, command):
+    data = json.loads((PROFILE / "profile.json").read_text())
+    del data["modes"]["async"]["analysis"]["windows"]["run"]["stall_s"]["drain"]
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(data))
+    name, *options = command.split()
+    out = ["--out", str(tmp_path / "r.html")] if name == "report" else []
+    assert main([name, str(file), *options, *out]) == 2
+    assert f"{file} is damaged: it has no 'drain'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_other_files_are_left_alone(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vdkit import load_results, read_result
+from vdkit.measure.cost_book import CostBook
 from vdkit.measure.results import SkippedResultWarning
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -92,9 +93,68 @@ def test_one_file(copies):
     assert load_results(copies / "0" / "result.json")["folder"].unique() == [str(copies / "0")]
 
 
+def changed(change):
+    """A text of JSON to the same with its data changed."""
+
+    def spoil(text):
+        data = json.loads(text)
+        change(data)
+        return json.dumps(data)
+
+    return spoil
+
+
+def put(value, *path):
+    """As `changed`: one value of the data."""
+
+    def change(data):
+        for name in path[:-1]:
+            data = data[name]
+        data[path[-1]] = value
+
+    return changed(change)
+
+
+def scale_all_latencies(data):
+    for run in data["runs"]:
+        run["latency_s"] *= 1.5
+
+
+SPOILED = [
+    (lambda text: "[" * 100_000, "is not JSON, or was cut short: recursion limit"),
+    (lambda text: text.replace("NVIDIA", "\\ud800"), "is not JSON"),
+    (put(0, "schema_version"), "is not a vdkit result: its schema_version is 0"),
+    (put(True, "schema_version"), "is not a vdkit result: its schema_version is True"),
+    (put(0, "workload", "fps"), "workload.fps: Input should be greater than 0"),
+    (put(0, "workload", "frames"), "workload.frames: Input should be greater than 0"),
+    (put(10**400, "workload", "frames"), "does not hold a valid result"),
+    (put(float("nan"), "runs", 3, "latency_s"), "is not JSON"),
+    (
+        lambda text: text.replace('"ring_bytes":', '"sink_open_s":1e999,"ring_bytes":', 1),
+        "sink_open_s: Input should be a finite number",
+    ),
+    (put(-1.0, "runs", 3, "latency_s"), "runs.3.latency_s: Input should be greater than 0"),
+    (put(-1e-3, "runs", 3, "ttff_s"), "runs.3.ttff_s: Input should be greater than or equal to 0"),
+    (put(-3, "runs", 3, "pinned_bytes"), "runs.3.pinned_bytes"),
+    (put(1.5, "runs", 3, "chunks", "slot"), "does not hold a valid result"),
+    (put(1e9, "runs", 3, "chunks", "decode_done_s", 0), "outside of its run"),
+    (put(7, "runs", 3, "chunks", "frame_start", 0), "do not add up"),
+    (put(1, "runs", 3, "d2h_bytes"), "do not add up"),
+    (put("turbo", "runs", 3, "mode"), "of another mode or video"),
+    (changed(scale_all_latencies), "the summary of mode 'diffusers' contradicts its runs"),
+    (put(1.0, "modes", "async", "latency_s", "p99"), "summary of mode 'async' contradicts"),
+    (put(9.0, "modes", "async", "rtf"), "summary of mode 'async' contradicts"),
+    (put(9.0, "modes", "async", "speedup", "value"), "summary of mode 'async' contradicts"),
+    (put(1, "modes", "async", "throttled_runs"), "summary of mode 'async' contradicts"),
+    (put(99, "runs", 4, "round"), "are no pairs with the baseline's"),
+    (put("0" * 64, "modes", "async", "frame_sha256"), "frames_identical contradicts"),
+]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        *SPOILED,
         (lambda text: text[: len(text) // 2], "1/result.json is not JSON, or was cut short"),
         (lambda text: "", "1/result.json is not JSON"),
         (lambda text: "[]", "1/result.json is not a vdkit result"),
@@ -111,15 +171,26 @@ def test_one_file(copies):
 def test_what_cannot_be_read_is_left_out_and_named(copies, spoil, message):
     file = copies / "1" / "result.json"
     file.write_text(spoil(file.read_text()))
-    with pytest.warns(SkippedResultWarning, match=message):
+    with pytest.warns(SkippedResultWarning, match=message) as caught:
         frame = load_results(copies)
     assert set(frame["folder"]) == {str(copies / "0"), str(copies / "2")}
+    assert str(file) in str(caught[0].message)
+    with pytest.raises(ValueError, match=message):
+        read_result(file)
 
 
-def test_binary_files_are_left_out_too(copies):
-    (copies / "2" / "result.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.warns(SkippedResultWarning, match="2/result.json is not JSON"):
-        assert load_results(copies)["folder"].nunique() == 2
+def test_what_is_no_text_or_no_file_is_left_out_too(copies):
+    (copies / "1" / "result.json").write_bytes(b"\xff\xfe\x00")
+    (copies / "2" / "result.json").unlink()
+    (copies / "2" / "result.json").mkdir()
+    with pytest.warns(SkippedResultWarning) as caught:
+        assert load_results(copies)["folder"].unique() == [str(copies / "0")]
+    said = [str(one.message) for one in caught]
+    assert f"{copies}/1/result.json is not JSON" in said[0]
+    assert f"{copies}/2/result.json is a folder" in said[1] and len(said) == 2
+    book = CostBook()
+    book.read(copies)
+    assert len(book.machines()) == 1
 
 
 def test_nothing_found(tmp_path):

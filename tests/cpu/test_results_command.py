@@ -146,7 +146,11 @@ class TestList:
         assert run(capsys, tmp_path / "[1]")[0] == 0
 
     def test_different_frames_are_told(self, tmp_path, capsys):
-        put(tmp_path, lambda data: data.update(frames_identical=False, label="odd"))
+        def differ(data):
+            data.update(frames_identical=False, label="odd")
+            data["modes"]["async"]["frame_sha256"] = "0" * 64
+
+        put(tmp_path, differ)
         assert "FRAMES NOT IDENTICAL in 1 (odd)" in run(capsys, tmp_path)[1]
         assert "NOT IDENTICAL" not in run(capsys, FOLDER)[1]
 
@@ -263,6 +267,22 @@ class TestWhatCannotBeRead:
         cut, newer = err.splitlines()
         assert cut.startswith("vdkit: warning: left out: ") and "cut/result.json" in cut
         assert newer.startswith("vdkit: warning: left out: ") and "schema version 99" in newer
+
+    @pytest.mark.parametrize(
+        "command", ["results", "show", "report", "recommend", "compare", "show --format csv"]
+    )
+    def test_one_that_is_asked_for_by_name_is_refused(self, mixed, capsys, command):
+        (mixed / "deep").mkdir()
+        (mixed / "deep" / "result.json").write_text("[" * 100_000)
+        name, *options = command.split()
+        if name == "report":
+            options += ["--out", str(mixed / "report.html")]
+        for folder in ("newer", "cut", "deep"):
+            file = str(mixed / folder / "result.json")
+            others = [str(mixed / "good")] if name == "compare" else []
+            assert main([name, *others, file, *options]) == 2
+            said = capsys.readouterr()
+            assert file in said.err and said.out == "" and not (mixed / "report.html").exists()
 
     def test_nothing_but_that(self, mixed, capsys):
         status, out, err = run(capsys, mixed / "cut")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -308,6 +309,30 @@ def test_a_file_of_another_cell_is_noticed(finished, tmp_path):
     wrong.write_bytes((tmp_path / "result_sync_chunk1.json").read_bytes())
     with pytest.raises(ValueError, match="holds sync, chunk 1, full speed, not sync, chunk 2"):
         read_sweep(tmp_path)
+
+
+def test_a_damaged_file_of_a_sweep_stops_nothing_else(finished, tmp_path, capsys):
+    sweep, _ = finished
+    home = tmp_path / "sweep"
+    shutil.copytree(sweep.folder, home)
+    bad = home / "result_sync_chunk2_2MBs.json"
+    bad.write_text(bad.read_text()[:500])
+    for command, shown in (
+        ("results", "11 cells measured"),
+        ("show", "11 of 12"),
+        ("recommend", "slots"),
+    ):
+        assert main([command, str(tmp_path if command == "results" else home)]) == 0
+        said = capsys.readouterr()
+        assert shown in said.out and said.err.count(str(bad)) == 1
+    with pytest.raises(ValueError, match=bad.name):  # one that is resumed has to be whole
+        read_sweep(home)
+    shutil.copytree(sweep.folder, tmp_path / "whole")
+    (home / "sweep.json").write_text("{}")
+    assert main(["results", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "12 cells measured" in said.out and f"{home}/sweep.json is not a vdkit" in said.err
+    assert main(["show", str(home)]) == 2
 
 
 def test_the_time_left_is_that_of_the_predictions(finished):

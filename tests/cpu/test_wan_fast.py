@@ -1,6 +1,8 @@
 """The decoder written again gives diffusers' frames: any size, length, chunk size and precision."""
 
+import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.measure.profiler import count_flops
+from vdkit.models.fast_blocks import NoPasses
 from vdkit.models.fast_layers import Convolution, Space, Step
 from vdkit.models.fast_plain import why_plain
 from vdkit.models.wan import WanDecoder, known_faults
@@ -99,6 +102,39 @@ def test_two_videos_in_turns_do_not_disturb_each_other(pair):
                 made.append(fast.decode_chunk(state, start, stop))
     for made, expected in zip(turns, alone, strict=True):
         assert torch.equal(torch.cat(made, 2), expected)
+
+
+def test_another_thread_waits_while_one_prepares(pair, monkeypatch):
+    """What it launches would become a part of the plan, and never run."""
+    _, fast = pair
+    latents = noise(fast, 3, 2, 3)
+    expected, made, waits = frames_of(fast, latents, 1), [], threading.Event()
+    other = threading.Thread(target=lambda: made.append(frames_of(fast, latents, 1)))
+
+    class Watched:
+        lock = threading.RLock()
+
+        def __enter__(self):
+            if threading.current_thread() is other:
+                waits.set()
+            return self.lock.__enter__()
+
+        def __exit__(self, *error):
+            return self.lock.__exit__(*error)
+
+    @contextmanager
+    def planning():
+        real, fast._passes = fast._passes, NoPasses(fast._passes)
+        other.start()
+        assert waits.wait(20) and not made
+        yield
+        fast._passes = real
+
+    monkeypatch.setattr(fast, "_lock", Watched())
+    monkeypatch.setattr(fast, "_kernels", SimpleNamespace(planning=planning))
+    fast.prepare(2, 3, 1)
+    other.join()
+    assert torch.equal(made[0], expected)
 
 
 def test_chunks_may_grow_and_shrink(pair):

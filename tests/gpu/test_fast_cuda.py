@@ -1,5 +1,8 @@
 """The fast decoder's kernels on a GPU: exact, whatever the size, and nothing done twice."""
 
+import threading
+from contextlib import contextmanager
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -194,6 +197,36 @@ def test_what_is_prepared_is_not_done_again(small):
         fast.decode_chunk(state, start, stop)
     assert state.space.graphs == graphs
     assert torch.cuda.memory_stats()["num_device_alloc"] == before
+
+
+def test_another_thread_decodes_right_while_one_prepares(small, monkeypatch):
+    """Neither the plan nor a graph that is recorded swallows what the other one launches."""
+    _, fast = pair(small, torch.float16)
+    latents = on_gpu(fast, 6, 3, 4)
+    expected, made, begun = frames_of(fast, latents, 1), [], threading.Event()
+    torch.cuda.synchronize()
+
+    def decode():
+        begun.wait()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            made.extend(frames_of(fast, latents, 1) for _ in range(10))
+            torch.cuda.current_stream().synchronize()
+
+    @contextmanager
+    def planning():
+        with plan():
+            begun.set()
+            yield
+
+    plan = fast._kernels.planning
+    monkeypatch.setattr(fast._kernels, "planning", planning)
+    other = threading.Thread(target=decode)
+    other.start()
+    for size in ((3, 4), (5, 6)):
+        fast.prepare(*size, 2)
+    other.join()
+    assert len(made) == 10 and all(torch.equal(one, expected) for one in made)
+    assert torch.equal(frames_of(fast, latents, 1), expected)
 
 
 @torch.inference_mode()

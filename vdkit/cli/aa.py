@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.workload import add_workload, load, shared_arguments
@@ -72,23 +70,20 @@ def run_aa(options: argparse.Namespace) -> int:
 
 
 def _record(control: Control, out: Path) -> Path:
-    """Everything into a new folder, or, if that is interrupted, nothing."""
+    """Everything into a new folder, the records first."""
     from vdkit.measure.control_records import arm_file
-    from vdkit.measure.folders import result_folder
-    from vdkit.measure.records import write_atomically, write_record
+    from vdkit.measure.folders import result_folder, write_atomically
+    from vdkit.measure.records import write_record
     from vdkit.present.control_report import control_text, plot_rounds
 
-    picture = io.BytesIO()
-    plot_rounds(control.arms).savefig(picture, format="png")
-    table = f"# {control.result.label}\n\n{control_text(control.result)}\n"
-    home = result_folder(out, control.result)
-    try:
-        for arm, result in control.arms.items():
-            write_record(result, home / arm_file(arm))
-        write_atomically(home / "table.md", table)
-        (home / "rounds.png").write_bytes(picture.getvalue())
-        write_record(control.result, home / "aa.json")
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)  # it is ours and new: nothing else is in it
-        raise
+    result = control.result
+
+    def write(folder: Path) -> None:
+        for arm, one in control.arms.items():
+            write_record(one, folder / arm_file(arm))
+        write_record(result, folder / "aa.json")
+
+    home = result_folder(out, result.label, result.provenance, write)
+    write_atomically(home / "table.md", f"# {result.label}\n\n{control_text(result)}\n")
+    plot_rounds(control.arms).savefig(home / "rounds.png")
     return home

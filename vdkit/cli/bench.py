@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ def run_bench(options: argparse.Namespace) -> int:
     if options.variants is not None:
         return run_variants_bench(options)
     from vdkit.measure.bench import run_benchmark
-    from vdkit.measure.folders import result_folder
-    from vdkit.measure.records import write_atomically, write_result
+    from vdkit.measure.folders import result_folder, write_atomically
+    from vdkit.measure.records import write_result
     from vdkit.present.tables import markdown_report, runs_frame, text_report
 
     asked = money(options)
@@ -64,8 +65,8 @@ def run_bench(options: argparse.Namespace) -> int:
         setup_s=what.setup_s,
         **shared_arguments(what, options),
     )
-    home = result_folder(options.out, result)
-    write_result(result, home)
+    write = partial(write_result, result)
+    home = result_folder(options.out, result.label, result.provenance, write)
     write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
     write_atomically(home / "table.md", markdown_report(result, **asked))
     if not options.json:

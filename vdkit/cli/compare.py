@@ -70,10 +70,11 @@ def run_compare(options: argparse.Namespace) -> int:
         raise ValueError("--mode-a and --mode-b belong together; give both")
     if options.mode_a is not None:
         pair = [(options.mode_a, options.mode_b)]
+    same = options.a.exists() and options.b.exists() and options.a.samefile(options.b)
     a = alone(read_result(options.a))
     comparison = compare_results(
         a,
-        a if _same_file(options.a, options.b) else alone(read_result(options.b)),
+        a if same else alone(read_result(options.b)),
         paired=options.paired,
         across=options.across,
         modes=_names(options.modes),
@@ -89,10 +90,6 @@ def run_compare(options: argparse.Namespace) -> int:
     for line in failed:
         print(f"vdkit: error: {line}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _same_file(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and a.samefile(b)
 
 
 def _names(given: str | None) -> list[str] | None:

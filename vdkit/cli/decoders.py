@@ -39,9 +39,12 @@ def load_variant(options: argparse.Namespace, variant: str) -> ChunkDecoder:
 
 def latents_of(decoder: Any, options: argparse.Namespace) -> torch.Tensor:
     """The latents that the options name, as ``decoder`` takes them."""
+    from vdkit.measure.sweep_plan import check_chunk
     from vdkit.models.latents import latents_metadata, load_latents
 
     latents = load_latents(options.latents, decoder, options.seed)
+    if latents.dim() > 3:  # else the decode says what is wrong with it
+        check_chunk(options.chunk, latents.shape[-3])
     if options.denormalize:
         if latents_metadata(options.latents).get("normalization") == "undone":
             raise ValueError(

@@ -80,7 +80,7 @@ def run_decode(options: argparse.Namespace) -> int:
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
     from vdkit.decode.pipelined import decode_async
-    from vdkit.measure.folders import check_file
+    from vdkit.measure.folders import check_file, claim
     from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import save_latents
     from vdkit.models.loading import load_pipeline
@@ -90,8 +90,10 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.sinks import Mp4Sink
 
     check_file(options.out, "--out", ".mp4")
+    claim(options.out)
     if options.save_latents is not None:
         check_file(options.save_latents, "--save-latents", ".safetensors")
+        claim(options.save_latents)
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
     progress = not options.json and sys.stderr.isatty()

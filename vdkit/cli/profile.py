@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,9 @@ def add_analyze(commands: Any) -> None:
 
 def run_profile(options: argparse.Namespace) -> int:
     from vdkit.measure.export import write_trace
-    from vdkit.measure.folders import result_folder
+    from vdkit.measure.folders import result_folder, write_atomically
     from vdkit.measure.profile_records import write_profile
     from vdkit.measure.profiling import run_profile
-    from vdkit.measure.records import write_atomically
     from vdkit.present.charts import write_charts
     from vdkit.present.profile_report import profile_text
 
@@ -75,8 +75,8 @@ def run_profile(options: argparse.Namespace) -> int:
             **shared_arguments(what, options),
         )
         result = done.result
-        home = result_folder(options.out, result)
-        write_profile(result, home)
+        write = partial(write_profile, result)
+        home = result_folder(options.out, result.label, result.provenance, write)
         for mode, timeline in done.timelines.items():
             write_trace(timeline, home / result.modes[mode].trace)
         for trace in sorted(Path(scratch).glob("kineto_*")):

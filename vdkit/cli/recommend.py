@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.money import PRICE
+from vdkit.cli.show import left_out
 from vdkit.cli.sweep import numbers
 
 if TYPE_CHECKING:
@@ -42,16 +43,14 @@ def add_recommend(commands: Any) -> None:
 
 
 def run_recommend(options: argparse.Namespace) -> int:
-    from vdkit.decode.chunks import DecodeConfig
+    from vdkit.decode.chunks import DecodeConfig, latent_frames
     from vdkit.measure.advice import Limits, recommend
     from vdkit.measure.costs import Storage
     from vdkit.measure.money import check_price
     from vdkit.measure.predict import video_info
+    from vdkit.measure.sweep_plan import check_chunk
     from vdkit.present.advice_text import advice_record, advice_text
     from vdkit.present.tables import what_and_where
-
-    def scaled(value: float | None, unit: float) -> float | None:
-        return None if value is None else value * unit
 
     if options.usd_per_hour is not None:
         check_price(options.usd_per_hour)
@@ -59,7 +58,11 @@ def run_recommend(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"--{name.replace('_', '-')} is {value:g}; give 0 or more")
-    limits = Limits(scaled(options.vram_gb, 1e9), scaled(options.pinned_mb, 1e6), options.ttff_s)
+    limits = Limits(
+        options.vram_gb and options.vram_gb * 1e9,
+        options.pinned_mb and options.pinned_mb * 1e6,
+        options.ttff_s,
+    )
     asked = None if options.chunks is None else numbers("chunks", options.chunks, int)
     slots = numbers("ring-slots", options.ring_slots, int)
     for size in asked or [1]:
@@ -75,6 +78,7 @@ def run_recommend(options: argparse.Namespace) -> int:
         costs = replace(costs, storage=Storage(options.storage_mb_s, burst_bytes))
     if options.frames is not None:
         info = replace(info, frames=options.frames)
+    check_chunk(max(asked or [1]), latent_frames(info.frames))
     advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots)
     if not options.json:
         print(f"{what_and_where(results[0])}; {fitted}")
@@ -97,7 +101,7 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[BenchmarkResult], str]:
         return fit_costs(*results), results, _fitted(results)
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
-    sweep = read_sweep(sweeps[0])
+    sweep = read_sweep(sweeps[0], left_out)
     if sweep.predictions is None:
         raise ValueError(
             f"{sweeps[0]} has no fitted costs yet; finish it with vdkit sweep --resume {sweeps[0]}"

@@ -56,12 +56,16 @@ def run_report(options: argparse.Namespace) -> int:
     if options.across and len(options.records) == 1:
         raise ValueError("--across is for a comparison; give two runs")
     sources = [_read(path) for path in options.records]
-    from vdkit.measure.records import write_atomically
+    from vdkit.measure.folders import write_atomically
     from vdkit.present.report import report
 
-    text = report(sources, across=options.across, **asked)
+    try:
+        text = report(sources, across=options.across, **asked)
+    except LookupError as error:
+        raise ValueError(f"{options.records[0]} is damaged: it has no {error}") from error
+    new = not out.exists()
     _check_out(out)
-    write_atomically(out, text)
+    write_atomically(out, text, new)
     print(f"Report in {out} ({len(text) / 1e3:.0f} kB)")
     return 0
 
@@ -124,7 +128,7 @@ def _kind(file: Path) -> str:
     """What a record is by what it holds; anything else is for `read_result` to refuse."""
     try:
         data = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "benchmark"
     if not isinstance(data, dict):
         return "benchmark"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.cli.money import add_money, money
-from vdkit.cli.show import FORMATS
+from vdkit.cli.show import FORMATS, left_out
 from vdkit.cli.workload import MODES
 
 if TYPE_CHECKING:
@@ -59,17 +59,21 @@ def add_results(commands: Any) -> None:
 
 def run_results(options: argparse.Namespace) -> int:
     """List what is recorded at ``options.where``; returns the exit status."""
-    from vdkit.measure.records import write_atomically
+    from vdkit.measure.folders import check_file, write_atomically
     from vdkit.measure.results import rows_by_mode, rows_by_run
     from vdkit.present.results_table import results_table, results_text
 
     asked = money(options)
     if options.csv is not None:
-        _check_csv(options.csv)
+        check_file(options.csv, "--csv")
+        if os.path.lexists(options.csv):
+            raise FileExistsError(
+                f"--csv {str(options.csv)!r} is there already; name a new file or remove it"
+            )
     frame = _load(options.where)
     rows = _only((rows_by_run if options.runs else rows_by_mode)(frame), options.modes)
     if options.csv is not None:
-        write_atomically(options.csv, frame.to_csv(index=False))
+        write_atomically(options.csv, frame.to_csv(index=False), new=True)
     if options.json:
         print(json.dumps({"rows": _with_money(rows, **asked)}, separators=(",", ":")))
         return 0
@@ -111,31 +115,27 @@ def _sweep_lines(folders: list[str]) -> str:
 
     lines = ["Sweeps (vdkit show FOLDER prints one, --cells lists their cells here):"]
     for folder in folders:
-        sweep = read_sweep(folder)
+        try:
+            sweep = read_sweep(folder, lambda error: None)  # a cell's file has been named
+        except (ValueError, OSError) as error:
+            left_out(error)
+            continue
         lines.append(f"  {folder}\n    {len(sweep.results)} cells measured. {verdict(sweep)}")
     return "\n".join(lines)
 
 
 def _load(where: Sequence[str]) -> pd.DataFrame:
     """All runs; a line on standard error for each file left out, FileNotFoundError for none."""
-    from vdkit.measure.results import SkippedResultWarning, load_results
+    from vdkit.measure.results import load_results
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SkippedResultWarning)
-        frame = load_results(where)
-    skipped = 0
-    for warning in caught:
-        if issubclass(warning.category, SkippedResultWarning):
-            skipped += 1
-            print(f"vdkit: warning: {warning.message}", file=sys.stderr)
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+    skipped: list[Exception] = []
+    frame = load_results(where, skipped.append)
+    for error in skipped:
+        left_out(error)
     if frame.empty:
         raise FileNotFoundError(
             f"no recorded benchmark at {', '.join(map(repr, where))}"
-            + (f" that can be read ({skipped} left out)" if skipped else "")
+            + (f" that can be read ({len(skipped)} left out)" if skipped else "")
             + "; give the folder that bench wrote into, or one above it"
         )
     return frame
@@ -176,12 +176,3 @@ def _with_money(
             more["energy_j_per_video_s"] = None if joules is None else joules / row["video_s"]
         made.append(row | more)
     return made
-
-
-def _check_csv(path: Path) -> None:
-    """Before anything is read: can a new file be written at ``path``?"""
-    from vdkit.measure.folders import check_file
-
-    if path.exists() or path.is_symlink():
-        raise FileExistsError(f"--csv {str(path)!r} is there already; name a new file or remove it")
-    check_file(path, "--csv", path.suffix)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,11 @@ _OTHERS = {
     "HolisticTraceAnalysis; read that file, README says what it holds",
 }
 """Records of other programs that lie under results/ too."""
+
+
+def left_out(error: Exception) -> None:
+    """Name what cannot be read, on standard error."""
+    print(f"vdkit: warning: left out: {error}", file=sys.stderr)
 
 
 def add_show(commands: Any) -> None:
@@ -57,23 +64,20 @@ def run_show(options: argparse.Namespace) -> int:
     asked = money(options)
     _check_record(where)
     kind = _kind(where)
-    if options.format is not None:
-        _no_options(options, "--format, which prints tables only")
-        made = _tables(where, kind, asked)
-        if options.format == "csv":
-            del made[1:]
-        forms = [getattr(table, options.format)().rstrip("\n") for table in made]
+    if options.format is not None or kind != "result.json":
+        what, text, tables = _read(where, kind, asked)
+        if options.format is not None:
+            what = "--format, which prints tables only"
+        _no_options(options, what)
+        try:
+            made = [] if options.format is None else tables()
+            del made[1 if options.format == "csv" else len(made) :]
+            forms = [getattr(one, options.format)().rstrip("\n") for one in made] or [text()]
+        except LookupError as error:
+            raise ValueError(f"{where} is damaged: it has no {error}") from error
         print("\n\n".join(forms))
         return 0
-    if kind == "profile.json":
-        return _profile(options, asked)
-    if kind == "sweep.json":
-        return _sweep(options, asked)
-    if kind == "aa.json":
-        return _control(options)
-    if kind == "variants.json":
-        return _variants(options, asked)
-    from vdkit.measure.folders import check_file
+    from vdkit.measure.folders import check_file, written
     from vdkit.measure.records import read_result
     from vdkit.measure.variant_records import alone
     from vdkit.present.plots import plot_timeline, steady_window
@@ -109,7 +113,8 @@ def run_show(options: argparse.Namespace) -> int:
     print(f"\nWhere the time goes:\n\n{markdown_table(breakdown_rows(result))}")
     if options.timeline is not None:
         title = f"{result.label}\n{what_and_where(result)}"
-        plot_timeline(runs, window, title=title).savefig(options.timeline)
+        with written(options.timeline) as partial:
+            plot_timeline(runs, window, title=title).savefig(partial)
         print(f"\nTimeline in {options.timeline}")
     return 0
 
@@ -122,35 +127,43 @@ def _kind(where: Path) -> str:
     return "result.json"
 
 
-def _tables(where: Path, kind: str, asked: dict[str, Any]) -> list[Table]:
-    """What is recorded as tables, the main one first."""
+def _read(
+    where: Path, kind: str, asked: dict[str, Any]
+) -> tuple[str, Callable[[], str], Callable[[], list[Table]]]:
+    """What is recorded: what that is called, how to print it, and its tables, the main one first"""
     if kind == "profile.json":
         from vdkit.measure.profile_records import read_profile
-        from vdkit.present.profile_report import profile_tables
+        from vdkit.present.profile_report import profile_tables, profile_text
 
-        return profile_tables(read_profile(where), **asked)
+        profile, style = read_profile(where), "terminal" if sys.stdout.isatty() else "plain"
+        text = partial(profile_text, profile, style, **asked)
+        return "a profile", text, partial(profile_tables, profile, **asked)
     if kind == "sweep.json":
         from vdkit.measure.sweep_records import read_sweep
-        from vdkit.present.sweep_tables import sweep_table
+        from vdkit.present.sweep_tables import sweep_table, sweep_text
 
-        folder = where.parent if where.name == kind else where
-        return [sweep_table(read_sweep(folder), **asked)]
+        sweep = read_sweep(where.parent if where.name == kind else where, left_out)
+        return "a sweep", partial(sweep_text, sweep, **asked), lambda: [sweep_table(sweep, **asked)]
     if kind == "aa.json":
         from vdkit.measure.control_records import read_control
-        from vdkit.present.control_report import control_tables
+        from vdkit.present.control_report import control_tables, control_text
 
-        return control_tables(read_control(where))
+        control = read_control(where)
+        return "an A/A control", partial(control_text, control), partial(control_tables, control)
     from vdkit.measure.variant_records import alone, read_variants
 
     if kind == "variants.json":
-        from vdkit.present.variants_table import variant_table
+        from vdkit.present.variants_table import variant_table, variants_text
 
-        return [variant_table(read_variants(where), **asked)]
+        made = read_variants(where)
+        text = partial(variants_text, made, **asked)
+        return "a run of variants", text, lambda: [variant_table(made, **asked)]
     from vdkit.measure.records import read_result
-    from vdkit.present.tables import benchmark_table, breakdown_table
+    from vdkit.present.tables import benchmark_table, breakdown_table, text_report
 
     result = alone(read_result(where))
-    return [benchmark_table(result, **asked), breakdown_table(result)]
+    text = partial(text_report, result, **asked)
+    return "a benchmark", text, lambda: [benchmark_table(result, **asked), breakdown_table(result)]
 
 
 def _check_record(where: Path) -> None:
@@ -171,47 +184,8 @@ def _check_record(where: Path) -> None:
     )
 
 
-def _sweep(options: argparse.Namespace, asked: dict[str, Any]) -> int:
-    from vdkit.measure.sweep_records import read_sweep
-    from vdkit.present.sweep_tables import sweep_text
-
-    _no_options(options, "a sweep")
-    where: Path = options.result
-    sweep = read_sweep(where.parent if where.name == "sweep.json" else where)
-    print(sweep_text(sweep, **asked))
-    return 0
-
-
-def _control(options: argparse.Namespace) -> int:
-    from vdkit.measure.control_records import read_control
-    from vdkit.present.control_report import control_text
-
-    _no_options(options, "an A/A control")
-    print(control_text(read_control(options.result)))
-    return 0
-
-
-def _variants(options: argparse.Namespace, asked: dict[str, Any]) -> int:
-    from vdkit.measure.variant_records import read_variants
-    from vdkit.present.variants_table import variants_text
-
-    _no_options(options, "a run of variants")
-    print(variants_text(read_variants(options.result), **asked))
-    return 0
-
-
 def _no_options(options: argparse.Namespace, what: str) -> None:
     if options.timeline is not None or options.zoom is not None or options.modes is not None:
         raise ValueError(
             f"this is {what}: its pictures lie beside it; leave out --timeline, --zoom, --modes"
         )
-
-
-def _profile(options: argparse.Namespace, asked: dict[str, Any]) -> int:
-    from vdkit.measure.profile_records import read_profile
-    from vdkit.present.profile_report import profile_text
-
-    _no_options(options, "a profile")
-    result = read_profile(options.result)
-    print(profile_text(result, "terminal" if sys.stdout.isatty() else "plain", **asked))
-    return 0

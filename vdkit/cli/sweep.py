@@ -14,7 +14,6 @@ from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import add_workload, apply_preset, load, shared_arguments
 
 if TYPE_CHECKING:
-    from vdkit.cli.workload import What
     from vdkit.measure.sweep_records import Cell, Sweep
 
 
@@ -48,6 +47,7 @@ def add_sweep(commands: Any) -> None:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
+    from vdkit.measure.bench import Bench
     from vdkit.measure.records import SinkInfo
     from vdkit.measure.sweep import SweepLocked, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
@@ -65,7 +65,10 @@ def run_sweep(options: argparse.Namespace) -> int:
     modes = [mode.strip() for mode in options.modes.split(",")]
     plan_cells(modes, *grid)  # what is wrong with it without the video
     what = load(options, ready=False)  # every chunk size is prepared for in its turn
-    bench = _bench(what, options)
+    bench = Bench(
+        what.decoder, what.latents, options.fps, what.source, what.latents_source, options.seed,
+        what.setup_s,
+    )  # fmt: skip
     if folder is None:
         fit_cells, cells = plan_cells(
             modes, *grid, latent_frames=bench.workload.latent_frames, seed=options.seed
@@ -91,6 +94,8 @@ def run_sweep(options: argparse.Namespace) -> int:
 
     try:
         sweep = measure(folder, bench, sink_at, progress=progress, report=_reporter(options.json))
+        _finish(sweep, options, asked)
+        return 0
     except SweepLocked as error:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:
@@ -100,8 +105,6 @@ def run_sweep(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    _finish(sweep, options, asked)
-    return 0
 
 
 def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
@@ -129,15 +132,6 @@ def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     for name in now:
         setattr(options, name, getattr(given, name))
     return options
-
-
-def _bench(what: What, options: argparse.Namespace) -> Any:
-    from vdkit.measure.bench import Bench
-
-    return Bench(
-        what.decoder, what.latents, options.fps, what.source, what.latents_source, options.seed,
-        what.setup_s,
-    )  # fmt: skip
 
 
 def numbers(name: str, text: str, kind: Any) -> list[Any]:
@@ -173,7 +167,7 @@ def _reporter(silent: bool) -> Any:
 
 def _finish(sweep: Sweep, options: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Table, CSV and pictures beside the cells, and what is printed at the end."""
-    from vdkit.measure.records import write_atomically
+    from vdkit.measure.folders import write_atomically
     from vdkit.measure.sweep_records import median_and_worst
     from vdkit.present.sweep_charts import write_sweep_charts
     from vdkit.present.sweep_tables import sweep_frame, sweep_text

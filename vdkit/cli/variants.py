@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -104,25 +103,20 @@ def run_variants_bench(options: argparse.Namespace) -> int:
 
 
 def _record(done: Measured, out: Path, asked: dict[str, Any]) -> Path:
-    """Everything into a new folder, or, if that is interrupted, nothing."""
-    from vdkit.measure.folders import result_folder
-    from vdkit.measure.records import write_atomically
+    """Everything into a new folder, the records first."""
+    from vdkit.measure.folders import result_folder, write_atomically
     from vdkit.measure.variant_records import write_variants
     from vdkit.present.tables import what_and_where
     from vdkit.present.variants_table import variants_frame, variants_text, write_families
 
     made = done.comparison
-    home = result_folder(out, made.index)
-    try:
-        write_atomically(home / "runs.csv", variants_frame(made).to_csv(index=False))
-        text = variants_text(made, **asked)
-        write_atomically(home / "table.md", f"# {made.index.label}\n\n{text}\n")
-        if done.families:
-            write_families(done.families, home, what_and_where(made.baseline))
-        write_variants(made, home)
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)  # it is ours and new: nothing else is in it
-        raise
+    write = partial(write_variants, made)
+    home = result_folder(out, made.index.label, made.index.provenance, write)
+    write_atomically(home / "runs.csv", variants_frame(made).to_csv(index=False))
+    text = variants_text(made, **asked)
+    write_atomically(home / "table.md", f"# {made.index.label}\n\n{text}\n")
+    if done.families:
+        write_families(done.families, home, what_and_where(made.baseline))
     return home
 
 

@@ -17,13 +17,12 @@ from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
-from vdkit.decode.protocols import ChunkDecoder, Progress, Sink
+from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, require
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
 from vdkit.measure.describe import as_run, describe_workload, open_nvml, prepare
 from vdkit.measure.frame_hash import FrameHasher
 from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, comparable
-from vdkit.measure.stats import paired_ratio, summarize
+from vdkit.measure.records import BenchmarkResult, Mode, Run, SinkInfo, identical
 
 MODES: Mapping[str, Callable[..., DecodeResult]] = {
     "diffusers": decode_diffusers,
@@ -134,6 +133,7 @@ class Bench:
         seed: int = 0,
         setup_s: float | None = None,
     ) -> None:
+        require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
         self.decoder, self.fps, self.setup_s = decoder, fps, setup_s
         # Kept on the host: each run moves them, and so holds no more of them than it needs.
         host = torch.device("cpu")
@@ -158,6 +158,11 @@ class Bench:
 
     def frame_hash(self, mode: str, config: DecodeConfig) -> str | None:
         """Run once, untimed, into a hash."""
+        if mode == "diffusers" and not hasattr(self.decoder, "decode_video"):
+            raise TypeError(
+                f"{type(self.decoder).__name__} is no WholeVideoDecoder: it lacks decode_video; "
+                f"leave out mode diffusers: modes={tuple(MODES)[1:]}"
+            )
         hasher = FrameHasher()
         self._decode(mode, hasher, config)
         return None if mode == "compute" else hasher.sha256
@@ -202,9 +207,9 @@ class Bench:
             config=config,
             sink=sink_info,
             baseline=baseline,
-            frames_identical=_identical(hashes, config),
+            frames_identical=identical(hashes, config),
             modes={
-                mode: _mode(mode, baseline, records, sha256, self.workload.seconds)
+                mode: Mode.of(mode, baseline, records, sha256, self.workload.seconds)
                 for mode, sha256 in hashes.items()
             },
             runs=tuple(records),
@@ -238,38 +243,3 @@ def progress_bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
     """A bar of runs, advanced by calling what it yields."""
     with Bar(show, total=total, desc="runs", unit="run") as bar:
         yield bar.add
-
-
-def _identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:
-    """Whether the compared modes gave the same bytes; None if fewer than two can be compared.
-
-    diffusers decodes one latent frame per call, so at a larger chunk size its convolutions sum in
-    another order and its frames may differ by one uint8 level: there it is not compared.
-    """
-    compared = [digest for mode, digest in hashes.items() if comparable(mode, digest, config)]
-    return len(set(compared)) == 1 if len(compared) > 1 else None
-
-
-def _mode(
-    mode: str, baseline: str, records: Sequence[Run], frame_sha256: str | None, seconds: float
-) -> Mode:
-    timed = [run for run in records if run.mode == mode and not run.warmup]
-    base = [run for run in records if run.mode == baseline and not run.warmup]
-    timed.sort(key=lambda run: run.round)
-    base.sort(key=lambda run: run.round)
-    latencies = [run.latency_s for run in timed]
-    first_frames = [run.ttff_s for run in timed if run.ttff_s is not None]
-    latency = summarize(latencies)
-    return Mode(
-        frame_sha256=frame_sha256,
-        latency_s=latency,
-        ttff_s=summarize(first_frames) if first_frames else None,
-        rtf=latency.mean / seconds,
-        speedup=None
-        if mode == baseline
-        else paired_ratio([run.latency_s for run in base], latencies),
-        vram_peak_bytes=max((run.vram_peak_bytes or 0) for run in timed) or None,
-        pinned_bytes=max(run.pinned_bytes for run in timed),
-        d2h_bytes=max(run.d2h_bytes for run in timed),
-        throttled_runs=sum(run.throttled for run in timed),
-    )

@@ -112,7 +112,7 @@ class CostBook:
         for path in sorted(folder.rglob("result*.json")):
             try:
                 result = read_result(path)
-            except ValueError:
+            except (ValueError, OSError):
                 continue
             if not is_arm(path):
                 own = result if result.other_bytes is None else alone(result)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vdkit.decode.chunks import DecodeConfig
+from vdkit.measure.folders import written
 from vdkit.measure.records import Run
 from vdkit.measure.timeline import (
     COMMUNICATION,
@@ -51,8 +51,6 @@ def write_trace(timeline: Timeline, path: str | Path) -> Path:
     path = Path(path)
     if not isinstance(timeline.run, Run) or timeline.config is None:
         raise ValueError("only a run of vdkit can be exported; this timeline has no records")
-    if path.exists():
-        raise FileExistsError(f"{path} is recorded already; give another name")
     shift = _shift(timeline)
     head = {
         "schema": SCHEMA,
@@ -65,22 +63,18 @@ def write_trace(timeline: Timeline, path: str | Path) -> Path:
         "dropped": list(timeline.dropped),
         "nvml": timeline.nvml,
     }
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with (
-            partial.open("wb") as raw,
-            gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
-        ):
-            packed.write(f'{{"vdkit": {json.dumps(head)},\n"displayTimeUnit": "ms",\n'.encode())
-            packed.write(b'"traceEvents": [\n')
-            first = True
-            for line in _lines(timeline, shift):
-                packed.write((line if first else ",\n" + line).encode())
-                first = False
-            packed.write(b"\n]}\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        written(path, new=True) as partial,
+        partial.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
+    ):
+        packed.write(f'{{"vdkit": {json.dumps(head)},\n"displayTimeUnit": "ms",\n'.encode())
+        packed.write(b'"traceEvents": [\n')
+        first = True
+        for line in _lines(timeline, shift):
+            packed.write((line if first else ",\n" + line).encode())
+            first = False
+        packed.write(b"\n]}\n")
     return path
 
 

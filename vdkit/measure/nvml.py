@@ -33,7 +33,7 @@ class GpuReading(BaseModel):
         throttle_reasons: names from `THROTTLE_BITS` that were set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sm_clock_mhz: float | None = None
     memory_clock_mhz: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,20 +35,27 @@ class SkippedResultWarning(UserWarning):
     """A file that could not be read as a result and is not in the table."""
 
 
-def load_results(pattern: str | Path | Sequence[str | Path] = "results/**") -> pd.DataFrame:
+def _warn(error: Exception) -> None:
+    warnings.warn(f"left out: {error}", SkippedResultWarning, stacklevel=3)
+
+
+def load_results(
+    pattern: str | Path | Sequence[str | Path] = "results/**",
+    left_out: Callable[[Exception], object] = _warn,
+) -> pd.DataFrame:
     """One row per recorded run, warm-ups included; an empty table if nothing is found.
 
     Args:
         pattern: a ``result.json``, a folder (searched with all folders in it), or a glob pattern
             of either, ``**`` for any depth; or several of these. No file is read twice.
+        left_out: gets the error of each file that cannot be read, which names it.
 
     Returns:
         The run (`vdkit.measure.records.Run` without its chunks; seconds, bytes), ``rtf`` and
         ``energy_j`` (`run_energy_j`), what was decoded, configuration and sink, device, versions
         and commit, and ``folder`` and ``file``, the oldest recording first. The arms of
         `vdkit aa`, one of them slow on purpose, are in it only if named as a file. Files that are
-        damaged, cut short or of a newer schema are left out, each with a `SkippedResultWarning`
-        that names it.
+        damaged, cut short or of a newer schema are left out, each with a `SkippedResultWarning`.
 
     Raises:
         FileNotFoundError: a path without wildcards that does not exist.
@@ -59,9 +66,11 @@ def load_results(pattern: str | Path | Sequence[str | Path] = "results/**") -> p
     results: list[tuple[Path, BenchmarkResult]] = []
     for file in sorted({file for one in patterns for file in _files(str(one))}):
         try:
+            if file.is_dir():
+                raise IsADirectoryError(f"{file} is a folder")
             results.append((file, read_result(file)))
         except (ValueError, OSError) as error:
-            warnings.warn(f"left out: {error}", SkippedResultWarning, stacklevel=2)
+            left_out(error)
     results.sort(key=lambda one: one[1].provenance.created_utc)
     return pd.DataFrame([row for file, result in results for row in _rows(file, result)])
 

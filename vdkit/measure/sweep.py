@@ -110,9 +110,9 @@ def start_sweep(
         fit_cells=tuple(fit_cells),
         cells=tuple(cells),
     )
-    folder = result_folder(out, plan)
-    write_record(plan, folder / PLAN)
-    return folder
+    return result_folder(
+        out, label, plan.provenance, lambda folder: write_record(plan, folder / PLAN)
+    )
 
 
 def run_sweep(

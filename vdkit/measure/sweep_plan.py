@@ -18,6 +18,16 @@ FIT_SIZES = 3
 so two tell little of a third."""
 
 
+def check_chunk(size: int, latent_frames: int) -> None:
+    """ValueError for a chunk larger than what a video has beside its first latent frame."""
+    most = max(1, latent_frames - 1)
+    if size > most:
+        raise ValueError(
+            f"chunk size {size}: the video has {latent_frames} latent frames, the first is a chunk "
+            f"of its own, so use 1 to {most}"
+        )
+
+
 def plan_cells(
     modes: Sequence[str],
     chunks: Sequence[int],
@@ -57,11 +67,8 @@ def plan_cells(
     for size in chunks:
         if size < 1:
             raise ValueError(f"chunk size is {size}; use 1 or more")
-        if latent_frames is not None and size > max(1, latent_frames - 1):
-            raise ValueError(
-                f"chunk size {size}: the video has {latent_frames} latent frames, the first is a "
-                f"chunk of its own, so use 1 to {max(1, latent_frames - 1)}"
-            )
+        if latent_frames is not None:
+            check_chunk(size, latent_frames)
     for count in slots:
         if not 1 <= count <= MAX_SLOTS:
             raise ValueError(f"slots is {count}; use 1 to {MAX_SLOTS}")

@@ -8,6 +8,7 @@ measured; ``predictions.json`` is written before the first cell that it predicts
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -186,8 +187,15 @@ def median_and_worst(errors: dict[Cell, float]) -> tuple[float, float, Cell]:
     return statistics.median(abs(error) for error in errors.values()), abs(errors[worst]), worst
 
 
-def read_sweep(folder: str | Path) -> Sweep:
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _raise) -> Sweep:
     """Read a sweep, finished or not.
+
+    Args:
+        left_out: gets the error of a cell's file, which then counts as not there.
 
     Raises:
         FileNotFoundError: no ``sweep.json`` in ``folder``.
@@ -198,16 +206,20 @@ def read_sweep(folder: str | Path) -> Sweep:
     results, unfit = {}, {}
     for cell in plan.all_cells:
         measured, reason = result_path(folder, cell), unfit_path(folder, cell)
-        if measured.is_file():
-            results[cell] = read_result(measured)
-            found = cell_of(results[cell], cell)
-            if found != cell:
-                raise ValueError(f"{measured} holds {found.words}, not {cell.words}")
-        elif reason.is_file():
-            unfit[cell] = read_record(reason, reason.name, Unfit, SCHEMA_VERSION).reason
+        try:
+            if measured.exists():
+                result = read_result(measured)
+                found = cell_of(result, cell)
+                if found != cell:
+                    raise ValueError(f"{measured} holds {found.words}, not {cell.words}")
+                results[cell] = result
+            elif reason.exists():
+                unfit[cell] = read_record(reason, reason.name, Unfit, SCHEMA_VERSION).reason
+        except (ValueError, OSError) as error:
+            left_out(error)
     path = folder / PREDICTIONS
     predictions = None
-    if path.is_file():
+    if path.exists():
         predictions = read_record(path, PREDICTIONS, Predictions, SCHEMA_VERSION)
     return Sweep(folder, plan, results, unfit, predictions)
 

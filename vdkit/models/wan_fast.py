@@ -7,6 +7,7 @@ at a time, however long the chunk, so that their memory does not grow with it.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ class FastWanDecoder:
     Rounding differs from diffusers': sums, norms and SiLU are float32 and rounded once, and where
     a convolution follows a doubling its weights are added up before.
 
-    The memory of a video is kept for the next one of the same size.
+    The memory of a video is kept for the next one of the same size. Each thread may
+    decode a video; while one prepares, all others wait.
 
     Args:
         vae: the model, in the dtype and on the device it is to run on.
@@ -42,6 +44,8 @@ class FastWanDecoder:
     """
 
     variant = "fast"
+    # A plan swallows launches, and a capture begins with the device at rest, of any decoder.
+    _lock = threading.RLock()
 
     def __init__(self, vae: AutoencoderKLWan, name: str, kernels: bool = True) -> None:
         self._stock = WanDecoder(vae, name)
@@ -90,9 +94,10 @@ class FastWanDecoder:
             )
         height, width = latents.shape[3:]
         size = (height, width)
-        self._idle = {size: self._idle.get(size, [])}
-        idle = self._idle[size]
-        space = idle.pop() if idle else Space(self.device, self.dtype)
+        with self._lock:
+            self._idle = {size: self._idle.get(size, [])}
+            idle = self._idle[size]
+            space = idle.pop() if idle else Space(self.device, self.dtype)
         if space.done is not None:  # its last video may still be at work on another stream
             torch.cuda.current_stream(self.device).wait_event(space.done)
         space.clear()
@@ -115,7 +120,8 @@ class FastWanDecoder:
         frames, height, width = self._size_of(state, start, stop)
         shape = (1, 3, frames, height, width)
         target = torch.empty(shape, dtype=self.dtype, device=self.device)
-        self._decode(state, start, stop, target)
+        with self._lock:
+            self._decode(state, start, stop, target)
         return target
 
     @torch.inference_mode()
@@ -140,8 +146,9 @@ class FastWanDecoder:
                 f"out is {out.dtype} {tuple(out.shape)} on {out.device}; contiguous uint8 "
                 f"{expected} on {self.device} is needed"
             )
-        self._decode(state, start, stop, out)
-        return state.space.control[2] != 0
+        with self._lock:
+            self._decode(state, start, stop, out)
+            return state.space.control[2] != 0
 
     def _size_of(self, state: FastState, start: int, stop: int) -> tuple[int, int, int]:
         frames = 1 if start == 0 else (stop - start) * self.temporal_factor
@@ -199,7 +206,7 @@ class FastWanDecoder:
         count = 1 + 3 * chunk_size
         shape = (1, self.latent_channels, count, height, width)
         latents = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        with self._kernels.planning():
+        with self._lock, self._kernels.planning():
             self._all_kinds(latents, 1 + chunk_size, chunk_size)
         self._all_kinds(latents, count, chunk_size)
 

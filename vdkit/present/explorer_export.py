@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def export(
     """
     check_out(out, label, "results folder")
     result = run.result.model_copy(update={"label": label or setting_words(run.setting)})
-    folder = result_folder(out, result)
-    written = [write_result(result, folder)]
+    folder = result_folder(out, result.label, result.provenance, partial(write_result, result))
+    written = [folder / "result.json"]
     written += [picture.save(folder / f"timeline.{ending}") for ending in ("png", "svg", "pdf")]
     return written + runs_table(runs).write(folder, "table")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vdkit.measure.records import read_result, write_atomically
+from vdkit.measure.folders import write_atomically
+from vdkit.measure.records import read_result
 from vdkit.measure.stats import paired_ratio
 from vdkit.present.plots import plot_timeline, steady_window
 from vdkit.present.readme_variants import fast_lines, fastest_words

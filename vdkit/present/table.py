@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdkit.measure.records import write_atomically
+from vdkit.measure.folders import write_atomically
 from vdkit.present import report_html
 from vdkit.present.latex import latex_table
 
@@ -181,7 +181,7 @@ class Table:
             )
         Path(folder).mkdir(parents=True, exist_ok=True)
         for ending, path in paths.items():
-            write_atomically(path, texts[ending])
+            write_atomically(path, texts[ending], new=True)
         return list(paths.values())
 
 
