@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     apply_preset(options)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)  # so that scratch files go, as on Ctrl-C
+        for number in (signal.SIGTERM, signal.SIGHUP):  # so that scratch files go, as on Ctrl-C
+            if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup ignores
+                signal.signal(number, _terminate)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
-        print(f"vdkit: error: {error}", file=sys.stderr)
+        print(f"vdkit: error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         left = "nothing was recorded, earlier files are as they were"

@@ -279,7 +279,7 @@ def test_buffers_are_released_while_the_exception_lives(device):
         ring.Slot.__init__ = original
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_at_the_terminal(tmp_path, device, number):
     """A real signal to a real process: it ends, says so, and leaves nothing behind."""
     process = subprocess.Popen(

@@ -80,6 +80,7 @@ def run_decode(options: argparse.Namespace) -> int:
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
     from vdkit.decode.pipelined import decode_async
+    from vdkit.decode.signals import HeldSignals
     from vdkit.measure.folders import check_file, claim
     from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import save_latents
@@ -125,7 +126,11 @@ def run_generate(options: argparse.Namespace) -> int:
         sink = Mp4Sink(options.out)
         decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress)
     except BaseException as error:
-        _keep(made, kept, options)
+        signals = HeldSignals()  # a second Ctrl-C must not lose them
+        try:
+            _keep(made, kept, options)
+        finally:
+            signals.release()
         if not isinstance(error, KeyboardInterrupt):
             raise
         print("vdkit: interrupted; an earlier video is as it was", file=sys.stderr)

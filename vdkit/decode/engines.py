@@ -66,7 +66,7 @@ class CudaEngine:
             torch.cuda.Stream(device) if copy_stream else self._streams["compute"]
         )
         self._steady_mallocs: int | None = None
-        torch.cuda.synchronize(device)
+        self._streams["compute"].synchronize()  # not the device: another thread may be capturing
         torch.cuda.reset_peak_memory_stats(device)
         first, first_s, self.clock_residual_s = self._read_clock()
         self._clock = EventClock(first, first_s)
@@ -170,7 +170,7 @@ Engine = CudaEngine | HostEngine
 
 
 def make_engine(device: torch.device, copy_stream: bool = True) -> Engine:
-    """The engine of ``device``; its clock starts here, with the device idle."""
+    """The engine of ``device``; its clock starts here, with its streams idle."""
     return CudaEngine(device, copy_stream) if device.type == "cuda" else HostEngine(device)
 
 
