@@ -286,6 +286,7 @@ def test_ctrl_c_at_the_terminal(tmp_path, device, number):
         [sys.executable, "-m", "vdkit", "bench", "--device", device, "--sink", f"raw:{tmp_path}",
          "--throttle-mb-s", "0.01", "--out", str(tmp_path / "results")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # as no nohup would have it
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".vdkit-*/*")) and time.monotonic() < deadline:

@@ -51,7 +51,7 @@ def add_generate(commands: Any) -> None:
     add("latents", metavar="FILE", help="safetensors, whatever it ends in, or random:FRAMESxHxW")
     add("--decoder", default="tiny-wan", help="wan2.1, wan2.2, tiny-wan, a folder or a hub id")
     add("--denormalize", action="store_true", help=DENORMALIZE)
-    decode.set_defaults(run=run_decode, dtype=None, seed=0)
+    decode.set_defaults(run=run_decode, dtype=None, seed=0, chunk=1)
     for command in (generate, decode):
         add = command.add_argument
         add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")

@@ -72,7 +72,6 @@ class Job:
         self.config = config
         self.cancel = cancel
         self.frames_done = self._frames_reported = 0
-        self._nonfinite: list[torch.Tensor] | None = None if allow_nonfinite else []
         self._latents: torch.Tensor | None = check_latents(
             latents, decoder.latent_channels, decoder.device, decoder.dtype
         )
@@ -85,6 +84,8 @@ class Job:
             exact_fps(fps),
         )
         self.chunks = plan_chunks(frames, config.chunk_size, decoder.temporal_factor)
+        self._finite = torch.empty(len(self.chunks), dtype=torch.bool, device=decoder.device)
+        self._allow_nonfinite = allow_nonfinite
         self.records: list[ChunkRecord] = []
         self.marks: list[dict[str, Mark]] = []
         self.ttff_s: float | None = None
@@ -174,8 +175,9 @@ class Job:
                 f"decoder {self.decoder.name!r} returned {frames.dtype}, but its dtype is "
                 f"{self.decoder.dtype}"
             )
-        if self._nonfinite is not None:  # one pass without a temporary; NaN is in both extremes
-            self._nonfinite.append(~torch.stack(torch.aminmax(frames)).isfinite().all())
+        # One pass without a temporary, for NaN is in both extremes.
+        finite = torch.stack(torch.aminmax(frames)).isfinite()
+        torch.all(finite, out=self._finite[len(self.records) - 1])
         return frames
 
     def decode_uint8(self, state: Any, chunk: Chunk, out: torch.Tensor) -> None:
@@ -191,16 +193,13 @@ class Job:
                 f"decode_into of decoder {self.decoder.name!r} does not return whether it made NaN "
                 "or inf (see vdkit.decode.protocols.IntoDecoder)"
             )
-        if self._nonfinite is not None:
-            self._nonfinite.append(nonfinite)
+        torch.logical_not(nonfinite, out=self._finite[len(self.records) - 1])
 
     def check_finite(self) -> None:
         """ValueError if a chunk held NaN or inf; call it when all has been decoded."""
-        if not self._nonfinite:
-            return
-        bad = torch.stack(self._nonfinite).nonzero()
-        if len(bad):
-            record = self.records[int(bad[0])]
+        finite = [] if self._allow_nonfinite else self._finite[: len(self.records)].tolist()
+        if not all(finite):
+            record = self.records[finite.index(False)]
             raise ValueError(
                 f"decoder {self.decoder.name!r} gave NaN or inf in {self.decoder.dtype}, first in "
                 f"chunk {record.index} (latent frames {record.latent_start} to "

@@ -206,7 +206,7 @@ def chunk_spans(run: Recorded) -> tuple[Ns, Ns, NDArray[np.int64]]:
     """(start, stop, chunk) of the host's calls for each chunk, ns: decode and copy, no conversion.
 
     A span opens with the launch and closes when the host turns to something else: conversion,
-    the next chunk's slot, or its launch.
+    the next chunk's slot, or its launch; the last one at the latest when its chunk is written.
     """
     begin = [to_ns(chunk.launch_start_s or 0.0) for chunk in run.chunks]
     end = []
@@ -214,6 +214,8 @@ def chunk_spans(run: Recorded) -> tuple[Ns, Ns, NDArray[np.int64]]:
         stops = [chunk.convert_start_s] if run.mode in ("sync", "diffusers") else []
         if following is not None:
             stops += [following.slot_wait_start_s, following.launch_start_s]
+        else:
+            stops.append(chunk.write_start_s)
         known = [stop for stop in stops if stop is not None]
         end.append(to_ns(min(known) if known else run.latency_s))
     return (
