@@ -319,8 +319,6 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.leaks < 100:
         parser.error(f"--leaks {options.leaks} are too few to see memory settle: 100 or more")
-    # On 16 cores x264 encodes 1 video in 400 otherwise than the rest; on two, none.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     start_s = time.perf_counter()
     report = soak(options)
     too_few = report.too_few(options.per_phase)

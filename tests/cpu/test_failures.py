@@ -284,7 +284,8 @@ def test_ctrl_c_at_the_terminal(tmp_path, device, number):
     """A real signal to a real process: it ends, says so, and leaves nothing behind."""
     process = subprocess.Popen(
         [sys.executable, "-m", "vdkit", "bench", "--device", device, "--sink", f"raw:{tmp_path}",
-         "--latents", "random:9x16x16", "--throttle-mb-s", "0.0002", "--out", str(tmp_path / "results")],
+         "--latents", "random:9x16x16", "--throttle-mb-s", "0.0002",
+         "--out", str(tmp_path / "results")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # as no nohup would have it
     )  # fmt: skip

@@ -24,7 +24,7 @@ def test_a_profiled_run_is_whole_and_explained(decoder, mode, tmp_path):
     made = profile_run(mode, decoder, latents, NullSink())
     analysis = analyze(made)
     assert not analysis.failed, analysis.failed
-    assert len(analysis.checks) == 6
+    assert len(analysis.checks) == 7
     assert made.alignment.host_residual_ns < 1_000_000
     assert made.alignment.event_residual_ns < 1_000_000
     for window in analysis.windows.values():

@@ -269,6 +269,7 @@ class Job:
         finally:
             if self.writer is not None:
                 self.writer.ring.release()
+            del self._finite  # the error's frames hold the job
             self._bar.close()
             self.signals.release()
 

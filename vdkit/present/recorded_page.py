@@ -223,7 +223,7 @@ def _row(folder: Path) -> dict[str, str]:
         "size": f"{work.height}x{work.width}",
         "frames": str(work.frames),
         "chunk": str(result.config.chunk_size),
-        "sink": f"{result.sink.kind}, {result.sink.storage}",
+        "sink": ", ".join(filter(None, (result.sink.kind, result.sink.storage))),
         "async s": shown(latency.mean, mean_decimals(latency)),
         "VRAM GB": f"{(result.modes['async'].vram_peak_bytes or 0) / 1e9:.3f}",
         "pinned MB": f"{result.modes['async'].pinned_bytes / 1e6:.1f}",
