@@ -11,21 +11,21 @@ import warnings
 from collections.abc import Sequence
 
 import vdkit
-from vdkit.cli.aa import add_aa
-from vdkit.cli.bench import add_bench, add_demo
-from vdkit.cli.compare import add_compare
-from vdkit.cli.generate import add_generate
-from vdkit.cli.profile import add_analyze, add_profile
-from vdkit.cli.recommend import add_recommend
-from vdkit.cli.report import add_report
-from vdkit.cli.results import add_results
-from vdkit.cli.show import add_show
-from vdkit.cli.sweep import add_sweep
-from vdkit.cli.workload import apply_preset
 from vdkit.measure.folders import CLAIMS, kept
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from vdkit.cli.aa import add_aa
+    from vdkit.cli.bench import add_bench, add_demo
+    from vdkit.cli.compare import add_compare
+    from vdkit.cli.generate import add_generate
+    from vdkit.cli.profile import add_analyze, add_profile
+    from vdkit.cli.recommend import add_recommend
+    from vdkit.cli.report import add_report
+    from vdkit.cli.results import add_results
+    from vdkit.cli.show import add_show
+    from vdkit.cli.sweep import add_sweep
+
     parser = argparse.ArgumentParser(
         prog="vdkit",
         description="What does it cost to get decoded video frames off a GPU, "
@@ -58,14 +58,16 @@ def _terminate(number: int, frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 (the check failed), 2 (bad input)."""
     CLAIMS.clear()
-    options = build_parser().parse_args(arguments)
-    apply_preset(options)
-    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):  # so that scratch files go, as on Ctrl-C
             if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup ignores
                 signal.signal(number, _terminate)
     try:
+        from vdkit.cli.workload import apply_preset  # here, where an interrupt is answered
+
+        options = build_parser().parse_args(arguments)
+        apply_preset(options)
+        options.arguments = list(sys.argv[1:] if arguments is None else arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(
                 f"vdkit: warning: {message}", file=sys.stderr
@@ -76,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if "KeyboardInterrupt" in str(error):  # pydantic has put it into words
                     raise KeyboardInterrupt from error
                 raise
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as behind `>&-`
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever read the output has had enough, as in `vdkit show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

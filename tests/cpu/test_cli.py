@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import errno
 import itertools
 import json
 import shutil
@@ -277,6 +278,16 @@ def test_an_interrupt_while_a_record_becomes_json_is_one_too(tmp_path, monkeypat
     assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 130
     assert "interrupted; nothing was recorded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_costs_the_record_not_the_table(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vdkit.measure.folders.result_folder", full)
+    assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "| sync (chunked) |" in said.out and "No space left on device" in said.err
 
 
 def test_demo_leaves_a_recording_alone(tmp_path, capsys):

@@ -65,12 +65,14 @@ def run_bench(options: argparse.Namespace) -> int:
         setup_s=what.setup_s,
         **shared_arguments(what, options),
     )
+    if not options.json:  # first, for where it is to be recorded may be full
+        print(f"\n{text_report(result, **asked)}\n", flush=True)
     write = partial(write_result, result)
     home = result_folder(options.out, result.label, result.provenance, write)
     write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
     write_atomically(home / "table.md", markdown_report(result, **asked))
     if not options.json:
-        print(f"\n{text_report(result, **asked)}\n\nRecorded in {home}")
+        print(f"Recorded in {home}")
     print(_one_line(result, home, whole=options.json))
     if result.frames_identical is False:
         print("vdkit: error: the modes gave different frames", file=sys.stderr)

@@ -87,11 +87,11 @@ def run_variants_bench(options: argparse.Namespace) -> int:
         progress=not options.json and sys.stderr.isatty(),
         **sources(options),
     )
-    home = _record(done, options.out, asked)
     made = done.comparison
     if done.why_no_families and options.families:
         say(f"no kernel families: {done.why_no_families}")
-    say(f"\n{variants_text(made, **asked)}\n")
+    say(f"\n{variants_text(made, **asked)}\n")  # first, for where it is to be recorded may be full
+    home = _record(done, options.out, asked)
     if done.families:
         say(f"Picture: {home / 'families.png'}")
     say(f"Recorded in {home}")
