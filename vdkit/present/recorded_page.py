@@ -106,6 +106,8 @@ def _profile_lines(root: Path) -> list[str]:
     )  # fmt: skip
     windows = [{name: row[name] for name in wanted} for row in window_rows(analyses)]
     costs = ("path", "timed s", "n", "profiled s", "profiler cost %", "sampled / plain")
+    found = sorted(path.parent.name for path in (root / "results").glob("2*/profile.json"))
+    others = ", ".join(f"[{name}]({name})" for name in found if name != PROFILE)
     return [
         "Profiled (preset aws in float16, one H200; sampled / plain: what NVML sampling costs):",
         "",
@@ -120,7 +122,7 @@ def _profile_lines(root: Path) -> list[str]:
         f"![Sync over async, stalls shaded by cause]({PROFILE}/timeline.png)",
         f"![Where the milliseconds went from sync to async]({PROFILE}/waterfall.png)",
         "",
-        f"All of it, with traces for Perfetto: [{PROFILE}]({PROFILE}).",
+        f"All of it, with traces for Perfetto: [{PROFILE}]({PROFILE}). Other profiles: {others}.",
     ]
 
 
