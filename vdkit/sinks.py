@@ -39,9 +39,6 @@ class NullSink:
 class _File(io.FileIO):
     """A new file that takes every byte it is given: FFmpeg does not look at short writes."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "x")
-
     def write(self, data: Any) -> int:
         left = memoryview(data).cast("B")
         while left:
@@ -50,10 +47,7 @@ class _File(io.FileIO):
 
 
 class _Output:
-    """What is written under a temporary name and put in place when complete.
-
-    A symbolic link is followed: what it points to is replaced.
-    """
+    """Written under a temporary name, put in place when complete; symbolic links are followed."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -122,7 +116,7 @@ class RawSink(_Output):
         self._check(self.sidecar)
         size = info.frames * info.frame_bytes
         with self._named():
-            self._file = _File(self._partial)
+            self._file = _File(self._partial, "x")
             os.posix_fallocate(self._file.fileno(), 0, size)
 
     def write(self, frames: np.ndarray) -> None:
@@ -161,7 +155,7 @@ class RawSink(_Output):
             _fsync_folder(self._place.parent)
 
     def _write_sidecar(self, text: bytes) -> None:
-        with _File(self._partial_sidecar) as file:
+        with _File(self._partial_sidecar, "x") as file:
             file.write(text)
             self._sync(file)
 
@@ -277,7 +271,7 @@ class Mp4Sink(_Output):
         import av
 
         with self._named():
-            self._file = _File(self._partial)
+            self._file = _File(self._partial, "x")
         # The file is ours: a container whose header cannot be written never closes its own.
         options = {"movflags": "+faststart"}
         self._container = av.open(self._file, "w", format="mp4", options=options)

@@ -12,9 +12,7 @@ from typing import Any
 class Bar:
     """A tqdm bar. Where standard error has gone, it goes too; where it is full, a draw is left out.
 
-    Args:
-        show: False: no bar, and tqdm is not loaded.
-        options: tqdm's.
+    ``show`` False: no bar, and tqdm is not loaded; ``options`` are tqdm's.
     """
 
     def __init__(self, show: bool, **options: Any) -> None:
