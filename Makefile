@@ -30,7 +30,7 @@ lab: $(VENV)/.installed
 
 # Write the recorded figures into README.md and results/README.md (a test keeps them equal).
 readme: $(VENV)/.installed
-	$(BIN)/python -m vdkit.present.readme README.md
+	$(BIN)/python -m tools.readme README.md
 
 # Execute all notebooks in place; those in git hold the outputs of a GPU.
 notebooks: $(VENV)/.installed-dev

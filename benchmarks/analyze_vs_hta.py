@@ -36,9 +36,9 @@ from typing import Any, cast
 
 import torch
 
-from vdkit.measure.folders import check_out, result_folder, write_atomically
-from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.stats import paired_ratio
+from vdkit.record.machine import collect_provenance
+from vdkit.record.stats import paired_ratio
+from vdkit.record.store import check_out, result_folder, write_atomically
 
 LABEL = "analyze-vs-hta"
 NO_ROUNDING = "HTA_DISABLE_NS_ROUNDING"

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 import vdkit
-from vdkit.measure.folders import check_out, result_folder, write_atomically
-from vdkit.measure.provenance import collect_provenance
-from vdkit.measure.stats import summarize
+from vdkit.record.machine import collect_provenance
+from vdkit.record.stats import summarize
+from vdkit.record.store import check_out, result_folder, write_atomically
 
 LABEL = "explorer-redraw"
 MACHINE = "NVIDIA H200, recorded"

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from vdkit.measure.host_memory import keep_freed_memory
+from vdkit.record.machine import keep_freed_memory
 
 keep_freed_memory()  # on a CPU it halves the time of a decode
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from vdkit.decode.chunks import VideoInfo
-from vdkit.measure.records import Mode, Run
+from vdkit.record.recording import Mode, Run
 
 
 class NearestDecoder:

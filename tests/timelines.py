@@ -3,8 +3,8 @@
 import numpy as np
 
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig
-from vdkit.measure.records import Run
-from vdkit.measure.timeline import D2D, D2H, KERNEL, MEMSET, Events, Timeline
+from vdkit.record.recording import Run
+from vdkit.trace.timeline import D2D, D2H, KERNEL, MEMSET, Events, Timeline
 
 COPY_STREAM = 9
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 import vdkit
-from vdkit.measure.folders import CLAIMS, kept
+from vdkit.record.store import CLAIMS, kept
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pipelined import decode_async
-from vdkit.measure.bench import run_benchmark
-from vdkit.measure.folders import check_out, claim, write_atomically, written
-from vdkit.measure.host_memory import keep_freed_memory
-from vdkit.measure.records import BenchmarkResult, SinkInfo, read_result
-from vdkit.measure.steps import balancing_mb_per_s
+from vdkit.measure.study import run_benchmark
 from vdkit.models.latents import latents_metadata, load_latents
 from vdkit.models.loading import load_decoder
 from vdkit.models.sources import TINY_WAN
-from vdkit.present.plots import plot_timeline
 from vdkit.present.tables import markdown_report, text_report
-from vdkit.sink_spec import SinkSpec
-from vdkit.sinks import Mp4Sink
+from vdkit.present.timeline import plot_timeline
+from vdkit.record.machine import keep_freed_memory
+from vdkit.record.recording import BenchmarkResult, SinkInfo, read_result
+from vdkit.record.store import check_out, claim, write_atomically, written
+from vdkit.sinks.files import Mp4Sink
+from vdkit.sinks.spec import SinkSpec
+from vdkit.trace.timeline import balancing_mb_per_s
 
 LATENTS = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"
 FPS = 16

@@ -44,9 +44,9 @@ from clips import (
 )
 from judge import Score, Seen, describe, score
 from tqdm import tqdm
+from vdkit.measure.provenance import collect_provenance
 
 from vdkit import VideoInfo, decode_async
-from vdkit.measure.provenance import collect_provenance
 from vdkit.measure.quality import psnr_db, ssim
 from vdkit.models.loading import load_pipeline
 from vdkit.models.pipeline import generate_latents, pipeline_decoder

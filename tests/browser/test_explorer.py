@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import pandas as pd
 from PIL import Image
 
-from vdkit.measure.records import read_result
+from vdkit.record.recording import read_result
 
 SETUP = """\
 import contextlib, threading, vdkit
-from vdkit.sinks import NullSink
+from vdkit.sinks.files import NullSink
 
 class Full(NullSink):
     def write(self, frames):

@@ -8,14 +8,14 @@ import pytest
 
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit.decode.chunks import PRIMITIVES, ChunkRecord, DecodeConfig
-from vdkit.measure.ablation import run_ablation
-from vdkit.measure.ablation_records import ALL_ON, NONE, ONE_SLOT, ablation_settings
-from vdkit.measure.bench import run_benchmark
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
-from vdkit.measure.steps import balancing_mb_per_s, chunk_steps
+from vdkit.measure.plans import run_ablation
+from vdkit.measure.study import run_benchmark
 from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
-from vdkit.present.chunk_life import chunk_life_rows, chunk_life_words
+from vdkit.present.stages import chunk_life_rows, chunk_life_words
+from vdkit.record.old_ablation import ALL_ON, NONE, ONE_SLOT, ablation_settings
+from vdkit.record.recording import SinkInfo
+from vdkit.record.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
+from vdkit.trace.timeline import balancing_mb_per_s, chunk_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SINK = SinkInfo(kind="collect", storage=None)

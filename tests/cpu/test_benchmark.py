@@ -23,17 +23,16 @@ from vdkit import (
     read_result,
     run_benchmark,
 )
-from vdkit.measure.bench import MODES
-from vdkit.measure.folders import check_out, result_folder
-from vdkit.measure.frame_hash import FrameHasher
 from vdkit.measure.nvml import THROTTLE_BITS, Nvml
-from vdkit.measure.provenance import COMMIT_VARIABLE, git_state
-from vdkit.measure.records import MODE_NAMES, SinkInfo, write_result
-from vdkit.measure.stats import paired_ratio, summarize
+from vdkit.measure.study import MODES, FrameHasher
 from vdkit.present.digits import mean_decimals, shown
-from vdkit.present.plots import steady_window
 from vdkit.present.tables import NAMES, benchmark_rows, caption, markdown_report, runs_frame
-from vdkit.sink_spec import SinkSpec
+from vdkit.present.timeline import steady_window
+from vdkit.record.machine import COMMIT_VARIABLE, git_state
+from vdkit.record.recording import MODE_NAMES, SinkInfo, write_result
+from vdkit.record.stats import paired_ratio, summarize
+from vdkit.record.store import check_out, result_folder
+from vdkit.sinks.spec import SinkSpec
 
 NULL = SinkSpec("null")
 
@@ -286,8 +285,8 @@ class TestRecord:
 import os, sys
 from functools import partial
 from pathlib import Path
-from vdkit.measure.folders import result_folder
-from vdkit.measure.records import read_result, write_result
+from vdkit.record.store import result_folder
+from vdkit.record.recording import read_result, write_result
 home, names, result = Path(sys.argv[1]), range(10), read_result(sys.argv[1])
 for name in names:
     (home / str(name)).mkdir()

@@ -90,7 +90,7 @@ def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
 
 
 def test_help_explains_every_knob(capsys):
-    from vdkit.measure.records import MODE_NAMES
+    from vdkit.record.recording import MODE_NAMES
 
     parser = build_parser()
     for command, words in (
@@ -206,7 +206,7 @@ def test_a_chunk_beyond_the_video_is_refused_by_every_command(tmp_path, capsys, 
 
 
 def stop_at(number):
-    """Ctrl-C at so many lines of `vdkit.measure.folders`, where all that is kept is written."""
+    """Ctrl-C at so many lines of `vdkit.record.store`, where all that is kept is written."""
     left = [number]
 
     def trace(frame, event, argument):
@@ -229,7 +229,7 @@ def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch,
         (ROOT / "results").glob("*_sweep-cpu/result_*"), key=lambda one: one.stat().st_size
     )
     result = read_result(record)
-    monkeypatch.setattr("vdkit.measure.bench.run_benchmark", lambda *_, **__: result)
+    monkeypatch.setattr("vdkit.measure.study.run_benchmark", lambda *_, **__: result)
     for name, quick in (
         ("cli.bench.load", lambda options: MagicMock(setup_s=0)),
         ("cli.bench.shared_arguments", lambda *_: {}),
@@ -274,7 +274,7 @@ def test_an_interrupt_while_a_record_becomes_json_is_one_too(tmp_path, monkeypat
     def stop(chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vdkit.measure.records.asdict", stop)
+    monkeypatch.setattr("vdkit.record.recording.asdict", stop)
     assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 130
     assert "interrupted; nothing was recorded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -284,7 +284,7 @@ def test_a_full_disk_costs_the_record_not_the_table(tmp_path, monkeypatch, capsy
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("vdkit.measure.folders.result_folder", full)
+    monkeypatch.setattr("vdkit.record.store.result_folder", full)
     assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "| sync (chunked) |" in said.out and "No space left on device" in said.err

@@ -10,8 +10,9 @@ import pytest
 
 from vdkit import compare_results, permutation_p, read_result, unpaired_ratio
 from vdkit.__main__ import main
-from vdkit.measure.records import Mode
-from vdkit.measure.stats import (
+from vdkit.present.compare_tables import comparison_rows, comparison_text
+from vdkit.record.recording import Mode
+from vdkit.record.stats import (
     CALL_BELOW_P,
     LESS,
     MORE,
@@ -23,7 +24,6 @@ from vdkit.measure.stats import (
     smallest_p,
     wilson,
 )
-from vdkit.present.compare_tables import comparison_rows, comparison_text
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))

@@ -13,11 +13,11 @@ from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit import compare_results, decode_sync, load_results, read_control, read_result, run_control
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure.control import PlantedDecoder, calibrate, chunk_seconds, time_product
-from vdkit.measure.control_records import ARMS, is_arm
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.splits import check_draws, judge
+from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, time_product
 from vdkit.present.control_report import control_text, plot_rounds
+from vdkit.record.judge import check_draws, judge
+from vdkit.record.old_aa import ARMS, is_arm
+from vdkit.record.recording import SinkInfo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null",
@@ -27,7 +27,7 @@ QUICK = ["aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch):
     """It takes a tenth of a second before every run, and only matters to their times."""
-    monkeypatch.setattr("vdkit.measure.bench.gc.collect", lambda: 0)
+    monkeypatch.setattr("vdkit.measure.study.gc.collect", lambda: 0)
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def test_shares_that_are_not_whole_add_up(rate):
 
 def test_calibration_doses_the_work(monkeypatch):
     planted = PlantedDecoder(NearestDecoder())
-    monkeypatch.setattr("vdkit.measure.control.time_product", lambda planted: 1e-4)
+    monkeypatch.setattr("vdkit.measure.planted.time_product", lambda planted: 1e-4)
     made = calibrate(planted, 0.010, 0.080, 5, chunk_size=2, frames=21)
     assert made.products_per_latent_frame == pytest.approx(0.05 * 0.080 / 1e-4 / 2)
     assert planted.products_per_latent_frame == made.products_per_latent_frame
@@ -251,7 +251,7 @@ def test_json_only(tmp_path, capsys):
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, capsys, monkeypatch):
-    import vdkit.measure.records as records
+    import vdkit.record.recording as records
 
     write = records.write_record
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from tests.helpers import Collect, NearestDecoder, wait_for
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure.forecast import Setting
-from vdkit.measure.records import SinkInfo, read_result
-from vdkit.present.explorer import Explorer
-from vdkit.present.explorer_words import bench_command
-from vdkit.sink_spec import SinkSpec, held
+from vdkit.explorer.app import Explorer
+from vdkit.explorer.views import bench_command
+from vdkit.predict.book import Setting
+from vdkit.record.recording import SinkInfo, read_result
+from vdkit.sinks.spec import SinkSpec, held
 
 HERE = "this machine (test)"
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 99 GiB"

@@ -9,10 +9,10 @@ import pytest
 from tests.cpu.test_trace import chunked
 from tests.perfetto import load, problems
 from tests.timelines import timeline
-from vdkit.measure.export import tracks, write_trace
-from vdkit.measure.figures import analyze
-from vdkit.measure.timeline import Alignment
-from vdkit.measure.trace_reader import read_trace
+from vdkit.trace.figures import analyze
+from vdkit.trace.read import read_trace
+from vdkit.trace.timeline import Alignment
+from vdkit.trace.write import tracks, write_trace
 
 
 @pytest.fixture

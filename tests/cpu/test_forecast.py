@@ -9,12 +9,11 @@ import pytest
 from PIL import Image
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure.cost_book import CostBook, Decoding
-from vdkit.measure.fit import fit_costs
-from vdkit.measure.forecast import Setting, forecast
-from vdkit.measure.predict import predict, video_info
-from vdkit.measure.records import SinkInfo, read_result
-from vdkit.present.live_timeline import LiveTimeline, Panel
+from vdkit.explorer.live_timeline import LiveTimeline, Panel
+from vdkit.predict.book import CostBook, Decoding, Setting, forecast
+from vdkit.predict.fit import fit_costs
+from vdkit.predict.recurrence import predict, video_info
+from vdkit.record.recording import SinkInfo, read_result
 
 RESULTS = Path(__file__).parents[2] / "results"
 RECORDED = RESULTS / "20261121T004501Z_nvidia-h200_c942496_aws-float16"

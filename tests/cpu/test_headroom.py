@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from vdkit.measure.costs import recorded_span
-from vdkit.measure.headroom import STEPS, Overlap, headroom_of, overlap_of
-from vdkit.measure.profile_records import Ceiling, read_profile
-from vdkit.measure.variant_records import read_variants
-from vdkit.present.headroom_charts import plot_headroom, plot_hiding
+from vdkit.predict.costs import recorded_span
+from vdkit.present.study_charts import plot_headroom, plot_hiding
+from vdkit.record.derived import STEPS, Overlap, headroom_of, overlap_of
+from vdkit.record.old_profile import Ceiling, read_profile
+from vdkit.record.old_variants import read_variants
 
 RESULTS = Path(__file__).parents[2] / "results"
 PROFILE = RESULTS / "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"

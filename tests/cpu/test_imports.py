@@ -73,8 +73,8 @@ def loaded_after(statement):
     ("statement", "absent"),
     [
         ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
-        ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "diffusers"}),
-        ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
+        ("import vdkit.record.stats, vdkit.record.recording", {"torch", "matplotlib", "diffusers"}),
+        ("import vdkit.present.timeline, vdkit.present.tables", {"torch", "diffusers"}),
         (
             "import vdkit.present.table, vdkit.present.tables, vdkit.present.latex, "
             "vdkit.present.digits, vdkit.present.profile_report",
@@ -82,45 +82,45 @@ def loaded_after(statement):
         ),
         ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),
         (
-            "import vdkit.measure.trace_reader, vdkit.measure.figures, vdkit.measure.export",
+            "import vdkit.trace.read, vdkit.trace.figures, vdkit.trace.write",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.measure.sampler, vdkit.measure.profile_records",
+            "import vdkit.measure.nvml, vdkit.record.old_profile",
             {"torch", "matplotlib", "pandas", "diffusers", "pynvml"},
         ),
         (
-            "import vdkit.present.charts, vdkit.present.profile_tables",
+            "import vdkit.present.profile_charts, vdkit.present.profile_tables",
             {"torch", "diffusers", "pandas"},
         ),
         (
-            "import vdkit.measure.predict, vdkit.measure.fit",
+            "import vdkit.predict.recurrence, vdkit.predict.fit",
             {"torch", "matplotlib", "pandas", "pydantic"},
         ),
         (
-            "import vdkit.measure.money, vdkit.cli.money",
+            "import vdkit.record.money, vdkit.cli.money",
             {"torch", "matplotlib", "numpy", "pandas", "pydantic"},
         ),
-        ("import vdkit.measure.results, vdkit.present.results_table", {"torch", "matplotlib"}),
-        ("import vdkit.memory_sink, vdkit.measure.vram", {"torch", "matplotlib", "pandas"}),
+        ("import vdkit.record.results, vdkit.present.results_table", {"torch", "matplotlib"}),
+        ("import vdkit.sinks.memory, vdkit.record.derived", {"torch", "matplotlib", "pandas"}),
         ("import vdkit.present.stages", {"torch", "matplotlib", "pandas", "diffusers"}),
         (
-            "import vdkit.present.stages_chart, vdkit.present.vram_chart",
+            "import vdkit.present.stages, vdkit.present.study_charts",
             {"torch", "pandas", "diffusers"},
         ),
         ("import vdkit.present.money_cells", {"torch", "matplotlib", "pandas", "pynvml"}),
         (
-            "import vdkit.measure.compare, vdkit.present.compare_tables, vdkit.cli.compare",
+            "import vdkit.record.compare, vdkit.present.compare_tables, vdkit.cli.compare",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.measure.splits, vdkit.present.control_report, vdkit.cli.aa, "
-            "vdkit.present.recorded_page",
+            "import vdkit.record.judge, vdkit.present.control_report, vdkit.cli.aa, "
+            "tools.readme",
             {"torch", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.measure.variant_records, vdkit.present.variants_table, "
-            "vdkit.present.readme_variants",
+            "import vdkit.record.old_variants, vdkit.present.variants_table, "
+            "tools.readme",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (
@@ -129,18 +129,18 @@ def loaded_after(statement):
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.present.ablation_report, vdkit.present.chunk_life, "
+            "import vdkit.present.ablation_report, vdkit.present.stages, "
             "vdkit.present.published_table",
             {"torch", "pandas", "diffusers"},
         ),
-        ("import vdkit.measure.published, vdkit.measure.steps", {"torch", "numpy", "pydantic"}),
+        ("import vdkit.record.published, vdkit.trace.timeline", {"torch", "numpy", "pydantic"}),
         ("import vdkit.present.report, vdkit.present.report_parts", {"torch", "diffusers"}),
         (
-            "import vdkit.measure.headroom, vdkit.measure.sweep_advice",
+            "import vdkit.record.derived, vdkit.predict.advise",
             {"torch", "matplotlib", "pandas", "diffusers", "pydantic"},
         ),
         (
-            "import vdkit.present.headroom_charts, vdkit.present.sweep_charts",
+            "import vdkit.present.study_charts, vdkit.present.sweep_charts",
             {"torch", "pandas", "diffusers"},
         ),
         ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),

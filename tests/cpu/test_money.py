@@ -17,7 +17,6 @@ from vdkit import (
 )
 from vdkit.__main__ import main
 from vdkit.cli.money import without_price
-from vdkit.measure.money import check_price, mean_energy_j, published_costs
 from vdkit.present.money_cells import (
     COST,
     ENERGY,
@@ -32,6 +31,7 @@ from vdkit.present.money_cells import (
 from vdkit.present.profile_report import profile_text
 from vdkit.present.profile_tables import mode_rows
 from vdkit.present.tables import benchmark_rows, markdown_report, text_report
+from vdkit.record.money import check_price, mean_energy_j, published_costs
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))

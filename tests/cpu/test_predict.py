@@ -15,11 +15,11 @@ from tests.timelines import adds_up
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig, VideoInfo, pixel_frames, plan_chunks
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.sequential import compute_only, decode_sync
-from vdkit.measure.costs import Cost, StageCosts, Storage, costs_from_totals, recorded_times
-from vdkit.measure.describe import as_run
-from vdkit.measure.fit import _Points, fit_costs
-from vdkit.measure.predict import predict, video_info
-from vdkit.measure.records import read_result
+from vdkit.measure.study import as_run
+from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals, recorded_times
+from vdkit.predict.fit import _Points, fit_costs
+from vdkit.predict.recurrence import predict, video_info
+from vdkit.record.recording import read_result
 
 RESULTS = Path(__file__).parents[2] / "results"
 ALL_OFF = DecodeConfig(
@@ -489,7 +489,7 @@ def test_recorded_runs_are_predicted_at_the_fitted_setting(folder):
 @pytest.mark.parametrize(("known", "asked"), [((ONE, TWO), FOUR), ((ONE, FOUR), TWO)])
 def test_two_chunk_sizes_predict_a_third(known, asked):
     """Of the paths that leave nothing to the host: mode sync's copies and conversions are no
-    straight line in the frames (see `vdkit.measure.fit.fit_costs`)."""
+    straight line in the frames (see `vdkit.predict.fit.fit_costs`)."""
     costs, result = fit_costs(*map(load, known)), load(asked)
     for mode in ("async", "compute"):
         run = predict(costs, video_info(result), result.config, mode).run
@@ -570,7 +570,7 @@ def test_fits_stay_at_zero_or_above():
 
 
 def test_predicted_runs_are_drawn_like_real_ones():
-    from vdkit.present.plots import plot_timeline
+    from vdkit.present.timeline import plot_timeline
 
     made = {
         m: as_run(predict(costs_from_totals(9, 9, 12), video(), mode=m).run, 0)

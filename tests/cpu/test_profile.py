@@ -15,19 +15,18 @@ from tests.perfetto import load, problems
 from tests.timelines import timeline
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure.figures import analyze
-from vdkit.measure.profile_records import read_profile, write_profile
-from vdkit.measure.profiler import align, count_flops, measure_ceiling, profile_run
-from vdkit.measure.profiling import run_profile
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.trace_reader import read_trace
+from vdkit.measure.profiler import align, count_flops, measure_ceiling, profile_run, run_profile
 from vdkit.present import charts, nvml_chart, overlap
 from vdkit.present import profile_tables as tables
 from vdkit.present import tables as tables_of
 from vdkit.present.profile_report import analysis_text, profile_text
 from vdkit.present.profile_tables import incomplete, warning
-from vdkit.sink_spec import SinkSpec
-from vdkit.sinks import NullSink
+from vdkit.record.old_profile import read_profile, write_profile
+from vdkit.record.recording import SinkInfo
+from vdkit.sinks.files import NullSink
+from vdkit.sinks.spec import SinkSpec
+from vdkit.trace.figures import analyze
+from vdkit.trace.read import read_trace
 
 (PROFILE,) = (Path(__file__).parents[2] / "results").glob("*2ad74eb_aws-profile")
 

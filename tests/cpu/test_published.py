@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools.readme import MAIN
 from vdkit import read_profile, read_result
-from vdkit.measure.money import PUBLISHED_ASYNC_S, PUBLISHED_SYNC_S
-from vdkit.measure.published import PUBLISHED, implied_sync_percent, p99_ranks
 from vdkit.present.published_table import (
     WINDOW,
     beside_rows,
@@ -15,7 +14,8 @@ from vdkit.present.published_table import (
     published_beside_rows,
     utilization_rows,
 )
-from vdkit.present.recorded_page import MAIN
+from vdkit.record.money import PUBLISHED_ASYNC_S, PUBLISHED_SYNC_S
+from vdkit.record.published import PUBLISHED, implied_sync_percent, p99_ranks
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,8 @@ import pytest
 
 import vdkit
 from tests.helpers import Collect, latents_for
+from tools.readme import BEGIN, END, MAIN, PAGE, PICTURE, main, with_block
 from vdkit import decode_async
-from vdkit.present.readme import BEGIN, END, PAGE, main, with_block
-from vdkit.present.recorded_page import MAIN, PICTURE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -13,12 +13,12 @@ import pytest
 from tests.helpers import summed_up
 from vdkit import read_result
 from vdkit.__main__ import main
-from vdkit.measure.variant_records import read_variants
 from vdkit.present.compare_tables import comparison_rows
 from vdkit.present.profile_tables import family_rows, mode_rows, stall_rows
 from vdkit.present.report_html import MARKER, escape, facts, prose, table
 from vdkit.present.tables import benchmark_rows
 from vdkit.present.variants_table import families_csv, read_families, variant_rows
+from vdkit.record.old_variants import read_variants
 
 RESULTS = Path(__file__).parents[2] / "results"
 BENCH = next(RESULTS.glob("*c942496_aws-float16"))
@@ -137,7 +137,7 @@ def test_money_and_energy(tmp_path):
 
 
 def test_a_profile(tmp_path):
-    from vdkit.measure.profile_records import read_profile
+    from vdkit.record.old_profile import read_profile
 
     text = made(tmp_path, PROFILE)
     page, result = check(text), read_profile(PROFILE)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vdkit import load_results, read_result
-from vdkit.measure.cost_book import CostBook
-from vdkit.measure.results import SkippedResultWarning
+from vdkit.predict.book import CostBook
+from vdkit.record.results import SkippedResultWarning
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))

@@ -13,8 +13,8 @@ import pytest
 
 from vdkit import load_results, read_result
 from vdkit.__main__ import main
-from vdkit.measure.results import rows_by_mode, rows_by_run
 from vdkit.present.results_table import results_text
+from vdkit.record.results import rows_by_mode, rows_by_run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

@@ -6,9 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from vdkit.measure import gpm as gpm_module
-from vdkit.measure.gpm import GPM_COLUMNS
-from vdkit.measure.sampler import PCIE_EVERY, NvmlSampler, _next_tick
-from vdkit.measure.samples import Samples
+from vdkit.measure.nvml import GPM_COLUMNS, PCIE_EVERY, NvmlSampler, Samples, _next_tick
 
 
 class FakeError(Exception):

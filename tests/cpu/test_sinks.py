@@ -16,7 +16,7 @@ from tests.helpers import Collect, file_size_limit, leftovers
 from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.pixels import frames_to_uint8
-from vdkit.sink_spec import SinkSpec, storage_kind
+from vdkit.sinks.spec import SinkSpec, storage_kind
 
 INFO = VideoInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)

@@ -26,10 +26,10 @@ from vdkit import (
     vram_points,
     vram_words,
 )
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.vram import VramPoint, vram_growth_bytes
 from vdkit.present.stages import size_words
-from vdkit.sink_spec import SinkSpec
+from vdkit.record.derived import VramPoint, vram_growth_bytes
+from vdkit.record.recording import SinkInfo
+from vdkit.sinks.spec import SinkSpec
 
 
 def stage(name, seconds, expert=None, peak=None):

@@ -6,7 +6,7 @@ import pytest
 from tests.timelines import adds_up, chunk, ms, run, timeline
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure import intervals
-from vdkit.measure.stalls import CAUSES, stalls_from_records, stalls_from_trace
+from vdkit.trace.stalls import CAUSES, stalls_from_records, stalls_from_trace
 
 
 def window(start, stop):

@@ -14,15 +14,14 @@ import torch
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit.__main__ import main
-from vdkit.measure.bench import Bench
-from vdkit.measure.records import SinkInfo, read_result
-from vdkit.measure.results import load_results
-from vdkit.measure.sweep import SweepLocked, run_sweep, start_sweep
-from vdkit.measure.sweep_plan import plan_cells, seconds_left
-from vdkit.measure.sweep_records import Cell, measured_s, median_and_worst, read_sweep
+from vdkit.measure.study import Bench
+from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left, start_sweep
+from vdkit.predict.grid import Cell, measured_s, median_and_worst, read_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_tables import sweep_frame, sweep_text
-from vdkit.sink_spec import SinkSpec
+from vdkit.record.recording import SinkInfo, read_result
+from vdkit.record.results import load_results
+from vdkit.sinks.spec import SinkSpec
 
 MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)
 
@@ -154,8 +153,8 @@ def test_reading_it_again_gives_the_same(finished):
 
 def test_predictions_are_the_models_own(finished):
     from vdkit import fit_costs, predict
-    from vdkit.measure.costs import Storage
-    from vdkit.measure.predict import video_info
+    from vdkit.predict.costs import Storage
+    from vdkit.predict.recurrence import video_info
 
     sweep, _ = finished
     costs = fit_costs(*(sweep.results[cell] for cell in sweep.predictions.fitted_from))

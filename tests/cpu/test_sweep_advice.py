@@ -6,17 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit.measure.advice import Limits, recommend
-from vdkit.measure.costs import Storage
-from vdkit.measure.money import saving_usd
-from vdkit.measure.predict import video_info
-from vdkit.measure.records import SinkInfo
 from vdkit.measure.sweep import sweep_grid
-from vdkit.measure.sweep_advice import recommend_from, storage_sensitivity
-from vdkit.measure.sweep_records import read_sweep
+from vdkit.predict.advise import Limits, recommend, recommend_from, storage_sensitivity
+from vdkit.predict.costs import Storage
+from vdkit.predict.grid import read_sweep
+from vdkit.predict.recurrence import video_info
 from vdkit.present.sweep_charts import plot_predictions, plot_sensitivity
 from vdkit.present.sweep_money import money_rows, saving_line, sweep_money_text
-from vdkit.sink_spec import SinkSpec
+from vdkit.record.money import saving_usd
+from vdkit.record.recording import SinkInfo
+from vdkit.sinks.spec import SinkSpec
 
 RESULTS = Path(__file__).parents[2] / "results"
 

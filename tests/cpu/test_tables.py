@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tools.readme import MAIN, PROFILE, SWEEP, VARIANTS
 from vdkit import (
     Table,
     benchmark_table,
@@ -22,9 +23,6 @@ from vdkit import (
     variant_table,
 )
 from vdkit.__main__ import main
-from vdkit.measure.results import load_results, rows_by_mode, rows_by_run
-from vdkit.measure.stats import Ratio, mean_half_width, summarize
-from vdkit.measure.variant_records import read_variants
 from vdkit.present.digits import (
     decimals_for,
     mean_decimals,
@@ -35,9 +33,10 @@ from vdkit.present.digits import (
     to_interval,
 )
 from vdkit.present.latex import escape
-from vdkit.present.readme_variants import VARIANTS
-from vdkit.present.recorded_page import MAIN, PROFILE, SWEEP
 from vdkit.present.tables import benchmark_rows, markdown_table
+from vdkit.record.old_variants import read_variants
+from vdkit.record.results import load_results, rows_by_mode, rows_by_run
+from vdkit.record.stats import Ratio, mean_half_width, summarize
 
 RESULTS = Path(__file__).parents[2] / "results"
 ROWS = [

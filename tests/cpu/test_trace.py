@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from tests.timelines import chunk, run, timeline
-from vdkit.measure.completeness import TOLERANCE_NS, check_trace
-from vdkit.measure.export import write_trace
-from vdkit.measure.families import FAMILIES, family_of
-from vdkit.measure.figures import analyze
-from vdkit.measure.timeline import COMMUNICATION
-from vdkit.measure.trace_reader import read_trace
 from vdkit.present.profile_report import analysis_text, trust_lines
 from vdkit.present.style import FAMILY_COLORS
+from vdkit.trace.completeness import TOLERANCE_NS, check_trace
+from vdkit.trace.figures import FAMILIES, analyze, family_of
+from vdkit.trace.read import read_trace
+from vdkit.trace.timeline import COMMUNICATION
+from vdkit.trace.write import write_trace
 
 
 def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop", cat="kernel"):

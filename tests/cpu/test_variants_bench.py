@@ -9,22 +9,12 @@ import torch
 from tests import timelines
 from tests.cpu.test_benchmark import RESULTS
 from tests.helpers import NearestDecoder, latents_for
+from tools.readme import recorded_folders
 from vdkit import load_results, read_result
 from vdkit.__main__ import main
 from vdkit.cli.workload import VARIANTS as NAMED
-from vdkit.measure.families import steady_families
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.variant_records import (
-    alone,
-    alone_bytes,
-    ms_per_latent_frame,
-    read_variants,
-    variant_file,
-    write_variants,
-)
-from vdkit.measure.variants import run_variants
+from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
-from vdkit.present.recorded_page import recorded_folders
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.present.variants_table import (
     families_csv,
@@ -34,7 +24,17 @@ from vdkit.present.variants_table import (
     variants_text,
     write_families,
 )
-from vdkit.sink_spec import SinkSpec
+from vdkit.record.old_variants import (
+    alone,
+    alone_bytes,
+    ms_per_latent_frame,
+    read_variants,
+    variant_file,
+    write_variants,
+)
+from vdkit.record.recording import SinkInfo
+from vdkit.sinks.spec import SinkSpec
+from vdkit.trace.figures import steady_families
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -283,7 +283,7 @@ class TestFamilies:
         assert {"0.06", "0.02", "0.08"} <= {text.get_text() for text in ax.texts}
 
     def test_every_family_has_a_color(self):
-        from vdkit.measure.families import FAMILIES
+        from vdkit.trace.figures import FAMILIES
 
         assert set(FAMILY_COLORS) == {name for name, _ in FAMILIES} | {"other"}
 

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from vdkit.measure.provenance import gpu_uuid
-from vdkit.measure.sampler import NvmlSampler
+from vdkit.measure.nvml import NvmlSampler
+from vdkit.record.machine import gpu_uuid
 
 _BUSY_S = 0.3
 

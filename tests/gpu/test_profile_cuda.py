@@ -6,11 +6,11 @@ import torch
 from tests.helpers import Collect, latents_for
 from tests.perfetto import load, problems
 from vdkit import DecodeConfig, NullSink, decode_async, load_decoder
-from vdkit.measure.export import write_trace
-from vdkit.measure.figures import analyze
 from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run
-from vdkit.measure.stalls import stalls_from_records
-from vdkit.measure.trace_reader import read_trace
+from vdkit.trace.figures import analyze
+from vdkit.trace.read import read_trace
+from vdkit.trace.stalls import stalls_from_records
+from vdkit.trace.write import write_trace
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit.measure.bench import Bench
-from vdkit.measure.control import run_control
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.sweep import run_sweep, start_sweep
-from vdkit.measure.sweep_plan import plan_cells
+from vdkit.measure.planted import run_control
+from vdkit.measure.study import Bench
+from vdkit.measure.sweep import plan_cells, run_sweep, start_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_tables import sweep_text
-from vdkit.sink_spec import SinkSpec
+from vdkit.record.recording import SinkInfo
+from vdkit.sinks.spec import SinkSpec
 
 
 def sink_at(speed):

@@ -5,11 +5,11 @@ import pytest
 from tests.cpu.test_wan_fast import frames_of, noise
 from tests.helpers import latents_for
 from vdkit import load_decoder
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.variant_records import alone_bytes, ms_per_latent_frame
-from vdkit.measure.variants import run_variants
+from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
-from vdkit.sink_spec import SinkSpec
+from vdkit.record.old_variants import alone_bytes, ms_per_latent_frame
+from vdkit.record.recording import SinkInfo
+from vdkit.sinks.spec import SinkSpec
 
 SIZE = (12, 20)
 

@@ -11,7 +11,7 @@ from vdkit.cli.workload import add_workload, load, shared_arguments
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vdkit.measure.control import Control
+    from vdkit.measure.planted import Control
 
 
 def add_aa(commands: Any) -> None:
@@ -41,7 +41,7 @@ def add_aa(commands: Any) -> None:
 
 
 def run_aa(options: argparse.Namespace) -> int:
-    from vdkit.measure.control import check_control, run_control
+    from vdkit.measure.planted import check_control, run_control
     from vdkit.present.control_report import control_summary, control_text
 
     check_control(options.mode, options.rounds, options.pairs, options.splits, options.plant)
@@ -71,10 +71,10 @@ def run_aa(options: argparse.Namespace) -> int:
 
 def _record(control: Control, out: Path) -> Path:
     """Everything into a new folder, the records first."""
-    from vdkit.measure.control_records import arm_file
-    from vdkit.measure.folders import result_folder, write_atomically
-    from vdkit.measure.records import write_record
     from vdkit.present.control_report import control_text, plot_rounds
+    from vdkit.record.old_aa import arm_file
+    from vdkit.record.recording import write_record
+    from vdkit.record.store import result_folder, write_atomically
 
     result = control.result
 

@@ -14,7 +14,7 @@ from vdkit.cli.variants import add_variants, run_variants_bench
 from vdkit.cli.workload import DEFAULTS, add_workload, load, shared_arguments
 
 if TYPE_CHECKING:
-    from vdkit.measure.records import BenchmarkResult
+    from vdkit.record.recording import BenchmarkResult
 
 
 def add_bench(commands: Any) -> None:
@@ -49,10 +49,10 @@ def add_demo(commands: Any) -> None:
 def run_bench(options: argparse.Namespace) -> int:
     if options.variants is not None:
         return run_variants_bench(options)
-    from vdkit.measure.bench import run_benchmark
-    from vdkit.measure.folders import result_folder, write_atomically
-    from vdkit.measure.records import write_result
+    from vdkit.measure.study import run_benchmark
     from vdkit.present.tables import markdown_report, runs_frame, text_report
+    from vdkit.record.recording import write_result
+    from vdkit.record.store import result_folder, write_atomically
 
     asked = money(options)
     what = load(options)

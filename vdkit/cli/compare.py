@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vdkit.cli.money import add_money, money
 
 if TYPE_CHECKING:
-    from vdkit.measure.compare import Comparison
+    from vdkit.record.compare import Comparison
 
 
 def add_compare(commands: Any) -> None:
@@ -58,10 +58,10 @@ def add_compare(commands: Any) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from vdkit.measure.compare import compare_results
-    from vdkit.measure.records import read_result
-    from vdkit.measure.variant_records import alone
     from vdkit.present.compare_tables import comparison_record, comparison_text
+    from vdkit.record.compare import compare_results
+    from vdkit.record.old_variants import alone
+    from vdkit.record.recording import read_result
 
     asked = money(options)
     limit = None if options.fail_above is None else _percent(options.fail_above)
@@ -109,7 +109,7 @@ def _percent(given: str) -> float:
 
 def _gate(comparison: Comparison, limit: float) -> list[str]:
     """What is worse by more than ``limit`` percent; ValueError if nothing could have been."""
-    from vdkit.measure.stats import runs_needed
+    from vdkit.record.stats import runs_needed
 
     if not comparison.tests:
         needed = runs_needed(comparison.paired)

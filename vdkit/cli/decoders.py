@@ -28,8 +28,8 @@ def start_device(options: argparse.Namespace) -> None:
 
 def load_variant(options: argparse.Namespace, variant: str) -> ChunkDecoder:
     """The decoder that the options name, run in this way."""
-    from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.loading import load_decoder
+    from vdkit.record.machine import keep_freed_memory
 
     decoder: ChunkDecoder = load_decoder(options.decoder, options.device, options.dtype, variant)
     if decoder.device.type == "cpu":
@@ -39,7 +39,7 @@ def load_variant(options: argparse.Namespace, variant: str) -> ChunkDecoder:
 
 def latents_of(decoder: Any, options: argparse.Namespace) -> torch.Tensor:
     """The latents that the options name, as ``decoder`` takes them."""
-    from vdkit.measure.sweep_plan import check_chunk
+    from vdkit.measure.sweep import check_chunk
     from vdkit.models.latents import latents_metadata, load_latents
 
     latents = load_latents(options.latents, decoder, options.seed)

@@ -62,9 +62,9 @@ def add_generate(commands: Any) -> None:
 def run_decode(options: argparse.Namespace) -> int:
     """Decode ``options.latents`` with ``options.decoder``; returns the exit status."""
     from vdkit.decode.pipelined import decode_async
-    from vdkit.measure.folders import check_file
     from vdkit.models.latents import latents_metadata
-    from vdkit.sinks import Mp4Sink
+    from vdkit.record.store import check_file
+    from vdkit.sinks.files import Mp4Sink
 
     check_file(options.out, "--out", ".mp4")
     fps = exact_fps(options.fps)
@@ -81,14 +81,14 @@ def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
     from vdkit.decode.pipelined import decode_async
     from vdkit.decode.signals import HeldSignals
-    from vdkit.measure.folders import check_file, claim
-    from vdkit.measure.host_memory import keep_freed_memory
     from vdkit.models.latents import save_latents
     from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import generate_latents, pipeline_decoder
     from vdkit.models.request import check_fit, check_request
     from vdkit.present.stages import stage_rows
-    from vdkit.sinks import Mp4Sink
+    from vdkit.record.machine import keep_freed_memory
+    from vdkit.record.store import check_file, claim
+    from vdkit.sinks.files import Mp4Sink
 
     check_file(options.out, "--out", ".mp4")
     claim(options.out)
@@ -149,7 +149,7 @@ def run_generate(options: argparse.Namespace) -> int:
 def _keep(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
     """After a decode that failed: save the latents unless they are, and say what decodes them."""
     from vdkit.models.latents import save_latents
-    from vdkit.sink_spec import default_folder
+    from vdkit.sinks.spec import default_folder
 
     out = options.out.absolute()
     name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there

@@ -30,7 +30,7 @@ def money(options: argparse.Namespace) -> dict[str, Any]:
 
     Call it before anything is loaded or measured.
     """
-    from vdkit.measure.money import check_price
+    from vdkit.record.money import check_price
 
     price = options.usd_per_hour
     return {

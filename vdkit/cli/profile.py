@@ -54,12 +54,12 @@ def add_analyze(commands: Any) -> None:
 
 
 def run_profile(options: argparse.Namespace) -> int:
-    from vdkit.measure.export import write_trace
-    from vdkit.measure.folders import result_folder, write_atomically
-    from vdkit.measure.profile_records import write_profile
-    from vdkit.measure.profiling import run_profile
-    from vdkit.present.charts import write_charts
+    from vdkit.measure.profiler import run_profile
+    from vdkit.present.profile_charts import write_charts
     from vdkit.present.profile_report import profile_text
+    from vdkit.record.old_profile import write_profile
+    from vdkit.record.store import result_folder, write_atomically
+    from vdkit.trace.write import write_trace
 
     asked = money(options)
     # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
@@ -103,8 +103,8 @@ def run_profile(options: argparse.Namespace) -> int:
 
 
 def run_analyze(options: argparse.Namespace) -> int:
-    from vdkit.measure.figures import analyze as analyze_timeline
-    from vdkit.measure.trace_reader import read_trace
+    from vdkit.trace.figures import analyze as analyze_timeline
+    from vdkit.trace.read import read_trace
 
     timeline = read_trace(options.trace, options.gpu)
     try:

@@ -14,8 +14,8 @@ from vdkit.cli.show import left_out
 from vdkit.cli.sweep import numbers
 
 if TYPE_CHECKING:
-    from vdkit.measure.costs import StageCosts
-    from vdkit.measure.records import BenchmarkResult
+    from vdkit.predict.costs import StageCosts
+    from vdkit.record.recording import BenchmarkResult
 
 
 def add_recommend(commands: Any) -> None:
@@ -44,13 +44,13 @@ def add_recommend(commands: Any) -> None:
 
 def run_recommend(options: argparse.Namespace) -> int:
     from vdkit.decode.chunks import DecodeConfig, latent_frames
-    from vdkit.measure.advice import Limits, recommend
-    from vdkit.measure.costs import Storage
-    from vdkit.measure.money import check_price
-    from vdkit.measure.predict import video_info
-    from vdkit.measure.sweep_plan import check_chunk
+    from vdkit.measure.sweep import check_chunk
+    from vdkit.predict.advise import Limits, recommend
+    from vdkit.predict.costs import Storage
+    from vdkit.predict.recurrence import video_info
     from vdkit.present.advice_text import advice_record, advice_text
     from vdkit.present.tables import what_and_where
+    from vdkit.record.money import check_price
 
     if options.usd_per_hour is not None:
         check_price(options.usd_per_hour)
@@ -90,10 +90,10 @@ def run_recommend(options: argparse.Namespace) -> int:
 
 def _costs(where: list[Path]) -> tuple[StageCosts, list[BenchmarkResult], str]:
     """Costs, the records they are fitted from, and that in words; a sweep's, or benchmarks'."""
-    from vdkit.measure.fit import fit_costs
-    from vdkit.measure.records import read_result
-    from vdkit.measure.sweep_records import PLAN, read_sweep
-    from vdkit.measure.variant_records import alone
+    from vdkit.predict.fit import fit_costs
+    from vdkit.predict.grid import PLAN, read_sweep
+    from vdkit.record.old_variants import alone
+    from vdkit.record.recording import read_result
 
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:

@@ -56,8 +56,8 @@ def run_report(options: argparse.Namespace) -> int:
     if options.across and len(options.records) == 1:
         raise ValueError("--across is for a comparison; give two runs")
     sources = [_read(path) for path in options.records]
-    from vdkit.measure.folders import write_atomically
     from vdkit.present.report import report
+    from vdkit.record.store import write_atomically
 
     try:
         text = report(sources, across=options.across, **asked)
@@ -72,8 +72,8 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _check_out(out: Path) -> None:
     """Before anything is read: can a report be written at ``out``?"""
-    from vdkit.measure.folders import check_file
     from vdkit.present.report_html import MARKER
+    from vdkit.record.store import check_file
 
     check_file(out, "--out", ".html", ".htm")
     if out.exists() or out.is_symlink():
@@ -89,9 +89,9 @@ def _check_out(out: Path) -> None:
 
 def _read(path: Path) -> Source:
     """The record at ``path``; ValueError or FileNotFoundError, with the remedy, if it is none."""
-    from vdkit.measure.profile_records import read_profile
-    from vdkit.measure.records import read_result
-    from vdkit.measure.variant_records import read_variants
+    from vdkit.record.old_profile import read_profile
+    from vdkit.record.old_variants import read_variants
+    from vdkit.record.recording import read_result
 
     file = _file(path)
     kind = _kind(file)

@@ -59,9 +59,9 @@ def add_results(commands: Any) -> None:
 
 def run_results(options: argparse.Namespace) -> int:
     """List what is recorded at ``options.where``; returns the exit status."""
-    from vdkit.measure.folders import check_file, write_atomically
-    from vdkit.measure.results import rows_by_mode, rows_by_run
     from vdkit.present.results_table import results_table, results_text
+    from vdkit.record.results import rows_by_mode, rows_by_run
+    from vdkit.record.store import check_file, write_atomically
 
     asked = money(options)
     if options.csv is not None:
@@ -97,7 +97,7 @@ def run_results(options: argparse.Namespace) -> int:
 
 def _sweeps(rows: list[dict[str, Any]], where: Sequence[str]) -> list[str]:
     """Folders of sweeps among the rows, but for those that were asked for by name."""
-    from vdkit.measure.sweep_records import PLAN
+    from vdkit.predict.grid import PLAN
 
     named = {Path(one) for one in where}
     folders = dict.fromkeys(row["folder"] for row in rows)
@@ -110,7 +110,7 @@ def _sweeps(rows: list[dict[str, Any]], where: Sequence[str]) -> list[str]:
 
 
 def _sweep_lines(folders: list[str]) -> str:
-    from vdkit.measure.sweep_records import read_sweep
+    from vdkit.predict.grid import read_sweep
     from vdkit.present.sweep_tables import verdict
 
     lines = ["Sweeps (vdkit show FOLDER prints one, --cells lists their cells here):"]
@@ -126,7 +126,7 @@ def _sweep_lines(folders: list[str]) -> str:
 
 def _load(where: Sequence[str]) -> pd.DataFrame:
     """All runs; a line on standard error for each file left out, FileNotFoundError for none."""
-    from vdkit.measure.results import load_results
+    from vdkit.record.results import load_results
 
     skipped: list[Exception] = []
     frame = load_results(where, skipped.append)
@@ -158,7 +158,7 @@ def _with_money(
     rows: list[dict[str, Any]], usd_per_hour: float | None, energy: bool
 ) -> list[dict[str, Any]]:
     """Rows with the values behind the cells of money and energy, where they are asked for."""
-    from vdkit.measure.money import saving_usd, usd_per_video_hour
+    from vdkit.record.money import saving_usd, usd_per_video_hour
 
     made = []
     for row in rows:

@@ -77,12 +77,12 @@ def run_show(options: argparse.Namespace) -> int:
             raise ValueError(f"{where} is damaged: it has no {error}") from error
         print("\n\n".join(forms))
         return 0
-    from vdkit.measure.folders import check_file, written
-    from vdkit.measure.records import read_result
-    from vdkit.measure.variant_records import alone
-    from vdkit.present.plots import plot_timeline, steady_window
     from vdkit.present.table import markdown_table
     from vdkit.present.tables import breakdown_rows, text_report, what_and_where
+    from vdkit.present.timeline import plot_timeline, steady_window
+    from vdkit.record.old_variants import alone
+    from vdkit.record.recording import read_result
+    from vdkit.record.store import check_file, written
 
     if options.timeline is not None:
         check_file(options.timeline, "timeline", ".png", ".svg", ".pdf")
@@ -132,25 +132,25 @@ def _read(
 ) -> tuple[str, Callable[[], str], Callable[[], list[Table]]]:
     """What is recorded: what that is called, how to print it, and its tables, the main one first"""
     if kind == "profile.json":
-        from vdkit.measure.profile_records import read_profile
         from vdkit.present.profile_report import profile_tables, profile_text
+        from vdkit.record.old_profile import read_profile
 
         profile, style = read_profile(where), "terminal" if sys.stdout.isatty() else "plain"
         text = partial(profile_text, profile, style, **asked)
         return "a profile", text, partial(profile_tables, profile, **asked)
     if kind == "sweep.json":
-        from vdkit.measure.sweep_records import read_sweep
+        from vdkit.predict.grid import read_sweep
         from vdkit.present.sweep_tables import sweep_table, sweep_text
 
         sweep = read_sweep(where.parent if where.name == kind else where, left_out)
         return "a sweep", partial(sweep_text, sweep, **asked), lambda: [sweep_table(sweep, **asked)]
     if kind == "aa.json":
-        from vdkit.measure.control_records import read_control
         from vdkit.present.control_report import control_tables, control_text
+        from vdkit.record.old_aa import read_control
 
         control = read_control(where)
         return "an A/A control", partial(control_text, control), partial(control_tables, control)
-    from vdkit.measure.variant_records import alone, read_variants
+    from vdkit.record.old_variants import alone, read_variants
 
     if kind == "variants.json":
         from vdkit.present.variants_table import variant_table, variants_text
@@ -158,8 +158,8 @@ def _read(
         made = read_variants(where)
         text = partial(variants_text, made, **asked)
         return "a run of variants", text, lambda: [variant_table(made, **asked)]
-    from vdkit.measure.records import read_result
     from vdkit.present.tables import benchmark_table, breakdown_table, text_report
+    from vdkit.record.recording import read_result
 
     result = alone(read_result(where))
     text = partial(text_report, result, **asked)

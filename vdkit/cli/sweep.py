@@ -14,7 +14,7 @@ from vdkit.cli.money import add_money, money
 from vdkit.cli.workload import add_workload, apply_preset, load, shared_arguments
 
 if TYPE_CHECKING:
-    from vdkit.measure.sweep_records import Cell, Sweep
+    from vdkit.predict.grid import Cell, Sweep
 
 
 def add_sweep(commands: Any) -> None:
@@ -47,11 +47,10 @@ def add_sweep(commands: Any) -> None:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
-    from vdkit.measure.bench import Bench
-    from vdkit.measure.records import SinkInfo
-    from vdkit.measure.sweep import SweepLocked, start_sweep
+    from vdkit.measure.study import Bench
+    from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
-    from vdkit.measure.sweep_plan import plan_cells
+    from vdkit.record.recording import SinkInfo
 
     asked = money(options)
     folder: Path | None = options.resume
@@ -109,7 +108,7 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     """The options that the sweep in ``folder`` was begun with."""
-    from vdkit.measure.sweep_records import read_sweep
+    from vdkit.predict.grid import read_sweep
 
     command = read_sweep(folder).plan.command
     if command is None:
@@ -167,10 +166,10 @@ def _reporter(silent: bool) -> Any:
 
 def _finish(sweep: Sweep, options: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Table, CSV and pictures beside the cells, and what is printed at the end."""
-    from vdkit.measure.folders import write_atomically
-    from vdkit.measure.sweep_records import median_and_worst
+    from vdkit.predict.grid import median_and_worst
     from vdkit.present.sweep_charts import write_sweep_charts
     from vdkit.present.sweep_tables import sweep_frame, sweep_text
+    from vdkit.record.store import write_atomically
 
     home = sweep.folder
     text = sweep_text(sweep, **asked)

@@ -14,8 +14,8 @@ from vdkit.cli.money import money
 from vdkit.cli.workload import VARIANTS, asked_modes, check, command_line, sources
 
 if TYPE_CHECKING:
-    from vdkit.measure.variant_records import Comparison
-    from vdkit.measure.variants import Measured
+    from vdkit.measure.plans import Measured
+    from vdkit.record.old_variants import Comparison
 
 
 def add_variants(bench: argparse.ArgumentParser) -> None:
@@ -52,9 +52,9 @@ def asked_variants(options: argparse.Namespace) -> list[str]:
 
 def run_variants_bench(options: argparse.Namespace) -> int:
     """Run, record and print; returns the exit status."""
-    from vdkit.measure.records import SinkInfo
-    from vdkit.measure.variants import run_variants
+    from vdkit.measure.plans import run_variants
     from vdkit.present.variants_table import variants_text
+    from vdkit.record.recording import SinkInfo
 
     asked = money(options)
     names = asked_variants(options)
@@ -104,10 +104,10 @@ def run_variants_bench(options: argparse.Namespace) -> int:
 
 def _record(done: Measured, out: Path, asked: dict[str, Any]) -> Path:
     """Everything into a new folder, the records first."""
-    from vdkit.measure.folders import result_folder, write_atomically
-    from vdkit.measure.variant_records import write_variants
     from vdkit.present.tables import what_and_where
     from vdkit.present.variants_table import variants_frame, variants_text, write_families
+    from vdkit.record.old_variants import write_variants
+    from vdkit.record.store import result_folder, write_atomically
 
     made = done.comparison
     write = partial(write_variants, made)

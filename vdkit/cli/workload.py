@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from vdkit.decode.protocols import ChunkDecoder
-    from vdkit.sink_spec import SinkSpec
+    from vdkit.sinks.spec import SinkSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
     "aws": {
@@ -147,7 +147,7 @@ class What:
 
 def _check_numbers(options: argparse.Namespace) -> None:
     """ValueError or FileNotFoundError for what needs no decoder to be seen to be wrong."""
-    from vdkit.measure.bench import check_plan
+    from vdkit.measure.study import check_plan
     from vdkit.models.latents import latents_metadata
 
     modes = asked_modes(options)
@@ -169,7 +169,7 @@ def load(options: argparse.Namespace, ready: bool = True) -> What:
     Args:
         ready: prepare it for ``--chunk`` too.
     """
-    from vdkit.measure.describe import prepare
+    from vdkit.measure.study import prepare
 
     spec, config, label = check(options)
     start_device(options)
@@ -236,8 +236,8 @@ def sources(options: argparse.Namespace) -> dict[str, str]:
 
 def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, str]:
     """Sink, configuration and label; raises for all that is wrong without a decoder."""
-    from vdkit.measure.folders import check_out
-    from vdkit.sink_spec import SinkSpec, default_folder
+    from vdkit.record.store import check_out
+    from vdkit.sinks.spec import SinkSpec, default_folder
 
     kind, _, folder = options.sink.partition(":")
     config = DecodeConfig(
@@ -261,7 +261,7 @@ def command_line(options: argparse.Namespace) -> str:
 
 def shared_arguments(what: What, options: argparse.Namespace) -> dict[str, Any]:
     """The arguments that `run_benchmark` and `run_profile` have in common."""
-    from vdkit.measure.records import SinkInfo
+    from vdkit.record.recording import SinkInfo
 
     return {
         "sink_info": SinkInfo(**what.spec.describe()),

@@ -9,17 +9,17 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from vdkit.measure.ablation_records import ALL_ON, NONE
-from vdkit.measure.stats import CALL_BELOW_P, LESS, MORE
 from vdkit.present.digits import ratio_words
 from vdkit.present.style import STYLE, WIDTH_IN
 from vdkit.present.tables import sink_words, what_and_where
+from vdkit.record.old_ablation import ALL_ON, NONE
+from vdkit.record.stats import CALL_BELOW_P, LESS, MORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from vdkit.measure.ablation_records import Ablation, Arm
+    from vdkit.record.old_ablation import Ablation, Arm
 
 SEEN, UNSEEN = "#0072B2", "#BBBBBB"
 RATIO = "/ all on"

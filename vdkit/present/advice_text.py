@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdkit.measure.advice import Recommendation, seconds
+from vdkit.predict.advise import Recommendation, seconds
 from vdkit.present.money_cells import COST, money_cells, price_line
 from vdkit.present.table import markdown_table
 

@@ -6,17 +6,17 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from vdkit.measure.compare import METRICS
-from vdkit.measure.money import mean_energy_j
-from vdkit.measure.stats import CALL_BELOW_P, TOO_FEW, runs_needed
 from vdkit.present.digits import DIGITS_LEGEND, mean_words, ratio_words, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, what_and_where
+from vdkit.record.compare import METRICS
+from vdkit.record.money import mean_energy_j
+from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, runs_needed
 
 if TYPE_CHECKING:
-    from vdkit.measure.compare import Comparison, Row
-    from vdkit.measure.records import BenchmarkResult
+    from vdkit.record.compare import Comparison, Row
+    from vdkit.record.recording import BenchmarkResult
 
 UNITS = {
     "latency_s": ("latency s", 1.0, None),

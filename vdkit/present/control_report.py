@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from vdkit.measure.control_records import ARMS, CALLED_BY, FALSE_CALLS_AT_MOST, FOUND_AT_LEAST
-from vdkit.measure.stats import CALL_BELOW_P
 from vdkit.present.digits import mean_decimals, shown
 from vdkit.present.style import STYLE, WIDTH_IN
 from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, setting, what_and_where
+from vdkit.record.old_aa import ARMS, CALLED_BY, FALSE_CALLS_AT_MOST, FOUND_AT_LEAST
+from vdkit.record.stats import CALL_BELOW_P
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vdkit.measure.control_records import ControlResult
-    from vdkit.measure.records import BenchmarkResult
-    from vdkit.measure.stats import Share, Summary
+    from vdkit.record.old_aa import ControlResult
+    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.stats import Share, Summary
 
 TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
 COLORS = {"a": "#0072B2", "b": "#56B4E9", "slow": "#D55E00"}

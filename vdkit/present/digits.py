@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vdkit.measure.stats import mean_half_width, summarize
+from vdkit.record.stats import mean_half_width, summarize
 
 if TYPE_CHECKING:
-    from vdkit.measure.stats import Ratio, Summary
+    from vdkit.record.stats import Ratio, Summary
 
 MOST_DECIMALS = 4
 """Of seconds that is 0.1 ms: below it lies the host's timing noise, whatever an interval says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vdkit.measure.money import (
+from vdkit.record.money import (
     PUBLISHED_ASYNC_S,
     PUBLISHED_LATENT_FRAMES,
     PUBLISHED_SAVING_USD,

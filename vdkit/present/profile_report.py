@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vdkit.measure.stalls import CAUSES
 from vdkit.present.money_cells import price_line
 from vdkit.present.profile_tables import (
     VERDICTS,
@@ -24,10 +23,11 @@ from vdkit.present.profile_tables import (
 )
 from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, setting
+from vdkit.trace.stalls import CAUSES
 
 if TYPE_CHECKING:
-    from vdkit.measure.figures import Analysis
-    from vdkit.measure.profile_records import ProfileResult
+    from vdkit.record.old_profile import ProfileResult
+    from vdkit.trace.figures import Analysis
 
 ON_CPU = (
     "On a CPU there are no kernels: busy is the decoder's calls, gaps lie between them, both from "

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vdkit.measure.stalls import CAUSES, SHORT_NS
 from vdkit.present.digits import mean_words, ratio_words
 from vdkit.present.money_cells import ENERGY, money_cells, money_legend
 from vdkit.present.tables import NAMES
+from vdkit.trace.stalls import CAUSES, SHORT_NS
 
 if TYPE_CHECKING:
-    from vdkit.measure.figures import Analysis, WindowFigures
-    from vdkit.measure.profile_records import ModeProfile, ProfileResult
+    from vdkit.record.old_profile import ModeProfile, ProfileResult
+    from vdkit.trace.figures import Analysis, WindowFigures
 
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 VERDICTS = {True: "ok", False: "FAILED", None: "not checked"}

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vdkit.measure.money import (
+from vdkit.present.digits import ratio_words
+from vdkit.present.money_cells import COST, four_digits
+from vdkit.record.money import (
     PUBLISHED_LATENT_FRAMES,
     PUBLISHED_USD_PER_HOUR,
     published_costs,
     usd_per_video_hour,
 )
-from vdkit.measure.published import (
+from vdkit.record.published import (
     PUBLISHED,
     PUBLISHED_DEVICE,
     PUBLISHED_RUNS,
     implied_sync_percent,
     p99_ranks,
 )
-from vdkit.present.digits import ratio_words
-from vdkit.present.money_cells import COST, four_digits
 
 if TYPE_CHECKING:
-    from vdkit.measure.figures import Analysis
-    from vdkit.measure.records import BenchmarkResult
+    from vdkit.record.recording import BenchmarkResult
+    from vdkit.trace.figures import Analysis
 
 WINDOW = "two chunks"
 _PATHS = ("sync", "async")

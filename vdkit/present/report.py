@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import vdkit
-from vdkit.measure.compare import Comparison, compare_results
-from vdkit.measure.differences import mismatches
-from vdkit.measure.money import mean_energy_j
-from vdkit.measure.profile_records import ProfileResult
-from vdkit.measure.records import BenchmarkResult
-from vdkit.measure.variant_records import Comparison as Variants
-from vdkit.measure.variant_records import alone
-from vdkit.present.charts import profile_figures
 from vdkit.present.money_cells import money_legend, price_line
+from vdkit.present.profile_charts import profile_figures
 from vdkit.present.profile_report import ON_CPU, cause_lines, ceiling_lines, trust_lines
 from vdkit.present.profile_tables import (
     family_rows,
@@ -50,6 +43,12 @@ from vdkit.present.variants_table import (
     variant_rows,
     variants_legend,
 )
+from vdkit.record.compare import Comparison, compare_results, mismatches
+from vdkit.record.money import mean_energy_j
+from vdkit.record.old_profile import ProfileResult
+from vdkit.record.old_variants import Comparison as Variants
+from vdkit.record.old_variants import alone
+from vdkit.record.recording import BenchmarkResult
 
 _PICTURES = {
     "timeline": "Sync over async, whole runs and two chunks of each; what the decoder waits for "

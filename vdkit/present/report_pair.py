@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vdkit.measure.differences import differences, mismatches
-from vdkit.measure.money import mean_energy_j
 from vdkit.present.compare_tables import (
     across_lines,
     comparison_legend,
@@ -14,10 +12,12 @@ from vdkit.present.compare_tables import (
 )
 from vdkit.present.money_cells import money_legend, price_line
 from vdkit.present.report_html import box, prose, table
+from vdkit.record.compare import differences, mismatches
+from vdkit.record.money import mean_energy_j
 
 if TYPE_CHECKING:
-    from vdkit.measure.compare import Comparison
-    from vdkit.measure.records import BenchmarkResult
+    from vdkit.record.compare import Comparison
+    from vdkit.record.recording import BenchmarkResult
 
 
 def compared(comparison: Comparison, usd_per_hour: float | None, energy: bool) -> str:

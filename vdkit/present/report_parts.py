@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdkit.measure.fit import fit_costs
-from vdkit.measure.money import mean_energy_j
-from vdkit.measure.predict import predict, video_info
-from vdkit.measure.variant_records import variant_file
-from vdkit.present.charts import plot_latencies
+from vdkit.predict.fit import fit_costs
+from vdkit.predict.recurrence import predict, video_info
 from vdkit.present.money_cells import money_legend, price_line
-from vdkit.present.plots import plot_timeline, steady_window
+from vdkit.present.profile_charts import plot_latencies
 from vdkit.present.report_html import box, facts, heading, picture, pre, prose, section, table
 from vdkit.present.tables import (
     NAMES,
@@ -24,11 +21,14 @@ from vdkit.present.tables import (
     legend,
     noise_note,
 )
+from vdkit.present.timeline import plot_timeline, steady_window
+from vdkit.record.money import mean_energy_j
+from vdkit.record.old_variants import variant_file
 
 if TYPE_CHECKING:
-    from vdkit.measure.profile_records import ProfileResult
-    from vdkit.measure.records import BenchmarkResult
-    from vdkit.measure.variant_records import Comparison
+    from vdkit.record.old_profile import ProfileResult
+    from vdkit.record.old_variants import Comparison
+    from vdkit.record.recording import BenchmarkResult
 
 CHUNKS = 4
 """Consecutive chunks in a picture of the steady window."""

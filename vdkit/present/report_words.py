@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vdkit.measure.advice import BOUND
-from vdkit.measure.costs import recorded_span
-from vdkit.measure.stats import paired_ratio, unpaired_ratio
-from vdkit.measure.variant_records import latent_frame_ms
+from vdkit.predict.advise import BOUND
+from vdkit.predict.costs import recorded_span
 from vdkit.present.compare_tables import recording
 from vdkit.present.digits import mean_words, ratio_words
 from vdkit.present.profile_tables import incomplete, on_cpu
 from vdkit.present.tables import decoder_words, sink_words
+from vdkit.record.old_variants import latent_frame_ms
+from vdkit.record.stats import paired_ratio, unpaired_ratio
 
 if TYPE_CHECKING:
-    from vdkit.measure.compare import Comparison
-    from vdkit.measure.profile_records import ProfileResult
-    from vdkit.measure.records import BenchmarkResult
-    from vdkit.measure.stats import Ratio
-    from vdkit.measure.variant_records import Comparison as Variants
+    from vdkit.record.compare import Comparison
+    from vdkit.record.old_profile import ProfileResult
+    from vdkit.record.old_variants import Comparison as Variants
+    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.stats import Ratio
 
 _FEW = 5
 _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "write": "writing"}

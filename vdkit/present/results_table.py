@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vdkit.decode.chunks import PRIMITIVES
-from vdkit.measure.records import SinkInfo
-from vdkit.measure.stats import mean_half_width
 from vdkit.present.digits import DIGITS_LEGEND, decimals_for, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.table import Table
 from vdkit.present.tables import sink_words
+from vdkit.record.recording import SinkInfo
+from vdkit.record.stats import mean_half_width
 
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
@@ -50,7 +50,7 @@ def results_table(
     """A row per recording and mode, or per run; what all rows share above, notes below.
 
     Args:
-        rows: of `vdkit.measure.results.rows_by_mode` or ``rows_by_run``, at least one.
+        rows: of `vdkit.record.results.rows_by_mode` or ``rows_by_run``, at least one.
         usd_per_hour, energy: as for `vdkit.present.money_cells.money_cells`.
 
     Raises:

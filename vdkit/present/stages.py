@@ -1,16 +1,29 @@
 """The stages from a prompt to frames: what goes in and out of each, how long it takes, how much
 memory. No torch: it reads shapes and sizes from whatever holds them."""
 
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from vdkit.decode.chunks import LAUNCH_AHEAD
+from vdkit.present.profile_tables import significant
+from vdkit.present.style import STYLE, TONES, WIDTH_IN
 from vdkit.present.table import markdown_table
+from vdkit.trace.timeline import chunk_steps
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from vdkit.decode.chunks import DecodeResult
+    from vdkit.trace.timeline import Recorded
 
 
 class TimedStage(Protocol):
@@ -155,3 +168,255 @@ def size_words(size_bytes: int) -> str:
         value /= 1000
         del units[0]
     return f"{value:.0f} {units[0]}" if value >= 99.95 else f"{value:.3g} {units[0]}"
+
+
+ENCODER_TONES = TONES["write"]
+EXPERT_TONES = {
+    "high-noise": ("#D55E00", "#E8925A"),
+    "low-noise": ("#E69F00", "#F2C763"),
+    "only": ("#D55E00", "#E8925A"),
+}
+
+
+class Step(Protocol):
+    """What is read of `vdkit.models.pipeline.KeptStep`."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def expert(self) -> str: ...
+    @property
+    def timestep(self) -> float: ...
+
+
+def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
+    """When each stage worked, a block for each step or chunk, and on a GPU its peak memory.
+
+    Args:
+        rows: of `vdkit.present.stages.stage_rows`.
+        title: above the figure.
+
+    Returns:
+        The figure, not registered with pyplot.
+    """
+    on_gpu = any(row.peak_vram_bytes is not None for row in rows)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, 1 + on_gpu, squeeze=False, sharey=True, layout="constrained",
+            figsize=(WIDTH_IN, 0.75 + 0.36 * len(rows)),
+            gridspec_kw={"width_ratios": [2.4, 1][: 1 + on_gpu]},
+        )  # fmt: skip
+        plt.close(figure)
+        _draw_time(axes[0, 0], rows)
+        if on_gpu:
+            _draw_memory(axes[0, 1], rows)
+        if title:
+            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def _tones(rows: Sequence[StageRow], index: int) -> tuple[str, str]:
+    expert = rows[index].expert
+    if expert is not None:
+        return EXPERT_TONES[expert]
+    return TONES["compute"] if index == len(rows) - 1 else ENCODER_TONES
+
+
+def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
+    whole_s = sum(row.seconds for row in rows)
+    for index, row in enumerate(rows):
+        tones = _tones(rows, index)
+        for call, (start, stop) in enumerate(row.spans_s):
+            ax.barh(index, stop - start, left=start, height=0.7, color=tones[call % 2])
+        share = 100 * row.seconds / whole_s
+        words = f"{significant(row.seconds)} s, {significant(share)} %"
+        before, after = row.spans_s[0][0], row.spans_s[-1][1]
+        if after > 0.8 * whole_s and before > 0.25 * whole_s:  # the room is in front of it
+            ax.text(before - 0.012 * whole_s, index, words, va="center", ha="right", fontsize=7)
+        else:
+            ax.text(after + 0.012 * whole_s, index, words, va="center", fontsize=7)
+    ax.set_yticks(range(len(rows)), [row.name for row in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlim(0, 1.02 * whole_s)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel("time since the prompt, s (a block is a step or a chunk)")
+
+
+def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
+    peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
+    for index, peak_gb in enumerate(peaks_gb):
+        ax.barh(index, peak_gb, height=0.7, color=_tones(rows, index)[0])
+        ax.text(
+            peak_gb + 0.02 * max(peaks_gb), index, significant(peak_gb), va="center", fontsize=7
+        )
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, 1.25 * max(peaks_gb))
+    ax.set_xlabel("peak VRAM, GB")
+
+
+def plot_denoising(
+    steps: Sequence[Step], pictures: Mapping[str, Sequence[np.ndarray]], title: str | None = None
+) -> Figure:
+    """A contact sheet: a column for each step, above it the expert that ran and at which noise.
+
+    Args:
+        steps: ``kept`` of `vdkit.generate_latents`.
+        pictures: name of a row to a picture for each step, uint8 [H, W, 3].
+        title: above the figure.
+
+    Returns:
+        The figure, not registered with pyplot.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = _grid(list(pictures.values()), len(steps), head_in=0.42, label_in=0.75)
+        for ax, step in zip(axes[0], steps, strict=True):
+            expert = "" if step.expert == "only" else f"\n{step.expert}"
+            noise = f"at noise {step.timestep / 1000:.2f}"
+            ax.set_title(f"step {step.step}{expert}\n{noise}", fontsize=6.5, pad=4)
+            ax.spines["top"].set(
+                visible=True,
+                color=EXPERT_TONES[step.expert][0],
+                linewidth=2.5,
+                position=("outward", 1),
+            )
+        for row, name in zip(axes, pictures, strict=True):
+            row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
+        if title:
+            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def plot_frames(
+    frames: np.ndarray, fps: float = 16, count: int = 12, columns: int = 6, title: str | None = None
+) -> Figure:
+    """A contact sheet of a video: ``count`` frames from its first to its last, evenly spaced.
+
+    Args:
+        frames: uint8 RGB [F, H, W, 3].
+        fps: gives the time of each.
+        count: frames to show, 1 or more; all if there are fewer.
+        columns: frames in a row.
+        title: above the figure.
+
+    Returns:
+        The figure, not registered with pyplot.
+    """
+    if count < 1 or columns < 1:
+        raise ValueError(f"count is {count}, columns {columns}; use 1 or more of each")
+    shown = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+    columns = min(columns, len(shown))
+    rows = [[frames[i] for i in shown[at : at + columns]] for at in range(0, len(shown), columns)]
+    with plt.rc_context(STYLE):
+        figure, axes = _grid(rows, columns, head_in=0.2 * len(rows))
+        for ax, index in zip(axes.flat, shown, strict=False):
+            ax.set_title(f"frame {index}, {index / fps:.2f} s", fontsize=6.5, pad=2)
+        if title:
+            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def _grid(
+    rows: Sequence[Sequence[np.ndarray]], columns: int, head_in: float, label_in: float = 0.0
+) -> tuple[Figure, np.ndarray]:
+    """Axes with the pictures, as high as they need; places without one are left empty."""
+    height, width = rows[0][0].shape[:2]
+    picture_in = (WIDTH_IN - 0.1 - label_in) / columns
+    figure, axes = plt.subplots(
+        len(rows), columns, squeeze=False,
+        figsize=(WIDTH_IN, head_in + len(rows) * picture_in * height / width),
+        layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.015, hspace=0.015),
+    )  # fmt: skip
+    plt.close(figure)
+    for line, pictures in zip(axes, rows, strict=True):
+        for ax, picture in zip(line, [*pictures, *[None] * (columns - len(pictures))], strict=True):
+            ax.set(xticks=[], yticks=[])
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+            if picture is not None:
+                ax.imshow(picture, aspect="equal")
+    return figure, axes
+
+
+PIPELINED = {
+    "slot wait": ("caller", "a free slot of the ring"),
+    "launch": ("caller", f"the slot, and the decode {LAUNCH_AHEAD} chunks before"),
+    "decode": ("compute stream", "the launch, the chunk before, the slot's last copy"),
+    "copy": ("copy stream", "the decode (an event)"),
+    "convert": ("writer thread", "the copy (an event)"),
+    "write": ("writer thread", "the copy (an event); then the slot is free"),
+}
+SEQUENTIAL = {
+    "launch": ("caller", "the chunk before, whole"),
+    "decode": ("compute stream", "the launch"),
+    "copy": ("compute stream", "the decode; the caller waits"),
+    "convert": ("caller", "the copy"),
+    "write": ("caller", "the conversion; the compute stream has nothing to do"),
+}
+"""Step to where it runs and what it waits for, with every primitive on."""
+
+
+def chunk_life_rows(run: Recorded, index: int, on_gpu: bool) -> list[dict[str, str]]:
+    """One row per step of a chunk, in ms since the chunk's launch, ready to show.
+
+    Args:
+        run: a run of ``sync``, or of ``async`` with every primitive on.
+        index: of the chunk.
+        on_gpu: whether there were streams; on a CPU the caller decodes and copies itself.
+
+    Raises:
+        ValueError: another mode, or no such chunk.
+    """
+    words = {"async": PIPELINED, "sync": SEQUENTIAL}.get(run.mode)
+    if words is None:
+        raise ValueError(f"mode {run.mode!r} has no chunk's life to show; use sync or async")
+    steps = chunk_steps(run, index)
+    zero_s = next(step.start_s for step in steps if step.name == "launch")
+    rows = []
+    for step in steps:
+        where, waits = words[step.name]
+        if not on_gpu and where.endswith("stream"):
+            where = "caller (no streams on a CPU)"
+        if not on_gpu and step.name == "launch":
+            waits = "the decode itself: a CPU queues nothing"
+        rows.append(
+            {
+                f"{run.mode}, chunk {index}": step.name,
+                "where": where,
+                "from ms": f"{1e3 * (step.start_s - zero_s):.2f}",
+                "to ms": f"{1e3 * (step.stop_s - zero_s):.2f}",
+                "takes ms": f"{1e3 * step.length_s:.2f}",
+                "waits for": waits,
+            }
+        )
+    return rows
+
+
+def chunk_life_words(run: Recorded, index: int) -> str:
+    """What came of the chunk, and how much of the next chunk's decode its copy and write share.
+
+    Raises:
+        ValueError: no such chunk.
+    """
+    chunk = run.chunks[index] if 0 <= index < len(run.chunks) else None
+    steps = {step.name: step for step in chunk_steps(run, index)}
+    assert chunk is not None
+    after = [steps[name] for name in ("copy", "convert", "write") if name in steps]
+    spent_s = sum(step.length_s for step in after)
+    hidden_s = sum(
+        max(0.0, min(step.stop_s, other.decode_done_s) - max(step.start_s, other.decode_start_s))
+        for step in after
+        for other in run.chunks
+        if other.decode_start_s is not None and other.decode_done_s is not None
+    )
+    ring = "" if chunk.slot is None else f" through slot {chunk.slot}"
+    return (
+        f"{run.mode}: latent {_range(chunk.latent_start, chunk.latent_stop)} became pixel "
+        f"{_range(chunk.frame_start, chunk.frame_stop)}{ring}. Of the {1e3 * spent_s:.2f} "
+        f"ms after its decode, {1e3 * hidden_s:.2f} ms lie under the decode of another chunk."
+    )
+
+
+def _range(start: int, stop: int) -> str:
+    """``frame 4`` or ``frames 13 to 16``."""
+    return f"frame {start}" if stop - start == 1 else f"frames {start} to {stop - 1}"

@@ -19,7 +19,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from vdkit.measure.sweep_records import Cell, Sweep, measured_s
+from vdkit.predict.grid import Cell, Sweep, measured_s
 from vdkit.present.style import MODE_COLORS, STYLE, TONES, WIDTH_IN
 from vdkit.present.sweep_tables import verdict
 from vdkit.present.tables import what_and_where
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from vdkit.measure.sweep_advice import StoragePoint
+    from vdkit.predict.advise import StoragePoint
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BAND_PERCENT = (2, 5)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vdkit.measure.advice import Limits
-from vdkit.measure.money import saving_usd, usd_per_video_hour
-from vdkit.measure.sweep_advice import storage_sensitivity
+from vdkit.predict.advise import Limits, storage_sensitivity
 from vdkit.present.money_cells import COST, SAVING, four_digits, price_line
 from vdkit.present.sweep_tables import sweep_rows
 from vdkit.present.table import markdown_table
 from vdkit.present.tables import what_and_where
+from vdkit.record.money import saving_usd, usd_per_video_hour
 
 if TYPE_CHECKING:
-    from vdkit.measure.sweep_records import Sweep
+    from vdkit.predict.grid import Sweep
 
 _COLUMNS = ("mode", "chunk", "slots", "measured s", COST, SAVING, "J / video s", "VRAM GB")
 

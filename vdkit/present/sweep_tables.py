@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vdkit.measure.money import mean_energy_j
-from vdkit.measure.sweep_advice import recommend_from
-from vdkit.measure.sweep_records import (
+from vdkit.predict.advise import recommend_from
+from vdkit.predict.grid import (
     PREDICTIONS,
     Cell,
     Sweep,
@@ -18,6 +17,7 @@ from vdkit.present.advice_text import advice_line
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import setting
+from vdkit.record.money import mean_energy_j
 
 if TYPE_CHECKING:
     import pandas as pd

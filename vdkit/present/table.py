@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdkit.measure.folders import write_atomically
 from vdkit.present import report_html
 from vdkit.present.latex import latex_table
+from vdkit.record.store import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
-from vdkit.measure.money import mean_energy_j
-from vdkit.measure.records import comparable
 from vdkit.present.digits import (
     DIGITS_LEGEND,
     decimals_for,
@@ -18,15 +16,17 @@ from vdkit.present.digits import (
 )
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.table import Table, markdown_table
+from vdkit.record.money import mean_energy_j
+from vdkit.record.recording import comparable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vdkit.measure.ablation_records import Ablation
-    from vdkit.measure.control_records import ControlResult
-    from vdkit.measure.profile_records import ProfileResult
-    from vdkit.measure.records import BenchmarkResult, Run, SinkInfo, Workload
-    from vdkit.measure.sweep_records import SweepPlan
+    from vdkit.predict.grid import SweepPlan
+    from vdkit.record.old_aa import ControlResult
+    from vdkit.record.old_ablation import Ablation
+    from vdkit.record.old_profile import ProfileResult
+    from vdkit.record.recording import BenchmarkResult, Run, SinkInfo, Workload
 
 NAMES = {
     "diffusers": "diffusers (whole video)",

@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdkit.measure.money import mean_energy_j
-from vdkit.measure.variant_records import alone_bytes, latent_frame_ms
 from vdkit.present.digits import mean_decimals, mean_words, ratio_words, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.style import FAMILY_COLORS, STYLE, WIDTH_IN
 from vdkit.present.table import Table, markdown_table
 from vdkit.present.tables import NAMES, legend, noise_note, runs_frame, setting
+from vdkit.record.money import mean_energy_j
+from vdkit.record.old_variants import alone_bytes, latent_frame_ms
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vdkit.measure.families import Share
-    from vdkit.measure.records import BenchmarkResult
-    from vdkit.measure.variant_records import Comparison
+    from vdkit.record.old_variants import Comparison
+    from vdkit.record.recording import BenchmarkResult
+    from vdkit.trace.figures import Share
 
 WIDE_ENOUGH = 0.04
 """Of the longest bar: a segment that its value fits into."""
@@ -186,7 +186,7 @@ def families_csv(families: Mapping[str, tuple[Share, ...]]) -> str:
 
 def read_families(path: Path) -> dict[str, tuple[Share, ...]]:
     """What `families_csv` wrote, by variant; ValueError, with the file, if it is something else."""
-    from vdkit.measure.families import Family, Share
+    from vdkit.trace.figures import Family, Share
 
     shares: dict[str, list[Share]] = {}
     try:

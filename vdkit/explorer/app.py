@@ -1,0 +1,447 @@
+"""The explorer: knobs, what they would give, and a button that measures whether it is so.
+
+Every change is predicted and drawn at once; Run measures on a thread of its own, so that the knobs
+stay alive. `vdkit.explore` gives it decoders and sinks; the state lives in
+`vdkit.explorer.session`.
+"""
+
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from vdkit.explorer.controls import SIDE_BY_SIDE, Controls, pair_panels, setting_panels, style_html
+from vdkit.explorer.live_timeline import LiveTimeline
+from vdkit.explorer.session import Session, SessionRun, Workshop
+from vdkit.explorer.views import (
+    difference_words,
+    export,
+    exported_words,
+    numbers_html,
+    pair_words,
+    predicted_and_measured,
+    remarks_html,
+    run_and_run,
+    runs_table,
+    setting_words,
+)
+from vdkit.predict.book import Decoding, Forecast, Setting
+from vdkit.present.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from vdkit.decode.protocols import ChunkDecoder
+    from vdkit.measure.study import SinkFactory
+    from vdkit.record.recording import SinkInfo
+
+
+TICK_S = 0.25
+"""Between two looks at a job in hand: rare, because a look takes the interpreter from it."""
+
+
+class Explorer(w.VBox):
+    """Choose, predict, measure, compare, export.
+
+    Args:
+        workshop: decoders, latents and sinks.
+        results: folder of recorded benchmarks, read for predictions and written by Export.
+        **start: first values of the controls, by the names of `Controls`.
+    """
+
+    remarks: tuple[str, ...] = ()
+    """What stands below the picture, in sentences."""
+    _ticker: threading.Thread | None = None
+    _closed = False
+
+    def __init__(self, workshop: Workshop, results: Path, **start: Any) -> None:
+        self.session = Session(workshop, results)
+        self.results = results
+        self.controls = Controls(workshop, self.session.machines(), **start)
+        self._picture = LiveTimeline()
+        self._lock = threading.RLock()
+        self._forecast: Forecast | None = None
+        self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
+        self._numbers, self._remarks, self._table, self._exported = (w.HTML() for _ in range(4))
+        super().__init__([style_html(), *self.controls.rows, self._body()])
+        self.add_class("vdkit-explorer")
+        self.controls.observe(self._changed)
+        self.controls.machine.observe(self._machine_changed, names="value")
+        self.controls.run.on_click(lambda _: self.run())
+        self.controls.calibrate.on_click(lambda _: self.calibrate())
+        self.controls.cancel.on_click(lambda _: self.session.cancel())
+        self.controls.export.on_click(self._on_export)
+        self._redraw()
+
+    def _body(self) -> w.VBox:
+        c = self.controls
+        heading = w.HBox([c.view, c.first, c.second], layout={"margin": "6px 0 0 0"})
+        saving = w.HBox([c.label, c.export], layout={"margin": "6px 0 0 0"})
+        shown = [self._image, self._remarks, self._numbers, self._table]
+        return w.VBox([heading, *shown, saving, self._exported])
+
+    @property
+    def setting(self) -> Setting:
+        """What the controls ask for; ValueError if no run can have it."""
+        c = self.controls
+        height, width = c.size_pixels
+        machine = c.machine.value
+        decoding = Decoding(
+            machine, c.decoder.value.strip(), c.variant.value, self._dtype(machine), height, width,
+            c.sink.value,
+        )  # fmt: skip
+        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
+
+    def _dtype(self, machine: str) -> str:
+        """This machine's, or for a recorded one what it was measured in, float16 first."""
+        if machine == self.session.workshop.machine:
+            return self.session.workshop.dtype
+        known = {
+            key.dtype
+            for key in self.session.book.known(machine)
+            if key.decoder == self.controls.decoder.value.strip()
+        }
+        return next((d for d in ("float16", "bfloat16", "float32") if d in known), "float16")
+
+    def run(self, wait_s: float | None = None) -> Explorer:
+        """Measure what the controls ask for, as the button does.
+
+        Args:
+            wait_s: wait for it, and first for a job in hand, each so long at the most; None: not
+                at all.
+        """
+        return self._begin("run", wait_s)
+
+    def calibrate(self, wait_s: float | None = None) -> Explorer:
+        """Measure only what it costs, with a short video; arguments as for `run`."""
+        return self._begin("calibrate", wait_s)
+
+    def _begin(self, what: str, wait_s: float | None) -> Explorer:
+        self._check_open()
+        if wait_s is not None:
+            self.wait(wait_s)
+        try:
+            setting, folder = self.setting, self.controls.folder.value.strip()
+            if what == "run":
+                self.session.run(setting, self.controls.rounds.value, folder)
+            else:
+                self.session.calibrate(setting, folder)
+        except (RuntimeError, ValueError) as error:
+            self._say([str(error)], warning=True)
+            return self
+        self.controls.busy(True)
+        self._ticker = threading.Thread(target=self._tick, name="vdkit-explorer-progress")
+        self._ticker.daemon = True
+        self._ticker.start()
+        if wait_s is not None:
+            self.wait(wait_s)
+        return self
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the job in hand is done and shown; False if it is not after ``timeout_s``."""
+        ticker = self._ticker
+        if ticker is not None and ticker is not threading.current_thread():
+            ticker.join(timeout_s)
+        return ticker is None or not ticker.is_alive()
+
+    def _tick(self) -> None:
+        while not self.session.wait(TICK_S):
+            self.controls.show(self.session.progress)
+        self.controls.show(self.session.progress)
+        try:
+            with self._lock:
+                runs = self.session.runs
+                if runs and self.session.error is None:
+                    self.controls.offer([(r.number, setting_words(r.setting)) for r in runs])
+                    self._table.value = self.table()._repr_html_()
+                self._redraw()
+        finally:
+            self.controls.busy(False)  # last: what the job found is on the page by now
+
+    def _changed(self, _: Any) -> None:
+        """A knob was turned: what went wrong before has been read."""
+        if not self.session.running:
+            self.session.error = None
+        self._redraw()
+
+    def _machine_changed(self, _: Any) -> None:
+        """Go to something that is known of the machine, if what is chosen is not."""
+        c, known = self.controls, self.session.book.known(self.controls.machine.value)
+        chosen = (c.decoder.value.strip(), c.variant.value)
+        here = c.machine.value == self.session.workshop.machine
+        if not here and chosen not in {(key.decoder, key.variant) for key in known}:
+            c.go_to(known[0])
+
+    def _redraw(self) -> None:
+        """Predict and draw; an impossible setting is explained in place of the picture."""
+        with self._lock:
+            self.controls.adapt(self.session)
+            if self.controls.view.value == SIDE_BY_SIDE:
+                self._draw_pair()
+                return
+            self._forecast, run, remarks, warning = None, None, [], False
+            try:
+                setting = self.setting
+                run = self.session.measured(setting)
+                self._forecast = run.forecast if run else self.session.forecast(setting)
+                remarks = [self._origin(), *self._forecast.remarks]
+                if run is not None:
+                    remarks.insert(
+                        0, f"Run {run.number}: {difference_words(run.forecast, run.result)}"
+                    )
+                self._picture.draw(setting_panels(self._forecast, run))
+            except LookupError as missing:
+                words = str(missing.args[0])
+                remarks = [words[0].upper() + words[1:] + "." + self._remedy()]
+                self._picture.say(remarks[0])
+            except ValueError as error:
+                remarks, warning = [str(error)], True
+                self._picture.say(str(error))
+            self._image.value = self._picture.png()
+            self._numbers.value = numbers_html(predicted_and_measured(self._forecast, run))
+            self._say(remarks, warning)
+
+    def _say(self, remarks: list[str], warning: bool = False) -> None:
+        if self.session.error is not None and not self.session.running:
+            remarks, warning = [self.session.error, *remarks], True
+        self.remarks = tuple(remarks)
+        self._remarks.value = remarks_html(remarks, warning)
+
+    def _origin(self) -> str:
+        assert self._forecast is not None
+        return (
+            f"Costs of each step on {self.controls.machine.value}: {self._forecast.known.origin}."
+        )
+
+    def _remedy(self) -> str:
+        if self.controls.machine.value == self.session.workshop.machine:
+            return " Calibrate measures it, as Run does before it starts."
+        known = self.session.book.known(self.controls.machine.value)
+        listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
+        return f" Recorded there: {', '.join(listed)}."
+
+    def _draw_pair(self) -> None:
+        """Two runs of the session, mode async, above each other on one time axis."""
+        chosen = self._pair()
+        if len(chosen) < 2:
+            words = "Two runs are needed side by side: measure some, then choose them above."
+            self._picture.say(words)
+            self._say([words])
+        else:
+            self._picture.draw(pair_panels(chosen))
+            self._say([pair_words(*chosen)])
+            self._numbers.value = numbers_html(run_and_run(*chosen))
+        self._image.value = self._picture.png()
+
+    def _pair(self) -> list[SessionRun]:
+        """The two runs that the menus name; fewer before there are two."""
+        numbers = (self.controls.first.value, self.controls.second.value)
+        return [run for number in numbers for run in self.session.runs if run.number == number]
+
+    def table(self) -> Table:
+        """The runs of this session; ValueError before the first one."""
+        if not self.session.runs:
+            raise ValueError("nothing is measured yet; press Run")
+        return runs_table(self.session.runs)
+
+    def snapshot(self) -> Any:
+        """The picture as it is now, for a page that shows no widgets."""
+        from IPython.display import Image
+
+        with self._lock:
+            return Image(self._picture.png())
+
+    def export(self) -> list[Path]:
+        """Write a run's record, its picture and the table of all runs, into a new folder.
+
+        The run of the setting that is shown, or, if that was not measured, the last one. With two
+        runs side by side the picture is theirs and the record is the second's.
+
+        Returns:
+            The files written.
+
+        Raises:
+            RuntimeError: nothing is measured yet, or the explorer is closed.
+            OSError: the results folder cannot be written to.
+            ValueError: the label is too long for a file name.
+        """
+        self._check_open()
+        runs, picture = self.session.runs, LiveTimeline()
+        if not runs:
+            raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
+        run = next((one for one in reversed(runs) if one.forecast is self._forecast), runs[-1])
+        pair = self._pair() if self.controls.view.value == SIDE_BY_SIDE else []
+        if len(pair) == 2:
+            run = pair[1]
+            picture.draw(pair_panels(pair))
+        else:
+            picture.draw(setting_panels(run.forecast, run))
+        written = export(run, runs, picture, self.controls.label.value.strip(), self.results)
+        self._exported.value = remarks_html([exported_words(run, written)])
+        return written
+
+    def _on_export(self, _: Any) -> None:
+        try:
+            self.export()
+        except (OSError, RuntimeError, ValueError) as error:
+            self._exported.value = remarks_html([str(error)], warning=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this explorer is closed; call vdkit.explore() again")
+
+    def close(self) -> None:
+        """Stop the job in hand, let go of the decoder, and close the widgets."""
+        self._closed = True
+        if "session" in self.__dict__:  # else it was never made; ipywidgets closes it all the same
+            self.session.close()
+        self.wait()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            bundle["text/plain"] = "The explorer: run this cell in JupyterLab to use it."
+        return bundle
+
+
+_open: list[Explorer] = []
+
+
+class LocalWorkshop:
+    """This machine: decoders by name, folder or hub id, the sinks of vdkit, and the caller's own.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decoders: further decoders by name: functions that load one.
+        sinks: further sinks by name: factories, called with a run's label, of a context that gives
+            a fresh sink and removes its output.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
+        sinks: Mapping[str, SinkFactory] | None = None,
+    ) -> None:
+        import torch
+
+        from vdkit.models.loading import VARIANTS, resolve_device
+        from vdkit.record.machine import keep_freed_memory
+
+        self.device = resolve_device(device)
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else "CPU"
+        self.machine = f"this machine ({name})"
+        self.dtype = "float16" if on_gpu else "float32"
+        self.vram_bytes = (
+            torch.cuda.get_device_properties(self.device).total_memory if on_gpu else None
+        )
+        if not on_gpu:
+            keep_freed_memory()
+        self._decoders, self._sinks = dict(decoders or {}), dict(sinks or {})
+        self.own: Sequence[str] = (*self._decoders, *self._sinks)
+        self.decoders: Sequence[str] = ("tiny-wan", "wan2.1", "wan2.2", *self._decoders)
+        self.variants: Sequence[str] = tuple(VARIANTS)
+        self.sinks: Sequence[str] = ("raw", "png", "mp4", "null", *self._sinks)
+
+    def load(self, decoder: str, variant: str) -> ChunkDecoder:
+        """A decoder by its name here, else as `vdkit.load_decoder` finds it."""
+        from vdkit.models.loading import load_decoder
+
+        if decoder in self._decoders:
+            return self._decoders[decoder]()
+        loaded: ChunkDecoder = load_decoder(decoder, self.device, variant=variant)
+        return loaded
+
+    def latents(
+        self, decoder: ChunkDecoder, latent_frames: int, height: int, width: int
+    ) -> torch.Tensor:
+        """Seeded random latents."""
+        from vdkit.decode.chunks import pixel_frames
+        from vdkit.models.latents import load_latents
+
+        frames = pixel_frames(latent_frames, decoder.temporal_factor)
+        return load_latents(f"random:{frames}x{height}x{width}", decoder)
+
+    def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
+        """A sink by its name; held to ``mb_per_s`` if that is given."""
+        from vdkit.record.recording import SinkInfo
+        from vdkit.sinks.spec import SinkSpec, default_folder, held
+
+        if name in self._sinks:
+            info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
+            return held(self._sinks[name], mb_per_s), info
+        where = None if name == "null" else Path(folder) if folder else default_folder()
+        spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
+        return spec.fresh, SinkInfo(**spec.describe())
+
+
+def explore(
+    *,
+    decoder: str | None = None,
+    size: str | None = None,
+    latent_frames: int | None = None,
+    device: str = "auto",
+    results: str | Path | None = None,
+    decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
+    sinks: Mapping[str, SinkFactory] | None = None,
+    calibrate: bool = True,
+    variant: str = "diffusers",
+    chunk_size: int = 1,
+    slots: int = 2,
+    sink: str = "raw",
+    folder: str = "",
+    mb_per_s: float | None = None,
+    rounds: int = 3,
+) -> Explorer:
+    """The explorer as a widget; one that was open before is closed.
+
+    Args:
+        decoder, size, latent_frames: first values; None: wan2.1, 480x832 and 41 on a GPU, tiny-wan,
+            96x160 and 17 on a CPU.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        results: folder of recorded benchmarks, read for predictions and written by Export; None:
+            ``results`` here or in the folder above, whichever there is.
+        decoders, sinks: your own, by name; see `LocalWorkshop`.
+        calibrate: begin at once to measure, on a thread, what the first setting costs.
+        variant, chunk_size, slots, sink, folder, mb_per_s, rounds: first values of the other
+            controls.
+
+    Raises:
+        ValueError: no such device, variant or sink, or a number that its control has not.
+    """
+    while _open:
+        _open.pop().close()
+    workshop = LocalWorkshop(device, decoders, sinks)
+    on_gpu = workshop.device.type == "cuda"
+    near = [folder for folder in (Path("results"), Path("../results")) if folder.is_dir()]
+    made = Explorer(
+        workshop,
+        Path(results) if results is not None else next(iter(near), Path("results")),
+        decoder=decoder or ("wan2.1" if on_gpu else "tiny-wan"),
+        size=size or ("480x832" if on_gpu else "96x160"),
+        latent_frames=(41 if on_gpu else 17) if latent_frames is None else latent_frames,
+        variant=variant,
+        chunk_size=chunk_size,
+        slots=slots,
+        sink=sink,
+        folder=folder,
+        mb_per_s=mb_per_s,
+        rounds=rounds,
+    )
+    _open.append(made)
+    return made.calibrate() if calibrate else made
+
+
+@atexit.register
+def _close() -> None:
+    """End a measurement before the interpreter takes its libraries away."""
+    while _open:
+        _open.pop().session.close()

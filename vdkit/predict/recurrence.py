@@ -1,0 +1,370 @@
+"""The pipeline as a model: from what each step costs to when each step of each chunk happens.
+
+Gives the records of a real run, so that the same plots, tables and stall causes read them. The
+costs come from `vdkit.predict.costs` (typed in) or `vdkit.predict.fit` (recorded runs), the rules
+from `vdkit.predict.recurrence`.
+"""
+
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from vdkit.decode.chunks import (
+    LAUNCH_AHEAD,
+    Chunk,
+    ChunkRecord,
+    DecodeConfig,
+    DecodeResult,
+    VideoInfo,
+    exact_fps,
+    latent_frames,
+    plan_chunks,
+)
+from vdkit.predict.costs import Cost, StageCosts, check_seconds
+from vdkit.trace.figures import busy_percent
+from vdkit.trace.stalls import Stalls, stalls_from_records
+
+if TYPE_CHECKING:
+    from vdkit.record.recording import BenchmarkResult
+
+
+_CLOCK_S = 1e-9  # stall causes are whole nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A modelled run.
+
+    Attributes:
+        run: as a decode path returns it, with one `ChunkRecord` per chunk; its device is
+            ``predicted``, its ``vram_peak_bytes`` None where `StageCosts.vram_bytes` does not tell.
+        stalls: of the window from the first launch to the end, at chunk resolution.
+        utilization_percent: share of each window in which the compute stream was at work, %:
+            ``run`` and, if there are chunks enough, ``steady`` and ``two chunks``
+            (`vdkit.trace.figures`).
+    """
+
+    run: DecodeResult
+    stalls: Stalls
+    utilization_percent: dict[str, float]
+
+
+def predict(
+    costs: StageCosts,
+    info: VideoInfo,
+    config: DecodeConfig = DecodeConfig(),
+    mode: str = "async",
+    *,
+    temporal_factor: int = 4,
+    replay: Mapping[str, Sequence[float]] | None = None,
+) -> Prediction:
+    """Every start and end of one run of one decode path.
+
+    Args:
+        costs: of the machine, decoder, frame size and sink.
+        info: the video; the costs must be those of its frame size.
+        config: chunk size, slots and primitives, read as the path itself reads them.
+        mode: ``diffusers``, ``sync``, ``async`` or ``compute``.
+        temporal_factor: pixel frames per latent frame after the first.
+        replay: step (launch, decode, copy, convert, write) to measured seconds by chunk, in place
+            of the costs, e.g. from `vdkit.predict.costs.recorded_times`. A replayed decode already
+            holds ``lead``, and a replayed write ``storage``: neither is added again.
+
+    Raises:
+        ValueError: unknown mode, a cost that this path needs and that is not known, or a replay
+            that does not fit; names the value and what to do.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; use one of {', '.join(MODES)}")
+    count = latent_frames(info.frames, temporal_factor)
+    if mode == "diffusers":
+        chunks: tuple[Chunk, ...] = (Chunk(0, 0, count, 0, info.frames),)
+    else:
+        chunks = plan_chunks(count, config.chunk_size, temporal_factor)
+    times = _times(costs, chunks, config, mode, temporal_factor)
+    if replay is not None:
+        times |= _checked_replay(replay, times, len(chunks), mode)
+        costs = replace(
+            costs,
+            lead=Cost() if "decode" in replay else costs.lead,
+            storage=None if "write" in replay else costs.storage,
+        )
+    for index, seconds in enumerate(times["decode"]):
+        if seconds < _CLOCK_S:
+            raise ValueError(
+                f"decode takes {seconds} s for chunk {index}; its cost must be {_CLOCK_S} s or more"
+            )
+    model = Pipeline(costs, times, config, chunks, info, mode)
+    latency_s = model.walk()
+    return _prediction(model, info, mode, latency_s)
+
+
+def video_info(result: BenchmarkResult) -> VideoInfo:
+    """The video of a recorded benchmark."""
+    load = result.workload
+    return VideoInfo(load.frames, load.height, load.width, exact_fps(load.fps))
+
+
+def _times(
+    costs: StageCosts, chunks: Sequence[Chunk], config: DecodeConfig, mode: str, factor: int
+) -> dict[str, list[float]]:
+    """Seconds of each step that the path has, by chunk."""
+
+    def column(cost: Cost, scale: int = 1) -> list[float]:
+        return [cost.seconds(chunk.frames * scale, chunk.index == 0) for chunk in chunks]
+
+    if mode == "diffusers":  # one call of the decoder per latent frame
+        calls = plan_chunks(chunks[0].latent_stop, 1, factor)
+        found = {
+            name: [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
+            for name, cost in (("launch", costs.launch), ("decode", costs.decode))
+        }
+        found["convert"] = column(costs.known("video_convert", "mode diffusers"))
+        return found | {"write": column(costs.known("write", "mode diffusers"))}
+    found = {"launch": column(costs.launch), "decode": column(costs.decode)}
+    if mode == "compute":
+        return found
+    pinned = is_pinned(costs, config, mode)
+    off = "" if mode == "sync" or (pinned and config.uint8_on_gpu) else " without a primitive"
+    why = f"mode {mode}{off}"
+    copy = costs.known("copy" if pinned else "pageable_copy", why)
+    found["copy"] = column(copy, d2h_value_bytes(costs, config, mode))
+    if mode == "sync" or not config.uint8_on_gpu:
+        found["convert"] = column(costs.known("convert", why))
+    return found | {"write": column(costs.known("write", why))}
+
+
+def _checked_replay(
+    replay: Mapping[str, Sequence[float]], times: Mapping[str, object], count: int, mode: str
+) -> dict[str, list[float]]:
+    for step, seconds in replay.items():
+        if step not in times:
+            raise ValueError(
+                f"replay has {step!r}, a step that this {mode} run lacks; leave it out, it has "
+                f"{', '.join(times)}"
+            )
+        if not hasattr(seconds, "__len__"):
+            raise ValueError(f"replay of {step} is {seconds!r}; give seconds, one for each chunk")
+        if len(seconds) != count:
+            raise ValueError(
+                f"replay of {step} has {len(seconds)} times for {count} chunks; replay with the "
+                "recorded run's own video and chunk size"
+            )
+        for index, value in enumerate(seconds):
+            check_seconds(f"replay of {step}, chunk {index},", value)
+    return {step: [float(value) for value in seconds] for step, seconds in replay.items()}
+
+
+def _prediction(model: Pipeline, info: VideoInfo, mode: str, latency_s: float) -> Prediction:
+    most = max(record.frame_stop - record.frame_start for record in model.records)
+    value_bytes = 1 if mode == "compute" else d2h_value_bytes(model.costs, model.config, mode)
+    buffers = {"async": model.slots, "compute": 1}.get(mode, 0)
+    ring_bytes = buffers * most * info.frame_bytes * value_bytes
+    beside = None if mode == "diffusers" else model.costs.vram_peak_bytes(most)
+    has_sink = mode != "compute"
+    run = DecodeResult(
+        mode=mode,
+        device="predicted",
+        info=info,
+        config=model.config,
+        started_s=0.0,
+        latency_s=latency_s,
+        ttff_s=model.records[0].write_done_s,
+        sink_open_s=model.sink_open_s if has_sink else None,
+        sink_close_s=model.sink_close_s,
+        pinned_bytes=ring_bytes if model.pinned else 0,
+        ring_bytes=ring_bytes,
+        vram_peak_bytes=None if beside is None else beside + ring_bytes,
+        device_mallocs_steady=None,
+        clock_residual_s=0.0,
+        chunks=tuple(model.records),
+    )
+    return Prediction(run, stalls_from_records(run, model.config), busy_percent(run))
+
+
+MODES = ("diffusers", "sync", "async", "compute")
+FLOAT32_BYTES = 4  # what VideoProcessor copies
+
+
+def is_pinned(costs: StageCosts, config: DecodeConfig, mode: str) -> bool:
+    """Whether frames go to pinned host memory, so that a copy does not block the host."""
+    return mode == "async" and config.pinned_memory and costs.cuda
+
+
+def d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
+    """Bytes per color value that go to the host; 0 if none do."""
+    on_gpu = 1 if config.uint8_on_gpu else costs.element_bytes
+    return {
+        "diffusers": FLOAT32_BYTES, "sync": costs.element_bytes, "async": on_gpu, "compute": 0,
+    }[mode]  # fmt: skip
+
+
+class Pipeline:
+    """One run in the making: when both streams and the storage are next free, s since the call.
+
+    Each path is a method that walks its thread's calls in order, fills the records and returns the
+    latency. ``host_s`` is the clock of the thread that launches.
+    """
+
+    def __init__(
+        self,
+        costs: StageCosts,
+        times: Mapping[str, Sequence[float]],
+        config: DecodeConfig,
+        chunks: Sequence[Chunk],
+        info: VideoInfo,
+        mode: str,
+    ) -> None:
+        self.costs, self.times, self.config, self.info = costs, times, config, info
+        self.mode = mode
+        frame_bytes = info.frame_bytes * d2h_value_bytes(costs, config, mode)
+        self.records = [
+            ChunkRecord(
+                index=chunk.index, latent_start=chunk.latent_start, latent_stop=chunk.latent_stop,
+                frame_start=chunk.frame_start, frame_stop=chunk.frame_stop,
+                d2h_bytes=chunk.frames * frame_bytes,
+            )
+            for chunk in chunks
+        ]  # fmt: skip
+        self.slots = min(config.slots, len(chunks))
+        self.pinned = is_pinned(costs, config, mode)
+        self.decoded_s: list[float] = []
+        self.copied_s: list[float] = []
+        self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
+        self.sink_open_s = costs.open.seconds(info.frames)
+        self.sink_close_s: float | None = None
+
+    def walk(self) -> float:
+        """Walk the path; returns the latency, s."""
+        threaded = self.mode == "async" and self.config.writer_thread
+        return {
+            "diffusers": self.serial,
+            "sync": self.serial,
+            "async": self.threaded if threaded else self.inline,
+            "compute": self.compute,
+        }[self.mode]()
+
+    def launch(self, record: ChunkRecord, host_s: float) -> float:
+        """Launch the decode; returns when the call comes back."""
+        start_s = host_s + self.costs.step_s
+        done_s = start_s + self.times["launch"][record.index]
+        # Queued kernels run back to back; on an idle stream the first ones wait for their launch.
+        frames = record.frame_stop - record.frame_start
+        lead_s = self.costs.lead.seconds(frames, record.index == 0)
+        begin_s = max(start_s + lead_s, self.compute_free_s)
+        decoded_s = max(begin_s + self.times["decode"][record.index], done_s)
+        record.launch_start_s, record.launch_done_s = start_s, done_s
+        record.decode_start_s = max(start_s, self.compute_free_s)
+        record.decode_done_s = self.compute_free_s = decoded_s
+        self.decoded_s.append(decoded_s)
+        return done_s
+
+    def copy(self, record: ChunkRecord) -> float:
+        """Copy to the host behind the decode; returns when it is done."""
+        start_s = max(self.decoded_s[-1], self.copy_free_s)
+        done_s = start_s + self.times["copy"][record.index]
+        record.copy_start_s, record.copy_done_s = start_s, done_s
+        self.copy_free_s = done_s
+        if not self.config.copy_stream:
+            self.compute_free_s = done_s
+        self.copied_s.append(done_s)
+        return done_s
+
+    def write(self, record: ChunkRecord, at_s: float) -> float:
+        """Convert, if the host has to, and write; returns when the sink lets go."""
+        if "convert" in self.times:
+            record.convert_start_s = at_s
+            ready_s = max(at_s, self.decoded_s[record.index])  # waits only in mode diffusers
+            at_s = record.convert_done_s = ready_s + self.times["convert"][record.index]
+        done_s = at_s + self.times["write"][record.index]
+        storage = self.costs.storage
+        if storage is not None:
+            rate = storage.mb_per_s * 1e6
+            nbytes = (record.frame_stop - record.frame_start) * self.info.frame_bytes
+            begin_s = max(at_s, self.cache_empty_s)
+            done_s = max(done_s, begin_s + (nbytes - storage.burst_bytes) / rate)
+            self.cache_empty_s = max(done_s, begin_s + nbytes / rate)
+        record.write_start_s, record.write_done_s = at_s, done_s
+        return done_s
+
+    def close(self, at_s: float) -> float:
+        """Close the sink; returns the latency."""
+        durable = self.costs.storage is not None and self.costs.storage.durable
+        stored_s = max(at_s, self.cache_empty_s) if durable else at_s
+        done_s = stored_s + self.costs.close.seconds(self.info.frames)
+        self.sink_close_s = done_s - at_s
+        return done_s
+
+    def ahead(self, index: int, host_s: float) -> float:
+        """The host sleeps until no more than `LAUNCH_AHEAD` chunks are in front of it."""
+        if index < LAUNCH_AHEAD:
+            return host_s
+        return max(host_s, self.decoded_s[index - LAUNCH_AHEAD] + self.costs.wake_s)
+
+    def compute(self) -> float:
+        host_s = self.costs.setup_s
+        for record in self.records:
+            host_s = self.launch(record, self.ahead(record.index, host_s))
+        return max(host_s, self.compute_free_s + self.costs.wake_s)
+
+    def serial(self) -> float:
+        """Modes sync and diffusers; in the latter the conversion holds the copy."""
+        host_s = self.costs.setup_s + self.sink_open_s
+        for record in self.records:
+            host_s = self.launch(record, host_s)
+            if "copy" in self.times:
+                host_s = self.copy(record)
+            host_s = self.write(record, host_s)
+        return self.close(host_s)
+
+    def decode_and_copy(self, record: ChunkRecord, host_s: float) -> float:
+        """One chunk of mode async, its slot acquired; returns when the host goes on."""
+        if not self.pinned:  # the copy before blocked the host: there is nothing to sleep on
+            self.launch(record, host_s)
+            return self.copy(record)
+        host_s = self.launch(record, self.ahead(record.index, host_s))
+        self.copy(record)
+        return host_s
+
+    def ready(self, index: int) -> float:
+        """When the thread that writes has seen the copy's end."""
+        return self.copied_s[index] + (self.costs.wake_s if self.pinned else 0.0)
+
+    def threaded(self) -> float:
+        host_s = self.costs.setup_s
+        writer_s = host_s + self.sink_open_s
+        for record in self.records:
+            record.slot = record.index % self.slots
+            record.slot_wait_start_s = record.slot_acquired_s = host_s
+            if record.index >= self.slots:
+                held = self.records[record.index - self.slots]
+                assert held.write_done_s is not None
+                if held.write_done_s > host_s:
+                    record.slot_held_by = held.phase_at(host_s)
+                    record.slot_acquired_s = host_s = held.write_done_s
+            host_s = self.decode_and_copy(record, host_s)
+            writer_s = self.write(record, max(writer_s, self.ready(record.index)))
+        return self.close(writer_s)
+
+    def inline(self) -> float:
+        host_s = self.costs.setup_s + self.sink_open_s
+        pending: deque[ChunkRecord] = deque()
+
+        def write_until(left: int, host_s: float) -> float:
+            while len(pending) > left:
+                record = pending.popleft()
+                host_s = self.write(record, max(host_s, self.ready(record.index)))
+            return host_s
+
+        for record in self.records:
+            host_s = write_until(self.slots - 1, host_s)
+            record.slot = record.index % self.slots
+            record.slot_wait_start_s = record.slot_acquired_s = host_s
+            host_s = self.decode_and_copy(record, host_s)
+            pending.append(record)
+            host_s = write_until(LAUNCH_AHEAD, host_s)
+        return self.close(write_until(0, host_s))

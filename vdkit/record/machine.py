@@ -1,0 +1,186 @@
+"""Where a number came from: code, machine and versions. No names of hosts, users or folders."""
+
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+
+
+COMMIT_VARIABLE = "VDKIT_COMMIT"
+_PACKAGES = ("torch", "diffusers", "numpy", "av")
+
+
+class Provenance(BaseModel):
+    """Code, machine and versions of one recording.
+
+    Attributes:
+        created_utc: ISO 8601.
+        git_commit, git_dirty: of the source tree vdkit runs from; None outside git.
+        device, device_uuid, vram_bytes: the GPU, or ``cpu`` with the last two None.
+        driver, cuda, cudnn: None without a GPU.
+        cpu, host_cores: processor model and the logical cores this process may use.
+        packages: versions by name.
+        torch_threads: of torch on the host, on which conversions there depend; None in old records.
+        malloc: `vdkit.record.machine.malloc_words`; None in old records: the default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created_utc: str
+    vdkit: str
+    git_commit: str | None
+    git_dirty: bool | None
+    device: str
+    device_uuid: str | None
+    vram_bytes: int | None
+    compute_capability: str | None
+    driver: str | None
+    cuda: str | None
+    cudnn: int | None
+    cpu: str
+    host_cores: int
+    os: str
+    python: str
+    packages: dict[str, str]
+    torch_threads: int | None = None
+    malloc: str | None = None
+
+
+def collect_provenance(device: torch.device, driver: str | None = None) -> Provenance:
+    """Describe this process on ``device``. ``driver``: NVIDIA driver version, from NVML."""
+    import torch
+
+    import vdkit
+
+    commit, dirty = git_state(Path(vdkit.__file__).parent)
+    on_gpu = device.type == "cuda"
+    properties = torch.cuda.get_device_properties(device) if on_gpu else None
+    return Provenance(
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        vdkit=vdkit.__version__,
+        git_commit=commit,
+        git_dirty=dirty,
+        device=properties.name if properties else "cpu",
+        device_uuid=gpu_uuid(device),
+        vram_bytes=properties.total_memory if properties else None,
+        compute_capability=f"{properties.major}.{properties.minor}" if properties else None,
+        driver=driver,
+        cuda=torch.version.cuda if on_gpu else None,
+        cudnn=torch.backends.cudnn.version() if on_gpu else None,
+        cpu=_cpu_model(),
+        host_cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        os=f"{platform.system()} {platform.release().split('-')[0]}",
+        python=platform.python_version(),
+        packages={name: version for name in _PACKAGES if (version := _version(name))},
+        torch_threads=torch.get_num_threads(),
+        malloc=malloc_words(),
+    )
+
+
+def gpu_uuid(device: torch.device) -> str | None:
+    """UUID of a CUDA device as NVML writes it; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    found = str(torch.cuda.get_device_properties(device).uuid)
+    return found if found.startswith("GPU-") else f"GPU-{found}"
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the git checkout that holds ``folder``; (None, None) if there is none.
+
+    ``results/`` does not count as dirty: recording a run adds files there. Where the code was
+    copied without its history, e.g. into a container, the environment variable `COMMIT_VARIABLE`
+    can name the
+    commit: a hash, with ``-dirty`` behind it if so.
+    """
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        named = os.environ.get(COMMIT_VARIABLE, "")
+        return (named.removesuffix("-dirty"), named.endswith("-dirty")) if named else (None, None)
+    top = git("rev-parse", "--show-toplevel") or str(folder)
+    status = git("-C", top, "status", "--porcelain", "--", ".", ":(exclude)results")
+    return commit, bool(status)
+
+
+def tensor_sha256(tensor: torch.Tensor) -> str:
+    """Hash of a tensor's dtype, shape and bytes."""
+    import torch
+
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+# mallopt(3)'s parameters: never shrink the heap, and take no block from outside it.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_kept = False
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what is freed, for the whole process from now on.
+
+    For decoding on a CPU; the process then holds its peak until it ends. Records say whether it
+    was done (`vdkit.record.machine.Provenance.malloc`).
+
+    Returns:
+        Whether it could be done: glibc has ``mallopt``, other C libraries have not.
+    """
+    global _kept
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    _kept = bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(_M_MMAP_MAX, 0))
+    return _kept
+
+
+def malloc_words() -> str:
+    """``default`` or ``keeps freed memory``, and glibc's MALLOC_ variables where they are set."""
+    said = ["keeps freed memory" if _kept else "default"]
+    named = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
+    said += [f"{name}={os.environ[name]}" for name in named if name in os.environ]
+    return ", ".join(said)

@@ -1,0 +1,405 @@
+"""Reading a Kineto trace (Chrome JSON, plain or gzip) into a `Timeline`; any program's, no torch.
+
+Timestamps keep their nanoseconds: Kineto writes microseconds with three decimals, counted from
+boot or from 1970, where a float would round to a quarter of a microsecond.
+"""
+
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdkit.trace.figures import family_of
+from vdkit.trace.timeline import (
+    CLOCK_MARKER,
+    COMMUNICATION,
+    D2D,
+    D2H,
+    H2D,
+    KERNEL,
+    MEMSET,
+    OTHER_COPY,
+    Events,
+    Intervals,
+    Timeline,
+    union,
+)
+
+_SPACE = re.compile(r"[\s,]*")
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?|[\x00-\x1f]')
+
+# Numbers with a point stay text until `_ns` reads them exactly; the rest are ints.
+_DECODER = json.JSONDecoder(parse_float=str)
+_END = object()
+_TRACES = ("*.json.gz", "*trace*.json", "*kineto*.json")
+
+
+def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = True) -> Timeline:
+    """Read one trace.
+
+    Args:
+        path: ``.json`` or ``.json.gz``, an object with ``traceEvents`` or a list of events.
+        gpu: which device, if the trace holds several. Calls whose kernels or copies ran on another
+            are left out (`Timeline.calls_elsewhere`); calls without any stay.
+        require_gpu: False accepts a trace without GPU events.
+
+    Raises:
+        FileNotFoundError: nothing there. IsADirectoryError: a folder; its traces are named.
+        ValueError: not a trace, a damaged event, cut short, no GPU events, several GPUs and none
+            chosen, a GPU that is not in it, or one whose events are of several processes. The
+            message names the file and what to do.
+    """
+    file = Path(path)
+    notes: list[str] = []
+    collected, head = _read(file, _text(file, notes), notes)
+    devices = sorted({device for device, _ in collected.gpu})
+    own = head.get("vdkit")
+    if gpu is not None and gpu not in devices:
+        raise ValueError(
+            f"{file} has no events of GPU {gpu}; it has "
+            + (", ".join(map(str, devices)) if devices else "none of any GPU")
+        )
+    if not devices and own is None and require_gpu:
+        raise ValueError(
+            f"{file} holds no GPU events ({collected.count} events in all); profile with "
+            "ProfilerActivity.CUDA on a machine with a GPU"
+        )
+    if len(devices) > 1 and gpu is None:
+        raise ValueError(
+            f"{file} has events of GPUs {', '.join(map(str, devices))}; choose one with --gpu"
+        )
+    device = gpu if gpu is not None else devices[0] if devices else 0
+    rows = [row for there, found in collected.gpu.items() if there[0] == device for row in found]
+    calls = _calls(collected, device, rows)
+    try:
+        gpu_events, call_events = Events.from_rows(rows), Events.from_rows(calls)
+        ops = {thread: _merged(spans) for thread, spans in collected.ops.items()}
+    except OverflowError as error:
+        raise ValueError(
+            f"{file} is damaged: a stream, correlation or size is beyond 64 bits"
+        ) from error
+    between = np.array([family_of(name) == "communication" for name in collected.names], bool)
+    gpu_events.kind[(gpu_events.kind == KERNEL) & between[gpu_events.name]] = COMMUNICATION
+    timeline = Timeline(
+        gpu=gpu_events,
+        calls=call_events,
+        calls_elsewhere=len(collected.calls) - len(calls),
+        ops=ops,
+        names=[name.encode(errors="replace").decode() for name in collected.names],
+        device=_device_name(head, device),
+        dropped=tuple(collected.dropped + _dropped(head)),
+        markers=tuple(sorted(collected.markers)),
+        notes=tuple(notes),
+    )
+    if own is not None:
+        from vdkit.trace.write import restore
+
+        restore(timeline, own, file)
+    elif starts := [int(e.start_ns.min()) for e in (timeline.gpu, timeline.calls) if len(e)]:
+        timeline.shift(-min(starts))
+    return timeline
+
+
+def _calls(collected: Collected, device: int, rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The calls of the process whose events a GPU's are; ValueError where those may be several.
+
+    Ranks merged into one file share correlation and thread ids, so that nothing tells them apart.
+    """
+    mine = {row[5] for row in rows} - {-1}
+    theirs = {row[5] for there in collected.gpu.values() for row in there} - mine - {-1}
+    pids = [pid for pid, _ in collected.threads]
+    owners: dict[Any, set[int]] = {}
+    for row in collected.calls if len(set(pids)) > 1 else ():
+        if row[5] in mine:
+            owners.setdefault(pids[row[3]], set()).add(row[5])
+    for many in (owners, {pid for there, pid in collected.gpu if there == device}):
+        if len(many) > 1:
+            shared = set.intersection(*owners.values()) if many is owners else set()
+            raise ValueError(
+                f"{collected.file} holds several ranks: events of GPU {device} are of processes "
+                + " and ".join(sorted(map(str, many)))
+                + (f", whose calls share {len(shared)} correlation ids" if shared else "")
+                + "; give a trace of one rank"
+            )
+    return [
+        row
+        for row in collected.calls
+        if row[5] not in theirs and (not owners or pids[row[3]] in owners)
+    ]
+
+
+def _text(file: Path, notes: list[str]) -> str:
+    if file.is_dir():
+        names = {p.name for pattern in _TRACES for p in file.glob(pattern) if p.is_file()}
+        shown = f"one of {', '.join(sorted(names)[:8])}" if names else "the folder holds none"
+        raise IsADirectoryError(f"{file} is a folder; give a trace (.json or .json.gz): {shown}")
+    if not file.is_file():
+        raise FileNotFoundError(f"no trace at {file}")
+    raw = file.read_bytes()
+    try:
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            if raw.lstrip()[:1] not in (b"{", b"["):
+                raise
+            notes.append(f"byte {error.start} is no UTF-8 (0x{raw[error.start]:02x}): replaced")
+            return raw.decode(errors="replace")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{file} is a gzip file that was cut short or damaged; copy it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not a trace: it is not JSON text (byte {error.start} is "
+            f"0x{error.object[error.start]:02x})"
+        ) from error
+
+
+def _read(file: Path, text: str, notes: list[str]) -> tuple[Collected, dict[str, Any]]:
+    """Collect every event as it is parsed; returns them and the other top-level entries."""
+    head: dict[str, Any] = {}
+    found = False
+    collected = Collected(file)
+    add = collected.add
+    try:
+        at = _SPACE.match(text).end()  # type: ignore[union-attr]
+        if text[at : at + 1] == "[":
+            found = True
+            for event, stop in _items(text, at):
+                if event is not _END:
+                    add(event)
+                at = stop
+        elif text[at : at + 1] == "{":
+            at += 1
+            while text[(at := _SPACE.match(text, at).end())] != "}":  # type: ignore[union-attr]
+                key, at = _DECODER.raw_decode(text, at)
+                colon = text.find(":", at)
+                if not isinstance(key, str) or colon < 0:
+                    raise json.JSONDecodeError("A name and a colon are expected", text, at)
+                at = _SPACE.match(text, colon + 1).end()  # type: ignore[union-attr]
+                if key == "traceEvents" and text[at] == "[":
+                    found = True
+                    for event, stop in _items(text, at):
+                        if event is not _END:
+                            add(event)
+                        at = stop
+                else:
+                    head[key], at = _DECODER.raw_decode(text, at)
+            at += 1
+        else:
+            what = f"it begins with {text[at : at + 12]!r}" if text[at:] else "it is empty"
+            raise ValueError(f"{file} is not a trace: {what}")
+    except json.JSONDecodeError as error:
+        what = error.msg.removesuffix(" at").rstrip(": ")
+        where = f"{what} at line {error.lineno}, column {error.colno}"
+        if error.msg.startswith("Invalid"):  # inside a string: a control character, an escape
+            notes.append(f"{where}: replaced")
+            return _read(file, _ESCAPE.sub(_strict, text), notes)
+        if found:
+            raise ValueError(f"{file} is cut short or damaged: {where}") from error
+        raise ValueError(f"{file} is not a trace: it is not JSON ({where})") from error
+    except (IndexError, RecursionError) as error:
+        what = "it ends too early" if isinstance(error, IndexError) else "it is nested too deep"
+        raise ValueError(f"{file} is cut short or damaged: {what}") from error
+    if not found:
+        raise ValueError(f"{file} is not a trace: it has no traceEvents")
+    if rest := text[at:].strip():
+        notes.append(f"{len(rest)} characters after the end of the JSON, {rest[:12]!r}: not read")
+    return collected, head
+
+
+def _strict(escape: re.Match[str]) -> str:
+    """An escape as it is, a lone backslash doubled, a control character as a space."""
+    if len(escape[0]) > 1:
+        return escape[0]
+    return r"\\" if escape[0] == "\\" else " "
+
+
+def _items(text: str, at: int) -> Iterator[tuple[Any, int]]:
+    """The values of the list that opens at ``at``, each with where it ends; then `_END`."""
+    decode, skip = _DECODER.raw_decode, _SPACE.match
+    at = skip(text, at + 1).end()  # type: ignore[union-attr]
+    while text[at] != "]":
+        value, at = decode(text, at)
+        at = skip(text, at).end()  # type: ignore[union-attr]
+        yield value, at
+    yield _END, at + 1
+
+
+def _merged(spans: list[tuple[int, int]]) -> Intervals:
+    table = np.array(spans, np.int64).reshape(-1, 2)
+    return union(table[:, 0], table[:, 1])
+
+
+def _device_name(head: dict[str, Any], device: int) -> str:
+    listed = head.get("deviceProperties")
+    for properties in listed if isinstance(listed, list) else []:
+        if isinstance(properties, dict) and properties.get("id") == device:
+            return str(properties.get("name") or "").strip() or f"GPU {device}"
+    return f"GPU {device}"
+
+
+def _dropped(head: dict[str, Any]) -> list[str]:
+    """Warnings and errors of the profiler that speak of dropped events."""
+    found = []
+    for key in ("WARNING", "ERROR"):
+        messages = head.get(key) or []
+        messages = messages if isinstance(messages, list) else [messages]
+        found += [str(message) for message in messages if DROPPED.search(str(message))]
+    return found
+
+
+DROPPED = re.compile(r"\b(dropp\w*|lost)\b.*\b(event|record|activit|buffer)|buffer.*\bdropp", re.I)
+
+# Capitalized: what Kineto wrote before torch 1.12.
+_GPU = {
+    "kernel": KERNEL, "gpu_memcpy": OTHER_COPY, "gpu_memset": MEMSET,
+    "Kernel": KERNEL, "Memcpy": OTHER_COPY, "Memset": MEMSET,
+}  # fmt: skip
+_CALLS = ("cuda_runtime", "cuda_driver", "Runtime")
+_OPS = ("cpu_op", "Operator")
+_COPIES = (("DtoH", D2H), ("HtoD", H2D), ("DtoD", D2D))
+_FAR_NS = 2**62
+
+
+class Collected:
+    """What is kept of each event: a short row, so that memory stays far below the text's size."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.gpu: dict[tuple[int, Any], list[tuple[int, ...]]] = {}  # by device and pid
+        self.calls: list[tuple[int, ...]] = []
+        self.threads: dict[tuple[Any, Any], int] = {}  # number of (pid, tid)
+        self.ops: dict[int, list[tuple[int, int]]] = {}
+        self.names: dict[str, int] = {}
+        self.dropped: list[str] = []
+        self.markers: list[tuple[int, int]] = []
+        self.count = 0
+
+    def add(self, event: Any) -> None:
+        """Keep one event; ValueError, with the file, the event and the value, for a damaged one."""
+        self.count += 1
+        try:
+            self._take(event)
+        except (TypeError, KeyError, AttributeError, ArithmeticError, ValueError) as error:
+            raise ValueError(
+                f"{self.file} is damaged or no Chrome trace: event {self.count} {fault(event)}"
+            ) from error
+
+    def _take(self, event: Any) -> None:
+        category = event.get("cat")
+        if event.get("ph") != "X":
+            if category != "ac2g" and DROPPED.search(str(event.get("name", ""))):
+                self.dropped.append(str(event["name"]))
+            return
+        kind = _GPU.get(category)
+        if kind is not None:
+            start, stop = _span(event)
+            details = event.get("args", {})
+            name, pid = event["name"], event.get("pid")
+            if kind == OTHER_COPY:
+                kind = next((code for word, code in _COPIES if word in name), OTHER_COPY)
+            stream, device = details.get("stream"), details.get("device", 0)
+            if stream is None:
+                stream, device = _last(event["tid"]), details.get("device", _last(pid))
+            row = (
+                start, stop, self._name(name), int(stream), kind,
+                int(details.get("correlation", -1)), int(details.get("bytes", 0)),
+            )  # fmt: skip
+            self.gpu.setdefault((int(device), pid), []).append(row)
+        elif category in _CALLS:
+            start, stop = _span(event)
+            correlation = int(event.get("args", {}).get("correlation", -1))
+            self.calls.append(
+                (start, stop, self._name(event["name"]), self._thread(event), 0, correlation, 0)
+            )
+        elif category in _OPS:
+            self.ops.setdefault(self._thread(event), []).append(_span(event))
+        elif category == "user_annotation" and event["name"] == CLOCK_MARKER:
+            self.markers.append(_span(event))
+        elif category == "overhead" and DROPPED.search(event["name"]):
+            self.dropped.append(event["name"])
+
+    def _thread(self, event: dict[str, Any]) -> int:
+        """Threads of several processes may share an id."""
+        return self.threads.setdefault((event.get("pid"), event["tid"]), len(self.threads))
+
+    def _name(self, name: str) -> int:
+        number = self.names.get(name)
+        if number is None:
+            if not isinstance(name, str):
+                raise TypeError(name)
+            number = self.names[name] = len(self.names)
+        return number
+
+
+def fault(event: Any) -> str:
+    """What is wrong with an event that could not be kept, in words; its name in front."""
+    if not isinstance(event, dict):
+        return f"is {_short(event)}, not an object"
+    name = event.get("name")
+    label = f"({_short(name)})" if "name" in event else "(without a name)"
+    if not isinstance(name, str):
+        return f"{label} needs a name that is text"
+    for key in ("ts", "dur"):
+        if key not in event:
+            return f"{label} has no {key}"
+        try:
+            value = Decimal(str(event[key]))
+        except InvalidOperation:
+            return f"{label} has {key} {_short(event[key])}, which is no number"
+        if not value.is_finite() or abs(value) * 1000 >= _FAR_NS:
+            return f"{label} has {key} {_short(event[key])}, which is no time in microseconds"
+        if key == "dur" and value < 0:
+            return f"{label} has dur {event[key]}: a negative length"
+    details = event.get("args", {})
+    if not isinstance(details, dict):
+        return f"{label} has args {_short(details)}, not an object"
+    for key in ("stream", "device", "correlation", "bytes"):
+        try:
+            int(details.get(key, 0))
+        except (TypeError, ValueError):
+            return f"{label} has {key} {_short(details[key])}, which is no whole number"
+    where = f"pid {_short(event.get('pid'))}, tid {_short(event.get('tid'))}"
+    if event.get("cat") in _GPU and details.get("stream") is None:
+        return f"{label} has no stream in its args, nor device and stream in {where}"
+    return f"{label} has no thread that can be read: {where}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-15:]}"
+
+
+def _last(place: Any) -> int:
+    """The number of a device or stream, as in ``7`` or ``"stream 7"``."""
+    return int(str(place).rpartition(" ")[2])
+
+
+def _span(event: dict[str, Any]) -> tuple[int, int]:
+    """(start, stop) in ns; ValueError for a negative length or a time out of range."""
+    start, length = _ns(event["ts"]), _ns(event["dur"])
+    if not (0 <= length < _FAR_NS and -_FAR_NS < start < _FAR_NS):
+        raise ValueError(length)
+    return start, start + length
+
+
+def _ns(value: Any) -> int:
+    """Microseconds, as JSON had them, to integer ns; exact for up to three decimals."""
+    if isinstance(value, int):
+        return value * 1000
+    whole, _, fraction = value.partition(".")
+    if len(fraction) <= 3 and fraction.isdigit() and whole.isdigit():
+        return int(whole) * 1000 + int(fraction.ljust(3, "0"))
+    return round(Decimal(value) * 1000)

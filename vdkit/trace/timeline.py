@@ -1,0 +1,350 @@
+"""A run on one clock: what the GPU did, what the host called, what the decode path recorded.
+
+A `Timeline` comes from a Kineto trace (`vdkit.trace.read`), of vdkit's own or of any
+program, and needs neither torch nor a GPU. Times are integer nanoseconds, so that busy time and
+gaps add up to the window exactly.
+"""
+
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdkit.decode.chunks import ChunkRecord, DecodeConfig
+
+KERNEL, D2H, H2D, D2D, MEMSET, OTHER_COPY, COMMUNICATION = range(7)
+CLOCK_MARKER = "vdkit:clock"
+KIND_NAMES = ("kernel", "D2H", "H2D", "D2D", "memset", "other copy", "communication")
+"""What `Events.kind` means for GPU events."""
+
+
+def to_ns(seconds: float) -> int:
+    """Seconds as integer ns."""
+    return round(seconds * 1e9)
+
+
+@dataclass(slots=True)
+class Events:
+    """Events as columns of equal length, by start.
+
+    Attributes:
+        start_ns, stop_ns: int64, on the timeline's clock.
+        name: index into `Timeline.names`.
+        lane: CUDA stream of a GPU event, number of the thread of a host call.
+        kind: one of KERNEL to COMMUNICATION for GPU events; 0 for host calls.
+        correlation: joins a GPU event to the host call that launched it; -1 if unknown.
+        nbytes: of copies and memsets, else 0.
+        chunk: index of the chunk the event belongs to, -1 if none.
+    """
+
+    start_ns: Ns
+    stop_ns: Ns
+    name: NDArray[np.int32]
+    lane: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    correlation: NDArray[np.int64]
+    nbytes: NDArray[np.int64]
+    chunk: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return int(self.start_ns.size)
+
+    def where(self, keep: NDArray[np.bool_]) -> Events:
+        """The events for which ``keep`` is True."""
+        return Events(*(getattr(self, column)[keep] for column in self.__slots__))
+
+    def of(self, *kinds: int) -> Events:
+        """The events of these kinds."""
+        return self.where(np.isin(self.kind, kinds))
+
+    def union(self) -> Intervals:
+        """When at least one of them was running."""
+        return union(self.start_ns, self.stop_ns)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[tuple[int, ...]]) -> Events:
+        """From (start, stop, name, lane, kind, correlation, nbytes), chunk -1; sorted here."""
+        table = np.array(rows, np.int64).reshape(-1, 7)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        start, stop, name, lane, kind, correlation, nbytes = table.T.copy()
+        return cls(
+            start, stop, name.astype(np.int32), lane, kind.astype(np.int8), correlation, nbytes,
+            np.full(len(table), -1, np.int32),
+        )  # fmt: skip
+
+
+class Recorded(Protocol):
+    """What stall causes need of a run: a `DecodeResult` and a recorded `Run` both have it."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def latency_s(self) -> float: ...
+    @property
+    def sink_open_s(self) -> float | None: ...
+    @property
+    def sink_close_s(self) -> float | None: ...
+    @property
+    def chunks(self) -> tuple[ChunkRecord, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How well the three clocks agree: host (`time.perf_counter`), trace, CUDA events.
+
+    Attributes:
+        host_residual_ns: host against trace: half the width of the narrowest bracket around a
+            marker, or how far the brackets at start and end drifted apart, whichever is more.
+        event_residual_ns: CUDA events against trace: the largest distance of a chunk's
+            ``decode_done`` event from the end of its last kernel; None without kernels.
+        event_median_ns: the median of the same.
+        record_residual_ns: CUDA events against host, as the decode path itself measured it.
+    """
+
+    host_residual_ns: int
+    event_residual_ns: int | None
+    event_median_ns: int | None
+    record_residual_ns: int
+
+
+@dataclass(slots=True)
+class Timeline:
+    """One run on one GPU.
+
+    Attributes:
+        gpu: kernels, communication among them, copies and memsets.
+        calls: CUDA runtime and driver calls of the host.
+        ops: host operators (PyTorch's ``cpu_op``), merged per thread; for traces of other programs.
+        names: event names.
+        device: the GPU's name, as far as the trace tells.
+        run, config: what the decode path recorded, on this clock (0 is the call); None for other
+            programs' traces, whose clock starts at the first event.
+        alignment: of the clocks; None for other programs' traces.
+        started_s: `time.perf_counter` at the call; meaningful in the process that ran it only.
+        timed_latency_s: latencies of timed runs of the same setting without a profiler, s.
+        dropped: markers of dropped events that the trace holds.
+        markers: (start, stop) of `CLOCK_MARKER` annotations, ns, for the alignment of clocks.
+        nvml: columns of NVML samples by name, ``time_s`` among them; empty if none were taken.
+        calls_elsewhere: calls left out because what they launched ran on another GPU.
+        notes: what of the file was not read as it stands there.
+    """
+
+    gpu: Events
+    calls: Events
+    ops: dict[int, Intervals]
+    names: list[str]
+    device: str
+    run: Recorded | None = None
+    config: DecodeConfig | None = None
+    alignment: Alignment | None = None
+    started_s: float = 0.0
+    timed_latency_s: tuple[float, ...] = ()
+    dropped: tuple[str, ...] = ()
+    markers: tuple[tuple[int, int], ...] = ()
+    nvml: dict[str, list[float | None]] = field(default_factory=dict)
+    calls_elsewhere: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kernels(self) -> Events:
+        """Compute kernels: no copies, no memsets, no communication between GPUs."""
+        return self.gpu.of(KERNEL)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First start to last stop of anything on the GPU, ns."""
+        return int(self.gpu.start_ns.min()), int(self.gpu.stop_ns.max())
+
+    def shift(self, by_ns: int) -> None:
+        """Move everything from the trace by ``by_ns``; records and NVML samples stay."""
+        for events in (self.gpu, self.calls):
+            events.start_ns += by_ns
+            events.stop_ns += by_ns
+        self.ops = {thread: (a + by_ns, b + by_ns) for thread, (a, b) in self.ops.items()}
+        self.markers = tuple((start + by_ns, stop + by_ns) for start, stop in self.markers)
+
+    def launches(self, events: Events) -> tuple[Ns, Ns, NDArray[np.int64]]:
+        """(start, stop, thread) of the call that launched each event; -1 where there is none."""
+        order = np.argsort(self.calls.correlation, kind="stable")
+        known = self.calls.correlation[order]
+        at = np.searchsorted(known, events.correlation)
+        at = np.minimum(at, max(len(known) - 1, 0))
+        missing = np.full(len(events), -1, np.int64)
+        if len(known) == 0:
+            return missing, missing.copy(), missing.copy()
+        found = (known[at] == events.correlation) & (events.correlation >= 0)
+        row = order[at]
+        return (
+            np.where(found, self.calls.start_ns[row], -1),
+            np.where(found, self.calls.stop_ns[row], -1),
+            np.where(found, self.calls.lane[row], -1),
+        )
+
+    def assign_chunks(self) -> None:
+        """Give GPU events and calls the chunk in whose host span (launch, copy) they were called.
+
+        An event belongs to the chunk whose launch span holds the call behind it; a copy to the
+        host is queued after the launch and before the next chunk begins, so spans are taken from
+        one launch to the next slot wait, conversion or launch.
+        """
+        if self.run is None or not self.run.chunks:
+            return
+        begin, end, index = chunk_spans(self.run)
+        launched, _, _ = self.launches(self.gpu)
+        for events, when in ((self.gpu, launched), (self.calls, self.calls.start_ns)):
+            at = np.searchsorted(begin, when, side="right") - 1
+            inside = (at >= 0) & (when < end[np.maximum(at, 0)])
+            events.chunk[:] = np.where(inside, index[np.maximum(at, 0)], -1)
+
+
+def chunk_spans(run: Recorded) -> tuple[Ns, Ns, NDArray[np.int64]]:
+    """(start, stop, chunk) of the host's calls for each chunk, ns: decode and copy, no conversion.
+
+    A span opens with the launch and closes when the host turns to something else: conversion,
+    the next chunk's slot, or its launch; the last one at the latest when its chunk is written.
+    """
+    begin = [to_ns(chunk.launch_start_s or 0.0) for chunk in run.chunks]
+    end = []
+    for chunk, following in zip(run.chunks, [*run.chunks[1:], None], strict=True):
+        stops = [chunk.convert_start_s] if run.mode in ("sync", "diffusers") else []
+        if following is not None:
+            stops += [following.slot_wait_start_s, following.launch_start_s]
+        else:
+            stops.append(chunk.write_start_s)
+        known = [stop for stop in stops if stop is not None]
+        end.append(to_ns(min(known) if known else run.latency_s))
+    return (
+        np.array(begin, np.int64),
+        np.array(end, np.int64),
+        np.array([chunk.index for chunk in run.chunks], np.int64),
+    )
+
+
+Ns = NDArray[np.int64]
+Intervals = tuple[Ns, Ns]
+"""Starts and stops, int64 ns. Merged: sorted, not empty, neither overlapping nor touching."""
+
+
+def empty() -> Intervals:
+    """No intervals."""
+    return np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def union(starts: Ns, stops: Ns) -> Intervals:
+    """Merged union of any intervals, in any order; empty ones vanish, touching ones join."""
+    keep = stops > starts
+    starts, stops = starts[keep], stops[keep]
+    if starts.size == 0:
+        return empty()
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(stops[order])
+    first = np.concatenate(([True], starts[1:] > reach[:-1]))
+    last = np.concatenate((first[1:], [True]))
+    return starts[first], reach[last]
+
+
+def clip(intervals: Intervals, window: tuple[int, int]) -> Intervals:
+    """The part of merged intervals inside ``window`` (start, stop)."""
+    starts = np.maximum(intervals[0], window[0])
+    stops = np.minimum(intervals[1], window[1])
+    keep = stops > starts
+    return starts[keep], stops[keep]
+
+
+def length(intervals: Intervals) -> int:
+    """Sum of lengths, ns."""
+    return int((intervals[1] - intervals[0]).sum())
+
+
+def gaps(intervals: Intervals, window: tuple[int, int]) -> Intervals:
+    """What merged intervals leave free of ``window``; the two add up to the window exactly."""
+    starts, stops = clip(intervals, window)
+    begin = np.concatenate((np.array([window[0]], np.int64), stops))
+    end = np.concatenate((starts, np.array([window[1]], np.int64)))
+    keep = end > begin
+    return begin[keep], end[keep]
+
+
+def overlap(one: Intervals, other: Intervals) -> Intervals:
+    """Where two merged sets of intervals both are."""
+    if one[0].size == 0 or other[0].size == 0:
+        return empty()
+    window = (int(min(one[0][0], other[0][0])), int(max(one[1][-1], other[1][-1])))
+    without = (gaps(one, window), gaps(other, window))
+    starts = np.concatenate((without[0][0], without[1][0]))
+    stops = np.concatenate((without[0][1], without[1][1]))
+    return gaps(union(starts, stops), window)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one chunk.
+
+    Attributes:
+        name: ``slot wait``, ``launch``, ``decode``, ``copy``, ``convert`` or ``write``.
+        start_s, stop_s: since the call. ``decode`` and ``copy`` are the device's, by events; the
+            others the host's.
+    """
+
+    name: str
+    start_s: float
+    stop_s: float
+
+    @property
+    def length_s(self) -> float:
+        return self.stop_s - self.start_s
+
+
+def chunk_steps(run: Recorded, index: int) -> tuple[Step, ...]:
+    """The steps that a chunk went through, in the order of the pipeline.
+
+    Raises:
+        ValueError: the run has no such chunk.
+    """
+    if not 0 <= index < len(run.chunks):
+        raise ValueError(f"chunk {index} is not among the {len(run.chunks)} of this run")
+    chunk = run.chunks[index]
+    spans = {
+        "slot wait": (chunk.slot_wait_start_s, chunk.slot_acquired_s),
+        "launch": (chunk.launch_start_s, chunk.launch_done_s),
+        "decode": (chunk.decode_start_s, chunk.decode_done_s),
+        "copy": (chunk.copy_start_s, chunk.copy_done_s),
+        "convert": (chunk.convert_start_s, chunk.convert_done_s),
+        "write": (chunk.write_start_s, chunk.write_done_s),
+    }
+    return tuple(
+        Step(name, start, stop)
+        for name, (start, stop) in spans.items()
+        if start is not None and stop is not None
+    )
+
+
+def balancing_mb_per_s(run: Recorded, frame_bytes: int) -> float:
+    """The storage speed at which writing a middle chunk takes as long as decoding it did.
+
+    There overlap can gain the most: both take equally long, and one hides the other.
+
+    Args:
+        run: a run of a chunked path. Its first chunk, which is shorter, is left out.
+        frame_bytes: of one uint8 RGB frame.
+
+    Returns:
+        MB/s (10**6 bytes), from the median over the chunks.
+
+    Raises:
+        ValueError: there is no chunk after the first.
+    """
+    speeds = [
+        (chunk.frame_stop - chunk.frame_start) / (chunk.decode_done_s - chunk.decode_start_s)
+        for chunk in run.chunks[1:]
+        if chunk.decode_done_s is not None and chunk.decode_start_s is not None
+    ]
+    if not speeds:
+        raise ValueError(f"mode {run.mode!r} decoded a single chunk; two or more are needed")
+    return statistics.median(speeds) * frame_bytes / 1e6
