@@ -30,11 +30,11 @@ lab: $(VENV)/.installed
 
 # Write the recorded figures into README.md and results/README.md (a test keeps them equal).
 readme: $(VENV)/.installed
-	$(BIN)/python -m tools.readme README.md
+	$(BIN)/python tools/readme.py README.md
 
 # Execute all notebooks in place; those in git hold the outputs of a GPU.
 notebooks: $(VENV)/.installed-dev
-	$(BIN)/python notebooks/execute.py
+	$(BIN)/python tools/execute_notebooks.py
 
 # Checksums of what data/ ships (a test compares them).
 sums:

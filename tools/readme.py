@@ -3,7 +3,6 @@
 README has a short block; all tables are on the page `tools.readme`.
 """
 
-
 from __future__ import annotations
 
 import sys

@@ -9,8 +9,7 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pipelined import decode_async
 from vdkit.measure.study import run_benchmark
 from vdkit.models.latents import latents_metadata, load_latents
-from vdkit.models.loading import load_decoder
-from vdkit.models.sources import TINY_WAN
+from vdkit.models.loading import TINY_WAN, load_decoder
 from vdkit.present.tables import markdown_report, text_report
 from vdkit.present.timeline import plot_timeline
 from vdkit.record.machine import keep_freed_memory

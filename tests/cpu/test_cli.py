@@ -342,7 +342,7 @@ def test_show(tmp_path, capsys):
             "no result.json, profile.json, sweep.json, aa.json or variants.json; it holds o, "
             "timeline.svg",
         ),
-        ([str(HTA)], "result_hta.json has benchmarks/analyze_vs_hta.py's times"),
+        ([str(HTA)], "result_hta.json has tools/analyze_vs_hta.py's times"),
         ([str(HTA / "result_hta.json")], "is no record that show prints"),
     ):
         assert main(["show", *arguments]) == 2

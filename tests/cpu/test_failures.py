@@ -37,7 +37,7 @@ from vdkit import (
 )
 from vdkit.decode.engines import EventClock
 from vdkit.decode.job import DecodeOutOfMemory
-from vdkit.models.wan_fast import FastWanDecoder
+from vdkit.models.fast.decoder import FastWanDecoder
 
 WAYS = [
     pytest.param(decode_sync, DecodeConfig(), id="sync"),

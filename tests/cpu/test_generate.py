@@ -33,8 +33,8 @@ from vdkit import (
     save_latents,
 )
 from vdkit.__main__ import main
+from vdkit.models.loading import TINY_WAN
 from vdkit.models.pipeline import PromptWarning
-from vdkit.models.sources import TINY_WAN
 
 EXAMPLES = sorted((TINY_WAN.parent / "latents").glob("*.safetensors"))
 PROMPT = "a red circle moves left over a gray background"

@@ -114,13 +114,11 @@ def loaded_after(statement):
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.record.judge, vdkit.present.control_report, vdkit.cli.aa, "
-            "tools.readme",
+            "import vdkit.record.judge, vdkit.present.control_report, vdkit.cli.aa, tools.readme",
             {"torch", "pandas", "diffusers"},
         ),
         (
-            "import vdkit.record.old_variants, vdkit.present.variants_table, "
-            "tools.readme",
+            "import vdkit.record.old_variants, vdkit.present.variants_table, tools.readme",
             {"torch", "matplotlib", "pandas", "diffusers"},
         ),
         (

@@ -14,10 +14,10 @@ needs_triton = pytest.mark.skipif(
 PASSES = """
 import itertools
 import torch
-from vdkit.models.fast_blocks import Work
-from vdkit.models.fast_kernels import KernelPasses
-from vdkit.models.fast_layers import Convolution, Entry, Norm, Space, Step
-from vdkit.models.fast_plain import PlainPasses
+from vdkit.models.fast.blocks import Work
+from vdkit.models.fast.launch import KernelPasses
+from vdkit.models.fast.layers import Convolution, Entry, Norm, Space, Step
+from vdkit.models.fast.layers import PlainPasses
 
 torch.manual_seed(0)
 size, cpu = (2, 5), torch.device("cpu")
@@ -67,7 +67,7 @@ import torch
 from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.models.wan import WanDecoder
-from vdkit.models.wan_fast import FastWanDecoder
+from vdkit.models.fast.decoder import FastWanDecoder
 for channels in (16, 48):
     vae = random_vae(channels)
     stock, fast = WanDecoder(vae, "stock"), FastWanDecoder(vae, "fast")
@@ -101,6 +101,6 @@ def test_triton_gives_the_same(code):
      (112, (16, 0)), (256, (128, 0)), (384, (128, 0)), (768, (128, 0)), (1024, (128, 0))],
 )  # fmt: skip
 def test_columns_are_cut_into_powers_of_two(columns, parts):
-    from vdkit.models.fast_kernels import split
+    from vdkit.models.fast.launch import split
 
     assert split(columns) == parts and columns % sum(parts) == 0

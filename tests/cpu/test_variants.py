@@ -9,10 +9,10 @@ from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_diffusers, decode_sync, load_decoder
 from vdkit.measure.profiler import count_flops
+from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.loading import VARIANTS
+from vdkit.models.variants import ChannelsLastWanDecoder, CompiledWanDecoder
 from vdkit.models.wan import WanDecoder
-from vdkit.models.wan_fast import FastWanDecoder
-from vdkit.models.wan_variants import ChannelsLastWanDecoder, CompiledWanDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -293,7 +293,7 @@ class TestFamilies:
 
 class TestCommand:
     def test_records_shows_and_lists(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("vdkit.models.wan_variants.CompiledWanDecoder.default_backend", "eager")
+        monkeypatch.setattr("vdkit.models.variants.CompiledWanDecoder.default_backend", "eager")
         arguments = ["--variants", "all", "--modes", "diffusers,async,compute"]
         assert main([*QUICK, *arguments, "--out", str(tmp_path)]) == 0
         out = capsys.readouterr().out
@@ -364,7 +364,7 @@ class TestCommand:
         def refuse(self, vae, name):
             raise error
 
-        monkeypatch.setattr("vdkit.models.wan_fast.FastWanDecoder.__init__", refuse)
+        monkeypatch.setattr("vdkit.models.fast.decoder.FastWanDecoder.__init__", refuse)
         for flag, names in (("--variants", "diffusers,fast"), ("--variant", "fast")):
             assert main([*QUICK, flag, names, "--modes", "sync", "--out", str(tmp_path)]) == 2
             assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

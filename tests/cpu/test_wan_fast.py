@@ -13,11 +13,10 @@ from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.measure.profiler import count_flops
-from vdkit.models.fast_blocks import NoPasses
-from vdkit.models.fast_layers import Convolution, Space, Step
-from vdkit.models.fast_plain import why_plain
+from vdkit.models.fast.blocks import NoPasses
+from vdkit.models.fast.decoder import FastWanDecoder
+from vdkit.models.fast.layers import Convolution, Space, Step, why_plain
 from vdkit.models.wan import WanDecoder, known_faults
-from vdkit.models.wan_fast import FastWanDecoder
 
 SMALL = {
     16: {"base_dim": 16, "z_dim": 16},
@@ -282,13 +281,13 @@ def test_known_faults_are_named(torch_version, cudnn, dtype, said):
 )
 def test_it_says_why_it_has_no_kernels(monkeypatch, device, dtype, capability, channels, said):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr("vdkit.models.fast_plain.find_spec", lambda name: True)
+    monkeypatch.setattr("vdkit.models.fast.layers.find_spec", lambda name: True)
     reason = why_plain(torch.device(device), dtype, [16, channels])
     assert (said in reason) if said else reason is None
 
 
 def test_it_says_that_triton_is_missing(monkeypatch):
-    monkeypatch.setattr("vdkit.models.fast_plain.find_spec", lambda name: None)
+    monkeypatch.setattr("vdkit.models.fast.layers.find_spec", lambda name: None)
     assert why_plain(torch.device("cuda"), torch.float16, [16]) == "Triton is not installed"
 
 

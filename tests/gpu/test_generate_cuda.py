@@ -17,7 +17,7 @@ from vdkit import (
     pipeline_decoder,
     psnr_db,
 )
-from vdkit.models.sources import TINY_WAN
+from vdkit.models.loading import TINY_WAN
 
 PROMPT = "a red circle moves right over a dark blue background"
 

@@ -83,8 +83,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.decode.signals import HeldSignals
     from vdkit.models.latents import save_latents
     from vdkit.models.loading import load_pipeline
-    from vdkit.models.pipeline import generate_latents, pipeline_decoder
-    from vdkit.models.request import check_fit, check_request
+    from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
     from vdkit.present.stages import stage_rows
     from vdkit.record.machine import keep_freed_memory
     from vdkit.record.store import check_file, claim

@@ -19,7 +19,7 @@ FORMATS = ("text", "markdown", "latex", "csv")
 """Forms of a table, which are methods of `vdkit.Table` too."""
 
 _OTHERS = {
-    "result_hta.json": "benchmarks/analyze_vs_hta.py's times of vdkit analyze against "
+    "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
     "HolisticTraceAnalysis; read that file, README says what it holds",
 }
 """Records of other programs that lie under results/ too."""

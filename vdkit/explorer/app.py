@@ -5,7 +5,6 @@ stay alive. `vdkit.explore` gives it decoders and sinks; the state lives in
 `vdkit.explorer.session`.
 """
 
-
 from __future__ import annotations
 
 import atexit

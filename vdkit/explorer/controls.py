@@ -1,6 +1,5 @@
 """The explorer's knobs and buttons: what they are called, where they sit, when they are shut."""
 
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -3,7 +3,6 @@
 Knows decoders and sinks only through a `Workshop`, so it is tested without any of them.
 """
 
-
 from __future__ import annotations
 
 import gc

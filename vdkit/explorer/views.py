@@ -1,6 +1,5 @@
 """What the explorer says in figures and words: predicted against measured, run against run."""
 
-
 from __future__ import annotations
 
 import shlex

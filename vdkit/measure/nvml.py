@@ -4,7 +4,6 @@ NVML (https://docs.nvidia.com/deploy/nvml-api) is asked before and after a run, 
 `vdkit.measure.nvml` is what asks during a run.
 """
 
-
 from __future__ import annotations
 
 import math

@@ -3,7 +3,6 @@
 Knows decoders by protocol: it is handed a way to get each.
 """
 
-
 from __future__ import annotations
 
 import gc

@@ -4,7 +4,6 @@ The profiler slows what it watches and now and then loses events: so a profiled 
 timed runs of the same setting stand beside it, and `check_trace` looks at every trace.
 """
 
-
 from __future__ import annotations
 
 import gc

@@ -3,7 +3,6 @@
 Knows decoders and sinks only by protocol: it is handed a decoder and a sink factory.
 """
 
-
 from __future__ import annotations
 
 import gc

@@ -3,7 +3,6 @@
 Every cell is recorded when it is done, so that an interrupted sweep goes on where it stopped.
 """
 
-
 from __future__ import annotations
 
 import fcntl

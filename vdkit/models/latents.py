@@ -12,7 +12,7 @@ import torch
 
 from vdkit.decode.chunks import latent_frames
 from vdkit.decode.protocols import ChunkDecoder
-from vdkit.models.sources import open_safetensors
+from vdkit.models.loading import open_safetensors
 
 
 def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:

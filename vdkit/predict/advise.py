@@ -1,6 +1,5 @@
 """What to set and what to buy: the pipeline model asked about every setting within limits."""
 
-
 from __future__ import annotations
 
 import math

@@ -4,7 +4,6 @@ Recorded benchmarks go in; the costs of a setting come out, fitted from those of
 where there are any, else put together from the nearest ones, which the answer then says.
 """
 
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace

@@ -5,7 +5,6 @@ costs come from `vdkit.predict.costs` (typed in) or `vdkit.predict.fit` (recorde
 from `vdkit.predict.recurrence`.
 """
 
-
 from __future__ import annotations
 
 from collections import deque

@@ -3,7 +3,6 @@
 Each takes an ``ax`` to draw on, or makes a figure; either way it returns the figure.
 """
 
-
 from __future__ import annotations
 
 import csv

@@ -1,7 +1,6 @@
 """The stages from a prompt to frames: what goes in and out of each, how long it takes, how much
 memory. No torch: it reads shapes and sizes from whatever holds them."""
 
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,5 @@
 """Variants of a decoder in two pictures: what async hides of each, and what its kernels leave."""
 
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

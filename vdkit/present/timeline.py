@@ -1,6 +1,5 @@
 """Timelines from recorded runs: matplotlib only, no torch, no figure that a table lacks."""
 
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

@@ -5,7 +5,6 @@ Here a difference has to be larger than what relabeled runs give by chance, and 
 different machines or of different frames are refused unless the caller insists. No torch.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

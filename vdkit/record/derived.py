@@ -4,7 +4,6 @@ Everything is per latent frame over whole runs, so that the parts of a run add u
 No torch.
 """
 
-
 from __future__ import annotations
 
 import math

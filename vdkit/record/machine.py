@@ -1,6 +1,5 @@
 """Where a number came from: code, machine and versions. No names of hosts, users or folders."""
 
-
 from __future__ import annotations
 
 import ctypes

@@ -1,6 +1,5 @@
 """The figures of a timeline, each with its window named (`vdkit.trace.figures`); no torch."""
 
-
 from __future__ import annotations
 
 import re

@@ -4,7 +4,6 @@ Timestamps keep their nanoseconds: Kineto writes microseconds with three decimal
 boot or from 1970, where a float would round to a quarter of a microsecond.
 """
 
-
 from __future__ import annotations
 
 import gzip

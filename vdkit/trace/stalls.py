@@ -8,7 +8,6 @@ one that takes most of it. Works from a run's event records alone (chunk resolut
 and from a trace (kernel resolution).
 """
 
-
 from __future__ import annotations
 
 from bisect import bisect_right

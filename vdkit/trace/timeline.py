@@ -5,7 +5,6 @@ program, and needs neither torch nor a GPU. Times are integer nanoseconds, so th
 gaps add up to the window exactly.
 """
 
-
 from __future__ import annotations
 
 import statistics

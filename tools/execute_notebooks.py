@@ -1,7 +1,7 @@
 """Execute notebooks in place, as they are to be committed: `make notebooks`, on a GPU.
 
-    python notebooks/execute.py                            # all six
-    python notebooks/execute.py 04_explorer.ipynb ...
+    python tools/execute_notebooks.py                            # all six
+    python tools/execute_notebooks.py 04_explorer.ipynb ...
 
 A notebook that fails is left as it was. Live widgets are left out of the saved outputs: a page on
 the web cannot run them, and each has a picture below it.

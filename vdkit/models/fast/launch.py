@@ -15,7 +15,7 @@ import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vdkit.models import kernels
-from vdkit.models.fast_layers import Convolution, Frames, Job, Norm, Space, Step
+from vdkit.models.fast.layers import Convolution, Frames, Job, Norm, Space, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ end with itself in a temporary folder, metadata once: the recorded 447,760 event
 ``data/kineto_h200_async.json.gz`` twice (``trace.source.events`` and ``trace.copies`` say so).
 
     python -m venv hta && hta/bin/pip install HolisticTraceAnalysis==0.5.0
-    python benchmarks/analyze_vs_hta.py --trace trace.json.gz --hta-python hta/bin/python
+    python tools/analyze_vs_hta.py --trace trace.json.gz --hta-python hta/bin/python
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ message sets off: predict both paths, draw, encode the PNG, write figures and se
 and check boxes of a full-size setting are turned one after the other, from recorded costs of an
 H200; the first redraws warm matplotlib up and are kept apart.
 
-    python benchmarks/explorer_redraw.py --results results --out results
+    python tools/explorer_redraw.py --results results --out results
 """
 
 from __future__ import annotations

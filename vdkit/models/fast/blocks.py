@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from vdkit.models.fast_layers import (
+from vdkit.models.fast.layers import (
     Convolution,
     Entry,
     Frames,

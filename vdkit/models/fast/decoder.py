@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdkit.models.fast_blocks import Network, NoPasses, Passes, Work
-from vdkit.models.fast_layers import FastState, Pixels, Space, Step
-from vdkit.models.fast_plain import PlainPasses, why_plain
+from vdkit.models.fast.blocks import Network, NoPasses, Passes, Work
+from vdkit.models.fast.layers import FastState, Pixels, PlainPasses, Space, Step, why_plain
 from vdkit.models.wan import WanDecoder, check_order
 
 if TYPE_CHECKING:
-    from vdkit.models.fast_kernels import KernelPasses
+    from vdkit.models.fast.launch import KernelPasses
 
 
 class FastWanDecoder:
@@ -66,7 +65,7 @@ class FastWanDecoder:
         if reason is not None:
             self.notes = (f"fast decoder in plain torch: {reason}", *self._stock.notes)
         else:
-            from vdkit.models.fast_kernels import KernelPasses
+            from vdkit.models.fast.launch import KernelPasses
 
             self._kernels = KernelPasses(self.device, convolutions)
             self._passes = self._kernels
