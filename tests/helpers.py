@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from vdkit.decode.chunks import VideoInfo
-from vdkit.record.recording import Mode, Run
+from vdkit.record.recording import Mode
+from vdkit.record.runs import Run
 
 
 class NearestDecoder:

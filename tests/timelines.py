@@ -3,7 +3,7 @@
 import numpy as np
 
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig
-from vdkit.record.recording import Run
+from vdkit.record.runs import Run
 from vdkit.trace.timeline import D2D, D2H, KERNEL, MEMSET, Events, Timeline
 
 COPY_STREAM = 9

@@ -25,7 +25,7 @@ from vdkit.record.old_variants import (
     latent_frame_ms,
     read_variants,
 )
-from vdkit.record.recording import BenchmarkResult, read_result
+from vdkit.record.recording import Recording, read_recording
 from vdkit.record.stats import Ratio, paired_ratio
 from vdkit.record.store import write_atomically
 
@@ -36,8 +36,8 @@ PAGE = "results/README.md"
 
 def recorded_block(root: Path) -> str:
     """The generated part of README, from ``root/results``."""
-    result = read_result(root / "results" / MAIN)
-    overlap = paired_ratio(result.latencies("sync"), result.latencies("async"))
+    result = read_recording(root / "results" / MAIN)
+    overlap = paired_ratio(result.arms["sync"].latencies, result.arms["async"].latencies)
     return "\n".join(
         [
             BEGIN,
@@ -67,9 +67,10 @@ def main(path: Path) -> None:
     root = path.resolve().parent
     write_atomically(path, with_block(path.read_text(), recorded_block(root)))
     write_atomically(root / PAGE, recorded_page(root))
-    result = read_result(root / "results" / MAIN)
+    result = read_recording(root / "results" / MAIN)
     runs = {
-        mode: min(result.timed(mode), key=lambda run: run.latency_s) for mode in ("sync", "async")
+        mode: min(result.arms[mode].timed, key=lambda run: run.latency_s)
+        for mode in ("sync", "async")
     }
     work = result.workload
     figure = plot_timeline(
@@ -149,7 +150,7 @@ def fast_lines(root: Path, where: str) -> list[str]:
         f"{_milliseconds(made, 'fast')} ms per latent frame instead of {_milliseconds(made, base)}"
         f" (steady chunks, compute only); of whole runs {base} / fast is {faster}. With it sync / "
         f"async is {hidden['fast']}, in that run {hidden[base]} without it "
-        f"(n = {len(made.baseline.timed('compute'))}; under n = 5 an "
+        f"(n = {len(made.baseline.arms['compute'].timed)}; under n = 5 an "
         "interval is no more than the spread).",
         "",
         f"![Kernels by family, milliseconds per latent frame]({where}{VARIANTS}/families.png)",
@@ -169,9 +170,9 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
     """A recorded run of several variants, a row each; ratios are of mode compute."""
     rows = []
     for name, result in made.results.items():
-        work, runs = result.workload, result.timed("compute")
+        work, runs = result.workload, result.arms["compute_only"].timed
         clocks = [run.gpu_after.sm_clock_mhz or 0 for run in runs if run.gpu_after is not None]
-        energy = mean_energy_j(result.timed("async"))
+        energy = mean_energy_j(result.arms["async"].timed)
         overlap = made.ratio((name, "sync"), (name, "async"))
         whole = made.ratio(("diffusers", "diffusers"), (name, "async"))
         over = made.ratio((made.index.baseline, "compute"), (name, "compute"))
@@ -194,11 +195,11 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
     return rows
 
 
-def fastest_words(result: BenchmarkResult, overlap: Ratio | None) -> str:
+def fastest_words(result: Recording, overlap: Ratio | None) -> str:
     """Sync over async of the fastest runs, to the place of the ratio of means ``overlap``."""
     if overlap is None:
         return "-"
-    sync, overlapped = (min(result.latencies(mode)) for mode in ("sync", "async"))
+    sync, overlapped = (min(result.arms[mode].latencies) for mode in ("sync", "async"))
     return shown(sync / overlapped, ratio_decimals(overlap))
 
 
@@ -262,7 +263,7 @@ def main_lines(root: Path, where: str) -> list[str]:
         root: of the repository.
         where: what leads from the page to ``results``: empty, or a path that ends in ``/``.
     """
-    result = read_result(root / "results" / MAIN)
+    result = read_recording(root / "results" / MAIN)
     wanted = (*_COLUMNS, f"{result.baseline} / mode")
     return [
         caption(result).replace("\n", "  \n"),
@@ -281,7 +282,7 @@ def _breakdown_lines(root: Path) -> list[str]:
         "Where the time goes, in seconds per run (async copies and writes under the decode; in "
         "diffusers the copy is a part of the conversion):",
         "",
-        markdown_table(breakdown_rows(read_result(root / "results" / MAIN))),
+        markdown_table(breakdown_rows(read_recording(root / "results" / MAIN))),
     ]
 
 
@@ -300,7 +301,7 @@ def _benchmark_lines(root: Path) -> list[str]:
 def _profile_lines(root: Path) -> list[str]:
     """The recorded profile: utilization by window, stalls by cause, its pictures."""
     result = read_profile(root / "results" / PROFILE)
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
     wanted = (
         "path", "window", "length s", "busy s", "kernel utilization %", "copy hidden %",
         "stalls explained %",
@@ -413,14 +414,14 @@ def recorded_folders(root: Path) -> list[Path]:
 
 
 def _row(folder: Path) -> dict[str, str]:
-    result = read_result(folder)
-    work, latency = result.workload, result.modes["async"].latency_s
+    result = read_recording(folder)
+    work, latency = result.workload, result.arms["async"].latency
     hidden = _ratio(result, "sync", "async")
-    throttled = any(mode.throttled_runs for mode in result.modes.values())
+    throttled = any(mode.throttled_runs for mode in result.arms.values())
     return {
         "run": f"[{result.label}]({folder.name})" + ("†" if throttled else ""),
         "commit": (result.provenance.git_commit or "unknown")[:7],
-        "n": str(len(result.timed("async"))),
+        "n": str(len(result.arms["async"].timed)),
         "device": result.provenance.device.removeprefix("NVIDIA "),
         "dtype": work.dtype,
         "size": f"{work.height}x{work.width}",
@@ -428,8 +429,8 @@ def _row(folder: Path) -> dict[str, str]:
         "chunk": str(result.config.chunk_size),
         "sink": ", ".join(filter(None, (result.sink.kind, result.sink.storage))),
         "async s": shown(latency.mean, mean_decimals(latency)),
-        "VRAM GB": f"{(result.modes['async'].vram_peak_bytes or 0) / 1e9:.3f}",
-        "pinned MB": f"{result.modes['async'].pinned_bytes / 1e6:.1f}",
+        "VRAM GB": f"{(result.arms['async'].vram_peak_bytes or 0) / 1e9:.3f}",
+        "pinned MB": f"{result.arms['async'].pinned_bytes / 1e6:.1f}",
         "async / compute": ratio_words(_ratio(result, "async", "compute")),
         "sync / async": ratio_words(hidden),
         "the same, fastest runs": fastest_words(result, hidden),
@@ -437,7 +438,7 @@ def _row(folder: Path) -> dict[str, str]:
     }
 
 
-def _ratio(result: BenchmarkResult, over: str, under: str) -> Ratio | None:
-    if over not in result.modes or under not in result.modes:
+def _ratio(result: Recording, over: str, under: str) -> Ratio | None:
+    if over not in result.arms or under not in result.arms:
         return None
-    return paired_ratio(result.latencies(over), result.latencies(under))
+    return paired_ratio(result.arms[over].latencies, result.arms[under].latencies)

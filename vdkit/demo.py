@@ -7,13 +7,14 @@ from pathlib import Path
 
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pipelined import decode_async
-from vdkit.measure.study import run_benchmark
+from vdkit.measure.plans import run_benchmark
 from vdkit.models.latents import latents_metadata, load_latents
 from vdkit.models.loading import TINY_WAN, load_decoder
 from vdkit.present.tables import markdown_report, text_report
 from vdkit.present.timeline import plot_timeline
 from vdkit.record.machine import keep_freed_memory
-from vdkit.record.recording import BenchmarkResult, SinkInfo, read_result
+from vdkit.record.recording import Recording, read_recording
+from vdkit.record.runs import SinkInfo
 from vdkit.record.store import check_out, claim, write_atomically, written
 from vdkit.sinks.files import Mp4Sink
 from vdkit.sinks.spec import SinkSpec
@@ -34,7 +35,7 @@ def run_demo(out: Path, device: str = "auto") -> Path:
         OSError: ``out`` cannot be written to, or holds a recording that is no demo.
     """
     check_out(out, "demo")
-    if (out / "result.json").exists() and read_result(out).label != "demo":
+    if (out / "result.json").exists() and read_recording(out).label != "demo":
         raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
     decoder = load_decoder("tiny-wan", device)
     if decoder.device.type == "cpu":
@@ -67,7 +68,7 @@ def run_demo(out: Path, device: str = "auto") -> Path:
             "the decode paths gave different frames; this is a bug in vdkit or torch"
         )
 
-    fastest = min(free.timed("sync"), key=lambda run: run.latency_s)
+    fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
     speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
     slow_sink = SinkSpec("null", throttle_mb_per_s=speed)
     slow = run_benchmark(
@@ -94,7 +95,7 @@ def run_demo(out: Path, device: str = "auto") -> Path:
     decode_async(decoder, latents, Mp4Sink(video), fps=FPS, config=DecodeConfig(), progress=False)
     picture = out / "timeline.png"
     figure = plot_timeline(
-        {mode: slow.typical(mode) for mode in ("sync", "async")},
+        {mode: slow.arms[mode].typical() for mode in ("sync", "async")},
         title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
     )
     with written(picture) as partial:
@@ -109,7 +110,7 @@ def run_demo(out: Path, device: str = "auto") -> Path:
     return out
 
 
-def _show(title: str, result: BenchmarkResult) -> None:
+def _show(title: str, result: Recording) -> None:
     columns = (
         "mode",
         "mean s",

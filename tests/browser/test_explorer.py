@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pandas as pd
 from PIL import Image
 
-from vdkit.record.recording import read_result
+from vdkit.record.recording import read_recording
 
 SETUP = """\
 import contextlib, threading, vdkit
@@ -94,7 +94,7 @@ def test_notebook_04(lab):
 
     w.button("Export").click()
     folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 7, 30)[0]
-    assert read_result(folder).workload.latent_frames == 5
+    assert read_recording(folder).workload.latent_frames == 5
     assert Image.open(folder / "timeline.png").size[0] > 1000
     assert ElementTree.parse(folder / "timeline.svg").getroot().tag.endswith("svg")
     assert (folder / "timeline.pdf").read_bytes().startswith(b"%PDF")

@@ -9,11 +9,11 @@ import pytest
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit.decode.chunks import PRIMITIVES, ChunkRecord, DecodeConfig
 from vdkit.measure.plans import run_ablation
-from vdkit.measure.study import run_benchmark
+from vdkit.measure.plans import run_benchmark
 from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
 from vdkit.present.stages import chunk_life_rows, chunk_life_words
 from vdkit.record.old_ablation import ALL_ON, NONE, ONE_SLOT, ablation_settings
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
 from vdkit.trace.timeline import balancing_mb_per_s, chunk_steps
 
@@ -197,11 +197,11 @@ def bench():
 
 
 def test_steps_are_those_of_the_record(bench):
-    run = bench.typical("async")
+    run = bench.arms["async"].typical()
     steps = {step.name: step for step in chunk_steps(run, 3)}
     assert list(steps) == ["slot wait", "launch", "decode", "copy", "write"]
     assert steps["write"].stop_s == run.chunks[3].write_done_s
-    assert [step.name for step in chunk_steps(bench.typical("sync"), 3)][-2:] == [
+    assert [step.name for step in chunk_steps(bench.arms["sync"].typical(), 3)][-2:] == [
         "convert", "write",
     ]  # fmt: skip
     for index in (-1, 9):
@@ -211,17 +211,19 @@ def test_steps_are_those_of_the_record(bench):
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_chunks_life(bench, mode):
-    rows = chunk_life_rows(bench.typical(mode), 3, on_gpu=True)
+    rows = chunk_life_rows(bench.arms[mode].typical(), 3, on_gpu=True)
     launch = next(row for row in rows if row[f"{mode}, chunk 3"] == "launch")
     assert launch["from ms"] == "0.00" and "decode itself" not in launch["waits for"]
     assert {row["where"] for row in rows} >= {"caller", "compute stream"}
-    assert "stream" not in {row["where"] for row in chunk_life_rows(bench.typical(mode), 3, False)}
+    assert "stream" not in {
+        row["where"] for row in chunk_life_rows(bench.arms[mode].typical(), 3, False)
+    }
     with pytest.raises(ValueError, match="mode 'compute' has no"):
-        chunk_life_rows(bench.typical("compute"), 3, False)
+        chunk_life_rows(bench.arms["compute_only"].typical(), 3, False)
 
 
 def made_run(bench, mode, chunks):
-    return bench.typical(mode).model_copy(update={"chunks": tuple(chunks)})
+    return bench.arms[mode].typical().model_copy(update={"chunks": tuple(chunks)})
 
 
 def record(index, decode, write, frames=4):

@@ -23,13 +23,15 @@ from vdkit import (
     read_result,
     run_benchmark,
 )
-from vdkit.measure.nvml import THROTTLE_BITS, Nvml
+from vdkit.record.machine import THROTTLE_BITS
+from vdkit.measure.nvml import Nvml
 from vdkit.measure.study import MODES, FrameHasher
 from vdkit.present.digits import mean_decimals, shown
 from vdkit.present.tables import NAMES, benchmark_rows, caption, markdown_report, runs_frame
 from vdkit.present.timeline import steady_window
 from vdkit.record.machine import COMMIT_VARIABLE, git_state
-from vdkit.record.recording import MODE_NAMES, SinkInfo, write_result
+from vdkit.record.runs import MODES, SinkInfo
+from vdkit.record.recording import write_recording
 from vdkit.record.stats import paired_ratio, summarize
 from vdkit.record.store import check_out, result_folder
 from vdkit.sinks.spec import SinkSpec
@@ -117,7 +119,7 @@ def automatic_gc_off():
 
 class TestPlan:
     def test_modes_are_called_the_same_everywhere(self):
-        assert tuple(MODES) == MODE_NAMES == tuple(NAMES)
+        assert tuple(MODES) == MODES == tuple(NAMES)
 
     def test_modes_take_turns(self):
         result = bench(modes=("async", "sync"), runs=4, warmup=2)
@@ -126,7 +128,7 @@ class TestPlan:
             ("async", 0, False), ("sync", 0, False), ("sync", 1, False), ("async", 1, False),
             ("async", 2, False), ("sync", 2, False), ("sync", 3, False), ("async", 3, False),
         ]  # fmt: skip
-        assert result.modes["sync"].latency_s.n == 4
+        assert result.arms["sync"].latency.n == 4
 
     def test_sinks_are_fresh_and_named_and_garbage_is_gone(self, tmp_path, automatic_gc_off):
         labels, garbage = [], []
@@ -208,17 +210,17 @@ class TestPlan:
 
 class TestRecord:
     def test_figures_follow_from_the_raw_values(self, result):
-        for name, mode in result.modes.items():
-            raw = [run.latency_s for run in result.timed(name)]
+        for name, mode in result.arms.items():
+            raw = [run.latency_s for run in result.arms[name].timed]
             assert mode.latency_s == summarize(raw)
             assert mode.rtf == pytest.approx(np.mean(raw) / (25 / 24))
-        base = [run.latency_s for run in result.timed("sync")]
-        ours = [run.latency_s for run in result.timed("async")]
-        assert result.modes["async"].speedup == paired_ratio(base, ours)
-        assert result.modes["sync"].speedup is None and result.baseline == "sync"
+        base = [run.latency_s for run in result.arms["sync"].timed]
+        ours = [run.latency_s for run in result.arms["async"].timed]
+        assert result.speedup("async") == paired_ratio(base, ours)
+        assert result.speedup("sync") is None and result.baseline == "sync"
         assert result.frames_identical
-        hashes = {mode.frame_sha256 for mode in result.modes.values()}
-        assert hashes == {result.modes["sync"].frame_sha256, None}
+        hashes = {mode.frame_sha256 for mode in result.arms.values()}
+        assert hashes == {result.arms["sync"].frame_sha256, None}
 
     def test_says_where_it_comes_from(self, result):
         where, work = result.provenance, result.workload
@@ -229,9 +231,9 @@ class TestRecord:
         assert all(len(run.chunks) == (1 if run.mode == "diffusers" else 7) for run in result.runs)
 
     def test_comes_back_from_the_file(self, result, tmp_path):
-        write_result(result, tmp_path)
+        write_recording(result, tmp_path)
         again = read_result(tmp_path)
-        assert again.modes == result.modes and again.workload == result.workload
+        assert again.modes == result.arms and again.workload == result.workload
         for old, new in zip(result.runs, again.runs, strict=True):
             assert old.latency_s == new.latency_s
             assert new.chunks[-1].decode_done_s == pytest.approx(
@@ -240,9 +242,9 @@ class TestRecord:
         assert read_result(tmp_path / "result.json") == again
 
     def test_is_never_overwritten(self, result, tmp_path):
-        write_result(result, tmp_path)
+        write_recording(result, tmp_path)
         with pytest.raises(FileExistsError, match="append-only"):
-            write_result(result, tmp_path)
+            write_recording(result, tmp_path)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -268,7 +270,7 @@ class TestRecord:
         ],
     )
     def test_damaged_files_are_named(self, result, tmp_path, change, message):
-        path = write_result(result, tmp_path)
+        path = write_recording(result, tmp_path)
         path.write_text(change(path.read_text()))
         with pytest.raises(ValueError, match=message) as caught:
             read_result(tmp_path)
@@ -280,13 +282,13 @@ class TestRecord:
 
     def test_many_processes_at_once_overwrite_nothing(self, result, tmp_path):
         """Of those that write one name one wins, and is told so; folders are everyone's own."""
-        write_result(result, tmp_path)
+        write_recording(result, tmp_path)
         code = """
 import os, sys
 from functools import partial
 from pathlib import Path
 from vdkit.record.store import result_folder
-from vdkit.record.recording import read_result, write_result
+from vdkit.record.recording import read_result, write_recording
 home, names, result = Path(sys.argv[1]), range(10), read_result(sys.argv[1])
 for name in names:
     (home / str(name)).mkdir()
@@ -308,13 +310,13 @@ for number in range(6):
         os.link, os.replace = after_all(os.link), after_all(os.replace)
         for name in names:
             try:
-                write_result(mine, home / str(name))
+                write_recording(mine, home / str(name))
                 won.append(name)
             except FileExistsError:
                 pass
         name = 0  # its gate is open
         for _ in range(4):
-            result_folder(home / "new", "x", mine.provenance, partial(write_result, mine))
+            result_folder(home / "new", "x", mine.provenance, partial(write_recording, mine))
         (home / f"won{number}").write_text(" ".join(map(str, won)))
         os._exit(0)
 for gate in gates:
@@ -338,10 +340,10 @@ sys.exit(any(os.wait()[1] for _ in range(6)))
             raise PermissionError(errno.EPERM, "Operation not permitted")
 
         monkeypatch.setattr("os.link", no_links)
-        path = write_result(result, tmp_path)
+        path = write_recording(result, tmp_path)
         kept = path.read_bytes()
         with pytest.raises(FileExistsError, match="append-only"):
-            write_result(result.model_copy(update={"label": "other"}), tmp_path)
+            write_recording(result.model_copy(update={"label": "other"}), tmp_path)
         assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
 
     def test_folder_name(self, result, tmp_path):
@@ -374,7 +376,7 @@ class TestPresentation:
     def test_table_shows_what_was_measured(self, result):
         rows = benchmark_rows(result)
         assert [row["mode"].split()[0] for row in rows] == ["diffusers", "sync", "async", "compute"]
-        for row, mode in zip(rows, result.modes.values(), strict=True):
+        for row, mode in zip(rows, result.arms.values(), strict=True):
             last = mean_decimals(mode.latency_s)
             assert row["mean s"] == shown(mode.latency_s.mean, last) and row["n"] == "3"
             assert row["P99 s†"] == shown(mode.latency_s.p99, last)
@@ -386,14 +388,14 @@ class TestPresentation:
     def test_breakdown_adds_up(self, result):
         from vdkit.present.tables import breakdown_rows, noise_note
 
-        rows = dict(zip(result.modes, breakdown_rows(result), strict=True))
-        runs = result.timed("sync")
+        rows = dict(zip(result.arms, breakdown_rows(result), strict=True))
+        runs = result.arms["sync"].timed
         cells = [v for k, v in rows["sync"].items() if k not in ("mode", "gaps s")]
         parts = sum(map(float, cells))
         rounded = sum(0.5 * 10.0 ** -len(cell.partition(".")[2]) for cell in cells)
         assert rows["diffusers"]["copy s"] == "-", "VideoProcessor copies within the conversion"
         assert parts <= np.mean([run.latency_s for run in runs]) + 0.001 + rounded
-        assert rows["compute"]["copy s"] == rows["compute"]["write s"] == "-"
+        assert rows["compute_only"]["copy s"] == rows["compute_only"]["write s"] == "-"
         assert noise_note(result) == "" or "ratios say little" in noise_note(result)
 
     def test_runs_keep_full_precision(self, result, tmp_path):
@@ -408,14 +410,14 @@ class TestPresentation:
         """On a CPU and, with its shorter and longer words, on a GPU."""
         gpu = read_result(next(RESULTS.glob("*c942496_aws-float16")))
         for one in (result, gpu):
-            figure = plot_timeline({mode: one.typical(mode) for mode in ("sync", "async")})
+            figure = plot_timeline({mode: one.arms[mode].typical() for mode in ("sync", "async")})
             figure.draw_without_rendering()
             (legend,) = figure.legends
             box, room = legend.get_window_extent(), figure.bbox
             assert room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0
 
     def test_timeline_has_a_bar_for_every_step(self, result):
-        figure = plot_timeline({mode: result.typical(mode) for mode in ("sync", "async")})
+        figure = plot_timeline({mode: result.arms[mode].typical() for mode in ("sync", "async")})
         sync, overlapped = figure.axes
         assert [label.get_text() for label in sync.get_yticklabels()] == [
             "compute",
@@ -432,19 +434,19 @@ class TestPresentation:
         assert sync.get_xlim() == overlapped.get_xlim()
 
     def test_zoom_shows_the_middle(self, result):
-        run = result.typical("async")
+        run = result.arms["async"].typical()
         start, stop = steady_window(run, 3)
         assert (start, stop) == (run.chunks[2].decode_start_s, run.chunks[4].decode_done_s)
-        assert steady_window(result.typical("diffusers"), 3) == (
+        assert steady_window(result.arms["diffusers"].typical(), 3) == (
             0.0,
-            result.typical("diffusers").latency_s,
+            result.arms["diffusers"].typical().latency_s,
         )
 
     def test_one_line_of_json_has_no_raw_values(self, result):
         line = json.dumps(result.summary())
         assert "\n" not in line and "runs" not in result.summary()
         mean = json.loads(line)["modes"]["async"]["latency_s"]["mean"]
-        assert mean == result.modes["async"].latency_s.mean
+        assert mean == result.arms["async"].latency.mean
 
 
 class FakeNvml:

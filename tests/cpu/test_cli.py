@@ -34,7 +34,7 @@ def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
     assert sorted(p.name for p in folder.iterdir()) == ["result.json", "runs.csv", "table.md"]
     result = read_result(folder)
     mean = summary["modes"]["async"]["latency_s"]["mean"]
-    assert mean == pytest.approx(result.modes["async"].latency_s.mean, abs=1e-6)
+    assert mean == pytest.approx(result.arms["async"].latency.mean, abs=1e-6)
     assert len(lines[-1]) < 500 + len(str(folder))
     assert result.sink.kind == "raw" and "vdkit bench" in result.command
     assert any("sync (chunked)" in line for line in lines)
@@ -90,7 +90,7 @@ def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
 
 
 def test_help_explains_every_knob(capsys):
-    from vdkit.record.recording import MODE_NAMES
+    from vdkit.record.runs import MODES
 
     parser = build_parser()
     for command, words in (
@@ -101,7 +101,7 @@ def test_help_explains_every_knob(capsys):
             parser.parse_args([command, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
         assert all(word in shown for word in words)
-    assert ",".join(MODE_NAMES) == MODES
+    assert ",".join(MODES) == MODES
     for command in parser._subparsers._group_actions[0].choices.values():
         for action in command._actions:
             assert action.help, action
@@ -310,10 +310,10 @@ def test_demo(tmp_path, capsys):
         "result_slow_storage.json",
     }
     slow = read_result(tmp_path / "demo" / "result_slow_storage.json")
-    for run in slow.timed("async"):  # even on a CPU the writing is hidden: order, not time
+    for run in slow.arms["async"].timed:  # even on a CPU the writing is hidden: order, not time
         written = run.chunks[3].write_done_s
         assert run.chunks[4].decode_start_s < written
-    for run in slow.timed("sync"):
+    for run in slow.arms["sync"].timed:
         assert run.chunks[4].decode_start_s >= run.chunks[3].write_done_s
     shutil.rmtree(tmp_path / "demo")
 

@@ -45,7 +45,7 @@ def recording(factor=1.0, rounds=None, seed=0, scatter=0.01, modes=("sync", "asy
     random = np.random.default_rng(seed)
     runs = []
     for mode in modes:
-        first = BASE.timed(mode)[0]
+        first = BASE.arms[mode].timed[0]
         for number in range(10) if rounds is None else rounds:
             latency = factor * 4 * math.exp(scatter * random.standard_normal())
             update = {"round": number, "latency_s": latency, "ttff_s": latency / 50}
@@ -240,7 +240,7 @@ def test_words_fit_the_metric_and_the_direction():
 
 def test_energy_is_the_counters_difference_and_needs_all_runs():
     (row,) = compare_results(BASE, BASE, mode_pairs=[("sync", "async")], metrics=["energy_j"]).rows
-    timed = BASE.timed("async")
+    timed = BASE.arms["async"].timed
     joules = [run.gpu_after.energy_j - run.gpu_before.energy_j for run in timed]
     assert row.mean_b == pytest.approx(np.mean(joules))
     first, *rest = recording(modes=("async",)).runs
@@ -327,8 +327,8 @@ def test_all_of_it_is_named_at_once():
 
 
 def with_frames(result, mode, sha256):
-    changed = result.modes[mode].model_copy(update={"frame_sha256": sha256})
-    return result.model_copy(update={"modes": {**result.modes, mode: changed}})
+    changed = result.arms[mode].model_copy(update={"frame_sha256": sha256})
+    return result.model_copy(update={"modes": {**result.arms, mode: changed}})
 
 
 def test_frames_of_compared_modes_must_be_equal_where_both_are_known():
@@ -497,9 +497,11 @@ def test_money_and_energy_stand_in_the_rows_of_the_latency():
     comparison = compare_results(result, result, mode_pairs=[("sync", "async")])
     rows = comparison_rows(comparison, 3.36, energy=True)
     latency, *others = rows
-    mean, seconds = result.modes["async"].latency_s.mean, result.workload.seconds
+    mean, seconds = result.arms["async"].latency.mean, result.workload.seconds
     assert float(latency["B: USD / video h"]) == pytest.approx(3.36 * mean / seconds, rel=1e-3)
-    joules = [run.gpu_after.energy_j - run.gpu_before.energy_j for run in result.timed("async")]
+    joules = [
+        run.gpu_after.energy_j - run.gpu_before.energy_j for run in result.arms["async"].timed
+    ]
     expected = sum(joules) / len(joules) / seconds
     assert float(latency["B: J / video s"]) == pytest.approx(expected, abs=0.06)
     assert {row["B: USD / video h"] for row in others} == {"-"}

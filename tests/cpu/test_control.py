@@ -17,7 +17,7 @@ from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, time
 from vdkit.present.control_report import control_text, plot_rounds
 from vdkit.record.judge import check_draws, judge
 from vdkit.record.old_aa import ARMS, is_arm
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null",
@@ -155,18 +155,20 @@ def test_rounds_run_every_arm_once_in_seeded_random_order():
     assert controlled(seed=1).result.plan.orders != plan.orders
     for arm, result in control.arms.items():
         assert [run.round for run in result.runs] == list(range(-1, 8)) and result.runs[0].warmup
-        assert result.label == f"aa-{arm}" and list(result.modes) == ["async"]
-    hashes = {result.modes["async"].frame_sha256 for result in control.arms.values()}
+        assert result.label == f"aa-{arm}" and list(result.arms) == ["async"]
+    hashes = {result.arms["async"].frame_sha256 for result in control.arms.values()}
     assert len(hashes) == 1 and None not in hashes
 
 
 def test_figures_are_those_of_the_runs():
     control = controlled(mode="sync")
     latency = control.result.metrics["latency_s"]
-    slow, a = (control.arms[arm].latencies("sync") for arm in ("slow", "a"))
+    slow, a = (control.arms[arm].arms["sync"].latencies for arm in ("slow", "a"))
     assert latency.planted.value == pytest.approx(np.mean(slow) / np.mean(a))
     assert latency.planted.value > 1.1  # 100 % of every chunk was planted
-    assert latency.arms["b"].mean == pytest.approx(np.mean(control.arms["b"].latencies("sync")))
+    assert latency.arms["b"].mean == pytest.approx(
+        np.mean(control.arms["b"].arms["sync"].latencies)
+    )
     row = compare_results(control.arms["a"], control.arms["slow"], paired=True).rows[0]
     assert row.decision.ratio == latency.planted
 
@@ -226,7 +228,7 @@ def test_aa_records_everything_and_compare_reads_it(tmp_path, capsys):
     assert "vdkit aa" in control.command and control.config == DecodeConfig()
     assert control_text(control) in (folder / "table.md").read_text()
     for arm in ARMS:
-        assert len(read_result(folder / f"result_{arm}.json").timed("sync")) == 8
+        assert len(read_result(folder / f"result_{arm}.json").arms["sync"].timed) == 8
     pair = [str(folder / "result_a.json"), str(folder / "result_b.json"), "--paired"]
     assert main(["compare", *pair]) == 0
     assert main(["show", str(folder)]) == 0

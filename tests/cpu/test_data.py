@@ -60,7 +60,8 @@ def test_the_recorded_profile_reaches_what_it_should():
     modes = read_profile(folder).modes
     steady = {m: one.analysis.windows.get("steady") for m, one in modes.items()}
     apart = (
-        steady["async"].kernel_utilization_percent - steady["compute"].kernel_utilization_percent
+        steady["async"].kernel_utilization_percent
+        - steady["compute_only"].kernel_utilization_percent
     )
     assert abs(apart) <= 0.2
     for one in modes.values():

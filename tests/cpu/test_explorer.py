@@ -18,7 +18,8 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer.app import Explorer
 from vdkit.explorer.views import bench_command
 from vdkit.predict.book import Setting
-from vdkit.record.recording import SinkInfo, read_result
+from vdkit.record.runs import SinkInfo
+from vdkit.record.recording import read_recording
 from vdkit.sinks.spec import SinkSpec, held
 
 HERE = "this machine (test)"
@@ -118,14 +119,14 @@ def test_other_chunk_size_and_size_are_marked_as_guesses(explorer):
 def test_run_measures_both_paths_and_says_how_they_differ(explorer):
     explorer.run(wait_s=60)
     (run,) = explorer.session.runs
-    assert list(run.result.modes) == ["sync", "async"]
-    assert run.result.modes["async"].latency_s.n == 2
+    assert list(run.result.arms) == ["sync", "async"]
+    assert run.result.arms["async"].latency.n == 2
     assert run.result.frames_identical is True
     assert explorer.remarks[0].startswith("Run 1: sync took ")
     assert "predicted" in explorer.remarks[0] and "sync / async" in explorer.remarks[0]
     predicted = run.forecast.predictions["async"].run.latency_s
     shown = explorer.table().frame()
-    ratio = run.result.modes["async"].latency_s.mean / predicted
+    ratio = run.result.arms["async"].latency.mean / predicted
     assert shown.loc[0, "measured / predicted"] == pytest.approx(ratio, abs=0.1)
     assert f"{predicted:.4g}" in explorer._numbers.value
 
@@ -255,7 +256,7 @@ def test_export_writes_everything_and_touches_nothing(explorer):
                      "table.md", "table.tex"}  # fmt: skip
     folder = first[0].parent
     assert folder.parent == explorer.results and "_explorer" in folder.name
-    assert read_result(folder).modes == explorer.session.runs[0].result.modes
+    assert read_recording(folder).modes == explorer.session.runs[0].result.arms
     assert Image.open(folder / "timeline.png").size[0] > 1000
     assert (folder / "timeline.pdf").read_bytes().startswith(b"%PDF")
     assert "<svg" in (folder / "timeline.svg").read_text()
@@ -329,7 +330,7 @@ def test_an_export_is_of_one_run_whatever_is_on_the_screen(explorer):
     again = {path.name: path for path in explorer.export()}
     assert again["timeline.png"].read_bytes() == first["timeline.png"].read_bytes()
     assert "Run 1, written into" in explorer._exported.value
-    assert read_result(again["result.json"].parent).workload.latent_frames == 9
+    assert read_recording(again["result.json"].parent).workload.latent_frames == 9
 
 
 def test_a_size_that_cannot_be_is_refused_before_it_runs(explorer):

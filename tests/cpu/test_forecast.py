@@ -13,7 +13,8 @@ from vdkit.explorer.live_timeline import LiveTimeline, Panel
 from vdkit.predict.book import CostBook, Decoding, Setting, forecast
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import predict, video_info
-from vdkit.record.recording import SinkInfo, read_result
+from vdkit.record.runs import SinkInfo
+from vdkit.record.recording import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 RECORDED = RESULTS / "20261121T004501Z_nvidia-h200_c942496_aws-float16"
@@ -23,7 +24,7 @@ HERE = Decoding("here", "wan2.1", "diffusers", "float16", 480, 832, "raw")
 
 @pytest.fixture(scope="module")
 def recorded():
-    return read_result(RECORDED)
+    return read_recording(RECORDED)
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def test_exact_costs_are_those_of_the_fit(book, recorded):
     known = book.lookup(HERE)
     assert known.exact and known.chunk_sizes == (1,)
     assert known.costs == fit_costs(recorded)
-    book.add(read_result(CHUNK_2), "here")
-    assert book.lookup(HERE).costs == fit_costs(recorded, read_result(CHUNK_2))
+    book.add(read_recording(CHUNK_2), "here")
+    assert book.lookup(HERE).costs == fit_costs(recorded, read_recording(CHUNK_2))
     assert book.lookup(HERE).chunk_sizes == (1, 2)
 
 
@@ -135,7 +136,7 @@ def test_impossible_settings_are_refused():
 def panels(book, recorded):
     made = forecast(book, Setting(HERE, 41))
     return [
-        Panel(mode, one.run, recorded.typical(mode), one.stalls)
+        Panel(mode, one.run, recorded.arms[mode].typical(), one.stalls)
         for mode, one in made.predictions.items()
     ]
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from vdkit.predict.costs import recorded_span
 from vdkit.present.study_charts import plot_headroom, plot_hiding
 from vdkit.record.derived import STEPS, Overlap, headroom_of, overlap_of
 from vdkit.record.old_profile import Ceiling, read_profile
@@ -21,7 +20,7 @@ def recorded():
 
 def without(result, mode):
     """The result as if ``mode`` had not been run."""
-    modes = {name: one for name, one in result.modes.items() if name != mode}
+    modes = {name: one for name, one in result.arms.items() if name != mode}
     runs = tuple(run for run in result.runs if run.mode != mode)
     return result.model_copy(update={"modes": modes, "runs": runs})
 
@@ -30,11 +29,9 @@ def test_the_parts_add_up_to_the_latency(recorded):
     for result in recorded.results.values():
         one, count = overlap_of(result), result.workload.latent_frames
         for mode, total_ms in (("sync", one.sync_total_ms), ("async", one.async_total_ms)):
-            assert total_ms == pytest.approx(1e3 * result.modes[mode].latency_s.mean / count)
-        spans = [
-            recorded_span(chunk, "write") for run in result.timed("sync") for chunk in run.chunks
-        ]
-        expected = 1e3 * sum(spans) / len(result.timed("sync")) / count
+            assert total_ms == pytest.approx(1e3 * result.arms[mode].latency.mean / count)
+        spans = [chunk.span_s("write") for run in result.arms["sync"].timed for chunk in run.chunks]
+        expected = 1e3 * sum(spans) / len(result.arms["sync"].timed) / count
         assert one.sync_ms["write"] == pytest.approx(expected) and expected > 0
         assert one.sync_rest_ms > 0  # nothing overlaps in sync
 
@@ -56,7 +53,7 @@ def test_a_faster_decoder_has_more_to_hide(recorded):
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_overlap_needs_both_modes(recorded, mode):
     result = without(recorded.baseline, mode)
-    result = result.model_copy(update={"baseline": next(iter(result.modes))})
+    result = result.model_copy(update={"baseline": next(iter(result.arms))})
     with pytest.raises(ValueError, match=f"has no runs of mode {mode}; run the benchmark with"):
         overlap_of(result)
 
@@ -65,7 +62,7 @@ def test_headroom(recorded):
     ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1000.0)
     result, tflop = recorded.results["fast"], 546.0
     one = headroom_of(result, tflop, ceiling)
-    latency_s = result.modes["compute"].latency_s.mean
+    latency_s = result.arms["compute_only"].latency.mean
     assert one.compute_ms == pytest.approx(1e3 * latency_s / 41)
     assert one.tflop_per_s == pytest.approx(tflop / latency_s)
     assert one.ceiling_ms == pytest.approx(tflop / 41)  # ms, at 1,000 TFLOP/s
@@ -105,7 +102,7 @@ def test_the_pictures_draw_what_was_measured(recorded):
 
 def test_the_ceiling_is_a_line(recorded):
     profile = read_profile(PROFILE)
-    tflop = profile.modes["compute"].tflop
+    tflop = profile.modes["compute_only"].tflop
     room = {
         name: headroom_of(result, tflop, profile.ceiling)
         for name, result in recorded.results.items()

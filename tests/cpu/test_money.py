@@ -143,8 +143,8 @@ class TestEnergy:
 
     def test_recorded_joules_are_recorded_watts(self, result):
         """Energy over latency is a power that lies between idle and the H200's 700 W."""
-        for mode in result.modes:
-            for run in result.timed(mode):
+        for mode in result.arms:
+            for run in result.arms[mode].timed:
                 assert 100 < run_energy_j(run) / run.latency_s < 750
 
 
@@ -183,13 +183,13 @@ class TestCells:
 class TestTables:
     def test_a_benchmark_shows_them_when_asked(self, result):
         plain, rows = benchmark_rows(result), benchmark_rows(result, 3.36, energy=True)
-        for before, row, (name, mode) in zip(plain, rows, result.modes.items(), strict=True):
+        for before, row, (name, mode) in zip(plain, rows, result.arms.items(), strict=True):
             assert list(row)[: len(before)] == list(before)
             assert float(row[COST]) == pytest.approx(mode.rtf * 3.36, rel=1e-3)
-            expected = energy_j_per_video_s(result.timed(name), result.workload.seconds)
+            expected = energy_j_per_video_s(result.arms[name].timed, result.workload.seconds)
             assert row[ENERGY] == f"{expected:.1f}"
-        saved = 3360 * (result.modes["sync"].rtf - result.modes["async"].rtf)
-        by_mode = dict(zip(result.modes, rows, strict=True))
+        saved = 3360 * (result.arms["sync"].rtf - result.arms["async"].rtf)
+        by_mode = dict(zip(result.arms, rows, strict=True))
         assert by_mode["sync"][SAVING] == "-" and by_mode["async"][SAVING] == f"{saved:.0f}"
         assert float(by_mode["diffusers"][SAVING]) < 0
         report = markdown_report(result, usd_per_hour=3.36, energy=True)

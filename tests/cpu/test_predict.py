@@ -19,7 +19,7 @@ from vdkit.measure.study import as_run
 from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals, recorded_times
 from vdkit.predict.fit import _Points, fit_costs
 from vdkit.predict.recurrence import predict, video_info
-from vdkit.record.recording import read_result
+from vdkit.record.recording import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 ALL_OFF = DecodeConfig(
@@ -465,7 +465,7 @@ def test_published_figures():
 
 def load(pattern):
     (folder,) = RESULTS.glob(pattern)
-    return read_result(folder)
+    return read_recording(folder)
 
 
 ONE, TWO, FOUR = "20261121T004501Z*", "*aws-chunk-2", "*aws-chunk-4"
@@ -476,7 +476,7 @@ FITTED = [path.parent.name for path in sorted(RESULTS.glob("*_nvidia-h200_*/resu
 def test_recorded_runs_are_predicted_at_the_fitted_setting(folder):
     result = load(folder)
     costs = fit_costs(result)
-    for mode, figures in result.modes.items():
+    for mode, figures in result.arms.items():
         run = predict(costs, video_info(result), result.config, mode).run
         # Mode diffusers concatenates its frames anew for each latent frame, which is not modelled.
         off = 0.01 if mode == "diffusers" and result.workload.frames > 161 else 0.005
@@ -493,14 +493,14 @@ def test_two_chunk_sizes_predict_a_third(known, asked):
     costs, result = fit_costs(*map(load, known)), load(asked)
     for mode in ("async", "compute"):
         run = predict(costs, video_info(result), result.config, mode).run
-        assert run.latency_s == pytest.approx(result.modes[mode].latency_s.mean, rel=0.01), mode
-        assert run.vram_peak_bytes == pytest.approx(result.modes[mode].vram_peak_bytes, rel=0.01)
+        assert run.latency_s == pytest.approx(result.arms[mode].latency.mean, rel=0.01), mode
+        assert run.vram_peak_bytes == pytest.approx(result.arms[mode].vram_peak_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_replayed_chunk_times_give_the_run_again(mode):
     result = load(ONE)
-    run = result.typical(mode)
+    run = result.arms[mode].typical()
     replay = recorded_times(run)
     again = predict(fit_costs(result), video_info(result), result.config, mode, replay=replay)
     assert again.run.latency_s == pytest.approx(run.latency_s, rel=0.005)
@@ -701,4 +701,4 @@ def test_three_sizes_are_not_forced_onto_a_line():
     for result in results:  # what each chunk size's runs took, within what their means leave
         for mode in ("sync", "async", "compute"):
             made = predict(costs, video_info(result), result.config, mode).run.latency_s
-            assert made == pytest.approx(result.modes[mode].latency_s.mean, rel=0.01), mode
+            assert made == pytest.approx(result.arms[mode].latency.mean, rel=0.01), mode

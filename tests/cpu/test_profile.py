@@ -22,7 +22,7 @@ from vdkit.present import tables as tables_of
 from vdkit.present.profile_report import analysis_text, profile_text
 from vdkit.present.profile_tables import incomplete, warning
 from vdkit.record.old_profile import read_profile, write_profile
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.files import NullSink
 from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.figures import analyze
@@ -103,8 +103,8 @@ def test_flops_and_ceiling():
 
 def test_the_record(recorded, tmp_path):
     result = recorded.result
-    assert [len(m.timed) for m in result.modes.values()] == [2, 2, 2]
-    assert all(m.analysis.profiler_cost_percent is not None for m in result.modes.values())
+    assert [len(m.timed) for m in result.arms.values()] == [2, 2, 2]
+    assert all(m.analysis.profiler_cost_percent is not None for m in result.arms.values())
     path = write_profile(result, tmp_path)
     again = read_profile(tmp_path)
     assert again.model_dump_json() == result.model_dump_json()
@@ -119,7 +119,7 @@ def test_the_record(recorded, tmp_path):
 
 
 def test_stalls_of_every_window_add_up(recorded):
-    for one in recorded.result.modes.values():
+    for one in recorded.result.arms.values():
         for window in one.analysis.windows.values():
             assert sum(window.stall_s.values()) == pytest.approx(window.idle_s, abs=1e-12)
             assert window.explained_percent == 100
@@ -127,9 +127,9 @@ def test_stalls_of_every_window_add_up(recorded):
 
 def test_pictures(recorded, tmp_path):
     result = recorded.result
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
-    runs = {mode: one.profiled for mode, one in result.modes.items()}
-    latencies = {mode: [run.latency_s for run in m.timed] for mode, m in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
+    runs = {mode: one.profiled for mode, one in result.arms.items()}
+    latencies = {mode: [run.latency_s for run in m.timed] for mode, m in result.arms.items()}
     nvml = {
         "time_s": list(np.linspace(0, 0.1, 20)), "power_w": [300.0] * 20,
         "sm_active_percent": [None, 50.0] * 10,
@@ -189,14 +189,14 @@ def test_pictures_say_what_they_show(recorded, tmp_path):
     mean, p99 = figure.axes[0].collections[1:3]
     (above,), (below,) = mean.get_paths(), p99.get_paths()
     assert above.get_extents().ymax < 0 < below.get_extents().ymin
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
     for draw in (charts.plot_utilization, charts.plot_waterfall):
         assert any(where in t.get_text() for t in texts(draw(analyses, title=where)))
     far = read_profile(PROFILE)
     modes = {mode: one.analysis for mode, one in far.modes.items()}
     cut = [t.get_text() for t in texts(charts.plot_waterfall(modes))]
     assert cut.count("//") == 2 and any("does not start at 0" in text for text in cut)
-    runs = {mode: one.profiled for mode, one in result.modes.items()}
+    runs = {mode: one.profiled for mode, one in result.arms.items()}
     for name, run, label in (
         ("cpu", runs["async"], "decode (the decoder's call)"),
         ("gpu", far.modes["async"].profiled, "decode on the compute stream"),
@@ -206,7 +206,7 @@ def test_pictures_say_what_they_show(recorded, tmp_path):
 
 
 def test_throttling_is_shaded_and_named(recorded):
-    run = recorded.result.modes["async"].profiled
+    run = recorded.result.arms["async"].profiled
     bits = [0.0, None, 4.0, None, 12.0, 0.0]
     nvml = {"time_s": [0.01 * n for n in range(6)], "power_w": [9.0] * 6}
     nvml["clock_event_reasons"] = bits
@@ -227,7 +227,7 @@ def test_throttling_is_shaded_and_named(recorded):
 
 def test_on_a_cpu_tables_speak_of_decoder_calls(recorded):
     text = profile_text(recorded.result)
-    one = analysis_text("async", recorded.result.modes["async"].analysis)
+    one = analysis_text("async", recorded.result.arms["async"].analysis)
     for words in (text, one):
         assert "decoder call %" in words and "On a CPU there are no kernels" in words
         for absent in (
@@ -241,7 +241,7 @@ def test_on_a_cpu_tables_speak_of_decoder_calls(recorded):
     assert "no nvml.csv: there was no GPU" in text and "9 decoder calls" in one
     gpu = profile_text(read_profile(PROFILE))
     assert "kernel utilization %" in gpu and "On a CPU" not in gpu and "no nvml.csv" not in gpu
-    figure = charts.plot_utilization({"async": recorded.result.modes["async"].analysis})
+    figure = charts.plot_utilization({"async": recorded.result.arms["async"].analysis})
     assert any("decoder calls, %" in text.get_text() for text in texts(figure))
 
 
@@ -286,7 +286,7 @@ def test_a_failed_check_is_in_red_words_everywhere(recorded):
     ):  # fmt: skip
         red = [t for t in texts(figure) if t.get_color() == charts.RED]
         assert any("INCOMPLETE TRACE" in t.get_text() for t in red)
-    good = {mode: one.analysis for mode, one in recorded.result.modes.items()}
+    good = {mode: one.analysis for mode, one in recorded.result.arms.items()}
     assert warning(good, "terminal") == "" and "INCOMPLETE" not in profile_text(recorded.result)
 
 

@@ -141,7 +141,7 @@ def test_a_profile(tmp_path):
 
     text = made(tmp_path, PROFILE)
     page, result = check(text), read_profile(PROFILE)
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
     for rows in (mode_rows(result), stall_rows(analyses, "run"), family_rows(analyses)):
         assert page.holds(rows)
     assert page.tags.count("img") == 5 and len(text) < 2_000_000

@@ -39,8 +39,8 @@ def test_every_recorded_run_is_a_row():
         result, rows = read_result(file), frame[frame["folder"] == str(file.parent)]
         assert len(rows) == len(result.runs)
         timed = rows[(rows["mode"] == "async") & ~rows["warmup"]]
-        assert list(timed["latency_s"]) == result.latencies("async")
-        assert timed["rtf"].mean() == pytest.approx(result.modes["async"].rtf)
+        assert list(timed["latency_s"]) == result.arms["async"].latencies
+        assert timed["rtf"].mean() == pytest.approx(result.arms["async"].rtf)
         assert set(rows["commit"]) == {result.provenance.git_commit}
     assert frame["created_utc"].is_monotonic_increasing
 

@@ -49,8 +49,8 @@ class TestRows:
     def test_they_say_what_the_record_says(self):
         result = read_result(FOLDER)
         rows = {row["mode"]: row for row in rows_by_mode(load_results(FOLDER))}
-        assert list(rows) == list(result.modes)
-        for name, mode in result.modes.items():
+        assert list(rows) == list(result.arms)
+        for name, mode in result.arms.items():
             row = rows[name]
             assert row["n"] == mode.latency_s.n
             assert row["mean_s"] == pytest.approx(mode.latency_s.mean)
@@ -61,7 +61,7 @@ class TestRows:
             expected = None if mode.ttff_s is None else pytest.approx(mode.ttff_s.mean)
             assert row["ttff_s"] == expected
         assert rows["sync"]["baseline_s"] is None
-        assert rows["async"]["baseline_s"] == pytest.approx(result.modes["sync"].latency_s.mean)
+        assert rows["async"]["baseline_s"] == pytest.approx(result.arms["sync"].latency.mean)
 
     def test_values_are_plain(self):
         for row in (*rows_by_mode(load_results(RESULTS)), *rows_by_run(load_results(RESULTS))):
@@ -184,11 +184,11 @@ class TestMoneyAndEnergy:
     def test_columns_when_asked(self, capsys):
         _, out, _ = run(capsys, FOLDER, "--usd-per-hour", "3.36", "--energy")
         result = read_result(FOLDER)
-        rows = dict(zip(result.modes, table(out), strict=True))
+        rows = dict(zip(result.arms, table(out), strict=True))
         for mode, row in rows.items():
-            assert float(row[-3]) == pytest.approx(result.modes[mode].rtf * 3.36, rel=1e-3)
+            assert float(row[-3]) == pytest.approx(result.arms[mode].rtf * 3.36, rel=1e-3)
             assert 200 < float(row[-1]) < 300
-        saved = 3360 * (result.modes["sync"].rtf - result.modes["async"].rtf)
+        saved = 3360 * (result.arms["sync"].rtf - result.arms["async"].rtf)
         assert rows["sync"][-2] == "-" and rows["async"][-2] == f"{saved:.0f}"
         assert "Price: $3.36" in out and "against sync," in out
         assert "USD" not in run(capsys, FOLDER)[1]
@@ -219,7 +219,7 @@ class TestForPrograms:
         result = read_result(FOLDER)
         assert rows["sync"]["saving_usd_per_1000_h"] is None
         for mode, row in rows.items():
-            assert row["mean_s"] == pytest.approx(result.modes[mode].latency_s.mean)
+            assert row["mean_s"] == pytest.approx(result.arms[mode].latency.mean)
             assert row["commit"] == result.provenance.git_commit and row["file"] == "result.json"
             assert row["energy_j_per_video_s"] == pytest.approx(row["energy_j"] / row["video_s"])
         assert "usd_per_hour" not in run(capsys, FOLDER, "--json")[1]

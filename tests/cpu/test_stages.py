@@ -28,7 +28,7 @@ from vdkit import (
 )
 from vdkit.present.stages import size_words
 from vdkit.record.derived import VramPoint, vram_growth_bytes
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
 
@@ -211,7 +211,7 @@ def test_points_of_benchmarks():
     )
     assert vram_points([result]) == []  # on a CPU
     modes = {
-        name: one.model_copy(update={"vram_peak_bytes": 500}) for name, one in result.modes.items()
+        name: one.model_copy(update={"vram_peak_bytes": 500}) for name, one in result.arms.items()
     }
     device = result.provenance.device
     assert vram_points([result.model_copy(update={"modes": modes})], other_bytes=100) == [

@@ -19,7 +19,8 @@ from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left
 from vdkit.predict.grid import Cell, measured_s, median_and_worst, read_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_tables import sweep_frame, sweep_text
-from vdkit.record.recording import SinkInfo, read_result
+from vdkit.record.runs import SinkInfo
+from vdkit.record.recording import read_recording
 from vdkit.record.results import load_results
 from vdkit.sinks.spec import SinkSpec
 
@@ -120,7 +121,7 @@ def test_a_cell_is_an_ordinary_record(finished):
     sweep, _ = finished
     frame = load_results(sweep.folder)
     assert len(frame) == 12 * 2 and set(frame["mode"]) == {"sync", "async"}
-    hashes = {result.modes[cell.mode].frame_sha256 for cell, result in sweep.results.items()}
+    hashes = {result.arms[cell.mode].frame_sha256 for cell, result in sweep.results.items()}
     assert len(hashes) == 1 and None not in hashes
     slow = [cell for cell in sweep.results if cell.mb_per_s == 2 and cell.mode == "sync"]
     for cell in slow:  # a throttled cell really was: its frames' bytes over 2 MB/s, at the least
@@ -405,7 +406,7 @@ def test_ctrl_c_keeps_finished_cells_and_says_how_to_go_on(tmp_path):
     sweep = read_sweep(folder)
     assert len(sweep.results) == 2 == len(sweep.left)
     for path in folder.glob("result_*.json"):
-        read_result(path)
+        read_recording(path)
 
 
 def test_decoders_are_prepared_for_every_chunk_size_outside_the_runs(tmp_path):

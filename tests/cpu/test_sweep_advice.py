@@ -14,7 +14,7 @@ from vdkit.predict.recurrence import video_info
 from vdkit.present.sweep_charts import plot_predictions, plot_sensitivity
 from vdkit.present.sweep_money import money_rows, saving_line, sweep_money_text
 from vdkit.record.money import saving_usd
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
 RESULTS = Path(__file__).parents[2] / "results"

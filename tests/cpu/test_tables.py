@@ -89,10 +89,10 @@ class TestFiveForms:
 
     def test_of_a_recorded_benchmark(self, table, result):
         frame = table.frame()
-        means = [mode.latency_s.mean for mode in result.modes.values()]
+        means = [mode.latency_s.mean for mode in result.arms.values()]
         np.testing.assert_allclose(frame["mean s"], means, atol=5e-3)
         assert frame["n"].dtype == np.int64 and list(frame["n"]) == [10] * 4
-        speedup = result.modes["async"].speedup
+        speedup = result.speedup("async")
         one = frame.iloc[2]
         np.testing.assert_allclose(
             [one["sync / mode"], one["sync / mode low"], one["sync / mode high"]],

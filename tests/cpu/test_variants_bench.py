@@ -32,7 +32,7 @@ from vdkit.record.old_variants import (
     variant_file,
     write_variants,
 )
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.figures import steady_families
 
@@ -119,7 +119,7 @@ class TestRun:
         assert (plain.workload.variant, chunked.workload.variant) == ("plain", "chunked")
         assert chunked.workload.notes == ("without its kernels",)
         assert plain.workload.latents_sha256 == chunked.workload.latents_sha256
-        rounds = [[run.round for run in one.timed("sync")] for one in (plain, chunked)]
+        rounds = [[run.round for run in one.arms["sync"].timed] for one in (plain, chunked)]
         assert rounds == [[0, 1, 2, 3]] * 2
         assert plain.setup_s >= 0 and plain.other_bytes is None  # no device memory here
         assert chunked.baseline == "sync"
@@ -171,7 +171,7 @@ class TestFigures:
 
     def test_ratios_are_paired_by_round(self, made):
         ratio = made.ratio(("plain", "sync"), ("chunked", "async"))
-        means = [made.results[v].modes[m].latency_s.mean
+        means = [made.results[v].arms[m].latency.mean
                  for v, m in (("plain", "sync"), ("chunked", "async"))]  # fmt: skip
         assert ratio.value == pytest.approx(means[0] / means[1]) and ratio.pairs == 4
         assert made.ratio(("plain", "sync"), ("chunked", "diffusers")) is None
@@ -199,7 +199,7 @@ class TestFigures:
     def test_memory_alone(self, made):
         result = made.results["plain"]
         assert alone_bytes(result, "sync") is None
-        mode = result.modes["sync"].model_copy(update={"vram_peak_bytes": 700})
+        mode = result.arms["sync"].model_copy(update={"vram_peak_bytes": 700})
         held = result.model_copy(update={"other_bytes": 200, "modes": {"sync": mode}})
         assert alone_bytes(held, "sync") == 500
         again = alone(held)

@@ -26,7 +26,7 @@ def test_memory_is_predicted_as_it_is_measured(explorer):
     predicted = explorer._forecast.predictions["async"].run
     explorer.run(wait_s=120)
     (run,) = explorer.session.runs
-    measured = run.result.modes["async"]
+    measured = run.result.arms["async"]
     assert predicted.vram_peak_bytes == pytest.approx(measured.vram_peak_bytes, rel=0.05)
     assert predicted.pinned_bytes == measured.pinned_bytes > 0
     assert torch.cuda.get_device_name() in explorer.session.workshop.machine

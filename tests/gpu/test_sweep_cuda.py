@@ -9,7 +9,7 @@ from vdkit.measure.study import Bench
 from vdkit.measure.sweep import plan_cells, run_sweep, start_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_tables import sweep_text
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
 
@@ -38,13 +38,11 @@ def test_a_sweep(decoder, device, tmp_path):
     assert not sweep.left and unfit == ({2} if decoder is Greedy else set())
     assert all("memory" in reason for reason in sweep.unfit.values())
     for cell, result in sweep.results.items():
-        one, mode = sweep.predicted(cell), result.modes[cell.mode]
+        one, mode = sweep.predicted(cell), result.arms[cell.mode]
         assert one.pinned_bytes == mode.pinned_bytes
         if not unfit and cell.slots:
             assert one.vram_peak_bytes == pytest.approx(mode.vram_peak_bytes, rel=0.1)
-    assert (
-        len({result.modes[cell.mode].frame_sha256 for cell, result in sweep.results.items()}) == 1
-    )
+    assert len({result.arms[cell.mode].frame_sha256 for cell, result in sweep.results.items()}) == 1
     assert "cells predicted from" in sweep_text(sweep)
     plot_heatmap(sweep)
     plot_predictions(sweep)

@@ -8,7 +8,7 @@ from vdkit import load_decoder
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
 from vdkit.record.old_variants import alone_bytes, ms_per_latent_frame
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
 SIZE = (12, 20)
@@ -46,7 +46,7 @@ def test_variants_side_by_side(dtype):
     assert list(done.families) == list(VARIANTS) and done.why_no_families is None
     for name, result in made.results.items():
         assert result.frames_identical and result.other_bytes > 0
-        assert 0 < alone_bytes(result, "async") < result.modes["async"].vram_peak_bytes
+        assert 0 < alone_bytes(result, "async") < result.arms["async"].vram_peak_bytes
         kernels_ms = sum(share.ms_per_latent_frame for share in done.families[name])
         assert 0 < kernels_ms < 3 * ms_per_latent_frame(result)
         assert made.index.psnr_db[name] > 35

@@ -73,8 +73,7 @@ def _record(control: Control, out: Path) -> Path:
     """Everything into a new folder, the records first."""
     from vdkit.present.control_report import control_text, plot_rounds
     from vdkit.record.old_aa import arm_file
-    from vdkit.record.recording import write_record
-    from vdkit.record.store import result_folder, write_atomically
+    from vdkit.record.store import result_folder, write_atomically, write_record
 
     result = control.result
 

@@ -14,7 +14,7 @@ from vdkit.cli.variants import add_variants, run_variants_bench
 from vdkit.cli.workload import DEFAULTS, add_workload, load, shared_arguments
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.recording import Recording
 
 
 def add_bench(commands: Any) -> None:
@@ -49,9 +49,9 @@ def add_demo(commands: Any) -> None:
 def run_bench(options: argparse.Namespace) -> int:
     if options.variants is not None:
         return run_variants_bench(options)
-    from vdkit.measure.study import run_benchmark
+    from vdkit.measure.plans import run_benchmark
     from vdkit.present.tables import markdown_report, runs_frame, text_report
-    from vdkit.record.recording import write_result
+    from vdkit.record.recording import write_recording
     from vdkit.record.store import result_folder, write_atomically
 
     asked = money(options)
@@ -67,7 +67,7 @@ def run_bench(options: argparse.Namespace) -> int:
     )
     if not options.json:  # first, for where it is to be recorded may be full
         print(f"\n{text_report(result, **asked)}\n", flush=True)
-    write = partial(write_result, result)
+    write = partial(write_recording, result)
     home = result_folder(options.out, result.label, result.provenance, write)
     write_atomically(home / "runs.csv", runs_frame(result).to_csv(index=False))
     write_atomically(home / "table.md", markdown_report(result, **asked))
@@ -80,7 +80,7 @@ def run_bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _one_line(result: BenchmarkResult, home: Path, whole: bool) -> str:
+def _one_line(result: Recording, home: Path, whole: bool) -> str:
     """The folder and the answer; not ``whole``: only what fits a terminal."""
     answer = result.summary()
     if not whole:

@@ -61,7 +61,7 @@ def run_compare(options: argparse.Namespace) -> int:
     from vdkit.present.compare_tables import comparison_record, comparison_text
     from vdkit.record.compare import compare_results
     from vdkit.record.old_variants import alone
-    from vdkit.record.recording import read_result
+    from vdkit.record.recording import read_recording
 
     asked = money(options)
     limit = None if options.fail_above is None else _percent(options.fail_above)
@@ -71,10 +71,10 @@ def run_compare(options: argparse.Namespace) -> int:
     if options.mode_a is not None:
         pair = [(options.mode_a, options.mode_b)]
     same = options.a.exists() and options.b.exists() and options.a.samefile(options.b)
-    a = alone(read_result(options.a))
+    a = alone(read_recording(options.a))
     comparison = compare_results(
         a,
-        a if same else alone(read_result(options.b)),
+        a if same else alone(read_recording(options.b)),
         paired=options.paired,
         across=options.across,
         modes=_names(options.modes),

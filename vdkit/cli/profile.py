@@ -78,7 +78,7 @@ def run_profile(options: argparse.Namespace) -> int:
         write = partial(write_profile, result)
         home = result_folder(options.out, result.label, result.provenance, write)
         for mode, timeline in done.timelines.items():
-            write_trace(timeline, home / result.modes[mode].trace)
+            write_trace(timeline, home / result.arms[mode].trace)
         for trace in sorted(Path(scratch).glob("kineto_*")):
             shutil.move(trace, home / trace.name)
     if csv := done.nvml_csv():
@@ -89,11 +89,11 @@ def run_profile(options: argparse.Namespace) -> int:
     if not options.json:
         style = "terminal" if sys.stdout.isatty() else "plain"
         print(f"\n{profile_text(result, style, **asked)}\n")
-        for mode in result.modes:
-            print(f"Trace for https://ui.perfetto.dev: {home / result.modes[mode].trace}")
+        for mode in result.arms:
+            print(f"Trace for https://ui.perfetto.dev: {home / result.arms[mode].trace}")
         print("\n".join(f"Picture: {picture}" for picture in pictures))
         print(f"Recorded in {home}")
-    failed = {mode: [c.name for c in m.analysis.failed] for mode, m in result.modes.items()}
+    failed = {mode: [c.name for c in m.analysis.failed] for mode, m in result.arms.items()}
     failed = {mode: names for mode, names in failed.items() if names}
     print(json.dumps({"folder": str(home), "failed_checks": failed}, separators=(",", ":")))
     if failed:

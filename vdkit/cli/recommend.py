@@ -15,7 +15,7 @@ from vdkit.cli.sweep import numbers
 
 if TYPE_CHECKING:
     from vdkit.predict.costs import StageCosts
-    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.recording import Recording
 
 
 def add_recommend(commands: Any) -> None:
@@ -88,16 +88,16 @@ def run_recommend(options: argparse.Namespace) -> int:
     return 0
 
 
-def _costs(where: list[Path]) -> tuple[StageCosts, list[BenchmarkResult], str]:
+def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], str]:
     """Costs, the records they are fitted from, and that in words; a sweep's, or benchmarks'."""
     from vdkit.predict.fit import fit_costs
     from vdkit.predict.grid import PLAN, read_sweep
     from vdkit.record.old_variants import alone
-    from vdkit.record.recording import read_result
+    from vdkit.record.recording import read_recording
 
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
-        results = [alone(read_result(path)) for path in where]
+        results = [alone(read_recording(path)) for path in where]
         return fit_costs(*results), results, _fitted(results)
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
@@ -116,14 +116,14 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[BenchmarkResult], str]:
     return sweep.predictions.costs, results, _fitted(results)
 
 
-def _fitted(results: list[BenchmarkResult]) -> str:
+def _fitted(results: list[Recording]) -> str:
     sizes = sorted({result.config.chunk_size for result in results})
-    modes = dict.fromkeys(mode for result in results for mode in result.modes)
+    modes = dict.fromkeys(mode for result in results for mode in result.arms)
     plural = "s" * (len(sizes) > 1)
     return f"fitted at chunk size{plural} {', '.join(map(str, sizes))} of {', '.join(modes)}"
 
 
-def _notes(results: list[BenchmarkResult], chunks: list[int], sizes: list[int]) -> list[str]:
+def _notes(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:
     """What makes the fit or the advice doubtful; an empty line at the end."""
     lines = []
     machines = {(one.provenance.device_uuid, one.provenance.cpu) for one in results}

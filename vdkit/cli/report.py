@@ -91,13 +91,13 @@ def _read(path: Path) -> Source:
     """The record at ``path``; ValueError or FileNotFoundError, with the remedy, if it is none."""
     from vdkit.record.old_profile import read_profile
     from vdkit.record.old_variants import read_variants
-    from vdkit.record.recording import read_result
+    from vdkit.record.recording import read_recording
 
     file = _file(path)
     kind = _kind(file)
     if kind == "variants":
         return _source(read_variants(file), file, path)
-    return _source(read_profile(file) if kind == "profile" else read_result(file), file, path)
+    return _source(read_profile(file) if kind == "profile" else read_recording(file), file, path)
 
 
 def _source(record: Any, file: Path, path: Path) -> Source:
@@ -125,7 +125,7 @@ def _file(path: Path) -> Path:
 
 
 def _kind(file: Path) -> str:
-    """What a record is by what it holds; anything else is for `read_result` to refuse."""
+    """What a record is by what it holds; anything else is for `read_recording` to refuse."""
     try:
         data = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):

@@ -81,7 +81,7 @@ def run_show(options: argparse.Namespace) -> int:
     from vdkit.present.tables import breakdown_rows, text_report, what_and_where
     from vdkit.present.timeline import plot_timeline, steady_window
     from vdkit.record.old_variants import alone
-    from vdkit.record.recording import read_result
+    from vdkit.record.recording import read_recording
     from vdkit.record.store import check_file, written
 
     if options.timeline is not None:
@@ -90,14 +90,14 @@ def run_show(options: argparse.Namespace) -> int:
         raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
     if options.zoom is not None and options.timeline is None:
         raise ValueError("zoom is for a picture; name one with --timeline FILE")
-    result = alone(read_result(where))
-    wanted = options.modes.split(",") if options.modes else list(result.modes)
-    missing = [mode for mode in wanted if mode not in result.modes]
+    result = alone(read_recording(where))
+    wanted = options.modes.split(",") if options.modes else list(result.arms)
+    missing = [mode for mode in wanted if mode not in result.arms]
     if missing:
         raise ValueError(
-            f"no mode {', '.join(missing)} in this result; it has {', '.join(result.modes)}"
+            f"no mode {', '.join(missing)} in this result; it has {', '.join(result.arms)}"
         )
-    runs = {mode: result.typical(mode) for mode in wanted}
+    runs = {mode: result.arms[mode].typical() for mode in wanted}
     window = None
     if options.zoom is not None:
         runs = {mode: run for mode, run in runs.items() if len(run.chunks) > 1} or runs
@@ -159,9 +159,9 @@ def _read(
         text = partial(variants_text, made, **asked)
         return "a run of variants", text, lambda: [variant_table(made, **asked)]
     from vdkit.present.tables import benchmark_table, breakdown_table, text_report
-    from vdkit.record.recording import read_result
+    from vdkit.record.recording import read_recording
 
-    result = alone(read_result(where))
+    result = alone(read_recording(where))
     text = partial(text_report, result, **asked)
     return "a benchmark", text, lambda: [benchmark_table(result, **asked), breakdown_table(result)]
 

@@ -50,7 +50,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.study import Bench
     from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
-    from vdkit.record.recording import SinkInfo
+    from vdkit.record.runs import SinkInfo
 
     asked = money(options)
     folder: Path | None = options.resume

@@ -54,7 +54,7 @@ def run_variants_bench(options: argparse.Namespace) -> int:
     """Run, record and print; returns the exit status."""
     from vdkit.measure.plans import run_variants
     from vdkit.present.variants_table import variants_text
-    from vdkit.record.recording import SinkInfo
+    from vdkit.record.runs import SinkInfo
 
     asked = money(options)
     names = asked_variants(options)
@@ -126,7 +126,7 @@ def _one_line(made: Comparison, home: Path, whole: bool) -> str:
         answer: dict[str, Any] = {name: one.summary() for name, one in made.results.items()}
     else:
         answer = {
-            name: {mode: round(one.latency_s.mean, 6) for mode, one in result.modes.items()}
+            name: {mode: round(one.latency_s.mean, 6) for mode, one in result.arms.items()}
             for name, result in made.results.items()
         }
     return json.dumps({"folder": str(home), "variants": answer}, separators=(",", ":"))

@@ -261,7 +261,7 @@ def command_line(options: argparse.Namespace) -> str:
 
 def shared_arguments(what: What, options: argparse.Namespace) -> dict[str, Any]:
     """The arguments that `run_benchmark` and `run_profile` have in common."""
-    from vdkit.record.recording import SinkInfo
+    from vdkit.record.runs import SinkInfo
 
     return {
         "sink_info": SinkInfo(**what.spec.describe()),

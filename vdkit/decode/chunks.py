@@ -230,6 +230,11 @@ class ChunkRecord:
                 return phase
         return "writing"
 
+    def span_s(self, step: str) -> float | None:
+        """Seconds that ``decode``, ``copy``, ``convert`` or ``write`` took; None without it."""
+        start, stop = getattr(self, f"{step}_start_s"), getattr(self, f"{step}_done_s")
+        return None if start is None or stop is None else stop - start
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeResult:

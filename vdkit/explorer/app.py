@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from vdkit.decode.protocols import ChunkDecoder
     from vdkit.measure.study import SinkFactory
-    from vdkit.record.recording import SinkInfo
+    from vdkit.record.runs import SinkInfo
 
 
 TICK_S = 0.25
@@ -371,7 +371,7 @@ class LocalWorkshop:
 
     def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
         """A sink by its name; held to ``mb_per_s`` if that is given."""
-        from vdkit.record.recording import SinkInfo
+        from vdkit.record.runs import SinkInfo
         from vdkit.sinks.spec import SinkSpec, default_folder, held
 
         if name in self._sinks:

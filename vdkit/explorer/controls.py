@@ -269,7 +269,7 @@ def setting_panels(forecast: Forecast, run: SessionRun | None) -> list[Panel]:
         title = f"{mode}: predicted {made.run.latency_s:.3f} s"
         measured = None
         if run is not None:
-            measured = run.result.typical(mode)
+            measured = run.result.arms[mode].typical()
             title += f", measured {measured.latency_s:.3f} s"
         panels.append(Panel(title, made.run, measured, made.stalls))
     return panels
@@ -279,7 +279,7 @@ def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
     """Mode async of each run, the one nearest to its median."""
     panels = []
     for run in runs:
-        measured = run.result.typical("async")
+        measured = run.result.arms["async"].typical()
         title = f"run {run.number}, async: {measured.latency_s:.3f} s, "
         stalls = stalls_from_records(measured, run.result.config)
         panels.append(Panel(title + ring_words(run.setting.config), None, measured, stalls))

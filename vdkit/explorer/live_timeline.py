@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from vdkit.decode.chunks import DecodeResult
-    from vdkit.record.recording import Run
+    from vdkit.record.runs import Run
     from vdkit.trace.stalls import Stalls
 
 HEIGHT_IN = 3.2

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from vdkit.decode.protocols import ChunkDecoder
     from vdkit.measure.study import SinkFactory
-    from vdkit.record.recording import BenchmarkResult, SinkInfo
+    from vdkit.record.recording import Recording
+    from vdkit.record.runs import SinkInfo
 
 
 CALIBRATION_LATENT_FRAMES = 9
@@ -49,7 +50,7 @@ class SessionRun:
 
     number: int
     forecast: Forecast
-    result: BenchmarkResult
+    result: Recording
 
     @property
     def setting(self) -> Setting:
@@ -236,9 +237,10 @@ class Session:
         warmup: int,
         doing: str,
         command: str | None = None,
-    ) -> list[BenchmarkResult]:
+    ) -> list[Recording]:
         """One benchmark for each chunk size, watched and put into the book."""
-        from vdkit.measure.study import prepare, run_benchmark
+        from vdkit.measure.plans import run_benchmark
+        from vdkit.measure.study import prepare
 
         decoding = setting.decoding
         factory, info = self.workshop.sink(decoding.sink, folder, setting.mb_per_s)

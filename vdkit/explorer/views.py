@@ -14,7 +14,7 @@ from vdkit.predict.book import MODES, Forecast, Setting
 from vdkit.present.digits import mean_decimals, mean_words, ratio_words, shown
 from vdkit.present.report_html import escape
 from vdkit.present.table import Table
-from vdkit.record.recording import write_result
+from vdkit.record.recording import write_recording
 from vdkit.record.store import check_out, result_folder
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import stalls_from_records
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from vdkit.explorer.live_timeline import LiveTimeline
     from vdkit.explorer.session import SessionRun
     from vdkit.predict.recurrence import Prediction
-    from vdkit.record.recording import BenchmarkResult, Run
+    from vdkit.record.recording import Recording
+    from vdkit.record.runs import Run
     from vdkit.trace.stalls import Stalls
 
 
@@ -106,7 +107,7 @@ def _predicted(made: Prediction) -> dict[str, float | None]:
 
 def _measured(run: SessionRun, mode: str) -> dict[str, float | None]:
     """Of the run nearest to the median."""
-    result, typical = run.result, run.result.typical(mode)
+    result, typical = run.result, run.result.arms[mode].typical()
     stalls = stalls_from_records(typical, result.config)
     return quantities(typical, stalls, busy_percent(typical), result.workload.seconds)
 
@@ -148,7 +149,7 @@ def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
     for run in runs:
         result, setting = run.result, run.setting
         decoding, config = setting.decoding, setting.config
-        modes = result.modes
+        modes = result.arms
         off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
         values = _measured(run, "async")
         predicted_s = run.forecast.predictions["async"].run.latency_s
@@ -165,12 +166,14 @@ def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
                 "sink": decoding.sink,
                 "storage MB/s": "-" if setting.mb_per_s is None else f"{setting.mb_per_s:g}",
                 "n": str(latency.n),
-                "sync s": mean_words(result.latencies("sync")),
-                "async s": mean_words(result.latencies("async")),
+                "sync s": mean_words(result.arms["sync"].latencies),
+                "async s": mean_words(result.arms["async"].latencies),
                 "predicted async s": shown(predicted_s, mean_decimals(latency)),
-                "measured / predicted": mean_words(result.latencies("async"), 1 / predicted_s),
+                "measured / predicted": mean_words(result.arms["async"].latencies, 1 / predicted_s),
                 "sync / async": ratio_words(modes["async"].speedup),
-                "RTF async": mean_words(result.latencies("async"), 1 / result.workload.seconds),
+                "RTF async": mean_words(
+                    result.arms["async"].latencies, 1 / result.workload.seconds
+                ),
                 "busy steady %": _short(values["compute busy, steady, %"]),
                 "VRAM GB": _short(values["device memory, GB"]),
                 "pinned MB": _short(values["pinned on the host, MB"]),
@@ -182,19 +185,19 @@ def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
 _STEPS = ("decode", "copy", "convert", "write")
 
 
-def difference_words(forecast: Forecast, result: BenchmarkResult) -> str:
+def difference_words(forecast: Forecast, result: Recording) -> str:
     """How the measured runs differ from the prediction, in two sentences."""
     said = []
     for mode in MODES:
-        made, run = forecast.predictions[mode].run, result.typical(mode)
-        mean_s = result.modes[mode].latency_s.mean
+        made, run = forecast.predictions[mode].run, result.arms[mode].typical()
+        mean_s = result.arms[mode].latency.mean
         ratio = mean_s / made.latency_s
         words = f"{mode} took {_seconds(mean_s)}, {_against(ratio, 'predicted')}"
         step, more_s = _largest_step(made, run)
         if abs(ratio - 1) >= 0.005 and abs(more_s) >= 0.0005:
             words += f" (most of it: {step}, {1e3 * more_s:+.0f} ms)"
         said.append(words)
-    speedup = result.modes["async"].speedup
+    speedup = result.speedup("async")
     assert speedup is not None
     predicted = (
         forecast.predictions["sync"].run.latency_s / forecast.predictions["async"].run.latency_s
@@ -217,7 +220,7 @@ def pair_words(a: SessionRun, b: SessionRun) -> str:
     """Run B against run A, in a sentence for each path."""
     said = []
     for mode in MODES:
-        before, after = (one.result.modes[mode].latency_s.mean for one in (a, b))
+        before, after = (one.result.arms[mode].latency.mean for one in (a, b))
         said.append(f"{mode} took {_seconds(after)}, {_against(after / before, _seconds(before))}")
     same = a.setting.info() == b.setting.info()
     note = "" if same else " They are not the same video."
@@ -314,7 +317,7 @@ def export(
     """
     check_out(out, label, "results folder")
     result = run.result.model_copy(update={"label": label or setting_words(run.setting)})
-    folder = result_folder(out, result.label, result.provenance, partial(write_result, result))
+    folder = result_folder(out, result.label, result.provenance, partial(write_recording, result))
     written = [folder / "result.json"]
     written += [picture.save(folder / f"timeline.{ending}") for ending in ("png", "svg", "pdf")]
     return written + runs_table(runs).write(folder, "table")

@@ -16,38 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-THROTTLE_BITS = {
-    "software power cap": 0x4,
-    "hardware slowdown": 0x8,
-    "sync boost": 0x10,
-    "software thermal": 0x20,
-    "hardware thermal": 0x40,
-    "hardware power brake": 0x80,
-}
-"""Clock event reasons that mean the GPU was held below the clock it wanted (nvml.h)."""
-
-
-class GpuReading(BaseModel):
-    """One moment. What the device does not answer is None, with the reason in ``unsupported``.
-
-    Attributes:
-        sm_clock_mhz, memory_clock_mhz: current clocks.
-        power_w, temperature_c: board power and GPU temperature.
-        energy_j: the device's running energy counter; only differences mean something.
-        throttle_reasons: names from `THROTTLE_BITS` that were set.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    sm_clock_mhz: float | None = None
-    memory_clock_mhz: float | None = None
-    power_w: float | None = None
-    temperature_c: float | None = None
-    energy_j: float | None = None
-    throttle_reasons: tuple[str, ...] = ()
-    unsupported: dict[str, str] = {}
+from vdkit.record.machine import THROTTLE_BITS, GpuReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,3 +476,53 @@ class NvmlSampler:
         row[0] = (begun_s + done_s) / 2 - start_s
         self._cost_s += done_s - begun_s
         self._rows.append(row)
+
+
+WATCH_INTERVAL_S = 0.1
+"""Between the readings of a timed run; power and clock event reasons move no faster."""
+
+
+class NvmlWatch:
+    """Clocks, power, temperature and throttle reasons while a run lasts; ``seen`` holds them after.
+
+    A reading takes a few milliseconds of a thread of the lowest priority.
+    """
+
+    seen: GpuReading | None = None
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml, self._readings = nvml, list[GpuReading]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vdkit-nvml-watch", daemon=True)
+
+    def __enter__(self) -> NvmlWatch:
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        _step_back()
+        while not self._stop.wait(WATCH_INTERVAL_S):
+            self._readings.append(self._nvml.read())
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.seen = mean_reading(self._readings or [self._nvml.read()])
+
+
+def mean_reading(readings: Sequence[GpuReading]) -> GpuReading:
+    """Means of what was answered; every throttle reason that was set in any of them."""
+
+    def mean(name: str) -> float | None:
+        values = [value for one in readings if (value := getattr(one, name)) is not None]
+        return sum(values) / len(values) if values else None
+
+    reasons = {reason for one in readings for reason in one.throttle_reasons}
+    return GpuReading(
+        sm_clock_mhz=mean("sm_clock_mhz"),
+        memory_clock_mhz=mean("memory_clock_mhz"),
+        power_w=mean("power_w"),
+        temperature_c=mean("temperature_c"),
+        throttle_reasons=tuple(name for name in THROTTLE_BITS if name in reasons),
+        unsupported=readings[0].unsupported,
+    )

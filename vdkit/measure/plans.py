@@ -1,63 +1,114 @@
-"""Variants of one decoder side by side: every variant and mode in turns, in one run.
-
-Knows decoders by protocol: it is handed a way to get each.
-"""
+"""What to compare, as plans of arms: paths, variants of a decoder, or primitives off one by one."""
 
 from __future__ import annotations
 
 import gc
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import torch
 
-from vdkit.decode.chunks import DecodeConfig
+from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
 from vdkit.decode.job import DecodeOutOfMemory
-from vdkit.decode.protocols import ChunkDecoder
+from vdkit.decode.protocols import ChunkDecoder, Progress
 from vdkit.decode.sequential import decode_sync
 from vdkit.measure.profiler import profile_run
-from vdkit.measure.study import Bench, SinkFactory, check_plan, progress_bar
-from vdkit.record.machine import collect_provenance
-from vdkit.record.old_ablation import ALL_ON, Ablation, Arm, Setting, ablation_settings
-from vdkit.record.old_variants import Comparison, VariantsIndex
-from vdkit.record.recording import Run, SinkInfo
-from vdkit.record.stats import decide, summarize
+from vdkit.measure.study import (
+    MODES,
+    ArmPlan,
+    Bench,
+    SinkFactory,
+    check_modes,
+    check_rounds,
+    measure,
+    recording_of,
+)
+from vdkit.record.recording import Recording, usual_baseline
+from vdkit.record.runs import SinkInfo
+from vdkit.sinks.memory import MemorySink
 from vdkit.trace.figures import Share, steady_families
 
-if TYPE_CHECKING:
-    import torch
+WATCHED_CHUNKS = 5
+"""How much of the video is compared with float32: enough for every step to have been in use."""
+ALL_ON, ONE_SLOT, NONE, NONE_UINT8 = (
+    "all on",
+    "one slot",
+    "none (sync)",
+    "none (sync), uint8 on the GPU",
+)
+CUDA_ONLY = frozenset({"pinned_memory", "copy_stream"})
+"""Primitives that exist on CUDA only: elsewhere the same code runs with them on or off."""
 
-    from vdkit.decode.chunks import VideoInfo
-    from vdkit.decode.protocols import ChunkDecoder
-    from vdkit.record.recording import Run, SinkInfo
+
+def run_benchmark(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink_factory: SinkFactory,
+    *,
+    sink_info: SinkInfo | None = None,
+    modes: Sequence[str] = tuple(MODES),
+    baseline: str | None = None,
+    config: DecodeConfig = DecodeConfig(),
+    fps: int | float | str | Fraction = 16,
+    runs: int = 10,
+    warmup: int = 1,
+    source: str | None = None,
+    latents_source: str = "given",
+    seed: int = 0,
+    label: str = "bench",
+    command: str | None = None,
+    setup_s: float | None = None,
+    extra: Callable[[Bench], Mapping[str, ArmPlan]] = lambda bench: {},
+    progress: Progress = True,
+    cancel: threading.Event | None = None,
+) -> Recording:
+    """Run decode paths in turns (A B B A ...) and record everything: `vdkit.measure.study.measure`.
+
+    Args:
+        decoder, latents, config, fps: as for `decode_async`.
+        sink_factory: gives the sink of one run, and removes its output after.
+        sink_info: how the record describes the sink; None: by its class.
+        modes: keys of `MODES`.
+        baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
+            compute_only.
+        runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
+        source, latents_source, seed, label, command, setup_s: for the record only.
+        extra: gives further arms of the same decoder and video.
+        progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
+            to decode in all), called on this thread as chunks of every run are written: it should
+            take no time.
+        cancel: set it to stop within a chunk.
+
+    Raises:
+        DecodeCancelled: ``cancel`` was set.
+        ValueError: unknown or repeated mode, no runs, a baseline that does not run; or bad input as
+            for `decode_async`.
+    """
+    check_modes(modes, baseline)
+    check_rounds(runs, warmup)
+    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
+    bench.cancel = cancel
+    info = sink_info or described(sink_factory)
+    plans = {mode: ArmPlan(bench, mode, config, sink_factory, info) for mode in modes}
+    measured = measure({**plans, **extra(bench)}, runs, warmup, progress=progress)
+    return recording_of(measured, "bench", baseline or usual_baseline(plans), label, command)
+
+
+def described(sink_factory: SinkFactory) -> SinkInfo:
+    """A sink by the name of its class, for the record."""
+    with sink_factory("described") as sink:
+        return SinkInfo(kind=type(sink).__name__, storage=None)
 
 
 Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
 """Names, as records call them, and how to get each decoder."""
-
-WATCHED_CHUNKS = 5
-"""How much of the video is compared with float32: enough for every step to have been in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What `run_variants` gives.
-
-    Attributes:
-        comparison: the record.
-        families: variant to its steady kernels by family; empty where there are none, and
-            ``why_no_families`` says why.
-    """
-
-    comparison: Comparison
-    families: Mapping[str, tuple[Share, ...]]
-    why_no_families: str | None
 
 
 def run_variants(
@@ -65,7 +116,7 @@ def run_variants(
     latents_for: Callable[[ChunkDecoder], torch.Tensor],
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo,
+    sink_info: SinkInfo | None = None,
     modes: Sequence[str],
     baseline: str | None = None,
     config: DecodeConfig = DecodeConfig(),
@@ -82,7 +133,7 @@ def run_variants(
     guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
     say: Callable[[str], None] = lambda line: None,
     progress: bool = True,
-) -> Measured:
+) -> Recording:
     """Get every variant, then run all their modes in turns (A B B A over variant and mode).
 
     Args:
@@ -92,7 +143,7 @@ def run_variants(
         modes: of every variant; ``diffusers`` is skipped for those without ``decode_video``.
         baseline: the mode that speed-ups within a variant are against; None: as `run_benchmark`.
         source, latents_source, seed, label, command: for the record only.
-        families: afterwards profile one ``compute`` run of each variant, on CUDA.
+        families: afterwards profile one ``compute_only`` run of each variant, on CUDA.
         exact: gives the decoder in float32, with which frames are compared; None: they are not.
         guard: entered with a variant's name wherever it is loaded or first run, to word errors.
         say: is told what the user should know meanwhile.
@@ -104,7 +155,8 @@ def run_variants(
     names = [name for name, _ in variants]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"variants {', '.join(names) or 'are missing'}: name each once")
-    check_plan(modes, baseline, runs, warmup)
+    check_modes(modes, baseline)
+    check_rounds(runs, warmup)
     benches: dict[str, Bench] = {}
     own: dict[str, int] = {}
     latents = None
@@ -119,67 +171,55 @@ def run_variants(
         benches[name] = bench
         own[name] = _allocated() - before
         say(f"set-up of {name}: {bench.setup_s:.1f} s")
-    plans, skipped = _plans(benches, modes, say)
+    info = sink_info or described(sink_factory)
+    plans: dict[str, ArmPlan] = {}
+    skipped: dict[str, tuple[str, ...]] = {}
     for name, bench in benches.items():
         if bench.decoder.device.type == "cuda":
             bench.other_bytes = sum(size for other, size in own.items() if other != name)
-    pairs = [(name, mode) for name, plan in plans.items() for mode in plan]
-    hashes: dict[str, dict[str, str | None]] = {name: {} for name in benches}
-    records: dict[str, list[Run]] = {name: [] for name in benches}
-    with progress_bar(len(pairs) * (1 + warmup + runs), progress) as advance:
-        for name, mode in pairs:
-            with guard(name), _naming(name):
-                hashes[name][mode] = benches[name].frame_hash(mode, config)
-            advance()
-        for number in range(-warmup, runs):
-            for name, mode in pairs if number % 2 == 0 else reversed(pairs):
-                with sink_factory(f"{name}-{mode}-{number + warmup:03d}") as sink:
-                    records[name].append(benches[name].run(mode, number, sink, config))
-                advance()
-    results = {
-        name: bench.result(
-            hashes[name],
-            records[name],
-            config=config,
-            sink_info=sink_info,
-            baseline=check_plan(
-                plans[name], baseline if baseline in plans[name] else None, runs, warmup
-            ),
-            label=f"{label}: {name}",
-            command=command,
-        )
-        for name, bench in benches.items()
-    }
-    found, why = _families(benches, config) if families else ({}, "they were not asked for")
+        there = [m for m in modes if m != "diffusers" or hasattr(bench.decoder, "decode_video")]
+        if len(there) < len(modes):
+            skipped[name] = ("diffusers",)
+            say(f"{name}: mode diffusers is skipped, this decoder decodes by chunk only")
+        if not there:
+            raise ValueError(
+                f"variant {name!r} decodes by chunk only; add sync, async or compute_only"
+            )
+        words = partial(_naming, name, guard)
+        for mode in there:
+            plans[f"{name}/{mode}"] = ArmPlan(bench, mode, config, sink_factory, info, guard=words)
+    measured = measure(plans, runs, warmup, progress=progress)
+    first = [plan.mode for key, plan in plans.items() if key.startswith(f"{names[0]}/")]
+    shares: Mapping[str, tuple[Share, ...]] = {}
+    if families:
+        shares, why = _families(benches, config)
+        if why:
+            say(f"no kernel families: {why}")
     psnr_db, length = _psnr_db(benches, exact, config, say) if exact else ({}, 0)
-    index = VariantsIndex(
-        label=label,
-        command=command,
-        provenance=results[names[0]].provenance,
-        variants=tuple(names),
-        baseline=names[0],
+    chosen = baseline if baseline in first else usual_baseline(dict.fromkeys(first))
+    return recording_of(
+        measured,
+        "variants",
+        f"{names[0]}/{chosen}",
+        label,
+        command,
         skipped=skipped,
         psnr_db=psnr_db,
         psnr_latent_frames=length,
+        families=shares,
     )
-    return Measured(Comparison(index, results), found, why)
 
 
-def _plans(
-    benches: Mapping[str, Bench], modes: Sequence[str], say: Callable[[str], None]
-) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
-    """The modes of each variant, and those that it cannot run."""
-    plans: dict[str, list[str]] = {}
-    skipped: dict[str, tuple[str, ...]] = {}
-    for name, bench in benches.items():
-        whole = hasattr(bench.decoder, "decode_video")
-        plans[name] = [mode for mode in modes if mode != "diffusers" or whole]
-        if len(plans[name]) < len(modes):
-            skipped[name] = ("diffusers",)
-            say(f"{name}: mode diffusers is skipped, this decoder decodes by chunk only")
-        if not plans[name]:
-            raise ValueError(f"variant {name!r} decodes by chunk only; add sync, async or compute")
-    return plans, skipped
+@contextmanager
+def _naming(variant: str, guard: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
+    """``guard``, and the variant in front of what a decode path says of it."""
+    try:
+        with guard(variant):
+            yield
+    except DecodeOutOfMemory as error:
+        raise DecodeOutOfMemory(f"variant {variant!r}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"variant {variant!r}: {error}") from error
 
 
 def _families(
@@ -193,8 +233,9 @@ def _families(
         gc.collect()
         try:
             timeline = profile_run(
-                "compute", bench.decoder, bench.latents, _Kept(), fps=bench.fps, config=config
-            )
+                "compute_only", bench.decoder, bench.latents, MemorySink(), fps=bench.fps,
+                config=config,
+            )  # fmt: skip
         except RuntimeError as error:  # the timed runs are not lost for it
             return {}, f"profiling {name} failed: {error}"
         found[name] = steady_families(timeline)
@@ -231,36 +272,9 @@ def _psnr_db(
 
 
 def _frames(decoder: ChunkDecoder, latents: torch.Tensor, config: DecodeConfig) -> np.ndarray:
-    sink = _Kept()
+    sink = MemorySink()
     decode_sync(decoder, latents, sink, config=config, progress=False)
-    return np.concatenate(sink.chunks)
-
-
-class _Kept:
-    """A sink that keeps its frames."""
-
-    def open(self, info: VideoInfo) -> None:
-        self.chunks: list[np.ndarray] = []
-
-    def write(self, frames: np.ndarray) -> None:
-        self.chunks.append(frames.copy())
-
-    def close(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-
-@contextmanager
-def _naming(variant: str) -> Iterator[None]:
-    """The variant in front of what a decode path says of it."""
-    try:
-        yield
-    except DecodeOutOfMemory as error:
-        raise DecodeOutOfMemory(f"variant {variant!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"variant {variant!r}: {error}") from error
+    return sink.frames
 
 
 def _allocated() -> int:
@@ -271,92 +285,86 @@ def _allocated() -> int:
     return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way to decode: mode and configuration, and whether it is the code of "all on" here."""
+
+    mode: str
+    config: DecodeConfig
+    same_code: bool = False
+
+
+def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
+    """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
+
+    Args:
+        config: chunk size and slots; every primitive has to be on.
+        on_gpu: whether the decoder is on CUDA.
+
+    Raises:
+        ValueError: a primitive is off already, or there is no second slot to take away.
+    """
+    off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
+    if off:
+        raise ValueError(f"off already: {', '.join(off)}; begin with every primitive on")
+    if config.slots < 2:
+        raise ValueError(f"slots is {config.slots}; use 2 or more, so that one can be taken away")
+    settings = {ALL_ON: Setting("async", config)}
+    for name, words in PRIMITIVES.items():
+        same = name in CUDA_ONLY and not on_gpu
+        settings[f"no {words}"] = Setting("async", replace(config, **{name: False}), same)
+    settings[ONE_SLOT] = Setting("async", replace(config, slots=1))
+    settings[NONE] = Setting("sync", config)
+    return settings
+
+
 def run_ablation(
     decoder: ChunkDecoder,
     latents: torch.Tensor,
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo,
+    sink_info: SinkInfo | None = None,
     config: DecodeConfig = DecodeConfig(),
     only: Sequence[str] | None = None,
     fps: int | float | str | Fraction = 16,
     runs: int = 8,
+    source: str | None = None,
     latents_source: str = "given",
+    seed: int = 0,
+    label: str = "ablation",
+    command: str | None = None,
+    setup_s: float | None = None,
     progress: bool = True,
-) -> Ablation:
-    """Run `ablation_settings` in turns, forwards and backwards, with a fresh sink for each run.
+) -> Recording:
+    """What each primitive of `decode_async` buys: switched off one at a time, all in turns.
 
-    Each setting first runs once, untimed, into a hash, which proves the frames identical and warms
-    the device up.
+    A design with five ingredients invites belief. A difference from "all on" is called only as
+    `vdkit compare` calls one, so that an ingredient that buys nothing is seen too.
 
     Args:
         decoder, latents, config, fps: as for `decode_async`.
-        sink_factory, sink_info, latents_source: as for `run_benchmark`.
+        sink_factory, sink_info: as for `run_benchmark`.
         only: names of the settings to run besides "all on"; None: all of them.
         runs: timed rounds, 1 or more; below 8 no difference can be called (`decide`).
+        source, latents_source, seed, label, command, setup_s: for the record only.
         progress: show a tqdm bar of runs.
 
     Raises:
         ValueError: no runs, a name that is no setting; as `ablation_settings`; or bad input as for
             `decode_async`.
     """
-    if runs < 1:
-        raise ValueError(f"runs is {runs}; use 1 or more")
+    check_rounds(runs, 0)
     settings = ablation_settings(config, decoder.device.type == "cuda")
     if only is not None:
         unknown = [name for name in only if name not in settings]
         if unknown:
             raise ValueError(f"no setting {', '.join(unknown)}; use any of {', '.join(settings)}")
         settings = {name: one for name, one in settings.items() if name in (ALL_ON, *only)}
-    bench = Bench(decoder, latents, fps, latents_source=latents_source)
-    made: dict[str, list[Run]] = {name: [] for name in settings}
-    hashes = []
-    with progress_bar(len(settings) * (1 + runs), progress) as advance, _quick_collections():
-        for one in settings.values():
-            hashes.append(bench.frame_hash(one.mode, one.config))
-            advance()
-        for number in range(runs):
-            turn = list(enumerate(settings.items()))
-            for place, (name, one) in turn if number % 2 == 0 else reversed(turn):
-                with sink_factory(f"ablation-{place}-{number:03d}") as sink:
-                    made[name].append(bench.run(one.mode, number, sink, one.config))
-                advance()
-    driver = bench.nvml.driver if bench.nvml else None
-    return Ablation(
-        provenance=collect_provenance(decoder.device, driver),
-        workload=bench.workload,
-        config=config,
-        sink=sink_info,
-        arms=_arms(settings, made),
-        frames_identical=len(set(hashes)) == 1 if len(hashes) > 1 else None,
-    )
-
-
-@contextmanager
-def _quick_collections() -> Iterator[None]:
-    """Have collections look at new objects only.
-
-    One is made before each of many runs, and would take longer than a short run where a notebook
-    has filled the process.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _arms(settings: Mapping[str, Setting], made: Mapping[str, Sequence[Run]]) -> dict[str, Arm]:
-    latencies = {name: [run.latency_s for run in runs] for name, runs in made.items()}
-    return {
-        name: Arm(
-            setting=one,
-            runs=tuple(made[name]),
-            latency_s=summarize(latencies[name]),
-            decision=None
-            if name == ALL_ON
-            else decide(latencies[ALL_ON], latencies[name], paired=True),
-        )
+    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
+    info = sink_info or described(sink_factory)
+    plans = {
+        name: ArmPlan(bench, one.mode, one.config, sink_factory, info, one.same_code)
         for name, one in settings.items()
     }
+    measured = measure(plans, runs, 0, progress=progress)
+    return recording_of(measured, "ablation", ALL_ON, label, command)

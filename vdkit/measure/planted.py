@@ -1,7 +1,7 @@
-"""The A/A control: does the comparison call a difference where there is none, and find a real one?
+"""Work planted behind every chunk: does the comparison find it, and stay quiet where there is none?
 
-One setting runs against itself, and against itself with real work planted after every chunk. A
-comparison that has not been seen to stay quiet and to speak up is an opinion.
+One setting runs against itself, and against itself with real work planted. A comparison that has
+not been seen to stay quiet and to speak up is an opinion.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.decode.protocols import ChunkDecoder
-from vdkit.measure.study import MODES, Bench, SinkFactory, progress_bar
-from vdkit.record.judge import check_draws, judge
-from vdkit.record.old_aa import ARMS, Calibration, ControlResult, MetricControl, Plan
-from vdkit.record.recording import BenchmarkResult, Run, SinkInfo
+from vdkit.measure.plans import described
+from vdkit.measure.study import MODES, ArmPlan, Bench, Measured, SinkFactory, measure, recording_of
+from vdkit.record.compare import check_draws
+from vdkit.record.recording import Planted, Recording
+from vdkit.record.runs import Run, SinkInfo
 
 WARMUP = 1
 PRODUCTS_TIMED, TIMINGS = 20, 9
@@ -57,6 +56,7 @@ class PlantedDecoder:
         self._decoder = decoder
         self.products_per_latent_frame = products_per_latent_frame
         self.first_share = first_share
+        self.done = 0
         kind = decoder.device.type
         self.size, self.matrix_dtype = MATRICES.get(kind, MATRICES["cpu"])
         random = torch.Generator(decoder.device).manual_seed(0)
@@ -67,6 +67,8 @@ class PlantedDecoder:
             )
             for _ in range(3)
         )  # fmt: skip
+        if hasattr(decoder, "decode_into"):  # or the paths would go past the work
+            self.decode_into = self._decode_into
         if kind == "cuda":  # filled on this stream, but read on those of the decode paths
             torch.cuda.current_stream(decoder.device).synchronize()
 
@@ -75,8 +77,16 @@ class PlantedDecoder:
 
     def decode_chunk(self, state: Any, start: int, stop: int) -> torch.Tensor:
         frames = self._decoder.decode_chunk(state, start, stop)
-        self.work(self.products_until(stop) - self.products_until(start))
+        self._plant(start, stop)
         return frames
+
+    def _decode_into(self, state: Any, start: int, stop: int, out: torch.Tensor) -> Any:
+        flag = self._decoder.decode_into(state, start, stop, out)  # type: ignore[attr-defined]
+        self._plant(start, stop)
+        return flag
+
+    def _plant(self, start: int, stop: int) -> None:
+        self.work(self.products_until(stop) - self.products_until(start))
 
     def products_until(self, latent_frame: int) -> int:
         """Products planted before this latent frame."""
@@ -88,6 +98,7 @@ class PlantedDecoder:
         """Multiply on the current stream, without waiting for it."""
         for _ in range(products):
             torch.mm(self._left, self._right, out=self._product)
+        self.done += products
 
 
 def time_product(planted: PlantedDecoder) -> float:
@@ -128,71 +139,64 @@ def calibrate(
     planted: PlantedDecoder,
     first_s: float,
     chunk_s: float,
-    plant_percent: float,
+    percent: float,
     chunk_size: int,
     frames: int,
-) -> Calibration:
-    """Set the products of ``planted`` to last ``plant_percent`` of the decode of every chunk.
+) -> dict[str, Any]:
+    """Set the products of ``planted`` to last ``percent`` of the decode of every chunk.
 
     Args:
         first_s, chunk_s: decode time of the first latent frame, and of ``chunk_size`` others, s.
         frames: latent frames of the video.
+
+    Returns:
+        What `Planted` records of it.
 
     Raises:
         ValueError: one product is longer than half of the work to plant, so that it cannot be
             dosed.
     """
     product_s = time_product(planted)
-    wanted_s = chunk_s * plant_percent / 100
+    wanted_s = chunk_s * percent / 100
     if product_s > wanted_s / 2:
         least = 200 * product_s / chunk_s
         raise ValueError(
-            f"plant is {plant_percent:g} % of a chunk's {chunk_s * 1e3:.3g} ms, which is "
+            f"plant is {percent:g} % of a chunk's {chunk_s * 1e3:.3g} ms, which is "
             f"{wanted_s * 1e3:.3g} ms, but one product of {planted.size}x{planted.size} matrices "
             f"takes {product_s * 1e3:.3g} ms: plant {math.ceil(least * 1.1):g} % or more, or "
             "decode larger frames or chunks"
         )
     planted.products_per_latent_frame = wanted_s / product_s / chunk_size
     planted.first_share = first_s * chunk_size / chunk_s
-    return Calibration(
-        matrix_size=planted.size,
-        matrix_dtype=str(planted.matrix_dtype).removeprefix("torch."),
-        product_s=product_s,
-        first_s=first_s,
-        chunk_s=chunk_s,
-        products_per_latent_frame=planted.products_per_latent_frame,
-        products=planted.products_until(frames),
-    )
+    return {
+        "matrix_size": planted.size,
+        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."),
+        "product_s": product_s,
+        "first_s": first_s,
+        "chunk_s": chunk_s,
+        "products_per_latent_frame": planted.products_per_latent_frame,
+        "products": planted.products_until(frames),
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What `run_control` gives: the record, and the runs of each of `ARMS`."""
-
-    result: ControlResult
-    arms: dict[str, BenchmarkResult]
-
-
-def check_control(
-    mode: str, rounds: int, pairs: int, splits: int, plant_percent: float | None
-) -> None:
+def check_plant(mode: str, rounds: int, pairs: int, splits: int, percent: float | None) -> None:
     """ValueError, with what is allowed, for a plan that cannot be run or could say nothing."""
     if mode not in MODES or mode == "diffusers":
         raise ValueError(
-            f"mode {mode!r} cannot be controlled: use one of sync, async, compute "
+            f"mode {mode!r} cannot be controlled: use one of sync, async, compute_only "
             "(diffusers decodes whole videos, and work is planted after chunks)"
         )
     check_draws(rounds, pairs, splits)
-    if plant_percent is not None and not 0 < plant_percent <= 1000:
-        raise ValueError(f"plant is {plant_percent:g} %; use more than 0 and up to 1000")
+    if percent is not None and not 0 < percent <= 1000:
+        raise ValueError(f"plant is {percent:g} %; use more than 0 and up to 1000")
 
 
-def run_control(
+def run_aa(
     decoder: ChunkDecoder,
     latents: torch.Tensor,
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo,
+    sink_info: SinkInfo | None = None,
     mode: str = "async",
     rounds: int = 40,
     pairs: int = 10,
@@ -205,14 +209,17 @@ def run_control(
     seed: int = 0,
     label: str = "aa",
     command: str | None = None,
+    setup_s: float | None = None,
     progress: bool = True,
-) -> Control:
-    """Run a setting twice, and with planted work, in turns; then judge draws of the rounds.
+) -> Recording:
+    """Run a setting twice, ``a`` and ``b``, and with planted work, ``slow``, in random turns.
+
+    `vdkit.record.compare.judge` then asks, over and over, about rounds drawn at random.
 
     Args:
         decoder, latents, config, fps: as for `decode_async`.
         sink_factory, sink_info, source, latents_source, label, command: as for `run_benchmark`.
-        mode: sync, async or compute.
+        mode: sync, async or compute_only.
         rounds: each runs every arm once, in random order.
         pairs, splits: as for `judge`.
         plant_percent: work planted after each chunk, % of its decode time; None:
@@ -221,59 +228,54 @@ def run_control(
         progress: show a tqdm bar of runs.
 
     Raises:
-        ValueError: a plan as in `check_control`, work that cannot be dosed (see `calibrate`),
+        ValueError: a plan as in `check_plant`, work that cannot be dosed (see `calibrate`),
             arms whose frames differ; or bad input as for `decode_async`.
+        RuntimeError: the planted work did not run as often as it should.
     """
-    check_control(mode, rounds, pairs, splits, plant_percent)
+    check_plant(mode, rounds, pairs, splits, plant_percent)
     percent = default_plant_percent(decoder.device) if plant_percent is None else plant_percent
     planted = PlantedDecoder(decoder)
-    plain = Bench(decoder, latents, fps, source, latents_source, seed)
-    slow = Bench(planted, latents, fps, source, latents_source, seed)
-    benches = {"a": plain, "b": plain, "slow": slow}
-    random = np.random.default_rng(seed)
-    orders = [tuple(random.permutation(ARMS).tolist()) for _ in range(WARMUP + rounds)]
-    runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
-    with progress_bar(len(ARMS) * (1 + len(orders)) + 1, progress) as advance:
-        sha256 = {}
-        for arm in ("a", "b"):
-            sha256[arm] = plain.frame_hash(mode, config)
-            advance()
+    plain = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
+    slow = Bench(planted, latents, fps, source, latents_source, seed, setup_s)
+    info = sink_info or described(sink_factory)
+    plans = {
+        arm: ArmPlan(bench, mode, config, sink_factory, info)
+        for arm, bench in (("a", plain), ("b", plain), ("slow", slow))
+    }
+    made: dict[str, Any] = {}
+    turns: list[str] = []
+    done: list[int] = []
+
+    def before_rounds(measured: Measured) -> None:
         with sink_factory("calibration") as sink:
             spans_s = chunk_seconds(plain.run(mode, -1, sink, config))
-        frames = plain.workload.latent_frames
-        calibration = calibrate(planted, *spans_s, percent, config.chunk_size, frames)
-        advance()
-        sha256["slow"] = slow.frame_hash(mode, config)
-        advance()
-        _check_frames(sha256)
-        for number, order in enumerate(orders, start=-WARMUP):
-            for arm in order:
-                with sink_factory(f"{arm}-{number + WARMUP:03d}") as sink:
-                    runs[arm].append(benches[arm].run(mode, number, sink, config))
-                advance()
-    arms = {
-        arm: benches[arm].result(
-            {mode: sha256[arm]}, runs[arm], config=config, sink_info=sink_info,
-            baseline=mode, label=f"{label}-{arm}", command=command,
-        )
-        for arm in ARMS
-    }  # fmt: skip
-    result = ControlResult(
-        label=label,
-        command=command,
-        provenance=arms["a"].provenance,
-        workload=plain.workload,
-        config=config,
-        sink=sink_info,
-        plan=Plan(
-            mode=mode, rounds=rounds, warmup=WARMUP, pairs=pairs, splits=splits,
-            plant_percent=percent, seed=seed, orders=tuple(orders),
-        ),
-        calibration=calibration,
-        metrics=_judged(arms, mode, pairs, splits, seed),
-        throttled={arm: arms[arm].modes[mode].throttled_runs for arm in ARMS},
+        count = plain.workload.latent_frames
+        made.update(calibrate(planted, *spans_s, percent, config.chunk_size, count))
+        measured.sha256["slow"] = slow.frame_hash(mode, config)
+        _check_frames(measured.sha256)
+        planted.done = 0
+
+    def after_run(arm: str, run: Run) -> None:
+        turns.append(arm)
+        if arm == "slow" and not run.warmup:
+            done.append(planted.done)
+        planted.done = 0
+
+    measured = measure(
+        plans, rounds, WARMUP, order="random", seed=seed, progress=progress,
+        before_rounds=before_rounds, after_run=after_run,
     )  # fmt: skip
-    return Control(result, arms)
+    if any(count != made["products"] for count in done):
+        raise RuntimeError(
+            f"{made['products']} products were to run behind the chunks of every slow run, "
+            f"{min(done)} to {max(done)} did; the decoder has a way past decode_chunk"
+        )
+    orders = tuple(tuple(turns[at : at + len(plans)]) for at in range(0, len(turns), len(plans)))
+    record = Planted(
+        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=tuple(done),
+        **made,
+    )  # fmt: skip
+    return recording_of(measured, "aa", "a", label, command, planted=record)
 
 
 def _check_frames(sha256: dict[str, str | None]) -> None:
@@ -284,17 +286,3 @@ def _check_frames(sha256: dict[str, str | None]) -> None:
         )
     if sha256["slow"] != sha256["a"]:
         raise ValueError("the planted work changed the frames, so the arms cannot be compared")
-
-
-def _judged(
-    arms: dict[str, BenchmarkResult], mode: str, pairs: int, splits: int, seed: int
-) -> dict[str, MetricControl]:
-    judged = {}
-    for metric in ("latency_s", "ttff_s"):
-        values = {
-            arm: [getattr(run, metric) for run in result.timed(mode)]
-            for arm, result in arms.items()
-        }
-        if all(value is not None for one in values.values() for value in one):
-            judged[metric] = judge(values, pairs, splits, seed)
-    return judged

@@ -39,14 +39,14 @@ from vdkit.measure.study import (
 )
 from vdkit.record.machine import collect_provenance, gpu_uuid
 from vdkit.record.old_profile import Ceiling, ModeProfile, ProfileResult
-from vdkit.record.recording import Run
+from vdkit.record.runs import Run
 from vdkit.record.stats import paired_ratio
 from vdkit.trace.figures import Analysis, analyze, chunk_starts
 from vdkit.trace.read import read_trace
 from vdkit.trace.timeline import CLOCK_MARKER, Alignment, Timeline, to_ns
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import SinkInfo
+    from vdkit.record.runs import SinkInfo
     from vdkit.trace.timeline import Timeline
 
 
@@ -373,12 +373,12 @@ def run_profile(
     timelines: dict[str, Timeline] = {}
     with progress_bar(len(modes) * (2 + runs * len(kinds)), progress) as advance:
         for mode in modes:
-            runner.timed(mode, -1, False)
+            runner.arms[mode, -1, False].timed
             advance()
         for number in range(runs):
             turn = [(mode, sampled) for mode in modes for sampled in kinds]
             for mode, sampled in turn if number % 2 == 0 else reversed(turn):
-                timed[mode, sampled].append(runner.timed(mode, number, sampled))
+                timed[mode, sampled].append(runner.arms[mode, number, sampled].timed)
                 advance()
         for mode in modes:
             timelines[mode] = runner.profiled(mode, timed[mode, False])

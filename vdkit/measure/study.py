@@ -1,5 +1,6 @@
-"""The benchmark: modes run in turns, every raw value kept, frames proved identical.
+"""One interleaved measurement of any number of arms: every experiment of the kit is one of these.
 
+Arms run in turns, every raw value is kept, frames are proved identical before anything is timed.
 Knows decoders and sinks only by protocol: it is handed a decoder and a sink factory.
 """
 
@@ -11,10 +12,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from vdkit.decode.bar import Bar
@@ -23,101 +26,23 @@ from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, require
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
-from vdkit.measure.nvml import GpuReading, Nvml
-from vdkit.record.machine import collect_provenance, gpu_uuid, tensor_sha256
-from vdkit.record.recording import BenchmarkResult, Mode, Run, SinkInfo, Workload, identical
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from vdkit.decode.protocols import ChunkDecoder
-
+from vdkit.measure.nvml import Nvml, NvmlWatch
+from vdkit.record.machine import GpuReading, collect_provenance, gpu_uuid, tensor_sha256
+from vdkit.record.recording import Arm, Recording
+from vdkit.record.runs import Run, SinkInfo, Workload
 
 MODES: Mapping[str, Callable[..., DecodeResult]] = {
     "diffusers": decode_diffusers,
     "sync": decode_sync,
     "async": decode_async,
-    "compute": compute_only,
+    "compute_only": compute_only,
 }
-"""Every decode path by the name that records and tables use."""
+"""Every decode path by the name that options, records and tables use."""
 
 SinkFactory = Callable[[str], AbstractContextManager[Sink]]
 """Called with a run's label; entering gives a fresh sink, leaving removes what it wrote."""
 
-
-def run_benchmark(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    *,
-    sink_info: SinkInfo,
-    modes: Sequence[str] = tuple(MODES),
-    baseline: str | None = None,
-    config: DecodeConfig = DecodeConfig(),
-    fps: int | float | str | Fraction = 16,
-    runs: int = 10,
-    warmup: int = 1,
-    source: str | None = None,
-    latents_source: str = "given",
-    seed: int = 0,
-    label: str = "bench",
-    command: str | None = None,
-    setup_s: float | None = None,
-    progress: Progress = True,
-    cancel: threading.Event | None = None,
-) -> BenchmarkResult:
-    """Run decode paths in turns (A B B A ...) and record everything.
-
-    Each mode first runs once, untimed, into a hash, which proves the frames identical and warms the
-    device up; then come ``warmup`` and ``runs`` rounds with a fresh sink each. Nothing is measured
-    inside a run but what the decode path itself records.
-
-    Args:
-        decoder, latents, config, fps: as for `decode_async`.
-        sink_factory: gives the sink of one run, and removes its output after.
-        sink_info: how the record describes the sink.
-        modes: keys of `MODES`.
-        baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
-            compute.
-        runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
-        source, latents_source, seed, label, command, setup_s: for the record only.
-        progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
-            to decode in all), called on this thread as chunks of every run are written: it should
-            take no time.
-        cancel: set it to stop within a chunk.
-
-    Raises:
-        DecodeCancelled: ``cancel`` was set.
-        ValueError: unknown or repeated mode, no runs, a baseline that does not run; or bad input as
-            for `decode_async`.
-    """
-    baseline = check_plan(modes, baseline, runs, warmup)
-    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
-    bench.cancel = cancel
-    if callable(progress):
-        bench.watch(progress, len(modes) * (1 + warmup + runs))
-    with progress_bar(len(modes) * (1 + warmup + runs), progress is True) as advance:
-        hashes = {}
-        for mode in modes:
-            hashes[mode] = bench.frame_hash(mode, config)
-            advance()
-        records: list[Run] = []
-        for number in range(-warmup, runs):
-            order = modes if number % 2 == 0 else tuple(reversed(modes))
-            for mode in order:
-                with sink_factory(f"{mode}-{number + warmup:03d}") as sink:
-                    records.append(bench.run(mode, number, sink, config))
-                advance()
-    return bench.result(
-        hashes,
-        records,
-        config=config,
-        sink_info=sink_info,
-        baseline=baseline,
-        label=label,
-        command=command,
-    )
+Order = Literal["abba", "random"]
 
 
 class Bench:
@@ -153,6 +78,11 @@ class Bench:
         self._progress: Progress = False
         self._frames_before = 0
 
+    @property
+    def driver(self) -> str | None:
+        """The NVIDIA driver's version; None without NVML."""
+        return self.nvml.driver if self.nvml else None
+
     def watch(self, report: Callable[[int, int], None], decodes: int) -> None:
         """Report (frames decoded, frames in all) over this many decodes to come."""
         total = decodes * self.workload.frames
@@ -174,18 +104,21 @@ class Bench:
                 f"leave out mode diffusers: modes={tuple(MODES)[1:]}"
             )
         hasher = FrameHasher()
-        self._decode(mode, hasher, config)
-        return None if mode == "compute" else hasher.sha256
+        self.decode(mode, hasher, config)
+        return None if mode == "compute_only" else hasher.sha256
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
         gc.collect()  # or a collection of the last run's garbage falls into this one
-        before = self.nvml.read() if self.nvml else None
-        done = self._decode(mode, sink, config)
-        after = self.nvml.read() if self.nvml else None
-        return as_run(done, number, before, after)
+        if self.nvml is None:
+            return as_run(self.decode(mode, sink, config), number)
+        before = self.nvml.read()
+        with NvmlWatch(self.nvml) as watch:
+            done = self.decode(mode, sink, config)
+        return as_run(done, number, before, self.nvml.read(), watch.seen)
 
-    def _decode(self, mode: str, sink: Sink, config: DecodeConfig) -> DecodeResult:
+    def decode(self, mode: str, sink: Sink, config: DecodeConfig) -> DecodeResult:
+        """One decode, with nothing around it."""
         done = MODES[mode](
             self.decoder, self.latents, sink, fps=self.fps, config=config, progress=self._progress,
             cancel=self.cancel,
@@ -193,43 +126,156 @@ class Bench:
         self._frames_before += self.workload.frames
         return done
 
-    def result(
-        self,
-        hashes: Mapping[str, str | None],
-        records: Sequence[Run],
-        *,
-        config: DecodeConfig,
-        sink_info: SinkInfo,
-        baseline: str,
-        label: str,
-        command: str | None = None,
-    ) -> BenchmarkResult:
-        """The runs as a record. ``hashes``: mode to what `frame_hash` gave, in order of the table.
 
-        Every mode needs a timed run.
-        """
-        driver = self.nvml.driver if self.nvml else None
-        return BenchmarkResult(
-            label=label,
-            command=command,
-            provenance=collect_provenance(self.decoder.device, driver),
-            workload=self.workload,
-            config=config,
-            sink=sink_info,
-            baseline=baseline,
-            frames_identical=identical(hashes, config),
-            modes={
-                mode: Mode.of(mode, baseline, records, sha256, self.workload.seconds)
-                for mode, sha256 in hashes.items()
-            },
-            runs=tuple(records),
-            setup_s=self.setup_s,
-            other_bytes=self.other_bytes,
-        )
+@dataclass(frozen=True, slots=True)
+class ArmPlan:
+    """One way to decode: whose decoder, on which path, how, and where to.
+
+    Attributes:
+        sink: makes a fresh sink for each run.
+        same_code: on this device it runs what the baseline runs.
+        hashed: its frames are hashed before the rounds; not where the sink makes its own of them.
+    """
+
+    bench: Bench
+    mode: str
+    config: DecodeConfig
+    sink: SinkFactory
+    sink_info: SinkInfo
+    same_code: bool = False
+    hashed: bool = True
+    guard: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
-def check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: int) -> str:
-    """The baseline of a sound plan; ValueError, with what is allowed, for any other."""
+@dataclass(slots=True)
+class Measured:
+    """Runs and the hash of the frames of every arm, by its name."""
+
+    plans: Mapping[str, ArmPlan]
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    sha256: dict[str, str | None] = field(default_factory=dict)
+
+    def arms(self) -> dict[str, Arm]:
+        """As they are recorded."""
+        return {
+            name: Arm(
+                mode=plan.mode,
+                workload=plan.bench.workload,
+                config=plan.config,
+                sink=plan.sink_info,
+                runs=tuple(self.runs[name]),
+                frame_sha256=self.sha256[name],
+                setup_s=plan.bench.setup_s,
+                other_bytes=plan.bench.other_bytes,
+                same_code=plan.same_code,
+            )
+            for name, plan in self.plans.items()
+        }
+
+
+def measure(
+    plans: Mapping[str, ArmPlan],
+    rounds: int,
+    warmup: int = 1,
+    *,
+    order: Order = "abba",
+    seed: int = 0,
+    progress: Progress = True,
+    before_rounds: Callable[[Measured], None] = lambda measured: None,
+    after_run: Callable[[str, Run], None] = lambda name, run: None,
+) -> Measured:
+    """Hash every arm once, untimed; then run all of them in each round, a fresh sink for each run.
+
+    The untimed run also warms the device up. Nothing is measured inside a run but what the decode
+    path itself records, and on a GPU its clocks, power and throttle reasons, every tenth of a
+    second (`NvmlWatch`).
+
+    Args:
+        plans: arm to its plan, in order.
+        rounds, warmup: timed and untimed ones; warm-up runs are kept apart in the record.
+        order: ``abba``: forwards in even rounds, backwards in odd ones; ``random``: by ``seed``.
+        progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
+            to decode in all), called on this thread as chunks of every run are written.
+        before_rounds: called when every arm has been hashed, e.g. to calibrate one.
+        after_run: called with an arm's name and its run, warm-ups too.
+
+    Raises:
+        ValueError: no rounds, or a warm-up below 0.
+    """
+    check_rounds(rounds, warmup)
+    made = Measured(plans, {name: [] for name in plans})
+    hashed = [name for name, plan in plans.items() if plan.hashed]
+    total = len(hashed) + len(plans) * (warmup + rounds)
+    if callable(progress):
+        for bench in {id(plan.bench): plan.bench for plan in plans.values()}.values():
+            bench.watch(progress, total)
+    random = np.random.default_rng(seed)
+    with progress_bar(total, progress is True) as advance, _quick_collections():
+        for name, plan in plans.items():
+            made.sha256[name] = None
+            if plan.hashed:
+                with plan.guard():
+                    made.sha256[name] = plan.bench.frame_hash(plan.mode, plan.config)
+                advance()
+        before_rounds(made)
+        for number in range(-warmup, rounds):
+            for name in _turn(list(plans), number, order, random):
+                plan = plans[name]
+                label = f"{name.replace('/', '-').replace(' ', '-')}-{number + warmup:03d}"
+                with plan.sink(label) as sink:
+                    run = plan.bench.run(plan.mode, number, sink, plan.config)
+                made.runs[name].append(run)
+                after_run(name, run)
+                advance()
+    return made
+
+
+def _turn(
+    names: Sequence[str], number: int, order: Order, random: np.random.Generator
+) -> Sequence[str]:
+    if order == "random":
+        return [str(name) for name in random.permutation(names)]
+    return names if number % 2 == 0 else names[::-1]
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Have collections look at new objects only.
+
+    One is made before each of many runs, and would take longer than a short run where a notebook
+    has filled the process.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def recording_of(
+    measured: Measured,
+    kind: str,
+    baseline: str,
+    label: str,
+    command: str | None = None,
+    **more: Any,
+) -> Recording:
+    """What was measured, as a recording; ``more``: its other fields."""
+    bench = measured.plans[baseline].bench
+    return Recording(
+        kind=kind,
+        label=label,
+        command=command,
+        provenance=collect_provenance(bench.decoder.device, bench.driver),
+        baseline=baseline,
+        arms=measured.arms(),
+        **more,
+    )
+
+
+def check_modes(modes: Sequence[str], baseline: str | None = None) -> None:
+    """ValueError, with what is allowed, unless these are modes to run, each once."""
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
         raise ValueError(
@@ -237,15 +283,16 @@ def check_plan(modes: Sequence[str], baseline: str | None, runs: int, warmup: in
         )
     if len(set(modes)) != len(modes):
         raise ValueError(f"modes {', '.join(modes)}: each may be named once")
+    if baseline is not None and baseline not in modes:
+        raise ValueError(f"baseline {baseline!r} is not among the modes {', '.join(modes)}")
+
+
+def check_rounds(runs: int, warmup: int) -> None:
+    """ValueError, with what is allowed, unless so many runs can be made."""
     if runs < 1:
         raise ValueError(f"runs is {runs}; use 1 or more")
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}; use 0 or more")
-    if baseline is None:
-        return next(mode for mode in ("sync", "diffusers", "async", "compute") if mode in modes)
-    if baseline not in modes:
-        raise ValueError(f"baseline {baseline!r} is not among the modes {', '.join(modes)}")
-    return baseline
 
 
 @contextmanager
@@ -301,6 +348,7 @@ def as_run(
     number: int,
     before: GpuReading | None = None,
     after: GpuReading | None = None,
+    during: GpuReading | None = None,
 ) -> Run:
     """A finished decode as a record; ``number`` is its round, below 0 for a warm-up."""
     return Run(
@@ -319,9 +367,8 @@ def as_run(
         clock_residual_s=done.clock_residual_s,
         gpu_before=before,
         gpu_after=after,
-        throttled=any(
-            reading is not None and reading.throttle_reasons for reading in (before, after)
-        ),
+        gpu_during=during,
+        throttled=during is not None and bool(during.throttle_reasons),
         chunks=done.chunks,
     )
 

@@ -36,8 +36,9 @@ from vdkit.predict.grid import (
     unfit_path,
 )
 from vdkit.record.machine import collect_provenance
-from vdkit.record.recording import MODE_NAMES, BenchmarkResult, SinkInfo, read_result, write_record
-from vdkit.record.store import result_folder
+from vdkit.record.recording import Recording, read_recording
+from vdkit.record.runs import MODES, SinkInfo
+from vdkit.record.store import result_folder, write_record
 
 
 class SweepLocked(RuntimeError):
@@ -181,7 +182,7 @@ def _measure(
     sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
     hashes: dict[tuple[str, int, int | None], str | None],
     bar: SweepBar,
-) -> BenchmarkResult:
+) -> Recording:
     """Run one cell and record it."""
     plan = sweep.plan
     config = cell.config(plan.config)
@@ -204,7 +205,7 @@ def _measure(
         label=f"{plan.label}: {cell.words}",
         command=plan.command,
     )
-    return read_result(write_record(result, result_path(sweep.folder, cell)))
+    return read_recording(write_record(result, result_path(sweep.folder, cell)))
 
 
 def _with_predictions(sweep: Sweep) -> Sweep:
@@ -327,8 +328,8 @@ def plan_cells(
         if len(set(values)) != len(values):
             raise ValueError(f"{name} has a value twice: {', '.join(map(str, values))}")
     for mode in modes:
-        if mode not in MODE_NAMES:
-            raise ValueError(f"mode {mode!r} is unknown; use any of {', '.join(MODE_NAMES)}")
+        if mode not in MODES:
+            raise ValueError(f"mode {mode!r} is unknown; use any of {', '.join(MODES)}")
     for size in chunks:
         if size < 1:
             raise ValueError(f"chunk size is {size}; use 1 or more")

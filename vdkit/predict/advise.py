@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, VideoInfo
-from vdkit.predict.costs import Cost, StageCosts, Storage, recorded_span
+from vdkit.predict.costs import Cost, StageCosts, Storage
 from vdkit.predict.recurrence import Prediction, predict, video_info
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _busy_s(candidate: Candidate) -> dict[str, float]:
     """Seconds that each resource works in the run, waiting for others left out."""
 
     def total(step: str) -> float:
-        return sum(recorded_span(c, step) or 0.0 for c in candidate.prediction.run.chunks)
+        return sum(c.span_s(step) or 0.0 for c in candidate.prediction.run.chunks)
 
     run = candidate.prediction.run
     sink_s = (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)

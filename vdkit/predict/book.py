@@ -16,12 +16,12 @@ from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import Prediction, predict
 from vdkit.record.old_aa import is_arm
 from vdkit.record.old_variants import alone
-from vdkit.record.recording import read_result
+from vdkit.record.recording import read_recording
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.recording import Recording
 
 
 _GROWS_WITH_PIXELS = ("decode", "copy", "pageable_copy", "convert", "video_convert", "write")
@@ -73,12 +73,12 @@ class CostBook:
     """Benchmarks by what they decoded; of two of the same configuration the later one counts."""
 
     def __init__(self) -> None:
-        self._results: dict[Decoding, list[BenchmarkResult]] = {}
+        self._results: dict[Decoding, list[Recording]] = {}
         self._fitted: dict[Decoding, StageCosts] = {}
 
     def add(
         self,
-        result: BenchmarkResult,
+        result: Recording,
         machine: str,
         decoder: str | None = None,
         sink: str | None = None,
@@ -101,7 +101,7 @@ class CostBook:
             one
             for one in self._results.get(key, [])
             if one.sink == result.sink  # another file system has writes of its own
-            and (one.config, one.modes.keys()) != (result.config, result.modes.keys())
+            and (one.config, one.arms.keys()) != (result.config, result.arms.keys())
         ]
         self._results[key] = [*kept, result]
         self._fitted.pop(key, None)
@@ -115,7 +115,7 @@ class CostBook:
         """
         for path in sorted(folder.rglob("result*.json")):
             try:
-                result = read_result(path)
+                result = read_recording(path)
             except (ValueError, OSError):
                 continue
             if not is_arm(path):

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vdkit.decode.chunks import ChunkRecord
-
 if TYPE_CHECKING:
-    from vdkit.record.recording import Run
+    from vdkit.record.runs import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +228,8 @@ def recorded_times(run: Run) -> dict[str, tuple[float, ...]]:
     """
     found = {}
     for step in ("launch", "decode", "copy", "convert", "write"):
-        spans = [recorded_span(chunk, step) for chunk in run.chunks]
+        spans = [chunk.span_s(step) for chunk in run.chunks]
         known = tuple(span for span in spans if span is not None)
         if known and len(known) == len(spans):
             found[step] = known
     return found
-
-
-def recorded_span(chunk: ChunkRecord, step: str) -> float | None:
-    """Seconds that a step of a chunk took; None if there was no such step."""
-    start, stop = getattr(chunk, f"{step}_start_s"), getattr(chunk, f"{step}_done_s")
-    return None if start is None or stop is None else stop - start

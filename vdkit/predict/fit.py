@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict.costs import Cost, StageCosts, recorded_span
+from vdkit.predict.costs import Cost, StageCosts
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import ChunkRecord, DecodeConfig
-    from vdkit.record.recording import BenchmarkResult, Run
+    from vdkit.record.recording import Recording
+    from vdkit.record.runs import Run
 
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
-def fit_costs(*results: BenchmarkResult) -> StageCosts:
+def fit_costs(*results: Recording) -> StageCosts:
     """Costs from the timed runs of one or several benchmarks of one setting, at any chunk sizes.
 
     ``decode`` and ``launch`` have a cost of their own for the first chunk. For the others chunks of
@@ -61,9 +62,9 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     for config, run in chunked:
         pinned = run.mode == "async" and config.pinned_memory and cuda
         for chunk in run.chunks:
-            copies[pinned].add(chunk.d2h_bytes / frame_bytes, recorded_span(chunk, "copy"))
-    convert = _points(chunked, lambda chunk: recorded_span(chunk, "convert"))
-    write = _points(runs, lambda chunk: recorded_span(chunk, "write"))
+            copies[pinned].add(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy"))
+    convert = _points(chunked, lambda chunk: chunk.span_s("convert"))
+    write = _points(runs, lambda chunk: chunk.span_s("write"))
     opened, closed = _Points(), _Points()
     for _, run in runs:
         opened.add(run.chunks[-1].frame_stop, run.sink_open_s)
@@ -91,7 +92,7 @@ def fit_costs(*results: BenchmarkResult) -> StageCosts:
     )
 
 
-def _check_one_setting(results: Sequence[BenchmarkResult]) -> None:
+def _check_one_setting(results: Sequence[Recording]) -> None:
     if not results:
         raise ValueError("no benchmark to fit costs from; give one or more, as read_result reads")
     settings = [
@@ -186,7 +187,7 @@ def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
             start, launched = chunk.decode_start_s, chunk.launch_done_s
             assert start is not None and launched is not None
             for step in ("launch", "decode"):
-                seconds = recorded_span(chunk, step)
+                seconds = chunk.span_s(step)
                 assert seconds is not None
                 if chunk.index == 0:
                     first[step].append(seconds)
@@ -238,7 +239,7 @@ def _steps_s(run: Run) -> Iterator[float]:
     if run.mode != "sync":
         return
     for before, chunk in pairwise(run.chunks):
-        steps = [recorded_span(before, step) for step in ("decode", "copy", "convert", "write")]
+        steps = [before.span_s(step) for step in ("decode", "copy", "convert", "write")]
         assert chunk.launch_start_s is not None and before.launch_start_s is not None
         yield chunk.launch_start_s - before.launch_start_s - sum(step or 0.0 for step in steps)
 

@@ -17,14 +17,9 @@ from vdkit.predict.costs import StageCosts, Storage
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.machine import Provenance
-from vdkit.record.recording import (
-    BenchmarkResult,
-    Record,
-    SinkInfo,
-    Workload,
-    read_record,
-    read_result,
-)
+from vdkit.record.recording import Recording, read_recording
+from vdkit.record.runs import Record, SinkInfo, Workload
+from vdkit.record.upgrade import read_record
 
 SCHEMA_VERSION = 2
 # 1: first.
@@ -147,7 +142,7 @@ class Sweep:
 
     folder: Path
     plan: SweepPlan
-    results: dict[Cell, BenchmarkResult]
+    results: dict[Cell, Recording]
     unfit: dict[Cell, str]
     predictions: Predictions | None
 
@@ -176,9 +171,9 @@ class Sweep:
         return {cell: error for cell, error in found.items() if error is not None}
 
 
-def measured_s(result: BenchmarkResult) -> float:
+def measured_s(result: Recording) -> float:
     """Mean latency of a cell's timed runs, s."""
-    return result.modes[result.baseline].latency_s.mean
+    return result.arms[result.baseline].latency.mean
 
 
 def median_and_worst(errors: dict[Cell, float]) -> tuple[float, float, Cell]:
@@ -208,7 +203,7 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _ra
         measured, reason = result_path(folder, cell), unfit_path(folder, cell)
         try:
             if measured.exists():
-                result = read_result(measured)
+                result = read_recording(measured)
                 found = cell_of(result, cell)
                 if found != cell:
                     raise ValueError(f"{measured} holds {found.words}, not {cell.words}")
@@ -224,7 +219,7 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _ra
     return Sweep(folder, plan, results, unfit, predictions)
 
 
-def cell_of(result: BenchmarkResult, like: Cell) -> Cell:
+def cell_of(result: Recording, like: Cell) -> Cell:
     """The cell that a record is of; ``like`` tells whether slots count."""
     slots = None if like.slots is None else result.config.slots
     return Cell(

@@ -28,7 +28,7 @@ from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.recording import Recording
 
 
 _CLOCK_S = 1e-9  # stall causes are whole nanoseconds
@@ -102,7 +102,7 @@ def predict(
     return _prediction(model, info, mode, latency_s)
 
 
-def video_info(result: BenchmarkResult) -> VideoInfo:
+def video_info(result: Recording) -> VideoInfo:
     """The video of a recorded benchmark."""
     load = result.workload
     return VideoInfo(load.frames, load.height, load.width, exact_fps(load.fps))

@@ -14,11 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from vdkit.measure.nvml import THROTTLE_BITS
 from vdkit.present.profile_tables import incomplete, on_cpu
 from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
 from vdkit.present.tables import NAMES, what_and_where
 from vdkit.present.timeline import plot_lanes, plot_overlap
+from vdkit.record.machine import THROTTLE_BITS
 from vdkit.trace.read import read_trace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.record.old_profile import ProfileResult
-    from vdkit.record.recording import Run
+    from vdkit.record.runs import Run
     from vdkit.trace.figures import Analysis
     from vdkit.trace.timeline import Timeline
 
@@ -230,8 +230,8 @@ def profile_figures(
             mode whose trace is not there stalls come from the event records.
         titled: say above each picture what was measured and where.
     """
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
-    profiled = {mode: one.profiled for mode, one in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
+    profiled = {mode: one.profiled for mode, one in result.arms.items()}
 
     def title(what: str) -> str | None:
         return f"{what}: {what_and_where(result)}" if titled else None
@@ -242,7 +242,7 @@ def profile_figures(
     shown = pair or profiled
     mine = {mode: analyses[mode] for mode in shown}
     if timelines is None:
-        traces = {mode: folder / result.modes[mode].trace for mode in shown}
+        traces = {mode: folder / result.arms[mode].trace for mode in shown}
         timelines = {mode: read_trace(path) for mode, path in traces.items() if path.is_file()}
     figures["timeline"] = plot_overlap(
         shown, result.config, "\n".join(line for line in (runs, _cost(mine)) if line),
@@ -251,7 +251,7 @@ def profile_figures(
     if len(pair) == 2:
         figures["waterfall"] = plot_waterfall(analyses, title=runs)
     figures["latency"] = plot_latencies(
-        {mode: [run.latency_s for run in one.timed] for mode, one in result.modes.items()},
+        {mode: [run.latency_s for run in one.timed] for mode, one in result.arms.items()},
         title=title("Timed runs"),
     )
     samples = folder / "nvml.csv"

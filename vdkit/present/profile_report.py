@@ -128,7 +128,7 @@ def profile_text(
     energy: bool = False,
 ) -> str:
     """The whole profile, for a terminal or Markdown; ``usd_per_hour``, ``energy``: `mode_rows`."""
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
     parts = [
         warning(analyses, style),
         "\n".join(line for line in (setting(result), price_line(usd_per_hour)) if line),
@@ -152,7 +152,7 @@ def profile_tables(
     result: ProfileResult, usd_per_hour: float | None = None, energy: bool = False
 ) -> list[Table]:
     """A profile: paths, windows, stalls of each window, kernel families; warnings above each."""
-    analyses = {mode: one.analysis for mode, one in result.modes.items()}
+    analyses = {mode: one.analysis for mode, one in result.arms.items()}
     failed = warning(analyses, "plain")
     made = [
         Table(

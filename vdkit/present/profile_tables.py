@@ -210,7 +210,7 @@ def mode_rows(
     """
     rows = []
     baseline = _baseline(result)
-    for mode, one in result.modes.items():
+    for mode, one in result.arms.items():
         row = {
             "path": NAMES[mode],
             "timed s": mean_words([run.latency_s for run in one.timed]),
@@ -227,18 +227,18 @@ def mode_rows(
             row["of ceiling %"] = "-"
         money = money_cells(
             _timed_s(one),
-            None if mode == baseline else _timed_s(result.modes[baseline]),
+            None if mode == baseline else _timed_s(result.arms[baseline]),
             result.workload.seconds,
             _energy_j(one),
             usd_per_hour,
-            energy or any(other.energy_j for other in result.modes.values()),
+            energy or any(other.energy_j for other in result.arms.values()),
         )
         if ENERGY in money:
             row["J / video"] = _number(_energy_j(one), ".0f")
             row[ENERGY] = money.pop(ENERGY)
         if one.sampling_cost is not None:
             row["sampled / plain"] = ratio_words(one.sampling_cost)
-        if any(other.throttled for other in result.modes.values()):
+        if any(other.throttled for other in result.arms.values()):
             row["throttled"] = ", ".join(one.throttled_samples) or "no"
         rows.append(row | money)
     return rows
@@ -249,13 +249,13 @@ def mode_legend(
 ) -> str:
     """What the columns of `mode_rows` on money and energy mean, if they were asked for."""
     device = result.provenance.device
-    measured = [(device, _energy_j(one), _timed_s(one)) for one in result.modes.values()]
+    measured = [(device, _energy_j(one), _timed_s(one)) for one in result.arms.values()]
     return money_legend(measured, usd_per_hour, energy, _baseline(result))
 
 
 def _baseline(result: ProfileResult) -> str:
     """What savings are against: the mode that a benchmark takes for its baseline."""
-    return next(mode for mode in ("sync", *NAMES) if mode in result.modes)
+    return next(mode for mode in ("sync", *NAMES) if mode in result.arms)
 
 
 def _timed_s(one: ModeProfile) -> float:

@@ -22,7 +22,7 @@ from vdkit.record.published import (
 )
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.recording import Recording
     from vdkit.trace.figures import Analysis
 
 WINDOW = "two chunks"
@@ -53,7 +53,7 @@ def published_beside_rows(usd_per_hour: float = PUBLISHED_USD_PER_HOUR) -> list[
 
 def beside_rows(
     name: str,
-    result: BenchmarkResult,
+    result: Recording,
     analyses: Mapping[str, Analysis],
     usd_per_hour: float = PUBLISHED_USD_PER_HOUR,
 ) -> list[dict[str, str]]:
@@ -71,7 +71,7 @@ def beside_rows(
     """
     rows = []
     for mode in _PATHS:
-        one = result.modes[mode]
+        one = result.arms[mode]
         window = analyses[mode].windows.get(WINDOW) if mode in analyses else None
         busy = "-"
         if window is not None:

@@ -14,7 +14,7 @@ from vdkit.present.digits import DIGITS_LEGEND, decimals_for, shown
 from vdkit.present.money_cells import money_cells, money_legend, price_line
 from vdkit.present.table import Table
 from vdkit.present.tables import sink_words
-from vdkit.record.recording import SinkInfo
+from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import mean_half_width
 
 _FEW_FILES = 4  # of one folder that are still listed one by one

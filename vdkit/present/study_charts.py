@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.record.derived import VramPoint
-    from vdkit.record.recording import BenchmarkResult
+    from vdkit.record.recording import Recording
 
 
 _STEP_COLORS = {step: TONES["compute" if step == "decode" else step][0] for step in STEPS}
@@ -43,7 +43,7 @@ def _stacked(heights_in: Sequence[float]) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:, 0])
 
 
-def plot_hiding(panels: Mapping[str, Mapping[str, BenchmarkResult]]) -> Figure:
+def plot_hiding(panels: Mapping[str, Mapping[str, Recording]]) -> Figure:
     """Where the time of sync and async goes, ms per latent frame: two bars for each variant.
 
     Args:
@@ -119,7 +119,7 @@ def plot_headroom(panels: Mapping[str, Mapping[str, Headroom]]) -> Figure:
         for ax, (title, variants) in zip(axes, panels.items(), strict=True):
             longest = max(one.compute_ms for one in variants.values())
             for row, one in enumerate(variants.values()):
-                ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute"])
+                ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute_only"])
                 ax.text(
                     one.compute_ms + 0.01 * longest, row,
                     f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "

@@ -67,7 +67,7 @@ def sweep_frame(sweep: Sweep) -> pd.DataFrame:
 
 def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
     result, one = sweep.results.get(cell), sweep.predicted(cell)
-    made = result.modes[cell.mode] if result else None
+    made = result.arms[cell.mode] if result else None
     outcome = "measured" if made else "does not fit" if cell in sweep.unfit else "to do"
     reason = sweep.unfit.get(cell)
     if reason is None and sweep.predictions is not None:
@@ -150,7 +150,7 @@ def _sync_s(sweep: Sweep, cell: Cell) -> float | None:
 
 
 def _energy_j(sweep: Sweep, cell: Cell) -> float | None:
-    return mean_energy_j(sweep.results[cell].timed(cell.mode))
+    return mean_energy_j(sweep.results[cell].arms[cell.mode].timed)
 
 
 def _shown(value: float | None, digits: str, missing: str = "-") -> str:
@@ -183,7 +183,7 @@ def _frames_line(sweep: Sweep) -> str:
     """Whether all cells of a chunk size gave the same frames; sizes may differ by one level."""
     hashes: dict[int, set[str]] = {}
     for cell, result in sweep.results.items():
-        sha256 = result.modes[cell.mode].frame_sha256
+        sha256 = result.arms[cell.mode].frame_sha256
         if sha256 is not None and cell.mode != "diffusers":
             hashes.setdefault(cell.chunk_size, set()).add(sha256)
     other = [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]

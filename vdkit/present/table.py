@@ -1,7 +1,7 @@
-"""One table in every form that a report needs: data frame, CSV, Markdown, LaTeX, terminal.
+"""One table of values in every form that a report needs: data frame, CSV, Markdown, LaTeX, HTML.
 
-Rows come as text that is ready to show, from any of the functions here that end in ``_rows``, so
-all forms say the same to the last digit. Unrounded values are in ``runs.csv`` and `load_results`.
+A cell is a `Number`, which knows the digits that it has earned, or text. Text is made of it here,
+at the end, so that all forms say the same to the last digit.
 """
 
 from __future__ import annotations
@@ -13,40 +13,137 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdkit.present import report_html
-from vdkit.present.latex import latex_table
+from vdkit.record.stats import mean_half_width, summarize
 from vdkit.record.store import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSING = "-"
+    from vdkit.record.stats import Ratio, Summary
 
-_PLAIN = r"[-+]?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[-+]\d+)?"
-_NUMBER = re.compile(
-    rf"(?P<value>{_PLAIN})(?P<mark>[†*]?)"
-    rf"(?: \[(?P<low>{_PLAIN}), (?P<high>{_PLAIN})\])?(?: \((?P<remark>[^()]+)\))?"
+MISSING = "-"
+MOST_DECIMALS = 4
+"""Of seconds that is 0.1 ms: below it lies the host's timing noise, whatever an interval says."""
+DIGITS_LEGEND = (
+    "Digits: down to the second one of the 95 % interval of the mean (Student's t) or ratio, "
+    f"{MOST_DECIMALS} decimals at the most; three digits for a single run."
 )
-_NEVER_NUMBERS = {"commit"}
-"""A hash may happen to hold digits only."""
+_LOOKS_NUMERIC = re.compile(r"[-+]?\d[\d.,]*†?( .*)?$|-$")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A value and how much of it is shown.
+
+    Attributes:
+        value: in the column's unit.
+        decimals: below 0 for tens, hundreds and so on.
+        low, high: its 95 % interval, shown to the same place; None without one.
+        mark: shown behind it, such as ``†`` or ``n = 1`` (in parentheses if it has a space).
+        sign: show a plus sign too.
+    """
+
+    value: float
+    decimals: int
+    low: float | None = None
+    high: float | None = None
+    mark: str = ""
+    sign: bool = False
+
+    @property
+    def rounded(self) -> float | int:
+        """As shown; an int where no decimals are."""
+        return _rounded(self.value, self.decimals)
+
+    def __str__(self) -> str:
+        text = shown(self.value, self.decimals)
+        if self.sign and not text.startswith("-"):
+            text = f"+{text}"
+        mark = f" ({self.mark})" if " " in self.mark else self.mark
+        if self.low is None or self.high is None or self.low == self.high:
+            return text + mark
+        low, high = (shown(end, self.decimals) for end in (self.low, self.high))
+        return f"{text}{mark} [{low}, {high}]"
+
+
+Cell = Number | str | None
+"""None, like a column that a row lacks, is a missing value."""
+
+
+def _rounded(value: float, decimals: int) -> float | int:
+    return round(value, decimals) + 0.0 if decimals > 0 else int(round(value, decimals))
+
+
+def shown(value: float, decimals: int) -> str:
+    """The value to so many decimals; never a negative zero."""
+    return f"{round(value, decimals) + 0.0:.{max(0, decimals)}f}"
+
+
+def decimals_for(half_width: float | None, value: float = 0.0) -> int:
+    """Decimals that end at the second significant digit of ``half_width``, 4 at the most.
+
+    Args:
+        half_width: half of a 95 % interval, in the unit of the value; None if there is no interval
+            (a single run), and the value gets three significant digits; 0 if all runs agree.
+        value: needed without an interval only.
+
+    Returns:
+        Below 0 for tens, hundreds and so on.
+    """
+    if half_width is None:
+        return 0 if value == 0 else min(MOST_DECIMALS, 2 - _exponent(value, 2))
+    return MOST_DECIMALS if half_width == 0 else min(MOST_DECIMALS, 1 - _exponent(half_width, 1))
+
+
+def _exponent(value: float, decimals: int) -> int:
+    """Of ten, once the value is rounded: 9.99 to two digits is 10, which has one digit more."""
+    return int(f"{value:.{decimals}e}".partition("e")[2])
+
+
+def summary_decimals(summary: Summary, scale: float = 1.0) -> int:
+    """Where the mean of these runs ends, times ``scale`` above 0: for all that is shown of them."""
+    half = mean_half_width(summary.std, summary.n)
+    return decimals_for(None if half is None else half * scale, summary.mean * scale)
+
+
+def mean_of(values: Sequence[float], scale: float = 1.0) -> Number:
+    """The mean of at least one run's values, times ``scale``."""
+    summary = summarize(values)
+    return Number(summary.mean * scale, summary_decimals(summary, scale))
+
+
+def ratio_of(ratio: Ratio | None) -> Number | None:
+    """A ratio to the second digit of its interval; marked where one pair gives none."""
+    if ratio is None:
+        return None
+    if ratio.low is None or ratio.high is None:
+        return Number(ratio.value, decimals_for(None, ratio.value), mark="n = 1")
+    decimals = decimals_for((ratio.high - ratio.low) / 2)
+    return Number(ratio.value, decimals, ratio.low, ratio.high)
+
+
+def significant(value: float | None, digits: int = 3) -> Number | None:
+    """So many significant digits, or every digit before the point."""
+    if value is None:
+        return None
+    return Number(value, 0 if value == 0 else max(0, digits - 1 - _exponent(value, digits - 1)))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of ready cells under one set of columns, the same in every form.
+    """Rows of cells under one set of columns.
 
     Attributes:
-        rows: at least one mapping of column to cell; units stand in the columns' names. ``-`` or
-            None is a missing value, and so is a column that a row lacks.
+        rows: at least one mapping of column to cell; units stand in the columns' names.
         caption: what was measured and where; stands above.
         note: what the columns mean; stands below.
 
     Raises:
         ValueError: no rows, or rows without columns.
-        TypeError: a cell that is not text.
+        TypeError: a cell that is neither `Number`, text nor None.
     """
 
-    rows: Sequence[Mapping[str, str | None]]
+    rows: Sequence[Mapping[str, Cell]]
     caption: str = ""
     note: str = ""
 
@@ -55,16 +152,16 @@ class Table:
         if not columns:
             raise ValueError(
                 f"a table needs a row and a column, got {len(self.rows)} rows without any; leave "
-                "the table out, or give rows as benchmark_rows(result) makes them"
+                "the table out"
             )
         for row in self.rows:
             for name, cell in row.items():
-                if cell is not None and not isinstance(cell, str):
+                if cell is not None and not isinstance(cell, (str, Number)):
                     raise TypeError(
-                        f"cell {cell!r} of column {name!r} is {type(cell).__name__}; format it "
-                        "first (vdkit.present.digits knows how many digits), or give None"
+                        f"cell {cell!r} of column {name!r} is {type(cell).__name__}; give a "
+                        "vdkit.present.table.Number, which knows how many digits, text or None"
                     )
-        filled = tuple({name: row.get(name) or MISSING for name in columns} for row in self.rows)
+        filled = tuple({name: row.get(name) for name in columns} for row in self.rows)
         object.__setattr__(self, "rows", filled)
 
     @property
@@ -72,41 +169,44 @@ class Table:
         """Names of the columns, in order."""
         return list(self.rows[0])
 
-    def _cells(self) -> list[list[str]]:
-        return [[cell or MISSING for cell in row.values()] for row in self.rows]
+    @property
+    def cells(self) -> list[list[str]]:
+        """Every row as text."""
+        return [[_text(cell) for cell in row.values()] for row in self.rows]
 
-    def _numeric(self) -> list[bool]:
-        """By column: whether it is aligned as numbers are."""
+    @property
+    def numeric(self) -> list[bool]:
+        """By column: whether it is set to the right, as numbers are."""
         return [
-            all(map(report_html.is_number, cells)) and any(cell != MISSING for cell in cells)
-            for cells in zip(*self._cells(), strict=True)
+            all(map(_LOOKS_NUMERIC.match, cells)) and any(cell != MISSING for cell in cells)
+            for cells in zip(*self.cells, strict=True)
         ]
 
     def frame(self) -> pd.DataFrame:
-        """As numbers where every cell of a column is one: a row per row, values as shown.
+        """As numbers: a row per row, values as shown, NaN where one is missing.
 
-        ``1.147 [1.125, 1.168]`` becomes the columns ``x``, ``x low`` and ``x high``; a †, a *
-        or words in parentheses behind a number go into a column ``x mark``. Missing values are NaN;
-        whole numbers are int64 if none is missing.
+        An interval adds the columns ``NAME low`` and ``NAME high``, a mark ``NAME mark``. Whole
+        numbers are int64 if none is missing.
         """
         import pandas as pd
 
         made: dict[str, pd.Series] = {}
-        for name, cells in zip(self.columns, zip(*self._cells(), strict=True), strict=True):
-            found = [None if cell == MISSING else _NUMBER.fullmatch(cell) for cell in cells]
-            there = [one for one in found if one is not None]
-            if name in _NEVER_NUMBERS or not there or len(there) < sum(c != MISSING for c in cells):
-                made[name] = pd.Series([math.nan if cell == MISSING else cell for cell in cells])
+        for name in self.columns:
+            column = [row[name] for row in self.rows]
+            cells = [None if cell == MISSING else cell for cell in column]
+            if any(isinstance(cell, str) for cell in cells) or not any(cells):
+                made[name] = pd.Series([math.nan if c is None else str(c) for c in cells])
                 continue
-            made[name] = pd.to_numeric(pd.Series([one and one["value"] for one in found]))
-            if any(one["low"] for one in there):
+            numbers = [cell if isinstance(cell, Number) else None for cell in cells]
+            made[name] = pd.Series([None if n is None else n.rounded for n in numbers])
+            made[name] = pd.to_numeric(made[name])
+            if any(n.low is not None for n in numbers if n):
                 for end in ("low", "high"):
                     made[f"{name} {end}"] = pd.to_numeric(
-                        pd.Series([one and one[end] for one in found])
+                        pd.Series([_end(number, end) for number in numbers])
                     )
-            marks = [one and (one["mark"] or one["remark"]) for one in found]
-            if any(marks):
-                made[f"{name} mark"] = pd.Series([mark or math.nan for mark in marks])
+            if any(n.mark for n in numbers if n):
+                made[f"{name} mark"] = pd.Series([(n and n.mark) or math.nan for n in numbers])
         return pd.DataFrame(made)
 
     def csv(self) -> str:
@@ -115,29 +215,41 @@ class Table:
 
     def markdown(self) -> str:
         """Caption, table and note as Markdown that reads well in a terminal too."""
-        return self._framed(markdown_table(self.rows), "  \n")
+        return self._framed(self.markdown_body(), "  \n")
+
+    def markdown_body(self) -> str:
+        """The table alone, padded; the first column left, the others right."""
+        grid = [
+            [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
+            for cells in (self.columns, *self.cells)
+        ]
+        widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
+        lines = [
+            f"| {' | '.join(_padded(cells, widths, [i > 0 for i in range(len(widths))]))} |"
+            for cells in grid
+        ]
+        rule = "|".join(
+            "-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)
+        )
+        return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
     def latex(self) -> str:
         r"""A ``table`` environment for LaTeX with ``\usepackage{booktabs}`` and nothing else."""
-        return latex_table(self.columns, self._cells(), self._numeric(), self.caption, self.note)
+        from vdkit.present.latex import latex_table
+
+        return latex_table(self.columns, self.cells, self.numeric, self.caption, self.note)
 
     def text(self) -> str:
         """For a terminal: columns two spaces apart under a rule, words left, numbers right.
 
         Lines are as long as the rows are; nothing is wrapped.
         """
-        numeric = self._numeric()
-        widths = [max(map(len, cells)) for cells in zip(self.columns, *self._cells(), strict=True)]
-
-        def line(cells: Sequence[str]) -> str:
-            padded = [
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(cells, widths, numeric, strict=True)
-            ]
-            return "  ".join(padded).rstrip()
-
-        rule = "  ".join("-" * width for width in widths)
-        return self._framed("\n".join([line(self.columns), rule, *map(line, self._cells())]), "\n")
+        widths = [max(map(len, cells)) for cells in zip(self.columns, *self.cells, strict=True)]
+        lines = [
+            "  ".join(_padded(cells, widths, self.numeric)).rstrip()
+            for cells in (self.columns, ["-" * width for width in widths], *self.cells)
+        ]
+        return self._framed("\n".join(lines), "\n")
 
     def _framed(self, body: str, line_break: str) -> str:
         parts = [self.caption.replace("\n", line_break), body, self.note.replace("\n", line_break)]
@@ -150,12 +262,9 @@ class Table:
         return self.markdown()
 
     def _repr_html_(self) -> str:
-        """As in a report, with the little style that a notebook lacks."""
-        rows = [dict(zip(self.columns, cells, strict=True)) for cells in self._cells()]
-        made = report_html.table(rows, self.caption)
-        made = made.replace('class="number"', 'style="text-align: right"')
-        made = made.replace('class="interval"', 'style="white-space: nowrap"')
-        return made + report_html.prose(self.note)
+        from vdkit.present.page import table_html
+
+        return table_html(self)
 
     def write(self, folder: Path | str, name: str) -> list[Path]:
         """``name.csv``, ``name.md`` and ``name.tex`` in ``folder``, which is made if need be.
@@ -185,24 +294,17 @@ class Table:
         return list(paths.values())
 
 
-def markdown_table(rows: Sequence[Mapping[str, str | None]], right: bool = True) -> str:
-    """Rows as a Markdown table, padded; ``right`` sets all columns but the first right."""
-    table = Table(rows)
-    grid = [
-        [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
-        for cells in (table.columns, *table._cells())
+def _text(cell: Cell) -> str:
+    return MISSING if cell is None or cell == "" else str(cell)
+
+
+def _end(number: Number | None, end: str) -> float | int | None:
+    value = None if number is None else getattr(number, end)
+    return None if number is None or value is None else _rounded(value, number.decimals)
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    return [
+        cell.rjust(width) if to_right else cell.ljust(width)
+        for cell, width, to_right in zip(cells, widths, right, strict=True)
     ]
-    widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if index == 0 or not right else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|".join(
-        "-" * (width + 2) if index == 0 or not right else "-" * (width + 1) + ":"
-        for index, width in enumerate(widths)
-    )
-    return "\n".join([line(grid[0]), f"|{rule}|", *map(line, grid[1:])])

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
-    from vdkit.record.recording import Run
+    from vdkit.record.runs import Run
     from vdkit.trace.stalls import Stalls
     from vdkit.trace.timeline import Recorded, Timeline
 

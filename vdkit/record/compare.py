@@ -1,18 +1,36 @@
 """Two recordings against each other: what changed, what only varied, what must not be compared.
 
 A mean that is 1 % lower today than yesterday may be the change in the code or the machine's mood.
-Here a difference has to be larger than what relabeled runs give by chance, and recordings from
-different machines or of different frames are refused unless the caller insists. No torch.
+Here a difference has to be larger than what relabeled runs give by chance. Another machine, decoder
+or frame hash makes it a stated comparison; other media are refused. And the comparison is judged
+itself: by recorded rounds of one setting against itself, and against planted work. No torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vdkit.record.recording import BenchmarkResult, Run, comparable
-from vdkit.record.stats import CALL_BELOW_P, LESS, MORE, TOO_FEW, Decision, decide
+import numpy as np
+
+from vdkit.record.recording import Recording, comparable
+from vdkit.record.runs import Run
+from vdkit.record.stats import (
+    CALL_BELOW_P,
+    LESS,
+    MORE,
+    TOO_FEW,
+    Decision,
+    Ratio,
+    Share,
+    Summary,
+    decide,
+    paired_ratio,
+    runs_needed,
+    summarize,
+    wilson,
+)
 
 
 def _energy_j(run: Run) -> float | None:
@@ -42,7 +60,7 @@ METRICS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Compared:
     """One metric of one mode (or pair of modes), A against B.
 
     Attributes:
@@ -81,16 +99,16 @@ class Comparison:
     Attributes:
         paired: runs were compared round by round.
         rows: by mode, then metric.
-        mismatches: what would have been refused; empty unless compared ``across`` it.
+        stated: what makes this more than a comparison of code: machine, decoder, latents, frames.
         differences: what else differs; usually the object of the comparison is among them.
         left_out: (metric, mode, reason) of what the records do not allow to compare.
     """
 
-    a: BenchmarkResult
-    b: BenchmarkResult
+    a: Recording
+    b: Recording
     paired: bool
-    rows: tuple[Row, ...]
-    mismatches: tuple[Difference, ...]
+    rows: tuple[Compared, ...]
+    stated: tuple[Difference, ...]
     differences: tuple[Difference, ...]
     left_out: tuple[tuple[str, str, str], ...]
 
@@ -106,8 +124,8 @@ class Comparison:
 
 
 def compare_results(
-    a: BenchmarkResult,
-    b: BenchmarkResult,
+    a: Recording,
+    b: Recording,
     *,
     paired: bool | None = None,
     across: bool = False,
@@ -121,7 +139,7 @@ def compare_results(
         a, b: as `read_result` gives them; the same one twice only with ``mode_pairs``.
         paired: round i of A beside round i of B, for runs made in turns. None: only where both
             are one recording, whose modes were run in turns.
-        across: compare different machines, decoders, latents or frames all the same.
+        across: compare other media (frames, height, width) all the same.
         modes: only these; None: all in common.
         metrics: only these keys of `METRICS`; None: all that both recorded.
         mode_pairs: (mode of A, mode of B), instead of ``modes``.
@@ -137,23 +155,24 @@ def compare_results(
             "A and B hold the same runs, and runs against themselves say nothing; give two "
             "recordings, or two modes of this one with --mode-a and --mode-b"
         )
-    forbidding = mismatches(a, b, pairs)
-    if forbidding and not across:
+    media = _unequal(a.workload, b.workload, SAME_MEDIA)
+    if media and not across:
         raise ValueError(
-            f"A and B must not be compared: {'; '.join(map(str, forbidding))}. "
-            "--across compares them all the same and says so"
+            f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times says "
+            "nothing. --across gives it all the same and says so"
         )
+    stated = [*media, *stated_differences(a, b, pairs)]
     paired = one if paired is None else paired
     if paired:
         for mode_a, mode_b in pairs:
-            _check_rounds(a.timed(mode_a), b.timed(mode_b))
+            _check_rounds(a.arms[mode_a].timed, b.arms[mode_b].timed)
     chosen = _metrics(metrics)
-    rows: list[Row] = []
+    rows: list[Compared] = []
     left_out: list[tuple[str, str, str]] = []
     for mode_a, mode_b in pairs:
         for metric in chosen:
-            made = _row(a.timed(mode_a), b.timed(mode_b), metric, paired)
-            if isinstance(made, Row):
+            made = _row(a.arms[mode_a].timed, b.arms[mode_b].timed, metric, paired)
+            if isinstance(made, Compared):
                 rows.append(made)
             else:
                 name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
@@ -166,21 +185,21 @@ def compare_results(
             "of --metrics"
         )
     return Comparison(
-        a, b, paired, tuple(rows), tuple(forbidding), tuple(differences(a, b)), tuple(left_out)
+        a, b, paired, tuple(rows), tuple(stated), tuple(differences(a, b)), tuple(left_out)
     )
 
 
 def _mode_pairs(
-    a: BenchmarkResult,
-    b: BenchmarkResult,
+    a: Recording,
+    b: Recording,
     modes: Sequence[str] | None,
     mode_pairs: Sequence[tuple[str, str]] | None,
 ) -> list[tuple[str, str]]:
     if modes is not None and mode_pairs is not None:
         raise ValueError("give modes or pairs of modes, not both")
-    have = f"A has {', '.join(a.modes)}; B has {', '.join(b.modes)}"
+    have = f"A has {', '.join(a.arms)}; B has {', '.join(b.arms)}"
     if mode_pairs is None:
-        common = [mode for mode in a.modes if mode in b.modes]
+        common = [mode for mode in a.arms if mode in b.arms]
         wanted = common if modes is None else modes
         if not common:
             raise ValueError(
@@ -190,7 +209,7 @@ def _mode_pairs(
     if not mode_pairs or len(set(mode_pairs)) != len(mode_pairs):
         raise ValueError(f"modes {list(mode_pairs)}: name at least one, and each once")
     for mode_a, mode_b in mode_pairs:
-        if mode_a not in a.modes or mode_b not in b.modes:
+        if mode_a not in a.arms or mode_b not in b.arms:
             asked = mode_a if mode_a == mode_b else f"{mode_a} (A) and {mode_b} (B)"
             raise ValueError(f"mode {asked} is not in both recordings: {have}")
     return list(mode_pairs)
@@ -221,7 +240,7 @@ def _check_rounds(a: Sequence[Run], b: Sequence[Run]) -> None:
         )
 
 
-def _row(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Row | str:
+def _row(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Compared | str:
     """The row, or why there is none."""
     read = METRICS[metric].read
     values_a = [value for run in a if (value := read(run)) is not None]
@@ -232,7 +251,7 @@ def _row(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Row |
         return "0 in every run"
     if min(*values_a, *values_b) < 0:
         return "below 0 in some run"
-    return Row(
+    return Compared(
         mode_a=a[0].mode,
         mode_b=b[0].mode,
         metric=metric,
@@ -247,7 +266,8 @@ def _row(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Row |
 
 
 SAME_MACHINE = ("device", "device_uuid", "vram_bytes", "cpu", "host_cores")
-SAME_WORK = ("decoder", "dtype", "weights_sha256", "latents_sha256", "frames", "height", "width")
+SAME_WORK = ("decoder", "dtype", "weights_sha256", "latents_sha256")
+SAME_MEDIA = ("frames", "height", "width")
 _NO_MATTER = {"created_utc", "packages"}  # said elsewhere: in the caption, and package by package
 
 
@@ -263,25 +283,23 @@ class Difference:
         return f"{self.name} {self.a} against {self.b}"
 
 
-def mismatches(
-    a: BenchmarkResult, b: BenchmarkResult, pairs: Sequence[tuple[str, str]]
+def stated_differences(
+    a: Recording, b: Recording, pairs: Sequence[tuple[str, str]]
 ) -> list[Difference]:
-    """What two recordings must have in common to be compared, and have not."""
+    """What two recordings need in common for a ratio to be of the code alone, and have not."""
     found = _unequal(a.provenance, b.provenance, SAME_MACHINE)
     found += _unequal(a.workload, b.workload, SAME_WORK)
     for mode_a, mode_b in pairs:
-        sha_a, sha_b = a.modes[mode_a].frame_sha256, b.modes[mode_b].frame_sha256
+        sha_a, sha_b = a.arms[mode_a].frame_sha256, b.arms[mode_b].frame_sha256
         # One path must give its own frames again; diffusers' need not be those of the others.
-        alike = mode_a == mode_b or (
-            comparable(mode_a, sha_a, a.config) and comparable(mode_b, sha_b, b.config)
-        )
+        alike = mode_a == mode_b or (comparable(a.arms[mode_a]) and comparable(b.arms[mode_b]))
         if alike and sha_a is not None and sha_b is not None and sha_a != sha_b:
             name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
             found.append(Difference(f"frame_sha256 of {name}", _words(sha_a), _words(sha_b)))
     return found
 
 
-def differences(a: BenchmarkResult, b: BenchmarkResult) -> list[Difference]:
+def differences(a: Recording, b: Recording) -> list[Difference]:
     """All else that differs: code, versions, configuration, sink."""
     known = {*SAME_MACHINE, *_NO_MATTER}
     made = [name for name in type(a.provenance).model_fields if name not in known]
@@ -307,3 +325,100 @@ def _words(value: Any) -> str:
     """A value as a reader wants it: hashes cut to 12 digits."""
     text = f"{value:.12g}" if isinstance(value, float) else str(value)
     return text[:12] if len(text) >= 40 and text.isalnum() else text
+
+
+ARMS = ("a", "b", "slow")
+"""Of an A/A control: the same setting twice, and the same with work planted after every chunk."""
+CALLED_BY = ("paired", "unpaired")
+FALSE_CALLS_AT_MOST, FOUND_AT_LEAST = 0.05, 0.95
+"""Shares of the splits that a comparison to rely on has to reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How one metric of an A/A control fared.
+
+    Attributes:
+        arms: arm to summary of its timed runs.
+        planted: slow over a, paired by round, over all rounds: what was really planted.
+        false_calls: `CALLED_BY` to splits where a was called different from itself.
+        found: `CALLED_BY` to splits where slow was called slower than a.
+    """
+
+    arms: dict[str, Summary]
+    planted: Ratio
+    false_calls: dict[str, Share]
+    found: dict[str, Share]
+
+    def aims_met(self, how: str) -> tuple[bool, bool]:
+        """Whether false calls were few enough, and finds many enough, of one of `CALLED_BY`."""
+        quiet, found = self.false_calls[how], self.found[how]
+        return quiet.count <= FALSE_CALLS_AT_MOST * quiet.n, found.count >= FOUND_AT_LEAST * found.n
+
+
+def judged(recording: Recording) -> dict[str, Judged]:
+    """Latency and, where there is a sink, TTFF of an A/A control, by `judge`."""
+    plan = recording.planted
+    if plan is None:
+        raise ValueError(f"{recording.label} is no A/A control; record one with vdkit bench --aa")
+    found = {}
+    for metric in ("latency_s", "ttff_s"):
+        values = {arm: [getattr(run, metric) for run in recording.arms[arm].timed] for arm in ARMS}
+        if all(value is not None for one in values.values() for value in one):
+            found[metric] = judge(values, plan.pairs, plan.splits, plan.seed)
+    return found
+
+
+def check_draws(rounds: int, pairs: int, splits: int) -> None:
+    """ValueError, with what is allowed, for draws that could say nothing."""
+    fewest = runs_needed(paired=True)
+    if pairs < fewest:
+        raise ValueError(
+            f"pairs is {pairs}; fewer than {fewest} can never be called different, so use "
+            f"{fewest} or more"
+        )
+    if rounds < pairs:
+        raise ValueError(
+            f"rounds is {rounds} and pairs {pairs}: a split draws its pairs from the rounds, so "
+            f"use {pairs} rounds or more"
+        )
+    if splits < 1:
+        raise ValueError(f"splits is {splits}; use 1 or more")
+
+
+def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: int = 0) -> Judged:
+    """Ask ``splits`` times whether ``pairs`` rounds show a difference.
+
+    Each split draws rounds without replacement. In arms a and b it swaps the labels of every
+    round with probability 1/2, so that not even a real difference between the two could be the
+    reason for a call: whatever is called is false. Arm slow keeps its label, and counts as found
+    if it is called slower than a. The same draws are also judged unpaired.
+
+    Splits share rounds, so they are not independent: the Wilson intervals, which take them to be,
+    are narrower than they should be. More rounds mend that, more splits do not.
+
+    Args:
+        values: arm to its values by round, above 0, all of the same length.
+        pairs, splits: as `check_draws` allows.
+        seed: of draws and swaps.
+    """
+    a, b, slow = (np.asarray(values[arm], dtype=np.float64) for arm in ARMS)
+    check_draws(a.size, pairs, splits)
+    random = np.random.default_rng(seed)
+    false_calls, found = dict.fromkeys(CALLED_BY, 0), dict.fromkeys(CALLED_BY, 0)
+    for _ in range(splits):
+        drawn = random.choice(a.size, pairs, replace=False)
+        swapped = random.integers(0, 2, pairs).astype(bool)
+        left = np.where(swapped, b[drawn], a[drawn])
+        right = np.where(swapped, a[drawn], b[drawn])
+        for how in CALLED_BY:
+            same = decide(left.tolist(), right.tolist(), paired=how == "paired")
+            false_calls[how] += same.called
+            planted = decide(a[drawn].tolist(), slow[drawn].tolist(), paired=how == "paired")
+            found[how] += planted.verdict == MORE
+    return Judged(
+        arms={arm: summarize(values[arm]) for arm in ARMS},
+        planted=paired_ratio(values["slow"], values["a"]),
+        false_calls={how: wilson(count, splits) for how, count in false_calls.items()},
+        found={how: wilson(count, splits) for how, count in found.items()},
+    )

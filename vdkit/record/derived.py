@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vdkit.predict.costs import recorded_span
-
 if TYPE_CHECKING:
     import pandas as pd
 
     from vdkit.record.old_profile import Ceiling
-    from vdkit.record.recording import BenchmarkResult, Run
+    from vdkit.record.recording import Recording
+    from vdkit.record.runs import Run
 
 
 STEPS = ("decode", "copy", "convert", "write")
@@ -69,28 +68,28 @@ class Overlap:
         return 100 * (1 - self.async_rest_ms / self.beside_ms)
 
 
-def overlap_of(result: BenchmarkResult) -> Overlap:
+def overlap_of(result: Recording) -> Overlap:
     """Sync against async of one benchmark; ValueError if it lacks either of them."""
     for mode in ("sync", "async"):
-        if mode not in result.modes:
+        if mode not in result.arms:
             raise ValueError(
                 f"{result.label} has no runs of mode {mode}; run the benchmark with sync and async"
             )
     scale = 1e3 / result.workload.latent_frames
-    sync, overlapped = result.timed("sync"), result.timed("async")
+    sync, overlapped = result.arms["sync"].timed, result.arms["async"].timed
     steps = {step: scale * _mean_s(sync, step) for step in STEPS}
     decode_ms = scale * _mean_s(overlapped, "decode")
     return Overlap(
         sync_ms=steps,
-        sync_rest_ms=scale * result.modes["sync"].latency_s.mean - math.fsum(steps.values()),
+        sync_rest_ms=scale * result.arms["sync"].latency.mean - math.fsum(steps.values()),
         async_decode_ms=decode_ms,
-        async_rest_ms=scale * result.modes["async"].latency_s.mean - decode_ms,
+        async_rest_ms=scale * result.arms["async"].latency.mean - decode_ms,
     )
 
 
 def _mean_s(runs: Sequence[Run], step: str) -> float:
     """Seconds of a step per run, 0 where a run has no such step."""
-    spans = (recorded_span(chunk, step) or 0.0 for run in runs for chunk in run.chunks)
+    spans = (chunk.span_s(step) or 0.0 for run in runs for chunk in run.chunks)
     return math.fsum(spans) / len(runs)
 
 
@@ -114,7 +113,7 @@ class Headroom:
         return 100 * self.ceiling_ms / self.compute_ms
 
 
-def headroom_of(result: BenchmarkResult, tflop: float, ceiling: Ceiling) -> Headroom:
+def headroom_of(result: Recording, tflop: float, ceiling: Ceiling) -> Headroom:
     """How near mode compute comes to ``ceiling``.
 
     Args:
@@ -125,7 +124,7 @@ def headroom_of(result: BenchmarkResult, tflop: float, ceiling: Ceiling) -> Head
     Raises:
         ValueError: no runs of mode compute, another dtype, or no operations.
     """
-    if "compute" not in result.modes:
+    if "compute" not in result.arms:
         raise ValueError(
             f"{result.label} has no runs of mode compute; run the benchmark with compute"
         )
@@ -136,7 +135,7 @@ def headroom_of(result: BenchmarkResult, tflop: float, ceiling: Ceiling) -> Head
         )
     if not (math.isfinite(tflop) and tflop > 0):
         raise ValueError(f"tflop is {tflop:g}; give the operations of the whole video, above 0")
-    latency_s = result.modes["compute"].latency_s.mean
+    latency_s = result.arms["compute_only"].latency.mean
     count = result.workload.latent_frames
     return Headroom(
         compute_ms=1e3 * latency_s / count,
@@ -162,7 +161,7 @@ class VramPoint:
     device: str
 
 
-def vram_points(results: Iterable[BenchmarkResult], other_bytes: int = 0) -> list[VramPoint]:
+def vram_points(results: Iterable[Recording], other_bytes: int = 0) -> list[VramPoint]:
     """Every mode of benchmarks of different lengths; nothing of those on a CPU.
 
     Args:
@@ -177,7 +176,7 @@ def vram_points(results: Iterable[BenchmarkResult], other_bytes: int = 0) -> lis
             result.provenance.device,
         )
         for result in results
-        for mode, one in result.modes.items()
+        for mode, one in result.arms.items()
         if one.vram_peak_bytes is not None
     ]
 

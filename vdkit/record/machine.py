@@ -22,6 +22,38 @@ COMMIT_VARIABLE = "VDKIT_COMMIT"
 _PACKAGES = ("torch", "diffusers", "numpy", "av")
 
 
+THROTTLE_BITS = {
+    "software power cap": 0x4,
+    "hardware slowdown": 0x8,
+    "sync boost": 0x10,
+    "software thermal": 0x20,
+    "hardware thermal": 0x40,
+    "hardware power brake": 0x80,
+}
+"""Clock event reasons that mean the GPU was held below the clock it wanted (nvml.h)."""
+
+
+class GpuReading(BaseModel):
+    """One moment. What the device does not answer is None, with the reason in ``unsupported``.
+
+    Attributes:
+        sm_clock_mhz, memory_clock_mhz: current clocks.
+        power_w, temperature_c: board power and GPU temperature.
+        energy_j: the device's running energy counter; only differences mean something.
+        throttle_reasons: names from `THROTTLE_BITS` that were set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    energy_j: float | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    unsupported: dict[str, str] = {}
+
+
 class Provenance(BaseModel):
     """Code, machine and versions of one recording.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import Run
+    from vdkit.record.runs import Run
 
 # AWS and Synthesia, 2026-05-19, "How Synthesia optimizes generative AI video inference on Amazon
 # EC2 G7e instances": the Wan 2.1 VAE decoder on one g7e.2xlarge, mean of ten decodes.

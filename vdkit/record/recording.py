@@ -1,355 +1,389 @@
-"""The recorded benchmark: what is in ``result.json``, checked when written and when read."""
+"""A finished study on disk: one file, one schema. What is said of it is derived when it is read.
+
+A `Recording` holds `Arm` objects by name, an arm its raw runs; means, ratios and verdicts are
+computed from those, so that no stored summary can contradict them. No torch.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import from_json
+from pydantic import Field, model_validator
 
-from vdkit.decode.chunks import ChunkRecord, DecodeConfig
-from vdkit.measure.nvml import GpuReading
+from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record.machine import Provenance
+from vdkit.record.runs import (
+    CHUNK_TIMES,
+    MODES,
+    NotNegative,
+    Record,
+    Run,
+    Seconds,
+    SinkInfo,
+    Workload,
+)
 from vdkit.record.stats import Ratio, Summary, paired_ratio, summarize
-from vdkit.record.store import write_atomically
+from vdkit.record.store import write_record
+from vdkit.trace.figures import Analysis, Share
 
-SCHEMA_VERSION = 3
-# 1: first.
-# 2: provenance has torch_threads and malloc.
-# 3: workload has variant and notes, a benchmark setup_s and other_bytes.
-
-_DECIMALS = 9  # of a second; the clocks resolve no finer
-_TIMES = tuple(field.name for field in fields(ChunkRecord) if field.name.endswith("_s"))
+SCHEMA_VERSION = 6
+"""Earlier files are of several kinds, each with a count of its own up to 5; `upgrade` reads all."""
+FILE = "recording.json"
+KINDS = ("bench", "variants", "ablation", "aa", "profile", "cell")
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
-_Positive = Annotated[int, Field(gt=0)]
-_NotNegative = Annotated[int, Field(ge=0)]
-_Seconds = Annotated[float, Field(ge=0)]
-
-MODE_NAMES = ("diffusers", "sync", "async", "compute")
-
-
-class Record(BaseModel):
-    """Immutable, and strict about what it holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Workload(Record):
-    """What was decoded.
+class ArmProfile(Record):
+    """What was seen of one arm with instruments on, apart from its timed runs.
 
     Attributes:
-        decoder, source, dtype: name in records, what was loaded, arithmetic.
-        weights_sha256: None for a decoder that cannot tell.
-        latents, latents_sha256, seed: where the latents came from, and their bytes.
-        latent_frames, latent_height, latent_width: their size.
-        frames, height, width, fps: of the video, in pixels and frames per second.
-        variant: the way the weights are run, as the decoder calls it.
-        notes: what else the decoder says of itself, e.g. what it had to do without.
+        sampled: runs with the NVML sampler on, by round; empty without a GPU.
+        energy_j: NVML energy counter over each sampled run.
+        throttled_samples: of how many NVML samples a throttle reason was set, by reason.
+        run: the profiled run; its latency is never a benchmark.
+        analysis: of its timeline.
+        tflop: floating-point operations of the whole video by torch's FlopCounter, 1e12; None if
+            it counted none.
+        tflop_per_s: window name to operations done in it over its length.
+        trace: file name of the exported trace.
     """
 
-    decoder: str
-    source: str
-    dtype: str
-    weights_sha256: str | None
-    latents: str
-    latents_sha256: str
-    seed: int
-    latent_frames: _Positive
-    latent_height: _Positive
-    latent_width: _Positive
-    frames: _Positive
-    height: _Positive
-    width: _Positive
-    fps: float = Field(gt=0)
-    variant: str = "diffusers"
-    notes: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """Playing time, s."""
-        return self.frames / self.fps
+    sampled: tuple[Run, ...]
+    energy_j: tuple[float, ...]
+    throttled_samples: dict[str, int]
+    run: Run
+    analysis: Analysis
+    tflop: float | None
+    tflop_per_s: dict[str, float]
+    trace: str
 
 
-class Run(Record):
-    """One run of one mode. Seconds are wall clock; see `vdkit.decode.chunks.DecodeResult`.
+class Arm(Record):
+    """One way to decode, and all runs of it.
 
     Attributes:
-        round: of the interleaving; runs of one round are a pair.
-        warmup: kept, but in no statistic.
-        gpu_before, gpu_after: NVML readings around the run; None without a GPU.
-        throttled: a throttle reason was set in either reading.
+        mode: one of `vdkit.record.runs.MODES`.
+        runs: warm-ups included.
+        frame_sha256: of all frames, from an untimed run; None where no frames leave the GPU, or
+            where the sink makes its own of them.
+        setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
+        other_bytes: device bytes that others, such as other variants, held meanwhile.
+        same_code: on this device it runs what the baseline runs: its ratio shows noise alone.
     """
 
     mode: str
-    round: int
-    warmup: bool
-    latency_s: float = Field(gt=0)
-    ttff_s: _Seconds | None
-    sink_open_s: _Seconds | None
-    sink_close_s: _Seconds | None
-    vram_peak_bytes: _NotNegative | None
-    device_mallocs_steady: _NotNegative | None
-    pinned_bytes: _NotNegative
-    ring_bytes: _NotNegative
-    d2h_bytes: _NotNegative
-    clock_residual_s: _Seconds
-    gpu_before: GpuReading | None
-    gpu_after: GpuReading | None
-    throttled: bool
-    chunks: tuple[ChunkRecord, ...]
+    workload: Workload
+    config: DecodeConfig
+    sink: SinkInfo
+    runs: tuple[Run, ...]
+    frame_sha256: str | None = None
+    setup_s: Seconds | None = None
+    other_bytes: NotNegative | None = None
+    same_code: bool = False
+    profile: ArmProfile | None = None
 
-    @field_serializer("chunks")
-    def _columns(self, chunks: tuple[ChunkRecord, ...]) -> dict[str, list[Any]]:
-        """By column: a third of the size, and it opens as a data frame."""
-        rows = [asdict(chunk) for chunk in chunks]
-        return {
-            field.name: [
-                round(value, _DECIMALS) if isinstance(value := row[field.name], float) else value
-                for row in rows
-            ]
-            for field in fields(ChunkRecord)
-        }
+    @model_validator(mode="after")
+    def _whole(self) -> Arm:
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r} is unknown; known are {', '.join(MODES)}")
+        for run in self.runs:
+            chunks, size = run.chunks, sum(chunk.d2h_bytes for chunk in run.chunks)
+            stops = [0, *(chunk.frame_stop for chunk in chunks)]
+            if run.mode != self.mode or stops[-1] != self.workload.frames:
+                raise ValueError(f"a run of mode {run.mode!r} is of another mode or video")
+            if [chunk.frame_start for chunk in chunks] != stops[:-1] or size != run.d2h_bytes:
+                raise ValueError(f"the chunks of a run of mode {run.mode!r} do not add up to it")
+            times = [getattr(chunk, name) for chunk in chunks for name in CHUNK_TIMES]
+            if not all(time is None or -1 <= time <= run.latency_s + 1 for time in times):
+                raise ValueError(f"a chunk was at work outside of its run of {run.latency_s} s")
+        return self
 
-    @field_validator("chunks", mode="before")
-    @classmethod
-    def _rows(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not all(isinstance(one, list) for one in value.values()):
-            return value
-        lengths = {name: len(column) for name, column in value.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"chunk columns differ in length: {lengths}")
-        return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    @cached_property
+    def timed(self) -> tuple[Run, ...]:
+        """Timed runs by round: round i of any two arms of a recording is a pair."""
+        return tuple(sorted((r for r in self.runs if not r.warmup), key=lambda run: run.round))
+
+    @cached_property
+    def latencies(self) -> list[float]:
+        """Latency of the timed runs by round, s."""
+        return [run.latency_s for run in self.timed]
+
+    @cached_property
+    def latency(self) -> Summary:
+        """Of the timed runs, s."""
+        return summarize(self.latencies)
+
+    @cached_property
+    def ttffs(self) -> list[float]:
+        """Time to the first frame of the timed runs, s; empty where no frame is delivered."""
+        return [run.ttff_s for run in self.timed if run.ttff_s is not None]
+
+    @cached_property
+    def ttff(self) -> Summary | None:
+        """Of the timed runs, s."""
+        return summarize(self.ttffs) if self.ttffs else None
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: mean latency over playing time."""
+        return self.latency.mean / self.workload.seconds
+
+    @property
+    def vram_peak_bytes(self) -> int | None:
+        """Largest over the timed runs, without what others held meanwhile; None on a CPU."""
+        peak = max((run.vram_peak_bytes or 0) for run in self.timed)
+        return peak - (self.other_bytes or 0) if peak else None
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Pinned host memory, largest over the timed runs."""
+        return max(run.pinned_bytes for run in self.timed)
+
+    @property
+    def d2h_bytes(self) -> int:
+        """Copied to the host, largest over the timed runs."""
+        return max(run.d2h_bytes for run in self.timed)
+
+    @property
+    def throttled_runs(self) -> int:
+        """Timed runs with a throttle reason."""
+        return sum(run.throttled for run in self.timed)
+
+    @property
+    def latent_frame_ms(self) -> list[float]:
+        """Decode time per latent frame of each timed run, steady chunks of full size only, ms.
+
+        From the end of one chunk's decode to the end of the next's, where nothing but decoding
+        happens in mode compute_only. A run without a steady chunk is left out.
+        """
+        taken = [_steady_ms(run, self.config.chunk_size) for run in self.timed]
+        return [value for value in taken if value is not None]
+
+    def typical(self) -> Run:
+        """The timed run nearest to the median latency: the one to draw."""
+        return min(self.timed, key=lambda run: abs(run.latency_s - self.latency.median))
 
 
-def _timed(runs: Sequence[Run], mode: str) -> tuple[Run, ...]:
-    own = (run for run in runs if run.mode == mode and not run.warmup)
-    return tuple(sorted(own, key=lambda run: run.round))
+def _steady_ms(run: Run, chunk_size: int) -> float | None:
+    first = max(1, min(FIRST_STEADY_CHUNK, len(run.chunks) // 2))
+    seconds, latent_frames = 0.0, 0
+    for before, chunk in zip(run.chunks[first - 1 :], run.chunks[first:], strict=False):
+        length = chunk.latent_stop - chunk.latent_start
+        if length < chunk_size or chunk.decode_done_s is None or before.decode_done_s is None:
+            continue
+        seconds += chunk.decode_done_s - before.decode_done_s
+        latent_frames += length
+    return 1e3 * seconds / latent_frames if latent_frames else None
 
 
-class Mode(Record):
-    """All timed runs of one mode, in numbers.
+class Planted(Record):
+    """Work planted in arm ``slow``, and how often the comparison was asked about it.
 
     Attributes:
-        frame_sha256: of all frames, from an untimed run; None where no frames leave the GPU.
-        latency_s, ttff_s: summaries of the timed runs.
-        rtf: mean latency over playing time.
-        speedup: baseline over this mode, paired by round; None for the baseline itself.
-        vram_peak_bytes, pinned_bytes, d2h_bytes: largest over the timed runs.
-        throttled_runs: timed runs with a throttle reason.
+        pairs, splits: rounds drawn each time, and how many times.
+        percent: asked for, % of the decode time of a chunk.
+        seed: of orders, draws and swaps.
+        orders: of the arms by round, warm-up first.
+        matrix_size, matrix_dtype: of the square matrix products that are the work.
+        product_s: one product, median.
+        chunk_s: decode of one chunk, median of the steady chunks of an untimed run.
+        first_s: decode of the first chunk, whose work is in proportion; None in early records,
+            where the first latent frame had as many products as the others.
+        products_per_latent_frame: planted for each latent frame after the first.
+        products: in a whole run.
+        done: really run in each run of ``slow``, as counted; empty in early records.
     """
 
-    frame_sha256: str | None
-    latency_s: Summary
-    ttff_s: Summary | None
-    rtf: float
-    speedup: Ratio | None
-    vram_peak_bytes: int | None
-    pinned_bytes: int
-    d2h_bytes: int
-    throttled_runs: int
+    pairs: int
+    splits: int
+    percent: float
+    seed: int
+    orders: tuple[tuple[str, ...], ...]
+    matrix_size: int
+    matrix_dtype: str
+    product_s: float
+    chunk_s: float
+    first_s: float | None = None
+    products_per_latent_frame: float
+    products: int
+    done: tuple[int, ...] = ()
 
-    @classmethod
-    def of(
-        cls, mode: str, baseline: str, runs: Sequence[Run], sha256: str | None, seconds: float
-    ) -> Mode:
-        """The timed ones of ``runs`` in numbers, for a video of so many seconds."""
-        own, base = (_timed(runs, name) for name in (mode, baseline))
-        latencies = [run.latency_s for run in own]
-        first_frames = [run.ttff_s for run in own if run.ttff_s is not None]
-        latency = summarize(latencies)
-        return cls(
-            frame_sha256=sha256,
-            latency_s=latency,
-            ttff_s=summarize(first_frames) if first_frames else None,
-            rtf=latency.mean / seconds,
-            speedup=None
-            if mode == baseline
-            else paired_ratio([run.latency_s for run in base], latencies),
-            vram_peak_bytes=max((run.vram_peak_bytes or 0) for run in own) or None,
-            pinned_bytes=max(run.pinned_bytes for run in own),
-            d2h_bytes=max(run.d2h_bytes for run in own),
-            throttled_runs=sum(run.throttled for run in own),
+    @property
+    def planted_s(self) -> float:
+        """Planned for a whole run, s."""
+        return self.products * self.product_s
+
+
+class Ceiling(Record):
+    """Measured matrix-multiply rate: a square product of ``size`` in ``dtype``, median of ``n``."""
+
+    size: int
+    dtype: str
+    n: int
+    tflop_per_s: float
+
+
+class Sampling(Record):
+    """The NVML sampler of a profile: its interval, samples, their cost, what was not answered."""
+
+    interval_s: float
+    samples: int
+    mean_cost_ms: float
+    unsupported: dict[str, str] = {}
+
+
+class Recording(Record):
+    """One study: the question, the machine and every raw value.
+
+    Attributes:
+        kind: of `KINDS`.
+        baseline: the arm that ratios and savings are against.
+        arms: by name, in order of the tables. A benchmark's and a profile's are called as their
+            mode, those of several variants ``VARIANT/MODE``.
+        skipped: variant to the modes that it cannot run.
+        psnr_db: variant to the PSNR of its uint8 frames against diffusers' in float32, of the
+            first ``psnr_latent_frames``; None if they are equal; empty if not asked for.
+        families: variant to its kernels of the steady window by family; empty on a CPU.
+        planted: of an A/A control.
+        sampling, ceiling: of a profile; None without a GPU, or without operations counted.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: str
+    label: str
+    command: str | None
+    provenance: Provenance
+    baseline: str
+    arms: dict[str, Arm] = Field(min_length=1)
+    skipped: dict[str, tuple[str, ...]] = {}
+    psnr_db: dict[str, float | None] = {}
+    psnr_latent_frames: int = 0
+    families: dict[str, tuple[Share, ...]] = {}
+    planted: Planted | None = None
+    sampling: Sampling | None = None
+    ceiling: Ceiling | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recording:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} is unknown; known are {', '.join(KINDS)}")
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline {self.baseline!r} is not among the arms {list(self.arms)}")
+        rounds = [run.round for run in self.base.timed]
+        for name, arm in self.arms.items():
+            if not arm.timed:
+                raise ValueError(f"arm {name!r} has no timed run")
+            if [run.round for run in arm.timed] != rounds or len({*rounds}) < len(rounds):
+                raise ValueError(f"the runs of arm {name!r} are no pairs with the baseline's")
+        return self
+
+    @property
+    def base(self) -> Arm:
+        """The arm that ratios are against."""
+        return self.arms[self.baseline]
+
+    @property
+    def workload(self) -> Workload:
+        """What the baseline decoded."""
+        return self.base.workload
+
+    @property
+    def config(self) -> DecodeConfig:
+        """How the baseline decoded."""
+        return self.base.config
+
+    @property
+    def sink(self) -> SinkInfo:
+        """Where the baseline's frames went."""
+        return self.base.sink
+
+    @property
+    def frames_identical(self) -> bool | None:
+        """Whether all arms that must give the same bytes did; None if fewer than two must.
+
+        Variants round differently, so each has to agree with itself only.
+        """
+        if self.kind != "variants":
+            return identical(self.arms)
+        found = {self.of_variant(variant).frames_identical for variant in self.variants}
+        return next((verdict for verdict in (False, True) if verdict in found), None)
+
+    def ratio(self, over: str, under: str) -> Ratio | None:
+        """Latency of one arm over another's, paired by round; None if one is not there."""
+        if over not in self.arms or under not in self.arms:
+            return None
+        return paired_ratio(self.arms[over].latencies, self.arms[under].latencies)
+
+    def speedup(self, name: str) -> Ratio | None:
+        """The baseline's latency over an arm's; None for the baseline itself."""
+        return None if name == self.baseline else self.ratio(self.baseline, name)
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants, in order; the first is what the others are compared with."""
+        return list(dict.fromkeys(name.partition("/")[0] for name in self.arms))
+
+    def of_variant(self, variant: str) -> Recording:
+        """The arms of one variant by mode, as a benchmark of its own."""
+        arms = {
+            name.partition("/")[2]: arm
+            for name, arm in self.arms.items()
+            if name.startswith(f"{variant}/")
+        }
+        wanted = self.baseline.partition("/")[2]
+        return self.model_copy(
+            update={
+                "kind": "bench",
+                "label": f"{self.label}: {variant}",
+                "arms": arms,
+                "baseline": wanted if wanted in arms else usual_baseline(arms),
+            }
         )
 
 
-def comparable(mode: str, frame_sha256: str | None, config: DecodeConfig) -> bool:
-    """Whether a mode's frames must equal the other modes' byte for byte."""
-    return frame_sha256 is not None and (mode != "diffusers" or config.chunk_size == 1)
+def usual_baseline(modes: Mapping[str, Any]) -> str:
+    """What ratios are against unless told: sync, or the first there is."""
+    return next(m for m in ("sync", "diffusers", "async", "compute_only") if m in modes)
 
 
-def identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | None:
-    """Whether the compared modes gave the same bytes; None if fewer than two can be compared.
+def comparable(arm: Arm) -> bool:
+    """Whether an arm's frames must equal those of others byte for byte.
 
     diffusers decodes one latent frame per call, so at a larger chunk size its convolutions sum in
     another order and its frames may differ by one uint8 level: there it is not compared.
     """
-    compared = [digest for mode, digest in hashes.items() if comparable(mode, digest, config)]
+    whole_video = arm.mode == "diffusers" and arm.config.chunk_size != 1
+    return arm.frame_sha256 is not None and not whole_video
+
+
+def identical(arms: Mapping[str, Arm]) -> bool | None:
+    """Whether the compared arms gave the same bytes; None if fewer than two can be compared."""
+    compared = [arm.frame_sha256 for arm in arms.values() if comparable(arm)]
     return len(set(compared)) == 1 if len(compared) > 1 else None
 
 
-class SinkInfo(Record):
-    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s."""
-
-    kind: str
-    storage: str | None
-    durable: bool = False
-    throttle_mb_per_s: float | None = Field(default=None, gt=0)
+def write_recording(recording: Recording, folder: Path, name: str = FILE) -> Path:
+    """Write it into ``folder`` as one line of JSON; FileExistsError if one is there already."""
+    return write_record(recording, folder / name)
 
 
-class BenchmarkResult(Record):
-    """One benchmark: the question, the machine, every raw value, and the answer.
-
-    Attributes:
-        setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
-        other_bytes: device bytes that others, such as other variants, held meanwhile, so that
-            ``vram_peak_bytes - other_bytes`` is this decoder alone; None on a CPU.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    label: str
-    command: str | None
-    provenance: Provenance
-    workload: Workload
-    config: DecodeConfig
-    sink: SinkInfo
-    baseline: str
-    frames_identical: bool | None
-    modes: dict[str, Mode]
-    runs: tuple[Run, ...]
-    setup_s: _Seconds | None = None
-    other_bytes: _NotNegative | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> BenchmarkResult:
-        if not self.modes or self.baseline not in self.modes:
-            raise ValueError(
-                f"baseline {self.baseline!r} is not among the modes {list(self.modes)}"
-            )
-        for mode in self.modes:
-            if mode not in MODE_NAMES:
-                raise ValueError(f"mode {mode!r} is unknown; known are {', '.join(MODE_NAMES)}")
-            if not self.timed(mode):
-                raise ValueError(f"mode {mode!r} has no timed run")
-        for run in self.runs:
-            chunks, size = run.chunks, sum(chunk.d2h_bytes for chunk in run.chunks)
-            stops = [0, *(chunk.frame_stop for chunk in chunks)]
-            if run.mode not in self.modes or stops[-1] != self.workload.frames:
-                raise ValueError(f"a run of mode {run.mode!r} is of another mode or video")
-            if [chunk.frame_start for chunk in chunks] != stops[:-1] or size != run.d2h_bytes:
-                raise ValueError(f"the chunks of a run of mode {run.mode!r} do not add up to it")
-            times = [getattr(chunk, name) for chunk in chunks for name in _TIMES]
-            if not all(time is None or -1 <= time <= run.latency_s + 1 for time in times):
-                raise ValueError(f"a chunk was at work outside of its run of {run.latency_s} s")
-        rounds = [run.round for run in self.timed(self.baseline)]
-        for name, given in self.modes.items():
-            if [run.round for run in self.timed(name)] != rounds or len({*rounds}) < len(rounds):
-                raise ValueError(f"the runs of mode {name!r} are no pairs with the baseline's")
-            made = Mode.of(name, name, self.runs, given.frame_sha256, self.workload.seconds)
-            if given.speedup is not None and name != self.baseline:  # no bootstrap at each reading
-                value = self.modes[self.baseline].latency_s.mean / made.latency_s.mean
-                ratio = replace(given.speedup, value=value, pairs=len(rounds))
-                made = made.model_copy(update={"speedup": ratio})
-            if _differ(given.model_dump(), made.model_dump()):
-                raise ValueError(f"the summary of mode {name!r} contradicts its runs")
-        hashes = {name: mode.frame_sha256 for name, mode in self.modes.items()}
-        if self.frames_identical != identical(hashes, self.config):
-            raise ValueError("frames_identical contradicts the hashes of the modes")
-        return self
-
-    def timed(self, mode: str) -> tuple[Run, ...]:
-        """Timed runs of a mode, by round."""
-        return _timed(self.runs, mode)
-
-    def latencies(self, mode: str) -> list[float]:
-        """Latency of the timed runs of a mode, by round, s: pairs up with any other mode's."""
-        return [run.latency_s for run in self.timed(mode)]
-
-    def typical(self, mode: str) -> Run:
-        """The timed run nearest to the mode's median latency: the one to draw."""
-        median = self.modes[mode].latency_s.median
-        return min(self.timed(mode), key=lambda run: abs(run.latency_s - median))
-
-    def summary(self) -> dict[str, Any]:
-        """The answer without the raw values, for one line of JSON."""
-        return self.model_dump(mode="json", exclude={"runs"})
-
-
-def _differ(a: Any, b: Any) -> bool:
-    """Whether two summaries differ by more than the order of a sum."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return any(_differ(a[name], b[name]) for name in a)
-    if isinstance(a, float) and isinstance(b, float):
-        return not math.isclose(a, b, rel_tol=1e-9, abs_tol=10.0**-_DECIMALS)
-    return bool(a != b)
-
-
-def write_result(result: BenchmarkResult, folder: Path) -> Path:
-    """Write ``result.json`` into ``folder``; FileExistsError if one is recorded there already."""
-    return write_record(result, folder / "result.json")
-
-
-def write_record(record: BaseModel, path: Path) -> Path:
-    """Write ``path`` as one line of JSON; FileExistsError if it is there already."""
-    write_atomically(path, record.model_dump_json() + "\n", new=True)
-    return path
-
-
-def read_result(path: str | os.PathLike[str]) -> BenchmarkResult:
-    """Read ``result.json``, or the one in a folder.
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """Read a recording of any age: its file, or the folder that it is in.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: not a vdkit result, damaged, or written by a newer vdkit; names the file.
+        ValueError: not a recording, damaged, or written by a newer vdkit; names the file.
     """
-    return read_record(Path(path), "result.json", BenchmarkResult, SCHEMA_VERSION)
+    from vdkit.record.upgrade import read_any
+
+    return read_any(Path(path))
 
 
-def read_record(path: Path, name: str, model: type[_Model], version: int) -> _Model:
-    """Read and validate ``path``, or the file ``name`` in the folder ``path``.
-
-    Raises: as `read_result`; ``version`` is the newest schema that ``model`` reads.
-    """
-    file = path / name if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"no result at {file}")
-    try:
-        data = from_json(file.read_bytes(), allow_inf_nan=False)
-    except OSError as error:
-        raise OSError(f"{file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON, or was cut short: {error}") from error
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if type(found) is not int or found < 1:
-        raise ValueError(
-            f"{file} is not a vdkit result: its schema_version is {found!r}, no number from 1 on"
-        )
-    if found > version:
-        raise ValueError(
-            f"{file} has schema version {found}, this vdkit reads up to {version}; update vdkit"
-        )
-    try:
-        return model.model_validate(data)
-    except (TypeError, LookupError, ArithmeticError) as error:  # of a check or a constructor
-        raise ValueError(f"{file} does not hold a valid result: {error}") from error
-    except ValidationError as error:
-        first, *more = error.errors(include_url=False)
-        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
-        also = f" (and {len(more)} more)" if more else ""
-        raise ValueError(
-            f"{file} does not hold a valid result: {where}: {first['msg']}{also}"
-        ) from error
+def latent_frame_mean_ms(arm: Arm) -> float | None:
+    """Mean of `Arm.latent_frame_ms`; None without steady chunks."""
+    known = arm.latent_frame_ms
+    return math.fsum(known) / len(known) if known else None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.record.money import run_energy_j
 from vdkit.record.old_aa import is_arm
-from vdkit.record.recording import MODE_NAMES, BenchmarkResult, read_result
+from vdkit.record.recording import Recording, read_recording
+from vdkit.record.runs import MODES
 from vdkit.record.stats import summarize
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ def load_results(
     import pandas as pd
 
     patterns = [pattern] if isinstance(pattern, (str, Path)) else pattern
-    results: list[tuple[Path, BenchmarkResult]] = []
+    results: list[tuple[Path, Recording]] = []
     for file in sorted({file for one in patterns for file in _files(str(one))}):
         try:
             if file.is_dir():
                 raise IsADirectoryError(f"{file} is a folder")
-            results.append((file, read_result(file)))
+            results.append((file, read_recording(file)))
         except (ValueError, OSError) as error:
             left_out(error)
     results.sort(key=lambda one: one[1].provenance.created_utc)
@@ -88,7 +89,7 @@ def _files(pattern: str) -> list[Path]:
     return [file for file in found if file.name != "result_hta.json"]
 
 
-def _rows(file: Path, result: BenchmarkResult) -> list[dict[str, Any]]:
+def _rows(file: Path, result: Recording) -> list[dict[str, Any]]:
     made, what, config, sink = result.provenance, result.workload, result.config, result.sink
     shared = {
         "folder": str(file.parent),
@@ -113,7 +114,7 @@ def _rows(file: Path, result: BenchmarkResult) -> list[dict[str, Any]]:
             **{name: getattr(run, name) for name in RUN},
             "rtf": run.latency_s / what.seconds,
             "energy_j": run_energy_j(run),
-            "frame_sha256": result.modes[run.mode].frame_sha256,
+            "frame_sha256": result.arms[run.mode].frame_sha256,
             **shared,
         }
         for run in result.runs
@@ -134,7 +135,7 @@ def rows_by_mode(frame: pd.DataFrame) -> list[dict[str, Any]]:
         timed = recording[~recording["warmup"].astype(bool)]
         shared = _shared(recording)
         mean_s = timed.groupby("mode")["latency_s"].mean()
-        for mode in (name for name in MODE_NAMES if name in mean_s):
+        for mode in (name for name in MODES if name in mean_s):
             runs = timed[timed["mode"] == mode]
             latency = summarize(runs["latency_s"].tolist())
             no_ttff = runs["ttff_s"].isna().any()

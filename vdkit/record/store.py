@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from vdkit.record.machine import Provenance
 
 CLAIMS: dict[Path, int | None] = {}
@@ -143,3 +145,9 @@ def result_folder(
         shutil.rmtree(folder, ignore_errors=True)  # it is ours and new: nothing else is in it
         raise
     return folder
+
+
+def write_record(record: BaseModel, path: Path) -> Path:
+    """Write ``path`` as one line of JSON; FileExistsError if it is there already."""
+    write_atomically(path, record.model_dump_json() + "\n", new=True)
+    return path

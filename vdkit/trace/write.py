@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.record.recording import Run
+from vdkit.record.runs import Run
 from vdkit.record.store import written
 from vdkit.trace.timeline import (
     COMMUNICATION,
