@@ -17,9 +17,9 @@ def test_golden(name):
     assert path.is_file(), f"no golden of {name}: python -m tests.goldens.make {name}"
     held, made = path.read_text(encoding="utf-8").split("\n"), GOLDENS[name]().split("\n")
     changes = list(difflib.unified_diff(held, made, path.name, "now", lineterm="", n=1))
-    shown = "\n".join(changes[:MOST_LINES])
-    more = f"\n... {len(changes) - MOST_LINES} lines more" if len(changes) > MOST_LINES else ""
-    assert not changes, f"{REMEDY} {name}\n{shown}{more}"
+    if changes:
+        more = f"\n... {len(changes)} lines in all" if len(changes) > MOST_LINES else ""
+        pytest.fail(f"{REMEDY} {name}\n{chr(10).join(changes[:MOST_LINES])}{more}", pytrace=False)
 
 
 def test_goldens_are_small_and_none_is_left_over():

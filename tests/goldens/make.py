@@ -54,9 +54,9 @@ def _match(pattern: str) -> str:
 class _Page(HTMLParser):
     """A report as lines of text: a row of a table is a line, ``[class]`` stands before its text."""
 
-    BLOCKS = frozenset(
-        ("title", "h1", "h2", "h3", "p", "li", "tr", "caption", "figcaption", "footer", "pre")
-        + ("section", "div", "nav", "header", "main", "table", "figure", "ul", "body", "br")
+    BLOCKS = re.compile(
+        "title|h[1-3]|p|li|tr|caption|figcaption|footer|pre|section|div|nav|header|main|table|"
+        "figure|ul|body|br"
     )
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        if tag in self.BLOCKS:
+        if self.BLOCKS.fullmatch(tag):
             self.end()
         if tag == "img":
             source = given.pop("src")
@@ -95,7 +95,7 @@ class _Page(HTMLParser):
                 self.line += f"[{seen}] "
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self.BLOCKS:
+        if self.BLOCKS.fullmatch(tag):
             self.end()
 
     def handle_data(self, data: str) -> None:
@@ -153,8 +153,8 @@ def figure_text(figure: Figure) -> str:
     say("title", [figure.get_suptitle(), figure.get_supxlabel(), figure.get_supylabel()])
     loose = [text for text in figure.texts if text.get_text() != figure.get_suptitle()]
     say("texts", [text.get_text() for text in loose])
-    for held in figure.legends:
-        legend(held, "legend")
+    for shared in figure.legends:
+        legend(shared, "legend")
     for ax in figure.axes:
         lines.append(f"  axes{'' if ax.axison else ' (no frame)'}")
         say("  title", [ax.get_title(where) for where in ("left", "center", "right")])
@@ -168,8 +168,8 @@ def figure_text(figure: Figure) -> str:
             elif isinstance(form, StrMethodFormatter):
                 say(f"  {name} ticks", [form.fmt])
         say("  texts", [text.get_text() for text in ax.texts])
-        if ax.get_legend() is not None:
-            legend(ax.get_legend(), "  legend")
+        if (held := ax.get_legend()) is not None:
+            legend(held, "  legend")
         kinds = ("lines", "patches", "collections", "images", "tables")
         marks = {kind: len(getattr(ax, kind)) for kind in kinds}
         said = [f"{count} {kind}" for kind, count in marks.items() if count]
