@@ -222,7 +222,7 @@ def keep(
         beside: writes what else belongs there, and gives the lines that say so.
     """
     from vdkit.present.documents import document_of
-    from vdkit.present.style import write_pictures
+    from vdkit.present.document import write_pictures
     from vdkit.record.recording import write_recording
     from vdkit.record.results import runs_frame
     from vdkit.record.store import result_folder, write_atomically
@@ -465,7 +465,7 @@ def _reporter(options: argparse.Namespace) -> Any:
 def _finish(sweep: Sweep, options: argparse.Namespace, wants: Asked) -> None:
     """Table, CSV and pictures beside the cells, and what is printed at the end."""
     from vdkit.predict.grid import median_and_worst
-    from vdkit.present.style import write_pictures
+    from vdkit.present.document import write_pictures
     from vdkit.present.sweep_document import sweep_document, sweep_frame
     from vdkit.record.store import write_atomically
 
