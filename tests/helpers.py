@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from vdkit.decode.chunks import VideoInfo
-from vdkit.record.recording import Mode
 from vdkit.record.runs import Run
 
 
@@ -112,6 +111,8 @@ def latents_for(decoder, frames=5, height=3, width=5, seed=0):
 
 def summed_up(data):
     """A recorded benchmark, as JSON has it, whose summaries are made anew from its runs."""
+    from vdkit.record.recording import Mode
+
     runs = [Run.model_validate(run) for run in data["runs"]]
     seconds = data["workload"]["frames"] / data["workload"]["fps"]
     for name, mode in data["modes"].items():
