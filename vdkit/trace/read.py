@@ -37,7 +37,7 @@ _SPACE = re.compile(r"[\s,]*")
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?|[\x00-\x1f]')
 
 # Numbers with a point stay text until `_ns` reads them exactly; the rest are ints.
-_DECODER = json.JSONDecoder(parse_float=str)
+_DECODER, _PLAIN = json.JSONDecoder(parse_float=str), json.JSONDecoder()
 _END = object()
 _TRACES = ("*.json.gz", "*trace*.json", "*kineto*.json")
 
@@ -194,7 +194,8 @@ def _read(file: Path, text: str, notes: list[str]) -> tuple[Collected, dict[str,
                             add(event)
                         at = stop
                 else:
-                    head[key], at = _DECODER.raw_decode(text, at)
+                    decoder = _PLAIN if key == "vdkit" else _DECODER
+                    head[key], at = decoder.raw_decode(text, at)
             at += 1
         else:
             what = f"it begins with {text[at : at + 12]!r}" if text[at:] else "it is empty"
