@@ -6,6 +6,7 @@ https://docs.nvidia.com/deploy/nvml-api
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
@@ -110,7 +111,7 @@ class Nvml:
         RuntimeError, with why, if NVML cannot be used.
         """
         if nvml is None:
-            import pynvml as nvml
+            nvml = importlib.import_module("pynvml")
         self.nvml = nvml
         try:
             nvml.nvmlInit()

@@ -194,8 +194,7 @@ def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
         return _figures(stalls, compute, copies)
     gpu = timeline.gpu
     everything, between = (
-        length(clip(events.union(), stalls.window)) / 1e9
-        for events in (gpu, gpu.of(COMMUNICATION))
+        length(clip(events.union(), stalls.window)) / 1e9 for events in (gpu, gpu.of(COMMUNICATION))
     )
     made = _figures(stalls, timeline.kernels.union(), gpu.of(D2H).union())
     return replace(made, gpu_busy_s=everything, communication_s=between)

@@ -331,9 +331,8 @@ def host_activities(run: Recorded, config: DecodeConfig) -> list[Piece]:
         elif run.mode == "async" and not config.pinned_memory:
             add(chunk.launch_done_s, chunk.copy_done_s, "synchronous copy")
         elif run.mode == "async" and not threaded:  # an inline writer waits for the copy
-            if (reached := chunk.convert_start_s or chunk.write_start_s) is not None:
-                copied = min(reached, chunk.copy_done_s or reached)
-                add(chunk.copy_start_s, copied, "synchronous copy")
+            reached = chunk.convert_start_s or chunk.write_start_s or run.latency_s
+            add(chunk.copy_start_s, min(reached, chunk.copy_done_s or reached), "synchronous copy")
     return _disjoint(found)
 
 

@@ -100,7 +100,7 @@ def restore(timeline: Timeline, own: dict[str, Any], file: Path) -> None:
         timeline.config = DecodeConfig(**own["config"])
         if own["alignment"] is not None:
             timeline.alignment = Alignment(**own["alignment"])
-        timeline.timed_latency_s = tuple(own["timed_latency_s"])
+        timeline.timed_latency_s = tuple(float(s) for s in own["timed_latency_s"])
         timeline.dropped = (*own["dropped"], *timeline.dropped)
         timeline.nvml = own["nvml"]
         timeline.device = own["device"]
@@ -164,10 +164,9 @@ class _Lines:
                 process, title = _HOST, "writer thread" if writer else "main thread"
                 if step.name in _ON_GPU:
                     process, title = _GPU, f"{step.name} (CUDA events)"
-                yield self.slice(
-                    json.dumps(f"{step.name} {index}"), "vdkit", process, self.track(process, title),
-                    to_ns(step.start_s), to_ns(step.stop_s), f'{{"chunk":{index}}}',
-                )  # fmt: skip
+                name, track = json.dumps(f"{step.name} {index}"), self.track(process, title)
+                times, args = (to_ns(step.start_s), to_ns(step.stop_s)), f'{{"chunk":{index}}}'
+                yield self.slice(name, "vdkit", process, track, *times, args)
 
     def events(
         self, events: Events, process: int, title: str, values: Callable[..., tuple[str, str]]
@@ -175,7 +174,9 @@ class _Lines:
         """Of one stream or thread, on as many tracks as it takes."""
         places = tracks(events.start_ns.tolist(), events.stop_ns.tolist())
         columns = (getattr(events, column).tolist() for column in Events.__slots__)
-        for place, (start, stop, name, *row) in zip(places, zip(*columns, strict=True), strict=True):
+        for place, (start, stop, name, *row) in zip(
+            places, zip(*columns, strict=True), strict=True
+        ):
             category, args = values(*row)
             track = self.track(process, f"{title} ({place + 1})" if place else title)
             yield self.slice(self.names[name], category, process, track, start, stop, args)
@@ -195,7 +196,9 @@ class _Lines:
     def nvml(self) -> Iterator[str]:
         columns = self.timeline.nvml
         for name in _NVML_COUNTERS:
-            for time_s, value in zip(columns.get("time_s", []), columns.get(name, []), strict=False):
+            for time_s, value in zip(
+                columns.get("time_s", []), columns.get(name, []), strict=False
+            ):
                 at = to_ns(time_s or 0.0)
                 if value is not None and at + self.shift >= 0:
                     yield self.counter(name, at, {name: value})
@@ -240,5 +243,7 @@ def _gpu_values(lane: int, kind: int, correlation: int, nbytes: int, chunk: int)
     )
 
 
-def _call_values(lane: int, kind: int, correlation: int, nbytes: int, chunk: int) -> tuple[str, str]:
+def _call_values(
+    lane: int, kind: int, correlation: int, nbytes: int, chunk: int
+) -> tuple[str, str]:
     return "cuda_runtime", f'{{"correlation":{correlation},"chunk":{chunk}}}'
