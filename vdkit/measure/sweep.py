@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from vdkit.decode.bar import Bar
-from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig
+from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, check_chunk
 from vdkit.decode.protocols import ChunkDecoder
 from vdkit.measure.study import ArmPlan, Bench, SinkFactory, measure, recording_of
 from vdkit.predict.costs import check_speed
@@ -273,16 +273,6 @@ def _available_bytes() -> int | None:
 FIT_SIZES = 3
 """Chunk sizes that costs are fitted from, at the most: copies and conversions are no straight line,
 so two tell little of a third."""
-
-
-def check_chunk(size: int, latent_frames: int) -> None:
-    """ValueError for a chunk larger than what a video has beside its first latent frame."""
-    most = max(1, latent_frames - 1)
-    if size > most:
-        raise ValueError(
-            f"chunk size {size}: the video has {latent_frames} latent frames, the first is a chunk "
-            f"of its own, so use 1 to {most}"
-        )
 
 
 def plan_cells(
