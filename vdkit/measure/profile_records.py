@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pydantic import ValidationInfo, field_validator
+
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.figures import Analysis
 from vdkit.measure.provenance import Provenance
 from vdkit.measure.records import Record, Run, SinkInfo, Workload, read_record, write_record
-from vdkit.measure.stats import Ratio
+from vdkit.measure.stats import Ratio, paired_ratio
 
 SCHEMA_VERSION = 5
 # 1: first.
@@ -56,6 +58,15 @@ class ModeProfile(Record):
     tflop: float | None
     tflop_per_s: dict[str, float]
     trace: str
+
+    @field_validator("sampling_cost")
+    @classmethod
+    def _derived(cls, _: Ratio | None, info: ValidationInfo) -> Ratio | None:
+        """From the runs: earlier records hold a ratio of means with a bootstrap."""
+        timed, sampled = (
+            [run.latency_s for run in info.data.get(name, ())] for name in ("timed", "sampled")
+        )
+        return paired_ratio(sampled, timed) if sampled else None
 
     @property
     def throttled(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -148,7 +148,8 @@ class Mode(Record):
         frame_sha256: of all frames, from an untimed run; None where no frames leave the GPU.
         latency_s, ttff_s: summaries of the timed runs.
         rtf: mean latency over playing time.
-        speedup: baseline over this mode, paired by round; None for the baseline itself.
+        speedup: baseline over this mode, paired by round; None for the baseline itself. Derived
+            from the runs when read, whatever a file says.
         vram_peak_bytes, pinned_bytes, d2h_bytes: largest over the timed runs.
         throttled_runs: timed runs with a throttle reason.
     """
@@ -259,12 +260,11 @@ class BenchmarkResult(Record):
         for name, given in self.modes.items():
             if [run.round for run in self.timed(name)] != rounds or len({*rounds}) < len(rounds):
                 raise ValueError(f"the runs of mode {name!r} are no pairs with the baseline's")
-            made = Mode.of(name, name, self.runs, given.frame_sha256, self.workload.seconds)
-            if given.speedup is not None and name != self.baseline:  # no bootstrap at each reading
-                value = self.modes[self.baseline].latency_s.mean / made.latency_s.mean
-                ratio = replace(given.speedup, value=value, pairs=len(rounds))
-                made = made.model_copy(update={"speedup": ratio})
-            if _differ(given.model_dump(), made.model_dump()):
+            sha256, seconds = given.frame_sha256, self.workload.seconds
+            made = Mode.of(name, self.baseline, self.runs, sha256, seconds)
+            # Derived, not compared: earlier records hold a ratio of means with a bootstrap.
+            self.modes[name] = given.model_copy(update={"speedup": made.speedup})
+            if _differ(self.modes[name].model_dump(), made.model_dump()):
                 raise ValueError(f"the summary of mode {name!r} contradicts its runs")
         hashes = {name: mode.frame_sha256 for name, mode in self.modes.items()}
         if self.frames_identical != identical(hashes, self.config):

@@ -152,10 +152,11 @@ def comparison_legend(comparison: Comparison) -> str:
         if comparison.paired
         else "Not paired: what only the hour changed (temperature, other programs) counts too."
     )
+    interval = "Student's t on log ratios" if comparison.paired else "Welch's t on logarithms"
     text = (
-        f"A, B: means. B / A: ratio of means with its bootstrap 95 % interval. {how} A difference "
-        f"is called if p < {CALL_BELOW_P:g} (two-sided permutation test) and the interval leaves "
-        f"out 1. {DIGITS_LEGEND}"
+        f"A, B: means. B / A: ratio of geometric means with its 95 % interval ({interval}). {how} "
+        f"A difference is called if p < {CALL_BELOW_P:g} (two-sided permutation test) and the "
+        f"interval leaves out 1. {DIGITS_LEGEND}"
     )
     tests = comparison.tests
     if tests:

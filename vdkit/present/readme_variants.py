@@ -37,7 +37,7 @@ def variant_lines(root: Path) -> list[str]:
         "One interleaved run for each size and dtype (preset aws; "
         "those of commit 90fbdee at the same time on four GPUs of one host, 16 cores each; every "
         "mode once untimed, then timed). ms per latent frame: steady state, compute only, as is "
-        "diffusers / variant, with 95 % intervals, which under n = 5 are no more than the spread. "
+        "diffusers / variant, with 95 % intervals. "
         "Whole video: mode diffusers of variant diffusers. † some runs had a throttle reason set: "
         "the power cap, which the SM clock after a run shows. J: energy of a video, mode async. "
         "In sync single conversions on the host stall for up to 0.2 s; the fastest runs have the "
@@ -82,8 +82,7 @@ def fast_lines(root: Path, where: str) -> list[str]:
         f"{_milliseconds(made, 'fast')} ms per latent frame instead of {_milliseconds(made, base)}"
         f" (steady chunks, compute only); of whole runs {base} / fast is {faster}. With it sync / "
         f"async is {hidden['fast']}, in that run {hidden[base]} without it "
-        f"(n = {len(made.baseline.timed('compute'))}; under n = 5 an "
-        "interval is no more than the spread).",
+        f"(n = {len(made.baseline.timed('compute'))}).",
         "",
         f"![Kernels by family, milliseconds per latent frame]({where}{VARIANTS}/families.png)",
     ]
@@ -128,7 +127,7 @@ def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
 
 
 def fastest_words(result: BenchmarkResult, overlap: Ratio | None) -> str:
-    """Sync over async of the fastest runs, to the place of the ratio of means ``overlap``."""
+    """Sync over async of the fastest runs, to the place where ``overlap`` ends."""
     if overlap is None:
         return "-"
     sync, overlapped = (min(result.latencies(mode)) for mode in ("sync", "async"))

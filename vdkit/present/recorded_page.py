@@ -86,7 +86,7 @@ def _breakdown_lines(root: Path) -> list[str]:
 
 def _benchmark_lines(root: Path) -> list[str]:
     return [
-        "Ratios of means with their 95 % intervals, which under n = 5 are no more than the spread; "
+        "Geometric means of the ratios of pairs, with their 95 % intervals; "
         "† some runs had a throttle reason set, which the record names.",
         "",
         markdown_table([_row(folder) for folder in recorded_folders(root)]),

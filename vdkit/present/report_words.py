@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vdkit.measure.stats import Ratio
     from vdkit.measure.variant_records import Comparison as Variants
 
-_FEW = 5
 _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "write": "writing"}
 
 
@@ -195,8 +194,6 @@ def _count_words(latencies: Mapping[str, Sequence[object]]) -> str:
     n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
     if counts[0] == 1:
         return f"{n}: one run has no interval"
-    if counts[0] < _FEW:
-        return f"{n}: the intervals are no more than the spread"
     return f"{n}, so P99 is close to the maximum" if counts[0] < 100 else n
 
 

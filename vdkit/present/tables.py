@@ -205,8 +205,9 @@ def legend(result: BenchmarkResult) -> str:
     return (
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
         f"device was done). RTF: mean latency / {result.workload.seconds:.2f} s. TTFF: until the "
-        "sink had the first frame, mean. Speed-up: ratio of means with a bootstrap 95 % interval "
-        f"over interleaved pairs. {DIGITS_LEGEND}"
+        "sink had the first frame, mean. Speed-up: geometric mean of the ratios of interleaved "
+        "pairs with its 95 % interval (Student's t on log ratios; where one run in ten of one side "
+        f"stalls to twice its time, ten pairs cover only 65 %). {DIGITS_LEGEND}"
         + (" † n < 100: read P99 as the maximum." if few else "")
         + (" Throttled: the GPU named a reason for a lower clock." if slowed else "")
     )
