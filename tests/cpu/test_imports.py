@@ -72,8 +72,11 @@ def loaded_after(statement):
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
-        ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "diffusers"}),
+        (
+            "import vdkit",
+            {"torch", "matplotlib", "numpy", "pandas", "scipy", "diffusers", "pydantic"},
+        ),
+        ("import vdkit.measure.stats, vdkit.measure.records", {"torch", "matplotlib", "scipy"}),
         ("import vdkit.present.plots, vdkit.present.tables", {"torch", "diffusers"}),
         (
             "import vdkit.present.table, vdkit.present.tables, vdkit.present.latex, "
@@ -146,7 +149,10 @@ def loaded_after(statement):
         ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),
         ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
-        ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),
+        (
+            "import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig",
+            {"torch", "scipy"},
+        ),
     ],
 )
 def test_light_imports(statement, absent):

@@ -55,7 +55,7 @@ class Arm(Record):
 
     @property
     def ratio(self) -> Ratio | None:
-        """Mean latency over that of "all on", with its 95 % interval."""
+        """Latency over that of "all on", round by round, with its 95 % interval."""
         return None if self.decision is None else self.decision.ratio
 
     @property

@@ -180,7 +180,8 @@ def permutation_p(
         if exact:
             picks = np.array(list(itertools.combinations(range(total), n)))
         else:
-            picks = random.permuted([[*range(total)]] * PERMUTATIONS, axis=1)[:, :n]
+            deck = np.tile(np.arange(total), (PERMUTATIONS, 1))
+            picks = random.permuted(deck, axis=1)[:, :n]
         observed, null = terms[:n].sum(), terms[picks].sum(axis=1)
     # The same sum in another order differs in its last bits; that must still count as equal.
     as_far = int((np.abs(null) >= abs(observed) - 1e-12 * np.abs(terms).sum()).sum())
