@@ -379,7 +379,7 @@ def runs_frame(recording: Recording) -> pd.DataFrame:
 
     moments = ("before", "after", "during")
     left_out = {"chunks", *(f"gpu_{moment}" for moment in moments)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, arm in recording.arms.items():
         for run in arm.runs:
             row = {"arm": name, **run.model_dump(mode="json", exclude=left_out)}
@@ -390,7 +390,8 @@ def runs_frame(recording: Recording) -> pd.DataFrame:
                     values["throttle_reasons"] = "; ".join(reading.throttle_reasons)
                     row |= {f"{key}_{moment}": value for key, value in values.items()}
             rows.append(row)
-    return pd.DataFrame(sorted(rows, key=lambda row: row["round"]))
+    rows.sort(key=lambda row: int(row["round"]))
+    return pd.DataFrame(rows)
 
 
 def usual_baseline(modes: Mapping[str, Any]) -> str:
