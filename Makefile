@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants soak lab readme notebooks sums clean
+.PHONY: demo test check mutants soak lab readme goldens notebooks sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
@@ -31,6 +31,10 @@ lab: $(VENV)/.installed
 # Write the recorded figures into README.md and results/README.md (a test keeps them equal).
 readme: $(VENV)/.installed
 	$(BIN)/python tools/readme.py README.md
+
+# Write down anew what the commands print of every recording (a test compares; read the diff).
+goldens: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.goldens.make
 
 # Execute all notebooks in place; those in git hold the outputs of a GPU.
 notebooks: $(VENV)/.installed-dev

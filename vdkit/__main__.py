@@ -15,16 +15,9 @@ from vdkit.record.store import CLAIMS, kept
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from vdkit.cli.aa import add_aa
-    from vdkit.cli.bench import add_bench, add_demo
-    from vdkit.cli.compare import add_compare
     from vdkit.cli.generate import add_generate
-    from vdkit.cli.profile import add_analyze, add_profile
-    from vdkit.cli.recommend import add_recommend
-    from vdkit.cli.report import add_report
-    from vdkit.cli.results import add_results
-    from vdkit.cli.show import add_show
-    from vdkit.cli.sweep import add_sweep
+    from vdkit.cli.read import add_reads
+    from vdkit.cli.run import add_runs
 
     parser = argparse.ArgumentParser(
         prog="vdkit",
@@ -33,20 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (
-        add_demo,
-        add_generate,
-        add_bench,
-        add_sweep,
-        add_recommend,
-        add_compare,
-        add_aa,
-        add_profile,
-        add_analyze,
-        add_show,
-        add_report,
-        add_results,
-    ):
+    for add in (add_runs, add_generate, add_reads):
         add(commands)
     return parser
 
@@ -63,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup ignores
                 signal.signal(number, _terminate)
     try:
-        from vdkit.cli.workload import apply_preset  # here, where an interrupt is answered
+        from vdkit.cli.options import apply_preset  # here, where an interrupt is answered
 
         options = build_parser().parse_args(arguments)
         apply_preset(options)

@@ -12,7 +12,7 @@ import pytest
 
 from vdkit import read_result
 from vdkit.__main__ import build_parser, main
-from vdkit.cli.workload import MODES, PRESETS
+from vdkit.cli.options import MODES, PRESETS
 from vdkit.measure import folders
 from vdkit.present.report_html import MARKER
 

@@ -12,7 +12,7 @@ from tests.helpers import NearestDecoder, latents_for
 from tools.readme import recorded_folders
 from vdkit import load_results, read_result
 from vdkit.__main__ import main
-from vdkit.cli.workload import VARIANTS as NAMED
+from vdkit.cli.options import VARIANTS as NAMED
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
 from vdkit.present.style import FAMILY_COLORS

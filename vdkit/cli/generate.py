@@ -11,8 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.cli.decoders import latents_of, load_variant
-from vdkit.cli.workload import DENORMALIZE
+from vdkit.cli.options import DENORMALIZE, DEVICE, latents_of, load_variant, progress
 from vdkit.decode.chunks import VideoInfo, exact_fps
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def add_generate(commands: Any) -> None:
     for command in (generate, decode):
         add = command.add_argument
         add("--out", type=Path, default=Path("clip.mp4"), help="MP4 to write (default: clip.mp4)")
-        add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+        add("--device", default="auto", help=DEVICE)
         add("--fps", default="16", help="frame rate, e.g. 16 or 24000/1001 (default: 16)")
 
 
@@ -71,7 +70,7 @@ def run_decode(options: argparse.Namespace) -> int:
     latents_metadata(options.latents)  # a file that cannot be read is refused first
     decoder = load_variant(options, "diffusers")
     latents, sink = latents_of(decoder, options), Mp4Sink(options.out)
-    done = decode_async(decoder, latents, sink, fps=fps, progress=sys.stderr.isatty())
+    done = decode_async(decoder, latents, sink, fps=fps, progress=progress(options))
     size = f"{done.info.frames} frames of {done.info.height}x{done.info.width}"
     print(f"Video: {options.out}, {size} in {done.latency_s:.3f} s on {decoder.device}")
     return 0
@@ -96,7 +95,6 @@ def run_generate(options: argparse.Namespace) -> int:
         claim(options.save_latents)
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
-    progress = not options.json and sys.stderr.isatty()
     pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
     if pipeline.device.type == "cpu":
         keep_freed_memory()
@@ -116,14 +114,14 @@ def run_generate(options: argparse.Namespace) -> int:
         guidance=options.guidance,
         guidance_2=options.guidance_2,
         negative_prompt=options.negative_prompt,
-        progress=progress,
+        progress=progress(options),
     )
     decoder, kept = pipeline_decoder(pipeline), None
     try:
         if options.save_latents is not None:
             kept = save_latents(options.save_latents, made.latents, made.metadata)
         sink = Mp4Sink(options.out)
-        decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress)
+        decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=progress(options))
     except BaseException as error:
         signals = HeldSignals()  # a second Ctrl-C must not lose them
         try:

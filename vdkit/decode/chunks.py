@@ -282,3 +282,13 @@ class DecodeResult:
     def d2h_bytes(self) -> int:
         """Bytes copied from the device to the host."""
         return sum(chunk.d2h_bytes for chunk in self.chunks)
+
+
+def check_chunk(size: int, latent_frames: int) -> None:
+    """ValueError for a chunk larger than what a video has beside its first latent frame."""
+    most = max(1, latent_frames - 1)
+    if size > most:
+        raise ValueError(
+            f"chunk size {size}: the video has {latent_frames} latent frames, the first is a chunk "
+            f"of its own, so use 1 to {most}"
+        )

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from vdkit.models.fast.decoder import FastWanDecoder
+from vdkit.models.latents import open_safetensors
 from vdkit.models.variants import ChannelsLastWanDecoder, CompiledWanDecoder
 from vdkit.models.wan import WanDecoder
 
@@ -296,17 +297,6 @@ TINY_WAN = Path(__file__).parents[2] / "data" / "tiny-wan"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-_PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"
-_BEGINNINGS = (
-    (rb"\Z", "is empty"),
-    (rb"version https://git-lfs", "is a Git LFS pointer; fetch the file itself: git lfs pull"),
-    (rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|!--)", "is a web page; download the file itself"),
-    (rb"PK\x03\x04.{26,99}data\.pkl", _PICKLE),
-    (rb"\x80[\x02-\x05](?!.{6}\{)", _PICKLE),
-    (rb".{8}[^{]", "is no safetensors file"),
-)
-"""What a file is that is not safetensors, by its first bytes: 8 of a length, then a brace."""
-
 
 def find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
     """The local folder, or the hub id, that ``source`` means; ``tiny-wan`` is a folder too.
@@ -374,19 +364,6 @@ def check_weights(folder: Path) -> None:
     for file in files:
         with open_safetensors(file):
             pass
-
-
-@contextmanager
-def open_safetensors(file: Path) -> Iterator[Any]:
-    """A safetensors file, opened; ValueError for a damaged one and another kind, which it names."""
-    try:
-        with safe_open(file, "pt") as opened:
-            yield opened
-    except SafetensorError as error:
-        with file.open("rb") as opened:
-            head = opened.read(200)
-        found = (kind for begin, kind in _BEGINNINGS if re.match(begin, head, re.DOTALL | re.I))
-        raise ValueError(f"{file} {next(found, f'is damaged or cut short: {error}')}") from error
 
 
 @contextmanager
