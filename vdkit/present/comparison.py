@@ -9,9 +9,9 @@ from typing import Any
 
 from vdkit.present.columns import NAMES, NOTHING, Asked, Row, columns_of
 from vdkit.present.document import Document, Part, lines, section
-from vdkit.present.documents import Source, ends, read_with_care, results_of
+from vdkit.present.documents import Source, ends, results_of
 from vdkit.present.table import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of
-from vdkit.present.words import recording_words, what_and_where, what_sentence
+from vdkit.present.words import read_with_care, recording_words, what_and_where, what_sentence
 from vdkit.record.compare import METRICS, Compared, Comparison
 from vdkit.record.recording import Recording
 from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, runs_needed

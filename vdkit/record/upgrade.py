@@ -155,7 +155,7 @@ def _benchmark(data: Json, file: Path) -> Json:
     unknown = {run["mode"] for run in data["runs"]} - data["modes"].keys()
     if unknown:
         raise ValueError(f"a run of mode {unknown.pop()!r} is of another mode or video")
-    kind = "cell" if file.name not in ("result.json",) and len(arms) == 1 else "bench"
+    kind = "cell" if "_chunk" in file.name and len(arms) == 1 else "bench"
     return {**_shared(data), "kind": kind, "baseline": _mode(data["baseline"]), "arms": arms}
 
 
