@@ -17,6 +17,7 @@ from vdkit.cli.options import ALL_MODES, PRICE, add_money, asked, numbers, words
 
 if TYPE_CHECKING:
     from vdkit.predict.costs import StageCosts
+    from vdkit.predict.fit import Evidence
     from vdkit.predict.grid import Sweep
     from vdkit.present.columns import Asked
     from vdkit.present.document import Document
@@ -429,7 +430,7 @@ def run_recommend(options: argparse.Namespace) -> int:
             DecodeConfig(size, count)  # says what is wrong with it
     if options.burst_mb is not None and options.storage_mb_s is None:
         raise ValueError("--burst-mb is the cache of a storage; give its --storage-mb-s too")
-    costs, results, error_percent = _costs(options.results)
+    costs, results, evidence = _costs(options.results)
     info, sizes = video_info(results[0]), sorted({one.config.chunk_size for one in results})
     chunks = chosen or sizes
     if options.storage_mb_s is not None:
@@ -438,9 +439,7 @@ def run_recommend(options: argparse.Namespace) -> int:
     if options.frames is not None:
         info = replace(info, frames=options.frames)
     check_chunk(max(chosen or [1]), latent_frames(info.frames))
-    advice = recommend(
-        costs, limits, info=info, chunks=chunks, slots=slots, error_percent=error_percent
-    )
+    advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence)
     if not options.json:
         modes = dict.fromkeys(mode for result in results for mode in result.arms)
         print(
@@ -453,16 +452,17 @@ def run_recommend(options: argparse.Namespace) -> int:
     return 0
 
 
-def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], float | None]:
-    """Costs, what they are fitted from, and the model's own error, %; a sweep's, or benchmarks'."""
-    from vdkit.predict.fit import fit_costs
-    from vdkit.predict.grid import PLAN, Sweep, median_and_worst
+def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
+    """Costs, what they are fitted from, and how far to trust them; a sweep's, or benchmarks'."""
+    from vdkit.predict.fit import fit_costs, fit_evidence
+    from vdkit.predict.grid import PLAN, Sweep
     from vdkit.record.recording import read_recording
 
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
         results = [read_recording(path) for path in where]
-        return fit_costs(*results), results, None
+        costs = fit_costs(*results)
+        return costs, results, fit_evidence(costs, *results)
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
     sweep = opened(sweeps[0])
@@ -478,8 +478,7 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], float | None
     results = [sweep.results[c] for c in sweep.predictions.fitted_from if c in sweep.results]
     if not results:
         raise ValueError(f"{sweeps[0]} lacks the cells that its costs were fitted from; resume it")
-    errors = sweep.errors()
-    return sweep.predictions.costs, results, median_and_worst(errors)[0] if errors else None
+    return sweep.predictions.costs, results, sweep.evidence()
 
 
 def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:
@@ -494,9 +493,6 @@ def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> li
             f"Note: chunk size {', '.join(map(str, outside))} is beyond the measured ones, so its "
             "latency is a guess: what a call costs by itself is known only from two sizes on."
         )
-    runs = [run for one in results for arm in one.arms.values() for run in arm.timed]
-    if throttled := sum(run.throttled for run in runs):
-        lines.append(f"Note: {throttled} of {len(runs)} runs had a throttle reason set.")
     return [*lines, ""]
 
 
