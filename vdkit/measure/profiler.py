@@ -314,6 +314,7 @@ def run_profile(
     seed: int = 0,
     label: str = "profile",
     command: str | None = None,
+    setup_s: float | None = None,
     keep: Path | None = None,
     progress: bool = True,
 ) -> Profile:
@@ -328,7 +329,7 @@ def run_profile(
         profiled: profiled runs of each path, 1 or more; the one nearest their median is kept, of
             those whose trace lost no events if there are any.
         nvml_interval_s: between NVML samples, s.
-        source, latents_source, seed, label, command: for the record only.
+        source, latents_source, seed, label, command, setup_s: for the record only.
         keep: folder in which Kineto's own traces of the kept runs are left as well.
         progress: show a tqdm bar of runs.
 
@@ -341,7 +342,7 @@ def run_profile(
     check_interval(nvml_interval_s)
     if profiled < 1:
         raise ValueError(f"profiled is {profiled}; use 1 or more")
-    bench = Bench(decoder, latents, fps, source, latents_source, seed)
+    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
     uuid = gpu_uuid(decoder.device)
     sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
     plans = {mode: ArmPlan(bench, mode, config, sink_factory, sink_info) for mode in modes}
