@@ -218,7 +218,7 @@ def _tones(rows: Sequence[StageRow], index: int) -> tuple[str, str]:
     expert = rows[index].expert
     if expert is not None:
         return EXPERT_TONES[expert]
-    return TONES["compute_only"] if index == len(rows) - 1 else ENCODER_TONES
+    return TONES["compute"] if index == len(rows) - 1 else ENCODER_TONES
 
 
 def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:

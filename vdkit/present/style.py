@@ -1,8 +1,15 @@
-"""How pictures look: sizes, fonts and colors, for 16 cm in a printed report and colorblind eyes."""
+"""How pictures look and are saved: 16 cm in a printed report, for colorblind eyes, with their data."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdkit.record.store import new_paths, written
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""
@@ -44,7 +51,7 @@ MODE_COLORS = {
     "diffusers": "#CC79A7",
     "sync": "#D55E00",
     "async": "#0072B2",
-    "compute": "#888888",
+    "compute_only": "#888888",
 }
 FAMILY_COLORS = {
     "convolution": ("#0072B2", "white"),
@@ -68,3 +75,54 @@ STYLE: Any = {
     "figure.dpi": 200,
     "svg.fonttype": "none",
 }
+
+
+def keep_data(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Attach what a figure shows, a mapping of column to value for each mark, for `save_figure`."""
+    figure.vdkit_data = rows  # type: ignore[attr-defined]
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
+    """``name.png``, ``name.svg`` and ``name.pdf`` in ``folder``, and the data shown, ``name.csv``.
+
+    The folder is made if need be. Nothing is overwritten: if one of the four is there, none is
+    written. Each appears under its name only when complete.
+
+    Args:
+        figure: of any ``vdkit.plot_...``; of another one the CSV holds the coordinates drawn.
+
+    Returns:
+        The four paths.
+
+    Raises:
+        FileExistsError: a file is there; give another name, or remove it first.
+        ValueError: ``name`` is empty or a path.
+    """
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    *pictures, table = new_paths(folder, name, ("png", "svg", "pdf", "csv"))
+    with plt.rc_context(STYLE):
+        for path in pictures:
+            with written(path, new=True) as partial:
+                figure.savefig(partial)
+    rows = getattr(figure, "vdkit_data", None) or _drawn(figure)
+    with written(table, new=True) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")
+    return [*pictures, table]
+
+
+def _drawn(figure: Figure) -> list[dict[str, Any]]:
+    """Lines by their points, bars by their ends, dots by their centers, in data coordinates."""
+    rows: list[dict[str, Any]] = []
+    for number, ax in enumerate(figure.axes, start=1):
+        marks = [(line, line.get_xydata()) for line in ax.lines]
+        marks += [(dots, dots.get_offsets()) for dots in ax.collections if len(dots.get_offsets())]
+        marks += [(bar, bar.get_bbox().get_points()) for bar in ax.patches]  # type: ignore[attr-defined]
+        for mark, (kind, points) in enumerate(
+            (type(artist).__name__, points) for artist, points in marks
+        ):
+            panel = ax.get_title(loc="left") or f"panel {number}"
+            rows += [{"panel": panel, "mark": f"{kind} {mark}", "x": x, "y": y} for x, y in points]
+    return rows

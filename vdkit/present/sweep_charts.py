@@ -273,13 +273,13 @@ def _draw_settings(ax: Axes, points: Sequence[StoragePoint]) -> None:
         if index + 1 < len(settings) and settings[index + 1] == (size, slots):
             continue
         left, right = edges[first], edges[index + 1]
-        tone = TONES["compute_only"][sizes.index(size) % 2]
+        tone = TONES["compute"][sizes.index(size) % 2]
         ax.barh(0, right - left, left=left, height=0.8, color=tone, edgecolor="white")
         if math.log(right / left) > WIDE_ENOUGH * width:
             ax.text(
                 math.sqrt(left * right), 0, f"chunk {size}\n{slots} slot{'s' * (slots != 1)}",
                 ha="center", va="center", fontsize=6,
-                color="white" if tone == TONES["compute_only"][0] else "black",
+                color="white" if tone == TONES["compute"][0] else "black",
             )  # fmt: skip
         first = index + 1
     ax.set_yticks([])
