@@ -1,4 +1,4 @@
-"""How pictures look and are saved: 16 cm in a printed report, for colorblind eyes, with their data."""
+"""How pictures look and are saved, with their data: 16 cm wide, for colorblind eyes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Timelines from recorded runs: matplotlib only, no torch, no figure that a table lacks.
 
-Every bar is drawn by `draw_bars`, at its exact place: bars snapped to pixels would make equal events
-unequally wide.
+Every bar is drawn by `draw_bars`, at its exact place: bars snapped to pixels would make equal
+events unequally wide.
 """
 
 from __future__ import annotations
