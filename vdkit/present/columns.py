@@ -271,20 +271,20 @@ CATALOGUE = (
     Column(
         COST,
         _cost,
-        _ALL,
+        _ALL | {"money"},
         f"{COST}: RTF x price, with one video on the machine at a time.",
         wanted=_priced,
     ),
     Column(
         SAVING,
         _saving,
-        _ALL,
+        _ALL | {"money"},
         lambda _, against: (
             f"{SAVING}: against {against}, over 1,000 hours of video; below 0 it costs more."
         ),
         wanted=_priced,
     ),
-    Column(ENERGY, _joules, _ALL, _energy_says, wanted=lambda _, asked: asked.energy),
+    Column(ENERGY, _joules, _ALL | {"money"}, _energy_says, wanted=lambda _, asked: asked.energy),
 )
 """In the order of the tables. A new figure is one more entry."""
 
