@@ -161,7 +161,7 @@ def published_table(
     for name, recording in (recordings or {}).items():
         rows += _recorded(name, recording, (profiles or {}).get(name, recording), asked)
     note = (
-        "Utilization: kernels over the window. P99 of so few runs is nearly the maximum. Published: "
+        "Utilization: kernels over the window. P99 of so few is nearly the maximum. Published: "
         "AWS and Synthesia, 2026-05-19, ten runs, of which the post gives no raw values."
     )
     return Table(rows, asked.line, note)
@@ -175,7 +175,7 @@ def _recorded(
         latency = arm.latency
         figures, place = (latency.min, latency.mean, latency.p99), summary_decimals(latency)
         row = _row(f"{name}, {recording.provenance.device}", path, figures, place, latency.n)
-        row |= {_column(w): seen and _share(seen.analysis, w) for w in WINDOWS}
+        row |= {_column(w): _share(seen.analysis, w) if seen else None for w in WINDOWS}
         row |= _ends(mean_of(arm.latencies, 1 / arm.workload.seconds), arm.rtf, asked)
         over = recording.ratio("sync", path) if path != "sync" else None
         yield row | {"sync / path": ratio_of(over) or Number(1, 0)}
@@ -201,8 +201,10 @@ def _column(window: str) -> str:
 
 def _share(analysis: Analysis, window: str) -> Number | None:
     found = analysis.windows.get(window)
-    mark = "" if found is None or found.resolution == "kernel" else "of decoder calls"
-    return found and Number(found.kernel_utilization_percent, 2, mark=mark)
+    if found is None:
+        return None
+    mark = "" if found.resolution == "kernel" else "of decoder calls"
+    return Number(found.kernel_utilization_percent, 2, mark=mark)
 
 
 def _gain() -> float:

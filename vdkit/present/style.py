@@ -114,15 +114,20 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
 
 
 def _drawn(figure: Figure) -> list[dict[str, Any]]:
-    """Lines by their points, bars by their ends, dots by their centers, in data coordinates."""
+    """Lines by their points, bars by two corners, dots by their centers, in data coordinates."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.patches import Rectangle
+
     rows: list[dict[str, Any]] = []
     for number, ax in enumerate(figure.axes, start=1):
-        marks = [(line, line.get_xydata()) for line in ax.lines]
-        marks += [(dots, dots.get_offsets()) for dots in ax.collections if len(dots.get_offsets())]
-        marks += [(bar, bar.get_bbox().get_points()) for bar in ax.patches]  # type: ignore[attr-defined]
-        for mark, (kind, points) in enumerate(
-            (type(artist).__name__, points) for artist, points in marks
-        ):
-            panel = ax.get_title(loc="left") or f"panel {number}"
-            rows += [{"panel": panel, "mark": f"{kind} {mark}", "x": x, "y": y} for x, y in points]
+        marks: list[tuple[Any, Any]] = [(line, line.get_xydata()) for line in ax.lines]
+        marks += [(b, b.get_bbox().get_points()) for b in ax.patches if isinstance(b, Rectangle)]
+        for one in ax.collections:
+            dots = isinstance(one, PathCollection)
+            shapes = [one.get_offsets()] if dots else [path.vertices for path in one.get_paths()]
+            marks += [(one, points) for points in shapes]
+        panel = ax.get_title(loc="left") or f"panel {number}"
+        for count, (artist, points) in enumerate(marks):
+            name = f"{type(artist).__name__} {count}"
+            rows += [{"panel": panel, "mark": name, "x": x, "y": y} for x, y in points]
     return rows

@@ -38,7 +38,7 @@ BAND_PERCENT = (2, 5)
 TITLE_CHARACTERS = 105
 """Of a line above a figure of 16 cm."""
 _PANEL_IN, _COLUMN_IN, _BESIDE_IN = 0.2, 0.45, 1.3
-"""Of a heat map: around a panel, a column of it (or more, for the panel's title), and beside all."""
+"""Of a heat map: around a panel, a column (more if the title needs it), and beside all panels."""
 WIDE_ENOUGH = 0.06
 """Of a strip's width: a setting that its words fit into."""
 
@@ -136,7 +136,7 @@ def _annotate(ax: Axes, sweep: Sweep, cell: Cell, x: int, y: int, image: AxesIma
     if cell not in sweep.results:
         return
     value = measured_s(sweep.results[cell])
-    red, green, blue, _ = image.cmap(image.norm(value))
+    red, green, blue, _ = image.to_rgba(np.array([value]))[0]
     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
     error = sweep.error_percent(cell)
     small = "-" if error is None else f"{round(error, 1) + 0.0:+.1f}"

@@ -183,8 +183,11 @@ def draw_stalls(
         wide = table[:, 1] > _HATCHED * width
         for part, lines in ((table[~wide], None), (table[wide], hatch or None)):
             if len(part):
-                style = {"hatch": lines, "edgecolors": "black", "linewidths": 0}
-                drawn.append(draw_bars(ax, *part.T, -BAR, height - BAR, color, **style))
+                bars = draw_bars(
+                    ax, part[:, 0], part[:, 1], -BAR, height - BAR, color,
+                    hatch=lines, edgecolors="black", linewidths=0,
+                )  # fmt: skip
+                drawn.append(bars)
     seen = [c for c, pieces in spans.items() if sum(n for _, n in pieces) >= _VISIBLE * width]
     return drawn, seen
 
