@@ -21,7 +21,7 @@ from vdkit.decode.chunks import (
     plan_chunks,
 )
 from vdkit.measure.costs import Cost, StageCosts, check_seconds
-from vdkit.measure.recurrences import MODES, Pipeline, d2h_value_bytes, is_pinned
+from vdkit.measure.recurrences import MODES, Pipeline, converts_on_gpu, d2h_value_bytes, is_pinned
 from vdkit.measure.stalls import Stalls, stalls_from_records
 from vdkit.measure.windows import busy_percent
 
@@ -129,7 +129,7 @@ def _times(
     why = f"mode {mode}{off}"
     copy = costs.known("copy" if pinned else "pageable_copy", why)
     found["copy"] = column(copy, d2h_value_bytes(costs, config, mode))
-    if mode == "sync" or not config.uint8_on_gpu:
+    if not converts_on_gpu(config, mode):
         found["convert"] = column(costs.known("convert", why))
     return found | {"write": column(costs.known("write", why))}
 

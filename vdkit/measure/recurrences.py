@@ -27,12 +27,16 @@ def is_pinned(costs: StageCosts, config: DecodeConfig, mode: str) -> bool:
     return mode == "async" and config.pinned_memory and costs.cuda
 
 
+def converts_on_gpu(config: DecodeConfig, mode: str) -> bool:
+    """Whether mode sync or async makes its frames uint8 before they are copied."""
+    return config.sync_uint8_on_gpu if mode == "sync" else config.uint8_on_gpu
+
+
 def d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
     """Bytes per color value that go to the host; 0 if none do."""
-    on_gpu = 1 if config.uint8_on_gpu else costs.element_bytes
-    return {
-        "diffusers": FLOAT32_BYTES, "sync": costs.element_bytes, "async": on_gpu, "compute": 0,
-    }[mode]  # fmt: skip
+    if mode in ("sync", "async"):
+        return 1 if converts_on_gpu(config, mode) else costs.element_bytes
+    return {"diffusers": FLOAT32_BYTES, "compute": 0}[mode]
 
 
 class Pipeline:
