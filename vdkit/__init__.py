@@ -31,6 +31,7 @@ _HOMES = {
     "RawSink": "vdkit.sinks",
     "PngSink": "vdkit.sinks",
     "Mp4Sink": "vdkit.sinks",
+    "ExportToVideoSink": "vdkit.sinks",
     "MemorySink": "vdkit.memory_sink",
     "ThrottledSink": "vdkit.sinks",
     "run_benchmark": "vdkit.measure.bench",

@@ -100,7 +100,8 @@ def add_workload(
         "--sink",
         default="raw",
         metavar="KIND[:FOLDER]",
-        help="null, raw, png or mp4, and where (default: raw in the system's temporary folder)",
+        help="null, raw, png, mp4 or (mode diffusers alone) export_to_video, and where (default: "
+        "raw in the system's temporary folder)",
     )
     add("--durable", action="store_true", help="raw sink: fsync before a run ends")
     if not grid:
@@ -248,6 +249,11 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, str]:
     )
     where = Path(folder) if folder else None if kind == "null" else default_folder()
     spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
+    if kind == "export_to_video" and not {"diffusers", "compute"}.issuperset(asked_modes(options)):
+        raise ValueError(
+            f"sink export_to_video takes diffusers' frames, --modes is {options.modes}; use "
+            "--modes diffusers, or sink mp4"
+        )
     label = options.label or options.preset or Path(options.decoder).name
     check_out(options.out, label)
     _check_numbers(options)

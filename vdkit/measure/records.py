@@ -203,12 +203,16 @@ def identical(hashes: Mapping[str, str | None], config: DecodeConfig) -> bool | 
 
 
 class SinkInfo(Record):
-    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s."""
+    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
+
+    ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    """
 
     kind: str
     storage: str | None
     durable: bool = False
     throttle_mb_per_s: float | None = Field(default=None, gt=0)
+    encoder: str | None = None
 
 
 class BenchmarkResult(Record):
