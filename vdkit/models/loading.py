@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -292,8 +293,10 @@ def _read(source: str, part: str | None, dtype: torch.dtype, cached: bool) -> Au
     return vae
 
 
-TINY_WAN = Path(__file__).parents[2] / "data" / "tiny-wan"
-"""The trained miniature that a clone of vdkit holds; see the model card in it."""
+_CLONE = Path(__file__).parents[2] / "data"
+_INSTALLED = Path(sysconfig.get_path("data"), "share", "vdkit")
+TINY_WAN = (_CLONE if (_CLONE / "tiny-wan").is_dir() else _INSTALLED) / "tiny-wan"
+"""The trained miniature, of the clone that vdkit runs from or as installed; see its model card."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -313,8 +316,8 @@ def find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | s
     if name == TINY_WAN.name:
         if not TINY_WAN.is_dir():
             raise FileNotFoundError(
-                f"tiny-wan is missing at {TINY_WAN}: it comes with a clone of vdkit; install from "
-                "one with pip install -e ."
+                f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
+                "vdkit; install from one, with pip install -e . (without --user or --target)"
             )
         return TINY_WAN
     if path.suffix in _PICKLES:
