@@ -15,6 +15,7 @@ from vdkit.record.stats import paired_ratio
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeConfig
+    from vdkit.predict.grid import SweepPlan
     from vdkit.record.machine import Provenance
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import SinkInfo, Workload
@@ -78,7 +79,7 @@ def sink_words(sink: SinkInfo) -> str:
     )
 
 
-def what_and_where(recording: Recording) -> str:
+def what_and_where(recording: Recording | SweepPlan) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = recording.workload
     return (
