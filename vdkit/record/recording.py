@@ -43,7 +43,8 @@ class ArmProfile(Record):
         sampled: runs with the NVML sampler on, by round; empty without a GPU.
         energy_j: NVML energy counter over each sampled run.
         throttled_samples: of how many NVML samples a throttle reason was set, by reason.
-        run: the profiled run; its latency is never a benchmark.
+        run: the profiled run nearest the median of all of them; its latency is never a benchmark.
+        latencies_s: of every profiled run; empty in earlier records, which made one.
         analysis: of its timeline.
         tflop: floating-point operations of the whole video by torch's FlopCounter, 1e12; None if
             it counted none.
@@ -59,6 +60,7 @@ class ArmProfile(Record):
     tflop: float | None
     tflop_per_s: dict[str, float]
     trace: str
+    latencies_s: tuple[Seconds, ...] = ()
 
 
 class Arm(Record):
