@@ -1,128 +1,113 @@
 """vdkit: what does it cost to get decoded video frames off a GPU, and how much of it can be hidden?
 
-Names resolve on first use, so importing the package loads neither torch nor matplotlib.
+The names that a script or a notebook begins with; everything else is imported from its subpackage.
+They resolve on first use, so importing the package loads neither torch nor matplotlib.
 """
 
+from __future__ import annotations
+
+import sys
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DecodeConfig": "vdkit.decode.chunks",
-    "DecodeResult": "vdkit.decode.chunks",
-    "ChunkRecord": "vdkit.decode.chunks",
-    "VideoInfo": "vdkit.decode.chunks",
-    "ChunkDecoder": "vdkit.decode.protocols",
-    "Sink": "vdkit.decode.protocols",
-    "DecodeCancelled": "vdkit.decode.protocols",
-    "decode_async": "vdkit.decode.pipelined",
-    "decode_sync": "vdkit.decode.sequential",
-    "decode_diffusers": "vdkit.decode.sequential",
-    "compute_only": "vdkit.decode.sequential",
-    "load_decoder": "vdkit.models.loading",
-    "load_latents": "vdkit.models.latents",
-    "save_latents": "vdkit.models.latents",
-    "latents_metadata": "vdkit.models.latents",
-    "load_pipeline": "vdkit.models.loading",
-    "generate_latents": "vdkit.models.pipeline",
-    "pipeline_decoder": "vdkit.models.pipeline",
-    "NullSink": "vdkit.sinks.files",
-    "RawSink": "vdkit.sinks.files",
-    "PngSink": "vdkit.sinks.files",
-    "Mp4Sink": "vdkit.sinks.files",
-    "MemorySink": "vdkit.sinks.memory",
-    "ThrottledSink": "vdkit.sinks.files",
-    "run_benchmark": "vdkit.measure.study",
-    "run_variants": "vdkit.measure.plans",
-    "run_ablation": "vdkit.measure.plans",
-    "balancing_mb_per_s": "vdkit.trace.timeline",
-    "chunk_steps": "vdkit.trace.timeline",
-    "keep_freed_memory": "vdkit.record.machine",
-    "read_result": "vdkit.record.recording",
-    "read_variants": "vdkit.record.old_variants",
-    "overlap_of": "vdkit.record.derived",
-    "headroom_of": "vdkit.record.derived",
-    "load_results": "vdkit.record.results",
-    "usd_per_video_hour": "vdkit.record.money",
-    "saving_usd": "vdkit.record.money",
-    "run_energy_j": "vdkit.record.money",
-    "energy_j_per_video_s": "vdkit.record.money",
-    "compare_results": "vdkit.record.compare",
-    "permutation_p": "vdkit.record.stats",
-    "unpaired_ratio": "vdkit.record.stats",
-    "run_control": "vdkit.measure.planted",
-    "read_control": "vdkit.record.old_aa",
-    "profile_run": "vdkit.measure.profiler",
-    "count_flops": "vdkit.measure.profiler",
-    "measure_ceiling": "vdkit.measure.profiler",
-    "run_profile": "vdkit.measure.profiler",
-    "read_profile": "vdkit.record.old_profile",
-    "read_trace": "vdkit.trace.read",
-    "write_trace": "vdkit.trace.write",
-    "analyze": "vdkit.trace.figures",
-    "stalls_from_records": "vdkit.trace.stalls",
-    "predict": "vdkit.predict.recurrence",
-    "fit_costs": "vdkit.predict.fit",
-    "costs_from_totals": "vdkit.predict.costs",
-    "recommend": "vdkit.predict.advise",
-    "Limits": "vdkit.predict.advise",
-    "read_sweep": "vdkit.predict.grid",
-    "sweep_grid": "vdkit.measure.sweep",
-    "recommend_from": "vdkit.predict.advise",
-    "storage_sensitivity": "vdkit.predict.advise",
-    "StageCosts": "vdkit.predict.costs",
-    "Cost": "vdkit.predict.costs",
-    "Storage": "vdkit.predict.costs",
-    "vram_points": "vdkit.record.derived",
-    "recorded_vram": "vdkit.record.derived",
-    "NvmlSampler": "vdkit.measure.nvml",
-    "psnr_db": "vdkit.measure.quality",
-    "ssim": "vdkit.measure.quality",
-    "compare_frames": "vdkit.measure.quality",
-    "compare_latents": "vdkit.measure.quality",
-    "temporal_consistency": "vdkit.measure.quality",
-    "quality_against_bytes": "vdkit.measure.quality",
-    "Table": "vdkit.present.table",
-    "benchmark_table": "vdkit.present.tables",
-    "breakdown_table": "vdkit.present.tables",
-    "comparison_table": "vdkit.present.compare_tables",
-    "variant_table": "vdkit.present.variants_table",
-    "sweep_table": "vdkit.present.sweep_tables",
-    "results_table": "vdkit.present.results_table",
-    "explore": "vdkit.explorer.app",
-    "stage_rows": "vdkit.present.stages",
-    "stages_table": "vdkit.present.stages",
-    "plot_stages": "vdkit.present.stages",
-    "plot_denoising": "vdkit.present.stages",
-    "plot_frames": "vdkit.present.stages",
-    "plot_vram": "vdkit.present.study_charts",
-    "vram_words": "vdkit.present.study_charts",
-    "plot_timeline": "vdkit.present.timeline",
-    "plot_overlap": "vdkit.present.timeline",
-    "plot_utilization": "vdkit.present.profile_charts",
-    "plot_waterfall": "vdkit.present.profile_charts",
-    "plot_latencies": "vdkit.present.profile_charts",
-    "plot_families": "vdkit.present.variants_table",
-    "plot_hiding": "vdkit.present.study_charts",
-    "plot_headroom": "vdkit.present.study_charts",
-    "plot_ablation": "vdkit.present.ablation_report",
-    "plot_rounds": "vdkit.present.control_report",
-    "plot_nvml": "vdkit.present.profile_charts",
-    "plot_heatmap": "vdkit.present.sweep_charts",
-    "plot_predictions": "vdkit.present.sweep_charts",
-    "plot_sensitivity": "vdkit.present.sweep_charts",
+    "decode.chunks": "DecodeConfig",
+    "decode.protocols": "ChunkDecoder DecodeCancelled Sink",
+    "decode.pipelined": "decode_async",
+    "decode.sequential": "compute_only decode_diffusers decode_sync",
+    "models.loading": "load_decoder load_pipeline",
+    "models.latents": "load_latents save_latents",
+    "models.pipeline": "generate_latents pipeline_decoder",
+    "sinks.files": "Mp4Sink NullSink PngSink RawSink",
+    "sinks.memory": "MemorySink",
+    "sinks.spec": "SinkSpec",
+    "measure.plans": "run_ablation run_benchmark run_variants",
+    "measure.profiler": "profile_run",
+    "measure.sweep": "sweep_grid",
+    "record.recording": "read_recording",
+    "record.results": "load_results",
+    "record.compare": "compare_results",
+    "record.machine": "keep_freed_memory",
+    "trace.read": "read_trace",
+    "trace.write": "write_trace",
+    "trace.figures": "analyze",
+    "predict.advise": "Limits recommend_from",
+    "predict.fit": "fit_costs",
+    "predict.grid": "read_sweep",
+    "present.documents": "document_of",
+    "present.timeline": "plot_timeline",
+    "present.style": "save_figure",
+    "explorer.app": "explore",
 }
+"""Module to the public names that it holds."""
 
-__all__ = sorted(_HOMES)
+_PUBLIC = {name: f"vdkit.{home}" for home, names in _HOMES.items() for name in names.split()}
+
+_MOVED = {
+    "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
+    "models.latents": "latents_metadata",
+    "sinks.files": "ThrottledSink",
+    "trace.timeline": "balancing_mb_per_s chunk_steps",
+    "trace.stalls": "stalls_from_records",
+    "record.derived": "headroom_of overlap_of recorded_vram vram_points",
+    "record.money": "energy_j_per_video_s run_energy_j saving_usd usd_per_video_hour",
+    "record.stats": "permutation_p unpaired_ratio",
+    "measure.nvml": "NvmlSampler",
+    "measure.profiler": "count_flops measure_ceiling run_profile",
+    "measure.quality": "compare_frames compare_latents psnr_db quality_against_bytes ssim "
+    "temporal_consistency",
+    "predict.advise": "recommend storage_sensitivity",
+    "predict.costs": "Cost StageCosts Storage costs_from_totals",
+    "predict.recurrence": "predict",
+    "present.comparison": "comparison_table",
+    "present.documents": "benchmark_table breakdown_table",
+    "present.profile_charts": "plot_latencies plot_nvml plot_utilization plot_waterfall",
+    "present.results_list": "results_table",
+    "present.stages": "plot_denoising plot_frames plot_stages stage_rows stages_table",
+    "present.studies": "variant_table",
+    "present.study_charts": "plot_ablation plot_families plot_headroom plot_hiding plot_rounds "
+    "plot_vram vram_words",
+    "present.sweep_charts": "plot_heatmap plot_predictions plot_sensitivity",
+    "present.table": "Table",
+    "present.timeline": "plot_overlap",
+}
+"""Module to names that were public in the version before."""
+
+_REPLACED = {
+    "read_result": "vdkit.read_recording",
+    "read_variants": "vdkit.read_recording",
+    "read_profile": "vdkit.read_recording",
+    "read_control": "vdkit.read_recording",
+    "run_control": "vdkit.measure.planted.run_aa",
+    "sweep_table": "vdkit.present.sweep_document.sweep_document",
+}
+"""Names of the version before that are gone, and what to use."""
+
+__all__ = sorted(_PUBLIC)
+
+
+def moved() -> dict[str, str]:
+    """Every name of the version before that is public no longer, and where it is or what is."""
+    return _REPLACED | {
+        name: f"vdkit.{home}.{name}" for home, names in _MOVED.items() for name in names.split()
+    }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if (there := moved().get(name)) is None:
         raise AttributeError(
             f"module 'vdkit' has no attribute {name!r}; it offers {', '.join(__all__)}"
         )
-    return getattr(import_module(_HOMES[name]), name)
+    told = f"is gone; use {there}" if name in _REPLACED else f"moved to {there}"
+    message = f"vdkit.{name} {told}"
+    # `from vdkit import NAME` drops the words of an AttributeError; `predict` is a package too.
+    if name != "predict" and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+        raise ImportError(message)
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:

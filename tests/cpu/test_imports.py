@@ -1,28 +1,38 @@
 """The house: imports point down, and what must open anywhere loads neither torch nor a GPU."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import vdkit
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "vdkit"
 
+GROUND = {"decode"}
+SECOND = {"sinks", "models", "trace", "record"} | GROUND
+THIRD = {"measure", "predict"} | SECOND
 # What each part may import besides itself, the standard library and (below) other packages.
 MAY_IMPORT = {
     "decode": set(),
-    "sinks": {"decode"},
-    "memory_sink": {"decode"},
-    "sink_spec": {"decode", "sinks"},
-    "models": {"decode"},
-    "measure": {"decode"},
-    "present": {"decode", "measure"},
-    "demo": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
-    "local_workshop": {"decode", "measure", "models", "present", "sinks", "sink_spec"},
-    "cli": {"decode", "measure", "models", "present", "sinks", "sink_spec", "demo"},
-    "__main__": {"cli", "measure"},
+    "sinks": GROUND,
+    "models": GROUND,
+    "trace": GROUND | {"record"},
+    "record": GROUND | {"trace"},
+    "predict": GROUND | {"trace", "record"},
+    "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
+    "present": GROUND | {"trace", "record", "predict"},  # it draws without torch
+    "explorer": THIRD | {"present"},
+    "demo": THIRD | {"present"},
+    "cli": THIRD | {"present", "explorer", "demo"},
+    "__main__": {"cli", "record"},
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar
 
@@ -40,7 +50,7 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -58,9 +68,23 @@ def test_imports_point_down(path):
 
 
 def test_the_check_would_notice():
-    assert "models" not in MAY_IMPORT["measure"] and "sinks" not in MAY_IMPORT["measure"]
-    found = list(imports(PACKAGE / "measure" / "bench.py"))
+    assert "models" not in MAY_IMPORT["measure"] and "measure" not in MAY_IMPORT["predict"]
+    assert {part_of(path) for path in MODULES} == set(MAY_IMPORT)
+    found = list(imports(PACKAGE / "measure" / "study.py"))
     assert "vdkit.decode.pipelined.decode_async" in found
+
+
+def test_a_module_is_read_in_one_sitting():
+    lengths = {str(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {path: lines for path, lines in lengths.items() if not 1 <= lines <= 500} == {}
+
+
+def test_no_two_classes_share_a_name():
+    trees = (ast.parse(path.read_text()) for path in MODULES)
+    names = Counter(
+        node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def loaded_after(statement):
@@ -69,95 +93,66 @@ def loaded_after(statement):
     return set(done.stdout.split())
 
 
+def modules_of(*parts):
+    """An import of every module of these parts."""
+    paths = (path for path in MODULES if part_of(path) in parts)
+    return "import " + ", ".join(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths
+    )
+
+
+HEAVY = {"torch", "diffusers", "pynvml", "triton", "IPython"}
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import vdkit", {"torch", "matplotlib", "numpy", "pandas", "diffusers", "pydantic"}),
-        ("import vdkit.record.stats, vdkit.record.recording", {"torch", "matplotlib", "diffusers"}),
-        ("import vdkit.present.timeline, vdkit.present.tables", {"torch", "diffusers"}),
-        (
-            "import vdkit.present.table, vdkit.present.tables, vdkit.present.latex, "
-            "vdkit.present.digits, vdkit.present.profile_report",
-            {"torch", "matplotlib", "pandas", "diffusers"},
-        ),
-        ("import vdkit.__main__", {"torch", "matplotlib", "numpy"}),
-        (
-            "import vdkit.trace.read, vdkit.trace.figures, vdkit.trace.write",
-            {"torch", "matplotlib", "pandas", "diffusers"},
-        ),
-        (
-            "import vdkit.measure.nvml, vdkit.record.old_profile",
-            {"torch", "matplotlib", "pandas", "diffusers", "pynvml"},
-        ),
-        (
-            "import vdkit.present.profile_charts, vdkit.present.profile_tables",
-            {"torch", "diffusers", "pandas"},
-        ),
-        (
-            "import vdkit.predict.recurrence, vdkit.predict.fit",
-            {"torch", "matplotlib", "pandas", "pydantic"},
-        ),
-        (
-            "import vdkit.record.money, vdkit.cli.money",
-            {"torch", "matplotlib", "numpy", "pandas", "pydantic"},
-        ),
-        ("import vdkit.record.results, vdkit.present.results_table", {"torch", "matplotlib"}),
-        ("import vdkit.sinks.memory, vdkit.record.derived", {"torch", "matplotlib", "pandas"}),
-        ("import vdkit.present.stages", {"torch", "matplotlib", "pandas", "diffusers"}),
-        (
-            "import vdkit.present.stages, vdkit.present.study_charts",
-            {"torch", "pandas", "diffusers"},
-        ),
-        ("import vdkit.present.money_cells", {"torch", "matplotlib", "pandas", "pynvml"}),
-        (
-            "import vdkit.record.compare, vdkit.present.compare_tables, vdkit.cli.compare",
-            {"torch", "matplotlib", "pandas", "diffusers"},
-        ),
-        (
-            "import vdkit.record.judge, vdkit.present.control_report, vdkit.cli.aa, tools.readme",
-            {"torch", "pandas", "diffusers"},
-        ),
-        (
-            "import vdkit.record.old_variants, vdkit.present.variants_table, tools.readme",
-            {"torch", "matplotlib", "pandas", "diffusers"},
-        ),
-        (
-            "import vdkit.present.report_html, vdkit.present.report_words, "
-            "vdkit.present.report_pair, vdkit.cli.report",
-            {"torch", "matplotlib", "pandas", "diffusers"},
-        ),
-        (
-            "import vdkit.present.ablation_report, vdkit.present.stages, "
-            "vdkit.present.published_table",
-            {"torch", "pandas", "diffusers"},
-        ),
-        ("import vdkit.record.published, vdkit.trace.timeline", {"torch", "numpy", "pydantic"}),
-        ("import vdkit.present.report, vdkit.present.report_parts", {"torch", "diffusers"}),
-        (
-            "import vdkit.record.derived, vdkit.predict.advise",
-            {"torch", "matplotlib", "pandas", "diffusers", "pydantic"},
-        ),
-        (
-            "import vdkit.present.study_charts, vdkit.present.sweep_charts",
-            {"torch", "pandas", "diffusers"},
-        ),
-        ("import vdkit.cli.decoders, vdkit.cli.variants", {"torch", "numpy", "diffusers"}),
-        ("import vdkit.measure.quality", {"torch", "matplotlib", "cv2", "skimage"}),
+        ("import vdkit.__main__", {"torch", "matplotlib", "numpy", "pandas", "pydantic"}),
+        (modules_of("record", "trace"), HEAVY | {"matplotlib", "pandas"}),
+        (modules_of("predict"), HEAVY | {"matplotlib", "pandas"}),
+        (modules_of("present"), HEAVY | {"pandas"}),
+        (modules_of("cli"), HEAVY | {"matplotlib", "pandas"}),
+        ("import vdkit.present.documents, vdkit.present.comparison", {"matplotlib", "jinja2"}),
+        ("import tools.readme", HEAVY | {"pandas"}),
+        ("import vdkit.measure.nvml, vdkit.measure.quality", {"torch", "pynvml", "cv2", "skimage"}),
         ("import vdkit; vdkit.read_trace, vdkit.analyze", {"torch", "matplotlib", "pydantic"}),
-        ("import vdkit; vdkit.read_result, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),
+        ("import vdkit; vdkit.read_recording, vdkit.plot_timeline, vdkit.DecodeConfig", {"torch"}),
     ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
 )
 def test_light_imports(statement, absent):
     assert not loaded_after(statement) & absent
 
 
 def test_every_public_name_resolves():
-    import vdkit
-
+    assert len(vdkit.__all__) <= 40
     for name in vdkit.__all__:
         assert getattr(vdkit, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'decode_fast'; it offers"):
         _ = vdkit.decode_fast
+
+
+def test_a_name_that_moved_says_where_it_is():
+    assert not vdkit.moved().keys() & set(vdkit.__all__)
+    for name, there in vdkit.moved().items():
+        home, _, found = there.rpartition(".")
+        assert hasattr(importlib.import_module(home), found), there
+        if name != "predict":  # which is a package too, and imported by now
+            with pytest.raises(AttributeError, match=f"vdkit.{name} .*{re.escape(there)}"):
+                getattr(vdkit, name)
+    with pytest.raises(ImportError, match=r"psnr_db moved to vdkit\.measure\.quality\.psnr_db"):
+        exec("from vdkit import psnr_db")
+    assert not hasattr(vdkit, "read_result")
+
+
+def test_predict_is_the_package():
+    code = "import vdkit\ntry: vdkit.predict\nexcept AttributeError as error: print(error)\n"
+    code += "from vdkit import predict; print(predict.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "vdkit.predict moved to vdkit.predict.recurrence.predict", "vdkit.predict",
+    ]  # fmt: skip
 
 
 def test_environment_names_no_package_of_its_own():
@@ -175,12 +170,27 @@ def test_environment_names_no_package_of_its_own():
 
 
 def test_every_dependency_is_pinned():
-    import re
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {re.split(r"[<>=\[]", entry)[0].lower() for entry in wanted}
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower() for line in pins if "==" in line}
     assert names <= pinned, names - pinned
+
+
+def test_an_install_brings_what_the_code_opens():
+    """Every file of the miniature but what only its making needs, and what pages are made of."""
+    made = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    globs = [glob for globs in made["data-files"].values() for glob in globs]
+    brought = {path for glob in globs for path in ROOT.glob(glob)}
+    folder = ROOT / "data" / "tiny-wan"
+    opened = {path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json")}
+    left = {folder / "metrics.json", folder / "training" / "latents.json"}
+    assert opened - left <= brought
+    assert set((ROOT / "data" / "latents").iterdir()) <= brought
+    pages = {f"present/{name}" for name in made["package-data"]["vdkit.present"]}
+    assert pages == {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.*")
+        if path.suffix in (".html", ".css")
+    }

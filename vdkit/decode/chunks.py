@@ -241,7 +241,7 @@ class DecodeResult:
     """One finished decode.
 
     Attributes:
-        mode: ``diffusers``, ``sync``, ``async`` or ``compute``.
+        mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
         device: name of the device that decoded, as torch reports it.
         started_s: `time.perf_counter` at the call; every other time counts from it.
         latency_s: wall clock from the call until the sink was closed.

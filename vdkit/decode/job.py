@@ -59,7 +59,7 @@ class Job:
         self.start_s = time.perf_counter()
         self.mode = mode
         require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
-        if mode != "compute":
+        if mode != "compute_only":
             require(sink, "Sink", ("open", "write", "close", "abort"))
         if not isinstance(config, DecodeConfig):
             raise TypeError(f"config is a {type(config).__name__}; a DecodeConfig is needed")

@@ -134,7 +134,9 @@ def compute_only(
     ``sink`` is accepted so that all paths are called alike; it is never opened. Of ``config`` only
     ``chunk_size`` counts. Arguments, result and errors are otherwise those of `decode_async`.
     """
-    job = Job("compute", decoder, latents, None, fps, config, progress, cancel, allow_nonfinite)
+    job = Job(
+        "compute_only", decoder, latents, None, fps, config, progress, cancel, allow_nonfinite
+    )
     state = out = None
     with job, on_device(decoder.device):
         try:

@@ -19,7 +19,6 @@ from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.decode.protocols import ChunkDecoder, Progress
 from vdkit.decode.sequential import decode_sync
-from vdkit.measure.profiler import profile_run
 from vdkit.measure.study import (
     MODES,
     ArmPlan,
@@ -226,6 +225,8 @@ def _families(
     benches: Mapping[str, Bench], config: DecodeConfig
 ) -> tuple[dict[str, tuple[Share, ...]], str | None]:
     """Profile one run of each; or why there is nothing to show."""
+    from vdkit.measure.profiler import profile_run
+
     found = {}
     for name, bench in benches.items():
         if bench.decoder.device.type != "cuda":

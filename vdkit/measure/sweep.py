@@ -20,7 +20,7 @@ import torch
 from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, check_chunk
 from vdkit.decode.protocols import ChunkDecoder
-from vdkit.measure.study import Bench, SinkFactory
+from vdkit.measure.study import ArmPlan, Bench, SinkFactory, measure, recording_of
 from vdkit.predict.costs import check_speed
 from vdkit.predict.grid import (
     PLAN,
@@ -29,15 +29,15 @@ from vdkit.predict.grid import (
     Sweep,
     SweepPlan,
     Unfit,
+    cell_path,
     measured_s,
     predict_cells,
     read_sweep,
-    result_path,
     unfit_path,
 )
 from vdkit.record.machine import collect_provenance
 from vdkit.record.recording import Recording, read_recording
-from vdkit.record.runs import MODES, SinkInfo
+from vdkit.record.runs import MODES, Run, SinkInfo
 from vdkit.record.store import result_folder, write_record
 
 
@@ -103,11 +103,10 @@ def start_sweep(
     """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet."""
     if runs < 1:
         raise ValueError(f"runs is {runs}; use 1 or more")
-    driver = bench.nvml.driver if bench.nvml else None
     plan = SweepPlan(
         label=label,
         command=command,
-        provenance=collect_provenance(bench.decoder.device, driver),
+        provenance=collect_provenance(bench.decoder.device, bench.driver),
         workload=bench.workload,
         sink=sink_info,
         config=config,
@@ -184,28 +183,20 @@ def _measure(
     bar: SweepBar,
 ) -> Recording:
     """Run one cell and record it."""
-    plan = sweep.plan
-    config = cell.config(plan.config)
     known = (cell.mode, cell.chunk_size, cell.slots)
     if known not in hashes:
         bench.prepare(cell.chunk_size)
-        hashes[known] = bench.frame_hash(cell.mode, config)
-    factory, info = sink_at(cell.mb_per_s)
-    runs = []
-    for number in range(plan.runs):
-        with factory(f"{cell.mode}-{number:03d}") as sink:
-            runs.append(bench.run(cell.mode, number, sink, config))
-        bar.run_done(sweep, runs[-1].latency_s)
-    result = bench.result(
-        {cell.mode: hashes[known]},
-        runs,
-        config=config,
-        sink_info=info,
-        baseline=cell.mode,
-        label=f"{plan.label}: {cell.words}",
-        command=plan.command,
-    )
-    return read_recording(write_record(result, result_path(sweep.folder, cell)))
+    config = cell.config(sweep.plan.config)
+    arm = ArmPlan(bench, cell.mode, config, *sink_at(cell.mb_per_s), hashed=known not in hashes)
+
+    def after_run(_: str, run: Run) -> None:
+        bar.run_done(sweep, run.latency_s)
+
+    made = measure({cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=after_run)
+    made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
+    label = f"{sweep.plan.label}: {cell.words}"
+    result = recording_of(made, "cell", cell.mode, label, sweep.plan.command)
+    return read_recording(write_record(result, cell_path(sweep.folder, cell)))
 
 
 def _with_predictions(sweep: Sweep) -> Sweep:
@@ -297,7 +288,7 @@ def plan_cells(
     The fit cells are every mode at full speed at up to `FIT_SIZES` of the chunk sizes (smallest,
     middle, largest), with 2 slots or, if 2 is not among ``slots``, the nearest. They are measured
     also where ``speeds`` leaves full speed out, since a throttled run hides what a write costs.
-    Modes without a ring have one cell for all slots, mode compute one for all speeds, and mode
+    Modes without a ring have one cell for all slots, mode compute_only one for all speeds, and mode
     diffusers one for all chunk sizes.
 
     Args:
@@ -307,12 +298,8 @@ def plan_cells(
     Raises:
         ValueError: an empty axis, a value that is twice there, of no use or out of range.
     """
-    for name, values in (
-        ("modes", modes),
-        ("chunks", chunks),
-        ("slots", slots),
-        ("speeds", speeds),
-    ):
+    axes = {"modes": modes, "chunks": chunks, "slots": slots, "speeds": speeds}
+    for name, values in axes.items():
         if not values:
             raise ValueError(f"{name} is empty; a sweep needs at least one value")
         if len(set(values)) != len(values):
@@ -339,7 +326,7 @@ def plan_cells(
             mode=mode,
             chunk_size=1 if mode == "diffusers" else size,
             slots=count if mode == "async" else None,
-            mb_per_s=None if mode == "compute" else speed,
+            mb_per_s=None if mode == "compute_only" else speed,
         )
 
     ordered = sorted(chunks)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from vdkit.decode.chunks import latent_frames
 from vdkit.decode.protocols import ChunkDecoder
-from vdkit.models.loading import open_safetensors
 
 
 def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:
@@ -148,3 +150,28 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     except RuntimeError as error:
         raise ValueError(f"latents {text!r}: {list(shape)} do not fit in memory") from error
+
+
+_PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"
+_BEGINNINGS = (
+    (rb"\Z", "is empty"),
+    (rb"version https://git-lfs", "is a Git LFS pointer; fetch the file itself: git lfs pull"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|!--)", "is a web page; download the file itself"),
+    (rb"PK\x03\x04.{26,99}data\.pkl", _PICKLE),
+    (rb"\x80[\x02-\x05](?!.{6}\{)", _PICKLE),
+    (rb".{8}[^{]", "is no safetensors file"),
+)
+"""What a file is that is not safetensors, by its first bytes: 8 of a length, then a brace."""
+
+
+@contextmanager
+def open_safetensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, opened; ValueError for a damaged one and another kind, which it names."""
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        with file.open("rb") as opened:
+            head = opened.read(200)
+        found = (kind for begin, kind in _BEGINNINGS if re.match(begin, head, re.DOTALL | re.I))
+        raise ValueError(f"{file} {next(found, f'is damaged or cut short: {error}')}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from vdkit.models.fast.decoder import FastWanDecoder
+from vdkit.models.latents import open_safetensors
 from vdkit.models.variants import ChannelsLastWanDecoder, CompiledWanDecoder
 from vdkit.models.wan import WanDecoder
 
@@ -291,21 +293,12 @@ def _read(source: str, part: str | None, dtype: torch.dtype, cached: bool) -> Au
     return vae
 
 
-TINY_WAN = Path(__file__).parents[2] / "data" / "tiny-wan"
-"""The trained miniature that a clone of vdkit holds; see the model card in it."""
+_CLONE = Path(__file__).parents[2] / "data"
+_INSTALLED = Path(sysconfig.get_path("data"), "share", "vdkit")
+TINY_WAN = (_CLONE if (_CLONE / "tiny-wan").is_dir() else _INSTALLED) / "tiny-wan"
+"""The trained miniature, of the clone that vdkit runs from or as installed; see its model card."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-_PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"
-_BEGINNINGS = (
-    (rb"\Z", "is empty"),
-    (rb"version https://git-lfs", "is a Git LFS pointer; fetch the file itself: git lfs pull"),
-    (rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|!--)", "is a web page; download the file itself"),
-    (rb"PK\x03\x04.{26,99}data\.pkl", _PICKLE),
-    (rb"\x80[\x02-\x05](?!.{6}\{)", _PICKLE),
-    (rb".{8}[^{]", "is no safetensors file"),
-)
-"""What a file is that is not safetensors, by its first bytes: 8 of a length, then a brace."""
 
 
 def find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
@@ -323,8 +316,8 @@ def find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | s
     if name == TINY_WAN.name:
         if not TINY_WAN.is_dir():
             raise FileNotFoundError(
-                f"tiny-wan is missing at {TINY_WAN}: it comes with a clone of vdkit; install from "
-                "one with pip install -e ."
+                f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
+                "vdkit; install from one, with pip install -e . (without --user or --target)"
             )
         return TINY_WAN
     if path.suffix in _PICKLES:
@@ -374,19 +367,6 @@ def check_weights(folder: Path) -> None:
     for file in files:
         with open_safetensors(file):
             pass
-
-
-@contextmanager
-def open_safetensors(file: Path) -> Iterator[Any]:
-    """A safetensors file, opened; ValueError for a damaged one and another kind, which it names."""
-    try:
-        with safe_open(file, "pt") as opened:
-            yield opened
-    except SafetensorError as error:
-        with file.open("rb") as opened:
-            head = opened.read(200)
-        found = (kind for begin, kind in _BEGINNINGS if re.match(begin, head, re.DOTALL | re.I))
-        raise ValueError(f"{file} {next(found, f'is damaged or cut short: {error}')}") from error
 
 
 @contextmanager

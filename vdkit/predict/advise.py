@@ -8,16 +8,17 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, VideoInfo
-from vdkit.predict.costs import Cost, StageCosts, Storage
+from vdkit.predict.costs import StageCosts, Storage
 from vdkit.predict.recurrence import Prediction, predict, video_info
 
 if TYPE_CHECKING:
+    from vdkit.predict.fit import Evidence
     from vdkit.predict.grid import Sweep
 
 
 CHUNKS, SLOTS = (1, 2, 4), (1, 2, 3, 4)
-NEAR = 1.01
-"""A setting within 1 % of the best is as good: what it saves in memory is worth more."""
+NEAR_PERCENT = 1.0
+"""A setting this near to the best is as good: what it saves in memory is worth more."""
 BOUND = 0.95
 """A step is what bounds a run if it takes this share of the latency or more."""
 
@@ -76,23 +77,31 @@ class Recommendation:
     """A setting, why, and what would help next.
 
     Attributes:
-        config: chunk size and slots to use.
+        config: chunk size and slots to use: the smallest within `margin_percent` of the fastest.
         prediction: of that setting.
         best_latency_s: of the fastest setting within the limits.
+        margin_percent: `NEAR_PERCENT`, or the model's own median error where that is larger: what
+            differs by less cannot be told apart.
         bound: the step that the latency cannot fall below: ``storage``, ``decoder``, ``PCIe``,
             ``host``, or None if none fills `BOUND` of the run.
         reason: one sentence.
         what_if: the largest gain first.
         candidates: every setting asked about, also those over the limits.
+        evidence: for the costs; None if none was given.
+        remarks: what makes the advice doubtful, in sentences: an error that is larger than
+            `NEAR_PERCENT`, a machine that was disturbed.
     """
 
     config: DecodeConfig
     prediction: Prediction
     best_latency_s: float
+    margin_percent: float
     bound: str | None
     reason: str
     what_if: tuple[WhatIf, ...]
     candidates: tuple[Candidate, ...]
+    evidence: Evidence | None
+    remarks: tuple[str, ...]
 
 
 def recommend(
@@ -104,10 +113,12 @@ def recommend(
     slots: Sequence[int] = SLOTS,
     config: DecodeConfig = DecodeConfig(),
     temporal_factor: int = 4,
+    evidence: Evidence | None = None,
 ) -> Recommendation:
-    """The smallest chunk and then slots of mode async within 1 % of the best predicted latency.
+    """The smallest chunk and then slots of mode async that is as good as the best, as predicted.
 
-    Chunk size comes first, because it costs more memory than slots do.
+    As good is within 1 % of the best latency, or within the model's own median error if that is
+    larger. Chunk size comes first, because it costs more memory than slots do.
 
     Args:
         costs: of the machine, decoder, frame size and sink; beyond the chunk sizes that they were
@@ -115,6 +126,8 @@ def recommend(
         info: the video.
         chunks, slots: what may be chosen.
         config: the primitives.
+        evidence: for the costs, as of `vdkit.predict.fit.fit_evidence` or
+            `vdkit.predict.grid.Sweep.evidence`; None: they are taken as exact.
 
     Raises:
         ValueError: nothing to choose from, no setting within the limits (names the least that each
@@ -122,59 +135,86 @@ def recommend(
     """
     if not chunks or not slots:
         raise ValueError("nothing to choose from: give at least one chunk size and one slot count")
+
+    def asked(costs: StageCosts, config: DecodeConfig) -> Prediction:
+        return predict(costs, info, config, temporal_factor=temporal_factor)
+
     candidates = []
     for size in sorted(set(chunks)):
         for count in sorted(set(slots)):
             one = replace(config, chunk_size=size, slots=count)
-            made = predict(costs, info, one, temporal_factor=temporal_factor)
+            made = asked(costs, one)
             candidates.append(Candidate(one, made, _over(made, limits)))
     allowed = [candidate for candidate in candidates if not candidate.over]
     if not allowed:
         raise ValueError(f"no setting keeps the limits; {_least(candidates, limits)}")
-    best = min(candidate.latency_s for candidate in allowed)
-    chosen = next(candidate for candidate in allowed if candidate.latency_s <= NEAR * best)
-    what_if = _what_if(costs, info, chosen, temporal_factor)
-    bound = _bound(chosen)
+    best_s = min(candidate.latency_s for candidate in allowed)
+    error = evidence.error_percent if evidence is not None else None
+    margin = max(NEAR_PERCENT, error or 0.0)
+    chosen = next(one for one in allowed if one.latency_s <= (1 + margin / 100) * best_s)
+    what_if = []
+    for resource, faster in _doubled(costs).items():
+        latency_s = asked(faster, chosen.config).run.latency_s
+        what_if.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
+    what_if.sort(key=lambda one: -one.gain_percent)
+    busy = _busy_s(chosen.prediction)
+    most = max(busy, key=lambda name: busy[name])
+    bound = most if busy[most] >= BOUND * chosen.latency_s else None
+    if bound == "storage" and costs.storage is not None:
+        fastest_s = min(candidate.latency_s for candidate in candidates)
+        held = (
+            f"{costs.storage.mb_per_s:g} MB/s holds every setting at {seconds(fastest_s)} or more"
+        )
+    else:
+        held = _held(busy, chosen.latency_s, bound)
+    more_s = asked(costs, replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
+    helps = _helps(chosen.latency_s, more_s, what_if[0], margin)
     return Recommendation(
-        chosen.config,
-        chosen.prediction,
-        best,
-        bound,
-        _reason(costs, info, chosen, bound, candidates, what_if, temporal_factor),
-        what_if,
-        tuple(candidates),
+        config=chosen.config,
+        prediction=chosen.prediction,
+        best_latency_s=best_s,
+        margin_percent=margin,
+        bound=bound,
+        reason=f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}",
+        what_if=tuple(what_if),
+        candidates=tuple(candidates),
+        evidence=evidence,
+        remarks=_remarks(evidence),
     )
 
 
+_LIMITED = {
+    "vram_bytes": ("VRAM", 1e9, "GB"),
+    "pinned_bytes": ("pinned memory", 1e6, "MB"),
+    "ttff_s": ("time to the first frame", 1.0, "s"),
+}
+"""Each field of `Limits`: in words, and the unit that it is said in."""
+
+
+def _used(made: Prediction, name: str) -> float | None:
+    """What a setting takes of what may be limited."""
+    return getattr(made.run, "vram_peak_bytes" if name == "vram_bytes" else name)
+
+
 def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
-    run = made.run
-    if limits.vram_bytes is not None and run.vram_peak_bytes is None:
+    if limits.vram_bytes is not None and made.run.vram_peak_bytes is None:
         raise ValueError(
             "VRAM is limited, but these costs do not know it at every chunk size asked for: fit "
             "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
             "StageCosts.vram_bytes"
         )
-    used = {"vram_bytes": run.vram_peak_bytes, "pinned_bytes": run.pinned_bytes,
-            "ttff_s": run.ttff_s}  # fmt: skip
-    return tuple(
-        name
-        for name, value in used.items()
-        if (most := getattr(limits, name)) is not None and value is not None and value > most
-    )
+    pairs = [(name, _used(made, name), getattr(limits, name)) for name in _LIMITED]
+    return tuple(name for name, used, most in pairs if None not in (used, most) and used > most)
 
 
 def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
     """The least of each limited quantity, in words."""
-    words = {
-        "vram_bytes": ("VRAM", 1e9, "GB", lambda run: run.vram_peak_bytes),
-        "pinned_bytes": ("pinned memory", 1e6, "MB", lambda run: run.pinned_bytes),
-        "ttff_s": ("time to the first frame", 1.0, "s", lambda run: run.ttff_s),
-    }
     said = []
-    for name, (what, scale, unit, value) in words.items():
+    for name, (what, scale, unit) in _LIMITED.items():
         most = getattr(limits, name)
         if most is not None:
-            least = min(value(candidate.prediction.run) for candidate in candidates)
+            every = [_used(candidate.prediction, name) for candidate in candidates]
+            least = min(used for used in every if used is not None)
             said.append(
                 f"{what} is at least {least / scale:.3g} {unit} (the limit is "
                 f"{most / scale:.3g} {unit})"
@@ -182,14 +222,13 @@ def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
     return ", ".join(said) + "; loosen one, or allow smaller chunks or fewer slots"
 
 
-def _busy_s(candidate: Candidate) -> dict[str, float]:
+def _busy_s(made: Prediction) -> dict[str, float]:
     """Seconds that each resource works in the run, waiting for others left out."""
 
     def total(step: str) -> float:
-        return sum(c.span_s(step) or 0.0 for c in candidate.prediction.run.chunks)
+        return sum(chunk.span_s(step) or 0.0 for chunk in made.run.chunks)
 
-    run = candidate.prediction.run
-    sink_s = (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
+    sink_s = (made.run.sink_open_s or 0.0) + (made.run.sink_close_s or 0.0)
     return {
         "decoder": total("decode"),
         "storage": total("write") + sink_s,
@@ -198,47 +237,30 @@ def _busy_s(candidate: Candidate) -> dict[str, float]:
     }
 
 
-def _bound(candidate: Candidate) -> str | None:
-    busy = _busy_s(candidate)
-    most = max(busy, key=lambda name: busy[name])
-    return most if busy[most] >= BOUND * candidate.latency_s else None
+def _doubled(costs: StageCosts) -> dict[str, StageCosts]:
+    """The costs with each resource at twice its speed."""
 
+    def half(*names: str) -> StageCosts:
+        known = {name: cost for name in names if (cost := getattr(costs, name)) is not None}
+        return replace(costs, **{name: cost.times(0.5) for name, cost in known.items()})
 
-def _what_if(
-    costs: StageCosts, info: VideoInfo, chosen: Candidate, factor: int
-) -> tuple[WhatIf, ...]:
-    def half(cost: Cost | None) -> Cost | None:
-        return None if cost is None else cost.times(0.5)
-
-    disk, write = costs.storage, half(costs.write)
-    decode = costs.decode.times(0.5)
-    changed = {
-        "storage": replace(costs, write=write)
-        if disk is None
-        else replace(costs, write=write, storage=replace(disk, mb_per_s=2 * disk.mb_per_s)),
-        "PCIe": replace(costs, copy=half(costs.copy), pageable_copy=half(costs.pageable_copy)),
-        "decoder": replace(costs, decode=decode)
-        if costs.cuda
-        else replace(costs, decode=decode, launch=costs.launch.times(0.5)),
+    disk, faster = costs.storage, half("write")
+    if disk is not None:
+        faster = replace(faster, storage=replace(disk, mb_per_s=2 * disk.mb_per_s))
+    return {
+        "storage": faster,
+        "PCIe": half("copy", "pageable_copy"),
+        "decoder": half("decode") if costs.cuda else half("decode", "launch"),
     }
-    found = []
-    for resource, faster in changed.items():
-        latency_s = predict(faster, info, chosen.config, temporal_factor=factor).run.latency_s
-        found.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
-    return tuple(sorted(found, key=lambda one: -one.gain_percent))
 
 
-_REMEDY = {
-    "storage": "a faster disk",
-    "PCIe": "a faster link to the host",
-    "decoder": "a faster decoder",
+_WORDS = {
+    "storage": ("writing", "a faster disk"),
+    "PCIe": ("copying", "a faster link to the host"),
+    "decoder": ("decoding", "a faster decoder"),
+    "host": ("converting on the host", ""),
 }
-_NAMES = {
-    "storage": "writing",
-    "PCIe": "copying",
-    "decoder": "decoding",
-    "host": "converting on the host",
-}
+"""Resource to what it does, and what twice its speed is."""
 
 
 def seconds(value_s: float) -> str:
@@ -246,41 +268,49 @@ def seconds(value_s: float) -> str:
     return f"{value_s:.3g} s" if value_s >= 1 else f"{1e3 * value_s:.3g} ms"
 
 
-def _reason(
-    costs: StageCosts,
-    info: VideoInfo,
-    chosen: Candidate,
-    bound: str | None,
-    candidates: Sequence[Candidate],
-    what_if: Sequence[WhatIf],
-    factor: int,
-) -> str:
-    """Why this setting: what bounds it, whether slots would help, what would."""
-    fastest = min(candidate.latency_s for candidate in candidates)
-    more = replace(chosen.config, slots=MAX_SLOTS)
-    with_more_s = predict(costs, info, more, temporal_factor=factor).run.latency_s
-    slots_help = with_more_s * NEAR < chosen.latency_s
-    busy = _busy_s(chosen)
-    if bound == "storage" and costs.storage is not None:
-        held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {seconds(fastest)} or more"
-    elif bound is not None:
-        held = f"{_NAMES[bound]} takes {busy[bound]:.3g} of {seconds(chosen.latency_s)}"
-    else:
-        order = sorted(busy, key=lambda name: -busy[name])[:2]
-        held = " and ".join(f"{_NAMES[name]} ({seconds(busy[name])})" for name in order)
-        held += f" overlap only in part in {seconds(chosen.latency_s)}"
-    slots = (
-        f"more slots would bring {seconds(with_more_s)} but are not allowed"
-        if slots_help
-        else "more slots do not help"
-    )
-    first = what_if[0]
-    if first.gain_percent < 100 * (NEAR - 1):
-        helps = "and neither does a resource of twice the speed"
-    else:
-        helps = f"{_REMEDY[first.resource]} does (x 2: {seconds(first.latency_s)})"
-        helps = helps if not slots_help else f"and {helps}"
-    return f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {slots}, {helps}"
+def _held(busy: dict[str, float], latency_s: float, bound: str | None) -> str:
+    """What holds a run, in words."""
+    if bound is not None:
+        return f"{_WORDS[bound][0]} takes {seconds(busy[bound])} of {seconds(latency_s)}"
+    order = sorted(busy, key=lambda name: -busy[name])[:2]
+    steps = " and ".join(f"{_WORDS[name][0]} ({seconds(busy[name])})" for name in order)
+    return f"{steps} overlap only in part in {seconds(latency_s)}"
+
+
+def _helps(latency_s: float, more_slots_s: float, first: WhatIf, margin_percent: float) -> str:
+    """Whether slots would help, or the most useful of the resources, in words."""
+    slots_help = more_slots_s * (1 + margin_percent / 100) < latency_s
+    said = "more slots do not help"
+    if slots_help:
+        said = f"more slots would bring {seconds(more_slots_s)} but are not allowed"
+    if first.gain_percent < margin_percent:
+        return f"{said}, and neither does a resource of twice the speed"
+    remedy = f"{_WORDS[first.resource][1]} does (x 2: {seconds(first.latency_s)})"
+    return f"{said}, {'and ' * slots_help}{remedy}"
+
+
+def _remarks(evidence: Evidence | None) -> tuple[str, ...]:
+    if evidence is None:
+        return ()
+    said, error = [], evidence.error_percent
+    if error is not None and error > NEAR_PERCENT:
+        how = "predictions" if evidence.tested else "fit"
+        said.append(
+            f"The median error of the {how} is {error:.2g} %: the model cannot tell settings apart "
+            f"that differ by less than {error:.2g} %."
+        )
+    if evidence.disturbed:
+        name, ratio = max(evidence.disturbed, key=lambda one: one[1])
+        count = len(evidence.disturbed)
+        said.append(
+            f"The machine was disturbed: runs of one setting differ by more than half in {count} "
+            f"case{'s' * (count != 1)} (at the most {ratio:.2g} x, {name})."
+        )
+    if evidence.throttled_runs:
+        said.append(
+            f"The machine was throttled in {evidence.throttled_runs} of {evidence.runs} runs."
+        )
+    return tuple(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +356,7 @@ def recommend_from(
         chunks=sorted({cell.chunk_size for cell in grid}),
         slots=sorted({cell.slots for cell in grid if cell.slots is not None}),
         config=sweep.plan.config,
+        evidence=sweep.evidence(),
     )
 
 
@@ -345,13 +376,11 @@ def storage_sensitivity(
     mb = free.info.frames * free.info.frame_bytes / 1e6
     if speeds is None:
         speeds = [mb / free.latency_s * 2 ** (step / 16 * 3) for step in range(-16, 17)]
-    return tuple(_point(sweep, limits, speed, mb) for speed in speeds)
-
-
-def _point(sweep: Sweep, limits: Limits, mb_per_s: float, mb: float) -> StoragePoint:
-    advice = recommend_from(sweep, limits, mb_per_s)
-    sync_s = None
-    if sweep.predictions is not None and any(c.mode == "sync" for c in sweep.results):
-        held = replace(sweep.predictions.costs, storage=Storage(mb_per_s))
-        sync_s = predict(held, advice.prediction.run.info, advice.config, "sync").run.latency_s
-    return StoragePoint(mb_per_s, advice, sync_s, mb / mb_per_s)
+    points = []
+    for speed in speeds:
+        advice, sync_s = recommend_from(sweep, limits, speed), None
+        if sweep.predictions is not None and any(cell.mode == "sync" for cell in sweep.results):
+            held = replace(sweep.predictions.costs, storage=Storage(speed))
+            sync_s = predict(held, free.info, advice.config, "sync").run.latency_s
+        points.append(StoragePoint(speed, advice, sync_s, mb / speed))
+    return tuple(points)

@@ -11,12 +11,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, VideoInfo, pixel_frames
+from vdkit.predict.advise import seconds
 from vdkit.predict.costs import Cost, StageCosts, Storage, check_speed
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import Prediction, predict
-from vdkit.record.old_aa import is_arm
-from vdkit.record.old_variants import alone
-from vdkit.record.recording import read_recording
+from vdkit.record.results import by_variant, find_recordings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +88,7 @@ class CostBook:
             machine: whose costs these are.
             decoder, sink: names to file it under; None: those in the record.
         """
-        chunked = {run.mode for run in result.runs} - {"diffusers", "compute"}
+        chunked = {arm.mode for arm in result.arms.values()} - {"diffusers", "compute_only"}
         if result.sink.throttle_mb_per_s is not None or not chunked:
             return False
         load = result.workload
@@ -111,16 +110,12 @@ class CostBook:
         """Keep every benchmark recorded below ``folder``, those of sweeps and variants too.
 
         Their machine is the device with ``, recorded`` after it. Damaged files are left out, as are
-        the arms of an A/A control, one of which is slow on purpose.
+        A/A controls and profiles.
         """
-        for path in sorted(folder.rglob("result*.json")):
-            try:
-                result = read_recording(path)
-            except (ValueError, OSError):
-                continue
-            if not is_arm(path):
-                own = result if result.other_bytes is None else alone(result)
-                self.add(own, f"{result.provenance.device}, recorded")
+        for _, result in find_recordings(folder, lambda error: None):
+            if result.kind not in ("aa", "profile"):
+                for _, one in by_variant(result):
+                    self.add(one, f"{result.provenance.device}, recorded")
 
     def machines(self) -> tuple[str, ...]:
         """Every machine in the book, the first added first."""
@@ -142,12 +137,8 @@ class CostBook:
         """
         if wanted in self._results:
             count = len(self._results[wanted])
-            return Known(
-                self._fit(wanted),
-                f"measured ({count} benchmark{'s' * (count > 1)})",
-                True,
-                self._chunk_sizes(wanted),
-            )
+            origin = f"measured ({count} benchmark{'s' * (count > 1)})"
+            return Known(self._fit(wanted), origin, True, self._chunk_sizes(wanted))
         near = [
             key
             for key in self._results
@@ -282,11 +273,13 @@ def forecast(book: CostBook, setting: Setting, vram_bytes: int | None = None) ->
         costs = replace(costs, storage=Storage(setting.mb_per_s))
     info = setting.info()
     made = {mode: predict(costs, info, setting.config, mode) for mode in MODES}
-    remarks = [
-        *_dead_knobs(setting, costs),
-        *_bottleneck(setting, costs, made["async"]),
-        *_memory(made, vram_bytes),
-    ]
+    remarks = [*_dead_knobs(setting, costs), *_bottleneck(setting, costs, made["async"])]
+    peak = max((one.run.vram_peak_bytes or 0) for one in made.values())
+    if vram_bytes is not None and peak > vram_bytes:
+        remarks.append(
+            f"This does not fit: it needs {peak / 1e9:.1f} GB of device memory, there are "
+            f"{vram_bytes / 1e9:.1f} GB. Take a smaller chunk size."
+        )
     if setting.config.chunk_size not in known.chunk_sizes:
         sizes = " and ".join(map(str, known.chunk_sizes))
         remarks.append(
@@ -312,13 +305,9 @@ def _dead_knobs(setting: Setting, costs: StageCosts) -> list[str]:
     elif config.slots > chunks:
         said.append(f"The video is {chunks} chunks: more slots than that stay empty.")
     if not costs.cuda:
-        idle = [
-            PRIMITIVES[name]
-            for name in ("pinned_memory", "copy_stream")
-            if not getattr(config, name)
-        ]
-        if idle:
-            words = " and ".join(idle)
+        names = [name for name in ("pinned_memory", "copy_stream") if not getattr(config, name)]
+        if names:
+            words = " and ".join(PRIMITIVES[name] for name in names)
             said.append(f"On a CPU switching off {words} changes nothing: a copy is a memcpy.")
     return said
 
@@ -326,30 +315,16 @@ def _dead_knobs(setting: Setting, costs: StageCosts) -> list[str]:
 def _bottleneck(setting: Setting, costs: StageCosts, made: Prediction) -> list[str]:
     """Which engine the steady state of mode async waits for, if it is not the decoder."""
     frames = max(chunk.frame_stop - chunk.frame_start for chunk in made.run.chunks)
-    size = frames * made.run.info.frame_bytes
     decode_s = costs.decode.seconds(frames)
     write_s = costs.write.seconds(frames) if costs.write is not None else 0.0
     if setting.mb_per_s is not None:
+        size = frames * made.run.info.frame_bytes
         write_s = max(write_s, size / (setting.mb_per_s * 1e6))
     if not setting.config.uint8_on_gpu and costs.convert is not None:
         write_s += costs.convert.seconds(frames)
     if write_s <= decode_s:
         return []
     return [
-        f"The sink is the bottleneck: a chunk takes {_time(write_s)} to write and "
-        f"{_time(decode_s)} to decode. The decoder waits for it, however many slots there are."
+        f"The sink is the bottleneck: a chunk takes {seconds(write_s)} to write and "
+        f"{seconds(decode_s)} to decode. The decoder waits for it, however many slots there are."
     ]
-
-
-def _memory(made: dict[str, Prediction], vram_bytes: int | None) -> list[str]:
-    peak = max((one.run.vram_peak_bytes or 0) for one in made.values())
-    if vram_bytes is None or peak <= vram_bytes:
-        return []
-    return [
-        f"This does not fit: it needs {peak / 1e9:.1f} GB of device memory, there are "
-        f"{vram_bytes / 1e9:.1f} GB. Take a smaller chunk size."
-    ]
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"

@@ -1,29 +1,31 @@
-"""From recorded benchmarks to the costs of each step, by least squares.
+"""From recordings to the costs of each step, by least squares, and how well they give them back.
 
 Means, not medians: a run's latency is a sum, and what stalls now and then is a part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from vdkit.predict.costs import Cost, StageCosts
+from vdkit.predict.recurrence import is_pinned, predict, video_info
 
 if TYPE_CHECKING:
-    from vdkit.decode.chunks import ChunkRecord, DecodeConfig
-    from vdkit.record.recording import Recording
+    from vdkit.decode.chunks import ChunkRecord
+    from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import Run
 
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
-def fit_costs(*results: Recording) -> StageCosts:
-    """Costs from the timed runs of one or several benchmarks of one setting, at any chunk sizes.
+def fit_costs(*recordings: Recording) -> StageCosts:
+    """Costs from the timed runs of one or several recordings of one setting, at any chunk sizes.
 
     ``decode`` and ``launch`` have a cost of their own for the first chunk. For the others chunks of
     two sizes are needed to tell the fixed from the per-frame part. If all have one size (a short
@@ -31,11 +33,11 @@ def fit_costs(*results: Recording) -> StageCosts:
     since the kernels grow with the frames and their number does not: good at the measured chunk
     size, a guess at any other. Copy, conversion and write are taken as linear down to the one
     frame of the first chunk. Open and close are taken as fixed unless videos of two lengths were
-    measured. Peak VRAM is known at the measured chunk sizes only, and between and beyond them from
-    two sizes on.
+    measured. Peak VRAM, less what others held, is known at the measured chunk sizes only, and
+    between and beyond them from two sizes on. Arms with work planted in them are left out.
 
-    ``decode`` is of chunks that were queued in time (modes async, compute); what a decode takes
-    more on an idle stream (mode sync) becomes ``lead``, less the conversion on the GPU, which
+    ``decode`` is of chunks that were queued in time (modes async, compute_only); what a decode
+    takes more on an idle stream (mode sync) becomes ``lead``, less the conversion on the GPU, which
     only the former do. What no run shows stays unknown (None) or 0.
 
     From three sizes on (the first chunk's one frame counts for copy, conversion and write) a step
@@ -44,95 +46,96 @@ def fit_costs(*results: Recording) -> StageCosts:
     as the line says. Mode sync is predicted well at the measured chunk sizes only.
 
     Raises:
-        ValueError: no results, results that differ in more than chunk size, slots, primitives and
-            video length, or a sink that was throttled, whose write cost cannot be seen.
+        ValueError: no recordings, arms that differ in more than mode, chunk size, slots, primitives
+            and video length, or a sink that was throttled, whose write cost cannot be seen.
     """
-    _check_one_setting(results)
-    runs = [(result.config, run) for result in results for run in result.runs if not run.warmup]
-    load = results[0].workload
-    element_bytes = _ELEMENT_BYTES[load.dtype]
-    frame_bytes = load.height * load.width * 3
-    cuda = results[0].provenance.device != "cpu"
-    chunked = [(config, run) for config, run in runs if run.mode != "diffusers"]
+    runs = [(arm, run) for arm in _arms_of_one_setting(recordings) for run in arm.timed]
+    chunked = [(arm, run) for arm, run in runs if arm.mode != "diffusers"]
     if not chunked:
         raise ValueError("mode diffusers alone shows no chunk; fit from a run of sync or async too")
-    step_s = _mean(step for _, run in chunked for step in _steps_s(run))
+    load = runs[0][0].workload
+    frame_bytes = load.height * load.width * 3
+    cuda = recordings[0].provenance.device != "cpu"
+    step_s = _mean(step for arm, run in chunked if arm.mode == "sync" for step in _steps_s(run))
     decode, launch, lead = _decode_and_launch([run for _, run in chunked])
-    copies: dict[bool, _Points] = {True: _Points(), False: _Points()}
-    for config, run in chunked:
-        pinned = run.mode == "async" and config.pinned_memory and cuda
+    copies = {True: _Points(), False: _Points()}
+    for arm, run in chunked:
+        pinned = is_pinned(cuda, arm.config, arm.mode)
         for chunk in run.chunks:
             copies[pinned].add(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy"))
-    convert = _points(chunked, lambda chunk: chunk.span_s("convert"))
-    write = _points(runs, lambda chunk: chunk.span_s("write"))
     opened, closed = _Points(), _Points()
     for _, run in runs:
         opened.add(run.chunks[-1].frame_stop, run.sink_open_s)
         closed.add(run.chunks[-1].frame_stop, run.sink_close_s)
-    video = _points(
-        [(config, run) for config, run in runs if run.mode == "diffusers"], _video_conversion
-    )
+    whole = (run for arm, run in runs if arm.mode == "diffusers")
     return StageCosts(
         decode=decode,
         launch=launch,
         lead=lead,
         copy=copies[True].fit(),
         pageable_copy=copies[False].fit(),
-        convert=convert.fit(),
-        video_convert=video.fit(),
-        write=write.fit(),
-        setup_s=_mean(_setup_s(config, run, step_s) for config, run in chunked),
+        convert=_points((run for _, run in chunked), lambda chunk: chunk.span_s("convert")).fit(),
+        video_convert=_points(whole, _video_conversion).fit(),
+        write=_points((run for _, run in runs), lambda chunk: chunk.span_s("write")).fit(),
+        setup_s=_mean(_setup_s(arm, run, step_s) for arm, run in chunked),
         open=opened.fit("fixed") or Cost(),
         close=closed.fit("fixed") or Cost(),
         step_s=step_s,
-        wake_s=_mean(wake for config, run in chunked for wake in _wakes_s(config, run)),
-        element_bytes=element_bytes,
+        wake_s=_mean(wake for arm, run in chunked for wake in _wakes_s(arm, run)),
+        element_bytes=_ELEMENT_BYTES[load.dtype],
         cuda=cuda,
         vram_bytes=_vram(chunked),
     )
 
 
-def _check_one_setting(results: Sequence[Recording]) -> None:
-    if not results:
-        raise ValueError("no benchmark to fit costs from; give one or more, as read_result reads")
-    settings = [
-        {
-            "device": result.provenance.device,
-            "decoder": result.workload.decoder,
-            "dtype": result.workload.dtype,
-            "height": result.workload.height,
-            "width": result.workload.width,
-            "sink": result.sink.kind,
-            "storage": result.sink.storage,
-            "durable": result.sink.durable,
-        }
-        for result in results
-    ]
-    for result, setting in zip(results, settings, strict=True):
-        if result.sink.throttle_mb_per_s is not None:
-            raise ValueError(
-                f"{result.label!r} was throttled to {result.sink.throttle_mb_per_s} MB/s, which "
-                "hides what a write costs; fit from an unthrottled run, and give the costs a "
-                "Storage(mb_per_s)"
-            )
-        for name, value in setting.items():
-            if value != settings[0][name]:
+def own_arms(recording: Recording) -> dict[str, Arm]:
+    """The arms whose times are the decoder's own: all but the one with work planted in it."""
+    arms = recording.arms
+    return {name: arms[name] for name in arms if recording.planted is None or name != "slow"}
+
+
+def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
+    found: list[tuple[str, Arm, dict[str, object]]] = []
+    for one in recordings:
+        for name, arm in own_arms(one).items():
+            load, sink = arm.workload, arm.sink
+            if sink.throttle_mb_per_s is not None:
                 raise ValueError(
-                    f"{name} is {value!r} in {result.label!r} and {settings[0][name]!r} in "
-                    f"{results[0].label!r}; fit each setting by itself"
+                    f"{one.label!r} was throttled to {sink.throttle_mb_per_s} MB/s, which hides "
+                    "what a write costs; fit from an unthrottled run, and give the costs a "
+                    "Storage(mb_per_s)"
                 )
-    if results[0].workload.dtype not in _ELEMENT_BYTES:
+            setting: dict[str, object] = {"device": one.provenance.device}
+            setting |= {
+                n: getattr(load, n) for n in ("decoder", "variant", "dtype", "height", "width")
+            }
+            setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
+            found.append(
+                (f"{one.label!r}" + f", arm {name}" * (one.kind == "variants"), arm, setting)
+            )
+    if not found:
         raise ValueError(
-            f"dtype is {results[0].workload.dtype!r}; known are {', '.join(_ELEMENT_BYTES)}"
+            "no recording to fit costs from; give one or more, as read_recording reads"
         )
+    first, _, wanted = found[0]
+    for where, _, given in found:
+        for name, value in given.items():
+            if value != wanted[name]:
+                raise ValueError(
+                    f"{name} is {value!r} in {where} and {wanted[name]!r} in {first}; fit each "
+                    "setting by itself (of variants: Recording.of_variant)"
+                )
+    if wanted["dtype"] not in _ELEMENT_BYTES:
+        raise ValueError(f"dtype is {wanted['dtype']!r}; known are {', '.join(_ELEMENT_BYTES)}")
+    return [arm for _, arm, _ in found]
 
 
+@dataclass(slots=True)
 class _Points:
     """Measured (pixel frames, seconds) of one step."""
 
-    def __init__(self) -> None:
-        self.frames: list[float] = []
-        self.seconds: list[float] = []
+    frames: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     def add(self, frames: float, seconds: float | None) -> None:
         if seconds is not None:
@@ -162,17 +165,15 @@ class _Points:
         return Cost(float(both[0]), float(both[1]), None, measured if len(measured) > 2 else ())
 
 
-def _points(
-    runs: Sequence[tuple[DecodeConfig, Run]], seconds: Callable[[ChunkRecord], float | None]
-) -> _Points:
+def _points(runs: Iterable[Run], seconds: Callable[[ChunkRecord], float | None]) -> _Points:
     points = _Points()
-    for _, run in runs:
+    for run in runs:
         for chunk in run.chunks:
             points.add(chunk.frame_stop - chunk.frame_start, seconds(chunk))
     return points
 
 
-def _mean(values: Iterator[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     """Mean, at least 0 (clocks differ by microseconds); 0 of nothing."""
     found = list(values)
     return max(0.0, float(np.mean(found))) if found else 0.0
@@ -202,14 +203,11 @@ def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
         longer: dict[float, list[float]] = {}
         for size, took in zip(late.frames, late.seconds, strict=True):
             longer.setdefault(size, []).append(took - decode.seconds(size))
-        means = tuple((size, _mean(iter(longer[size]))) for size in sorted(longer))
-        fixed_s = _mean(mean for _, mean in means)
-        lead = Cost(fixed_s, 0.0, 0.0, means if len(means) > 1 else ())
-    firsts = {step: float(np.mean(seconds)) for step, seconds in first.items()}
-    decode, launch = decode or Cost(), launch or Cost()
-    return (
-        replace(decode, first_s=firsts["decode"]),  # holds its lead: it always finds it idle
-        replace(launch, first_s=firsts["launch"]),
+        means = tuple((size, _mean(longer[size])) for size in sorted(longer))
+        lead = Cost(_mean(mean for _, mean in means), 0.0, 0.0, means if len(means) > 1 else ())
+    return (  # of a first decode its lead is a part: it always finds the stream idle
+        replace(decode or Cost(), first_s=float(np.mean(first["decode"]))),
+        replace(launch or Cost(), first_s=float(np.mean(first["launch"]))),
         lead,
     )
 
@@ -220,33 +218,31 @@ def _video_conversion(chunk: ChunkRecord) -> float | None:
     return None if converted is None or decoded is None else converted - decoded
 
 
-def _threaded(config: DecodeConfig, run: Run) -> bool:
-    return run.mode == "async" and config.writer_thread
+def _threaded(arm: Arm) -> bool:
+    return arm.mode == "async" and arm.config.writer_thread
 
 
-def _setup_s(config: DecodeConfig, run: Run, step_s: float) -> float:
+def _setup_s(arm: Arm, run: Run, step_s: float) -> float:
     """From the call until the sink opens or the first slot is asked for."""
     first = run.chunks[0]
     reached = first.slot_wait_start_s
     if reached is None:
         assert first.launch_start_s is not None
         reached = first.launch_start_s - step_s
-    return reached - (0.0 if _threaded(config, run) else run.sink_open_s or 0.0)
+    return reached - (0.0 if _threaded(arm) else run.sink_open_s or 0.0)
 
 
 def _steps_s(run: Run) -> Iterator[float]:
     """Mode sync: what lies between the steps of a chunk and before the next chunk's launch."""
-    if run.mode != "sync":
-        return
     for before, chunk in pairwise(run.chunks):
         steps = [before.span_s(step) for step in ("decode", "copy", "convert", "write")]
         assert chunk.launch_start_s is not None and before.launch_start_s is not None
         yield chunk.launch_start_s - before.launch_start_s - sum(step or 0.0 for step in steps)
 
 
-def _wakes_s(config: DecodeConfig, run: Run) -> Iterator[float]:
+def _wakes_s(arm: Arm, run: Run) -> Iterator[float]:
     """From a copy's end to the writer's next step, where the writer slept on it."""
-    if not (_threaded(config, run) and config.pinned_memory):
+    if not (_threaded(arm) and arm.config.pinned_memory):
         return
     for before, chunk in pairwise(run.chunks):
         begun = chunk.write_start_s if chunk.convert_start_s is None else chunk.convert_start_s
@@ -255,11 +251,64 @@ def _wakes_s(config: DecodeConfig, run: Run) -> Iterator[float]:
             yield begun - copied
 
 
-def _vram(runs: Sequence[tuple[DecodeConfig, Run]]) -> tuple[tuple[int, int], ...]:
+def _vram(runs: Sequence[tuple[Arm, Run]]) -> tuple[tuple[int, int], ...]:
     """(pixel frames in the largest chunk, highest peak beside the ring) of every chunk size."""
     found: dict[int, int] = {}
-    for _, run in runs:
+    for arm, run in runs:
         if run.vram_peak_bytes is not None:
             most = max(chunk.frame_stop - chunk.frame_start for chunk in run.chunks)
-            found[most] = max(found.get(most, 0), run.vram_peak_bytes - run.ring_bytes)
+            own = run.vram_peak_bytes - run.ring_bytes - (arm.other_bytes or 0)
+            found[most] = max(found.get(most, 0), own)
     return tuple(sorted(found.items()))
+
+
+DISTURBED_RATIO = 1.5
+"""The slowest run of an arm over its fastest, above which something else was at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How well costs give back what was measured, and whether the machine was left alone.
+
+    Attributes:
+        error_percent: median of |predicted over measured mean latency - 1|, %, of mode async where
+            it was measured; None if nothing was both predicted and measured.
+        tested: predicted before they were measured; otherwise the costs were fitted from them, and
+            the error at other settings may be larger.
+        disturbed: (name, slowest over fastest run) of the arms where it is above
+            `DISTURBED_RATIO`.
+        throttled_runs, runs: timed runs with a throttle reason set, and all of them.
+    """
+
+    error_percent: float | None
+    tested: bool
+    disturbed: tuple[tuple[str, float], ...]
+    throttled_runs: int
+    runs: int
+
+
+def evidence_of(found: Sequence[tuple[str, Arm, float | None]], tested: bool) -> Evidence:
+    """Of arms by any name, with the error of each, %, if it has one."""
+    errors = [(arm.mode == "async", abs(off)) for _, arm, off in found if off is not None]
+    known = [error for of_async, error in errors if of_async] or [error for _, error in errors]
+    spread = [(name, arm.latency.max / arm.latency.min) for name, arm, _ in found]
+    return Evidence(
+        error_percent=statistics.median(known) if known else None,
+        tested=tested,
+        disturbed=tuple(one for one in spread if one[1] > DISTURBED_RATIO),
+        throttled_runs=sum(arm.throttled_runs for _, arm, _ in found),
+        runs=sum(len(arm.timed) for _, arm, _ in found),
+    )
+
+
+def fit_evidence(costs: StageCosts, *recordings: Recording) -> Evidence:
+    """Of the recordings that the costs were fitted from."""
+    found: list[tuple[str, Arm, float | None]] = []
+    for one in recordings:
+        for name, arm in own_arms(one).items():
+            error = None
+            if arm.mode != "diffusers":  # which is not advised on
+                made = predict(costs, video_info(arm), arm.config, arm.mode)
+                error = 100 * (made.run.latency_s / arm.latency.mean - 1)
+            found.append((f"{one.label}, chunk {arm.config.chunk_size}: {name}", arm, error))
+    return evidence_of(found, tested=False)

@@ -1,8 +1,9 @@
 """A sweep on disk: its plan, what was predicted, and one file per cell, never rewritten.
 
 Torch-free, so that a recorded sweep opens anywhere. ``sweep.json`` is the plan; then come
-``result_CELL.json``, a benchmark record of one mode, or ``unfit_CELL.json``, why a cell was not
-measured; ``predictions.json`` is written before the first cell that it predicts is run.
+``cell_CELL.json``, a recording of one arm, or ``unfit_CELL.json``, why a cell was not measured;
+``predictions.json`` is written before the first cell that it predicts is run. Until schema 6 of
+recordings a cell was ``result_CELL.json``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import field_validator
+
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.predict.costs import StageCosts, Storage
-from vdkit.predict.fit import fit_costs
+from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.machine import Provenance
 from vdkit.record.recording import Recording, read_recording
@@ -43,6 +46,11 @@ class Cell(Record):
     slots: int | None = None
     mb_per_s: float | None = None
 
+    @field_validator("mode")
+    @classmethod
+    def _today(cls, mode: str) -> str:
+        return "compute_only" if mode == "compute" else mode  # so called in early sweeps
+
     @property
     def key(self) -> str:
         """Of its files, e.g. ``async_chunk2_slots3_100MBs``."""
@@ -54,8 +62,8 @@ class Cell(Record):
     def words(self) -> str:
         """For people: ``async, chunk 2, 3 slots, 100 MB/s``."""
         slots = "" if self.slots is None else f", {self.slots} slot{'s' * (self.slots != 1)}"
-        speed = "" if self.mode == "compute" else ", full speed"
-        speed = speed if self.mb_per_s is None else f", {self.mb_per_s:g} MB/s"
+        speed = "full speed" if self.mb_per_s is None else f"{self.mb_per_s:g} MB/s"
+        speed = "" if self.mode == "compute_only" else f", {speed}"
         return f"{self.mode}, chunk {self.chunk_size}{slots}{speed}"
 
     def config(self, base: DecodeConfig) -> DecodeConfig:
@@ -135,7 +143,7 @@ class Sweep:
 
     Attributes:
         folder: where it is recorded.
-        results: one benchmark record per measured cell.
+        results: one recording of one arm per measured cell.
         unfit: cell to the reason why it does not fit in memory.
         predictions: None until the fit cells are done, or if no costs could be fitted.
     """
@@ -170,10 +178,19 @@ class Sweep:
         found = {cell: self.error_percent(cell) for cell in self.plan.cells}
         return {cell: error for cell, error in found.items() if error is not None}
 
+    def evidence(self) -> Evidence:
+        """How far the costs can be relied on: by the cells that were predicted, or by the fit's."""
+        errors = self.errors()
+        if not errors and self.predictions is not None:
+            fitted = [self.results[c] for c in self.plan.fit_cells if c in self.results]
+            return fit_evidence(self.predictions.costs, *fitted)
+        cells = [(c.words, one.base, errors.get(c)) for c, one in self.results.items()]
+        return evidence_of(cells, tested=True)
+
 
 def measured_s(result: Recording) -> float:
     """Mean latency of a cell's timed runs, s."""
-    return result.arms[result.baseline].latency.mean
+    return result.base.latency.mean
 
 
 def median_and_worst(errors: dict[Cell, float]) -> tuple[float, float, Cell]:
@@ -197,42 +214,40 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _ra
         ValueError: a file is damaged, of a newer vdkit, or of another cell; names it.
     """
     folder = Path(folder)
-    plan = read_record(folder / PLAN, PLAN, SweepPlan, SCHEMA_VERSION)
+    plan = read_record(folder / PLAN, SweepPlan, SCHEMA_VERSION)
     results, unfit = {}, {}
     for cell in plan.all_cells:
-        measured, reason = result_path(folder, cell), unfit_path(folder, cell)
+        old = f"result_{cell.key.replace('compute_only', 'compute')}.json"
+        files = [path for path in (cell_path(folder, cell), folder / old) if path.exists()]
         try:
-            if measured.exists():
-                result = read_recording(measured)
-                found = cell_of(result, cell)
-                if found != cell:
-                    raise ValueError(f"{measured} holds {found.words}, not {cell.words}")
-                results[cell] = result
-            elif reason.exists():
-                unfit[cell] = read_record(reason, reason.name, Unfit, SCHEMA_VERSION).reason
+            if files:
+                results[cell] = _read_cell(files[0], cell)
+            elif (reason := unfit_path(folder, cell)).exists():
+                unfit[cell] = read_record(reason, Unfit, SCHEMA_VERSION).reason
         except (ValueError, OSError) as error:
             left_out(error)
     path = folder / PREDICTIONS
-    predictions = None
-    if path.exists():
-        predictions = read_record(path, PREDICTIONS, Predictions, SCHEMA_VERSION)
+    predictions = read_record(path, Predictions, SCHEMA_VERSION) if path.exists() else None
     return Sweep(folder, plan, results, unfit, predictions)
 
 
-def cell_of(result: Recording, like: Cell) -> Cell:
-    """The cell that a record is of; ``like`` tells whether slots count."""
-    slots = None if like.slots is None else result.config.slots
-    return Cell(
-        mode=result.baseline,
+def _read_cell(path: Path, cell: Cell) -> Recording:
+    """ValueError unless the file is of this cell."""
+    result = read_recording(path)
+    found = Cell(
+        mode=result.base.mode,
         chunk_size=result.config.chunk_size,
-        slots=slots,
+        slots=None if cell.slots is None else result.config.slots,
         mb_per_s=result.sink.throttle_mb_per_s,
     )
+    if found != cell:
+        raise ValueError(f"{path} holds {found.words}, not {cell.words}")
+    return result
 
 
-def result_path(folder: Path, cell: Cell) -> Path:
+def cell_path(folder: Path, cell: Cell) -> Path:
     """Of a measured cell."""
-    return folder / f"result_{cell.key}.json"
+    return folder / f"cell_{cell.key}.json"
 
 
 def unfit_path(folder: Path, cell: Cell) -> Path:
@@ -259,14 +274,11 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
         run, busy = made.run, made.utilization_percent
         cells.append(
             PredictedCell(
-                cell=cell,
-                latency_s=run.latency_s,
-                ttff_s=run.ttff_s,
-                vram_peak_bytes=run.vram_peak_bytes,
-                pinned_bytes=run.pinned_bytes,
+                cell=cell, latency_s=run.latency_s, ttff_s=run.ttff_s,
+                vram_peak_bytes=run.vram_peak_bytes, pinned_bytes=run.pinned_bytes,
                 utilization_percent=busy.get("steady", busy["run"]),
             )
-        )
+        )  # fmt: skip
     return Predictions(
         costs=costs,
         fitted_from=fitted_from,

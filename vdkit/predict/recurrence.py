@@ -24,11 +24,12 @@ from vdkit.decode.chunks import (
     plan_chunks,
 )
 from vdkit.predict.costs import Cost, StageCosts, check_seconds
+from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import Recording
+    from vdkit.record.recording import Arm, Recording
 
 
 _CLOCK_S = 1e-9  # stall causes are whole nanoseconds
@@ -67,7 +68,7 @@ def predict(
         costs: of the machine, decoder, frame size and sink.
         info: the video; the costs must be those of its frame size.
         config: chunk size, slots and primitives, read as the path itself reads them.
-        mode: ``diffusers``, ``sync``, ``async`` or ``compute``.
+        mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
         temporal_factor: pixel frames per latent frame after the first.
         replay: step (launch, decode, copy, convert, write) to measured seconds by chunk, in place
             of the costs, e.g. from `vdkit.predict.costs.recorded_times`. A replayed decode already
@@ -97,14 +98,13 @@ def predict(
             raise ValueError(
                 f"decode takes {seconds} s for chunk {index}; its cost must be {_CLOCK_S} s or more"
             )
-    model = Pipeline(costs, times, config, chunks, info, mode)
-    latency_s = model.walk()
-    return _prediction(model, info, mode, latency_s)
+    run = Pipeline(costs, times, config, chunks, info, mode).run()
+    return Prediction(run, stalls_from_records(run, config), busy_percent(run))
 
 
-def video_info(result: Recording) -> VideoInfo:
-    """The video of a recorded benchmark."""
-    load = result.workload
+def video_info(recorded: Recording | Arm) -> VideoInfo:
+    """The video of a recording or of one arm."""
+    load = recorded.workload
     return VideoInfo(load.frames, load.height, load.width, exact_fps(load.fps))
 
 
@@ -125,13 +125,13 @@ def _times(
         found["convert"] = column(costs.known("video_convert", "mode diffusers"))
         return found | {"write": column(costs.known("write", "mode diffusers"))}
     found = {"launch": column(costs.launch), "decode": column(costs.decode)}
-    if mode == "compute":
+    if mode == "compute_only":
         return found
-    pinned = is_pinned(costs, config, mode)
+    pinned = is_pinned(costs.cuda, config, mode)
     off = "" if mode == "sync" or (pinned and config.uint8_on_gpu) else " without a primitive"
     why = f"mode {mode}{off}"
     copy = costs.known("copy" if pinned else "pageable_copy", why)
-    found["copy"] = column(copy, d2h_value_bytes(costs, config, mode))
+    found["copy"] = column(copy, _d2h_value_bytes(costs, config, mode))
     if mode == "sync" or not config.uint8_on_gpu:
         found["convert"] = column(costs.known("convert", why))
     return found | {"write": column(costs.known("write", why))}
@@ -158,48 +158,16 @@ def _checked_replay(
     return {step: [float(value) for value in seconds] for step, seconds in replay.items()}
 
 
-def _prediction(model: Pipeline, info: VideoInfo, mode: str, latency_s: float) -> Prediction:
-    most = max(record.frame_stop - record.frame_start for record in model.records)
-    value_bytes = 1 if mode == "compute" else d2h_value_bytes(model.costs, model.config, mode)
-    buffers = {"async": model.slots, "compute": 1}.get(mode, 0)
-    ring_bytes = buffers * most * info.frame_bytes * value_bytes
-    beside = None if mode == "diffusers" else model.costs.vram_peak_bytes(most)
-    has_sink = mode != "compute"
-    run = DecodeResult(
-        mode=mode,
-        device="predicted",
-        info=info,
-        config=model.config,
-        started_s=0.0,
-        latency_s=latency_s,
-        ttff_s=model.records[0].write_done_s,
-        sink_open_s=model.sink_open_s if has_sink else None,
-        sink_close_s=model.sink_close_s,
-        pinned_bytes=ring_bytes if model.pinned else 0,
-        ring_bytes=ring_bytes,
-        vram_peak_bytes=None if beside is None else beside + ring_bytes,
-        device_mallocs_steady=None,
-        clock_residual_s=0.0,
-        chunks=tuple(model.records),
-    )
-    return Prediction(run, stalls_from_records(run, model.config), busy_percent(run))
-
-
-MODES = ("diffusers", "sync", "async", "compute")
-FLOAT32_BYTES = 4  # what VideoProcessor copies
-
-
-def is_pinned(costs: StageCosts, config: DecodeConfig, mode: str) -> bool:
+def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
     """Whether frames go to pinned host memory, so that a copy does not block the host."""
-    return mode == "async" and config.pinned_memory and costs.cuda
+    return mode == "async" and config.pinned_memory and cuda
 
 
-def d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
+def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
     """Bytes per color value that go to the host; 0 if none do."""
-    on_gpu = 1 if config.uint8_on_gpu else costs.element_bytes
-    return {
-        "diffusers": FLOAT32_BYTES, "sync": costs.element_bytes, "async": on_gpu, "compute": 0,
-    }[mode]  # fmt: skip
+    if mode == "async" and config.uint8_on_gpu:
+        return 1
+    return {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
 
 
 class Pipeline:
@@ -218,34 +186,52 @@ class Pipeline:
         info: VideoInfo,
         mode: str,
     ) -> None:
-        self.costs, self.times, self.config, self.info = costs, times, config, info
-        self.mode = mode
-        frame_bytes = info.frame_bytes * d2h_value_bytes(costs, config, mode)
+        self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
+        self.frame_bytes = info.frame_bytes * _d2h_value_bytes(costs, config, mode)
         self.records = [
             ChunkRecord(
                 index=chunk.index, latent_start=chunk.latent_start, latent_stop=chunk.latent_stop,
                 frame_start=chunk.frame_start, frame_stop=chunk.frame_stop,
-                d2h_bytes=chunk.frames * frame_bytes,
+                d2h_bytes=chunk.frames * self.frame_bytes,
             )
             for chunk in chunks
         ]  # fmt: skip
         self.slots = min(config.slots, len(chunks))
-        self.pinned = is_pinned(costs, config, mode)
+        self.pinned = is_pinned(costs.cuda, config, mode)
         self.decoded_s: list[float] = []
         self.copied_s: list[float] = []
         self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
         self.sink_open_s = costs.open.seconds(info.frames)
         self.sink_close_s: float | None = None
 
-    def walk(self) -> float:
-        """Walk the path; returns the latency, s."""
-        threaded = self.mode == "async" and self.config.writer_thread
-        return {
-            "diffusers": self.serial,
-            "sync": self.serial,
-            "async": self.threaded if threaded else self.inline,
-            "compute": self.compute,
-        }[self.mode]()
+    def run(self) -> DecodeResult:
+        """Walk the path."""
+        if self.mode == "async":
+            latency_s = self.threaded() if self.config.writer_thread else self.inline()
+        else:
+            latency_s = self.compute() if self.mode == "compute_only" else self.serial()
+        most = max(record.frame_stop - record.frame_start for record in self.records)
+        has_sink = self.mode != "compute_only"
+        buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
+        ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)
+        beside = None if self.mode == "diffusers" else self.costs.vram_peak_bytes(most)
+        return DecodeResult(
+            mode=self.mode,
+            device="predicted",
+            info=self.info,
+            config=self.config,
+            started_s=0.0,
+            latency_s=latency_s,
+            ttff_s=self.records[0].write_done_s,
+            sink_open_s=self.sink_open_s if has_sink else None,
+            sink_close_s=self.sink_close_s,
+            pinned_bytes=ring_bytes if self.pinned else 0,
+            ring_bytes=ring_bytes,
+            vram_peak_bytes=None if beside is None else beside + ring_bytes,
+            device_mallocs_steady=None,
+            clock_residual_s=0.0,
+            chunks=tuple(self.records),
+        )
 
     def launch(self, record: ChunkRecord, host_s: float) -> float:
         """Launch the decode; returns when the call comes back."""

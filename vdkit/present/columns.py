@@ -83,7 +83,7 @@ class Row:
     @property
     def ratio(self) -> Ratio | None:
         """The base's latency over the arm's, paired by round."""
-        return self.base and paired_ratio(self.base.latencies, self.arm.latencies)
+        return None if self.base is None else paired_ratio(self.base.latencies, self.arm.latencies)
 
 
 Read = Callable[[Row, Asked], Cell]
@@ -194,6 +194,7 @@ def _energy_says(rows: Rows, _: str) -> str:
 
 
 _ALL = frozenset({"bench", "variants", "results"})
+_MONEY = _ALL | {"money"}
 
 CATALOGUE = (
     Column(
@@ -271,20 +272,20 @@ CATALOGUE = (
     Column(
         COST,
         _cost,
-        _ALL,
+        _MONEY,
         f"{COST}: RTF x price, with one video on the machine at a time.",
         wanted=_priced,
     ),
     Column(
         SAVING,
         _saving,
-        _ALL,
+        _MONEY,
         lambda _, against: (
             f"{SAVING}: against {against}, over 1,000 hours of video; below 0 it costs more."
         ),
         wanted=_priced,
     ),
-    Column(ENERGY, _joules, _ALL, _energy_says, wanted=lambda _, asked: asked.energy),
+    Column(ENERGY, _joules, _MONEY, _energy_says, wanted=lambda _, asked: asked.energy),
 )
 """In the order of the tables. A new figure is one more entry."""
 

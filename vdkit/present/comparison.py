@@ -9,9 +9,9 @@ from typing import Any
 
 from vdkit.present.columns import NAMES, NOTHING, Asked, Row, columns_of
 from vdkit.present.document import Document, Part, lines, section
-from vdkit.present.documents import Source, ends, read_with_care, results_of
+from vdkit.present.documents import Source, ends, results_of
 from vdkit.present.table import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of
-from vdkit.present.words import recording_words, what_and_where, what_sentence
+from vdkit.present.words import read_with_care, recording_words, what_and_where, what_sentence
 from vdkit.record.compare import METRICS, Compared, Comparison
 from vdkit.record.recording import Recording
 from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, runs_needed
@@ -114,7 +114,8 @@ def _legend(comparison: Comparison, asked: Asked) -> str:
     how = (
         "Paired: round i of A beside round i of B."
         if comparison.paired
-        else "Not paired: what only the hour changed (temperature, other programs) counts too."
+        else "Not paired: what only the hour changed (temperature, other programs) counts too, so "
+        "that a second session of the same thing is called different more often than p says."
     )
     text = (
         f"A, B: means. B / A: geometric mean with a Student-t 95 % interval. {how} A difference "

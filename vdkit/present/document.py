@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdkit.present.table import Table
@@ -49,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A name and a value, or several, a row, for pages only; of several, rows that differ stand out."""
+    """Rows of a name and a value, or several, for pages; of several, rows that differ stand out."""
 
     rows: Sequence[Sequence[str]]
     heads: Sequence[str] = ()
@@ -145,3 +146,17 @@ def section(name: str, title: str, *parts: Part | None, page_only: bool = False)
         part for part in parts if part is not None and (not isinstance(part, Text) or part.text)
     )
     return Section(name, title, there, page_only)
+
+
+def write_pictures(document: Document, folder: Path) -> list[Path]:
+    """Draw every named picture into ``folder`` as PNG; returns their paths."""
+    from vdkit.record.store import written
+
+    paths = []
+    for part in document.parts(page=True):
+        if isinstance(part, Picture) and part.name:
+            path = folder / f"{part.name}.png"
+            with written(path) as partial:
+                part.draw().savefig(partial)
+            paths.append(path)
+    return paths

@@ -1,9 +1,13 @@
-"""What is said of a recorded study, by kind: one document each, for every way to show it. No torch."""
+"""What is said of a recorded study, as a document: the way in, what kinds share, and a benchmark.
+
+The other kinds lie in `studies`, `control` and `profile_document` beside it. No torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,23 +23,26 @@ from vdkit.present.document import (
     lines,
     section,
 )
-from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
+from vdkit.present.table import Cell, Number, Table, mean_of
 from vdkit.present.words import (
+    care_words,
+    frames_line,
+    gain_sentence,
+    noise_note,
+    read_with_care,
     setting,
     what_and_where,
     what_sentence,
 )
-from vdkit.record.recording import Arm, Recording, comparable
-from vdkit.record.stats import LESS, MORE, Decision, Ratio, decide, paired_ratio
+from vdkit.record.recording import FILE, Recording
+from vdkit.record.upgrade import OLD_FILES, recorded_file
 
 if TYPE_CHECKING:
     from vdkit.record.runs import Run
 
 CHUNKS = 4
 """Consecutive chunks in a picture of the steady window."""
-_FEW = 5
 _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "write": "writing"}
-BOUND = 0.95  # TODO(merge): vdkit.predict.advise.BOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +52,25 @@ class Source:
     Attributes:
         home: the folder with what was written beside it; None: it was not read.
         name: of the folder or file, to show.
-        sha256: of the recording's file.
+        sha256: of every file that the recording was read from, by its name.
     """
 
     home: Path | None = None
     name: str = ""
-    sha256: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+def source_of(path: Path) -> Source:
+    """Where `vdkit.record.recording.read_recording` reads ``path``; errors as there."""
+    file = recorded_file(path)
+    home = file.resolve().parent
+    whole = path.is_dir() or file.name in (FILE, *OLD_FILES)
+    beside = home.glob("result_*.json") if file.name in ("variants.json", "aa.json") else ()
+    return Source(
+        home,
+        f"{home.name}/{file.name}" if whole else file.name,
+        {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in (file, *sorted(beside))},
+    )
 
 
 def document_of(
@@ -65,7 +85,18 @@ def document_of(
     Raises:
         ValueError: the price is not finite and above 0.
     """
-    return _KINDS[recording.kind](recording, asked, source)
+    if recording.kind == "profile":
+        from vdkit.present.profile_document import profile_document
+
+        return profile_document(recording, asked, source)
+    from vdkit.present import control, studies  # which import this module
+
+    others = {
+        "variants": studies.variants_document,
+        "ablation": studies.ablation_document,
+        "aa": control.control_document,
+    }
+    return others.get(recording.kind, benchmark_document)(recording, asked, source)
 
 
 # --- a benchmark ---------------------------------------------------------------------------------
@@ -104,29 +135,6 @@ def caption(recording: Recording) -> str:
         when = "in" if typical.gpu_during else "after"
         clocks = f", SM clock {reading.sm_clock_mhz:.0f} MHz {when} a run of {recording.baseline}"
     return setting(recording, clocks) + "\n" + frames_line(recording)
-
-
-def frames_line(recording: Recording) -> str:
-    """Whether the frames of the arms are the same bytes."""
-    delivered = [name for name, arm in recording.arms.items() if arm.frame_sha256]
-    compared = [name for name in delivered if comparable(recording.arms[name])]
-    left_out = [name for name in delivered if name not in compared]
-    note = f" Not compared at chunk sizes above 1: {', '.join(left_out)}." if left_out else ""
-    if recording.frames_identical is None:
-        return "Frames were not compared: that takes two modes that deliver them." + note
-    verdict = "identical, byte for byte" if recording.frames_identical else "NOT IDENTICAL"
-    return f"Frames of {', '.join(compared)}: {verdict}.{note}"
-
-
-def noise_note(recording: Recording) -> str:
-    """A warning if the machine was too busy for the table to mean much, else nothing."""
-    shaky = [n for n, a in recording.arms.items() if a.latency.max > 1.5 * a.latency.min]
-    if not shaky:
-        return ""
-    return (
-        f"Note: runs of {', '.join(shaky)} differ by more than half; something else was using this "
-        "machine, so these ratios say little."
-    )
 
 
 def breakdown_table(recording: Recording) -> Table:
@@ -168,25 +176,21 @@ def _gaps(run: Run) -> float:
     return sum(max(0.0, start - end) for start, end in zip(starts[1:], ends, strict=False))
 
 
-def _benchmark(recording: Recording, asked: Asked, source: Source) -> Document:
-    from vdkit.present.predicted import prediction_section
-
+def benchmark_document(recording: Recording, asked: Asked, source: Source) -> Document:
+    """Decode paths against each other: results, timeline, prediction."""
     return Document(
         recording.label,
         f"Benchmark · {what_and_where(recording)}",
         (
             what_sentence(recording),
             gain_sentence(recording.arms),
-            _care(
-                [_count(recording.arms), _throttle(recording.arms), _frames(recording)],
-                _limit(recording),
-            ),
-        ),  # fmt: skip
+            read_with_care(care_words(recording), _limit(recording)),
+        ),
         (
             section("results", "Results", *_benchmark_parts(recording, asked)),
             section("timeline", "Timeline", *timeline_parts(recording), page_only=True),
             prediction_section([recording]),
-            *_ends([recording], [source]),
+            *ends([recording], [source]),
         ),
     )
 
@@ -237,254 +241,74 @@ def timeline_parts(recording: Recording, who: str = "", dots: bool = True) -> li
     return parts
 
 
-# --- variants of a decoder -----------------------------------------------------------------------
+def prediction_section(recordings: Sequence[Recording]) -> Section:
+    """Latency from the costs of each step beside the measured one, or why there is none."""
+    from vdkit.predict.fit import fit_costs
+    from vdkit.predict.recurrence import predict, video_info
 
-
-def variant_rows(recording: Recording) -> list[Row]:
-    """A row per variant and mode; its ratio is against the first variant in the same mode."""
-    first, *_ = recording.variants
-    rows = []
-    for name, arm in recording.arms.items():
-        variant = name.partition("/")[0]
-        own = recording.of_variant(variant)
-        rows.append(
-            Row(
-                {"variant": variant, "mode": NAMES[arm.mode]},
-                arm,
-                recording.arms.get(f"{first}/{arm.mode}") if variant != first else None,
-                None if arm.mode == own.baseline else own.base,
-                recording.provenance.device,
+    rows: list[dict[str, Cell]] = []
+    missing = []
+    for one in recordings:
+        work = one.workload
+        labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
+        who = f"{work.variant}, " if labels else ""
+        try:
+            if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
+                raise ValueError("its runs hold no chunks")
+            costs = fit_costs(one)
+        except ValueError as error:
+            missing.append(f"- {who}not predicted: {error}.")
+            continue
+        factor = (work.frames - 1) // (work.latent_frames - 1) if work.latent_frames > 1 else 4
+        for name, arm in one.arms.items():
+            shown = NAMES.get(name, name)
+            try:
+                made = predict(costs, video_info(one), arm.config, arm.mode, temporal_factor=factor)
+            except ValueError as error:
+                missing.append(f"- {who}{shown} not predicted: {error}.")
+                continue
+            predicted_s, measured_s = made.run.latency_s, arm.latency.mean
+            rows.append(
+                labels
+                | {
+                    "mode": shown,
+                    "predicted s": Number(predicted_s, 3),
+                    "measured s": Number(measured_s, 3),
+                    "error %": Number(100 * (predicted_s / measured_s - 1), 2, sign=True),
+                }
             )
-        )
-    return rows
-
-
-def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
-    """A row per variant and mode, with caption and legend."""
-    rows = variant_rows(recording)
-    first = recording.variants[0]
-    against = recording.baseline.partition("/")[2]
-    return Table(
-        cells("variants", rows, f"{first} / variant", asked),
-        lines(setting(recording), asked.line),
-        f"{legend('variants', rows, against, asked)} {first} / variant: of the same mode.",
+    words = (
+        "The pipeline model puts the mean cost of each step of a chunk together again. The costs "
+        "are fitted to these very runs: a small error says that the steps explain the latency, a "
+        "large one that something else takes time. Neither says how well another setting would be "
+        "predicted, which vdkit sweep tests."
     )
-
-
-def variant_lines(recording: Recording) -> list[str]:
-    """What else the runs say."""
-    parts = {name: recording.of_variant(name) for name in recording.variants}
-    first = recording.variants[0]
-    setups = {name: one.base.setup_s for name, one in parts.items()}
-    setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
-    found = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
-    overlap = [
-        f"{name} {ratio_of(ratio)}"
-        for name, one in parts.items()
-        if (ratio := one.ratio("sync", "async")) is not None
-    ]
-    if overlap:
-        found.append(f"sync / async: {', '.join(overlap)}")
-    for name in recording.variants[1:]:
-        both = recording.ratio(f"{first}/diffusers", f"{name}/async")
-        if both is not None:
-            found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
-    found += [_variant_frames(name, one) for name, one in parts.items()]
-    if recording.psnr_db:
-        values = ", ".join(
-            f"{name} equal" if psnr is None else f"{name} {psnr:.1f} dB"
-            for name, psnr in recording.psnr_db.items()
-        )
-        found.append(
-            "uint8 frames against diffusers' in float32 (PSNR, latent frames 0 to "
-            f"{recording.psnr_latent_frames - 1}): {values}"
-        )
-    for name, modes in recording.skipped.items():
-        found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
-    for name, one in parts.items():
-        found += [f"{name}: {note}" for note in one.workload.notes if name != first]
-    return found
-
-
-def _variant_frames(name: str, one: Recording) -> str:
-    words = {
-        True: "identical, byte for byte",
-        False: "NOT IDENTICAL",
-        None: "not compared: that takes two modes that deliver them at one chunk size",
-    }
-    hashes = {mode: arm.frame_sha256 for mode, arm in one.arms.items() if arm.frame_sha256}
-    whole = hashes.pop("diffusers", None)
-    if one.frames_identical is False and len(hashes) > 1 and len({*hashes.values()}) == 1:
-        return (
-            f"{name}: frames of {', '.join(hashes)}: identical, byte for byte; those of mode "
-            f"diffusers are NOT ({str(whole)[:8]} against {next(iter(hashes.values()))[:8]})"
-        )
-    return f"{name}: frames of its modes: {words[one.frames_identical]}"
-
-
-def _variants(recording: Recording, asked: Asked, source: Source) -> Document:
-    from vdkit.present.predicted import prediction_section
-    from vdkit.present.study_charts import plot_families
-
-    parts = {name: recording.of_variant(name) for name in recording.variants}
-    noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
-    words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
-    families: Part = Text("No kernel families are recorded.")
-    if recording.families:
-        draw = partial(plot_families, recording.families)
-        families = Picture(draw, words, words, "families")
-    timelines: list[Part] = []
-    for name, one in parts.items():
-        timelines += [Text(name, "head"), *timeline_parts(one, f", variant {name}", dots=False)]
-    told = "\n".join(f"- {line}" for line in variant_lines(recording))
-    return Document(
-        recording.label,
-        f"Variants of a decoder · {what_and_where(recording)}",
-        _variants_lead(recording, parts),
-        (
-            section(
-                "results",
-                "Variants side by side",
-                Text(noise, "warning"),
-                variant_table(recording, asked),
-                Text(told),
-            ),
-            section("families", "Kernels by family", families, page_only=True),
-            section("timeline", "Timelines", *timelines, page_only=True),
-            prediction_section(list(parts.values())),
-            *_ends([recording], [source]),
-        ),
-    )
-
-
-def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tuple[str, ...]:
-    first = recording.variants[0]
-    modes = parts[first].arms
-    mode = next(m for m in ("compute_only", "async", "sync", "diffusers") if m in modes)
-    there = {name: one.arms[mode].latency.mean for name, one in parts.items() if mode in one.arms}
-    best = min(there, key=lambda name: there[name])
-    arms = parts[best].arms
-    steady = arms["compute_only"].latent_frame_ms if "compute_only" in arms else []
-    frame = f", {mean_of(steady)} ms per latent frame when steady" if steady else ""
-    gain = f"In mode {mode} {best} takes {mean_of(arms[mode].latencies)} s a video{frame}"
-    ratio = recording.ratio(f"{first}/{mode}", f"{best}/{mode}")
-    if best != first and ratio is not None:
-        gain += f": {first} / {best} is {ratio_of(ratio)}"
-    if (hidden := parts[best].ratio("sync", "async")) is not None:
-        gain += f"; sync / async of {best} is {ratio_of(hidden)}"
-    held = [name for name, one in parts.items() if any(a.throttled_runs for a in one.arms.values())]
-    unlike = [name for name, one in parts.items() if one.frames_identical is False]
-    compared = [name for name, one in parts.items() if one.frames_identical is not None]
-    same = f"each mode of {', '.join(compared)} gave the same frames"
-    care = [
-        _count(recording.arms),
-        f"some runs of {', '.join(held)} had a throttle reason set" if held else "",
-        f"FRAMES OF THE MODES OF {', '.join(unlike)} ARE NOT IDENTICAL" if unlike else "",
-        "" if unlike else same if compared else "frames were not compared",
-    ]
-    who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
-    return what_sentence(recording, who), gain + ".", _care(care)
-
-
-# --- an ablation ---------------------------------------------------------------------------------
-
-
-def decision_of(recording: Recording, name: str) -> Decision | None:
-    """Whether an arm differs from the baseline, as `vdkit compare` asks; None for the baseline."""
-    if name == recording.baseline:
-        return None
-    return decide(recording.base.latencies, recording.arms[name].latencies, paired=True)
-
-
-def _reads_as(arm: Arm, decision: Decision | None) -> str | None:
-    if decision is None:
-        return None
-    if arm.same_code:
-        return "same code here: noise"
-    return {MORE: "slower", LESS: "faster"}.get(decision.verdict, decision.verdict)
-
-
-def inverse(ratio: Ratio | None) -> Ratio | None:
-    """A ratio the other way around."""
-    if ratio is None or ratio.low is None or ratio.high is None:
-        return ratio and Ratio(1 / ratio.value, None, None, ratio.pairs)
-    return Ratio(1 / ratio.value, 1 / ratio.high, 1 / ratio.low, ratio.pairs)
-
-
-def ablation_table(recording: Recording) -> Table:
-    """A row per setting: latency, ratio to "all on", what that reads as, bytes."""
-    over = f"/ {recording.baseline}"
-    rows = []
-    for name, arm in recording.arms.items():
-        row = Row({"setting": name}, arm, device=recording.provenance.device)
-        (made,) = cells("ablation", [row], over)
-        decision = decision_of(recording, name)
-        added_ms = 1e3 * (arm.latency.mean - recording.base.latency.mean)
-        made[over] = ratio_of(decision.ratio) if decision else Number(1, 0)
-        made["ms more"] = Number(added_ms, 1, sign=True) if decision else None
-        made["reads as"] = _reads_as(arm, decision)
-        rows.append(made)
-    note = legend("ablation", [Row({}, arm) for arm in recording.arms.values()])
-    return Table(rows, setting(recording) + "\n" + frames_line(recording), note)
-
-
-def ablation_words(recording: Recording) -> str:
-    """In a sentence: without what the decode took longer, and without what no longer."""
-    arms = {n: a for n, a in recording.arms.items() if n != recording.baseline and a.mode != "sync"}
-    longer: dict[str, float] = {}
-    for name, arm in arms.items():
-        decision = decision_of(recording, name)
-        if decision and decision.ratio and decision.verdict == MORE and not arm.same_code:
-            longer[name] = decision.ratio.value
-    rest = [name for name, arm in arms.items() if name not in longer and not arm.same_code]
-    parts = []
-    if longer:
-        ranked = sorted(longer, key=lambda name: -longer[name])
-        said = ", ".join(f"**{name}** {100 * (longer[name] - 1):.1f} %" for name in ranked)
-        parts.append(f"slower than with {recording.baseline}: {said}")
-    if rest:
-        parts.append(f"not seen to be slower: {', '.join(rest)}")
-    if same := [name for name, arm in arms.items() if arm.same_code]:
-        parts.append(
-            f"the same code as {recording.baseline}, because the device is a CPU: "
-            f"{', '.join(same)} (how far they are from 0 is what noise does)"
-        )
-    return "; ".join(parts) + "."
-
-
-def _ablation(recording: Recording, asked: Asked, source: Source) -> Document:
-    from vdkit.present.study_charts import plot_ablation
-
-    words = ablation_words(recording)
-    picture = Picture(
-        partial(plot_ablation, {recording.label: recording}),
-        "A bar for each primitive: how much longer a decode takes without it",
-        "How much longer a decode takes with a primitive off, with a 95 % interval; dots are rounds.",
-        "ablation",
-    )
-    return Document(
-        recording.label,
-        f"Each primitive off in turn · {what_and_where(recording)}",
-        (what_sentence(recording), f"{words[:1].upper()}{words[1:]}".replace("**", ""),
-         _care([_count(recording.arms), _throttle(recording.arms), _frames(recording)])),
-        (
-            section("results", "Results", Text(noise_note(recording), "warning"),
-                    ablation_table(recording), Text(words)),
-            section("picture", "Picture", picture, page_only=True),
-            *_ends([recording], [source]),
-        ),
-    )  # fmt: skip
+    table = Table(rows, note=words) if rows else None
+    told = Text("\n".join(missing), "note")
+    return section("predicted", "Predicted against measured", table, told, page_only=True)
 
 
 # --- what several kinds share --------------------------------------------------------------------
 
 
-def _ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:
+def results_of(recording: Recording, asked: Asked, side: str) -> list[Section]:
+    """Results and timeline of one of two recordings, for the page of both."""
+    made = document_of(recording, asked).sections
+    titles = {"results": f"{side}: {recording.label}", "timeline": f"Timeline of {side}"}
+    return [
+        replace(one, name=f"{one.name}-{side}", title=titles[one.name], page_only=True)
+        for one in made
+        if one.name in titles
+    ]
+
+
+def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:
     """Provenance and how to reproduce; a column for each of two recordings."""
     columns = []
     for recording, source in zip(recordings, sources, strict=True):
-        own = {"record": source.name, "SHA-256 of the record": source.sha256}
-        columns.append(_facts(recording) | {name: value for name, value in own.items() if value})
+        own = {"record": source.name} if source.name else {}
+        own |= {f"SHA-256 of {name}": sha256 for name, sha256 in source.sha256.items()}
+        columns.append(_facts(recording) | own)
     names = dict.fromkeys(name for column in columns for name in column)
     pair = len(columns) > 1
     facts = Facts(
@@ -533,38 +357,23 @@ def _facts(recording: Recording) -> dict[str, str]:
         "latents, SHA-256": work.latents_sha256,
         "notes": "; ".join(work.notes) or None,
     }
-    hashes: dict[str, list[str]] = {}
-    for name, arm in recording.arms.items():
-        if arm.frame_sha256 is not None:
-            hashes.setdefault(arm.frame_sha256, []).append(name)
-    found["frames, SHA-256"] = "; ".join(f"{h} ({', '.join(n)})" for h, n in hashes.items()) or None
+    variants = recording.variants if recording.kind == "variants" else []
+    for who, one in {v: recording.of_variant(v) for v in variants}.items() or (("", recording),):
+        hashes: dict[str, list[str]] = {}
+        for name, arm in one.arms.items():
+            if arm.frame_sha256 is not None:
+                hashes.setdefault(arm.frame_sha256, []).append(name)
+        told = "; ".join(f"{sha256} ({', '.join(names)})" for sha256, names in hashes.items())
+        found[f"frames{who and ' of '}{who}, SHA-256"] = told or None
     if recording.kind == "bench" and recording.base.setup_s is not None:
         found["set-up"] = f"{recording.base.setup_s:.1f} s"
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
-def gain_sentence(arms: Mapping[str, Arm]) -> str:
-    """What async gained over sync, and how near it is to the compute floor."""
-    if "async" not in arms or "sync" not in arms:
-        there = ", ".join(arms)
-        return f"What async gains over sync is not in this record, whose modes are {there}."
-    ratio = paired_ratio(arms["sync"].latencies, arms["async"].latencies)
-    sync_s, async_s = (mean_of(arms[mode].latencies) for mode in ("sync", "async"))
-    text = f"Async takes {async_s} s a video and sync {sync_s} s: sync / async is "
-    text += str(ratio_of(ratio))
-    if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
-        text += ", which leaves room for no gain at all"
-    if "compute_only" in arms:
-        floor = arms["compute_only"].latencies
-        over = 100 * (paired_ratio(arms["async"].latencies, floor).value - 1)
-        where = "above" if over >= 0 else "below"
-        text += f", and async is {abs(over):.2f} % {where} the compute floor of {mean_of(floor)} s"
-        text += " (scatter)" if over < 0 else ""
-    return text + "."
-
-
 def _limit(recording: Recording) -> list[str]:
     """The step that fills an async run, if one does."""
+    from vdkit.predict.advise import BOUND
+
     if "async" not in recording.arms:
         return []
     runs = recording.arms["async"].timed
@@ -577,44 +386,3 @@ def _limit(recording: Recording) -> list[str]:
     if shares[most] >= BOUND:
         return [f"{most} fills {100 * shares[most]:.1f} % of an async run and limits it"]
     return [f"no step fills an async run ({most}, the longest, is {100 * shares[most]:.1f} %)"]
-
-
-def _care(care: Sequence[str], found: Sequence[str] = ()) -> str:
-    """What was found, then what the reader has to know about it."""
-    told = [*found, "read with care: " + "; ".join(part for part in care if part)]
-    text = "; ".join(told)
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _count(arms: Mapping[str, Arm]) -> str:
-    """How many runs the means are of, and what so few cannot tell."""
-    counts = sorted({len(arm.timed) for arm in arms.values()})
-    n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-    if counts[0] == 1:
-        return f"{n}: one run has no interval"
-    if counts[0] < _FEW:
-        return f"{n}: the intervals are no more than the spread"
-    return f"{n}, so P99 is close to the maximum" if counts[0] < 100 else n
-
-
-def _throttle(arms: Mapping[str, Arm]) -> str:
-    held = sum(arm.throttled_runs for arm in arms.values())
-    timed = sum(len(arm.timed) for arm in arms.values())
-    return f"{held} of {timed} timed runs had a throttle reason set" if held else ""
-
-
-def _frames(recording: Recording) -> str:
-    """Whether the arms gave the same frames, in a few words."""
-    return {
-        True: "frames of the modes that were compared are identical, byte for byte",
-        False: "FRAMES OF THE MODES ARE NOT IDENTICAL",
-        None: "frames were not compared",
-    }[recording.frames_identical]
-
-
-_KINDS: Mapping[str, Callable[[Recording, Asked, Source], Document]] = {
-    "bench": _benchmark,
-    "cell": _benchmark,
-    "variants": _variants,
-    "ablation": _ablation,
-}

@@ -1,4 +1,7 @@
-"""Variants of a decoder in two pictures: what async hides of each, and what its kernels leave."""
+"""Studies as pictures: variants of a decoder, primitives off one by one, rounds, peak memory.
+
+Panels that are compared share their axis; an axis that does not start at 0 says so.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from vdkit.present.style import MODE_COLORS, RED, STYLE, TONES, WIDTH_IN
-from vdkit.present.tables import NAMES
+from vdkit.present.columns import NAMES
+from vdkit.present.control import spread_percent
+from vdkit.present.studies import decision_of
+from vdkit.present.style import FAMILY_COLORS, MODE_COLORS, RED, STYLE, TONES, WIDTH_IN
+from vdkit.present.words import what_and_where
 from vdkit.record.derived import STEPS, Headroom, Overlap, overlap_of, vram_growth_bytes
+from vdkit.record.stats import CALL_BELOW_P
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 
     from vdkit.record.derived import VramPoint
     from vdkit.record.recording import Recording
+    from vdkit.trace.figures import Share
 
 
 _STEP_COLORS = {step: TONES["compute" if step == "decode" else step][0] for step in STEPS}
@@ -33,9 +42,9 @@ _STEP_MEANING = {
 
 
 def _stacked(heights_in: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """A figure with an axis for each height, below each other."""
+    """A figure with panels of these heights below each other, on one horizontal axis."""
     figure, axes = plt.subplots(
-        len(heights_in), 1, squeeze=False, layout="constrained",
+        len(heights_in), 1, squeeze=False, sharex=True, layout="constrained",
         figsize=(WIDTH_IN, 0.45 + sum(heights_in) + 0.2 * len(heights_in)),
         gridspec_kw={"height_ratios": heights_in},
     )  # fmt: skip
@@ -48,7 +57,7 @@ def plot_hiding(panels: Mapping[str, Mapping[str, Recording]]) -> Figure:
 
     Args:
         panels: title to variants, name to benchmark with the modes sync and async; drawn below
-            each other, each on its own axis.
+            each other.
 
     Raises:
         ValueError: a benchmark without one of the two modes.
@@ -111,7 +120,8 @@ def plot_headroom(panels: Mapping[str, Mapping[str, Headroom]]) -> Figure:
     """Compute per latent frame of each variant, and the ceiling of its arithmetic as a line.
 
     Args:
-        panels: title to variants by name, all of one count of operations; each on its own axis.
+        panels: title to variants by name, all of one count of operations; drawn below
+            each other.
     """
     heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
     with plt.rc_context(STYLE):
@@ -210,3 +220,181 @@ def vram_words(points: Sequence[VramPoint]) -> str:
             f"{growth[1] / 1e6:.2f} MB to the second."
         )
     return text
+
+
+_SEEN, _UNSEEN = "#0072B2", "#BBBBBB"
+
+
+def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) -> Figure:
+    """How much longer a decode takes with a primitive off: a bar each, with a 95 % interval.
+
+    Args:
+        ablations: title of a panel to what was measured, drawn from left to right on one scale.
+        title: above the figure; None: what ran, and where.
+
+    Returns:
+        The figure, not registered with pyplot.
+    """
+    settings = [n for one in ablations.values() for n in one.arms if n != one.baseline]
+    names = list(dict.fromkeys(settings))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(ablations), sharex=True, sharey=True, squeeze=False, layout="constrained",
+            figsize=(WIDTH_IN, 1.15 + 0.3 * len(names)),
+        )  # fmt: skip
+        plt.close(figure)
+        ends = [0.0]
+        for ax, (panel, one) in zip(axes[0], ablations.items(), strict=True):
+            ends += _draw_ablation(ax, one, names)
+            base = f"{one.baseline} {one.base.latency.mean:.3f} s"
+            ax.set_title(f"{panel}: {base}", loc="left")
+            ax.set_xlabel(f"longer than with {one.baseline}, %")
+        span = max(ends) - min(ends) or 1.0
+        room = 0.3 * len(ablations) ** 0.5
+        axes[0, 0].set_xlim(min(ends) - 0.04 * span, max(ends) + room * span)
+        axes[0, 0].set_yticks(range(len(names)), names)
+        axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+        same = any(arm.same_code for one in ablations.values() for arm in one.arms.values())
+        _ablation_legend(figure, same)
+        first = next(iter(ablations.values()))
+        figure.suptitle(title or what_and_where(first), fontsize=8.5, x=0.01, ha="left")
+    return figure
+
+
+def _draw_ablation(ax: Axes, one: Recording, names: Sequence[str]) -> list[float]:
+    """Everything that is drawn of one recording, %."""
+    drawn = []
+    base = one.base.latencies
+    for row, name in enumerate(names):
+        if name not in one.arms:
+            ax.text(0, row, " not run", va="center", fontsize=7, color="#666666")
+            continue
+        arm, decision = one.arms[name], decision_of(one, name)
+        assert decision is not None and decision.ratio is not None
+        ratio = decision.ratio
+        percent = 100 * (ratio.value - 1)
+        color = _SEEN if decision.called and not arm.same_code else _UNSEEN
+        ax.barh(
+            row, percent, height=0.62, color=color, hatch="////" if arm.same_code else "",
+            edgecolor="white" if arm.same_code else color, linewidth=0.0,
+        )  # fmt: skip
+        rounds = [100 * (b / a - 1) for a, b in zip(base, arm.latencies, strict=True)]
+        ax.scatter(rounds, [row + 0.2] * len(rounds), s=4, color="black", alpha=0.45, linewidth=0)
+        spread = [percent, *rounds]
+        if ratio.low is not None and ratio.high is not None:
+            interval = [100 * (ratio.low - 1), 100 * (ratio.high - 1)]
+            ax.plot(interval, [row, row], color="black", linewidth=1.1, zorder=3)
+            for end in interval:
+                ax.plot([end, end], [row - 0.13, row + 0.13], color="black", linewidth=1.1)
+            spread += interval
+        ax.annotate(
+            f"{percent:+.1f} %", (max(0.0, *spread), row), (4, 0), textcoords="offset points",
+            va="center", fontsize=7,
+        )  # fmt: skip
+        drawn += spread
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    return drawn
+
+
+def _ablation_legend(figure: Figure, same_code: bool) -> None:
+    handles: list[Patch | Line2D] = [
+        Patch(color=_SEEN, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
+        Patch(color=_UNSEEN, label="no difference seen"),
+    ]
+    if same_code:
+        handles.append(
+            Patch(
+                facecolor=_UNSEEN, hatch="////", edgecolor="white", linewidth=0.0,
+                label="same code on a CPU",
+            )
+        )  # fmt: skip
+    handles += [
+        Line2D([], [], color="black", linewidth=1.1, label="95 % interval"),
+        Line2D([], [], color="black", marker="o", markersize=2, linestyle="", label="one round"),
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
+        fontsize=6.5, handlelength=1.4, columnspacing=1.0,
+    )  # fmt: skip
+
+
+_WIDE_ENOUGH = 0.04  # of the longest bar: a segment that its value fits into
+
+
+def plot_families(families: Mapping[str, Sequence[Share]], title: str | None = None) -> Figure:
+    """A stacked bar per variant: ms of kernels per latent frame, by family."""
+    totals = {name: sum(s.ms_per_latent_frame for s in shares) for name, shares in families.items()}
+    longest = max(totals.values())
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(
+            figsize=(WIDTH_IN, 1.1 + 0.34 * len(families)), layout="constrained"
+        )
+        plt.close(figure)
+        for row, (name, shares) in enumerate(families.items()):
+            values = {share.family.name: share.ms_per_latent_frame for share in shares}
+            left = 0.0
+            for family, (color, ink) in FAMILY_COLORS.items():
+                value = values.get(family, 0.0)
+                ax.barh(row, value, left=left, color=color, height=0.7)
+                if value >= _WIDE_ENOUGH * longest:
+                    ax.text(
+                        left + value / 2, row, f"{value:.2f}", color=ink, fontsize=6,
+                        ha="center", va="center",
+                    )  # fmt: skip
+                left += value
+            ax.text(left + 0.01 * longest, row, f"{totals[name]:.2f}", va="center", fontsize=7)
+        ax.set_yticks(range(len(families)), list(families))
+        ax.tick_params(axis="y", length=0)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.1 * longest)
+        ax.set_xlabel("kernels by family, ms per latent frame (profiled, steady window)")
+        there = {share.family.name for shares in families.values() for share in shares}
+        handles = [
+            Patch(color=color, label=family)
+            for family, (color, _) in FAMILY_COLORS.items()
+            if family in there
+        ]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=6
+        )
+        if title:
+            ax.set_title(title, loc="left", fontsize=7)
+    return figure
+
+
+_ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^")}
+
+
+def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
+    """Latency of every round of each arm of an A/A control, with the arms' means as lines.
+
+    Args:
+        title: None: what ran, and where.
+
+    Returns:
+        The figure, not registered with pyplot.
+    """
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(WIDTH_IN, 2.7), layout="constrained")
+        plt.close(figure)
+        for name, (color, marker) in _ROUNDS.items():
+            arm = recording.arms[name]
+            mean = arm.latency.mean
+            ax.plot(
+                [run.round for run in arm.timed], arm.latencies, linestyle="", marker=marker,
+                markersize=3.5, color=color, alpha=0.85,
+                label=f"{name}: mean {mean:.4f} s, spread {spread_percent(arm.latency):.2f} %",
+            )  # fmt: skip
+            ax.axhline(mean, color=color, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+        ax.set_xlabel("round")
+        ax.set_ylabel("latency, s\n(the axis does not start at 0)")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        what = f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
+        ax.set_title(title or what, loc="left", fontsize=8)
+        figure.legend(
+            loc="outside lower center", ncols=len(_ROUNDS), frameon=False, fontsize=7,
+            handletextpad=0.2, columnspacing=1.2,
+        )  # fmt: skip
+    return figure

@@ -44,7 +44,7 @@ MODE_COLORS = {
     "diffusers": "#CC79A7",
     "sync": "#D55E00",
     "async": "#0072B2",
-    "compute": "#888888",
+    "compute_only": "#888888",
 }
 FAMILY_COLORS = {
     "convolution": ("#0072B2", "white"),

@@ -40,7 +40,7 @@ class Number:
         decimals: below 0 for tens, hundreds and so on.
         low, high: its 95 % interval, shown to the same place; None without one.
         mark: shown behind it, such as ``†`` or ``n = 1`` (in parentheses if it has a space).
-        sign: show a plus sign too.
+        sign: show plus signs too.
     """
 
     value: float
@@ -56,14 +56,15 @@ class Number:
         return _rounded(self.value, self.decimals)
 
     def __str__(self) -> str:
-        text = shown(self.value, self.decimals)
-        if self.sign and not text.startswith("-"):
-            text = f"+{text}"
         mark = f" ({self.mark})" if " " in self.mark else self.mark
+        text = self._shown(self.value) + mark
         if self.low is None or self.high is None or self.low == self.high:
-            return text + mark
-        low, high = (shown(end, self.decimals) for end in (self.low, self.high))
-        return f"{text}{mark} [{low}, {high}]"
+            return text
+        return f"{text} [{self._shown(self.low)}, {self._shown(self.high)}]"
+
+    def _shown(self, value: float) -> str:
+        text = shown(value, self.decimals)
+        return f"+{text}" if self.sign and not text.startswith("-") else text
 
 
 Cell = Number | str | None

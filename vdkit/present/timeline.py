@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vdkit.decode.chunks import DecodeConfig
+from vdkit.present.columns import NAMES
 from vdkit.present.style import (
     CAUSE_COLORS,
     CPU_MEANING,
@@ -22,7 +23,6 @@ from vdkit.present.style import (
     TONES,
     WIDTH_IN,
 )
-from vdkit.present.tables import NAMES
 from vdkit.trace.figures import steady_windows
 from vdkit.trace.stalls import (
     Stalls,

@@ -1,17 +1,25 @@
-"""What was decoded, how and where, in the words that tables, pictures and reports share."""
+"""What was decoded, how and where, what was gained, and what to read with care.
+
+The words that tables, pictures and reports share. No torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
+from vdkit.present.table import mean_of, ratio_of
+from vdkit.record.recording import comparable
+from vdkit.record.stats import paired_ratio
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeConfig
     from vdkit.record.machine import Provenance
-    from vdkit.record.recording import Recording
+    from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import SinkInfo, Workload
 
+_FEW = 5
 _IN_PAGE_CACHE = ("raw", "png", "mp4", "export_to_video")
 
 
@@ -95,3 +103,105 @@ def recording_words(recording: Recording) -> str:
     """Label, date and commit, in one line."""
     made = recording.provenance
     return f"{recording.label}, {made.created_utc}, commit {commit_words(made)}"
+
+
+def frames_line(recording: Recording) -> str:
+    """Whether the frames of the arms are the same bytes."""
+    delivered = [name for name, arm in recording.arms.items() if arm.frame_sha256]
+    compared = [name for name in delivered if comparable(recording.arms[name])]
+    left_out = [name for name in delivered if name not in compared]
+    note = f" Not compared at chunk sizes above 1: {', '.join(left_out)}." if left_out else ""
+    if recording.frames_identical is None:
+        return "Frames were not compared: that takes two modes that deliver them." + note
+    verdict = "identical, byte for byte" if recording.frames_identical else "NOT IDENTICAL"
+    return f"Frames of {', '.join(compared)}: {verdict}.{note}"
+
+
+def noise_note(recording: Recording) -> str:
+    """A warning if the machine was too busy for the table to mean much, else nothing."""
+    shaky = [n for n, a in recording.arms.items() if a.latency.max > 1.5 * a.latency.min]
+    if not shaky:
+        return ""
+    return (
+        f"Note: runs of {', '.join(shaky)} differ by more than half; something else was using this "
+        "machine, so these ratios say little."
+    )
+
+
+def gain_sentence(arms: Mapping[str, Arm]) -> str:
+    """What async gained over sync, and how near it is to the compute floor."""
+    if "async" not in arms or "sync" not in arms:
+        there = ", ".join(arms)
+        return f"What async gains over sync is not in this record, whose modes are {there}."
+    ratio = paired_ratio(arms["sync"].latencies, arms["async"].latencies)
+    sync_s, async_s = (mean_of(arms[mode].latencies) for mode in ("sync", "async"))
+    text = f"Async takes {async_s} s a video and sync {sync_s} s: sync / async is "
+    text += str(ratio_of(ratio))
+    if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
+        text += ", which leaves room for no gain at all"
+    if "compute_only" in arms:
+        floor = arms["compute_only"].latencies
+        over = 100 * (paired_ratio(arms["async"].latencies, floor).value - 1)
+        where = "above" if over >= 0 else "below"
+        text += f", and async is {abs(over):.2f} % {where} the compute floor of {mean_of(floor)} s"
+        text += " (scatter)" if over < 0 else ""
+    return " ".join(filter(None, [f"{text}.", overlap_words(arms, "async")]))
+
+
+def overlap_words(arms: Mapping[str, Arm], overlapped: str) -> str:
+    """How much of what ``overlapped`` gains over sync is overlap, and how much the conversion.
+
+    Sync converts on the host, as the published baseline does, and async on the GPU. Empty without
+    an arm of sync that converts on the GPU as well.
+    """
+    sync = {n: a for n, a in arms.items() if a.mode == "sync" and a.runs[0].chunks}
+    on_gpu = [n for n, a in sync.items() if a.runs[0].chunks[0].span_s("convert") is None]
+    on_host = [n for n in sync if n not in on_gpu]
+    if not on_gpu or not on_host or overlapped not in arms:
+        return ""
+    names = on_host[0], on_gpu[0], overlapped
+    plain, converted, hidden = (arms[name].latencies for name in names)
+    return (
+        f"Of {names[0]} / {overlapped}, {ratio_of(paired_ratio(plain, converted))} is the "
+        "conversion to uint8 on the GPU, which leaves a byte a value to copy "
+        f"({names[0]} / {names[1]}), and {ratio_of(paired_ratio(converted, hidden))} is overlap "
+        f"({names[1]} / {overlapped})."
+    )
+
+
+def read_with_care(care: Sequence[str], found: Sequence[str] = ()) -> str:
+    """What was found, then what the reader has to know about it."""
+    told = [*found, "read with care: " + "; ".join(part for part in care if part)]
+    text = "; ".join(told)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def care_words(recording: Recording) -> list[str]:
+    """How many runs, how many of them throttled, and whether their frames are the same."""
+    return [count_words(recording.arms), throttle_words(recording.arms), frames_words(recording)]
+
+
+def count_words(arms: Mapping[str, Arm]) -> str:
+    """How many runs the means are of, and what so few cannot tell."""
+    counts = sorted({len(arm.timed) for arm in arms.values()})
+    n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+    if counts[0] == 1:
+        return f"{n}: one run has no interval"
+    if counts[0] < _FEW:
+        return f"{n}: the intervals are no more than the spread"
+    return f"{n}, so P99 is close to the maximum" if counts[0] < 100 else n
+
+
+def throttle_words(arms: Mapping[str, Arm]) -> str:
+    held = sum(arm.throttled_runs for arm in arms.values())
+    timed = sum(len(arm.timed) for arm in arms.values())
+    return f"{held} of {timed} timed runs had a throttle reason set" if held else ""
+
+
+def frames_words(recording: Recording) -> str:
+    """Whether the arms gave the same frames, in a few words."""
+    return {
+        True: "frames of the modes that were compared are identical, byte for byte",
+        False: "FRAMES OF THE MODES ARE NOT IDENTICAL",
+        None: "frames were not compared",
+    }[recording.frames_identical]

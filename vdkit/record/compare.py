@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vdkit.record.money import run_energy_j
 from vdkit.record.recording import Recording, comparable
 from vdkit.record.runs import Run
 from vdkit.record.stats import (
@@ -33,13 +34,6 @@ from vdkit.record.stats import (
 )
 
 
-def _energy_j(run: Run) -> float | None:
-    if run.gpu_before is None or run.gpu_after is None:
-        return None
-    before, after = run.gpu_before.energy_j, run.gpu_after.energy_j
-    return None if before is None or after is None else after - before
-
-
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A figure of one run, lower is better; ``more`` and ``less`` are the words for a change."""
@@ -54,7 +48,7 @@ METRICS = {
     "ttff_s": Metric("slower", "faster", lambda run: run.ttff_s),
     "vram_peak_bytes": Metric("more", "less", lambda run: run.vram_peak_bytes),
     "pinned_bytes": Metric("more", "less", lambda run: run.pinned_bytes),
-    "energy_j": Metric("more", "less", _energy_j),
+    "energy_j": Metric("more", "less", run_energy_j),
 }
 """What is compared, by name; ``energy_j`` is the NVML counter after a run minus before it."""
 
@@ -158,8 +152,8 @@ def compare_results(
     media = _unequal(a.workload, b.workload, SAME_MEDIA)
     if media and not across:
         raise ValueError(
-            f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times says "
-            "nothing. --across gives it all the same and says so"
+            f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times "
+            "says nothing. --across gives it all the same and says so"
         )
     stated = [*media, *stated_differences(a, b, pairs)]
     paired = one if paired is None else paired

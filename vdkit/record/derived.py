@@ -16,8 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vdkit.record.old_profile import Ceiling
-    from vdkit.record.recording import Recording
+    from vdkit.record.recording import Ceiling, Recording
     from vdkit.record.runs import Run
 
 
@@ -76,14 +75,14 @@ def overlap_of(result: Recording) -> Overlap:
                 f"{result.label} has no runs of mode {mode}; run the benchmark with sync and async"
             )
     scale = 1e3 / result.workload.latent_frames
-    sync, overlapped = result.arms["sync"].timed, result.arms["async"].timed
-    steps = {step: scale * _mean_s(sync, step) for step in STEPS}
-    decode_ms = scale * _mean_s(overlapped, "decode")
+    sync, overlapped = result.arms["sync"], result.arms["async"]
+    steps = {step: scale * _mean_s(sync.timed, step) for step in STEPS}
+    decode_ms = scale * _mean_s(overlapped.timed, "decode")
     return Overlap(
         sync_ms=steps,
-        sync_rest_ms=scale * result.arms["sync"].latency.mean - math.fsum(steps.values()),
+        sync_rest_ms=scale * sync.latency.mean - math.fsum(steps.values()),
         async_decode_ms=decode_ms,
-        async_rest_ms=scale * result.arms["async"].latency.mean - decode_ms,
+        async_rest_ms=scale * overlapped.latency.mean - decode_ms,
     )
 
 
@@ -95,7 +94,7 @@ def _mean_s(runs: Sequence[Run], step: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Mode compute of one decoder against the fastest that its arithmetic could be.
+    """Mode compute_only of one decoder against the fastest that its arithmetic could be.
 
     Attributes:
         compute_ms: per latent frame, mean of the timed runs.
@@ -114,7 +113,7 @@ class Headroom:
 
 
 def headroom_of(result: Recording, tflop: float, ceiling: Ceiling) -> Headroom:
-    """How near mode compute comes to ``ceiling``.
+    """How near mode compute_only comes to ``ceiling``.
 
     Args:
         tflop: floating-point operations of the whole video, 1e12, a multiply-add as two, as of
@@ -122,11 +121,11 @@ def headroom_of(result: Recording, tflop: float, ceiling: Ceiling) -> Headroom:
         ceiling: of the same device and dtype.
 
     Raises:
-        ValueError: no runs of mode compute, another dtype, or no operations.
+        ValueError: no runs of mode compute_only, another dtype, or no operations.
     """
-    if "compute" not in result.arms:
+    if "compute_only" not in result.arms:
         raise ValueError(
-            f"{result.label} has no runs of mode compute; run the benchmark with compute"
+            f"{result.label} has no runs of mode compute_only; run the benchmark with compute_only"
         )
     if ceiling.dtype != result.workload.dtype:
         raise ValueError(
@@ -149,7 +148,7 @@ class VramPoint:
     """One path at one length.
 
     Attributes:
-        mode: ``diffusers``, ``sync``, ``async`` or ``compute``.
+        mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
         frames: of the video, in pixels.
         peak_bytes: allocated at most by this decoder, its weights included.
         device: that decoded.
@@ -169,15 +168,10 @@ def vram_points(results: Iterable[Recording], other_bytes: int = 0) -> list[Vram
         other_bytes: device bytes held by others meanwhile, such as another model; subtracted.
     """
     return [
-        VramPoint(
-            mode,
-            result.workload.frames,
-            one.vram_peak_bytes - other_bytes,
-            result.provenance.device,
-        )
+        VramPoint(arm.mode, arm.workload.frames, peak - other_bytes, result.provenance.device)
         for result in results
-        for mode, one in result.arms.items()
-        if one.vram_peak_bytes is not None
+        for arm in result.arms.values()
+        if (peak := arm.vram_peak_bytes) is not None
     ]
 
 
@@ -192,7 +186,8 @@ def recorded_vram(
 ) -> list[VramPoint]:
     """Every recorded length of one decoder as diffusers runs it (variant ``diffusers``), chunk 1.
 
-    Where a mode was recorded more than once at a length, on any device, the newest counts.
+    By benchmarks, variants and sweeps. Where a mode was recorded more than once at a length, on any
+    device, the newest counts.
 
     Args:
         recorded: of `vdkit.load_results`.
@@ -201,19 +196,14 @@ def recorded_vram(
     """
     if recorded.empty:
         return []
-    wanted = {
-        "decoder": decoder,
-        "dtype": dtype,
-        "height": height,
-        "width": width,
-        "chunk_size": 1,
-        "variant": "diffusers",
-    }
-    here = recorded[~recorded["warmup"].astype(bool) & recorded["vram_peak_bytes"].notna()]
+    wanted = {"decoder": decoder, "dtype": dtype, "height": height, "width": width,
+              "chunk_size": 1, "variant": "diffusers", "warmup": False}  # fmt: skip
+    kept = recorded["vram_peak_bytes"].notna() & recorded["mode"].isin(modes)
+    kept &= ~recorded["kind"].isin(("aa", "ablation", "profile"))
     for name, value in wanted.items():
-        here = here[here[name] == value]
+        kept &= recorded[name] == value
     points = []
-    for _, runs in here[here["mode"].isin(modes)].groupby(["mode", "frames"]):
+    for _, runs in recorded[kept].groupby(["mode", "frames"]):
         newest = runs[runs["created_utc"] == runs["created_utc"].max()]
         mode, frames, device = newest[["mode", "frames", "device"]].iloc[0]
         other = newest["other_bytes"].astype(float).fillna(0.0)

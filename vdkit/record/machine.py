@@ -134,12 +134,12 @@ def gpu_uuid(device: torch.device) -> str | None:
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the git checkout that holds ``folder``; (None, None) if there is none.
+    """(commit, dirty) of the git checkout that holds the code in ``folder``; else (None, None).
 
-    ``results/`` does not count as dirty: recording a run adds files there. Where the code was
-    copied without its history, e.g. into a container, the environment variable `COMMIT_VARIABLE`
-    can name the
-    commit: a hash, with ``-dirty`` behind it if so.
+    Dirty: a tracked file differs from the commit, but for those in ``results/``, or there is Python
+    code in ``folder`` that git does not know. What a command writes does not count. Where the code
+    was copied without its history, e.g. into a container, the environment variable
+    `COMMIT_VARIABLE` can name the commit: a hash, with ``-dirty`` behind it if so.
     """
 
     def git(*arguments: str) -> str | None:
@@ -151,13 +151,13 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
             return None
         return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
+    # An installed copy may lie in a checkout too, which does not know it.
+    commit = git("rev-parse", "HEAD") if git("ls-files") else None
     if commit is None:
         named = os.environ.get(COMMIT_VARIABLE, "")
         return (named.removesuffix("-dirty"), named.endswith("-dirty")) if named else (None, None)
-    top = git("rev-parse", "--show-toplevel") or str(folder)
-    status = git("-C", top, "status", "--porcelain", "--", ".", ":(exclude)results")
-    return commit, bool(status)
+    changed = git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)results")
+    return commit, bool(changed or git("ls-files", "--others", "--exclude-standard", "*.py"))
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:

@@ -1,4 +1,4 @@
-"""All recorded benchmarks as one table."""
+"""All recordings of a folder, and every run in them as one table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.record.money import run_energy_j
-from vdkit.record.old_aa import is_arm
-from vdkit.record.recording import Recording, read_recording
-from vdkit.record.runs import MODES
-from vdkit.record.stats import summarize
+from vdkit.record.money import mean_energy_j, run_energy_j
+from vdkit.record.recording import FILE, Arm, Recording, read_recording
+from vdkit.record.upgrade import OLD_FILES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,16 +26,79 @@ CONFIG = ("chunk_size", "slots", "pinned_memory", "copy_stream", "writer_thread"
           "uint8_on_gpu")  # fmt: skip
 RUN = ("mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
        "d2h_bytes", "throttled")  # fmt: skip
-RECORDING = ("folder", "file")
-"""The columns that tell one recording from another."""
 
 
 class SkippedResultWarning(UserWarning):
-    """A file that could not be read as a result and is not in the table."""
+    """A file that could not be read as a recording and is not in the table."""
 
 
 def _warn(error: Exception) -> None:
-    warnings.warn(f"left out: {error}", SkippedResultWarning, stacklevel=3)
+    warnings.warn(f"left out: {error}", SkippedResultWarning, stacklevel=4)
+
+
+Found = Sequence[tuple[Path, Recording]]
+"""Recordings and the file of each."""
+
+
+def find_recordings(
+    pattern: str | Path | Sequence[str | Path] = "results/**",
+    left_out: Callable[[Exception], object] = _warn,
+) -> Found:
+    """Every recording of any kind and age, the oldest first.
+
+    Args:
+        pattern: a recording's file, a folder (searched with all folders in it), or a glob pattern
+            of either, ``**`` for any depth; or several of these. No file is read twice.
+        left_out: gets the error of each file that cannot be read, which names it.
+
+    Returns:
+        A cell of a sweep is a recording of its own. Arm ``slow`` of an A/A control, slow on
+        purpose, is in it only if its file or folder is named.
+
+    Raises:
+        FileNotFoundError: a path without wildcards that does not exist.
+    """
+    named: dict[Path, bool] = {}
+    for one in [pattern] if isinstance(pattern, (str, Path)) else pattern:
+        for file, by_name in _files(str(one)).items():
+            named[file] = by_name or named.get(file, False)
+    found: list[tuple[Path, Recording]] = []
+    for file in sorted(named):
+        try:
+            if file.is_dir():
+                raise IsADirectoryError(f"{file} is a folder")
+            recording = read_recording(file)
+        except (ValueError, OSError) as error:
+            left_out(error)
+            continue
+        if recording.kind == "aa" and not named[file]:
+            arms = {name: arm for name, arm in recording.arms.items() if name != "slow"}
+            recording = recording.model_copy(update={"arms": arms})
+        found.append((file, recording))
+    return sorted(found, key=lambda one: one[1].provenance.created_utc)
+
+
+def _files(pattern: str) -> dict[Path, bool]:
+    """Files of recordings to whether the pattern names them, or the folder that they are in."""
+    there = Path(pattern).exists()
+    if not there and not glob.has_magic(pattern):
+        raise FileNotFoundError(f"no results at {pattern!r}; give a file, a folder or a pattern")
+    found: dict[Path, bool] = {}
+    for match in map(Path, [pattern] if there else glob.glob(pattern, recursive=True)):
+        if match.is_dir():
+            inside = (file for file in match.rglob("*.json") if _is_recording(file))
+            found |= {file: there and file.parent == match for file in inside}
+        elif there or _is_recording(match):
+            found[match] = there
+    return found
+
+
+def _is_recording(file: Path) -> bool:
+    """By its name; the arms that early variants and A/A controls kept beside them are not."""
+    if file.name in (FILE, *OLD_FILES) or file.match("cell_*.json"):
+        return True
+    is_part = any((file.parent / index).is_file() for index in ("variants.json", "aa.json"))
+    return file.match("result_*.json") and file.name != "result_hta.json" and not is_part
 
 
 def load_results(
@@ -47,157 +108,132 @@ def load_results(
     """One row per recorded run, warm-ups included; an empty table if nothing is found.
 
     Args:
-        pattern: a ``result.json``, a folder (searched with all folders in it), or a glob pattern
-            of either, ``**`` for any depth; or several of these. No file is read twice.
-        left_out: gets the error of each file that cannot be read, which names it.
+        pattern, left_out: as for `find_recordings`; by default each file that is damaged, cut short
+            or of a newer schema gives a `SkippedResultWarning`.
 
     Returns:
-        The run (`vdkit.record.recording.Run` without its chunks; seconds, bytes), ``rtf`` and
+        The run (`vdkit.record.runs.Run` without its chunks; seconds, bytes), ``rtf`` and
         ``energy_j`` (`run_energy_j`), what was decoded, configuration and sink, device, versions
-        and commit, and ``folder`` and ``file``, the oldest recording first. The arms of
-        `vdkit aa`, one of them slow on purpose, are in it only if named as a file. Files that are
-        damaged, cut short or of a newer schema are left out, each with a `SkippedResultWarning`.
+        and commit, ``kind`` of the recording, ``arm``, and ``folder`` and ``file``, the oldest
+        recording first. Of a profile only the timed runs are in it.
 
     Raises:
         FileNotFoundError: a path without wildcards that does not exist.
     """
+    return frame_of(find_recordings(pattern, left_out))
+
+
+def frame_of(found: Found) -> pd.DataFrame:
+    """`load_results` of recordings that have been read."""
     import pandas as pd
 
-    patterns = [pattern] if isinstance(pattern, (str, Path)) else pattern
-    results: list[tuple[Path, Recording]] = []
-    for file in sorted({file for one in patterns for file in _files(str(one))}):
-        try:
-            if file.is_dir():
-                raise IsADirectoryError(f"{file} is a folder")
-            results.append((file, read_recording(file)))
-        except (ValueError, OSError) as error:
-            left_out(error)
-    results.sort(key=lambda one: one[1].provenance.created_utc)
-    return pd.DataFrame([row for file, result in results for row in _rows(file, result)])
+    return pd.DataFrame(rows_by_run(found)).drop(columns=["video_s", "baseline_s"], errors="ignore")
 
 
-def _files(pattern: str) -> list[Path]:
-    there = Path(pattern).exists()
-    if not there and not glob.has_magic(pattern):
-        raise FileNotFoundError(f"no results at {pattern!r}; give a file, a folder or a pattern")
-    found: set[Path] = set()
-    for match in map(Path, [pattern] if there else glob.glob(pattern, recursive=True)):
-        if match.is_dir():
-            found.update(file for file in match.rglob("result*.json") if not is_arm(file))
-        elif match.match("result*.json") and not (glob.has_magic(pattern) and is_arm(match)):
-            found.add(match)
-    return [file for file in found if file.name != "result_hta.json"]
+def runs_frame(recording: Recording) -> pd.DataFrame:
+    """One row per run, warm-ups included, in full precision, without the per-chunk records."""
+    import pandas as pd
+
+    moments = ("before", "during", "after")
+    rows = []
+    for name, arm in recording.arms.items():
+        for run in arm.runs:
+            hidden = {"chunks", *(f"gpu_{moment}" for moment in moments)}
+            row = {"arm": name, **run.model_dump(mode="json", exclude=hidden)}
+            for moment in moments:
+                reading = getattr(run, f"gpu_{moment}")
+                if reading is not None:
+                    values = reading.model_dump(mode="json", exclude={"unsupported"})
+                    values["throttle_reasons"] = "; ".join(reading.throttle_reasons)
+                    row |= {f"{what}_{moment}": value for what, value in values.items()}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _rows(file: Path, result: Recording) -> list[dict[str, Any]]:
-    made, what, config, sink = result.provenance, result.workload, result.config, result.sink
-    shared = {
-        "folder": str(file.parent),
-        "file": file.name,
-        "label": result.label,
-        "commit": made.git_commit,
-        **{name: getattr(made, name) for name in PROVENANCE},
-        **{name: made.packages.get(name) for name in PACKAGES},
-        **{name: getattr(what, name) for name in WORKLOAD},
-        **{name: getattr(config, name) for name in CONFIG},
-        "sink": sink.kind,
-        "storage": sink.storage,
-        "durable": sink.durable,
-        "throttle_mb_per_s": sink.throttle_mb_per_s,
-        "baseline": result.baseline,
-        "frames_identical": result.frames_identical,
-        "setup_s": result.setup_s,
-        "other_bytes": result.other_bytes,
-    }
-    return [
-        {
-            **{name: getattr(run, name) for name in RUN},
-            "rtf": run.latency_s / what.seconds,
-            "energy_j": run_energy_j(run),
-            "frame_sha256": result.arms[run.mode].frame_sha256,
-            **shared,
+def rows_by_run(found: Found) -> list[dict[str, Any]]:
+    """One row per run, warm-ups included, of plain values, None for what is missing.
+
+    As `load_results`, with ``video_s``, the playing time, and ``baseline_s``, the latency of the
+    baseline's run in the same round, with which this run is a pair; None for the baseline itself.
+    """
+    rows = []
+    for shared, arm, base in _arms(found):
+        pair_s = {} if base is None else {run.round: run.latency_s for run in base.runs}
+        for run in arm.runs:
+            own = {name: getattr(run, name) for name in RUN}
+            own |= {"rtf": run.latency_s / arm.workload.seconds, "energy_j": run_energy_j(run)}
+            rows.append(own | shared | {"baseline_s": pair_s.get(run.round)})
+    return rows
+
+
+def rows_by_mode(found: Found) -> list[dict[str, Any]]:
+    """One row per arm, its timed runs summed up: plain values, None for what is missing.
+
+    What all runs of an arm share, and ``mode``, ``n``, ``mean_s``, ``std_s``, ``p99_s`` (numpy's
+    linear percentile), ``max_s``, ``rtf``, ``ttff_s`` (mean), ``ttff_std_s``, ``throttled_runs``,
+    ``energy_j`` (mean; None unless every run has it), ``video_s`` and ``baseline_s``, the mean of
+    the baseline, None for the baseline itself.
+    """
+    rows = []
+    for shared, arm, base in _arms(found):
+        latency = arm.latency
+        ttff = arm.ttff if len(arm.ttffs) == latency.n else None
+        own = {
+            "mode": arm.mode,
+            "n": latency.n,
+            "mean_s": latency.mean,
+            "std_s": latency.std,
+            "p99_s": latency.p99,
+            "max_s": latency.max,
+            "rtf": arm.rtf,
+            "ttff_s": ttff and ttff.mean,
+            "ttff_std_s": ttff and ttff.std,
+            "throttled_runs": arm.throttled_runs,
+            "energy_j": mean_energy_j(arm.timed),
+            "baseline_s": None if base is None else base.latency.mean,
         }
-        for run in result.runs
+        rows.append(shared | own)
+    return rows
+
+
+def by_variant(recording: Recording) -> list[tuple[str, Recording]]:
+    """(what its arms' names begin with, benchmark of its own) of every variant; else the whole."""
+    if recording.kind != "variants":
+        return [("", recording)]
+    return [(f"{name}/", recording.of_variant(name)) for name in recording.variants]
+
+
+def _arms(found: Found) -> list[tuple[dict[str, Any], Arm, Arm | None]]:
+    """(what its runs share, arm, what it is compared with); a baseline is compared with nothing."""
+    return [
+        (_shared(file, whole.kind, prefix, one, name), arm, None if arm is one.base else one.base)
+        for file, whole in found
+        for prefix, one in by_variant(whole)
+        for name, arm in one.arms.items()
     ]
 
 
-def rows_by_mode(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row per recording and mode of what `load_results` gave, the timed runs summed up.
-
-    Plain values, None for what is missing: every column that all runs of a recording share, and
-    ``mode``, ``n``, ``mean_s``, ``std_s``, ``p99_s`` (numpy's linear percentile), ``max_s``,
-    ``rtf``, ``ttff_s`` (mean), ``ttff_std_s``, ``throttled_runs``, ``energy_j`` (mean; None unless
-    every run has it), ``video_s`` and ``baseline_s``, the mean of the recording's baseline, None
-    for that mode itself.
-    """
-    rows = []
-    for _, recording in frame.groupby(list(RECORDING), sort=False):
-        timed = recording[~recording["warmup"].astype(bool)]
-        shared = _shared(recording)
-        mean_s = timed.groupby("mode")["latency_s"].mean()
-        for mode in (name for name in MODES if name in mean_s):
-            runs = timed[timed["mode"] == mode]
-            latency = summarize(runs["latency_s"].tolist())
-            no_ttff = runs["ttff_s"].isna().any()
-            ttff = None if no_ttff else summarize(runs["ttff_s"].tolist())
-            base = shared["baseline"]
-            rows.append(
-                {
-                    **shared,
-                    "mode": mode,
-                    "n": latency.n,
-                    "mean_s": latency.mean,
-                    "std_s": latency.std,
-                    "p99_s": latency.p99,
-                    "max_s": latency.max,
-                    "rtf": latency.mean / shared["video_s"],
-                    "ttff_s": ttff and ttff.mean,
-                    "ttff_std_s": ttff and ttff.std,
-                    "throttled_runs": int(runs["throttled"].sum()),
-                    "energy_j": _mean(runs["energy_j"]),
-                    "baseline_s": None if mode == base else float(mean_s[base]),
-                }
-            )
-    return rows
-
-
-def rows_by_run(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """`load_results` as plain values (None for missing), with ``video_s`` and ``baseline_s``.
-
-    ``baseline_s`` is the latency of the baseline's run in the same round, with which this run is a
-    pair; None for the baseline itself.
-    """
-    rows = []
-    for _, recording in frame.groupby(list(RECORDING), sort=False):
-        shared = _shared(recording)
-        base = recording[recording["mode"] == shared["baseline"]]
-        pair_s = dict(zip(base["round"], base["latency_s"], strict=True))
-        for run in recording[[*RUN, "rtf", "energy_j", "frame_sha256"]].to_dict("records"):
-            own = {str(name): _plain(value) for name, value in run.items()}
-            is_base = own["mode"] == shared["baseline"]
-            rows.append(
-                {**shared, **own, "baseline_s": None if is_base else pair_s.get(run["round"])}
-            )
-    return rows
-
-
-def _shared(recording: pd.DataFrame) -> dict[str, Any]:
-    """What all runs of one recording share, as plain values, and ``video_s``, its playing time."""
-    own = {*RUN, "rtf", "energy_j", "frame_sha256"}
-    first = recording.iloc[0]
-    values = {name: _plain(first[name]) for name in recording.columns if name not in own}
-    return values | {"video_s": values["frames"] / values["fps"]}
-
-
-def _plain(value: Any) -> Any:
-    """A cell of a data frame as a Python value; None for NaN."""
-    import pandas as pd
-
-    if pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
-def _mean(column: pd.Series[Any]) -> float | None:
-    """Mean of a column; None if a value is missing."""
-    return None if column.isna().any() else float(column.mean())
+def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> dict[str, Any]:
+    made, arm = one.provenance, one.arms[name]
+    return {
+        "frame_sha256": arm.frame_sha256,
+        "folder": str(file.parent),
+        "file": file.name,
+        "kind": kind,
+        "arm": prefix + name,
+        "label": one.label,
+        "commit": made.git_commit,
+        **{name: getattr(made, name) for name in PROVENANCE},
+        **{name: made.packages.get(name) for name in PACKAGES},
+        **{name: getattr(arm.workload, name) for name in WORKLOAD},
+        **{name: getattr(arm.config, name) for name in CONFIG},
+        "sink": arm.sink.kind,
+        "storage": arm.sink.storage,
+        "durable": arm.sink.durable,
+        "throttle_mb_per_s": arm.sink.throttle_mb_per_s,
+        "baseline": prefix + one.baseline,
+        "frames_identical": one.frames_identical,
+        "setup_s": arm.setup_s,
+        "other_bytes": arm.other_bytes,
+        "video_s": arm.workload.seconds,
+    }

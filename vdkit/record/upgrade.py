@@ -1,8 +1,8 @@
 """Recordings of any age, read as today's: every earlier file of every kind.
 
 Until schema 6 each kind had files of its own: ``result.json`` (a benchmark), ``variants.json``,
-``aa.json`` with a ``result_ARM.json`` for each arm, ``profile.json``, and the cells of a sweep. They
-also held summaries of their runs; these are compared with what the runs say, then dropped.
+``aa.json`` with a ``result_ARM.json`` for each arm, ``profile.json``, and the cells of a sweep.
+They also held summaries of their runs; these are compared with what the runs say, then dropped.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _check_version(file: Path, data: Json, newest: int) -> None:
 
 
 def validated(file: Path, make: Callable[[], _Model]) -> _Model:
-    """What ``make`` makes of a file; ValueError, with the file and the first fault, if it cannot."""
+    """What ``make`` makes of a file; ValueError, with file and first fault, if it cannot."""
     try:
         return make()
     except ValidationError as error:
@@ -155,7 +155,7 @@ def _benchmark(data: Json, file: Path) -> Json:
     unknown = {run["mode"] for run in data["runs"]} - data["modes"].keys()
     if unknown:
         raise ValueError(f"a run of mode {unknown.pop()!r} is of another mode or video")
-    kind = "cell" if file.name not in ("result.json",) and len(arms) == 1 else "bench"
+    kind = "cell" if "_chunk" in file.name and len(arms) == 1 else "bench"
     return {**_shared(data), "kind": kind, "baseline": _mode(data["baseline"]), "arms": arms}
 
 
