@@ -9,27 +9,25 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from vdkit.present.style import (
-    CAUSE_COLORS,
-    CPU_MEANING,
-    LANE_MEANING,
-    SPANS,
-    STYLE,
-    TONES,
-    WIDTH_IN,
+from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
+from vdkit.present.timeline import (
+    BAR,
+    cause_handle,
+    draw_lanes,
+    draw_stalls,
+    lane_handles,
+    two_chunks,
 )
-from vdkit.present.timeline import drawn_lanes, rectangles, spans_of, stall_bars, two_chunks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +47,6 @@ LEGEND_PART = 0.135
 _FONT: Any = {**STYLE, "font.size": 7.0, "axes.titlesize": 7.0}
 DASHES: tuple[Any, ...] = ((0, (4, 2)), ":")
 """Lines of the first run of a panel, and of the second."""
-_TOP, _HEIGHT = -0.36, 0.72  # of a lane's bar, the lane being 1 high
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,38 +146,23 @@ class LiveTimeline:
         x is the time since that start, times ``scale``. Returns the causes of stalls to be seen.
         """
         limits = (0.0, 1.005 * widest_s * scale)
-        ax.set_xlim(*limits)
+        begins = [begin for begin, _ in spans]
+        self._drawn += draw_lanes(ax, panel.runs, limits, begins, scale, numbers=False)
         ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
-        lanes = drawn_lanes(panel.runs)
-        ax.set_yticks(range(len(lanes)), lanes if scale == 1 else [""] * len(lanes))
-        height = _HEIGHT / len(panel.runs)
-        corners, colors = [], []
-        for place, (run, (begin, end)) in enumerate(zip(panel.runs, spans, strict=True)):
-            top = _TOP + height * place
-            for row, lane in enumerate(lanes):
-                bars = spans_of(run, SPANS[lane], begin, scale, limits)
-                corners.append(rectangles(bars, row + top, row + top + height - 0.01))
-                colors += [TONES[lane][int(odd)] for odd in bars[:, 2]]
+        if scale != 1:
+            ax.tick_params(labelleft=False)
+        for (begin, end), dashes in zip(spans, DASHES, strict=False):
             line = ax.axvline(
-                (end - begin) * scale, color="black", linewidth=0.8, linestyle=DASHES[place]
+                (end - begin) * scale, color="black", linewidth=0.8, linestyle=dashes
             )
             self._drawn.append(line)
-        self._fill(ax, np.concatenate(corners), facecolors=colors, edgecolors=colors,
-                   linewidths=0.3)  # fmt: skip
         if panel.stalls is None:
             return set()
-        shaded = stall_bars(panel.stalls, spans[0][0], scale, limits)
-        for cause, pieces in shaded.items():
-            color, hatch = CAUSE_COLORS[cause]
-            bars = rectangles(np.array(pieces), _TOP, _TOP + height - 0.01)
-            # In a whole run they are too narrow for a hatch to be seen.
-            self._fill(ax, bars, facecolors=color, edgecolors="black", linewidths=0.0,
-                       hatch=None if scale == 1 else hatch)  # fmt: skip
-        return set(shaded)
-
-    def _fill(self, ax: Axes, corners: np.ndarray, **style: Any) -> None:
-        bars = PolyCollection(cast(Any, corners), **style)
-        self._drawn.append(ax.add_collection(bars, autolim=False))
+        drawn, seen = draw_stalls(
+            ax, panel.stalls, limits, begins[0], scale, 2 * BAR / len(panel.runs)
+        )
+        self._drawn += drawn
+        return set(seen)
 
     def _name(self, panels: Sequence[Panel], causes: set[str]) -> None:
         """The legend: lanes, causes, lines, and which of two bars is which."""
@@ -188,16 +170,10 @@ class LiveTimeline:
             self._legend.set_visible(bool(panels))
         if not panels:
             return
-        runs = [run for panel in panels for run in panel.runs]
-        on_cpu = all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs)
-        words = CPU_MEANING if on_cpu else LANE_MEANING
         handles: list[Any] = [
-            Patch(color=TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)
+            *lane_handles([run for panel in panels for run in panel.runs]),
+            *(cause_handle(cause) for cause in CAUSE_COLORS if cause in causes),
         ]
-        for cause, (color, hatch) in CAUSE_COLORS.items():
-            if cause in causes:
-                swatch = {"facecolor": color, "hatch": hatch, "edgecolor": "black"}
-                handles.append(Patch(**swatch, linewidth=0.0, label=f"stall: {cause}"))
         names = ["predicted: ", "measured: "] if any(len(p.runs) == 2 for p in panels) else [""]
         for name, dashes in zip(names, DASHES, strict=False):
             line = {"color": "black", "linewidth": 0.8, "linestyle": dashes}
