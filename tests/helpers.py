@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import resource
 import signal
 import threading
@@ -11,8 +12,6 @@ from pathlib import Path
 import torch
 
 from vdkit.decode.chunks import VideoInfo
-from vdkit.record.recording import Mode
-from vdkit.record.runs import Run
 
 
 class NearestDecoder:
@@ -111,12 +110,13 @@ def latents_for(decoder, frames=5, height=3, width=5, seed=0):
 
 
 def summed_up(data):
-    """A recorded benchmark, as JSON has it, whose summaries are made anew from its runs."""
-    runs = [Run.model_validate(run) for run in data["runs"]]
-    seconds = data["workload"]["frames"] / data["workload"]["fps"]
+    """An early benchmark, as JSON has it, whose summaries are made anew from its runs."""
     for name, mode in data["modes"].items():
-        made = Mode.of(name, data["baseline"], runs, mode["frame_sha256"], seconds)
-        data["modes"][name] = made.model_dump(mode="json")
+        timed = [run for run in data["runs"] if run["mode"] == name and not run["warmup"]]
+        times = [run["latency_s"] for run in timed]
+        mode["latency_s"] |= {"n": len(times), "mean": math.fsum(times) / len(times),
+                              "min": min(times), "max": max(times)}  # fmt: skip
+        mode["throttled_runs"] = sum(run["throttled"] for run in timed)
     return data
 
 

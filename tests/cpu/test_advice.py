@@ -9,7 +9,7 @@ import pytest
 
 from vdkit import Cost, DecodeConfig, Limits, StageCosts, Storage, VideoInfo, predict, recommend
 from vdkit.__main__ import main
-from vdkit.present.advice_text import advice_line, advice_record, advice_text
+from vdkit.present.sweep_document import advice_document, advice_line, advice_record
 
 INFO = VideoInfo(161, 480, 832, Fraction(16))
 PER_CHUNK_S = 0.09
@@ -89,7 +89,7 @@ def test_limits_hold():
     over = {(c.config.chunk_size, c.config.slots): c.over for c in advice.candidates}
     assert over[1, 2] == () and over[1, 3] == ("pinned_bytes",)
     assert over[4, 4] == ("vram_bytes", "pinned_bytes")
-    table = advice_text(advice)
+    table = advice_document(advice).text()
     assert table.count("recommended") == 1 and "over: VRAM, pinned memory" in table
     assert advice_line(advice).startswith("chunk 1, 2 slots: ")
     assert json.loads(json.dumps(advice_record(advice)))["pinned_bytes"] == run.pinned_bytes

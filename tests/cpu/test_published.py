@@ -5,19 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.readme import MAIN
-from vdkit import read_profile, read_result
-from vdkit.present.published_table import (
-    WINDOW,
-    beside_rows,
-    implied_lines,
-    published_beside_rows,
-    utilization_rows,
+from vdkit.present.columns import COST, NOTHING
+from vdkit.present.published import (
+    CAUSAL,
+    FITS,
+    LATENT_FRAMES,
+    PUBLISHED,
+    SAVING_USD,
+    implied_sync_percent,
+    p99_ranks,
+    published_lines,
+    published_table,
 )
-from vdkit.record.money import PUBLISHED_ASYNC_S, PUBLISHED_SYNC_S
-from vdkit.record.published import PUBLISHED, implied_sync_percent, p99_ranks
+from vdkit.record.recording import read_recording
 
-ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[2] / "results"
+BUSY = "utilization %, two chunks"
 
 
 @pytest.mark.parametrize("n", [2, 10, 57, 100, 101, 201])
@@ -43,56 +46,66 @@ def test_bounds_of_the_slowest_give_the_published_p99(mode):
     assert np.percentile([one.min_s] * 8 + [low] * 2, 99) == pytest.approx(one.p99_s)
 
 
-def test_one_source_for_the_means():
-    assert (PUBLISHED["sync"].mean_s, PUBLISHED["async"].mean_s) == (
-        PUBLISHED_SYNC_S, PUBLISHED_ASYNC_S,
-    )  # fmt: skip
+def test_164_frames_at_24_fps_give_the_published_saving_within_rounding():
+    assert (FITS.frames, FITS.fps, LATENT_FRAMES) == (164, 24, 41)
+    assert FITS.rtfs == "3.218, 2.952"
+    assert round(FITS.saving_usd) == 895 and FITS.explains
+    assert 0 < SAVING_USD - FITS.saving_usd < 2
+    # both latencies move by 5 ms the other way: 0.01 s x 24 / 164 x $3.36 x 1000
+    assert FITS.rounding_usd == pytest.approx(0.01 * 24 / 164 * 3360)
 
 
-def test_both_utilizations_cannot_be_of_whole_runs():
+def test_161_frames_at_16_fps_do_not():
+    assert (CAUSAL.frames, CAUSAL.fps) == (161, 16)
+    assert CAUSAL.rtfs == "2.185, 2.004"
+    assert round(CAUSAL.saving_usd) == 608 and not CAUSAL.explains
+
+
+def test_what_is_said_of_them():
     assert PUBLISHED["async"].busy_s > 1.1 * PUBLISHED["sync"].busy_s
     assert PUBLISHED["sync"].utilization_percent < implied_sync_percent() < 100
-    windows, basis, tail, gain = implied_lines()
+    windows, basis, tail, gain = published_lines()
     assert "18.03 s of kernels" in windows and "20.15 s" in windows and "91.6 %" in windows
     assert "164 frames at 24 fps" in basis and "161 frames at 16 fps" in basis
+    assert "$895 ± 5" in basis and "$608 ± 3" in basis and "about $896, $1.1 more" in basis
     assert "91 % of the way from run 9 to run 10" in tail and "22.01 to 22.013 s" in tail
     assert "1.090" in gain
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    (profile,) = (ROOT / "results").glob("*2ad74eb_aws-profile")
-    modes = read_profile(profile).modes
-    analyses = {mode: modes[mode].analysis for mode in ("sync", "async")}
-    return read_result(ROOT / "results" / MAIN), analyses
+    (folder,) = RESULTS.glob("*c942496_aws-float16")
+    return read_recording(folder)
 
 
-def test_rows_stand_below_each_other(recorded):
-    result, analyses = recorded
-    rows = published_beside_rows(3.36) + beside_rows("recorded", result, analyses, 3.36)
-    assert len({tuple(row) for row in rows}) == 1 and len(rows) == 4
-    column = f"kernel utilization %, {WINDOW}"
-    assert [row[column] for row in rows[:2]] == ["82.0", "99.9"]
-    busy = analyses["async"].windows[WINDOW].kernel_utilization_percent
-    assert rows[3][column] == f"{busy:.1f}"
-    assert rows[2]["sync / path"] == rows[0]["sync / path"] == "1"
-    assert "[" in rows[3]["sync / path"] and "[" not in rows[1]["sync / path"]
-    assert float(rows[0]["USD / video h"]) == pytest.approx(3.21 * 3.36, rel=1e-3)
-    assert [row["n"] for row in rows] == ["10"] * 4
+@pytest.fixture(scope="module")
+def profile():
+    (folder,) = RESULTS.glob("*2ad74eb_aws-profile")
+    return read_recording(folder)
+
+
+def test_rows_stand_below_each_other(recorded, profile):
+    table = published_table({"recorded": recorded}, {"recorded": profile})
+    frame = table.frame()
+    assert list(frame["path"]) == ["sync", "async"] * 2 and list(frame["n"]) == [10] * 4
+    windows = profile.arms["async"].profile.analysis.windows
+    assert list(frame[BUSY][:2]) == [82.0, 99.9]
+    assert frame[BUSY][3] == round(windows["two chunks"].kernel_utilization_percent, 2)
+    assert frame["utilization %, run"][3] == round(windows["run"].kernel_utilization_percent, 2)
+    assert frame["utilization %, run"][:2].isna().all()
+    assert list(frame["mean s"][:2]) == [21.99, 20.17]
+    assert table.rows[3]["mean s"].value == recorded.arms["async"].latency.mean
+    ratios = [str(row["sync / path"]) for row in table.rows]
+    assert ratios[0] == ratios[2] == "1" and ratios[1] == "1.090" and "[" in ratios[3]
+    assert frame[COST][0] == pytest.approx(3.21 * 3.36, rel=1e-3)
+    assert "Price: $3.36" in table.caption
 
 
 def test_without_a_profile_no_utilization_is_claimed(recorded):
-    result, _ = recorded
-    assert [row[f"kernel utilization %, {WINDOW}"] for row in beside_rows("x", result, {})] == [
-        "-", "-",
-    ]  # fmt: skip
+    table = published_table({"x": recorded}, asked=NOTHING)
+    assert [row[BUSY] for row in table.rows[2:]] == [None, None]
+    assert COST not in table.columns and table.caption == ""
 
 
-def test_utilization_by_window(recorded):
-    _, analyses = recorded
-    rows = utilization_rows({"recorded": analyses})
-    assert [row["two chunks %"] for row in rows[:2]] == ["82.0", "99.9"]
-    assert rows[0]["run %"] == "-" and rows[2]["of"] == "kernels"
-    shown = f"{analyses['sync'].windows['run'].kernel_utilization_percent:.2f}"
-    assert rows[2]["run %"] == shown
-    assert utilization_rows({"recorded": analyses}, published=False) == rows[2:]
+def test_a_profile_stands_for_itself(profile):
+    assert published_table({"profiled": profile}).rows[3][BUSY].value > 90

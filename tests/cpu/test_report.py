@@ -118,7 +118,7 @@ def test_a_benchmark(tmp_path, capsys):
     assert str(tmp_path / "report.html") in said and f"{len(text) / 1e3:.0f} kB" in said
     page, result = check(text), read_result(BENCH)
     assert page.holds(benchmark_rows(result))
-    assert page.text.count(result.label) and "sync / async is 1.147 [1.125, 1.168]" in page.text
+    assert page.text.count(result.label) and "sync / async is 1.146 [1.121, 1.173]" in page.text
     assert "async is 0.01 % above the compute floor of 3.6489 s" in page.text
     assert "25 of 40 timed runs had a throttle reason set" in page.text
     assert f"git checkout {result.provenance.git_commit}\n{result.command}" in page.text

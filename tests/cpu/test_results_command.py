@@ -13,8 +13,6 @@ import pytest
 
 from vdkit import load_results, read_result
 from vdkit.__main__ import main
-from vdkit.present.results_table import results_text
-from vdkit.record.results import rows_by_mode, rows_by_run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -43,47 +41,6 @@ def table(text):
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("#"))
     return [line.split() for line in lines[start + 2 : lines.index("", start)]]
-
-
-class TestRows:
-    def test_they_say_what_the_record_says(self):
-        result = read_result(FOLDER)
-        rows = {row["mode"]: row for row in rows_by_mode(load_results(FOLDER))}
-        assert list(rows) == list(result.arms)
-        for name, mode in result.arms.items():
-            row = rows[name]
-            assert row["n"] == mode.latency_s.n
-            assert row["mean_s"] == pytest.approx(mode.latency_s.mean)
-            assert row["p99_s"] == pytest.approx(mode.latency_s.p99)
-            assert row["max_s"] == mode.latency_s.max
-            assert row["rtf"] == pytest.approx(mode.rtf)
-            assert row["throttled_runs"] == mode.throttled_runs
-            expected = None if mode.ttff_s is None else pytest.approx(mode.ttff_s.mean)
-            assert row["ttff_s"] == expected
-        assert rows["sync"]["baseline_s"] is None
-        assert rows["async"]["baseline_s"] == pytest.approx(result.arms["sync"].latency.mean)
-
-    def test_values_are_plain(self):
-        for row in (*rows_by_mode(load_results(RESULTS)), *rows_by_run(load_results(RESULTS))):
-            for name, value in row.items():
-                assert type(value) in (str, int, float, bool, type(None)), name
-                assert value == value, f"{name} is NaN"
-
-    def test_a_run_is_paired_with_the_baseline_of_its_round(self):
-        result = read_result(FOLDER)
-        base = {one.round: one.latency_s for one in result.runs if one.mode == "sync"}
-        rows = rows_by_run(load_results(FOLDER))
-        assert len(rows) == len(result.runs) and any(row["warmup"] for row in rows)
-        for row in rows:
-            assert row["baseline_s"] == (None if row["mode"] == "sync" else base[row["round"]])
-
-    def test_energy_is_missing_unless_every_run_has_it(self, tmp_path):
-        def forget(data):
-            timed = [r for r in data["runs"] if r["mode"] == "sync" and not r["warmup"]]
-            timed[0]["gpu_after"]["energy_j"] = None
-
-        rows = {row["mode"]: row for row in rows_by_mode(load_results(put(tmp_path, forget)))}
-        assert rows["sync"]["energy_j"] is None and rows["async"]["energy_j"] > 0
 
 
 class TestList:
@@ -313,13 +270,6 @@ class TestWhatCannotBeRead:
         for folder in (*RESULTS.glob("*aws-profile"), *RESULTS.glob("*analyze-vs-hta")):
             status, _, err = run(capsys, folder)
             assert status == 2 and "no recorded benchmark" in err and "left out" not in err
-
-
-def test_a_list_needs_no_price():
-    rows = rows_by_mode(load_results(DISK))
-    with pytest.raises(ValueError, match="the price is nan"):
-        results_text(rows, float("nan"))
-    assert "Price" not in results_text(rows)
 
 
 def test_the_cells_of_a_sweep_take_one_line_unless_asked_for(capsys):

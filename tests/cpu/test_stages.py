@@ -86,13 +86,12 @@ def test_one_transformer_and_longer_chunks():
 
 def test_table_and_picture_have_memory_only_on_a_gpu(decoded):
     rows = stage_rows(generation(["only"]), decoded)
-    assert "VRAM" not in stages_table(rows) and len(plot_stages(rows).axes) == 1
+    assert "peak VRAM GB" not in stages_table(rows).columns and len(plot_stages(rows).axes) == 1
     rows = stage_rows(generation(["only"], peak=2_500_000_000), replace_peak(decoded, 3 * 10**9))
-    lines = stages_table(rows).splitlines()
-    assert lines[0].split("|")[-2].strip() == "peak VRAM GB"
-    assert [line.split("|")[-2].strip() for line in lines[2:]] == ["2.500", "2.500", "3.000"]
-    shares = [float(line.split("|")[-3]) for line in lines[2:]]
-    assert sum(shares) == pytest.approx(100, abs=0.2)
+    frame = stages_table(rows).frame()
+    assert list(frame.columns)[-1] == "peak VRAM GB"
+    assert list(frame["peak VRAM GB"]) == [2.5, 2.5, 3.0]
+    assert frame["share %"].sum() == pytest.approx(100, abs=0.2)
     assert len(plot_stages(rows, "title").axes) == 2
     assert not plt.get_fignums()
 

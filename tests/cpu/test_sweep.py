@@ -18,10 +18,10 @@ from vdkit.measure.study import Bench
 from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left, start_sweep
 from vdkit.predict.grid import Cell, measured_s, median_and_worst, read_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
-from vdkit.present.sweep_tables import sweep_frame, sweep_text
-from vdkit.record.runs import SinkInfo
+from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.recording import read_recording
 from vdkit.record.results import load_results
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
 MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)
@@ -136,11 +136,14 @@ def test_predictions_made_after_the_measurement_are_no_test(finished, tmp_path):
         if path.name != "predictions.json":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     lost = read_sweep(tmp_path)
-    assert f"predictions.json is missing; vdkit sweep --resume {tmp_path}" in sweep_text(lost)
+    assert (
+        f"predictions.json is missing; vdkit sweep --resume {tmp_path}"
+        in sweep_document(lost).text()
+    )
     again = run_sweep(tmp_path, make_bench(), sink_at, progress=False)
     assert again.predictions.cells == sweep.predictions.cells
     assert again.predictions.measured_before == len(sweep.plan.cells)
-    assert "NOT A TEST: the predictions were made when 8 of these" in sweep_text(again)
+    assert "NOT A TEST: the predictions were made when 8 of these" in sweep_document(again).text()
 
 
 def test_reading_it_again_gives_the_same(finished):
@@ -169,7 +172,7 @@ def test_predictions_are_the_models_own(finished):
 
 def test_table_and_pictures(finished):
     sweep, _ = finished
-    text = sweep_text(sweep)
+    text = sweep_document(sweep).text()
     assert text.count("the fit ") >= 4 and "8 cells predicted from 4: median error" in text
     frame = sweep_frame(sweep)
     assert len(frame) == 12 and set(frame["outcome"]) == {"measured"}
@@ -254,7 +257,7 @@ def test_a_cell_that_does_not_fit_is_recorded_and_the_rest_runs(tmp_path, error)
     assert {cell.chunk_size for cell in sweep.unfit} == {2} and len(sweep.unfit) == 3
     assert {cell.chunk_size for cell in sweep.results} == {1} and not sweep.left
     assert all(sweep.unfit.values())
-    text = sweep_text(sweep)
+    text = sweep_document(sweep).text()
     assert text.count("does not fit") >= 6
     assert "does\nnot fit" in [t.get_text() for ax in plot_heatmap(sweep).axes for t in ax.texts]
     again = []

@@ -11,8 +11,9 @@ from vdkit.predict.advise import Limits, recommend, recommend_from, storage_sens
 from vdkit.predict.costs import Storage
 from vdkit.predict.grid import read_sweep
 from vdkit.predict.recurrence import video_info
+from vdkit.present.columns import ENERGY, Asked
 from vdkit.present.sweep_charts import plot_predictions, plot_sensitivity
-from vdkit.present.sweep_money import money_rows, saving_line, sweep_money_text
+from vdkit.present.sweep_document import saving_line, sweep_table
 from vdkit.record.money import saving_usd
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
@@ -130,17 +131,19 @@ def test_the_title_of_predictions_fits(recorded):
 
 
 def test_money_of_a_sweep(recorded):
-    rows = money_rows(recorded, 3.36)
-    assert [(row["mode"], row["chunk"], row["slots"]) for row in rows] == [
-        *(("sync", chunk, "-") for chunk in "124"),
-        *(("async", chunk, "2") for chunk in "124"),
+    table = sweep_table(recorded, Asked(3.36, energy=True), slots=2)
+    frame = table.frame()
+    assert list(zip(frame["mode"], frame["chunk"], frame["slots"].fillna(0), strict=True)) == [
+        *(("sync", chunk, 0) for chunk in (1, 2, 4)),
+        *(("async", chunk, 2) for chunk in (1, 2, 4)),
     ]
-    assert all(float(row["J / video s"]) > 0 for row in rows)
+    assert (frame[ENERGY] > 0).all() and "$3.36 per hour" in table.caption
+    assert "† a run had a throttle reason set." in table.note
     (point,) = storage_sensitivity(recorded, [100.0])
     run = point.advice.prediction.run
     saved = saving_usd(point.sync_s, run.latency_s, run.info.seconds, 3.36)
-    text = sweep_money_text(recorded, Limits(), 100.0, 3.36)
-    assert f"predicted to save ${saved:.0f} in 1,000 hours" in text and "$3.36 per hour" in text
-    assert "† a run had a throttle reason set." in text
+    assert f"predicted to save ${saved:.0f} in 1,000 hours" in saving_line(
+        recorded, Limits(), 100.0, 3.36
+    )
     with pytest.raises(ValueError, match="the price is 0"):
-        sweep_money_text(recorded, Limits(), 100.0, 0.0)
+        saving_line(recorded, Limits(), 100.0, 0.0)

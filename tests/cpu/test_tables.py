@@ -264,10 +264,10 @@ class TestDigits:
 
     def test_half_width_of_a_mean_is_students(self):
         assert mean_half_width(3.0, 1) is None
-        assert mean_half_width(1.0, 2) == pytest.approx(12.706 / math.sqrt(2))
-        assert mean_half_width(1.0, 10) == pytest.approx(2.262 / math.sqrt(10))
-        for n, t in ((22, 2.080), (31, 2.042), (101, 1.984)):
-            assert mean_half_width(math.sqrt(n), n) == pytest.approx(t, rel=4e-3)
+        assert mean_half_width(1.0, 2) == pytest.approx(12.706205 / math.sqrt(2))
+        assert mean_half_width(1.0, 10) == pytest.approx(2.262157 / math.sqrt(10))
+        for n, t in ((22, 2.07961), (31, 2.04227), (101, 1.98397)):
+            assert mean_half_width(math.sqrt(n), n) == pytest.approx(t, rel=1e-5)
 
     def test_covers_the_mean_as_often_as_it_says(self):
         random = np.random.default_rng(1)

@@ -17,6 +17,7 @@ from vdkit.cli.options import ALL_MODES, PRICE, add_money, asked, numbers, words
 
 if TYPE_CHECKING:
     from vdkit.predict.costs import StageCosts
+    from vdkit.predict.fit import Evidence
     from vdkit.predict.grid import Sweep
     from vdkit.present.columns import Asked
     from vdkit.present.document import Document
@@ -409,7 +410,7 @@ def run_recommend(options: argparse.Namespace) -> int:
     from vdkit.predict.advise import Limits, recommend
     from vdkit.predict.costs import Storage
     from vdkit.predict.recurrence import video_info
-    from vdkit.present.sweep_document import advice_record, advice_text
+    from vdkit.present.sweep_document import advice_document, advice_record
     from vdkit.present.words import what_and_where
 
     wants = asked(options)
@@ -429,7 +430,7 @@ def run_recommend(options: argparse.Namespace) -> int:
             DecodeConfig(size, count)  # says what is wrong with it
     if options.burst_mb is not None and options.storage_mb_s is None:
         raise ValueError("--burst-mb is the cache of a storage; give its --storage-mb-s too")
-    costs, results, error_percent = _costs(options.results)
+    costs, results, evidence = _costs(options.results)
     info, sizes = video_info(results[0]), sorted({one.config.chunk_size for one in results})
     chunks = chosen or sizes
     if options.storage_mb_s is not None:
@@ -438,9 +439,7 @@ def run_recommend(options: argparse.Namespace) -> int:
     if options.frames is not None:
         info = replace(info, frames=options.frames)
     check_chunk(max(chosen or [1]), latent_frames(info.frames))
-    advice = recommend(
-        costs, limits, info=info, chunks=chunks, slots=slots, error_percent=error_percent
-    )
+    advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence)
     if not options.json:
         modes = dict.fromkeys(mode for result in results for mode in result.arms)
         print(
@@ -448,21 +447,22 @@ def run_recommend(options: argparse.Namespace) -> int:
             f"{', '.join(map(str, sizes))} of {', '.join(modes)}"
         )
         print("\n".join(_doubts(results, chunks, sizes)))
-        print(f"{advice_text(advice, wants)}\n")
+        print(f"{advice_document(advice, wants).text()}\n")
     print(json.dumps(advice_record(advice), separators=(",", ":")))
     return 0
 
 
-def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], float | None]:
-    """Costs, what they are fitted from, and the model's own error, %; a sweep's, or benchmarks'."""
-    from vdkit.predict.fit import fit_costs
-    from vdkit.predict.grid import PLAN, Sweep, median_and_worst
+def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
+    """Costs, the recordings they are fitted from, and how good they are; a sweep's, or benchmarks'."""
+    from vdkit.predict.fit import fit_costs, fit_evidence
+    from vdkit.predict.grid import PLAN, Sweep
     from vdkit.record.recording import read_recording
 
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
         results = [read_recording(path) for path in where]
-        return fit_costs(*results), results, None
+        costs = fit_costs(*results)
+        return costs, results, fit_evidence(costs, *results)
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
     sweep = opened(sweeps[0])
@@ -478,8 +478,7 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], float | None
     results = [sweep.results[c] for c in sweep.predictions.fitted_from if c in sweep.results]
     if not results:
         raise ValueError(f"{sweeps[0]} lacks the cells that its costs were fitted from; resume it")
-    errors = sweep.errors()
-    return sweep.predictions.costs, results, median_and_worst(errors)[0] if errors else None
+    return sweep.predictions.costs, results, sweep.evidence()
 
 
 def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:
@@ -494,9 +493,6 @@ def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> li
             f"Note: chunk size {', '.join(map(str, outside))} is beyond the measured ones, so its "
             "latency is a guess: what a call costs by itself is known only from two sizes on."
         )
-    runs = [run for one in results for arm in one.arms.values() for run in arm.timed]
-    if throttled := sum(run.throttled for run in runs):
-        lines.append(f"Note: {throttled} of {len(runs)} runs had a throttle reason set.")
     return [*lines, ""]
 
 
@@ -540,8 +536,8 @@ def _add_results(commands: Any) -> None:
 
 def run_results(options: argparse.Namespace) -> int:
     """List what is recorded at ``options.where``; returns the exit status."""
-    from vdkit.present.results_list import results_record, results_table, results_text
-    from vdkit.record.results import find_recordings, frame_of
+    from vdkit.present.results_list import results_table, results_text
+    from vdkit.record.results import find_recordings, frame_of, rows_by_mode, rows_by_run
     from vdkit.record.store import check_file, write_atomically
 
     wants = asked(options)
@@ -562,12 +558,13 @@ def run_results(options: argparse.Namespace) -> int:
             + "; give the folder that bench wrote into, or one above it"
         )
     frame = frame_of(found)
-    found = _only(found, words(options.modes))
+    modes = words(options.modes)
     if options.csv is not None:
         write_atomically(options.csv, frame.to_csv(index=False), new=True)
     if options.json:
-        record = results_record(found, wants, options.runs)
-        print(json.dumps({"rows": record}, separators=(",", ":")))
+        rows = (rows_by_run if options.runs else rows_by_mode)(found)
+        rows = [_priced(row, wants) for row in rows if modes is None or row["mode"] in modes]
+        print(json.dumps({"rows": rows}, separators=(",", ":")))
         return 0
     sweeps = [] if options.cells or options.runs else _sweeps(found, options.where)
     shown = [one for one in found if one[0].parent not in sweeps]
@@ -576,11 +573,11 @@ def run_results(options: argparse.Namespace) -> int:
             raise ValueError("only sweeps are recorded there; add --cells for a row of each cell")
         if sweeps:
             print(f"vdkit: {len(sweeps)} sweeps left out; --cells adds them", file=sys.stderr)
-        table = results_table(shown, wants, options.runs)
+        table = results_table(shown, wants, options.runs, modes)
         print(getattr(table, options.format)().rstrip("\n"))
         return 0
     if shown:
-        print(results_text(shown, wants, options.runs))
+        print(results_text(shown, wants, options.runs, modes))
     if sweeps:
         print(("\n" if shown else "") + _sweep_lines(sweeps))
     if options.csv is not None:
@@ -588,24 +585,23 @@ def run_results(options: argparse.Namespace) -> int:
     return 0
 
 
-def _only(
-    found: list[tuple[Path, Recording]], modes: Sequence[str] | None
-) -> list[tuple[Path, Recording]]:
-    """Recordings with only the arms of these modes; ValueError for one that nothing is of."""
-    if modes is None:
-        return found
-    there = dict.fromkeys(arm.mode for _, one in found for arm in one.arms.values())
-    if missing := [mode for mode in modes if mode not in there]:
-        raise ValueError(
-            f"no run of mode {', '.join(missing)} is recorded there; use any of {', '.join(there)}"
+def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
+    """A row with the values behind the cells of money and energy, where they are asked for."""
+    from vdkit.record.money import saving_usd, usd_per_video_hour
+
+    more: dict[str, Any] = {}
+    if wants.usd_per_hour is not None:
+        latency_s = row["mean_s"] if "n" in row else row["latency_s"]
+        base_s, video_s = row["baseline_s"], row["video_s"]
+        more["usd_per_hour"] = wants.usd_per_hour
+        more["usd_per_video_hour"] = usd_per_video_hour(row["rtf"], wants.usd_per_hour)
+        more["saving_usd_per_1000_h"] = (
+            None if base_s is None else saving_usd(base_s, latency_s, video_s, wants.usd_per_hour)
         )
-    kept = []
-    for path, one in found:
-        arms = {name: arm for name, arm in one.arms.items() if arm.mode in modes}
-        if arms:
-            base = one.baseline if one.baseline in arms else next(iter(arms))
-            kept.append((path, one.model_copy(update={"arms": arms, "baseline": base})))
-    return kept
+    if wants.energy:
+        joules = row["energy_j"]
+        more["energy_j_per_video_s"] = None if joules is None else joules / row["video_s"]
+    return row | more
 
 
 def _sweeps(found: Sequence[tuple[Path, Recording]], where: Sequence[str]) -> list[Path]:

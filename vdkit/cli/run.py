@@ -221,8 +221,8 @@ def keep(
     Args:
         beside: writes what else belongs there, and gives the lines that say so.
     """
-    from vdkit.present.documents import document_of
     from vdkit.present.document import write_pictures
+    from vdkit.present.documents import document_of
     from vdkit.record.recording import write_recording
     from vdkit.record.results import runs_frame
     from vdkit.record.store import result_folder, write_atomically
@@ -254,30 +254,8 @@ def source_of(home: Path) -> Any:
 
 
 def answer(recording: Recording, whole: bool) -> dict[str, Any]:
-    """For one line of JSON: what the arms took; not ``whole``: only what fits a terminal."""
-    from dataclasses import asdict
-
-    kept = ("mean", "p99", "max", "n")
-    arms: dict[str, Any] = {}
-    for name, arm in recording.arms.items():
-        latency = asdict(arm.latency)
-        if not whole:
-            arms[name] = {"latency_s": {key: round(latency[key], 6) for key in kept}}
-            continue
-        ratio = recording.speedup(name)
-        arms[name] = {
-            "latency_s": latency,
-            "ttff_s": arm.ttff and asdict(arm.ttff),
-            "rtf": arm.rtf,
-            "speedup": ratio and asdict(ratio),
-            "frame_sha256": arm.frame_sha256,
-            "vram_peak_bytes": arm.vram_peak_bytes,
-            "pinned_bytes": arm.pinned_bytes,
-            "d2h_bytes": arm.d2h_bytes,
-            "throttled_runs": arm.throttled_runs,
-            "setup_s": arm.setup_s,
-        }
-    made: dict[str, Any] = {"kind": recording.kind, "frames_identical": recording.frames_identical}
+    """For one line of JSON: the summary; not ``whole``: only what fits a terminal."""
+    made = recording.summary()
     if recording.planted is not None:
         from vdkit.record.compare import judged
 
@@ -291,11 +269,14 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
             for metric, one in judged(recording).items()
         }
     if whole:
-        shared = ("label", "command", "baseline", "provenance", "psnr_db", "planted")
-        dumped = recording.model_dump(mode="json", include=set(shared))
-        made |= {name: dumped[name] for name in shared}
-        made["workload"] = recording.workload.model_dump(mode="json")
-    return made | {"modes": arms}
+        return made
+    kept = ("mean", "p99", "max", "n")
+    arms = {
+        name: {"latency_s": {key: round(one["latency_s"][key], 6) for key in kept}}
+        for name, one in made["arms"].items()
+    }
+    short = {name: made[name] for name in ("kind", "frames_identical", "calls") if name in made}
+    return short | {"arms": arms}
 
 
 def run_profile(options: argparse.Namespace) -> int:

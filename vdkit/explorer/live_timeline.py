@@ -9,27 +9,25 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from vdkit.present.style import (
-    CAUSE_COLORS,
-    CPU_MEANING,
-    LANE_MEANING,
-    SPANS,
-    STYLE,
-    TONES,
-    WIDTH_IN,
+from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
+from vdkit.present.timeline import (
+    BAR,
+    cause_handle,
+    draw_lanes,
+    draw_stalls,
+    lane_handles,
+    two_chunks,
 )
-from vdkit.present.timeline import drawn_lanes, rectangles, spans_of, stall_bars, two_chunks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,41 +151,22 @@ class LiveTimeline:
         scale: float,
     ) -> list[str]:
         """Bars of one panel on one axis, x = (time - begin) x scale; the causes that are seen."""
-        ax.set_xlim(*limits)
+        self._drawn += draw_lanes(ax, panel.runs, limits, begins, scale, numbers=False)
         ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
-        lanes = drawn_lanes(panel.runs)
-        ax.set_yticks(range(len(lanes)), lanes if scale == 1 else [""] * len(lanes))
+        if scale != 1:
+            ax.set_yticklabels([])
         both = len(panel.runs) == 2
-        corners, colors = [], []
-        for place, run in enumerate(panel.runs):
-            top, height = (-0.36 + 0.37 * place, 0.35) if both else (-0.36, 0.72)
-            for row, lane in enumerate(lanes):
-                spans = spans_of(run, SPANS[lane], begins[place], scale, limits)
-                corners.append(rectangles(spans, row + top, row + top + height))
-                colors += [TONES[lane][int(odd)] for odd in spans[:, 2]]
-        bars = PolyCollection(
-            cast(Any, np.concatenate(corners)), facecolors=colors, edgecolors=colors, linewidths=0.3
-        )
-        self._drawn.append(ax.add_collection(bars, autolim=False))
-        for run in panel.runs:
-            if scale == 1:
-                end = ax.axvline(
-                    run.latency_s, color="black", linewidth=0.8,
-                    linestyle=":" if run is panel.measured and both else (0, (4, 2)),
-                )  # fmt: skip
-                self._drawn.append(end)
-        seen: list[str] = []
-        if panel.stalls is not None:
-            height = 0.35 if both else 0.72
-            for cause, pieces in stall_bars(panel.stalls, begins[0], scale, limits).items():
-                color, hatch = CAUSE_COLORS[cause]
-                shaded = PolyCollection(
-                    cast(Any, rectangles(np.array(pieces), -0.36, height - 0.36)),
-                    facecolors=color, edgecolors="black", linewidths=0.0,
-                    hatch=None if scale == 1 else hatch,  # too narrow there to be seen
-                )  # fmt: skip
-                self._drawn.append(ax.add_collection(shaded, autolim=False))
-                seen.append(cause)
+        for run in panel.runs if scale == 1 else ():
+            end = ax.axvline(
+                run.latency_s, color="black", linewidth=0.8,
+                linestyle=":" if run is panel.measured and both else (0, (4, 2)),
+            )  # fmt: skip
+            self._drawn.append(end)
+        if panel.stalls is None:
+            return []
+        height = 2 * BAR / len(panel.runs)
+        drawn, seen = draw_stalls(ax, panel.stalls, limits, begins[0], scale, height)
+        self._drawn += drawn
         return seen
 
     def _name(self, panels: Sequence[Panel], causes: Sequence[str]) -> None:
@@ -198,19 +177,8 @@ class LiveTimeline:
         if not panels:
             return
         runs = [run for panel in panels for run in panel.runs]
-        on_cpu = all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs)
-        words = CPU_MEANING if on_cpu else LANE_MEANING
-        handles: list[Any] = [
-            Patch(color=TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)
-        ]
-        for cause, (color, hatch) in CAUSE_COLORS.items():
-            if cause in causes:
-                handles.append(
-                    Patch(
-                        facecolor=color, hatch=hatch, edgecolor="black", linewidth=0.0,
-                        label=f"stall: {cause}",
-                    )
-                )  # fmt: skip
+        handles: list[Any] = list(lane_handles(runs))
+        handles += [cause_handle(cause) for cause in CAUSE_COLORS if cause in causes]
         both = any(len(panel.runs) == 2 for panel in panels)
         closed = "predicted: sink closed" if both else "sink closed"
         dashes: dict[str, Any] = {"color": "black", "linewidth": 0.8}

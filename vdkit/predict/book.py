@@ -15,7 +15,7 @@ from vdkit.predict.advise import seconds
 from vdkit.predict.costs import Cost, StageCosts, Storage, check_speed
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import Prediction, predict
-from vdkit.record.results import by_variant, read_results
+from vdkit.record.results import by_variant, find_recordings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +112,7 @@ class CostBook:
         Their machine is the device with ``, recorded`` after it. Damaged files are left out, as are
         A/A controls and profiles.
         """
-        for _, result in read_results(folder, lambda error: None):
+        for _, result in find_recordings(folder, lambda error: None):
             if result.kind not in ("aa", "profile"):
                 for _, one in by_variant(result):
                     self.add(one, f"{result.provenance.device}, recorded")

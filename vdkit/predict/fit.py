@@ -105,7 +105,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
                     "what a write costs; fit from an unthrottled run, and give the costs a "
                     "Storage(mb_per_s)"
                 )
-            setting = {"device": one.provenance.device}
+            setting: dict[str, object] = {"device": one.provenance.device}
             setting |= {
                 n: getattr(load, n) for n in ("decoder", "variant", "dtype", "height", "width")
             }
@@ -118,8 +118,8 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
             "no recording to fit costs from; give one or more, as read_recording reads"
         )
     first, _, wanted = found[0]
-    for where, _, setting in found:
-        for name, value in setting.items():
+    for where, _, given in found:
+        for name, value in given.items():
             if value != wanted[name]:
                 raise ValueError(
                     f"{name} is {value!r} in {where} and {wanted[name]!r} in {first}; fit each "

@@ -83,7 +83,7 @@ class Row:
     @property
     def ratio(self) -> Ratio | None:
         """The base's latency over the arm's, paired by round."""
-        return self.base and paired_ratio(self.base.latencies, self.arm.latencies)
+        return None if self.base is None else paired_ratio(self.base.latencies, self.arm.latencies)
 
 
 Read = Callable[[Row, Asked], Cell]

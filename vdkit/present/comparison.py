@@ -114,7 +114,8 @@ def _legend(comparison: Comparison, asked: Asked) -> str:
     how = (
         "Paired: round i of A beside round i of B."
         if comparison.paired
-        else "Not paired: what only the hour changed (temperature, other programs) counts too."
+        else "Not paired: what only the hour changed (temperature, other programs) counts too, so "
+        "that a second session of the same thing is called different more often than p says."
     )
     text = (
         f"A, B: means. B / A: geometric mean with a Student-t 95 % interval. {how} A difference "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from vdkit.present.columns import NAMES, Asked
 from vdkit.present.document import Document, Picture, Text, section
@@ -131,6 +133,26 @@ def _percent_more(ratio: Ratio) -> Number:
     return Number(100 * (ratio.value - 1), 2, low, high, sign=True)
 
 
+def control_record(recording: Recording, whole: bool = True) -> dict[str, Any]:
+    """For one line of JSON: everything but the orders, or (not ``whole``) only the counts."""
+    found = judged(recording)
+    if whole:
+        made = recording.summary()
+        del made["planted"]["orders"]
+        return made | {"metrics": {metric: asdict(one) for metric, one in found.items()}}
+    plan = recording.planted
+    assert plan is not None
+    return {
+        metric: {
+            "planted": round(one.planted.value, 6),
+            "false_calls": {how: one.false_calls[how].count for how in CALLED_BY},
+            "found": {how: one.found[how].count for how in CALLED_BY},
+            "splits": plan.splits,
+        }
+        for metric, one in found.items()
+    }
+
+
 def control_document(recording: Recording, asked: Asked, source: Source) -> Document:
     """Arms, calls and every round of an A/A control."""
     from vdkit.present.study_charts import plot_rounds
@@ -138,8 +160,8 @@ def control_document(recording: Recording, asked: Asked, source: Source) -> Docu
     found = judged(recording)
     latency = found["latency_s"]
     told = "; ".join(
-        f"{how}, false calls in {latency.false_calls[how].count} of {latency.false_calls[how].n} "
-        f"splits and what was planted found in {latency.found[how].count}"
+        f"{how}, {latency.false_calls[how].count} false calls in {latency.false_calls[how].n} "
+        f"splits, and what was planted found in {latency.found[how].count}"
         for how in CALLED_BY
     )
     picture = Picture(
@@ -153,7 +175,7 @@ def control_document(recording: Recording, asked: Asked, source: Source) -> Docu
         f"A setting against itself · {what_and_where(recording)}",
         (
             what_sentence(recording),
-            f"Latency asked {told}.",
+            f"Latency, asked as vdkit compare does: {told}.",
             read_with_care(care_words(recording)),
         ),
         (

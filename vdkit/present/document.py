@@ -50,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A name and a value, or several, a row, for pages only; of several, rows that differ stand out."""
+    """Rows of a name and a value, or several, for pages; of several, rows that differ stand out."""
 
     rows: Sequence[Sequence[str]]
     heads: Sequence[str] = ()

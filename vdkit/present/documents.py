@@ -85,18 +85,18 @@ def document_of(
     Raises:
         ValueError: the price is not finite and above 0.
     """
-    # These modules import this one.
-    if recording.kind == "variants":
-        from vdkit.present.studies import variants_document as made
-    elif recording.kind == "ablation":
-        from vdkit.present.studies import ablation_document as made
-    elif recording.kind == "aa":
-        from vdkit.present.control import control_document as made
-    elif recording.kind == "profile":
-        from vdkit.present.profile_document import profile_document as made
-    else:
-        made = benchmark_document
-    return made(recording, asked, source)
+    if recording.kind == "profile":
+        from vdkit.present.profile_document import profile_document
+
+        return profile_document(recording, asked, source)
+    from vdkit.present import control, studies  # which import this module
+
+    others = {
+        "variants": studies.variants_document,
+        "ablation": studies.ablation_document,
+        "aa": control.control_document,
+    }
+    return others.get(recording.kind, benchmark_document)(recording, asked, source)
 
 
 # --- a benchmark ---------------------------------------------------------------------------------

@@ -188,7 +188,8 @@ def ceiling_lines(result: ProfileResult) -> str:
         lines.append(
             f"NVML sampled every {1e3 * result.nvml_interval_s:g} ms; one sample takes "
             f"{result.nvml_mean_cost_ms:.1f} ms of its thread. sampled / plain: latency with the "
-            "sampler over latency without, interleaved pairs, bootstrap 95 % interval."
+            "sampler over latency without, geometric mean of interleaved pairs with its 95 % "
+            "interval (Student's t on log ratios)."
         )
     if result.nvml_interval_s is None:
         lines.append("No NVML samples and no nvml.csv: there was no GPU to ask.")

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vdkit.decode.chunks import LAUNCH_AHEAD
-from vdkit.present.profile_tables import significant
-from vdkit.present.style import STYLE, TONES, WIDTH_IN
-from vdkit.present.table import markdown_table
+from vdkit.present.style import STYLE, TONES, WIDTH_IN, keep_data
+from vdkit.present.table import Cell, Number, Table, significant
+from vdkit.present.timeline import BAR, draw_bars
 from vdkit.trace.timeline import chunk_steps
 
 if TYPE_CHECKING:
@@ -22,33 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
+    from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
     from vdkit.trace.timeline import Recorded
-
-
-class TimedStage(Protocol):
-    """What is read of `vdkit.models.pipeline.Stage`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def peak_vram_bytes(self) -> int | None: ...
-    @property
-    def expert(self) -> str | None: ...
-
-
-class Generation(Protocol):
-    """What is read of `vdkit.models.pipeline.GeneratedLatents`."""
-
-    @property
-    def stages(self) -> Sequence[TimedStage]: ...
-    @property
-    def token_ids(self) -> Sequence[int]: ...
-    @property
-    def embedding(self) -> Any: ...
-    @property
-    def latents(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +52,7 @@ class StageRow:
     peak_vram_bytes: int | None
 
 
-def stage_rows(made: Generation, decoded: DecodeResult) -> list[StageRow]:
+def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
     """Text encoder, denoising by expert, decode; in the order they ran.
 
     Args:
@@ -90,74 +66,66 @@ def stage_rows(made: Generation, decoded: DecodeResult) -> list[StageRow]:
     clock_s = 0.0
     for name in dict.fromkeys(_shown(stage) for stage in made.stages):
         mine = [stage for stage in made.stages if _shown(stage) == name]
-        spans = []
-        for stage in mine:
-            spans.append((clock_s, clock_s + stage.seconds))
-            clock_s += stage.seconds
+        ends = np.cumsum([clock_s, *(stage.seconds for stage in mine)]).tolist()
         peaks = [stage.peak_vram_bytes for stage in mine if stage.peak_vram_bytes is not None]
-        expert = mine[0].expert
-        takes = f"latents {shape}" if any(row.expert for row in rows) else f"noise {shape}"
-        encoder_takes = f"{ids} token ids, padded to [1, {embedding.shape[1]}]"
+        if (expert := mine[0].expert) is None:
+            takes = f"{ids} token ids, padded to [1, {embedding.shape[1]}]"
+            gives, gives_bytes = f"embedding {list(embedding.shape)}", embedding.nbytes
+        else:
+            takes = f"{'latents' if any(row.expert for row in rows) else 'noise'} {shape}"
+            gives, gives_bytes = f"latents {shape}", latents.nbytes
+        spans = tuple(pairwise(ends))
         rows.append(
             StageRow(
-                name,
-                expert,
-                takes if expert else encoder_takes,
-                f"latents {shape}" if expert else f"embedding {list(embedding.shape)}",
-                latents.nbytes if expert else embedding.nbytes,
-                tuple(spans),
-                sum(stage.seconds for stage in mine),
+                name, expert, takes, gives, gives_bytes, spans, ends[-1] - clock_s,
                 max(peaks, default=None),
             )
-        )
+        )  # fmt: skip
+        clock_s = ends[-1]
     steady = decoded.chunks[-1]
     part = [*shape[:2], steady.latent_stop - steady.latent_start, *shape[3:]]
     pixels = [steady.frame_stop - steady.frame_start, video.height, video.width, 3]
+    spans = tuple(
+        (clock_s + chunk.decode_start_s, clock_s + chunk.decode_done_s)
+        for chunk in decoded.chunks
+        if chunk.decode_start_s is not None and chunk.decode_done_s is not None
+    )
     rows.append(
         StageRow(
-            "decode and write",
-            None,
-            f"latents {part} a chunk",
-            f"frames {pixels} a chunk, uint8",
-            video.frames * video.frame_bytes,
-            tuple(
-                (clock_s + chunk.decode_start_s, clock_s + chunk.decode_done_s)
-                for chunk in decoded.chunks
-                if chunk.decode_start_s is not None and chunk.decode_done_s is not None
-            ),
-            decoded.latency_s,
-            decoded.vram_peak_bytes,
+            "decode and write", None, f"latents {part} a chunk", f"frames {pixels} a chunk, uint8",
+            video.frames * video.frame_bytes, spans, decoded.latency_s, decoded.vram_peak_bytes,
         )
-    )
+    )  # fmt: skip
     return rows
 
 
-def _shown(stage: TimedStage) -> str:
+def _shown(stage: Stage) -> str:
     if stage.expert is None:
         return stage.name
     return "denoise" if stage.expert == "only" else f"denoise, {stage.expert} expert"
 
 
-def stages_table(rows: Sequence[StageRow]) -> str:
-    """`stage_rows` as a Markdown table; peak VRAM only where there is a GPU."""
+def stages_table(rows: Sequence[StageRow]) -> Table:
+    """A row per stage; peak VRAM only where there is a GPU."""
     whole_s = sum(row.seconds for row in rows)
     on_gpu = any(row.peak_vram_bytes is not None for row in rows)
-    cells = []
+    table: list[dict[str, Cell]] = []
     for row in rows:
-        one = {
-            "stage": row.name,
-            "takes": row.takes,
-            "gives": row.gives,
-            "in all": size_words(row.gives_bytes),
-            "calls": str(len(row.spans_s)),
-            "seconds": f"{row.seconds:.3f}",
-            "share %": f"{100 * row.seconds / whole_s:.1f}",
-        }
+        peak = row.peak_vram_bytes
+        table.append(
+            {
+                "stage": row.name,
+                "takes": row.takes,
+                "gives": row.gives,
+                "in all": size_words(row.gives_bytes),
+                "calls": Number(len(row.spans_s), 0),
+                "seconds": Number(row.seconds, 3),
+                "share %": Number(100 * row.seconds / whole_s, 1),
+            }
+        )
         if on_gpu:
-            peak = row.peak_vram_bytes
-            one["peak VRAM GB"] = "-" if peak is None else f"{peak / 1e9:.3f}"
-        cells.append(one)
-    return markdown_table(cells)
+            table[-1]["peak VRAM GB"] = None if peak is None else Number(peak / 1e9, 3)
+    return Table(table)
 
 
 def size_words(size_bytes: int) -> str:
@@ -175,17 +143,6 @@ EXPERT_TONES = {
     "low-noise": ("#E69F00", "#F2C763"),
     "only": ("#D55E00", "#E8925A"),
 }
-
-
-class Step(Protocol):
-    """What is read of `vdkit.models.pipeline.KeptStep`."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def expert(self) -> str: ...
-    @property
-    def timestep(self) -> float: ...
 
 
 def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
@@ -211,22 +168,31 @@ def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
             _draw_memory(axes[0, 1], rows)
         if title:
             figure.suptitle(title, fontsize=8, x=0.01, ha="left")
-    return figure
+    columns = ("stage", "call", "start_s", "stop_s", "peak_vram_bytes")
+    return keep_data(
+        figure,
+        [
+            dict(zip(columns, (row.name, call, *span, row.peak_vram_bytes), strict=True))
+            for row in rows
+            for call, span in enumerate(row.spans_s)
+        ],
+    )
 
 
 def _tones(rows: Sequence[StageRow], index: int) -> tuple[str, str]:
     expert = rows[index].expert
     if expert is not None:
         return EXPERT_TONES[expert]
-    return TONES["compute_only"] if index == len(rows) - 1 else ENCODER_TONES
+    return TONES["compute"] if index == len(rows) - 1 else ENCODER_TONES
 
 
 def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
     whole_s = sum(row.seconds for row in rows)
     for index, row in enumerate(rows):
         tones = _tones(rows, index)
-        for call, (start, stop) in enumerate(row.spans_s):
-            ax.barh(index, stop - start, left=start, height=0.7, color=tones[call % 2])
+        starts, stops = np.array(row.spans_s).T
+        colors = [tones[call % 2] for call in range(len(starts))]
+        draw_bars(ax, starts, stops - starts, index - BAR, index + BAR, colors)
         share = 100 * row.seconds / whole_s
         words = f"{significant(row.seconds)} s, {significant(share)} %"
         before, after = row.spans_s[0][0], row.spans_s[-1][1]
@@ -246,16 +212,17 @@ def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
     peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
     for index, peak_gb in enumerate(peaks_gb):
         ax.barh(index, peak_gb, height=0.7, color=_tones(rows, index)[0])
-        ax.text(
-            peak_gb + 0.02 * max(peaks_gb), index, significant(peak_gb), va="center", fontsize=7
-        )
+        words = str(significant(peak_gb))
+        ax.text(peak_gb + 0.02 * max(peaks_gb), index, words, va="center", fontsize=7)
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1.25 * max(peaks_gb))
     ax.set_xlabel("peak VRAM, GB")
 
 
 def plot_denoising(
-    steps: Sequence[Step], pictures: Mapping[str, Sequence[np.ndarray]], title: str | None = None
+    steps: Sequence[KeptStep],
+    pictures: Mapping[str, Sequence[np.ndarray]],
+    title: str | None = None,
 ) -> Figure:
     """A contact sheet: a column for each step, above it the expert that ran and at which noise.
 
@@ -355,8 +322,8 @@ SEQUENTIAL = {
 """Step to where it runs and what it waits for, with every primitive on."""
 
 
-def chunk_life_rows(run: Recorded, index: int, on_gpu: bool) -> list[dict[str, str]]:
-    """One row per step of a chunk, in ms since the chunk's launch, ready to show.
+def chunk_life_table(run: Recorded, index: int, on_gpu: bool) -> Table:
+    """A row per step of a chunk, in ms since the chunk's launch.
 
     Args:
         run: a run of ``sync``, or of ``async`` with every primitive on.
@@ -371,7 +338,7 @@ def chunk_life_rows(run: Recorded, index: int, on_gpu: bool) -> list[dict[str, s
         raise ValueError(f"mode {run.mode!r} has no chunk's life to show; use sync or async")
     steps = chunk_steps(run, index)
     zero_s = next(step.start_s for step in steps if step.name == "launch")
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for step in steps:
         where, waits = words[step.name]
         if not on_gpu and where.endswith("stream"):
@@ -382,13 +349,13 @@ def chunk_life_rows(run: Recorded, index: int, on_gpu: bool) -> list[dict[str, s
             {
                 f"{run.mode}, chunk {index}": step.name,
                 "where": where,
-                "from ms": f"{1e3 * (step.start_s - zero_s):.2f}",
-                "to ms": f"{1e3 * (step.stop_s - zero_s):.2f}",
-                "takes ms": f"{1e3 * step.length_s:.2f}",
+                "from ms": Number(1e3 * (step.start_s - zero_s), 2),
+                "to ms": Number(1e3 * (step.stop_s - zero_s), 2),
+                "takes ms": Number(1e3 * step.length_s, 2),
                 "waits for": waits,
             }
         )
-    return rows
+    return Table(rows)
 
 
 def chunk_life_words(run: Recorded, index: int) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, legend
 from vdkit.present.document import Document, Part, Picture, Text, lines, section
 from vdkit.present.documents import Source, ends, prediction_section, timeline_parts
-from vdkit.present.table import Number, Table, mean_of, ratio_of
+from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.words import (
     care_words,
     count_words,
@@ -98,7 +98,7 @@ def families_table(recording: Recording) -> Table:
     Raises:
         ValueError: none are recorded.
     """
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {
             "variant": variant,
             "family": one.family.name,

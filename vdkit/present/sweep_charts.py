@@ -20,13 +20,15 @@ from matplotlib.ticker import (
 )
 
 from vdkit.predict.grid import Cell, Sweep, measured_s
-from vdkit.present.style import MODE_COLORS, STYLE, TONES, WIDTH_IN
-from vdkit.present.sweep_tables import verdict
-from vdkit.present.tables import what_and_where
+from vdkit.present.style import MODE_COLORS, STYLE, TONES, WIDTH_IN, keep_data
+from vdkit.present.sweep_document import cell_records, speed_words, verdict
+from vdkit.present.words import what_and_where
+from vdkit.record.runs import MODES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from vdkit.predict.advise import StoragePoint
 
@@ -34,69 +36,91 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BAND_PERCENT = (2, 5)
 """Errors that the scatter plot shades."""
 TITLE_CHARACTERS = 105
-"""Of a line above the scatter plot."""
+"""Of a line above a figure of 16 cm."""
+_PANEL_IN, _COLUMN_IN, _BESIDE_IN = 0.2, 0.45, 1.3
+"""Of a heat map: around a panel, a column (more if the title needs it), and beside all panels."""
 WIDE_ENOUGH = 0.06
 """Of a strip's width: a setting that its words fit into."""
 
 
-def plot_heatmap(sweep: Sweep) -> Figure:
+def plot_heatmap(sweep: Sweep, beside: Sequence[Sweep] = ()) -> Figure:
     """Mean latency, s: a panel per sink speed, chunk sizes down, paths and slots across.
 
-    Large: measured; small: error of the prediction, %. Hatched: does not fit; empty: not done.
+    Large: measured; small: error of the prediction, %. Empty: not done. As wide as its columns
+    need, 16 cm at the most.
+
+    Args:
+        beside: sweeps whose maps it is compared with: the colors mean the same in all of them.
     """
-    cells = [cell for cell in sweep.plan.all_cells if cell.mode != "compute"] or list(
-        sweep.plan.all_cells
-    )
+    cells = _mapped(sweep)
     speeds = sorted({cell.mb_per_s for cell in cells}, key=lambda s: -(s or float("inf")))
     sizes = sorted({cell.chunk_size for cell in cells})
     columns = sorted(
         {(cell.mode, cell.slots) for cell in cells},
-        key=lambda one: (list(MODE_COLORS).index(one[0]), one[1] or 0),
+        key=lambda one: (MODES.index(one[0]), one[1] or 0),
     )
-    known = [measured_s(sweep.results[cell]) for cell in cells if cell in sweep.results]
-    across = min(2, len(speeds))
+    known = [
+        measured_s(one.results[cell])
+        for one in (sweep, *beside)
+        for cell in _mapped(one)
+        if cell in one.results
+    ]
+    panel_in = max(1.0, _PANEL_IN + _COLUMN_IN * len(columns))
+    across = max(1, min(len(speeds), int((WIDTH_IN - _BESIDE_IN) / panel_in)))
     down = -(-len(speeds) // across)
+    width_in = min(WIDTH_IN, _BESIDE_IN + across * panel_in)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            down, across, squeeze=False, layout="constrained",
-            figsize=(WIDTH_IN, 0.9 + down * (0.62 + 0.36 * len(sizes))),
+            down, across, squeeze=False, layout="constrained", sharey=True,
+            figsize=(width_in, 1.0 + down * (0.62 + 0.36 * len(sizes))),
         )  # fmt: skip
+        plt.close(figure)
         panels = list(axes.flat)
         for ax in panels[len(speeds) :]:
             ax.set_axis_off()
         for ax, speed in zip(panels, speeds, strict=False):
+            here = {
+                (sizes.index(cell.chunk_size), columns.index((cell.mode, cell.slots))): cell
+                for cell in cells
+                if cell.mb_per_s == speed
+            }
             grid = np.full((len(sizes), len(columns)), np.nan)
-            for cell in cells:
-                if cell.mb_per_s == speed and cell in sweep.results:
-                    row, column = (
-                        sizes.index(cell.chunk_size),
-                        columns.index((cell.mode, cell.slots)),
-                    )
-                    grid[row, column] = measured_s(sweep.results[cell])
+            for place, cell in here.items():
+                if cell in sweep.results:
+                    grid[place] = measured_s(sweep.results[cell])
             image = ax.imshow(
                 grid, cmap="cividis_r", aspect="auto",
                 vmin=min(known, default=0), vmax=max(known, default=1),
             )  # fmt: skip
-            for cell in cells:
-                if cell.mb_per_s == speed:
-                    _annotate(ax, sweep, cell, sizes, columns, image)
+            for (y, x), cell in here.items():
+                _annotate(ax, sweep, cell, x, y, image)
             ax.set_xticks(range(len(columns)), [_column_name(*one) for one in columns])
             ax.set_yticks(range(len(sizes)), [f"chunk {size}" for size in sizes])
             ax.tick_params(length=0)
-            for side in ax.spines.values():
-                side.set_visible(False)
-            ax.set_title("sink at full speed" if speed is None else f"sink at {speed:g} MB/s",
-                         loc="left")  # fmt: skip
+            ax.spines[:].set_visible(False)
+            ax.set_title(f"sink at {speed_words(speed)}", loc="left")
         bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.01)
         bar.set_label("mean latency, s")
         bar.outline.set_visible(False)
-        figure.suptitle(
-            f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n"
+        _title(
+            figure, sweep,
             "mean latency in s; below it, what the prediction was off, % (fit: fitted from)",
-            fontsize=8, x=0.01, ha="left",
         )  # fmt: skip
-        plt.close(figure)
-    return figure
+    return keep_data(figure, cell_records(sweep))
+
+
+def _mapped(sweep: Sweep) -> list[Cell]:
+    """All cells but those without a sink, unless there are no others."""
+    every = sweep.plan.all_cells
+    return [cell for cell in every if cell.mode != "compute_only"] or list(every)
+
+
+def _title(figure: Figure, sweep: Sweep, words: str) -> None:
+    """What was swept and ``words``, in lines that fit the figure."""
+    per_line = int(TITLE_CHARACTERS * figure.get_figwidth() / WIDTH_IN)
+    said = (f"{sweep.plan.label}: {what_and_where(sweep.plan)}", words)
+    text = "\n".join(textwrap.fill(line, per_line) for line in said)
+    figure.suptitle(text, fontsize=8, x=0.01, ha="left")
 
 
 def _column_name(mode: str, slots: int | None) -> str:
@@ -105,31 +129,18 @@ def _column_name(mode: str, slots: int | None) -> str:
     return f"{mode}\n{slots} slot{'s' * (slots != 1)}"
 
 
-def _annotate(
-    ax: Axes,
-    sweep: Sweep,
-    cell: Cell,
-    sizes: list[int],
-    columns: list[tuple[str, int | None]],
-    image: object,
-) -> None:
-    x, y = columns.index((cell.mode, cell.slots)), sizes.index(cell.chunk_size)
+def _annotate(ax: Axes, sweep: Sweep, cell: Cell, x: int, y: int, image: AxesImage) -> None:
     if cell in sweep.unfit:
         ax.text(x, y, "does\nnot fit", ha="center", va="center", fontsize=6)
         return
     if cell not in sweep.results:
         return
     value = measured_s(sweep.results[cell])
-    red, green, blue, _ = image.cmap(image.norm(value))  # type: ignore[attr-defined]
+    red, green, blue, _ = image.to_rgba(np.array([value]))[0]
     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
     error = sweep.error_percent(cell)
-    small = (
-        "fit"
-        if cell in sweep.plan.fit_cells
-        else "-"
-        if error is None
-        else f"{round(error, 1) + 0.0:+.1f}"
-    )
+    small = "-" if error is None else f"{round(error, 1) + 0.0:+.1f}"
+    small = "fit" if cell in sweep.plan.fit_cells else small
     ax.text(x, y - 0.14, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7.5)
     ax.text(x, y + 0.27, small, ha="center", va="center", color=ink, fontsize=5.5)
 
@@ -179,13 +190,9 @@ def plot_predictions(sweep: Sweep) -> Figure:
         for ax in (left, right):
             ax.xaxis.set_major_locator(MaxNLocator(6))
         _legend(figure, shown, speeds, sweep)
-        figure.suptitle(
-            f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n"
-            + textwrap.fill(verdict(sweep), TITLE_CHARACTERS),
-            fontsize=8, x=0.01, ha="left",
-        )  # fmt: skip
+        _title(figure, sweep, verdict(sweep))
         plt.close(figure)
-    return figure
+    return keep_data(figure, [one for one in cell_records(sweep) if one["predicted_latency_s"]])
 
 
 def _legend(figure: Figure, shown: list[Cell], speeds: list[float | None], sweep: Sweep) -> None:
@@ -198,10 +205,7 @@ def _legend(figure: Figure, shown: list[Cell], speeds: list[float | None], sweep
 
     modes = [mode for mode in MODE_COLORS if any(cell.mode == mode for cell in shown)]
     handles: list[Line2D | Patch] = [mark(mode, MODE_COLORS[mode], "o") for mode in modes]
-    handles += [
-        mark("full speed" if speed is None else f"{speed:g} MB/s", "black", MARKERS[i % 8])
-        for i, speed in enumerate(speeds)
-    ]
+    handles += [mark(speed_words(speed), "black", MARKERS[i % 8]) for i, speed in enumerate(speeds)]
     handles.append(mark("used for the fit", "black", "o", hollow=True))
     handles.append(Line2D([], [], color="black", linewidth=0.5, label="fastest to slowest run"))
     handles.append(Patch(color="#DDDDDD", label=f"±{BAND_PERCENT[0]} %"))
@@ -242,7 +246,22 @@ def plot_sensitivity(panels: Mapping[str, Sequence[StoragePoint]]) -> Figure:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False,
                       fontsize=7)  # fmt: skip
-    return figure
+    return keep_data(
+        figure,
+        [
+            {
+                "panel": title,
+                "storage_mb_per_s": one.mb_per_s,
+                "chunk_size": one.advice.config.chunk_size,
+                "slots": one.advice.config.slots,
+                "async_s": one.advice.prediction.run.latency_s,
+                "sync_s": one.sync_s,
+                "storage_s": one.storage_s,
+            }
+            for title, points in panels.items()
+            for one in points
+        ],
+    )
 
 
 def _log_axes(ax: Axes, strip: Axes, speeds: Sequence[float], values: Sequence[float]) -> None:
@@ -273,13 +292,13 @@ def _draw_settings(ax: Axes, points: Sequence[StoragePoint]) -> None:
         if index + 1 < len(settings) and settings[index + 1] == (size, slots):
             continue
         left, right = edges[first], edges[index + 1]
-        tone = TONES["compute_only"][sizes.index(size) % 2]
+        tone = TONES["compute"][sizes.index(size) % 2]
         ax.barh(0, right - left, left=left, height=0.8, color=tone, edgecolor="white")
         if math.log(right / left) > WIDE_ENOUGH * width:
             ax.text(
                 math.sqrt(left * right), 0, f"chunk {size}\n{slots} slot{'s' * (slots != 1)}",
                 ha="center", va="center", fontsize=6,
-                color="white" if tone == TONES["compute_only"][0] else "black",
+                color="white" if tone == TONES["compute"][0] else "black",
             )  # fmt: skip
         first = index + 1
     ax.set_yticks([])
@@ -289,7 +308,7 @@ def _draw_settings(ax: Axes, points: Sequence[StoragePoint]) -> None:
 
 def write_sweep_charts(sweep: Sweep) -> list[Path]:
     """``heatmap.png`` and ``scatter.png`` into the sweep's folder; their paths."""
-    paths = [sweep.folder / "heatmap.png", sweep.folder / "scatter.png"]
-    for path, figure in zip(paths, (plot_heatmap(sweep), plot_predictions(sweep)), strict=True):
-        figure.savefig(path)
-    return paths
+    figures = {"heatmap.png": plot_heatmap(sweep), "scatter.png": plot_predictions(sweep)}
+    for name, figure in figures.items():
+        figure.savefig(sweep.folder / name)
+    return [sweep.folder / name for name in figures]

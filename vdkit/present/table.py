@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdkit.record.stats import mean_half_width, summarize
-from vdkit.record.store import write_atomically
+from vdkit.record.store import new_paths, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -280,19 +280,11 @@ class Table:
             FileExistsError: a file is there; give another name, or remove it first.
             ValueError: ``name`` is empty or a path.
         """
-        if not name or Path(name).name != name:
-            raise ValueError(f"name {name!r}: give a file name without folder and ending")
-        texts = {"csv": self.csv(), "md": self.markdown() + "\n", "tex": self.latex()}
-        paths = {ending: Path(folder) / f"{name}.{ending}" for ending in texts}
-        if taken := [str(path) for path in paths.values() if path.exists()]:
-            raise FileExistsError(
-                f"{', '.join(taken)} is there already and stays as it is; give another name or "
-                "remove it first"
-            )
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for ending, path in paths.items():
-            write_atomically(path, texts[ending], new=True)
-        return list(paths.values())
+        texts = (self.csv(), self.markdown() + "\n", self.latex())
+        paths = new_paths(folder, name, ("csv", "md", "tex"))
+        for path, text in zip(paths, texts, strict=True):
+            write_atomically(path, text, new=True)
+        return paths
 
 
 def _text(cell: Cell) -> str:

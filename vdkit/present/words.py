@@ -15,6 +15,7 @@ from vdkit.record.stats import paired_ratio
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeConfig
+    from vdkit.predict.grid import SweepPlan
     from vdkit.record.machine import Provenance
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import SinkInfo, Workload
@@ -54,7 +55,8 @@ def config_words(config: DecodeConfig) -> str:
     """Chunk size, slots, and what is off."""
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     without = f", without {', '.join(off)}" if off else ""
-    return f"Chunk {config.chunk_size}, {config.slots} slots{without}"
+    sync = ", sync with uint8 on the GPU" if config.sync_uint8_on_gpu else ""
+    return f"Chunk {config.chunk_size}, {config.slots} slots{without}{sync}"
 
 
 def commit_words(where: Provenance) -> str:
@@ -78,7 +80,7 @@ def sink_words(sink: SinkInfo) -> str:
     )
 
 
-def what_and_where(recording: Recording) -> str:
+def what_and_where(recording: Recording | SweepPlan) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = recording.workload
     return (

@@ -152,8 +152,8 @@ def compare_results(
     media = _unequal(a.workload, b.workload, SAME_MEDIA)
     if media and not across:
         raise ValueError(
-            f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times says "
-            "nothing. --across gives it all the same and says so"
+            f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times "
+            "says nothing. --across gives it all the same and says so"
         )
     stated = [*media, *stated_differences(a, b, pairs)]
     paired = one if paired is None else paired

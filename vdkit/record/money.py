@@ -8,27 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vdkit.record.runs import Run
-
-# AWS and Synthesia, 2026-05-19, "How Synthesia optimizes generative AI video inference on Amazon
-# EC2 G7e instances": the Wan 2.1 VAE decoder on one g7e.2xlarge, mean of ten decodes.
-PUBLISHED_SYNC_S = 21.99
-PUBLISHED_ASYNC_S = 20.17
-PUBLISHED_LATENCY_STEP_S = 0.01  # the post gives two decimals
-PUBLISHED_LATENT_FRAMES = 41
-PUBLISHED_USD_PER_HOUR = 3.36
-PUBLISHED_SAVING_USD = 896.0  # "about", per 1,000 hours of video
-PUBLISHED_VIDEO_HOURS = 1000.0
-# The post does not say how long its video is. Its RTF follow if each latent frame is four frames
-# at 24 fps; a causal VAE gives 4 (T - 1) + 1 frames, and Wan's own rate is 16 fps.
-PUBLISHED_READINGS = (
-    (4 * PUBLISHED_LATENT_FRAMES, 24.0),
-    (4 * (PUBLISHED_LATENT_FRAMES - 1) + 1, 16.0),
-)
 
 
 def check_price(usd_per_hour: float) -> float:
@@ -116,62 +99,6 @@ def energy_j_per_video_s(runs: Sequence[Run], seconds: float) -> float | None:
     _above_zero("seconds", seconds, " s", "use the workload's playing time")
     energy_j = mean_energy_j(runs)
     return None if energy_j is None else energy_j / seconds
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedCost:
-    """What the published latencies cost if the video is ``frames`` at ``fps``.
-
-    Attributes:
-        frames, fps, video_s: the reading, and the playing time that it makes, s.
-        sync_rtf, async_rtf: real-time factors.
-        sync_usd_per_video_hour, async_usd_per_video_hour: US dollars for an hour of video.
-        saving_usd: what async saves over 1,000 hours of video.
-        rounding_usd: how far ``saving_usd`` moves, either way, with latencies that round to those
-            published.
-        off_usd: the published saving minus ``saving_usd``.
-    """
-
-    frames: int
-    fps: float
-    video_s: float
-    sync_rtf: float
-    async_rtf: float
-    sync_usd_per_video_hour: float
-    async_usd_per_video_hour: float
-    saving_usd: float
-    rounding_usd: float
-    off_usd: float
-
-    @property
-    def explained(self) -> bool:
-        """Whether this reading gives the published saving, within the rounding of its inputs."""
-        return abs(self.off_usd) <= self.rounding_usd
-
-
-def published_costs() -> tuple[PublishedCost, ...]:
-    """The published example under either reading of its video: 164 frames at 24, 161 at 16."""
-    return tuple(_published(frames, fps) for frames, fps in PUBLISHED_READINGS)
-
-
-def _published(frames: int, fps: float) -> PublishedCost:
-    price, hours, video_s = PUBLISHED_USD_PER_HOUR, PUBLISHED_VIDEO_HOURS, frames / fps
-    sync_rtf, async_rtf = PUBLISHED_SYNC_S / video_s, PUBLISHED_ASYNC_S / video_s
-    saved = saving_usd(PUBLISHED_SYNC_S, PUBLISHED_ASYNC_S, video_s, price, hours)
-    half = PUBLISHED_LATENCY_STEP_S / 2
-    most = saving_usd(PUBLISHED_SYNC_S + half, PUBLISHED_ASYNC_S - half, video_s, price, hours)
-    return PublishedCost(
-        frames=frames,
-        fps=fps,
-        video_s=video_s,
-        sync_rtf=sync_rtf,
-        async_rtf=async_rtf,
-        sync_usd_per_video_hour=usd_per_video_hour(sync_rtf, price),
-        async_usd_per_video_hour=usd_per_video_hour(async_rtf, price),
-        saving_usd=saved,
-        rounding_usd=most - saved,
-        off_usd=PUBLISHED_SAVING_USD - saved,
-    )
 
 
 def _above_zero(name: str, value: float, unit: str, remedy: str) -> float:

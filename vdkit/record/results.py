@@ -23,7 +23,7 @@ PACKAGES = ("torch", "diffusers", "numpy")
 WORKLOAD = ("decoder", "source", "dtype", "weights_sha256", "latents", "latents_sha256", "seed",
             "latent_frames", "frames", "height", "width", "fps", "variant")  # fmt: skip
 CONFIG = ("chunk_size", "slots", "pinned_memory", "copy_stream", "writer_thread",
-          "uint8_on_gpu")  # fmt: skip
+          "uint8_on_gpu", "sync_uint8_on_gpu")  # fmt: skip
 RUN = ("mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
        "d2h_bytes", "throttled")  # fmt: skip
 
@@ -40,7 +40,7 @@ Found = Sequence[tuple[Path, Recording]]
 """Recordings and the file of each."""
 
 
-def read_results(
+def find_recordings(
     pattern: str | Path | Sequence[str | Path] = "results/**",
     left_out: Callable[[Exception], object] = _warn,
 ) -> Found:
@@ -108,8 +108,8 @@ def load_results(
     """One row per recorded run, warm-ups included; an empty table if nothing is found.
 
     Args:
-        pattern, left_out: as for `read_results`; by default each file that is damaged, cut short or
-            of a newer schema gives a `SkippedResultWarning`.
+        pattern, left_out: as for `find_recordings`; by default each file that is damaged, cut short
+            or of a newer schema gives a `SkippedResultWarning`.
 
     Returns:
         The run (`vdkit.record.runs.Run` without its chunks; seconds, bytes), ``rtf`` and
@@ -120,10 +120,34 @@ def load_results(
     Raises:
         FileNotFoundError: a path without wildcards that does not exist.
     """
+    return frame_of(find_recordings(pattern, left_out))
+
+
+def frame_of(found: Found) -> pd.DataFrame:
+    """`load_results` of recordings that have been read."""
     import pandas as pd
 
-    rows = rows_by_run(read_results(pattern, left_out))
-    return pd.DataFrame(rows).drop(columns=["video_s", "baseline_s"], errors="ignore")
+    return pd.DataFrame(rows_by_run(found)).drop(columns=["video_s", "baseline_s"], errors="ignore")
+
+
+def runs_frame(recording: Recording) -> pd.DataFrame:
+    """One row per run, warm-ups included, in full precision, without the per-chunk records."""
+    import pandas as pd
+
+    moments = ("before", "during", "after")
+    rows = []
+    for name, arm in recording.arms.items():
+        for run in arm.runs:
+            hidden = {"chunks", *(f"gpu_{moment}" for moment in moments)}
+            row = {"arm": name, **run.model_dump(mode="json", exclude=hidden)}
+            for moment in moments:
+                reading = getattr(run, f"gpu_{moment}")
+                if reading is not None:
+                    values = reading.model_dump(mode="json", exclude={"unsupported"})
+                    values["throttle_reasons"] = "; ".join(reading.throttle_reasons)
+                    row |= {f"{what}_{moment}": value for what, value in values.items()}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def rows_by_run(found: Found) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
@@ -25,6 +25,13 @@ class Record(BaseModel):
     """Immutable, and strict about what it holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def model_copy(self, **given: Any) -> Self:
+        """A changed copy, which derives anew what this one has derived and kept."""
+        copied = super().model_copy(**given)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
 
 class Workload(Record):
@@ -118,9 +125,13 @@ class Run(Record):
 
 
 class SinkInfo(Record):
-    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s."""
+    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
+
+    ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    """
 
     kind: str
     storage: str | None
     durable: bool = False
     throttle_mb_per_s: float | None = Field(default=None, gt=0)
+    encoder: str | None = None

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +65,25 @@ def write_atomically(path: Path, text: str, new: bool = False) -> None:
     """Write ``text`` as UTF-8; see `written`."""
     with written(path, new) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def new_paths(folder: Path | str, name: str, endings: Sequence[str]) -> list[Path]:
+    """``name`` with each ending in ``folder``, which is made if need be; none of them is there yet.
+
+    Raises:
+        FileExistsError: a file is there; give another name, or remove it first.
+        ValueError: ``name`` is empty or a path.
+    """
+    if not name or Path(name).name != name:
+        raise ValueError(f"name {name!r}: give a file name without folder and ending")
+    paths = [Path(folder) / f"{name}.{ending}" for ending in endings]
+    if taken := [str(path) for path in paths if os.path.lexists(path)]:
+        raise FileExistsError(
+            f"{', '.join(taken)} is there already and stays as it is; give another name or "
+            "remove it first"
+        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return paths
 
 
 def check_out(out: Path, label: str, what: str = "--out") -> None:

@@ -1,8 +1,8 @@
 """Recordings of any age, read as today's: every earlier file of every kind.
 
 Until schema 6 each kind had files of its own: ``result.json`` (a benchmark), ``variants.json``,
-``aa.json`` with a ``result_ARM.json`` for each arm, ``profile.json``, and the cells of a sweep. They
-also held summaries of their runs; these are compared with what the runs say, then dropped.
+``aa.json`` with a ``result_ARM.json`` for each arm, ``profile.json``, and the cells of a sweep.
+They also held summaries of their runs; these are compared with what the runs say, then dropped.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _check_version(file: Path, data: Json, newest: int) -> None:
 
 
 def validated(file: Path, make: Callable[[], _Model]) -> _Model:
-    """What ``make`` makes of a file; ValueError, with the file and the first fault, if it cannot."""
+    """What ``make`` makes of a file; ValueError, with file and first fault, if it cannot."""
     try:
         return make()
     except ValidationError as error:

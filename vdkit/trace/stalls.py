@@ -343,7 +343,8 @@ def host_activities(run: Recorded, config: DecodeConfig) -> list[Activity]:
             add(max(waited, copied), acquired, "slot held by sink")
         add(chunk.launch_start_s, chunk.launch_done_s, "launch late")
         if run.mode == "sync":  # `.to("cpu")` returns when the copy is done
-            add(chunk.launch_done_s, chunk.convert_start_s, "synchronous copy")
+            reached = chunk.convert_start_s or chunk.write_start_s
+            add(chunk.launch_done_s, reached, "synchronous copy")
         elif run.mode == "async" and not config.pinned_memory:
             add(chunk.launch_done_s, chunk.copy_done_s, "synchronous copy")
         elif run.mode == "async" and not threaded:  # an inline writer waits for the copy

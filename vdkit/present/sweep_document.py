@@ -1,0 +1,410 @@
+"""A sweep and the advice that follows from it, as documents: no torch, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
+from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, measured_s, median_and_worst, unfit_path
+from vdkit.present.columns import NOTHING, Asked, Row, cells, columns_of
+from vdkit.present.document import Document, Picture, Text, lines, section
+from vdkit.present.table import Cell as Shown
+from vdkit.present.table import Number, Table, significant
+from vdkit.present.words import setting_of, what_and_where
+from vdkit.record.money import saving_usd, usd_per_video_hour
+from vdkit.record.recording import Arm
+from vdkit.record.runs import MODES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from vdkit.predict.advise import Limits
+
+_NOTE = (
+    "Measured: mean latency of a cell's runs. Error: predicted over measured, less 1; that of the "
+    "cells used for the fit proves nothing. Busy: predicted share of the steady window (or of a "
+    "short run) in which the compute stream works."
+)
+
+
+def cell_line(sweep: Sweep, cell: Cell) -> str:
+    """One finished cell in one line."""
+    if cell in sweep.unfit:
+        return f"{cell.words}: does not fit in memory"
+    line = f"{cell.words}: {measured_s(sweep.results[cell]):.3f} s"
+    if cell in sweep.plan.fit_cells:
+        return f"{line}, for the fit"
+    one, error = sweep.predicted(cell), sweep.error_percent(cell)
+    if one is None or error is None:
+        return f"{line}, not predicted"
+    return f"{line}, predicted {one.latency_s:.3f} s ({error:+.2f} %)"
+
+
+def speed_words(mb_per_s: float | None) -> str:
+    """What a sink is held to."""
+    return "full speed" if mb_per_s is None else f"{mb_per_s:g} MB/s"
+
+
+def _speed(mb_per_s: float | None) -> str:
+    return "full" if mb_per_s is None else f"{mb_per_s:g}"
+
+
+def _slots(count: int) -> str:
+    return f"{count} slot{'s' * (count != 1)}"
+
+
+def _sorted(sweep: Sweep) -> list[Cell]:
+    """By mode, fastest sink first, then chunk size and slots."""
+    return sorted(
+        sweep.plan.all_cells,
+        key=lambda cell: (
+            MODES.index(cell.mode),
+            -(cell.mb_per_s or float("inf")),
+            cell.chunk_size,
+            cell.slots or 0,
+        ),
+    )
+
+
+def sweep_frame(sweep: Sweep) -> pd.DataFrame:
+    """One row per cell, unrounded: setting, measured, predicted, error; s, bytes, %.
+
+    ``role`` is ``fit`` for the cells that the costs were fitted from, whose error proves nothing,
+    else ``predicted``; ``outcome`` is ``measured``, ``does not fit`` or ``to do``.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(cell_records(sweep))
+
+
+def cell_records(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of `sweep_frame`."""
+    return [_record(sweep, cell) for cell in _sorted(sweep)]
+
+
+def _arm(sweep: Sweep, cell: Cell) -> Arm | None:
+    return sweep.results[cell].base if cell in sweep.results else None
+
+
+def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
+    arm, one = _arm(sweep, cell), sweep.predicted(cell)
+    reason = sweep.unfit.get(cell)
+    if reason is None and sweep.predictions is not None:
+        reason = sweep.predictions.unpredicted.get(cell.key)
+    return {
+        "mode": cell.mode,
+        "chunk_size": cell.chunk_size,
+        "slots": cell.slots,
+        "sink_mb_per_s": cell.mb_per_s,
+        "role": "fit" if cell in sweep.plan.fit_cells else "predicted",
+        "outcome": "measured" if arm else "does not fit" if cell in sweep.unfit else "to do",
+        "runs": arm and arm.latency.n,
+        "latency_mean_s": arm and arm.latency.mean,
+        "latency_min_s": arm and arm.latency.min,
+        "latency_max_s": arm and arm.latency.max,
+        "predicted_latency_s": one and one.latency_s,
+        "error_percent": sweep.error_percent(cell),
+        "ttff_mean_s": arm.ttff.mean if arm and arm.ttff else None,
+        "predicted_ttff_s": one and one.ttff_s,
+        "predicted_utilization_percent": one and one.utilization_percent,
+        "vram_peak_bytes": arm and arm.vram_peak_bytes,
+        "predicted_vram_peak_bytes": one and one.vram_peak_bytes,
+        "pinned_bytes": arm and arm.pinned_bytes,
+        "predicted_pinned_bytes": one and one.pinned_bytes,
+        "throttled_runs": arm and arm.throttled_runs,
+        "frame_sha256": arm and arm.frame_sha256,
+        "reason": reason,
+    }
+
+
+def _number(
+    value: float | None, decimals: int, unit: float = 1.0, sign: bool = False
+) -> Number | None:
+    return None if value is None else Number(value / unit, decimals, sign=sign)
+
+
+def _cells(sweep: Sweep, cell: Cell, on_gpu: bool) -> dict[str, Shown]:
+    one = _record(sweep, cell)
+    mean_s, throttled = one["latency_mean_s"], one["throttled_runs"]
+    measured = None if mean_s is None else Number(mean_s, 3, mark="†" if throttled else "")
+    row: dict[str, Shown] = {
+        "mode": cell.mode,
+        "chunk": Number(cell.chunk_size, 0),
+        "slots": _number(cell.slots, 0),
+        "sink MB/s": None if cell.mode == "compute_only" else _speed(cell.mb_per_s),
+        "measured s": measured or one["outcome"],
+        "min s": _number(one["latency_min_s"], 3),
+        "max s": _number(one["latency_max_s"], 3),
+        "predicted s": _number(one["predicted_latency_s"], 3),
+        "error %": _number(one["error_percent"], 2, sign=True),
+        "TTFF s": _number(one["ttff_mean_s"], 3),
+        "predicted TTFF s": _number(one["predicted_ttff_s"], 3),
+        "busy %": _number(one["predicted_utilization_percent"], 1),
+    }
+    if on_gpu:
+        row["VRAM GB"] = _number(one["vram_peak_bytes"], 2, 1e9)
+        row["pinned MB"] = _number(one["pinned_bytes"], 1, 1e6)
+    return row
+
+
+def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) -> Table:
+    """A row per cell; savings are against mode sync at the same chunk size and sink speed.
+
+    Args:
+        asked: a price, joules.
+        slots: only what is to be compared for its price: the measured cells at full speed, of mode
+            async those with so many slots.
+    """
+    on_gpu = any(one.base.vram_peak_bytes is not None for one in sweep.results.values())
+    device = sweep.plan.provenance.device
+    shown = [
+        cell
+        for cell in _sorted(sweep)
+        if slots is None
+        or (cell in sweep.results and cell.mb_per_s is None and cell.slots in (None, slots))
+    ]
+    priced: dict[Cell, Row] = {}
+    for cell in shown:
+        sync = Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)
+        if (arm := _arm(sweep, cell)) is not None:
+            priced[cell] = Row({}, arm, None if cell == sync else _arm(sweep, sync), device=device)
+    money = dict(zip(priced, cells("money", list(priced.values()), asked=asked), strict=True))
+    rows = [
+        _cells(sweep, cell, on_gpu)
+        | money.get(cell, {})
+        | {"used for": "the fit" if cell in sweep.plan.fit_cells else "the test"}
+        for cell in shown
+    ]
+    against = "mode sync at the same chunk size and sink speed"
+    said = [
+        one.says(list(priced.values()), against) for one in _money(list(priced.values()), asked)
+    ]
+    held = any(row.arm.throttled_runs for row in priced.values())
+    plan = sweep.plan
+    where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
+    note = _NOTE + " † a run had a throttle reason set." * held
+    return Table(rows, lines(where, asked.line), lines(note, *said))
+
+
+def _money(rows: list[Row], asked: Asked) -> list[Any]:
+    return list(columns_of("money", rows, asked)) if rows else []
+
+
+def verdict(sweep: Sweep) -> str:
+    """How far off the predictions were, in one sentence."""
+    errors = sweep.errors()
+    if not errors:
+        if sweep.left:
+            return "No cell has been both predicted and measured yet."
+        return "No cell is left to test predictions on: all that were measured are of the fit."
+    median, worst, where = median_and_worst(errors)
+    fit = len([cell for cell in sweep.plan.fit_cells if cell in sweep.results])
+    by_mode = {
+        mode: median_and_worst({c: e for c, e in errors.items() if c.mode == mode})[0]
+        for mode in MODES
+        if any(cell.mode == mode for cell in errors)
+    }
+    each = ", ".join(f"{mode} {percent:.2f} %" for mode, percent in by_mode.items())
+    late = 0 if sweep.predictions is None else sweep.predictions.measured_before
+    return (
+        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %"
+        + (f" ({each})" if len(by_mode) > 1 else "")
+        + f", worst {worst:.2f} % ({where.words})."
+        + f" NOT A TEST: the predictions were made when {late} of these had been measured."
+        * bool(late)
+    )
+
+
+def _frames_line(sweep: Sweep) -> str:
+    """Whether all cells of a chunk size gave the same frames; sizes may differ by one level."""
+    hashes: dict[int, set[str]] = {}
+    for cell, result in sweep.results.items():
+        sha256 = result.base.frame_sha256
+        if sha256 is not None and cell.mode != "diffusers":
+            hashes.setdefault(cell.chunk_size, set()).add(sha256)
+    other = [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]
+    if other:
+        return f"Frames are NOT IDENTICAL in the cells of chunk size {', '.join(other)}."
+    if not hashes:
+        return "No frames were compared."
+    alike = len(set.union(*hashes.values())) == 1
+    where = "in every cell" if alike else "in every cell of a chunk size"
+    return f"Frames are identical, byte for byte, {where}."
+
+
+def _remarks(sweep: Sweep) -> list[str]:
+    """What else the cells say, a sentence each."""
+    done, total = len(sweep.results) + len(sweep.unfit), len(sweep.plan.all_cells)
+    said = [verdict(sweep)]
+    if done < total:
+        said.append(f"{done} of {total} cells are done.")
+    for cell, reason in sweep.unfit.items():
+        first, *rest = reason.splitlines()
+        more = f" (the rest is in {unfit_path(sweep.folder, cell).name})" if rest else ""
+        said.append(f"{cell.words} does not fit: {first}{more}")
+    if sweep.predictions is not None:
+        unpredicted = sweep.predictions.unpredicted
+        for cell in (cell for cell in sweep.plan.all_cells if cell.key in unpredicted):
+            said.append(f"{cell.words} was not predicted: {unpredicted[cell.key]}")
+    elif done == total and all(cell not in sweep.results for cell in sweep.plan.fit_cells):
+        said.append("Nothing was predicted: no cell that costs can be fitted from was measured.")
+    elif done == total:
+        said.append(f"{PREDICTIONS} is missing; vdkit sweep --resume {sweep.folder} makes it.")
+    said.append(_frames_line(sweep))
+    commits = {result.provenance.git_commit for result in sweep.results.values()}
+    if len(commits) > 1:
+        names = ", ".join(sorted((commit or "unknown")[:7] for commit in commits))
+        said.append(f"The cells were measured at several commits: {names}.")
+    return said
+
+
+def _advice_by_speed(sweep: Sweep) -> str:
+    """What to set at each sink speed, by the fitted costs; nothing before there are any."""
+    grid = [cell for cell in _sorted(sweep) if cell.mode == "async"]
+    if sweep.predictions is None or not any(cell in sweep.results for cell in grid):
+        return ""
+    speeds = dict.fromkeys(cell.mb_per_s for cell in grid)
+    advice = {speed: recommend_from(sweep, mb_per_s=speed) for speed in speeds}
+    first = next(iter(advice.values()))
+    margin = f"{first.margin_percent:.2g} %"
+    head = f"The smallest setting of async within {margin} of the fastest, by the model:"
+    items = [f"- Sink at {speed_words(s)}: {advice_line(one)}." for s, one in advice.items()]
+    return f"{head}\n\n" + "\n".join(items) + _doubts(first)
+
+
+def _doubts(advice: Recommendation) -> str:
+    return "".join(f"\n\n{remark}" for remark in advice.remarks)
+
+
+def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
+    """Everything about a sweep, finished or not."""
+    heat = Picture(
+        partial(_draw, "plot_heatmap", sweep),
+        "Heat maps of latency: chunk sizes down, paths and slots across, one per sink speed",
+        "Mean latency in s; below it, what the prediction was off, %.",
+        "heatmap",
+    )
+    marks = Picture(
+        partial(_draw, "plot_predictions", sweep),
+        "Predicted against measured latency, and the error, one mark per cell",
+        "Predicted against measured mean latency; hollow marks were used for the fit.",
+        "scatter",
+    )
+    both = any(sweep.predicted(cell) is not None for cell in sweep.results)
+    return Document(
+        sweep.plan.label,
+        f"Sweep · {what_and_where(sweep.plan)}",
+        (verdict(sweep),),
+        (
+            section(
+                "results", "Results", sweep_table(sweep, asked),
+                Text("\n".join(_remarks(sweep))), Text(_advice_by_speed(sweep)),
+            ),
+            section("pictures", "Pictures", heat, marks if both else None, page_only=True),
+        ),
+    )  # fmt: skip
+
+
+def _draw(name: str, sweep: Sweep) -> Figure:
+    from vdkit.present import sweep_charts  # matplotlib, which text does without
+
+    figure: Figure = getattr(sweep_charts, name)(sweep)
+    return figure
+
+
+# --- advice --------------------------------------------------------------------------------------
+
+
+def advice_line(advice: Recommendation) -> str:
+    """Setting, latency and reason in one line."""
+    config, run = advice.config, advice.prediction.run
+    setting = f"chunk {config.chunk_size}, {_slots(config.slots)}"
+    return f"{setting}: {seconds(run.latency_s)} predicted; {advice.reason}"
+
+
+_OVER = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"}
+
+
+def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
+    """A row per setting asked about; with what an hour of video costs if there is a price."""
+    rows: list[Mapping[str, Shown]] = []
+    any_vram = any(one.prediction.run.vram_peak_bytes is not None for one in advice.candidates)
+    for one in advice.candidates:
+        run = one.prediction.run
+        row: dict[str, Shown] = {
+            "chunk": Number(one.config.chunk_size, 0),
+            "slots": Number(one.config.slots, 0),
+            "latency s": Number(run.latency_s, 3),
+            "TTFF s": _number(run.ttff_s, 3),
+            "busy %": Number(one.prediction.utilization_percent["run"], 1),
+            "pinned MB": Number(run.pinned_bytes / 1e6, 1),
+        }
+        if any_vram:
+            row["VRAM GB"] = _number(run.vram_peak_bytes, 2, 1e9)
+        if asked.usd_per_hour is not None:
+            rtf = run.latency_s / run.info.seconds
+            row["USD / video h"] = significant(usd_per_video_hour(rtf, asked.usd_per_hour), 4)
+        chosen = "recommended" if one.config == advice.config else None
+        row["verdict"] = f"over: {', '.join(_OVER[n] for n in one.over)}" if one.over else chosen
+        rows.append(row)
+    return Table(rows, lines(asked.line, "Predicted, mode async:"))
+
+
+def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
+    """The setting, the reason, what to buy, and every setting asked about."""
+    gains = ", ".join(
+        f"{one.resource} {one.gain_percent:.1f} % (to {seconds(one.latency_s)})"
+        for one in advice.what_if
+    )
+    use = f"Use {advice_line(advice)}."
+    said = lines(use, f"At twice the speed, latency saved: {gains}.")
+    parts = (Text(said + _doubts(advice)), candidate_table(advice, asked))
+    return Document("Advice", "Advice · mode async", (use,), (section("advice", "Advice", *parts),))
+
+
+def advice_record(advice: Recommendation) -> dict[str, Any]:
+    """The answer for one line of JSON; s, bytes, %."""
+    run = advice.prediction.run
+    return {
+        "chunk_size": advice.config.chunk_size,
+        "slots": advice.config.slots,
+        "latency_s": run.latency_s,
+        "ttff_s": run.ttff_s,
+        "vram_peak_bytes": run.vram_peak_bytes,
+        "pinned_bytes": run.pinned_bytes,
+        "best_latency_s": advice.best_latency_s,
+        "margin_percent": advice.margin_percent,
+        "bound": advice.bound,
+        "reason": advice.reason,
+        "remarks": advice.remarks,
+        "what_if": {
+            one.resource: {"latency_s": one.latency_s, "gain_percent": one.gain_percent}
+            for one in advice.what_if
+        },
+    }
+
+
+def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: float) -> str:
+    """What the recommended setting saves against sync where storage has this speed, predicted.
+
+    Raises:
+        ValueError: as `storage_sensitivity`, or the sweep has no mode sync to compare with.
+    """
+    (point,) = storage_sensitivity(sweep, [mb_per_s], limits)
+    if point.sync_s is None:
+        raise ValueError(f"{sweep.plan.label} has no cell of mode sync; sweep sync and async")
+    config, run = point.advice.config, point.advice.prediction.run
+    video_s = run.info.seconds
+    hour, sync_hour = (
+        significant(usd_per_video_hour(latency_s / video_s, usd_per_hour), 4)
+        for latency_s in (run.latency_s, point.sync_s)
+    )
+    saved = saving_usd(point.sync_s, run.latency_s, video_s, usd_per_hour)
+    return (
+        f"With storage at {mb_per_s:g} MB/s the recommended chunk {config.chunk_size} and "
+        f"{_slots(config.slots)} cost ${hour} for an hour of video, sync at that chunk size "
+        f"${sync_hour}: predicted to save ${saved:.0f} in 1,000 hours."
+    )
