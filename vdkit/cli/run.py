@@ -152,12 +152,20 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _paths(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import run_benchmark
+    from vdkit.measure.plans import headline_arms, run_benchmark
+    from vdkit.record.runs import SinkInfo
 
-    what = load(options)
+    what, modes, export = load(options), runnable(options), None
+    if what.spec.kind == "mp4" and what.spec.throttle_mb_per_s is None and "diffusers" in modes:
+        try:
+            spec = replace(what.spec, kind="export_to_video")
+            export = spec.fresh, SinkInfo(**spec.describe())
+        except ImportError as error:
+            say(options, f"no arm of diffusers' own export_to_video: {error}")
     return run_benchmark(
-        what.decoder, what.latents, what.spec.fresh, modes=runnable(options), runs=options.runs,
-        baseline=options.baseline, warmup=options.warmup, **what.shared,
+        what.decoder, what.latents, what.spec.fresh, modes=modes, runs=options.runs,
+        baseline=options.baseline, warmup=options.warmup, extra=headline_arms(modes, export),
+        **what.shared,
     )  # fmt: skip
 
 
