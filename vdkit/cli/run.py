@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,8 +255,30 @@ def keep(
 
 
 def answer(recording: Recording, whole: bool) -> dict[str, Any]:
-    """For one line of JSON: the summary; not ``whole``: only what fits a terminal."""
-    made = recording.summary()
+    """For one line of JSON: everything but the runs; not ``whole``: only what fits a terminal."""
+    arms: dict[str, Any] = {}
+    for name, arm in recording.arms.items():
+        latency, ratio = asdict(arm.latency), recording.speedup(name)
+        kept = ("mean", "p99", "max", "n")
+        arms[name] = {"latency_s": {key: round(latency[key], 6) for key in kept}}
+        if whole:
+            arms[name] = {
+                "mode": arm.mode,
+                "latency_s": latency,
+                "ttff_s": arm.ttff and asdict(arm.ttff),
+                "rtf": arm.rtf,
+                "speedup": ratio and asdict(ratio),
+                "frame_sha256": arm.frame_sha256,
+                "vram_peak_bytes": arm.vram_peak_bytes,
+                "pinned_bytes": arm.pinned_bytes,
+                "d2h_bytes": arm.d2h_bytes,
+                "throttled_runs": arm.throttled_runs,
+                "setup_s": arm.setup_s,
+                "config": asdict(arm.config),
+                "workload": arm.workload.model_dump(mode="json"),
+                "sink": arm.sink.model_dump(mode="json"),
+            }
+    made: dict[str, Any] = {"kind": recording.kind, "frames_identical": recording.frames_identical}
     if recording.planted is not None:
         from vdkit.record.compare import judged
 
@@ -269,15 +291,8 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
             }
             for metric, one in judged(recording).items()
         }
-    if whole:
-        return made
-    kept = ("mean", "p99", "max", "n")
-    arms = {
-        name: {"latency_s": {key: round(one["latency_s"][key], 6) for key in kept}}
-        for name, one in made["arms"].items()
-    }
-    short = {name: made[name] for name in ("kind", "frames_identical", "calls") if name in made}
-    return short | {"arms": arms}
+    shared = recording.model_dump(mode="json", exclude={"arms", "kind"}) if whole else {}
+    return made | shared | {"arms": arms}
 
 
 def run_profile(options: argparse.Namespace) -> int:

@@ -152,9 +152,7 @@ class LiveTimeline:
         if scale != 1:
             ax.tick_params(labelleft=False)
         for (begin, end), dashes in zip(spans, DASHES, strict=False):
-            line = ax.axvline(
-                (end - begin) * scale, color="black", linewidth=0.8, linestyle=dashes
-            )
+            line = ax.axvline((end - begin) * scale, color="black", linewidth=0.8, linestyle=dashes)
             self._drawn.append(line)
         if panel.stalls is None:
             return set()
