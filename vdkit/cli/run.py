@@ -230,7 +230,7 @@ def keep(
         beside: writes what else belongs there, and gives the lines that say so.
     """
     from vdkit.present.document import write_pictures
-    from vdkit.present.documents import document_of
+    from vdkit.present.documents import document_of, source_of
     from vdkit.record.recording import write_recording
     from vdkit.record.results import runs_frame
     from vdkit.record.store import result_folder, write_atomically
@@ -252,13 +252,6 @@ def keep(
         json.dumps({"folder": str(home), **answer(recording, options.json)}, separators=(",", ":"))
     )
     return home
-
-
-def source_of(home: Path) -> Any:
-    """Where a recording lies, for pictures that need what is beside it."""
-    from vdkit.present.documents import Source
-
-    return Source(home, home.name)
 
 
 def answer(recording: Recording, whole: bool) -> dict[str, Any]:

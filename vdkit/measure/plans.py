@@ -330,6 +330,9 @@ class Setting:
 def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
     """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
 
+    And once more none, but the conversion to uint8 on the GPU: what lies between that and "all on"
+    is overlap.
+
     Args:
         config: chunk size and slots; every primitive has to be on.
         on_gpu: whether the decoder is on CUDA.
@@ -348,6 +351,7 @@ def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
         settings[f"no {words}"] = Setting("async", replace(config, **{name: False}), same)
     settings[ONE_SLOT] = Setting("async", replace(config, slots=1))
     settings[NONE] = Setting("sync", config)
+    settings[NONE_UINT8] = Setting("sync", replace(config, sync_uint8_on_gpu=True))
     return settings
 
 
