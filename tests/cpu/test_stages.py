@@ -10,24 +10,17 @@ import pytest
 import torch
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit import (
-    DecodeConfig,
-    MemorySink,
-    decode_async,
-    load_results,
+from vdkit import DecodeConfig, MemorySink, decode_async, load_results, run_benchmark
+from vdkit.present.stages import (
     plot_denoising,
     plot_frames,
     plot_stages,
-    plot_vram,
-    recorded_vram,
-    run_benchmark,
+    size_words,
     stage_rows,
     stages_table,
-    vram_points,
-    vram_words,
 )
-from vdkit.present.stages import size_words
-from vdkit.record.derived import VramPoint, vram_growth_bytes
+from vdkit.present.study_charts import plot_vram, vram_words
+from vdkit.record.derived import VramPoint, recorded_vram, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 

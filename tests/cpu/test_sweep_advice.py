@@ -62,10 +62,11 @@ def test_the_advice_is_the_models(recorded):
     costs, limits = recorded.predictions.costs, Limits(vram_bytes=8e9, pinned_bytes=20e6)
     info = video_info(next(iter(recorded.results.values())))
     free = recommend_from(recorded)
-    assert free == recommend(costs, info=info, chunks=(1, 2, 4), slots=(1, 2, 3, 4))
+    grid = {"chunks": (1, 2, 4), "slots": (1, 2, 3, 4), "evidence": recorded.evidence()}
+    assert free == recommend(costs, info=info, **grid)
     held = recommend_from(recorded, limits, 100.0)
     costs = replace(costs, storage=Storage(100.0))
-    assert held == recommend(costs, limits, info=info, chunks=(1, 2, 4), slots=(1, 2, 3, 4))
+    assert held == recommend(costs, limits, info=info, **grid)
     assert (free.config.chunk_size, held.config.chunk_size) == (4, 2)
 
 
