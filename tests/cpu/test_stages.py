@@ -202,11 +202,14 @@ def test_points_of_benchmarks():
         progress=False,
     )
     assert vram_points([result]) == []  # on a CPU
-    modes = {
-        name: one.model_copy(update={"vram_peak_bytes": 500}) for name, one in result.arms.items()
+    arms = {
+        name: arm.model_copy(
+            update={"runs": tuple(r.model_copy(update={"vram_peak_bytes": 500}) for r in arm.runs)}
+        )
+        for name, arm in result.arms.items()
     }
     device = result.provenance.device
-    assert vram_points([result.model_copy(update={"modes": modes})], other_bytes=100) == [
+    assert vram_points([result.model_copy(update={"arms": arms})], other_bytes=100) == [
         VramPoint("sync", 17, 400, device),
         VramPoint("async", 17, 400, device),
     ]
