@@ -37,7 +37,9 @@ PROFILES = (
 """The profiles that are shown whole: diffusers' decoder and the fast one."""
 SWEEP = "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads"
 """The sweep whose pictures are shown."""
-SHORT = ("mode", "mean s", "TTFF s", "RTF", "D2H MB", "n", "sync / mode")
+SHORT = (
+    "mode", "mean s", "P99 s†", "n", "TTFF s", "RTF", "D2H MB", "peak VRAM GB", "sync / mode",
+)  # fmt: skip
 """The columns of the table on README's first screen."""
 
 
@@ -95,12 +97,12 @@ def results(made: Recorded) -> str:
     fast = made[VARIANTS]
     return paragraphs(
         f"{made.main.lead[1]} {made.main.lead[2]}",
-        benchmark_table(made[MAIN]).markdown(),
-        f"Raw values: [{MAIN}](results/{MAIN}).",
         f"![Chunks of sync above those of async on one time axis](results/{MAIN}/{PICTURE})",
         f"The same with the variants of the decoder, in turns. {fast_words(fast)}",
         f"![Kernels by family, milliseconds per latent frame](results/{VARIANTS}/families.png)",
-        f"All recorded tables and pictures: [{PAGE}]({PAGE}).",
+        f"All recorded tables and pictures are in [{PAGE}]({PAGE}), the raw values of the run "
+        f"above in [{MAIN}](results/{MAIN}). `make readme` writes that page and these parts; a "
+        "test fails when they differ from what is recorded.",
     )
 
 

@@ -20,7 +20,7 @@ _HOMES = {
     "models.loading": "load_decoder load_pipeline",
     "models.latents": "load_latents save_latents",
     "models.pipeline": "generate_latents pipeline_decoder",
-    "sinks.files": "ExportToVideoSink Mp4Sink NullSink PngSink RawSink",
+    "sinks.files": "Mp4Sink NullSink PngSink RawSink",
     "sinks.memory": "MemorySink",
     "sinks.spec": "SinkSpec",
     "measure.plans": "run_ablation run_benchmark run_variants",
