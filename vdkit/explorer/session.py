@@ -77,9 +77,7 @@ class ThisMachine:
     def load(self, decoder: str, variant: str) -> ChunkDecoder:
         """A decoder by its name here, else as `vdkit.load_decoder` finds it."""
         own = self._decoders.get(decoder)
-        loaded: ChunkDecoder = (
-            own() if own else load_decoder(decoder, self.device, variant=variant)
-        )
+        loaded: ChunkDecoder = own() if own else load_decoder(decoder, self.device, variant=variant)
         require(loaded, "ChunkDecoder", ("device", "spatial_factor", "begin", "decode_chunk"))
         return loaded
 
