@@ -48,7 +48,7 @@ class Explorer(w.VBox):
     Args:
         here: decoders and sinks.
         results: folder of recordings, read for predictions and written by Export.
-        **start: first values of the controls, by the names of `Controls`.
+        start: first values of the controls, as for `Controls`.
     """
 
     remarks: tuple[str, ...] = ()
@@ -56,10 +56,10 @@ class Explorer(w.VBox):
     _ticker: threading.Thread | None = None
     _closed = False
 
-    def __init__(self, here: ThisMachine, results: Path, **start: Any) -> None:
+    def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
         self.session = Session(here, results)
         self.results = results
-        self.controls = c = Controls(here, self.session.machines(), **start)
+        self.controls = c = Controls(here, self.session.machines(), start)
         self._picture = LiveTimeline()
         self._lock = threading.RLock()
         self._predicted: Forecast | None = None
@@ -339,20 +339,15 @@ def explore(
     here = ThisMachine(device, decoders, sinks)
     usual = ("wan2.1", "480x832", 41) if here.on_gpu else ("tiny-wan", "96x160", 17)
     near = [folder for folder in (Path("results"), Path("../results")) if folder.is_dir()]
-    made = Explorer(
-        here,
-        Path(results) if results is not None else next(iter(near), Path("results")),
-        decoder=decoder or usual[0],
-        size=size or usual[1],
-        latent_frames=usual[2] if latent_frames is None else latent_frames,
-        variant=variant,
-        chunk_size=chunk_size,
-        slots=slots,
-        sink=sink,
-        folder=folder,
-        mb_per_s=mb_per_s,
-        rounds=rounds,
-    )
+    start = {
+        "decoder": decoder or usual[0],
+        "size": size or usual[1],
+        "latent_frames": usual[2] if latent_frames is None else latent_frames,
+        "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
+        "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
+    }  # fmt: skip
+    found = Path(results) if results is not None else next(iter(near), Path("results"))
+    made = Explorer(here, found, start)
     _open.append(made)
     return made.calibrate() if calibrate else made
 

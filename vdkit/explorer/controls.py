@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -33,70 +33,53 @@ STYLE_SHEET = """<style>
 </style>"""
 
 
-def _choice(name: str, value: str, names: Sequence[str]) -> Any:
-    if value not in names:
-        raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
-    return w.Dropdown(description=name, value=value, options=names, **_LOOK)
-
-
-def _typed(name: str, value: str, names: Sequence[str] = ()) -> Any:
-    """Text of one's own, with proposals."""
-    return w.Combobox(
-        description=name, value=value, options=names, ensure_option=False, continuous_update=False,
-        **_LOOK,
-    )  # fmt: skip
-
-
-def _whole(kind: Any, name: str, value: int, low: int, high: int, words: str = "") -> Any:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; use {low} to {high}")
-    words = words or name.replace("_", " ")
-    return kind(description=words, value=value, min=low, max=high, **_LOOK)
-
-
 class Controls:
     """Every control by name; ``rows`` is how they are laid out.
 
     Args:
         here: what there is to choose from.
         machines: this one first.
-        decoder, variant, size, latent_frames, chunk_size, slots, sink, folder, mb_per_s, rounds:
-            first values; ``mb_per_s`` None: storage is not held.
+        start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
+            folder, mb_per_s (None: storage is not held) and rounds.
 
     Raises:
         ValueError: a first value that its control has not; names it and what there is.
     """
 
     def __init__(
-        self,
-        here: ThisMachine,
-        machines: Sequence[str],
-        *,
-        decoder: str,
-        size: str,
-        latent_frames: int,
-        variant: str,
-        chunk_size: int,
-        slots: int,
-        sink: str,
-        folder: str,
-        mb_per_s: float | None,
-        rounds: int,
+        self, here: ThisMachine, machines: Sequence[str], start: Mapping[str, Any]
     ) -> None:
-        self.machine = _choice("machine", machines[0], machines)
-        self.decoder = _typed("decoder", decoder, here.decoders)
-        self.variant = _choice("variant", variant, here.variants)
-        self.size = _typed("size, HxW", size, SIZES)
-        self.latent_frames = _whole(w.IntSlider, "latent_frames", latent_frames, 2, 161)
-        self.chunk_size = _whole(w.IntSlider, "chunk_size", chunk_size, 1, 8)
-        self.slots = _whole(w.IntSlider, "slots", slots, 1, MAX_SLOTS)
+        def choice(name: str, value: str, names: Sequence[str]) -> Any:
+            if value not in names:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
+            return w.Dropdown(description=name, value=value, options=names, **_LOOK)
+
+        def typed(words: str, name: str, names: Sequence[str]) -> Any:
+            return w.Combobox(
+                description=words, value=start[name], options=names, ensure_option=False,
+                continuous_update=False, **_LOOK,
+            )  # fmt: skip
+
+        def whole(name: str, low: int, high: int, kind: Any = w.IntSlider, words: str = "") -> Any:
+            value, words = start[name], words or name.replace("_", " ")
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; use {low} to {high}")
+            return kind(description=words, value=value, min=low, max=high, **_LOOK)
+
+        self.machine = choice("machine", machines[0], machines)
+        self.decoder = typed("decoder", "decoder", here.decoders)
+        self.variant = choice("variant", start["variant"], here.variants)
+        self.size = typed("size, HxW", "size", SIZES)
+        self.latent_frames = whole("latent_frames", 2, 161)
+        self.chunk_size = whole("chunk_size", 1, 8)
+        self.slots = whole("slots", 1, MAX_SLOTS)
         self.primitives = {
             name: w.Checkbox(value=True, description=words, indent=False, layout={"width": "auto"})
             for name, words in PRIMITIVES.items()
         }
-        self.sink = _choice("sink", sink, here.sinks)
+        self.sink = choice("sink", start["sink"], here.sinks)
         self.folder = w.Text(
-            description="folder", value=folder, placeholder="temporary files",
+            description="folder", value=start["folder"], placeholder="temporary files",
             continuous_update=False, **_LOOK,
         )  # fmt: skip
         self.held = w.Checkbox(
@@ -105,7 +88,7 @@ class Controls:
         self.speed = w.FloatLogSlider(
             description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
         )
-        self.rounds = _whole(w.BoundedIntText, "rounds", rounds, 1, 99, "runs of each")
+        self.rounds = whole("rounds", 1, 99, w.BoundedIntText, "runs of each")
         button = {"width": "31%"}
         self.run = w.Button(description="Run", button_style="primary", layout=button)
         self.cancel = w.Button(description="Cancel", disabled=True, layout=button)
@@ -125,7 +108,7 @@ class Controls:
         )
         self.export = w.Button(description="Export")
         self.rows = self._layout()
-        self.hold_storage(mb_per_s)
+        self.hold_storage(start["mb_per_s"])
 
     def _layout(self) -> tuple[Any, ...]:
         switches = w.GridBox(

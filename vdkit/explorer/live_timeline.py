@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
@@ -119,7 +118,7 @@ class LiveTimeline:
                 if zoom.get_visible():
                     ends = [windows[id(run)] for run in panel.runs]
                     took = " / ".join(f"{1e3 * (stop - start):.1f}" for start, stop in ends)
-                    zoom.set_title(f"two chunks: {took} ms", loc="left", pad=2)
+                    zoom.set_title(f"two chunks, to the line: {took} ms", loc="left", pad=2)
                     causes |= self._panel(zoom, panel, ends, widest, 1e3)
             for upper, lower in zip(*self._axes, strict=True):
                 upper.tick_params(labelbottom=not lower.get_visible())
@@ -163,7 +162,7 @@ class LiveTimeline:
         return set(seen)
 
     def _name(self, panels: Sequence[Panel], causes: set[str]) -> None:
-        """The legend: lanes, causes, lines, and which of two bars is which."""
+        """The legend: lanes, causes, and whose end each line is."""
         if self._legend is not None:
             self._legend.set_visible(bool(panels))
         if not panels:
@@ -175,9 +174,7 @@ class LiveTimeline:
         names = ["predicted: ", "measured: "] if any(len(p.runs) == 2 for p in panels) else [""]
         for name, dashes in zip(names, DASHES, strict=False):
             line = {"color": "black", "linewidth": 0.8, "linestyle": dashes}
-            handles.append(Line2D([], [], **line, label=f"{name}sink closed, two chunks done"))
-        if len(names) == 2:
-            handles.append(Patch(facecolor="none", label="upper bar: predicted, lower: measured"))
+            handles.append(Line2D([], [], **line, label=f"{name}sink closed"))
         labels = tuple(handle.get_label() for handle in handles)
         if labels == self._labels:
             return

@@ -95,8 +95,9 @@ def setting_panels(predicted: Forecast, run: SessionRun | None) -> list[Panel]:
     panels = []
     for mode, made in predicted.predictions.items():
         measured = run.shown(mode) if run else None
-        said = f", measured {measured.latency_s:.3f} s" if measured else ""
-        title = f"{mode}: predicted {made.run.latency_s:.3f} s{said}"
+        title = f"{mode}: predicted {made.run.latency_s:.3f} s"
+        if measured:
+            title += f" (upper bars), measured {measured.latency_s:.3f} s (lower bars)"
         panels.append(Panel(title, made.run, measured, made.stalls))
     return panels
 
