@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vdkit import load_results, read_result
+from vdkit import load_results, read_recording
 from vdkit.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ class TestList:
 
     def test_runs(self, capsys):
         _, out, _ = run(capsys, DISK, "--runs")
-        assert len(table(out)) == len(read_result(DISK).runs)
+        assert len(table(out)) == len(read_recording(DISK).runs)
         assert "warm-up" in out and "latency s" in out and "mean s" not in out
 
     def test_modes(self, capsys):
@@ -140,7 +140,7 @@ class TestList:
 class TestMoneyAndEnergy:
     def test_columns_when_asked(self, capsys):
         _, out, _ = run(capsys, FOLDER, "--usd-per-hour", "3.36", "--energy")
-        result = read_result(FOLDER)
+        result = read_recording(FOLDER)
         rows = dict(zip(result.arms, table(out), strict=True))
         for mode, row in rows.items():
             assert float(row[-3]) == pytest.approx(result.arms[mode].rtf * 3.36, rel=1e-3)
@@ -173,7 +173,7 @@ class TestForPrograms:
         _, out, _ = run(capsys, FOLDER, "--json", "--usd-per-hour", "3.36", "--energy")
         (line,) = out.splitlines()
         rows = {row["mode"]: row for row in json.loads(line)["rows"]}
-        result = read_result(FOLDER)
+        result = read_recording(FOLDER)
         assert rows["sync"]["saving_usd_per_1000_h"] is None
         for mode, row in rows.items():
             assert row["mean_s"] == pytest.approx(result.arms[mode].latency.mean)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from vdkit.present.sweep_tables import sweep_text
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit.measure.planted import run_control
 from vdkit.measure.study import Bench
 from vdkit.measure.sweep import plan_cells, run_sweep, start_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
-from vdkit.present.sweep_tables import sweep_text
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
