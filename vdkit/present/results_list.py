@@ -71,13 +71,14 @@ def results_table(
     facts = [_facts(recording, name) for _, _, recording, name, _ in found]
     same = {k: v for k, v in facts[0].items() if all(one[k] == v for one in facts)}
     many = _many([path for path, _ in recordings])
+    made = [_when(recording) for _, _, recording, *_ in found]
+    years = {when.year for when in made}
     rows: list[Row] = []
     table: list[dict[str, Cell]] = []
-    for (number, path, recording, name, base), fact in zip(found, facts, strict=True):
-        made = datetime.fromisoformat(recording.provenance.created_utc).astimezone(UTC)
+    for (number, path, recording, name, base), fact, when in zip(found, facts, made, strict=True):
         labels: dict[str, Cell] = {
             "#": Number(number, 0),
-            "date UTC": f"{made:%Y-%m-%d %H:%M}",
+            "date UTC": f"{when:{'%m-%d' if len(years) == 1 else '%Y-%m-%d'} %H:%M}",
             "label": recording.label,
             **{name: value for name, value in fact.items() if name not in same},
         }
@@ -96,6 +97,7 @@ def results_table(
             )
     table = cells("money" if runs else "results", rows, asked=asked)
     told = [f"{name} {value}" for name, value in same.items() if value != "-"]
+    told += [f"year {year}" for year in years if len(years) == 1]
     return Table(
         table,
         lines(f"all: {', '.join(told)}" if told else "", asked.line),
@@ -103,13 +105,15 @@ def results_table(
             _different(found),
             *session_lines([recording for _, recording in recordings]),
             _legend(rows, runs, _against(found, runs), asked),
-            "* the code was changed from that commit."
-            if any(one[2].provenance.git_dirty for one in found)
-            else "",
+            *(words for mark, words in _MARKS.items() if any(mark in str(f) for f in facts)),
         ),
     )
 
 
+_MARKS = {
+    "*": "* the code was changed from that commit.",
+    "‡": "‡ page cache: written, but not waited for until it was on the disk.",
+}
 _Found = tuple[int, Path, Recording, str, Arm | None]
 
 
@@ -119,6 +123,10 @@ def _arms(recording: Recording) -> Iterator[tuple[str, Arm | None]]:
         variant, slash, mode = name.partition("/")
         own = recording.of_variant(variant) if slash else recording
         yield name, None if own.baseline == (mode if slash else name) else own.base
+
+
+def _when(recording: Recording) -> datetime:
+    return datetime.fromisoformat(recording.provenance.created_utc).astimezone(UTC)
 
 
 def _ordered(recordings: Listed) -> Listed:
@@ -166,16 +174,15 @@ def _facts(recording: Recording, name: str) -> dict[str, str]:
         "fps": f"{work.fps:g}",
         "chunk": str(config.chunk_size),
         "slots": str(config.slots),
-        "sink": sink_words(arm.sink),
+        "sink": sink_words(arm.sink).replace(", page cache", "‡"),
         "without": ", ".join(off) or "-",
         "arm": name if by_name else "-",
     }
 
 
 def _alone(arm: Arm, run: Run) -> Arm:
-    """One run as an arm of its own; validated, for a copy would keep what was derived."""
-    own = {name: getattr(arm, name) for name in Arm.model_fields}
-    return Arm.model_construct(**own | {"runs": (run.model_copy(update={"warmup": False}),)})
+    """One run as an arm of its own."""
+    return arm.model_copy(update={"runs": (run.model_copy(update={"warmup": False}),)})
 
 
 def _run_cells(arm: Arm, run: Run) -> dict[str, Cell]:
