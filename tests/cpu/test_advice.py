@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vdkit import DecodeConfig, Limits
 from vdkit.__main__ import main
-from vdkit.decode.chunks import VideoInfo
-from vdkit.predict.advise import recommend
+from vdkit.decode.chunks import DecodeConfig, VideoInfo
+from vdkit.predict.advise import Limits, recommend
 from vdkit.predict.costs import Cost, StageCosts, Storage
 from vdkit.predict.recurrence import predict
 from vdkit.present.sweep_document import advice_document, advice_line, advice_record

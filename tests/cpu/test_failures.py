@@ -41,6 +41,7 @@ from vdkit.models.fast.decoder import FastWanDecoder
 
 WAYS = [
     pytest.param(decode_sync, DecodeConfig(), id="sync"),
+    pytest.param(decode_sync, DecodeConfig(sync_uint8_on_gpu=True), id="sync-device-uint8"),
     *[
         pytest.param(
             decode_async,
@@ -134,7 +135,7 @@ def test_keyboard_interrupt_in_the_middle(path, config, device):
     check_next_decode_works(path, config, device)
 
 
-@pytest.mark.parametrize(("path", "config"), WAYS[1:])
+@pytest.mark.parametrize(("path", "config"), WAYS[2:])
 @pytest.mark.parametrize("after_s", [0.1, 0.35])
 def test_a_long_throttled_write_does_not_hold_up_a_cancel(path, config, after_s, device):
     """Ten seconds a chunk; the cancel comes while one is being written."""

@@ -24,6 +24,7 @@ from vdkit import (
 )
 from vdkit.decode.engines import HostEngine
 from vdkit.decode.protocols import DecodeCancelled
+from vdkit.decode.sequential import _rounded
 
 SWITCHES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
 COMBINATIONS = list(itertools.product([True, False], repeat=len(SWITCHES)))
@@ -55,6 +56,9 @@ def test_every_combination_gives_the_same_bytes(tiny, device, chunk_size):
     latents = latents_for(decoder, frames=6)
     reference = frames_of(decode_sync, decoder, latents, config=DecodeConfig(chunk_size=chunk_size))
     assert reference.frames == 21
+    config = DecodeConfig(chunk_size=chunk_size, sync_uint8_on_gpu=True)
+    sink = frames_of(decode_sync, decoder, latents, config=config)
+    assert sink.sha256 == reference.sha256
     for values in COMBINATIONS:
         for slots in (1, 2, 3, 16):
             switches = dict(zip(SWITCHES, values, strict=True))
@@ -140,6 +144,32 @@ def test_records_are_ordered_and_complete(tiny, device, path):
         assert result.ttff_s == chunks[0].write_done_s
         width = {decode_async: 1, decode_diffusers: 4}.get(path, decoder.dtype.itemsize)
         assert result.d2h_bytes == 25 * 64 * 64 * 3 * width
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_sync_converts_on_the_device_if_told_so(tiny, device, on_gpu):
+    decoder = tiny(device)
+    config = DecodeConfig(uint8_on_gpu=not on_gpu, sync_uint8_on_gpu=on_gpu)
+    latents = latents_for(decoder, frames=3)
+    result = decode_sync(decoder, latents, NullSink(), config=config, progress=False)
+    for chunk in result.chunks:
+        width = 1 if on_gpu else decoder.dtype.itemsize
+        assert chunk.d2h_bytes == (chunk.frame_stop - chunk.frame_start) * 24 * 40 * 3 * width
+        assert (chunk.convert_start_s is None) == (chunk.convert_done_s is None) == on_gpu
+        slack = result.clock_residual_s + 1e-9
+        assert chunk.decode_done_s <= chunk.copy_start_s + slack
+        assert chunk.copy_done_s <= chunk.write_start_s + slack
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_the_diffusers_path_rounds_frame_by_frame_as_the_whole_would(order):
+    """In either order of axes in memory; 0.5 to even, and both ends of the scale."""
+    video = np.random.default_rng(0).random((3, 8, 12, 3), np.float32)
+    video[0, 0, :4, 0] = (0, 1, 0.5 / 255, 1.5 / 255)
+    video = np.asarray(video, order=order)
+    pixels = _rounded(video)
+    assert np.array_equal(pixels, (video * 255).round().astype("uint8"))
+    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
 
 
 def test_async_works_ahead_while_the_sink_is_slow(device):

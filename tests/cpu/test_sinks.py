@@ -325,13 +325,22 @@ def test_specs(tmp_path):
     assert SinkSpec("null").describe()["storage"] is None
     assert SinkSpec("raw", tmp_path).describe()["storage"] == storage_kind(tmp_path)
     for bad, kind, message in (
-        ({"kind": "avi"}, ValueError, "sink 'avi' is unknown; use null, raw, png or mp4"),
+        (
+            {"kind": "avi"},
+            ValueError,
+            "sink 'avi' is unknown; use null, raw, png, mp4 or export_to_video",
+        ),
         ({"kind": "raw"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": tmp_path / "no"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": Path(__file__)}, NotADirectoryError, "is a file; give a folder"),
         ({"kind": "null", "folder": tmp_path}, ValueError, "takes no folder"),
         ({"kind": "null", "durable": True}, ValueError, "cannot be durable"),
         ({"kind": "null", "throttle_mb_per_s": 0.0}, ValueError, "storage speed is 0 MB/s"),
+        (
+            {"kind": "export_to_video", "folder": tmp_path, "throttle_mb_per_s": 9.0},
+            ValueError,
+            "export_to_video cannot be throttled; use mp4",
+        ),
     ):
         with pytest.raises(kind, match=message):
             SinkSpec(**bad)

@@ -204,9 +204,9 @@ def test_reading_it_again_gives_the_same(finished):
 
 
 def test_predictions_are_the_models_own(finished):
-    from vdkit import fit_costs, predict
     from vdkit.predict.costs import Storage
-    from vdkit.predict.recurrence import video_info
+    from vdkit.predict.fit import fit_costs
+    from vdkit.predict.recurrence import predict, video_info
 
     sweep, _ = finished
     costs = fit_costs(*(sweep.results[cell] for cell in sweep.predictions.fitted_from))

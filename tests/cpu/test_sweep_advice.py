@@ -111,12 +111,12 @@ def test_a_disturbed_machine_is_said(recorded):
     ((name, ratio),) = evidence.disturbed
     assert name == cell.words and ratio == pytest.approx(1.6, rel=0.05)
     quiet = recorded.evidence()
-    assert quiet.disturbed == () and quiet.runs == 3 * 60
+    assert quiet.disturbed == () and quiet.runs == 2 * 60
     assert quiet.throttled_runs == sum(one.base.throttled_runs for one in recorded.results.values())
     info, costs = video_info(result), recorded.predictions.costs
     remarks = recommend(costs, info=info, evidence=evidence).remarks
     assert "runs of one setting differ by more than half in 1 case (at the most 1.6 x" in remarks[0]
-    assert f"throttled in {quiet.throttled_runs} of 180 runs" in remarks[1]
+    assert f"throttled in {quiet.throttled_runs} of 120 runs" in remarks[1]
     calm = replace(quiet, throttled_runs=0)
     assert recommend(costs, info=info, evidence=calm).remarks == ()
 
@@ -125,7 +125,7 @@ def test_untested_costs_answer_for_what_they_were_fitted_from(recorded):
     fitted = {cell: recorded.results[cell] for cell in recorded.plan.fit_cells}
     evidence = replace(recorded, results=fitted).evidence()
     assert not evidence.tested and 0 < evidence.error_percent < 1
-    assert evidence.runs == 3 * len(fitted)
+    assert evidence.runs == 2 * len(fitted)
 
 
 def test_no_advice_without_costs(recorded):

@@ -94,7 +94,8 @@ def add_workload(
         "--sink",
         default="raw",
         metavar="KIND[:FOLDER]",
-        help="null, raw, png or mp4, and where (default: raw in the system's temporary folder)",
+        help="null, raw, png, mp4 or (mode diffusers alone) export_to_video, and where (default: "
+        "raw in the system's temporary folder)",
     )
     add("--durable", action="store_true", help="raw sink: fsync before a run ends")
     if not grid:
@@ -244,6 +245,13 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, dict[str
     from vdkit.sinks.spec import SinkSpec, default_folder
 
     kind, _, folder = options.sink.partition(":")
+    if kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(
+        asked_modes(options)
+    ):
+        raise ValueError(
+            f"sink export_to_video takes diffusers' frames, --modes is {options.modes}; use "
+            "--modes diffusers, or sink mp4"
+        )
     config = DecodeConfig(
         chunk_size=options.chunk,
         slots=options.slots,

@@ -140,8 +140,9 @@ def exact_fps(fps: int | float | str | Fraction) -> Fraction:
 class DecodeConfig:
     """The knobs of a decode. Each primitive of `decode_async` can be switched off on its own.
 
-    `decode_sync` and `decode_diffusers` have none of the primitives and read only ``chunk_size``
-    (`decode_diffusers` not even that: diffusers decodes one latent frame at a time).
+    `decode_sync` and `decode_diffusers` have none of the primitives. `decode_sync` reads only
+    ``chunk_size`` and ``sync_uint8_on_gpu``, `decode_diffusers` nothing: diffusers decodes one
+    latent frame at a time.
 
     Attributes:
         chunk_size: latent frames per decoder call, 1 or more.
@@ -152,6 +153,8 @@ class DecodeConfig:
         uint8_on_gpu: convert on the GPU and copy uint8; otherwise copy full-precision frames and
             convert on the host.
         nvtx: NVTX ranges by chunk and step around the host's calls, for Nsight Systems (CUDA only).
+        sync_uint8_on_gpu: let `decode_sync` do what ``uint8_on_gpu`` says of `decode_async`. The
+            published baseline converts on the host, so it is a field of its own, False by default.
     """
 
     chunk_size: int = 1
@@ -161,6 +164,7 @@ class DecodeConfig:
     writer_thread: bool = True
     uint8_on_gpu: bool = True
     nvtx: bool = False
+    sync_uint8_on_gpu: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (("chunk_size", 1, None), ("slots", 1, MAX_SLOTS)):
@@ -170,7 +174,7 @@ class DecodeConfig:
             if value < low or (high is not None and value > high):
                 limits = f"{low} to {high}" if high else f"{low} or more"
                 raise ValueError(f"{name} is {value}; use {limits}")
-        for name in (*PRIMITIVES, "nvtx"):
+        for name in (*PRIMITIVES, "nvtx", "sync_uint8_on_gpu"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use True or False")
 

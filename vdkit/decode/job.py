@@ -30,7 +30,14 @@ from vdkit.decode.chunks import (
 )
 from vdkit.decode.engines import Engine, Mark, make_engine
 from vdkit.decode.pixels import check_latents, frames_to_uint8
-from vdkit.decode.protocols import ChunkDecoder, DecodeCancelled, Progress, Sink, require
+from vdkit.decode.protocols import (
+    ChunkDecoder,
+    DecodeCancelled,
+    Progress,
+    Sink,
+    require,
+    wants_float,
+)
 from vdkit.decode.signals import HeldSignals
 
 if TYPE_CHECKING:
@@ -61,6 +68,11 @@ class Job:
         require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
         if mode != "compute_only":
             require(sink, "Sink", ("open", "write", "close", "abort"))
+            if mode != "diffusers" and wants_float(sink):
+                raise TypeError(
+                    f"{type(sink).__name__} takes diffusers' float frames, decode_{mode} gives "
+                    "uint8; use decode_diffusers, or another sink"
+                )
         if not isinstance(config, DecodeConfig):
             raise TypeError(f"config is a {type(config).__name__}; a DecodeConfig is needed")
         if cancel is not None and not hasattr(cancel, "is_set"):

@@ -84,7 +84,9 @@ class Sink(Protocol):
     ``close``. After a failure ``abort`` comes instead of ``close``, once nothing else is running,
     also when ``open`` itself failed. A sink whose ``write`` can last long may add a method
     ``interrupt()``: it is called from another thread when the decode has failed, and should make
-    ``write`` return early.
+    ``write`` return early. A sink whose ``wants_float`` is True gets, in place of uint8, the float
+    frames in [0, 1] of diffusers' VideoProcessor, all in one ``write``: only `decode_diffusers` has
+    them, and the other paths raise TypeError.
     """
 
     def open(self, info: VideoInfo) -> None:
@@ -101,6 +103,11 @@ class Sink(Protocol):
 
     def abort(self) -> None:
         """Give up: remove what was begun, leave what was there before."""
+
+
+def wants_float(sink: object) -> bool:
+    """Whether a sink takes diffusers' float frames and no others (see `Sink`)."""
+    return bool(getattr(sink, "wants_float", False))
 
 
 class DecodeCancelled(Exception):

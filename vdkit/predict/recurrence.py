@@ -132,7 +132,7 @@ def _times(
     why = f"mode {mode}{off}"
     copy = costs.known("copy" if pinned else "pageable_copy", why)
     found["copy"] = column(copy, _d2h_value_bytes(costs, config, mode))
-    if mode == "sync" or not config.uint8_on_gpu:
+    if not converts_on_gpu(config, mode):
         found["convert"] = column(costs.known("convert", why))
     return found | {"write": column(costs.known("write", why))}
 
@@ -163,9 +163,14 @@ def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
     return mode == "async" and config.pinned_memory and cuda
 
 
+def converts_on_gpu(config: DecodeConfig, mode: str) -> bool:
+    """Whether frames are made uint8 before they are copied."""
+    return {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode, False)
+
+
 def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
     """Bytes per color value that go to the host; 0 if none do."""
-    if mode == "async" and config.uint8_on_gpu:
+    if converts_on_gpu(config, mode):
         return 1
     return {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
 

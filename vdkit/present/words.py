@@ -55,7 +55,8 @@ def config_words(config: DecodeConfig) -> str:
     """Chunk size, slots, and what is off."""
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     without = f", without {', '.join(off)}" if off else ""
-    return f"Chunk {config.chunk_size}, {config.slots} slots{without}"
+    sync = ", sync with uint8 on the GPU" if config.sync_uint8_on_gpu else ""
+    return f"Chunk {config.chunk_size}, {config.slots} slots{without}{sync}"
 
 
 def commit_words(where: Provenance) -> str:

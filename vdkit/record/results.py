@@ -23,7 +23,7 @@ PACKAGES = ("torch", "diffusers", "numpy")
 WORKLOAD = ("decoder", "source", "dtype", "weights_sha256", "latents", "latents_sha256", "seed",
             "latent_frames", "frames", "height", "width", "fps", "variant")  # fmt: skip
 CONFIG = ("chunk_size", "slots", "pinned_memory", "copy_stream", "writer_thread",
-          "uint8_on_gpu")  # fmt: skip
+          "uint8_on_gpu", "sync_uint8_on_gpu")  # fmt: skip
 RUN = ("mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
        "d2h_bytes", "throttled")  # fmt: skip
 

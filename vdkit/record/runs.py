@@ -125,9 +125,13 @@ class Run(Record):
 
 
 class SinkInfo(Record):
-    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s."""
+    """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
+
+    ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    """
 
     kind: str
     storage: str | None
     durable: bool = False
     throttle_mb_per_s: float | None = Field(default=None, gt=0)
+    encoder: str | None = None

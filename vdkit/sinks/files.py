@@ -1,4 +1,4 @@
-"""Where frames go: nowhere, a raw file, PNG pictures, an H.264 file, or any of these made slow.
+"""Where frames go: nowhere, a raw file, PNG, H.264 (ours or diffusers'), or any made slow.
 
 Each is a `vdkit.decode.protocols.Sink`. Files are written under a temporary name beside the final
 one and renamed when complete, so a failed run leaves whatever was there before.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.protocols import wants_float
 from vdkit.decode.signals import HeldSignals
 
 if TYPE_CHECKING:
@@ -311,6 +312,86 @@ class Mp4Sink(_Output):
         super().abort()
 
 
+def export_encoder() -> str:
+    """What diffusers' ``export_to_video`` encodes with on this machine, for the record.
+
+    Raises:
+        ImportError: there is no encoder for it; says which package is missing.
+    """
+    from diffusers.utils.import_utils import is_imageio_available, is_opencv_available
+
+    remedy = "run: pip install imageio imageio-ffmpeg"
+    if is_imageio_available():
+        try:
+            import imageio_ffmpeg
+        except ImportError:
+            raise ImportError(
+                f"export_to_video finds imageio, but not imageio-ffmpeg, its encoder; {remedy}"
+            ) from None
+        return f"export_to_video, imageio-ffmpeg {imageio_ffmpeg.__version__}"
+    if is_opencv_available():
+        import cv2
+
+        return f"export_to_video, OpenCV {cv2.__version__}"
+    raise ImportError(f"export_to_video finds neither imageio nor OpenCV to encode with; {remedy}")
+
+
+class ExportToVideoSink(_Output):
+    """The MP4 that a diffusers user writes: ``diffusers.utils.export_to_video`` as it stands.
+
+    Only `decode_diffusers` can feed it: it takes VideoProcessor's float frames, the whole video in
+    one ``write``, in which export_to_video makes them uint8 (truncated, not rounded), starts
+    FFmpeg and encodes. Through imageio sides grow to multiples of 16, and the frame rate has two
+    decimals.
+
+    Attributes:
+        encoder: as `export_encoder` has it, known from `open` on.
+
+    Args:
+        path: the file to write, ending in ``.mp4``.
+    """
+
+    wants_float = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        if self.path.suffix != ".mp4":
+            raise ValueError(f"ExportToVideoSink writes .mp4 files, not {self.path.name!r}")
+        self.encoder: str | None = None
+
+    def open(self, info: VideoInfo) -> None:
+        self.encoder = export_encoder()
+        self._begin(info)
+
+    def write(self, frames: np.ndarray) -> None:
+        from diffusers.utils import export_to_video
+
+        assert self._info is not None
+        if frames.dtype.kind != "f":
+            raise TypeError(
+                f"ExportToVideoSink takes float frames in [0, 1], not {frames.dtype}; only "
+                "decode_diffusers has them"
+            )
+        export_to_video(frames, str(self._partial), fps=float(self._info.fps))
+
+    def close(self) -> None:
+        """Put the file in place if every frame is in it: FFmpeg's end is nobody's error."""
+        import av
+
+        assert self._info is not None
+        try:
+            with av.open(str(self._partial)) as container:
+                found = container.streams.video[0].frames
+        except av.FFmpegError:
+            found = 0
+        if found != self._info.frames:
+            raise OSError(
+                f"{self.path}: export_to_video left a file with {found} of {self._info.frames} "
+                "frames; see whether the disk is full"
+            )
+        self._partial.replace(self._place)
+
+
 class ThrottledSink:
     """Holds another sink to a storage speed: no write ends before its bytes could be stored.
 
@@ -322,6 +403,11 @@ class ThrottledSink:
     def __init__(self, inner: Sink, mb_per_s: float) -> None:
         if not mb_per_s > 0:
             raise ValueError(f"mb_per_s is {mb_per_s}; give a storage speed above 0 MB/s")
+        if wants_float(inner):
+            raise TypeError(
+                f"{type(inner).__name__} cannot be throttled: it encodes the whole video at once; "
+                "use Mp4Sink"
+            )
         self.inner = inner
         self.mb_per_s = mb_per_s
         # Not an Event: its lock is Python's, and an interrupt may leave that held.

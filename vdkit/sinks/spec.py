@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.signals import HeldSignals
-from vdkit.sinks.files import Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
+from vdkit.sinks.files import (
+    ExportToVideoSink,
+    Mp4Sink,
+    NullSink,
+    PngSink,
+    RawSink,
+    ThrottledSink,
+    export_encoder,
+)
 
 if TYPE_CHECKING:
     from vdkit.decode.protocols import Sink
+
+KINDS = ("null", "raw", "png", "mp4", "export_to_video")
 
 
 def storage_kind(folder: Path) -> str | None:
@@ -42,7 +52,7 @@ class SinkSpec:
     """Which sink a benchmark uses: one fresh sink per run, removed afterwards.
 
     Attributes:
-        kind: ``null``, ``raw``, ``png`` or ``mp4``.
+        kind: one of `KINDS`; ``export_to_video`` is for `decode_diffusers` alone.
         folder: where it writes; must exist. None only for ``null``.
         durable: fsync before a run ends (``raw`` only).
         throttle_mb_per_s: storage speed to hold it to, MB/s; None: as fast as it goes.
@@ -54,14 +64,20 @@ class SinkSpec:
     throttle_mb_per_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("null", "raw", "png", "mp4"):
-            raise ValueError(f"sink {self.kind!r} is unknown; use null, raw, png or mp4")
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"sink {self.kind!r} is unknown; use {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+            )
         if self.durable and self.kind != "raw":
             raise ValueError(f"sink {self.kind!r} cannot be durable; only raw can")
         if self.throttle_mb_per_s is not None and not self.throttle_mb_per_s > 0:
             raise ValueError(
                 f"storage speed is {self.throttle_mb_per_s:g} MB/s; give a speed above 0"
             )
+        if self.kind == "export_to_video":
+            if self.throttle_mb_per_s is not None:
+                raise ValueError("sink export_to_video cannot be throttled; use mp4")
+            export_encoder()
         if self.kind == "null":
             if self.folder is not None:
                 raise ValueError(f"sink null writes nothing, so it takes no folder {self.folder}")
@@ -95,7 +111,8 @@ class SinkSpec:
                     elif self.kind == "png":
                         sink = PngSink(path)
                     else:
-                        sink = Mp4Sink(path.with_suffix(".mp4"))
+                        make = Mp4Sink if self.kind == "mp4" else ExportToVideoSink
+                        sink = make(path.with_suffix(".mp4"))
                 if self.throttle_mb_per_s is not None:
                     sink = ThrottledSink(sink, self.throttle_mb_per_s)
                 with signals:
@@ -104,12 +121,13 @@ class SinkSpec:
             signals.release()
 
     def describe(self) -> dict[str, Any]:
-        """For the record: kind, file system, durable, throttle."""
+        """For the record: kind, file system, durable, throttle, encoder of export_to_video."""
         return {
             "kind": self.kind,
             "storage": storage_kind(self.folder) if self.folder else None,
             "durable": self.durable,
             "throttle_mb_per_s": self.throttle_mb_per_s,
+            "encoder": export_encoder() if self.kind == "export_to_video" else None,
         }
 
 
