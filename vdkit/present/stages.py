@@ -240,17 +240,16 @@ def plot_denoising(
             expert = "" if step.expert == "only" else f"\n{step.expert}"
             noise = f"at noise {step.timestep / 1000:.2f}"
             ax.set_title(f"step {step.step}{expert}\n{noise}", fontsize=6.5, pad=4)
+            tone = EXPERT_TONES[step.expert][0]
             ax.spines["top"].set(
-                visible=True,
-                color=EXPERT_TONES[step.expert][0],
-                linewidth=2.5,
-                position=("outward", 1),
-            )
+                visible=True, color=tone, linewidth=2.5, position=("outward", 1)
+            )  # fmt: skip
         for row, name in zip(axes, pictures, strict=True):
             row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
         if title:
             figure.suptitle(title, fontsize=8, x=0.01, ha="left")
-    return figure
+    rows = [{"step": s.step, "expert": s.expert, "noise": s.timestep / 1000} for s in steps]
+    return keep_data(figure, rows)
 
 
 def plot_frames(
@@ -279,7 +278,7 @@ def plot_frames(
             ax.set_title(f"frame {index}, {index / fps:.2f} s", fontsize=6.5, pad=2)
         if title:
             figure.suptitle(title, fontsize=8, x=0.01, ha="left")
-    return figure
+    return keep_data(figure, [{"frame": int(i), "time_s": int(i) / fps} for i in shown])
 
 
 def _grid(
