@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,8 +23,44 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
-    from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
     from vdkit.trace.timeline import Recorded
+
+
+class TimedStage(Protocol):
+    """What is read of `vdkit.models.pipeline.Stage`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def peak_vram_bytes(self) -> int | None: ...
+    @property
+    def expert(self) -> str | None: ...
+
+
+class Generation(Protocol):
+    """What is read of `vdkit.models.pipeline.GeneratedLatents`."""
+
+    @property
+    def stages(self) -> Sequence[TimedStage]: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def embedding(self) -> Any: ...
+    @property
+    def latents(self) -> Any: ...
+
+
+class NoisyStep(Protocol):
+    """What is read of `vdkit.models.pipeline.KeptStep`."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def expert(self) -> str: ...
+    @property
+    def timestep(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +88,7 @@ class StageRow:
     peak_vram_bytes: int | None
 
 
-def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
+def stage_rows(made: Generation, decoded: DecodeResult) -> list[StageRow]:
     """Text encoder, denoising by expert, decode; in the order they ran.
 
     Args:
@@ -99,7 +135,7 @@ def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
     return rows
 
 
-def _shown(stage: Stage) -> str:
+def _shown(stage: TimedStage) -> str:
     if stage.expert is None:
         return stage.name
     return "denoise" if stage.expert == "only" else f"denoise, {stage.expert} expert"
@@ -220,7 +256,7 @@ def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
 
 
 def plot_denoising(
-    steps: Sequence[KeptStep],
+    steps: Sequence[NoisyStep],
     pictures: Mapping[str, Sequence[np.ndarray]],
     title: str | None = None,
 ) -> Figure:
