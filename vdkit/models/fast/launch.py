@@ -14,7 +14,7 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vdkit.models import kernels
+from vdkit.models.fast import kernels
 from vdkit.models.fast.layers import Convolution, ConvolutionCall, Frames, Norm, Space, StageFrames
 
 if TYPE_CHECKING:
