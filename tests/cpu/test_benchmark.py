@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vdkit.present.digits import mean_decimals, shown
+from vdkit.present.tables import NAMES, benchmark_rows, caption, markdown_report, runs_frame
 
 from tests.helpers import NearestDecoder, latents_for, leftovers
 from vdkit import (
@@ -23,15 +25,12 @@ from vdkit import (
     read_result,
     run_benchmark,
 )
-from vdkit.record.machine import THROTTLE_BITS
 from vdkit.measure.nvml import Nvml
 from vdkit.measure.study import MODES, FrameHasher
-from vdkit.present.digits import mean_decimals, shown
-from vdkit.present.tables import NAMES, benchmark_rows, caption, markdown_report, runs_frame
 from vdkit.present.timeline import steady_window
-from vdkit.record.machine import COMMIT_VARIABLE, git_state
-from vdkit.record.runs import MODES, SinkInfo
+from vdkit.record.machine import COMMIT_VARIABLE, THROTTLE_BITS, git_state
 from vdkit.record.recording import write_recording
+from vdkit.record.runs import MODES, SinkInfo
 from vdkit.record.stats import paired_ratio, summarize
 from vdkit.record.store import check_out, result_folder
 from vdkit.sinks.spec import SinkSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vdkit import analyze, load_decoder, load_latents, read_profile, read_trace
+from vdkit import analyze, load_decoder, load_latents, read_recording, read_trace
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -41,7 +41,7 @@ def test_example_trace_is_the_recorded_profile():
     made = read_trace(DATA / "kineto_h200_async.json.gz")
     analysis = analyze(made)
     (folder,) = (DATA.parent / "results").glob("*2ad74eb_aws-profile")
-    profile = read_profile(folder)
+    profile = read_recording(folder)
     recorded = profile.modes["async"].analysis
     assert not analysis.failed and analysis.kernels == recorded.kernels
     assert analysis.d2h_bytes == recorded.d2h_bytes
@@ -57,7 +57,7 @@ def test_example_trace_is_the_recorded_profile():
 
 def test_the_recorded_profile_reaches_what_it_should():
     (folder,) = (DATA.parent / "results").glob("*2ad74eb_aws-profile")
-    modes = read_profile(folder).modes
+    modes = read_recording(folder).modes
     steady = {m: one.analysis.windows.get("steady") for m, one in modes.items()}
     apart = (
         steady["async"].kernel_utilization_percent

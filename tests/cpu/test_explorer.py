@@ -18,8 +18,8 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer.app import Explorer
 from vdkit.explorer.views import bench_command
 from vdkit.predict.book import Setting
-from vdkit.record.runs import SinkInfo
 from vdkit.record.recording import read_recording
+from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec, held
 
 HERE = "this machine (test)"
