@@ -207,14 +207,18 @@ def run_report(options: argparse.Namespace) -> int:
     if len(options.records) == 1:
         if options.across:
             raise ValueError("--across is for a comparison; give two recordings")
-        _, document = document_at(options.records[0], wants)
+        found, document = document_at(options.records[0], wants)
+        made_of = options.records[0].resolve().name
+        if not isinstance(found, Sweep):
+            made_of = source_of(options.records[0]).name
     else:
         a, b = (opened(path) for path in options.records)
         if isinstance(a, Sweep) or isinstance(b, Sweep):
             raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
         comparison = compare_results(a, b, across=options.across)
-        document = comparison_document(comparison, wants, [source_of(p) for p in options.records])
-    made_of = " and ".join(str(path) for path in options.records)
+        sources = [source_of(path) for path in options.records]
+        document = comparison_document(comparison, wants, sources)
+        made_of = " and ".join(source.name for source in sources)
     foot = f"Made by vdkit report {vdkit.__version__} from {made_of}; nothing was measured anew."
     text = document.html(foot)
     new = not out.exists()

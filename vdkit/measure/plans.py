@@ -319,7 +319,7 @@ def _allocated() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class AblationArm:
     """One way to decode: mode and configuration, and whether it is the code of "all on" here."""
 
     mode: str
@@ -327,7 +327,7 @@ class Setting:
     same_code: bool = False
 
 
-def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
+def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, AblationArm]:
     """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
 
     And once more none, but the conversion to uint8 on the GPU: what lies between that and "all on"
@@ -345,13 +345,13 @@ def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
         raise ValueError(f"off already: {', '.join(off)}; begin with every primitive on")
     if config.slots < 2:
         raise ValueError(f"slots is {config.slots}; use 2 or more, so that one can be taken away")
-    settings = {ALL_ON: Setting("async", config)}
+    settings = {ALL_ON: AblationArm("async", config)}
     for name, words in PRIMITIVES.items():
         same = name in CUDA_ONLY and not on_gpu
-        settings[f"no {words}"] = Setting("async", replace(config, **{name: False}), same)
-    settings[ONE_SLOT] = Setting("async", replace(config, slots=1))
-    settings[NONE] = Setting("sync", config)
-    settings[NONE_UINT8] = Setting("sync", replace(config, sync_uint8_on_gpu=True))
+        settings[f"no {words}"] = AblationArm("async", replace(config, **{name: False}), same)
+    settings[ONE_SLOT] = AblationArm("async", replace(config, slots=1))
+    settings[NONE] = AblationArm("sync", config)
+    settings[NONE_UINT8] = AblationArm("sync", replace(config, sync_uint8_on_gpu=True))
     return settings
 
 

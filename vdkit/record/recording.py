@@ -29,6 +29,7 @@ from vdkit.record.runs import (
 from vdkit.record.stats import Ratio, Summary, paired_ratio, summarize
 from vdkit.record.store import write_record
 from vdkit.trace.figures import Analysis, FamilyShare
+from vdkit.trace.stalls import CAUSES
 
 SCHEMA_VERSION = 6
 """Earlier files are of several kinds, each with a count of its own up to 5; `upgrade` reads all."""
@@ -61,6 +62,13 @@ class ArmProfile(Record):
     tflop_per_s: dict[str, float]
     trace: str
     latencies_s: tuple[Seconds, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> ArmProfile:
+        for name, window in self.analysis.windows.items():
+            if missing := CAUSES.keys() - window.stall_s.keys():
+                raise ValueError(f"window {name!r} has no {missing.pop()!r} among its stalls")
+        return self
 
 
 class Arm(Record):
