@@ -82,7 +82,7 @@ class ThisMachine:
         return loaded
 
     def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
-        """A factory of fresh sinks, held to ``mb_per_s`` if given, and how records describe them."""
+        """A factory of fresh sinks, held to ``mb_per_s`` if given, and its words in records."""
         if name in self._sinks:
             info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
             return held(self._sinks[name], mb_per_s), info
