@@ -6,14 +6,13 @@ from contextlib import contextmanager
 import matplotlib.pyplot as plt
 import pytest
 from scipy.stats import gmean
+from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
+from vdkit.record.old_ablation import ALL_ON, NONE, ONE_SLOT, ablation_settings
 
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit.decode.chunks import PRIMITIVES, ChunkRecord, DecodeConfig
-from vdkit.measure.plans import run_ablation
-from vdkit.measure.plans import run_benchmark
-from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
+from vdkit.measure.plans import run_ablation, run_benchmark
 from vdkit.present.stages import chunk_life_rows, chunk_life_words
-from vdkit.record.old_ablation import ALL_ON, NONE, ONE_SLOT, ablation_settings
 from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
 from vdkit.trace.timeline import balancing_mb_per_s, chunk_steps

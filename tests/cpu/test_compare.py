@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from vdkit.present.compare_tables import comparison_rows, comparison_text
 
 from vdkit import compare_results, permutation_p, read_result, unpaired_ratio
 from vdkit.__main__ import main
-from vdkit.present.compare_tables import comparison_rows, comparison_text
 from vdkit.record.recording import Mode
 from vdkit.record.stats import (
     CALL_BELOW_P,

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from vdkit.present.control_report import control_text, plot_rounds
+from vdkit.record.judge import check_draws, judge
+from vdkit.record.old_aa import ARMS, is_arm
 
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit import compare_results, decode_sync, load_results, read_control, read_result, run_control
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, time_product
-from vdkit.present.control_report import control_text, plot_rounds
-from vdkit.record.judge import check_draws, judge
-from vdkit.record.old_aa import ARMS, is_arm
 from vdkit.record.runs import SinkInfo
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -74,7 +74,7 @@ def test_negative_times_are_moved_and_come_back(made, tmp_path):
     made.assign_chunks()
     path = write_trace(made, tmp_path / "t.json.gz")
     assert problems(load(path)) == []
-    assert read_trace(path).span == made.span
+    assert read_trace(path).gpu.span == made.gpu.span
 
 
 def test_nothing_is_overwritten_and_foreign_traces_are_refused(made, tmp_path):

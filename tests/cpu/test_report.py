@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import summed_up
-from vdkit import read_result
+from vdkit import compare_results, document_of, read_recording
 from vdkit.__main__ import main
-from vdkit.present.compare_tables import comparison_rows
-from vdkit.present.profile_tables import family_rows, mode_rows, stall_rows
-from vdkit.present.report_html import MARKER, escape, facts, prose, table
-from vdkit.present.tables import benchmark_rows
-from vdkit.present.variants_table import families_csv, read_families, variant_rows
-from vdkit.record.old_variants import read_variants
+from vdkit.present.columns import Asked
+from vdkit.present.comparison import comparison_table
+from vdkit.present.document import Document, Facts, Text, section
+from vdkit.present.documents import benchmark_table, source_of
+from vdkit.present.page import MARKER
+from vdkit.present.studies import families_table, variant_table
+from vdkit.present.table import Number, Table
+from vdkit.record.upgrade import read_families
 
 RESULTS = Path(__file__).parents[2] / "results"
 BENCH = next(RESULTS.glob("*c942496_aws-float16"))
 OTHER = next(RESULTS.glob("*587491a_aws-float16"))
 PROFILE = next(RESULTS.glob("*fast-profile"))
 VARIANTS = next(RESULTS.glob("*variants-480p-float16"))
+AA = next(RESULTS.glob("*aa-async"))
 SWEEP = next(RESULTS.glob("*sweep-cpu"))
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -64,15 +67,15 @@ class Page(HTMLParser):
     def text(self):
         return "".join(self.words)
 
-    def holds(self, rows):
+    def holds(self, table):
         """Whether a table has these columns and cells."""
-        wanted = [list(rows[0]), *(list(row.values()) for row in rows)]
+        wanted = [table.columns, *table.cells]
         return wanted in [
             [[cell.replace("\xa0", " ") for cell in row] for row in one] for one in self.tables
         ]
 
 
-def check(text):
+def check(text, sentences=3):
     """What holds for every report; the page."""
     page = Page(text)
     assert text.isascii() and text.splitlines()[1] == MARKER
@@ -93,7 +96,9 @@ def check(text):
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
     assert len(set(ids)) == len(ids) and links == [f"#{one}" for one in ids]
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
-    assert page.tags.count("h1") == 1 and page.tags[page.tags.index("h1") + 2 :][:3] == ["p"] * 3
+    assert page.tags.count("h1") == 1
+    lead = page.tags[page.tags.index("h1") + 2 :][:sentences]
+    assert lead == ["p"] * sentences
     return page
 
 
@@ -116,8 +121,8 @@ def test_a_benchmark(tmp_path, capsys):
     text = made(tmp_path, BENCH)
     said = capsys.readouterr().out
     assert str(tmp_path / "report.html") in said and f"{len(text) / 1e3:.0f} kB" in said
-    page, result = check(text), read_result(BENCH)
-    assert page.holds(benchmark_rows(result))
+    page, result = check(text), read_recording(BENCH)
+    assert page.holds(benchmark_table(result))
     assert page.text.count(result.label) and "sync / async is 1.146 [1.121, 1.173]" in page.text
     assert "async is 0.01 % above the compute floor of 3.6489 s" in page.text
     assert "25 of 40 timed runs had a throttle reason set" in page.text
@@ -132,32 +137,29 @@ def test_a_benchmark(tmp_path, capsys):
 
 def test_money_and_energy(tmp_path):
     page = check(made(tmp_path, BENCH, "--usd-per-hour", "3.36", "--energy"))
-    assert page.holds(benchmark_rows(read_result(BENCH), 3.36, energy=True))
+    assert page.holds(benchmark_table(read_recording(BENCH), Asked(3.36, energy=True)))
     assert "Price: $3.36 per hour" in page.text
 
 
 def test_a_profile(tmp_path):
-    from vdkit.record.old_profile import read_profile
-
     text = made(tmp_path, PROFILE)
-    page, result = check(text), read_profile(PROFILE)
-    analyses = {mode: one.analysis for mode, one in result.arms.items()}
-    for rows in (mode_rows(result), stall_rows(analyses, "run"), family_rows(analyses)):
-        assert page.holds(rows)
+    page, recording = check(text), read_recording(PROFILE)
+    document = document_of(recording, source=source_of(PROFILE))
+    tables = document.tables()
+    assert len(tables) >= 3 and all(page.holds(one) for one in tables)
     assert page.tags.count("img") == 5 and len(text) < 2_000_000
-    assert "this is a profile" in page.text
 
 
 def test_a_profile_without_what_lies_beside_it(tmp_path):
     (tmp_path / "profile.json").write_bytes((PROFILE / "profile.json").read_bytes())
     page = check(made(tmp_path, tmp_path))
-    assert page.tags.count("img") == 4 and "no nvml.csv" in page.text
+    assert page.tags.count("img") == 4 and "No nvml.csv lies beside the record" in page.text
 
 
 def test_variants(tmp_path):
-    page, made_of = check(made(tmp_path, VARIANTS)), read_variants(VARIANTS)
-    assert page.holds(variant_rows(made_of))
-    assert page.tags.count("img") == 1 + len(made_of.results)
+    page, recording = check(made(tmp_path, VARIANTS)), read_recording(VARIANTS)
+    assert page.holds(variant_table(recording)) and page.holds(families_table(recording))
+    assert page.tags.count("img") == 1 + len(recording.variants)
     assert "diffusers / fast is 3.091" in page.text
     hashes = {row[0]: row[1] for row in page.tables[-1]}
     assert hashes["label"] == "variants-480p-float16"
@@ -166,33 +168,63 @@ def test_variants(tmp_path):
     assert "FRAMES OF THE MODES OF compiled ARE NOT IDENTICAL" in page.text
 
 
+def test_an_aa_control(tmp_path):
+    page = check(made(tmp_path, AA))
+    assert all(page.holds(one) for one in document_of(read_recording(AA)).tables())
+    assert page.tags.count("img") == 1
+    assert "paired, 1 false calls in 40 splits, and what was planted found in 40" in page.text
+    hashes = {row[0]: row[1] for row in page.tables[-1]}
+    assert len(hashes["SHA-256 of result_slow.json"]) == 64
+
+
+def test_a_sweep(tmp_path):
+    assert check(made(tmp_path, SWEEP), sentences=1).tables
+
+
+def test_a_profiles_timed_runs_are_compared_too(tmp_path):
+    page = check(made(tmp_path, PROFILE, VARIANTS / "result_fast.json"))
+    assert any("B / A" in one[0] for one in page.tables)
+    assert "Timeline of A" in page.text
+
+
 def test_families_are_read_as_they_were_written(tmp_path):
-    path = VARIANTS / "families.csv"
-    assert families_csv(read_families(path)) == path.read_text()
+    shares = read_recording(VARIANTS).families
+    lines = (VARIANTS / "families.csv").read_text().splitlines()[1:]
+    written = [
+        f'{variant},"{one.family.name}",{one.family.kernels},{one.family.seconds!r},'
+        f"{one.ms_per_latent_frame!r},{one.family.percent!r}"
+        for variant, families in shares.items()
+        for one in families
+    ]
+    assert written == lines and len(lines) > 10
     (tmp_path / "families.csv").write_text("variant,family,kernels\nfast,other,many\n")
     with pytest.raises(ValueError, match=r"families\.csv is not a table of kernel families"):
         read_families(tmp_path / "families.csv")
 
 
 def test_two_runs_compared(tmp_path):
-    from vdkit import compare_results
-
     slower = changed(tmp_path, label="slower", latency=1.25)
     page = check(made(tmp_path, BENCH, slower))
-    comparison = compare_results(read_result(BENCH), read_result(slower))
-    assert page.holds(comparison_rows(comparison))
+    a, b = read_recording(BENCH), read_recording(slower)
+    assert page.holds(comparison_table(compare_results(a, b)))
+    assert page.holds(benchmark_table(a)) and page.holds(benchmark_table(b))
     assert "async: slower, B / A 1.250" in page.text and "COMPARED ACROSS" not in page.text
 
 
-def test_two_runs_that_must_not_be_compared(tmp_path):
+def test_what_differs_is_stated_above_the_verdicts(tmp_path):
     page = check(made(tmp_path, OTHER, BENCH))
-    assert "A and B must not be compared: device_uuid" in page.text
-    refused = next(one for one in page.tables if one[0][0] == "must be equal")
-    assert [row[0] for row in refused[1:]] == ["device_uuid"]
-    assert not any("B / A" in one[0] for one in page.tables)
-    page = check(made(tmp_path, OTHER, BENCH, "--across"))
     assert "COMPARED ACROSS" in page.text and any("B / A" in one[0] for one in page.tables)
-    assert "THEY DIFFER IN WHAT MUST BE EQUAL" in page.text
+    assert "device_uuid GPU-e7c560dc" in page.text
+    assert "THEY DIFFER IN MORE THAN CODE" in page.text
+
+
+def test_other_media_are_compared_only_across(tmp_path, capsys):
+    longer = next(RESULTS.glob("*ee32141_length-321-frames"))
+    pair = ["report", str(BENCH), str(longer), "--out", str(tmp_path / "r.html")]
+    assert main(pair) == 2
+    assert "other media: frames 161 against 321" in capsys.readouterr().err
+    assert main([*pair, "--across"]) == 0
+    assert "frames 161 against 321" in check((tmp_path / "r.html").read_text()).text
 
 
 def test_nothing_in_a_record_becomes_markup(tmp_path):
@@ -204,7 +236,7 @@ def test_nothing_in_a_record_becomes_markup(tmp_path):
     data["provenance"] |= {"device": evil, "cpu": evil, "git_commit": evil, "driver": evil}
     data["sink"] |= {"kind": evil}
     (tmp_path / "evil.json").write_text(json.dumps(data))
-    for arguments in ([tmp_path / "evil.json"], [BENCH, tmp_path / "evil.json", "--across"]):
+    for arguments in ([tmp_path / "evil.json"], [BENCH, tmp_path / "evil.json"]):
         text = made(tmp_path, *arguments)
         page = check(text)
         assert "<script" not in text and "&lt;script&gt;" in text
@@ -235,12 +267,12 @@ def test_frames_that_differ_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([SWEEP], "is a sweep, of which there is no report"),
-        ([RESULTS], "no record at"),
+        ([BENCH, SWEEP], "a sweep is no side of a comparison"),
+        ([RESULTS], "no result at"),
         ([RESULTS / "nothing"], "no result at"),
         ([BENCH, BENCH], "hold the same runs"),
-        ([BENCH, PROFILE], "is no benchmark, and two are compared"),
-        ([BENCH, OTHER, BENCH], "3 runs; give one, or two"),
+        ([BENCH, VARIANTS], "no mode in common"),
+        ([BENCH, OTHER, BENCH], "3 recordings; give one, or two"),
         ([BENCH, "--across"], "--across is for a comparison"),
         ([BENCH, "--usd-per-hour", "0"], "the price is 0"),
         ([BENCH / "runs.csv"], "is not JSON"),
@@ -262,7 +294,8 @@ def test_a_profile_that_lacks_something_is_refused(tmp_path, capsys, command):
     name, *options = command.split()
     out = ["--out", str(tmp_path / "r.html")] if name == "report" else []
     assert main([name, str(file), *options, *out]) == 2
-    assert f"{file} is damaged: it has no 'drain'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(file) in error and "window 'run' has no 'drain' among its stalls" in error
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -293,11 +326,20 @@ def test_neither_torch_nor_a_display(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def page_of(*parts):
+    return Document("t", "k", (), (section("a", "A", *parts),)).html("foot")
+
+
 def test_pieces():
-    assert escape("<\x07&\">'") == "&lt;\ufffd&amp;&quot;&gt;&#x27;"
-    assert prose("a\nb\n\n- c\n- <d>") == "<p>a<br>b</p>\n<ul><li>c</li><li>&lt;d&gt;</li></ul>"
-    assert table([]) == prose("") == ""
-    one = table([{"a": "x", "b": "1.5 [1, 2]", "c": "587491a4"}, {"a": "", "b": "-", "c": "1"}])
+    text = page_of(Text("a\nb\n\n- c\n- <d>"), Text("<\x07&\">'", "note"), Text(""))
+    assert "<p>a<br>b</p>\n<ul><li>c</li><li>&lt;d&gt;</li></ul>" in text
+    assert '<p class="note">&lt;&#65533;&amp;&#34;&gt;&#39;</p>' in text
+    rows = [
+        {"a": "x", "b": Number(1.5, 1, 1, 2), "c": "587491a4"},
+        {"a": None, "b": None, "c": "1"},
+    ]
+    one = page_of(Table(rows))
     assert re.findall(r'class="number">([^<]*)', one) == ["b", "1.5 ", "-"]
-    assert '<span class="interval">[1, 2]</span>' in one
-    assert facts([("a", "1", "2"), ("b", "1", "1")]).count("differs") == 1
+    assert '<span class="interval">[1.0, 2.0]</span>' in one
+    assert page_of(Facts([("a", "1", "2"), ("b", "1", "1")])).count('class="differs"') == 1
+    assert '<div class="warning">' in page_of(Text("no", "warning"))

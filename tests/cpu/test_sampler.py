@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vdkit.measure import gpm as gpm_module
+from vdkit.measure import nvml as nvml_module
 from vdkit.measure.nvml import GPM_COLUMNS, PCIE_EVERY, NvmlSampler, Samples, _next_tick
 
 
@@ -141,8 +141,9 @@ def nothing_left_behind():
 
 
 @pytest.fixture(autouse=True)
-def gpm_answers_at_once(monkeypatch):
-    monkeypatch.setattr(gpm_module, "GPM_INTERVAL_S", 0.0)
+def what_moves_slowly_answers_at_once(monkeypatch):
+    monkeypatch.setattr(nvml_module, "GPM_INTERVAL_S", 0.0)
+    monkeypatch.setattr(nvml_module, "COUNTER_INTERVAL_S", 0.001)
 
 
 def sampled(nvml, rounds=6, interval_s=0.001):
@@ -234,6 +235,17 @@ def test_without_gpm_pcie_comes_from_nvml_now_and_then(options):
         assert last(samples, name) == pytest.approx(1.024)
 
 
+def test_what_moves_slowly_is_asked_now_and_then(monkeypatch):
+    """And in the first and the last sample, so that energy spans the block."""
+    monkeypatch.setattr(nvml_module, "COUNTER_INTERVAL_S", 0.01)
+    samples = sampled(FakeNvml(), rounds=5)
+    for name, every in (("temperature_c", 10), ("energy_j", 10), ("sm_clock_mhz", 1)):
+        column = samples.columns[name]
+        wanted = [(i - 1) % every == 0 for i in range(len(column))]
+        assert [value is not None for value in column[1:-1]] == wanted[1:-1], name
+        assert column[0] is not None and column[-1] is not None
+
+
 def test_each_pcie_direction_falls_back_alone():
     nvml = FakeNvml(refuse=(FakeNvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC,))
     samples = sampled(nvml)
@@ -253,7 +265,7 @@ def test_gpm_metrics_lie_between_neighboring_readings():
 
 
 def test_gpm_is_not_asked_faster_than_its_counters_move(monkeypatch):
-    monkeypatch.setattr(gpm_module, "GPM_INTERVAL_S", 1000.0)
+    monkeypatch.setattr(nvml_module, "GPM_INTERVAL_S", 1000.0)
     nvml = FakeNvml()
     samples = sampled(nvml)
     assert set(samples.columns["sm_active_percent"]) == {None} and len(nvml.pairs) == 1
@@ -262,7 +274,7 @@ def test_gpm_is_not_asked_faster_than_its_counters_move(monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gpm_value_that_is_no_number_is_empty(monkeypatch, value):
-    monkeypatch.setitem(gpm_module._GPM, "sm_active_percent", ("NVML_GPM_METRIC_SM_UTIL", value))
+    monkeypatch.setitem(nvml_module._GPM, "sm_active_percent", ("NVML_GPM_METRIC_SM_UTIL", value))
     samples = sampled(FakeNvml())
     assert set(samples.columns["sm_active_percent"]) == {None}
 
@@ -389,7 +401,7 @@ COLUMNS = {
 
 
 def test_slices():
-    samples = Samples(100.0, COLUMNS, {}, {"software power cap": 2}, 1.0, 0.4)
+    samples = Samples(100.0, COLUMNS, {}, 0.4)
     part = samples.between(101.0, 103.5, 101.5)
     assert part.columns["time_s"] == [-0.5, 0.5, 1.5]
     assert part.columns["energy_j"] == [11.5, None, 14.0]
@@ -404,6 +416,6 @@ def test_slices():
 
 def test_csv_and_summary():
     columns = {"time_s": [0.0, 0.1 + 0.2], "power_w": [None, 250], "energy_j": [None, None]}
-    samples = Samples(0.0, columns, {}, {}, 1.0, 0.4)
+    samples = Samples(0.0, columns, {}, 0.4)
     assert samples.to_csv() == "time_s,power_w,energy_j\n0.0,,\n0.30000000000000004,250,\n"
     assert samples.summary() == {"power_w": {"mean": 250, "min": 250, "max": 250}}

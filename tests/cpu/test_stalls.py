@@ -5,7 +5,7 @@ import pytest
 
 from tests.timelines import adds_up, chunk, ms, run, timeline
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure import intervals
+from vdkit.trace import timeline as intervals
 from vdkit.trace.stalls import CAUSES, stalls_from_records, stalls_from_trace
 
 

@@ -9,43 +9,46 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tools.readme import MAIN, PROFILE, SWEEP, VARIANTS
-from vdkit import (
-    Table,
-    benchmark_table,
-    breakdown_table,
-    compare_results,
-    comparison_table,
-    read_result,
-    read_sweep,
-    results_table,
-    sweep_table,
-    variant_table,
-)
+from vdkit import compare_results, document_of, read_recording, read_sweep
 from vdkit.__main__ import main
-from vdkit.present.digits import (
-    decimals_for,
-    mean_decimals,
-    mean_words,
-    ratio_decimals,
-    ratio_words,
-    shown,
-    to_interval,
-)
+from vdkit.present.comparison import comparison_table
+from vdkit.present.document import Document, Facts, Text, section
+from vdkit.present.documents import benchmark_table, breakdown_table
 from vdkit.present.latex import escape
-from vdkit.present.tables import benchmark_rows, markdown_table
-from vdkit.record.old_variants import read_variants
-from vdkit.record.results import load_results, rows_by_mode, rows_by_run
+from vdkit.present.results_list import results_table
+from vdkit.present.studies import variant_table
+from vdkit.present.sweep_document import sweep_document
+from vdkit.present.table import (
+    Number,
+    Table,
+    decimals_for,
+    mean_of,
+    ratio_of,
+    shown,
+    significant,
+    summary_decimals,
+)
 from vdkit.record.stats import Ratio, mean_half_width, summarize
 
 RESULTS = Path(__file__).parents[2] / "results"
+MAIN = next(RESULTS.glob("*c942496_aws-float16"))
+PROFILE = next(RESULTS.glob("*aws-profile"))
+SWEEP = next(RESULTS.glob("*sweep-14-threads"))
+VARIANTS = next(RESULTS.glob("*variants-480p-float16"))
+AA = next(RESULTS.glob("*aa-async"))
 ROWS = [
-    {"mode": "sync", "mean s": "4.185", "n": "10", "sync / mode": "1", "error %": "-0.50"},
+    {
+        "mode": "sync",
+        "mean s": Number(4.185, 3),
+        "n": Number(10, 0),
+        "sync / mode": Number(1, 0),
+        "error %": Number(-0.5, 2),
+    },
     {
         "mode": "a & b",
-        "mean s": "3.6493",
-        "n": "10",
-        "sync / mode": "1.147 [1.125, 1.168]",
+        "mean s": Number(3.6493, 4),
+        "n": Number(10, 0),
+        "sync / mode": Number(1.147, 3, 1.125, 1.168),
         "error %": None,
     },
 ]
@@ -54,7 +57,7 @@ NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?"
 
 @pytest.fixture(scope="module")
 def result():
-    return read_result(RESULTS / MAIN)
+    return read_recording(MAIN)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ class TestFiveForms:
 
     def test_of_a_recorded_benchmark(self, table, result):
         frame = table.frame()
-        means = [mode.latency_s.mean for mode in result.arms.values()]
+        means = [arm.latency.mean for arm in result.arms.values()]
         np.testing.assert_allclose(frame["mean s"], means, atol=5e-3)
         assert frame["n"].dtype == np.int64 and list(frame["n"]) == [10] * 4
         speedup = result.speedup("async")
@@ -100,8 +103,8 @@ class TestFiveForms:
             atol=5e-4,
         )
         for form in ("markdown", "text"):
-            for row, line in zip(table.rows, body_of(form, table), strict=True):
-                assert all(cell in line for cell in row.values())
+            for cells, line in zip(table.cells, body_of(form, table), strict=True):
+                assert all(cell in line for cell in cells)
 
     def test_caption_above_and_note_below(self):
         text = Table(ROWS, "what\nwhere", "why").text()
@@ -115,13 +118,12 @@ class TestFiveForms:
         cells = ((head, "mean s"), (first, "4.185"), (second, "3.6493"))
         assert len({line.index(cell) + len(cell) for line, cell in cells}) == 1
 
-    def test_markdown_is_what_markdown_table_makes(self, table):
-        assert markdown_table(table.rows) in table.markdown()
-        cell = markdown_table([{"a": "x|y", "b": "two\nlines"}]).splitlines()[2]
+    def test_bars_and_line_breaks_stay_in_their_cell(self):
+        cell = Table([{"a": "x|y", "b": "two\nlines"}]).markdown_body().splitlines()[2]
         assert cell.count("|") - cell.count(r"\|") == 3 and "two lines" in cell
 
     def test_in_a_notebook(self):
-        table = Table([{"a": "<b>", "x": "1.147 [1.125, 1.168]"}], "c & d", "<script>")
+        table = Table([{"a": "<b>", "x": Number(1.147, 3, 1.125, 1.168)}], "c & d", "<script>")
         made = table._repr_html_()
         assert "<script>" not in made and "&lt;script&gt;" in made and "c &amp; d" in made
         assert "<b>" not in made and 'style="text-align: right"' in made
@@ -138,7 +140,10 @@ class TestFrame:
         assert math.isnan(frame["sync / mode low"][0])
 
     def test_missing_values_are_nan(self):
-        rows = [{"mode": "a", "x s": "-", "y": "-"}, {"mode": "b", "x s": "3", "z": "word"}]
+        rows = [
+            {"mode": "a", "x s": None, "y": None},
+            {"mode": "b", "x s": Number(3, 1), "z": "word"},
+        ]
         frame = Table(rows).frame()
         assert math.isnan(frame["x s"][0]) and frame["x s"][1] == 3
         assert frame["y"].isna().all() and pd.isna(frame["z"][0]) and frame["z"][1] == "word"
@@ -148,17 +153,32 @@ class TestFrame:
         cells = {"size": "480x832", "throttled": "5 of 10", "commit": "5874911", "id": "007"}
         row = Table([cells]).frame().iloc[0]
         assert list(row) == list(cells.values())
-        mixed = Table([{"m": "1.5"}, {"m": "does not fit"}]).frame()
+        mixed = Table([{"m": Number(1.5, 1)}, {"m": "does not fit"}]).frame()
         assert list(mixed["m"]) == ["1.5", "does not fit"]
 
     def test_marks_are_kept_beside_the_number(self):
-        frame = Table([{"x s": "3.65†", "r": "1.09 (n = 1)"}, {"x s": "4", "r": "-"}]).frame()
+        rows = [
+            {"x s": Number(3.65, 2, mark="†"), "r": Number(1.0897, 2, mark="n = 1")},
+            {"x s": Number(4, 0), "r": None},
+        ]
+        table = Table(rows)
+        frame = table.frame()
+        assert table.cells[0] == ["3.65†", "1.09 (n = 1)"]
         assert list(frame["x s"]) == [3.65, 4] and frame["x s mark"][0] == "†"
         assert pd.isna(frame["x s mark"][1])
         assert frame["r"][0] == 1.09 and frame["r mark"][0] == "n = 1"
 
+    def test_values_are_as_they_are_shown(self):
+        """Tens and signs, in text and frame."""
+        rows = [{"a": Number(2512.3, -1), "b": Number(4.951, 2, 4.5, 5.414, sign=True)}]
+        assert Table(rows).cells == [["2510", "+4.95 [+4.50, +5.41]"]]
+        row = Table(rows).frame().iloc[0]
+        assert list(row) == [2510, 4.95, 4.5, 5.41]
+        assert str(Number(-0.001, 2, sign=True)) == "+0.00"
+
     def test_csv_comes_back_through_pandas(self, table):
-        awkward = Table([{"a": 'say "hi", you', "x s": "1.0"}, {"a": "two\nlines", "x s": "-"}])
+        rows = [{"a": 'say "hi", you', "x s": Number(1, 1)}, {"a": "two\nlines", "x s": None}]
+        awkward = Table(rows)
         assert '"say ""hi"", you"' in awkward.csv()
         for one in (table, awkward, Table(ROWS)):
             back = pd.read_csv(io.StringIO(one.csv()))
@@ -224,12 +244,12 @@ class TestWrite:
 
 @pytest.mark.parametrize("rows", [[], [{}]])
 def test_an_empty_table_names_the_remedy(rows):
-    with pytest.raises(ValueError, match="leave the table out, or give rows"):
+    with pytest.raises(ValueError, match="leave the table out"):
         Table(rows)
 
 
-def test_a_cell_that_is_no_text_names_the_remedy():
-    with pytest.raises(TypeError, match=r"cell 1.5 of column 'x' is float; format it first"):
+def test_a_cell_without_digits_names_the_remedy():
+    with pytest.raises(TypeError, match=r"cell 1.5 of column 'x' is float; give a .*Number"):
         Table([{"x": 1.5}])
 
 
@@ -247,20 +267,28 @@ class TestDigits:
          (2512.3, "2510"), (0, "0"), (9.996, "10.0")],
     )  # fmt: skip
     def test_three_digits_without_an_interval(self, value, text):
-        assert to_interval(value) == text
+        assert str(Number(value, decimals_for(None, value))) == text
 
     def test_the_interval_ends_at_the_same_place(self):
-        assert to_interval(1.14683, 1.12472, 1.16825) == "1.147 [1.125, 1.168]"
-        assert to_interval(4.7453, 4.536, 4.954) == "4.75 [4.54, 4.95]"
-        assert to_interval(1234.5, 700, 1800) == "1230 [700, 1800]"
-        assert to_interval(1.0, 1.0, 1.0) == "1.0000"
+        def told(value, low, high):
+            return str(ratio_of(Ratio(value, low, high, 10)))
+
+        assert told(1.14683, 1.12472, 1.16825) == "1.147 [1.125, 1.168]"
+        assert told(4.7453, 4.536, 4.954) == "4.75 [4.54, 4.95]"
+        assert told(1234.5, 700, 1800) == "1230 [700, 1800]"
+        assert told(1.0, 1.0, 1.0) == "1.0000"
         assert shown(-0.00001, 3) == "0.000"
 
     def test_ratios(self):
-        assert ratio_words(None) == "-"
-        assert ratio_words(Ratio(1.0897, None, None, 1)) == "1.09 (n = 1)"
-        ratio = Ratio(1.3904, 1.3838, 1.3994, 4)
-        assert ratio_words(ratio) == "1.3904 [1.3838, 1.3994]" and ratio_decimals(ratio) == 4
+        assert ratio_of(None) is None
+        assert str(ratio_of(Ratio(1.0897, None, None, 1))) == "1.09 (n = 1)"
+        assert str(ratio_of(Ratio(1.3904, 1.3838, 1.3994, 4))) == "1.3904 [1.3838, 1.3994]"
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [(0.012345, "0.01235"), (1.39742, "1.397"), (12345.6, "12346"), (0, "0")]
+    )
+    def test_significant_digits(self, value, text):
+        assert str(significant(value, 4)) == text and significant(None) is None
 
     def test_half_width_of_a_mean_is_students(self):
         assert mean_half_width(3.0, 1) is None
@@ -277,19 +305,20 @@ class TestDigits:
 
     def test_a_mean_scales_with_its_unit(self):
         values = [4.1, 4.2, 4.3]
-        assert mean_words(values) == "4.20" and mean_words(values, 1000) == "4200"
-        assert mean_words([4.2]) == "4.20" and mean_decimals(summarize(values), 1e-3) == 4
+        assert str(mean_of(values)) == "4.20" and str(mean_of(values, 1000)) == "4200"
+        assert str(mean_of([4.2])) == "4.20" and summary_decimals(summarize(values), 1e-3) == 4
 
-    def test_all_figures_of_a_row_end_at_one_place(self, result):
-        wide, narrow = benchmark_rows(result)[0], benchmark_rows(result)[2]
+    def test_all_figures_of_a_row_end_at_one_place(self, table):
+        wide, narrow = table.rows[0], table.rows[2]
         for row, places in ((wide, 2), (narrow, 4)):
             for name in ("mean s", "median s", "P99 s†", "min s", "max s"):
-                assert len(row[name].partition(".")[2]) == places, name
+                assert len(str(row[name]).partition(".")[2]) == places, name
 
     def test_one_run_has_three_digits(self):
         (folder,) = RESULTS.glob("*ef89707_aws-641-frames")
-        row = benchmark_rows(read_result(folder))[1]
-        assert row["mean s"] == "14.5" and row["std s"] == "-" and row["sync / mode"].endswith("1)")
+        row = benchmark_table(read_recording(folder)).rows[1]
+        assert str(row["mean s"]) == "14.5" and row["std s"] is None
+        assert str(benchmark_table(read_recording(folder)).rows[2]["sync / mode"]).endswith("1)")
 
 
 def test_units_are_in_the_headers(table):
@@ -302,43 +331,70 @@ def test_units_are_in_the_headers(table):
         assert name.rstrip("†").endswith((" s", " MB", " GB")), name
 
 
+class TestDocument:
+    MADE = Document(
+        "one",
+        "kind",
+        ("lead",),
+        (
+            section("a", "A", Text("wrong", "warning"), Table(ROWS, "what", "why"), Text("")),
+            section("b", "B", Facts([("x", "1")]), Text("hidden"), page_only=True),
+        ),
+    )
+
+    def test_text_has_what_is_for_text(self):
+        text = self.MADE.text()
+        assert text.startswith("wrong\n\nwhat\n\n| mode ") and text.endswith("why")
+        assert "hidden" not in text and "lead" not in text and "\x1b" not in text
+        assert self.MADE.text(terminal=True).startswith("\x1b[1;31mwrong\x1b[0m\n")
+        assert self.MADE.markdown() == f"# one\n\n{text}\n" == self.MADE._repr_markdown_()
+
+    def test_what_is_wrong_stands_above_every_table(self):
+        (table,) = self.MADE.tables()
+        assert table.caption == "wrong\nwhat" and table.rows == Table(ROWS).rows
+
+    def test_empty_parts_are_left_out(self):
+        assert [len(one.parts) for one in self.MADE.sections] == [2, 2]
+        assert len(list(self.MADE.parts(page=True))) == 4
+
+
 class TestEveryKindOfRecord:
     def test_as_tables(self, result):
-        rows = rows_by_mode(load_results(RESULTS / MAIN))
+        listed = [(MAIN / "result.json", result)]
         made = [
             breakdown_table(result),
             comparison_table(compare_results(result, result, mode_pairs=[("sync", "async")])),
-            variant_table(read_variants(RESULTS / VARIANTS)),
-            sweep_table(read_sweep(RESULTS / SWEEP)),
-            results_table(rows),
-            results_table(rows_by_run(load_results(RESULTS / MAIN))),
+            variant_table(read_recording(VARIANTS)),
+            sweep_document(read_sweep(SWEEP)).tables()[0],
+            results_table(listed),
+            results_table(listed, runs=True),
+            *document_of(read_recording(AA)).tables(),
         ]
         for table in made:
             assert table.caption and len(table.frame()) == len(table.rows)
             assert table.latex().isascii() and table.csv() and table.text() and table.markdown()
-        listed = {row["mode"]: row["mean s"] for row in made[4].rows}
-        shown_alone = [row["mean s"] for row in benchmark_rows(result)]
-        assert list(listed.values()) == shown_alone, "the same digits in every table"
+        shown_alone = [str(row["mean s"]) for row in benchmark_table(result).rows]
+        assert [str(row["mean s"]) for row in made[4].rows] == shown_alone, "the same digits"
 
-    @pytest.mark.parametrize("record", [MAIN, PROFILE, SWEEP, VARIANTS])
+    @pytest.mark.parametrize("record", [MAIN, PROFILE, SWEEP, VARIANTS], ids=lambda path: path.name)
     def test_show_prints_any_form(self, record, capsys):
         first = {}
         for form in ("text", "markdown", "latex", "csv"):
-            assert main(["show", str(RESULTS / record), "--format", form]) == 0
+            assert main(["show", str(record), "--format", form]) == 0
             first[form] = capsys.readouterr().out
         back = pd.read_csv(io.StringIO(first["csv"]))
         assert len(back) >= 3 and first["latex"].startswith(r"\begin{table}")
         assert "|--" in first["markdown"] and "|--" not in first["text"]
 
     def test_show_prints_tables_or_draws(self, tmp_path, capsys):
-        command = ["show", str(RESULTS / MAIN), "--format", "csv", "--timeline", "x.png"]
+        command = ["show", str(MAIN), "--format", "csv", "--timeline", "x.png"]
         assert main(command) == 2
         assert "leave out --timeline" in capsys.readouterr().err
 
     def test_results_print_any_form(self, capsys):
-        where = ["results", str(RESULTS / MAIN)]
+        where = ["results", str(MAIN)]
         assert main([*where, "--format", "csv"]) == 0
         back = pd.read_csv(io.StringIO(capsys.readouterr().out))
-        assert list(back["mode"]) == ["diffusers", "sync", "async", "compute"]
+        assert list(back["mode"]) == ["diffusers", "sync", "async", "compute_only"]
         assert main([*where, "--format", "latex"]) == 0
         assert capsys.readouterr().out.startswith(r"\begin{table}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.timelines import chunk, run, timeline
-from vdkit.present.profile_report import analysis_text, trust_lines
+from vdkit.present.profile_document import analysis_document, trust_words
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.trace.completeness import TOLERANCE_NS, check_trace
 from vdkit.trace.figures import FAMILIES, analyze, family_of
@@ -71,7 +71,7 @@ def test_every_form_of_chrome_trace(tmp_path, form):
         return
     made = read_trace(path)
     assert len(made.kernels) == 2 and len(made.calls) == 2 and len(made.gpu) == 4
-    assert made.span == (10_000, 190_000)  # the first event, a launch at 100 us, is time 0
+    assert made.gpu.span == (10_000, 190_000)  # the first event, a launch at 100 us, is time 0
     figures = analyze(made).windows["trace"]
     assert figures.window_s == pytest.approx(180e-6)
     assert figures.busy_s == pytest.approx(100e-6)
@@ -280,11 +280,11 @@ def test_what_can_be_read_is_read_with_a_note(tmp_path, old, new, note):
     path, text = tmp_path / "t.json", json.dumps(EVENTS).encode()
     path.write_bytes(text)
     wanted = analyze(read_trace(path))
-    assert not wanted.notes and "note" not in analysis_text("t", wanted)
+    assert not wanted.notes and "note" not in analysis_document("t", wanted).text()
     path.write_bytes(text.replace(old, new).replace(b"conv_", rb"\u0063onv_") + b"\n")
     found = analyze(read_trace(path))
     assert asdict(found) == asdict(wanted) | {"notes": found.notes} and note in found.notes[0]
-    assert len(found.notes) == 1 and f"\n- note: {note}" in analysis_text("t", found)
+    assert len(found.notes) == 1 and f"\n- note: {note}" in analysis_document("t", found).text()
     path.write_bytes(b'{"traceEvents":' + text.replace(old, new) + b"}")
     if old == b"python":
         assert len(analyze(read_trace(path)).notes) == 1
@@ -308,8 +308,8 @@ def test_communication_is_no_compute(tmp_path):
     assert [(f.name, round(f.percent)) for f in made.families] == [
         ("communication", 90), ("matrix multiply", 10),
     ]  # fmt: skip
-    assert "| communication % |" in analysis_text("t", made)
-    assert "communication %" not in analysis_text("t", analyze(chunked()))
+    assert "| communication % |" in analysis_document("t", made).text()
+    assert "communication %" not in analysis_document("t", analyze(chunked())).text()
     again = kernel(1010, 100, correlation=3)  # queued behind the ring: no device copy
     made = read_trace(write(tmp_path / "t.json", [*calls, gemm, ring, launch(40, 3), again]))
     stalls = analyze(made).windows["trace"].stall_s
@@ -476,11 +476,13 @@ def test_what_cannot_be_checked_is_not_called_ok(tmp_path):
     stray = read_trace(write(tmp_path / "s.json", [*graph, kernel(300, 5, correlation=99)]))
     assert checks(stray)[name] is False
     made = chunked()
-    made.run = run("compute", [replace(c, d2h_bytes=0) for c in made.run.chunks], 9200)
+    made.run = run("compute_only", [replace(c, d2h_bytes=0) for c in made.run.chunks], 9200)
     assert checks(made)["copies"] is False  # the trace holds copies that no record has
     made.gpu = made.gpu.where(made.gpu.kind == 0)
     assert checks(made)["copies"] is None and not analyze(made).failed
-    assert "not checked: copies: compute copies nothing" in trust_lines("compute", analyze(made))
+    assert "not checked: copies: compute_only copies nothing" in trust_words(
+        "compute_only", analyze(made)
+    )
 
 
 def test_a_trace_of_the_middle_of_a_run_is_named():
@@ -491,7 +493,7 @@ def test_a_trace_of_the_middle_of_a_run_is_named():
     name = "launches = kernels"
     assert "3 kernels without a launch (3 launched before the trace begins" in details(made)[name]
     assert checks(made)[name] is True
-    made.run = run("compute", (), 900)  # our own recording begins before the run: a loss
+    made.run = run("compute_only", (), 900)  # our own recording begins before the run: a loss
     assert checks(made)[name] is False
     made.run = None
     made.gpu.start_ns[1:3] += 60_000  # gaps in front of two of them, inside an operator

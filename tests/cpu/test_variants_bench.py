@@ -5,17 +5,6 @@ import json
 
 import pytest
 import torch
-
-from tests import timelines
-from tests.cpu.test_benchmark import RESULTS
-from tests.helpers import NearestDecoder, latents_for
-from tools.readme import recorded_folders
-from vdkit import load_results, read_result
-from vdkit.__main__ import main
-from vdkit.cli.options import VARIANTS as NAMED
-from vdkit.measure.plans import run_variants
-from vdkit.models.loading import VARIANTS
-from vdkit.present.style import FAMILY_COLORS
 from vdkit.present.variants_table import (
     families_csv,
     plot_families,
@@ -32,6 +21,17 @@ from vdkit.record.old_variants import (
     variant_file,
     write_variants,
 )
+
+from tests import timelines
+from tests.cpu.test_benchmark import RESULTS
+from tests.helpers import NearestDecoder, latents_for
+from tools.readme import recorded_folders
+from vdkit import load_results, read_result
+from vdkit.__main__ import main
+from vdkit.cli.options import VARIANTS as NAMED
+from vdkit.measure.plans import run_variants
+from vdkit.models.loading import VARIANTS
+from vdkit.present.style import FAMILY_COLORS
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.figures import steady_families

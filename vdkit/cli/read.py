@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -64,24 +63,13 @@ def opened(path: Path) -> Recording | Sweep:
 def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep, Document]:
     """What is recorded at ``path``, and what is said of it."""
     from vdkit.predict.grid import Sweep
-    from vdkit.present.documents import document_of
+    from vdkit.present.documents import document_of, source_of
     from vdkit.present.sweep_document import sweep_document
 
     found = opened(path)
     if isinstance(found, Sweep):
         return found, sweep_document(found, wants)
-    return found, document_of(found, wants, source_at(path))
-
-
-def source_at(path: Path) -> Any:
-    """Where a recording was read, for its page."""
-    from vdkit.present.documents import Source
-    from vdkit.record.upgrade import recorded_file
-
-    file = recorded_file(path)
-    home = file.resolve().parent
-    name = f"{home.name}/{file.name}"
-    return Source(home, name, hashlib.sha256(file.read_bytes()).hexdigest())
+    return found, document_of(found, wants, source_of(path))
 
 
 def add_reads(commands: Any) -> None:
@@ -207,6 +195,7 @@ def run_report(options: argparse.Namespace) -> int:
     import vdkit
     from vdkit.predict.grid import Sweep
     from vdkit.present.comparison import comparison_document
+    from vdkit.present.documents import source_of
     from vdkit.record.compare import compare_results
     from vdkit.record.store import write_atomically
 
@@ -218,14 +207,18 @@ def run_report(options: argparse.Namespace) -> int:
     if len(options.records) == 1:
         if options.across:
             raise ValueError("--across is for a comparison; give two recordings")
-        _, document = document_at(options.records[0], wants)
+        found, document = document_at(options.records[0], wants)
+        made_of = options.records[0].resolve().name
+        if not isinstance(found, Sweep):
+            made_of = source_of(options.records[0]).name
     else:
         a, b = (opened(path) for path in options.records)
         if isinstance(a, Sweep) or isinstance(b, Sweep):
             raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
         comparison = compare_results(a, b, across=options.across)
-        document = comparison_document(comparison, wants, [source_at(p) for p in options.records])
-    made_of = " and ".join(str(path) for path in options.records)
+        sources = [source_of(path) for path in options.records]
+        document = comparison_document(comparison, wants, sources)
+        made_of = " and ".join(source.name for source in sources)
     foot = f"Made by vdkit report {vdkit.__version__} from {made_of}; nothing was measured anew."
     text = document.html(foot)
     new = not out.exists()
@@ -453,7 +446,7 @@ def run_recommend(options: argparse.Namespace) -> int:
 
 
 def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
-    """Costs, the recordings they are fitted from, and how good they are; a sweep's, or benchmarks'."""
+    """Costs, the recordings they are fitted from, and how good the fit is."""
     from vdkit.predict.fit import fit_costs, fit_evidence
     from vdkit.predict.grid import PLAN, Sweep
     from vdkit.record.recording import read_recording
@@ -500,8 +493,8 @@ def _add_results(commands: Any) -> None:
     results = commands.add_parser(
         "results",
         help="list everything recorded",
-        description="One row per recording and arm, the oldest first. Files that cannot be read are "
-        "named on standard error and left out.",
+        description="One row per recording and arm, the oldest first. Files that cannot be read "
+        "are named on standard error and left out.",
     )
     results.add_argument(
         "where",

@@ -1,91 +1,147 @@
-"""A reading of the GPU's clocks, power, temperature and throttle reasons around each run.
+"""What NVML says of a GPU: a reading around each run, means during it, and a sampler for a profile.
 
-NVML (https://docs.nvidia.com/deploy/nvml-api) is asked before and after a run, never during it;
-`vdkit.measure.nvml` is what asks during a run.
+One table, `FIELDS`, holds every question: its columns, the call, and how often it is asked.
+https://docs.nvidia.com/deploy/nvml-api
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vdkit.record.machine import THROTTLE_BITS, GpuReading
 
+Value = float | None
+
+COUNTER_INTERVAL_S = 0.1
+"""Power, energy, utilization and clock event reasons move every 100 ms (seen on an H200), and take
+0.5 to 6 ms to ask for: asked no more often than that."""
+GPM_INTERVAL_S = 0.12
+"""GPM's counters move every 100 ms (seen on an H200); asked faster, it answers 0 or 0/0."""
+PCIE_EVERY = 25
+"""Samples between two PCIe readings without GPM: one takes 40 ms, NVML averages over 20 ms each."""
+
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """An open device: the NVML library, its handle, and the driver's version."""
+class Field:
+    """What one call answers.
 
-    nvml: Any
-    handle: Any
-    driver: str
+    Attributes:
+        columns: with their units; `GpuReading` calls some of them the same.
+        call: given the library and the device, their values in order.
+        slow: moves every `COUNTER_INTERVAL_S` only.
+    """
+
+    columns: tuple[str, ...]
+    call: Callable[[Any, Any], Sequence[Any]]
+    slow: bool = True
 
 
-def open_device(uuid: str, nvml: Any = None) -> Device:
-    """Open ``GPU-...`` through ``nvml``, None for nvidia-ml-py. RuntimeError if NVML cannot."""
-    if nvml is None:
-        import pynvml
+def _one(column: str, call: Callable[[Any, Any], Any], slow: bool = True) -> Field:
+    return Field((column,), lambda nvml, handle: (call(nvml, handle),), slow)
 
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        return Device(nvml, handle, nvml.nvmlSystemGetDriverVersion())
-    except nvml.NVMLError as error:
-        raise RuntimeError(f"NVML cannot read {uuid}: {error}") from error
+
+def _rates(nvml: Any, handle: Any) -> tuple[float, float]:
+    rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+    return rates.gpu, rates.memory
+
+
+REASONS = "clock_event_reasons"
+FIELDS = (
+    Field(("gpu_util_percent", "memory_util_percent"), _rates),
+    _one("memory_used_bytes", lambda n, h: n.nvmlDeviceGetMemoryInfo(h).used, False),
+    _one("power_w", lambda n, h: n.nvmlDeviceGetPowerUsage(h) / 1e3),
+    _one("energy_j", lambda n, h: n.nvmlDeviceGetTotalEnergyConsumption(h) / 1e3),
+    _one("sm_clock_mhz", lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM), False),
+    _one("memory_clock_mhz", lambda n, h: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_MEM), False),
+    _one("temperature_c", lambda n, h: n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU)),
+    _one(REASONS, lambda n, h: n.nvmlDeviceGetCurrentClocksEventReasons(h)),
+    _one("encoder_util_percent", lambda n, h: n.nvmlDeviceGetEncoderUtilization(h)[0]),
+    _one("pcie_link_generation", lambda n, h: n.nvmlDeviceGetCurrPcieLinkGeneration(h)),
+    _one("pcie_link_width", lambda n, h: n.nvmlDeviceGetCurrPcieLinkWidth(h)),
+)
+_KIB_PER_S = 1.024e-3  # in MB/s
+_WITHOUT_GPM = tuple(
+    _one(
+        f"pcie_{way}_mb_per_s",
+        lambda n, h, way=way: (  # type: ignore[misc]
+            _KIB_PER_S
+            * n.nvmlDeviceGetPcieThroughput(h, getattr(n, f"NVML_PCIE_UTIL_{way.upper()}_BYTES"))
+        ),
+    )
+    for way in ("tx", "rx")
+)
+_MIB_PER_S = 2**20 / 1e6
+# Column to GPM metric (nvml.h), and the factor to the column's unit.
+_GPM = {
+    "sm_active_percent": ("NVML_GPM_METRIC_SM_UTIL", 1.0),
+    "sm_occupancy_percent": ("NVML_GPM_METRIC_SM_OCCUPANCY", 1.0),
+    "tensor_active_percent": ("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 1.0),
+    "dram_bandwidth_percent": ("NVML_GPM_METRIC_DRAM_BW_UTIL", 1.0),
+    "pcie_tx_mb_per_s": ("NVML_GPM_METRIC_PCIE_TX_PER_SEC", _MIB_PER_S),
+    "pcie_rx_mb_per_s": ("NVML_GPM_METRIC_PCIE_RX_PER_SEC", _MIB_PER_S),
+}
+GPM_COLUMNS = tuple(_GPM)
+
+
+def throttle_names(bits: float) -> tuple[str, ...]:
+    """Names, as in `THROTTLE_BITS`, of the reasons that are set."""
+    return tuple(name for name, bit in THROTTLE_BITS.items() if int(bits) & bit)
 
 
 class Nvml:
-    """The NVML device behind a torch CUDA device, found by its UUID."""
+    """The NVML device behind a torch CUDA device, found by its UUID.
 
-    def __init__(self, uuid: str) -> None:
-        """``uuid``: ``GPU-...``, as NVML has it. RuntimeError, with why, if NVML cannot be used."""
-        device = open_device(uuid)
-        self._nvml, self._handle = device.nvml, device.handle
-        self.driver: str = device.driver
+    Attributes:
+        nvml, handle: the library, and its handle of the device.
+        driver: the NVIDIA driver's version.
+    """
+
+    def __init__(self, uuid: str, nvml: Any = None) -> None:
+        """``uuid``: ``GPU-...``, as NVML has it; ``nvml``: the library, None for nvidia-ml-py.
+
+        RuntimeError, with why, if NVML cannot be used.
+        """
+        if nvml is None:
+            nvml = importlib.import_module("pynvml")
+        self.nvml = nvml
+        try:
+            nvml.nvmlInit()
+            self.handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            self.driver: str = nvml.nvmlSystemGetDriverVersion()
+        except nvml.NVMLError as error:
+            raise RuntimeError(f"NVML cannot read {uuid}: {error}") from error
+
+    def ask(self, field: Field) -> Sequence[Any]:
+        """The field's values; an NVMLError in place of those that are refused."""
+        try:
+            return field.call(self.nvml, self.handle)
+        except self.nvml.NVMLError as error:
+            return [error] * len(field.columns)
 
     def read(self) -> GpuReading:
-        """Read once; takes well under a millisecond to a few milliseconds."""
-        nvml, handle = self._nvml, self._handle
+        """Read once what is kept of a run; takes well under a millisecond to a few milliseconds."""
+        found: dict[str, Any] = {}
         unsupported: dict[str, str] = {}
-
-        def ask(name: str, call: Callable[[], float]) -> float | None:
-            try:
-                return call()
-            except nvml.NVMLError as error:
-                unsupported[name] = str(error)
-                return None
-
-        clock = nvml.nvmlDeviceGetClockInfo
-        reasons = ask(
-            "throttle_reasons", lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        )
-        return GpuReading(
-            sm_clock_mhz=ask("sm_clock_mhz", lambda: clock(handle, nvml.NVML_CLOCK_SM)),
-            memory_clock_mhz=ask("memory_clock_mhz", lambda: clock(handle, nvml.NVML_CLOCK_MEM)),
-            power_w=ask("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
-            temperature_c=ask(
-                "temperature_c",
-                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-            ),
-            energy_j=ask(
-                "energy_j", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
-            ),
-            throttle_reasons=tuple(
-                name for name, bit in THROTTLE_BITS.items() if int(reasons or 0) & bit
-            ),
-            unsupported=unsupported,
-        )
-
-
-Value = float | None
+        for field in FIELDS:
+            (column, *_) = field.columns
+            name = "throttle_reasons" if column == REASONS else column
+            if name not in GpuReading.model_fields:
+                continue
+            (value,) = self.ask(field)
+            if isinstance(value, self.nvml.NVMLError):
+                unsupported[name] = str(value)
+            else:
+                found[name] = throttle_names(value) if column == REASONS else value
+        return GpuReading(**found, unsupported=unsupported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,41 +152,43 @@ class Samples:
         start_s: `time.perf_counter` of time 0.
         columns: ``time_s``, the middle of each reading, and one column for each field that the
             device answers; None where a value was refused, or is due less often (what moves
-            slowly: every `COUNTER_INTERVAL_S`; GPM: every
-            `GPM_INTERVAL_S`; PCIe without GPM: every `PCIE_EVERY` samples). PCIe is in MB (10^6
-            bytes; NVML's KB taken as 1024) per second, tx from the GPU to the host.
+            slowly: every `COUNTER_INTERVAL_S`; GPM: every `GPM_INTERVAL_S`; PCIe without GPM: every
+            `PCIE_EVERY` samples). PCIe is in MB (10^6 bytes; NVML's KB taken as 1024) per second,
+            tx from the GPU to the host.
         unsupported: field to NVML's reason for not answering it; such a field has no column.
-        throttle_reasons: name (see `THROTTLE_BITS`) to the number of samples that had it set.
-        interval_s: between samples, as asked for.
         cost_s: wall-clock time spent asking NVML; of a slice, its share by number of samples.
     """
 
     start_s: float
     columns: dict[str, list[Value]]
     unsupported: dict[str, str]
-    throttle_reasons: dict[str, int]
-    interval_s: float
     cost_s: float
+
+    def __len__(self) -> int:
+        return len(self.columns["time_s"])
 
     @property
     def mean_cost_ms(self) -> float:
         """Mean time to take one sample, ms."""
-        return 1e3 * self.cost_s / max(len(self.columns["time_s"]), 1)
+        return 1e3 * self.cost_s / max(len(self), 1)
+
+    @property
+    def throttle_reasons(self) -> dict[str, int]:
+        """Throttle reason (see `THROTTLE_BITS`) to the number of samples that had it set."""
+        bits = [value for value in self.columns.get(REASONS, []) if value is not None]
+        set_in = [name for one in bits for name in throttle_names(one)]
+        return {name: count for name in THROTTLE_BITS if (count := set_in.count(name))}
 
     def between(self, start_s: float, stop_s: float, zero_s: float | None = None) -> Samples:
         """The samples between two `time.perf_counter` readings; time 0 is ``zero_s``, or start."""
         zero_s = start_s if zero_s is None else zero_s
-        moved = zero_s - self.start_s
         times = [time_s for time_s in self.columns["time_s"] if time_s is not None]
         low = bisect_left(times, start_s - self.start_s)
         high = bisect_right(times, stop_s - self.start_s)
         columns = {name: values[low:high] for name, values in self.columns.items()}
-        columns["time_s"] = [time_s - moved for time_s in times[low:high]]
-        share = (high - low) / max(len(times), 1)
-        return Samples(
-            zero_s, columns, self.unsupported, throttle_counts(columns), self.interval_s,
-            self.cost_s * share,
-        )  # fmt: skip
+        columns["time_s"] = [time_s - (zero_s - self.start_s) for time_s in times[low:high]]
+        cost_s = self.cost_s * (high - low) / max(len(times), 1)
+        return replace(self, start_s=zero_s, columns=columns, cost_s=cost_s)
 
     def energy_j(self) -> float | None:
         """Difference of the energy counter from first to last sample, J; None if not answered."""
@@ -155,89 +213,66 @@ class Samples:
         return "\n".join(lines) + "\n"
 
 
-def throttle_counts(columns: dict[str, list[Value]]) -> dict[str, int]:
-    """Throttle reason to the number of samples that had it set."""
-    bits = [int(value) for value in columns.get("clock_event_reasons", []) if value is not None]
-    counts = {name: sum(bool(b & bit) for b in bits) for name, bit in THROTTLE_BITS.items()}
-    return {name: count for name, count in counts.items() if count}
-
-
-_MIB_PER_S = 2**20 / 1e6
-GPM_INTERVAL_S = 0.12
-"""GPM's counters move every 100 ms (seen on an H200); asked faster, it answers 0 or 0/0."""
-
-# Column to GPM metric (nvml.h), and the factor to the column's unit.
-_GPM = {
-    "sm_active_percent": ("NVML_GPM_METRIC_SM_UTIL", 1.0),
-    "sm_occupancy_percent": ("NVML_GPM_METRIC_SM_OCCUPANCY", 1.0),
-    "tensor_active_percent": ("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 1.0),
-    "dram_bandwidth_percent": ("NVML_GPM_METRIC_DRAM_BW_UTIL", 1.0),
-    "pcie_tx_mb_per_s": ("NVML_GPM_METRIC_PCIE_TX_PER_SEC", _MIB_PER_S),
-    "pcie_rx_mb_per_s": ("NVML_GPM_METRIC_PCIE_RX_PER_SEC", _MIB_PER_S),
-}
-GPM_COLUMNS = tuple(_GPM)
-
-
 class Gpm:
     """GPM metrics between a reading and the one before. `free` it, whatever happened."""
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
+    def __init__(self, device: Nvml) -> None:
+        self._nvml, self._handle = device.nvml, device.handle
         self._held: list[Any] = []
-        self._asked_s: float | None = None
-        self._columns: tuple[str, ...] = ()
+        self._asked_s = -math.inf
+        self.columns: tuple[str, ...] = ()
+        """What `read` gives, in that order."""
 
     def probe(self) -> tuple[list[Any], str | None]:
         """Ask for every column of `GPM_COLUMNS` once.
 
         Returns:
-            What `read` would for all of them, and None; or no values, and why there is no GPM.
-            A value may be an NVMLError; NVMLError is raised if NVML refuses GPM as a whole.
+            What `read` would for all of them, and None; or no values, and why there is no GPM. A
+            value may be an NVMLError.
         """
         nvml = self._nvml
-        if not nvml.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
-            return [], "this GPU has no GPM (Hopper and later do)"
-        for _ in range(2):
-            self._held.append(nvml.nvmlGpmSampleAlloc())
-        self.select(GPM_COLUMNS)
-        nvml.nvmlGpmSampleGet(self._handle, self._held[0])
-        time.sleep(0.005)  # two readings have to lie apart
-        return self._ask(), None
-
-    def select(self, columns: Sequence[str]) -> None:
-        """The columns that `read` gives from here on, in that order."""
-        nvml = self._nvml
-        self._columns = tuple(columns)
-        self._request = nvml.c_nvmlGpmMetricsGet_t()
-        self._request.version = nvml.NVML_GPM_METRICS_GET_VERSION
-        self._request.numMetrics = len(columns)
-        self._metrics = [self._request.metrics[slot] for slot in range(len(columns))]
-        for metric, column in zip(self._metrics, columns, strict=True):
-            metric.metricId = getattr(nvml, _GPM[column][0])
+        try:
+            if not nvml.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
+                return [], "this GPU has no GPM (Hopper and later do)"
+            for _ in range(2):
+                self._held.append(nvml.nvmlGpmSampleAlloc())
+            self.columns = GPM_COLUMNS
+            nvml.nvmlGpmSampleGet(self._handle, self._held[0])
+            time.sleep(0.005)  # two readings have to lie apart
+            return self._ask(), None
+        except nvml.NVMLError as error:
+            return [], str(error)
 
     def _ask(self) -> list[Any]:
+        nvml = self._nvml
         self._asked_s = time.perf_counter()
         older, newer = self._held
-        self._nvml.nvmlGpmSampleGet(self._handle, newer)
+        nvml.nvmlGpmSampleGet(self._handle, newer)
         self._held = [newer, older]
-        self._request.sample1, self._request.sample2 = older, newer
-        self._nvml.nvmlGpmMetricsGet(self._request)
+        request = nvml.c_nvmlGpmMetricsGet_t()
+        request.version = nvml.NVML_GPM_METRICS_GET_VERSION
+        request.numMetrics = len(self.columns)
+        request.sample1, request.sample2 = older, newer
+        for slot, column in enumerate(self.columns):
+            request.metrics[slot].metricId = getattr(nvml, _GPM[column][0])
+        nvml.nvmlGpmMetricsGet(request)
         values: list[Any] = []
-        for metric, column in zip(self._metrics, self._columns, strict=True):
+        for slot, column in enumerate(self.columns):
+            metric = request.metrics[slot]
             if metric.nvmlReturn != 0:
-                values.append(self._nvml.NVMLError(metric.nvmlReturn))
+                values.append(nvml.NVMLError(metric.nvmlReturn))
             else:
                 value = float(metric.value) * _GPM[column][1]
                 values.append(value if math.isfinite(value) else None)
         return values
 
-    def read(self) -> list[Any]:
+    def read(self, *_: Any) -> list[Any]:
         """Selected columns since the last reading; None until `GPM_INTERVAL_S` have passed.
 
         A value may be an NVMLError instead; NVMLError is raised if NVML refuses the reading.
         """
-        if self._asked_s is None or time.perf_counter() - self._asked_s < GPM_INTERVAL_S:
-            return [None] * len(self._columns)
+        if time.perf_counter() - self._asked_s < GPM_INTERVAL_S:
+            return [None] * len(self.columns)
         return self._ask()
 
     def free(self) -> None:
@@ -250,44 +285,33 @@ class Gpm:
                 continue  # the device is gone, and this process holds nothing else of it
 
 
-COUNTER_INTERVAL_S = 0.1
-"""Power, energy, utilization and clock event reasons move every 100 ms (seen on an H200), and take
-0.5 to 6 ms to ask for: asked no more often than that."""
-PCIE_EVERY = 25
-"""Samples between two PCIe readings without GPM: one takes 40 ms, NVML averages over 20 ms each."""
-
-
 def check_interval(interval_s: float) -> None:
     """ValueError unless the interval is one that `NvmlSampler` takes."""
     if not 0.001 <= interval_s <= 10:
         raise ValueError(f"NVML interval is {interval_s} s; use 0.001 to 10 s")
 
 
+def _ticks(stop: threading.Event, start_s: float, interval_s: float) -> Iterator[int]:
+    """Counts ticks until ``stop``, on a grid from ``start_s``; runs in a thread of its own.
+
+    That thread yields to those of the run: the NVML calls take milliseconds of a core, and a
+    conversion on all cores waits for its last thread.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    tick = count = 0
+    while True:
+        now_s = time.perf_counter()
+        tick = _next_tick(now_s - start_s, interval_s, tick)
+        if stop.wait(start_s + tick * interval_s - now_s):
+            return
+        yield count
+        count += 1
+
+
 def _next_tick(elapsed_s: float, interval_s: float, last: int) -> int:
     """The tick to wait for, on a grid from time 0: no drift, and those missed are left out."""
     return max(last, math.floor(elapsed_s / interval_s)) + 1
-
-
-def _step_back() -> None:
-    """Let this thread yield to those of the run: the NVML calls take milliseconds of a core, and a
-    conversion on all cores waits for its last thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Columns that come from one call, in order; an NVMLError in place of a value refuses it.
-
-    Attributes:
-        every: asked in each so many-th sample between the first and the last.
-        edges: asked in the first and in the last sample.
-    """
-
-    columns: tuple[str, ...]
-    read: Callable[[], Sequence[Any]]
-    every: int = 1
-    edges: bool = True
 
 
 class NvmlSampler:
@@ -303,22 +327,23 @@ class NvmlSampler:
         Exception: whatever else the thread raised, on leaving the block.
     """
 
+    samples: Samples
+
     def __init__(self, uuid: str, interval_s: float = 0.02, nvml: Any = None) -> None:
         """``uuid``: ``GPU-...``; ``nvml``: the library, None for nvidia-ml-py."""
         check_interval(interval_s)
-        device = open_device(uuid, nvml)
-        self._nvml, self._handle = device.nvml, device.handle
+        self._device = Nvml(uuid, nvml)
         self.interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vdkit-nvml", daemon=True)
         self._error: BaseException | None = None
-        self._gpm = Gpm(self._nvml, self._handle)
-        self._readers: list[_Reader] = []
+        self._gpm = Gpm(self._device)
+        self._asked: list[tuple[Field, int | None]] = []
+        """Fields that are answered, and in each how-many-th sample; None: not in first and last."""
         self._unsupported: dict[str, str] = {}
         self._rows: list[list[Value]] = []
         self._start_s: float | None = None
         self._cost_s = 0.0
-        self.samples: Samples
 
     def __enter__(self) -> NvmlSampler:
         if self._start_s is not None:
@@ -327,7 +352,7 @@ class NvmlSampler:
             self._probe()
             self._start_s = time.perf_counter()
             self._take(self._start_s)
-            self._thread.start()  # from here on the thread owns the readers and the rows
+            self._thread.start()  # from here on the thread owns the fields and the rows
         except BaseException:
             self._gpm.free()
             raise
@@ -337,15 +362,10 @@ class NvmlSampler:
         self._stop.set()
         self._thread.join()
         assert self._start_s is not None
-        names = ["time_s", *(name for reader in self._readers for name in reader.columns)]
-        columns: dict[str, list[Value]] = {
-            name: list(values)
-            for name, values in zip(names, zip(*self._rows, strict=True), strict=True)
-        }
-        self.samples = Samples(
-            self._start_s, columns, self._unsupported, throttle_counts(columns), self.interval_s,
-            self._cost_s,
-        )  # fmt: skip
+        names = ["time_s", *(name for field, _ in self._asked for name in field.columns)]
+        by_column = zip(*self._rows, strict=True)
+        columns = {name: list(values) for name, values in zip(names, by_column, strict=True)}
+        self.samples = Samples(self._start_s, columns, self._unsupported, self._cost_s)
         if self._error is None:
             return
         if error is None:
@@ -354,119 +374,52 @@ class NvmlSampler:
 
     def _run(self) -> None:
         assert self._start_s is not None
-        start_s, tick, count = self._start_s, 0, 0
         try:
-            _step_back()
-            while True:
-                now_s = time.perf_counter()
-                tick = _next_tick(now_s - start_s, self.interval_s, tick)
-                if self._stop.wait(start_s + tick * self.interval_s - now_s):
-                    break
-                self._take(start_s, count)
-                count += 1
-            self._take(start_s)
+            for count in _ticks(self._stop, self._start_s, self.interval_s):
+                self._take(self._start_s, count)
+            self._take(self._start_s)
         except BaseException as error:  # carried to the thread that leaves the block
             self._error = error
         finally:
             self._gpm.free()
 
-    def _plain_readers(self) -> list[_Reader]:
-        nvml, handle = self._nvml, self._handle
-
-        def one(column: str, call: Callable[..., Any], *arguments: Any) -> _Reader:
-            return _Reader((column,), lambda: (call(handle, *arguments),))
-
-        every = max(1, round(COUNTER_INTERVAL_S / self.interval_s))
-
-        def rare(column: str, call: Callable[..., Any]) -> _Reader:
-            return _Reader((column,), lambda: (call(handle),), every)
-
-        def utilization() -> tuple[float, float]:
-            rates = nvml.nvmlDeviceGetUtilizationRates(handle)
-            return rates.gpu, rates.memory
-
-        clock = nvml.nvmlDeviceGetClockInfo
-        return [
-            _Reader(("gpu_util_percent", "memory_util_percent"), utilization, every),
-            one("memory_used_bytes", lambda h: nvml.nvmlDeviceGetMemoryInfo(h).used),
-            rare("power_w", lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1e3),
-            rare("energy_j", lambda h: nvml.nvmlDeviceGetTotalEnergyConsumption(h) / 1e3),
-            one("sm_clock_mhz", clock, nvml.NVML_CLOCK_SM),
-            one("memory_clock_mhz", clock, nvml.NVML_CLOCK_MEM),
-            rare(
-                "temperature_c",
-                lambda h: nvml.nvmlDeviceGetTemperature(h, nvml.NVML_TEMPERATURE_GPU),
-            ),
-            rare("clock_event_reasons", nvml.nvmlDeviceGetCurrentClocksEventReasons),
-            rare("encoder_util_percent", lambda h: nvml.nvmlDeviceGetEncoderUtilization(h)[0]),
-            rare("pcie_link_generation", nvml.nvmlDeviceGetCurrPcieLinkGeneration),
-            rare("pcie_link_width", nvml.nvmlDeviceGetCurrPcieLinkWidth),
-        ]
-
-    def _pcie_readers(self, columns: Sequence[str]) -> list[_Reader]:
-        nvml, handle = self._nvml, self._handle
-
-        def throughput(counter: int) -> Callable[[], Sequence[float]]:
-            return lambda: (nvml.nvmlDeviceGetPcieThroughput(handle, counter) * 1.024e-3,)
-
-        counters = {
-            "pcie_tx_mb_per_s": nvml.NVML_PCIE_UTIL_TX_BYTES,
-            "pcie_rx_mb_per_s": nvml.NVML_PCIE_UTIL_RX_BYTES,
-        }
-        return [
-            _Reader((name,), throughput(counter), PCIE_EVERY, edges=False)
-            for name, counter in counters.items()
-            if name in columns
-        ]
-
     def _probe(self) -> None:
         """Ask for each field once; those refused go to ``unsupported`` and are not asked again."""
-        for reader in self._plain_readers():
-            if self._answered(reader):
-                self._readers.append(reader)
-        found: tuple[str, ...] = ()
-        try:
-            values, reason = self._gpm.probe()
-        except self._nvml.NVMLError as error:
-            values, reason = [], str(error)
-        if reason is None:
-            found = self._answered(_Reader(GPM_COLUMNS, lambda: values))
-        else:
+        every = max(1, round(COUNTER_INTERVAL_S / self.interval_s))
+        for field in FIELDS:
+            if self._answered(field.columns, self._device.ask(field)):
+                self._asked.append((field, every if field.slow else 1))
+        values, reason = self._gpm.probe()
+        found = self._answered(GPM_COLUMNS, values) if reason is None else ()
+        if reason is not None:
             self._unsupported |= dict.fromkeys(GPM_COLUMNS, reason)
-        for reader in self._pcie_readers([name for name in GPM_COLUMNS if name not in found]):
-            if self._answered(reader):
-                self._readers.append(reader)
+        for field in _WITHOUT_GPM:
+            if field.columns[0] not in found and self._answered(
+                field.columns, self._device.ask(field)
+            ):
+                self._asked.append((field, None))
         if found:
-            self._gpm.select(found)
-            self._readers.append(_Reader(found, self._gpm.read))
+            self._gpm.columns = found
+            self._asked.append((Field(found, self._gpm.read), 1))
 
-    def _answered(self, reader: _Reader) -> tuple[str, ...]:
-        """Columns of the reader that NVML answers; the others' reasons are noted."""
-        found = []
-        for name, value in zip(reader.columns, self._ask(reader), strict=True):
-            if isinstance(value, self._nvml.NVMLError):
+    def _answered(self, columns: Sequence[str], values: Sequence[Any]) -> tuple[str, ...]:
+        """The columns that NVML answers; the others' reasons are noted."""
+        for name, value in zip(columns, values, strict=True):
+            if isinstance(value, self._device.nvml.NVMLError):
                 self._unsupported[name] = str(value)
             else:
                 self._unsupported.pop(name, None)
-                found.append(name)
-        return tuple(found)
-
-    def _ask(self, reader: _Reader) -> Sequence[Any]:
-        try:
-            return reader.read()
-        except self._nvml.NVMLError as error:
-            return [error] * len(reader.columns)
+        return tuple(name for name in columns if name not in self._unsupported)
 
     def _take(self, start_s: float, count: int | None = None) -> None:
         """One sample: the ``count``-th between the first and the last, or (None) one of these."""
-        nvml = self._nvml
+        nvml = self._device.nvml
         row: list[Value] = [None]
         begun_s = time.perf_counter()
-        for reader in self._readers:
-            if not (reader.edges if count is None else count % reader.every == 0):
-                row += [None] * len(reader.columns)
-                continue
-            for name, value in zip(reader.columns, self._ask(reader), strict=True):
+        for field, every in self._asked:
+            due = every is not None if count is None else count % (every or PCIE_EVERY) == 0
+            values = self._device.ask(field) if due else [None] * len(field.columns)
+            for name, value in zip(field.columns, values, strict=True):
                 if isinstance(value, nvml.NVMLError):
                     if value.value != nvml.NVML_ERROR_NOT_SUPPORTED:
                         raise RuntimeError(f"NVML failed at {name}: {value}") from value
@@ -500,8 +453,7 @@ class NvmlWatch:
         return self
 
     def _run(self) -> None:
-        _step_back()
-        while not self._stop.wait(WATCH_INTERVAL_S):
+        for _ in _ticks(self._stop, time.perf_counter(), WATCH_INTERVAL_S):
             self._readings.append(self._nvml.read())
 
     def __exit__(self, *_: object) -> None:
@@ -512,17 +464,13 @@ class NvmlWatch:
 
 def mean_reading(readings: Sequence[GpuReading]) -> GpuReading:
     """Means of what was answered; every throttle reason that was set in any of them."""
-
-    def mean(name: str) -> float | None:
+    means = {}
+    for name in ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c"):
         values = [value for one in readings if (value := getattr(one, name)) is not None]
-        return sum(values) / len(values) if values else None
-
+        means[name] = sum(values) / len(values) if values else None
     reasons = {reason for one in readings for reason in one.throttle_reasons}
     return GpuReading(
-        sm_clock_mhz=mean("sm_clock_mhz"),
-        memory_clock_mhz=mean("memory_clock_mhz"),
-        power_w=mean("power_w"),
-        temperature_c=mean("temperature_c"),
+        **means,
         throttle_reasons=tuple(name for name in THROTTLE_BITS if name in reasons),
         unsupported=readings[0].unsupported,
     )

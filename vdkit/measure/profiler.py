@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,30 +27,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.decode.chunks import DecodeConfig, plan_chunks
 from vdkit.decode.engines import on_device
-from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
 from vdkit.measure.study import (
     MODES,
+    ArmPlan,
+    Bench,
     SinkFactory,
     as_run,
-    check_plan,
-    describe_workload,
-    open_nvml,
+    check_modes,
+    check_rounds,
+    measure,
     progress_bar,
+    recording_of,
 )
-from vdkit.record.machine import collect_provenance, gpu_uuid
-from vdkit.record.old_profile import Ceiling, ModeProfile, ProfileResult
-from vdkit.record.runs import Run
-from vdkit.record.stats import paired_ratio
+from vdkit.record.machine import gpu_uuid
+from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
+from vdkit.record.runs import Run, SinkInfo
+from vdkit.trace.completeness import check_trace
 from vdkit.trace.figures import Analysis, analyze, chunk_starts
 from vdkit.trace.read import read_trace
 from vdkit.trace.timeline import CLOCK_MARKER, Alignment, Timeline, to_ns
-
-if TYPE_CHECKING:
-    from vdkit.record.runs import SinkInfo
-    from vdkit.trace.timeline import Timeline
-
 
 _MARKERS = 5
 _COUNTED_CHUNKS = 4
@@ -101,7 +100,8 @@ def profile_run(
         before = _mark()
         done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
         after = _mark()
-    with _trace_file(keep) as file:
+    with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
+        file = keep or Path(folder) / "trace.json"
         session.export_chrome_trace(str(file))
         timeline = read_trace(file, decoder.device.index if on_gpu else None, require_gpu=on_gpu)
     offset, residual = align(timeline.markers, before, after)
@@ -143,46 +143,29 @@ def align(
             "profiler dropped events; profile again"
         )
     ends = []
-    first, last = markers[: len(before)], markers[len(before) :]
-    for brackets, mine in ((before, first), (after, last)):
-        widths = [
-            (stop - start) - (done - begun)
-            for (start, stop), (begun, done) in zip(brackets, mine, strict=True)
-        ]
-        best = int(np.argmin(widths))
-        offset = (sum(brackets[best]) - sum(mine[best])) // 2
-        ends.append((offset, widths[best] // 2 + 1))
-    offset = (ends[0][0] + ends[1][0]) // 2
-    apart = abs(ends[0][0] - ends[1][0]) // 2
-    return offset, max(ends[0][1], ends[1][1], apart)
+    for brackets, mine in ((before, markers[: len(before)]), (after, markers[len(before) :])):
+        pairs = zip(brackets, mine, strict=True)
+        ends.append(min(((b[1] - b[0]) - (m[1] - m[0]), (sum(b) - sum(m)) // 2) for b, m in pairs))
+    (width, offset), (other_width, other) = ends
+    apart = abs(offset - other) // 2
+    return (offset + other) // 2, max(width // 2 + 1, other_width // 2 + 1, apart)
 
 
 def _alignment(timeline: Timeline, residual: int, recorded: int) -> Alignment:
     """How far the end of each chunk's last kernel lies from its event, beside what is known."""
     assert timeline.run is not None
-    kernels = timeline.kernels
-    apart = []
-    for chunk in timeline.run.chunks:
-        mine = kernels.chunk == chunk.index
-        if mine.any():
-            last = int(kernels.stop_ns[mine].max())
-            apart.append(abs(to_ns(chunk.decode_done_s or 0.0) - last))
+    kernels = timeline.chunk_kernels()
+    apart = [
+        abs(to_ns(chunk.decode_done_s or 0.0) - kernels[chunk.index].span[1])
+        for chunk in timeline.run.chunks
+        if chunk.index in kernels
+    ]
     return Alignment(
         host_residual_ns=residual,
         event_residual_ns=max(apart) if apart else None,
         event_median_ns=round(statistics.median(apart)) if apart else None,
         record_residual_ns=recorded,
     )
-
-
-@contextmanager
-def _trace_file(keep: Path | None) -> Iterator[Path]:
-    """Where Kineto writes: the file to keep, or one that goes again."""
-    if keep is not None:
-        yield keep
-        return
-    with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
-        yield Path(folder) / "trace.json"
 
 
 @torch.inference_mode()
@@ -254,7 +237,7 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
 class Profile:
     """What `run_profile` gives: the record, the timelines to export, NVML samples by run."""
 
-    result: ProfileResult
+    recording: Recording
     timelines: dict[str, Timeline]
     samples: dict[str, Samples]
 
@@ -268,62 +251,35 @@ class Profile:
         return "\n".join(lines) + "\n" if lines else ""
 
 
-class _Runner:
-    """One decode at a time with everything else fixed, with the sampler on or off."""
+class _Sampled(Bench):
+    """A bench whose runs are sampled; ``samples`` holds those of each arm, 0 s at its call."""
 
-    def __init__(
-        self,
-        decoder: ChunkDecoder,
-        latents: torch.Tensor,
-        sink_factory: SinkFactory,
-        config: DecodeConfig,
-        fps: Any,
-        interval_s: float,
-        keep: Path | None,
-    ) -> None:
-        self.decoder, self.latents, self.sink_factory = decoder, latents, sink_factory
-        self.config, self.fps, self.interval_s, self.keep = config, fps, interval_s, keep
-        self.uuid = gpu_uuid(decoder.device)
-        self.samples: dict[str, Samples] = {}
+    def __init__(self, bench: Bench, uuid: str, interval_s: float) -> None:
+        vars(self).update(vars(bench))  # the same decoder and video
+        self.uuid, self.interval_s = uuid, interval_s
+        self.samples: dict[str, list[Samples]] = {mode: [] for mode in MODES}
 
-    def timed(self, mode: str, number: int, sampled: bool) -> Run:
+    def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         gc.collect()
-        with self.sink_factory(f"{mode}-{number + 1:03d}") as sink:
-            if not sampled or self.uuid is None:
-                done = MODES[mode](
-                    self.decoder, self.latents, sink,
-                    fps=self.fps, config=self.config, progress=False,
-                )  # fmt: skip
-            else:
-                with NvmlSampler(self.uuid, self.interval_s) as sampler:
-                    done = MODES[mode](
-                        self.decoder, self.latents, sink,
-                        fps=self.fps, config=self.config, progress=False,
-                    )  # fmt: skip
-                self.samples[f"{mode}-{number:03d}"] = sampler.samples.between(
-                    -math.inf, math.inf, done.started_s
-                )
+        with NvmlSampler(self.uuid, self.interval_s) as sampler:
+            done = self.decode(mode, sink, config)
+        mine = sampler.samples.between(-math.inf, math.inf, done.started_s)
+        self.samples[mode].append(mine)
         return as_run(done, number)
 
-    def profiled(self, mode: str, timed: Sequence[Run]) -> Timeline:
-        gc.collect()
-        options: dict[str, Any] = {
-            "fps": self.fps,
-            "config": self.config,
-            "timed_latency_s": tuple(run.latency_s for run in timed),
-            "keep": None if self.keep is None else self.keep / f"kineto_{mode}.json.gz",
-        }
-        with self.sink_factory(f"{mode}-profiled") as sink:
-            if self.uuid is None:
-                return profile_run(mode, self.decoder, self.latents, sink, **options)
-            with NvmlSampler(self.uuid, self.interval_s) as sampler:
-                timeline = profile_run(mode, self.decoder, self.latents, sink, **options)
-        assert timeline.run is not None
-        begun_s, stop_s = timeline.started_s, timeline.started_s + timeline.run.latency_s
-        mine = sampler.samples.between(begun_s - 0.1, stop_s + 0.1, begun_s)
-        self.samples[f"{mode}-profiled"] = mine
-        timeline.nvml = dict(mine.columns)
-        return timeline
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A profiled run, its NVML samples on a GPU, and where Kineto's own trace was left."""
+
+    timeline: Timeline
+    samples: tuple[Samples, ...]
+    file: Path | None
+
+    @property
+    def latency_s(self) -> float:
+        assert self.timeline.run is not None
+        return self.timeline.run.latency_s
 
 
 def run_profile(
@@ -336,111 +292,147 @@ def run_profile(
     config: DecodeConfig = DecodeConfig(),
     fps: int | float | str | Fraction = 16,
     runs: int = 5,
+    profiled: int = 3,
     nvml_interval_s: float = 0.02,
     source: str | None = None,
     latents_source: str = "given",
     seed: int = 0,
     label: str = "profile",
     command: str | None = None,
+    setup_s: float | None = None,
     keep: Path | None = None,
     progress: bool = True,
 ) -> Profile:
-    """Time each path in turns with the NVML sampler off and on, then profile each once.
+    """Time each path in turns with the NVML sampler off and on, then profile each a few times.
 
-    Per mode: one warm-up; ``runs`` pairs of a plain and a sampled run, in alternating order (on a
-    CPU only plain ones); one profiled run. The profiled run is never timed.
+    Timed runs are those of `vdkit.measure.study.measure`; the sampled ones, on a GPU only, take
+    turns with them. No profiled run is timed; of those of a path a typical one is kept.
 
     Args:
         decoder, latents, sink_factory, sink_info, modes, config, fps: as for `run_benchmark`.
         runs: timed rounds, 1 or more.
+        profiled: profiled runs of each path, 1 or more; the one nearest their median is kept, of
+            those whose trace lost no events if there are any.
         nvml_interval_s: between NVML samples, s.
-        source, latents_source, seed, label, command: for the record only.
-        keep: folder in which Kineto's own traces are left as well.
+        source, latents_source, seed, label, command, setup_s: for the record only.
+        keep: folder in which Kineto's own traces of the kept runs are left as well.
         progress: show a tqdm bar of runs.
 
     Raises:
         ValueError: unknown or repeated mode, no runs, an interval out of range; bad input as for
             `decode_async`.
     """
-    check_plan(modes, None, runs, 0)
+    check_modes(modes)
+    check_rounds(runs, 0)
     check_interval(nvml_interval_s)
-    host = torch.device("cpu")
-    ready = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
-    workload = describe_workload(decoder, ready, fps, source, latents_source, seed)
-    runner = _Runner(decoder, ready, sink_factory, config, fps, nvml_interval_s, keep)
-    kinds = (False, True) if runner.uuid else (False,)
-    timed: dict[tuple[str, bool], list[Run]] = {(m, s): [] for m in modes for s in kinds}
-    timelines: dict[str, Timeline] = {}
-    with progress_bar(len(modes) * (2 + runs * len(kinds)), progress) as advance:
-        for mode in modes:
-            runner.arms[mode, -1, False].timed
-            advance()
-        for number in range(runs):
-            turn = [(mode, sampled) for mode in modes for sampled in kinds]
-            for mode, sampled in turn if number % 2 == 0 else reversed(turn):
-                timed[mode, sampled].append(runner.arms[mode, number, sampled].timed)
+    if profiled < 1:
+        raise ValueError(f"profiled is {profiled}; use 1 or more")
+    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
+    uuid = gpu_uuid(decoder.device)
+    sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
+    plans = {mode: ArmPlan(bench, mode, config, sink_factory, sink_info) for mode in modes}
+    turns = {}
+    for mode, plan in plans.items():
+        turns[mode] = plan
+        if sampled:
+            turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
+    measured = measure(turns, runs, 0, progress=progress)
+    tries: dict[str, list[_Try]] = {mode: [] for mode in modes}
+    with progress_bar(len(modes) * profiled, progress) as advance:
+        for number in range(profiled):
+            for mode, plan in plans.items():
+                file = keep / f"kineto_{mode}-{number}.json.gz" if keep else None
+                with sink_factory(f"{mode}-profiled-{number}") as sink:
+                    tries[mode].append(_profiled(plan, sink, sampled, file))
                 advance()
-        for mode in modes:
-            timelines[mode] = runner.profiled(mode, timed[mode, False])
-            advance()
-    flops = count_flops(decoder, ready.to(decoder.device), config.chunk_size)
-    nvml = open_nvml(decoder.device)
-    samples = list(runner.samples.values())
-    result = ProfileResult(
-        label=label,
-        command=command,
-        provenance=collect_provenance(decoder.device, nvml.driver if nvml else None),
-        workload=workload,
-        config=config,
-        sink=sink_info,
-        nvml_interval_s=nvml_interval_s if samples else None,
-        nvml_samples=sum(len(s.columns["time_s"]) for s in samples) if samples else None,
-        nvml_mean_cost_ms=sum(s.mean_cost_ms for s in samples) / len(samples) if samples else None,
-        nvml_unsupported=samples[0].unsupported if samples else {},
-        ceiling=measure_ceiling(decoder.device, decoder.dtype) if any(flops) else None,
-        modes={
-            mode: _mode_profile(
-                mode, timed[mode, False], timed.get((mode, True), []), timelines[mode],
-                runner.samples, flops, config,
-            )
-            for mode in modes
-        },
-    )  # fmt: skip
-    return Profile(result, timelines, runner.samples)
-
-
-def _mode_profile(
-    mode: str,
-    plain: list[Run],
-    sampled: list[Run],
-    timeline: Timeline,
-    samples: dict[str, Samples],
-    flops: list[int],
-    config: DecodeConfig,
-) -> ModeProfile:
-    assert isinstance(timeline.run, Run)
-    analysis = analyze(timeline)
-    mine = {name: s for name, s in samples.items() if name.rsplit("-", 1)[0] == mode}
-    energy = [s.energy_j() for name, s in mine.items() if not name.endswith("-profiled")]
-    reasons: dict[str, int] = {}
-    for one in mine.values():
-        for reason, count in one.throttle_reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    return ModeProfile(
-        timed=tuple(plain),
-        sampled=tuple(sampled),
-        sampling_cost=paired_ratio(
-            [run.latency_s for run in sampled], [run.latency_s for run in plain]
+    flops = count_flops(decoder, bench.latents.to(decoder.device), config.chunk_size)
+    timelines: dict[str, Timeline] = {}
+    samples: dict[str, Samples] = {}
+    profiles = {}
+    for mode, made in tries.items():
+        kept = _typical(made)
+        kept.timeline.timed_latency_s = tuple(run.latency_s for run in measured.runs[mode])
+        timelines[mode] = kept.timeline
+        mine = sampled.samples[mode] if sampled else []
+        samples |= {f"{mode}-{number:03d}": one for number, one in enumerate(mine)}
+        samples |= {f"{mode}-profiled": one for one in kept.samples}
+        profiles[mode] = _arm_profile(
+            kept, made, mine, measured.runs.get(f"{mode}, sampled", []), flops
         )
-        if sampled
-        else None,
-        energy_j=tuple(value for value in energy if value is not None),
-        throttled_samples=reasons,
-        profiled=timeline.run,
+    recording = recording_of(
+        replace(measured, plans=plans),
+        "profile",
+        usual_baseline(plans),
+        label,
+        command,
+        sampling=_sampling(nvml_interval_s, list(samples.values())),
+        ceiling=measure_ceiling(decoder.device, decoder.dtype) if any(flops) else None,
+    )
+    arms = {m: a.model_copy(update={"profile": profiles[m]}) for m, a in recording.arms.items()}
+    return Profile(recording.model_copy(update={"arms": arms}), timelines, samples)
+
+
+def _profiled(plan: ArmPlan, sink: Sink, sampled: _Sampled | None, file: Path | None) -> _Try:
+    gc.collect()
+    bench, sampler = plan.bench, None
+    with ExitStack() as stack:
+        if sampled:
+            sampler = stack.enter_context(NvmlSampler(sampled.uuid, sampled.interval_s))
+        made = profile_run(
+            plan.mode, bench.decoder, bench.latents, sink, fps=bench.fps, config=plan.config,
+            keep=file,
+        )  # fmt: skip
+    if sampler is None:
+        return _Try(made, (), file)
+    assert made.run is not None
+    begun_s = made.started_s
+    mine = sampler.samples.between(begun_s - 0.1, begun_s + made.run.latency_s + 0.1, begun_s)
+    made.nvml = dict(mine.columns)
+    return _Try(made, (mine,), file)
+
+
+def _typical(tries: Sequence[_Try]) -> _Try:
+    """The run nearest the median, of whole traces if there are any; only its file stays."""
+    whole = [one for one in tries if not any(c.ok is False for c in check_trace(one.timeline))]
+    median = statistics.median(one.latency_s for one in tries)
+    kept = min(whole or tries, key=lambda one: abs(one.latency_s - median))
+    for one in tries:
+        if one.file is not None and one is not kept:
+            one.file.unlink()
+    if kept.file is not None:
+        kept.file.rename(kept.file.with_name(re.sub(r"-\d+\.", ".", kept.file.name)))
+    return kept
+
+
+def _arm_profile(
+    kept: _Try, tries: list[_Try], samples: list[Samples], sampled: list[Run], flops: list[int]
+) -> ArmProfile:
+    run, analysis = kept.timeline.run, analyze(kept.timeline)
+    assert isinstance(run, Run)
+    reasons: Counter[str] = Counter()
+    for one in (*samples, *kept.samples):
+        reasons.update(one.throttle_reasons)
+    return ArmProfile(
+        sampled=tuple(sampled),
+        energy_j=tuple(joules for one in samples if (joules := one.energy_j()) is not None),
+        throttled_samples=dict(reasons),
+        run=run,
         analysis=analysis,
         tflop=sum(flops) / 1e12 if any(flops) else None,
-        tflop_per_s=_rates(analysis, timeline, flops),
-        trace=f"trace_{mode}.json.gz",
+        tflop_per_s=_rates(analysis, kept.timeline, flops),
+        trace=f"trace_{run.mode}.json.gz",
+        latencies_s=tuple(one.latency_s for one in tries),
+    )
+
+
+def _sampling(interval_s: float, samples: Sequence[Samples]) -> Sampling | None:
+    if not samples:
+        return None
+    return Sampling(
+        interval_s=interval_s,
+        samples=sum(map(len, samples)),
+        mean_cost_ms=statistics.fmean(one.mean_cost_ms for one in samples),
+        unsupported=samples[0].unsupported,
     )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from vdkit.present.columns import NAMES, Asked
 from vdkit.present.document import Document, Picture, Text, section
@@ -28,7 +26,7 @@ from vdkit.record.compare import (
     judged,
 )
 from vdkit.record.recording import Recording
-from vdkit.record.stats import CALL_BELOW_P, Ratio, Share, Summary
+from vdkit.record.stats import CALL_BELOW_P, Proportion, Ratio, Summary
 
 TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
 """What it is asked about, in tables."""
@@ -95,7 +93,7 @@ def calls_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
     )
 
 
-def _share(share: Share) -> Number:
+def _share(share: Proportion) -> Number:
     return Number(
         100 * share.count / share.n, 1, 100 * share.low, 100 * share.high,
         mark=f"{share.count} of {share.n}",
@@ -131,26 +129,6 @@ def planted_words(recording: Recording, found: Mapping[str, Judged]) -> str:
 def _percent_more(ratio: Ratio) -> Number:
     low, high = (None if end is None else 100 * (end - 1) for end in (ratio.low, ratio.high))
     return Number(100 * (ratio.value - 1), 2, low, high, sign=True)
-
-
-def control_record(recording: Recording, whole: bool = True) -> dict[str, Any]:
-    """For one line of JSON: everything but the orders, or (not ``whole``) only the counts."""
-    found = judged(recording)
-    if whole:
-        made = recording.summary()
-        del made["planted"]["orders"]
-        return made | {"metrics": {metric: asdict(one) for metric, one in found.items()}}
-    plan = recording.planted
-    assert plan is not None
-    return {
-        metric: {
-            "planted": round(one.planted.value, 6),
-            "false_calls": {how: one.false_calls[how].count for how in CALLED_BY},
-            "found": {how: one.found[how].count for how in CALLED_BY},
-            "splits": plan.splits,
-        }
-        for metric, one in found.items()
-    }
 
 
 def control_document(recording: Recording, asked: Asked, source: Source) -> Document:

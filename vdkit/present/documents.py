@@ -291,9 +291,9 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
 # --- what several kinds share --------------------------------------------------------------------
 
 
-def results_of(recording: Recording, asked: Asked, side: str) -> list[Section]:
+def results_of(recording: Recording, asked: Asked, side: str, source: Source) -> list[Section]:
     """Results and timeline of one of two recordings, for the page of both."""
-    made = document_of(recording, asked).sections
+    made = document_of(recording, asked, source).sections
     titles = {"results": f"{side}: {recording.label}", "timeline": f"Timeline of {side}"}
     return [
         replace(one, name=f"{one.name}-{side}", title=titles[one.name], page_only=True)

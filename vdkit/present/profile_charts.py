@@ -6,7 +6,8 @@ Each takes an ``ax`` to draw on, or makes a figure; either way it returns the fi
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from vdkit.present.profile_tables import incomplete, on_cpu
+from vdkit.present.columns import NAMES
+from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
 from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
-from vdkit.present.tables import NAMES, what_and_where
 from vdkit.present.timeline import plot_lanes, plot_overlap
+from vdkit.present.words import what_and_where
 from vdkit.record.machine import THROTTLE_BITS
 from vdkit.trace.read import read_trace
 
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from vdkit.record.old_profile import ProfileResult
+    from vdkit.record.recording import Recording
     from vdkit.record.runs import Run
     from vdkit.trace.figures import Analysis
-    from vdkit.trace.timeline import Timeline
 
 
 def _figure(ax: Axes | None, height_in: float) -> tuple[Figure, Axes]:
@@ -43,10 +44,9 @@ def _figure(ax: Axes | None, height_in: float) -> tuple[Figure, Axes]:
 
 def _warn(ax: Axes, analyses: Mapping[str, Analysis]) -> None:
     """Failed checks in red words above the axes."""
-    lines = incomplete(analyses)
-    if lines:
+    if words := incomplete(analyses):
         ax.annotate(
-            "\n".join(lines), (0, 1), (0, 16), xycoords="axes fraction",
+            words, (0, 1), (0, 16), xycoords="axes fraction",
             textcoords="offset points", color=RED, fontsize=7, va="bottom", annotation_clip=False,
         )  # fmt: skip
 
@@ -55,10 +55,8 @@ def _cost(analyses: Mapping[str, Analysis]) -> str:
     """The profiler's own cost, as it stands beside every figure."""
     costs = {mode: a.profiler_cost_percent for mode, a in analyses.items()}
     known = {mode: percent for mode, percent in costs.items() if percent is not None}
-    if not known:
-        return "profiler cost unknown"
-    noise = " (below 0: within noise)" if min(known.values()) < 0 else ""
-    return f"profiler cost: {', '.join(f'{m} {p:+.1f} %' for m, p in known.items())}{noise}"
+    words = [f"{m} {NOISE if p < 0 else f'{p:+.1f} %'}" for m, p in known.items()]
+    return f"profiler cost: {', '.join(words)}" if words else "profiler cost unknown"
 
 
 def _title(ax: Axes, title: str | None, *more: str) -> None:
@@ -118,6 +116,8 @@ def plot_waterfall(
 ) -> Figure:
     """Where the milliseconds went between two paths: busy time and each stall cause.
 
+    Below stands how much of what async gains when timed lies between the two profiled runs.
+
     Args:
         analyses: mode to analysis; both paths must be there.
         ax: where to draw; None makes a figure.
@@ -174,8 +174,9 @@ def plot_waterfall(
                 left + 0.02 * (right - left), row, "//", va="center", fontsize=14, color="white",
                 weight="bold",
             )  # fmt: skip
-        ax.set_xlabel(f"window '{window}', ms{broken}")
         pair = {mode: analyses[mode] for mode in (start, stop)}
+        below = coverage_words(pair).replace(": ", ":\n") if window == "run" else ""
+        ax.set_xlabel("\n".join(filter(None, (f"window '{window}', ms{broken}", below))))
         _title(ax, title, _cost(pair))
         _warn(ax, pair)
     return figure
@@ -215,62 +216,49 @@ def plot_latencies(
 
 
 def profile_figures(
-    result: ProfileResult,
-    folder: Path,
-    timelines: Mapping[str, Timeline] | None = None,
-    *,
-    titled: bool = True,
-) -> dict[str, Figure]:
-    """Every picture of a profile that is recorded in ``folder``, by name, not yet written.
+    recording: Recording, home: Path | None = None
+) -> dict[str, Callable[[], Figure]]:
+    """Every picture of a profile by name, each drawn when called.
 
     Args:
-        result: the profile.
-        folder: where its traces and ``nvml.csv`` are.
-        timelines: of the profiled runs, by mode; None: read from the traces in ``folder``; of a
-            mode whose trace is not there stalls come from the event records.
-        titled: say above each picture what was measured and where.
+        home: the folder with its traces and ``nvml.csv``. Of a path whose trace is not there stalls
+            come from the event records.
     """
-    analyses = {mode: one.analysis for mode, one in result.arms.items()}
-    profiled = {mode: one.profiled for mode, one in result.arms.items()}
+    where = what_and_where(recording)
+    analyses, titled = analyses_of(recording), f"Profiled runs: {where}"
+    latencies = {name: arm.latencies for name, arm in recording.arms.items()}
+    drawn: dict[str, Callable[[], Figure]] = {
+        "latency": partial(plot_latencies, latencies, title=f"Timed runs: {where}"),
+        "utilization": partial(plot_utilization, analyses, title=titled),
+        "timeline": partial(_plot_timeline, recording, home, titled),
+    }
+    if {"sync", "async"} <= analyses.keys():
+        drawn["waterfall"] = partial(plot_waterfall, analyses, title=titled)
+    if home is not None and (home / "nvml.csv").exists():
+        name = "async" if "async" in analyses else next(iter(analyses))
+        profile = recording.arms[name].profile
+        assert profile is not None
+        columns = read_nvml_csv(home / "nvml.csv", f"{name}-profiled")
+        title = f"{NAMES[name]}, profiled: {where}"
+        drawn["nvml"] = partial(plot_nvml, profile.run, columns, title)
+    return drawn
 
-    def title(what: str) -> str | None:
-        return f"{what}: {what_and_where(result)}" if titled else None
 
-    runs = title("Profiled runs")
-    figures: dict[str, Figure] = {"utilization": plot_utilization(analyses, title=runs)}
-    pair: dict[str, Run] = {m: profiled[m] for m in ("sync", "async") if m in profiled}
-    shown = pair or profiled
-    mine = {mode: analyses[mode] for mode in shown}
-    if timelines is None:
-        traces = {mode: folder / result.arms[mode].trace for mode in shown}
-        timelines = {mode: read_trace(path) for mode, path in traces.items() if path.is_file()}
-    figures["timeline"] = plot_overlap(
-        shown, result.config, "\n".join(line for line in (runs, _cost(mine)) if line),
-        "\n".join(incomplete(mine)), timelines,
-    )  # fmt: skip
-    if len(pair) == 2:
-        figures["waterfall"] = plot_waterfall(analyses, title=runs)
-    figures["latency"] = plot_latencies(
-        {mode: [run.latency_s for run in one.timed] for mode, one in result.arms.items()},
-        title=title("Timed runs"),
+def _plot_timeline(recording: Recording, home: Path | None, title: str) -> Figure:
+    """Sync over async, or what there is, with the stalls of the traces beside the recording."""
+    profiles = {name: arm.profile for name, arm in recording.arms.items() if arm.profile}
+    shown = {n: p for n, p in profiles.items() if n in ("sync", "async")} or profiles
+    mine = {name: one.analysis for name, one in shown.items()}
+    traces = {name: home / one.trace for name, one in shown.items()} if home else {}
+    pairs = {name: one.windows.get("two chunks") for name, one in mine.items()}
+    return plot_overlap(
+        {name: one.run for name, one in shown.items()},
+        recording.config,
+        f"{title}\n{_cost(mine)}",
+        incomplete(mine),
+        {name: read_trace(path) for name, path in traces.items() if path.is_file()},
+        {name: pair and (pair.start_s, pair.stop_s) for name, pair in pairs.items()},
     )
-    samples = folder / "nvml.csv"
-    if samples.exists():
-        mode = "async" if "async" in profiled else next(iter(profiled))
-        columns = read_nvml_csv(samples, f"{mode}-profiled")
-        figures["nvml"] = plot_nvml(profiled[mode], columns, title(f"{NAMES[mode]}, profiled"))
-    return figures
-
-
-def write_charts(
-    result: ProfileResult, folder: Path, timelines: Mapping[str, Timeline] | None = None
-) -> list[Path]:
-    """Write `profile_figures` into ``folder``; returns their paths."""
-    paths = []
-    for name, figure in profile_figures(result, folder, timelines).items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1])
-    return paths
 
 
 _NVML_ROWS = (
@@ -366,7 +354,8 @@ def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
     """The columns of one run in ``nvml.csv``; ValueError, with the names, if it is not there."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    mine = [row for row in rows if row["run"] == run]
+    old = run.replace("compute_only", "compute")  # what earlier files call it
+    mine = [row for row in rows if row["run"] in (run, old)]
     if not mine:
         known = ", ".join(dict.fromkeys(row["run"] for row in rows))
         raise ValueError(f"{path} has no run {run!r}; it has {known}")

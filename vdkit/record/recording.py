@@ -6,15 +6,13 @@ computed from those, so that no stored summary can contradict them. No torch.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record.machine import Provenance
@@ -31,9 +29,7 @@ from vdkit.record.runs import (
 from vdkit.record.stats import Ratio, Summary, paired_ratio, summarize
 from vdkit.record.store import write_record
 from vdkit.trace.figures import Analysis, Share
-
-if TYPE_CHECKING:
-    import pandas as pd
+from vdkit.trace.stalls import CAUSES
 
 SCHEMA_VERSION = 6
 """Earlier files are of several kinds, each with a count of its own up to 5; `upgrade` reads all."""
@@ -48,7 +44,8 @@ class ArmProfile(Record):
         sampled: runs with the NVML sampler on, by round; empty without a GPU.
         energy_j: NVML energy counter over each sampled run.
         throttled_samples: of how many NVML samples a throttle reason was set, by reason.
-        run: the profiled run; its latency is never a benchmark.
+        run: the profiled run nearest the median of all of them; its latency is never a benchmark.
+        latencies_s: of every profiled run; empty in earlier records, which made one.
         analysis: of its timeline.
         tflop: floating-point operations of the whole video by torch's FlopCounter, 1e12; None if
             it counted none.
@@ -64,6 +61,14 @@ class ArmProfile(Record):
     tflop: float | None
     tflop_per_s: dict[str, float]
     trace: str
+    latencies_s: tuple[Seconds, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> ArmProfile:
+        for name, window in self.analysis.windows.items():
+            if missing := CAUSES.keys() - window.stall_s.keys():
+                raise ValueError(f"window {name!r} has no {missing.pop()!r} among its stalls")
+        return self
 
 
 class Arm(Record):
@@ -326,14 +331,6 @@ class Recording(Record):
         """The baseline's latency over an arm's; None for the baseline itself."""
         return None if name == self.baseline else self.ratio(self.baseline, name)
 
-    def summary(self) -> dict[str, Any]:
-        """The answer without the raw values, for one line of JSON."""
-        kept = self.model_dump(mode="json", exclude={"arms"})
-        shared = {name: getattr(self.base, name) for name in ("workload", "config", "sink")}
-        told = TypeAdapter(dict[str, Any]).dump_python(shared, mode="json")
-        arms = {name: _answer(arm, self.speedup(name)) for name, arm in self.arms.items()}
-        return {**kept, **told, "frames_identical": self.frames_identical, "arms": arms}
-
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in order; the first is what the others are compared with."""
@@ -355,43 +352,6 @@ class Recording(Record):
                 "baseline": wanted if wanted in arms else usual_baseline(arms),
             }
         )
-
-
-def _answer(arm: Arm, speedup: Ratio | None) -> dict[str, Any]:
-    """The figures of one arm."""
-    return {
-        "mode": arm.mode,
-        "frame_sha256": arm.frame_sha256,
-        "latency_s": asdict(arm.latency),
-        "ttff_s": arm.ttff and asdict(arm.ttff),
-        "rtf": arm.rtf,
-        "speedup": speedup and asdict(speedup),
-        "vram_peak_bytes": arm.vram_peak_bytes,
-        "pinned_bytes": arm.pinned_bytes,
-        "d2h_bytes": arm.d2h_bytes,
-        "throttled_runs": arm.throttled_runs,
-    }
-
-
-def runs_frame(recording: Recording) -> pd.DataFrame:
-    """One row per run, warm-ups included, in full precision, without the per-chunk records."""
-    import pandas as pd
-
-    moments = ("before", "after", "during")
-    left_out = {"chunks", *(f"gpu_{moment}" for moment in moments)}
-    rows: list[dict[str, Any]] = []
-    for name, arm in recording.arms.items():
-        for run in arm.runs:
-            row = {"arm": name, **run.model_dump(mode="json", exclude=left_out)}
-            for moment in moments:
-                reading = getattr(run, f"gpu_{moment}")
-                if reading is not None:
-                    values = reading.model_dump(mode="json", exclude={"unsupported"})
-                    values["throttle_reasons"] = "; ".join(reading.throttle_reasons)
-                    row |= {f"{key}_{moment}": value for key, value in values.items()}
-            rows.append(row)
-    rows.sort(key=lambda row: int(row["round"]))
-    return pd.DataFrame(rows)
 
 
 def usual_baseline(modes: Mapping[str, Any]) -> str:
@@ -430,9 +390,3 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
     from vdkit.record.upgrade import read_any
 
     return read_any(Path(path))
-
-
-def latent_frame_mean_ms(arm: Arm) -> float | None:
-    """Mean of `Arm.latent_frame_ms`; None without steady chunks."""
-    known = arm.latent_frame_ms
-    return math.fsum(known) / len(known) if known else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK
-from vdkit.trace.timeline import COMMUNICATION, D2H, KERNEL, Events, Recorded, Timeline, to_ns
+from vdkit.trace.timeline import COMMUNICATION, D2H, KERNEL, Recorded, Timeline, to_ns
 
 TOLERANCE_NS = 200_000
 """How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
@@ -70,7 +70,7 @@ def _launches(timeline: Timeline) -> Check:
     lost, stray = asked - ran, ran - called
     detail = f"{len(asked)} launches, {len(lost)} without a kernel"
     late = launches.start_ns[~np.isin(launches.correlation, list(lost))].max(initial=-1)
-    if after := sum(1 for start in _starts(launches, lost) if start > late):
+    if after := int((launches.start_ns[np.isin(launches.correlation, list(lost))] > late).sum()):
         detail += f" ({after} at the end: the trace stopped before they ran)"
     detail += f"; {len(stray)} kernels without a launch"
     if before := {one for one in stray if one < min(called)}:
@@ -96,52 +96,41 @@ def _causal(timeline: Timeline) -> Check:
     return Check(name, not count, f"{count} of {len(early)} before; {allowed}")
 
 
-def _starts(calls: Events, correlations: set[int]) -> list[int]:
-    found: list[int] = calls.start_ns[np.isin(calls.correlation, list(correlations))].tolist()
-    return found
-
-
 def _kernels_per_chunk(timeline: Timeline, run: Recorded) -> Check:
-    name = "kernels per chunk"
-    count = np.bincount(timeline.kernels.chunk[timeline.kernels.chunk >= 0], minlength=1)
+    name, kernels = "kernels per chunk", timeline.chunk_kernels()
+    count = {chunk.index: len(kernels.get(chunk.index, ())) for chunk in run.chunks}
+    if len(count) == 1:
+        return Check(name, bool(count[0]), f"{count[0]} kernels in the one chunk")
     full = max(chunk.latent_stop - chunk.latent_start for chunk in run.chunks)
-    steady = [
-        chunk.index
+    numbers = {
+        count[chunk.index]
         for chunk in run.chunks[min(FIRST_STEADY_CHUNK, len(run.chunks) // 2) :]
         if chunk.latent_stop - chunk.latent_start == full
-    ]
-    numbers = sorted({int(count[index]) if index < len(count) else 0 for index in steady})
-    if len(run.chunks) == 1:
-        return Check(name, bool(count[0]), f"{count[0]} kernels in the one chunk")
-    values = " or ".join(map(str, numbers))
-    return Check(name, len(numbers) == 1 and numbers[0] > 0, f"{values} in the steady state")
+    }
+    values = " or ".join(map(str, sorted(numbers)))
+    return Check(name, len(numbers) == 1 and 0 not in numbers, f"{values} in the steady state")
 
 
 def _against_events(timeline: Timeline, run: Recorded) -> Check:
     """Kernels of a chunk lie between its two CUDA events, as far as the clocks can tell."""
-    kernels = timeline.kernels
-    allowed = TOLERANCE_NS
-    if timeline.alignment is not None:
-        allowed += timeline.alignment.host_residual_ns + timeline.alignment.record_residual_ns
-    worst, missing = 0, 0
+    allowed, clocks = TOLERANCE_NS, timeline.alignment
+    if clocks is not None:
+        allowed += clocks.host_residual_ns + clocks.record_residual_ns
+    worst, kernels = 0, timeline.chunk_kernels()
     for chunk in run.chunks:
-        mine = kernels.chunk == chunk.index
-        if not mine.any():
-            missing += 1
-            continue
-        early = to_ns(chunk.decode_start_s or 0.0) - int(kernels.start_ns[mine].min())
-        late = int(kernels.stop_ns[mine].max()) - to_ns(chunk.decode_done_s or 0.0)
-        short = to_ns(chunk.decode_done_s or 0.0) - int(kernels.stop_ns[mine].max())
-        worst = max(worst, early, late, short)
+        if chunk.index in kernels:
+            first, last = kernels[chunk.index].span
+            early = to_ns(chunk.decode_start_s or 0.0) - first
+            worst = max(worst, early, abs(last - to_ns(chunk.decode_done_s or 0.0)))
     detail = f"at most {worst / 1e3:.0f} us apart (allowed {allowed / 1e3:.0f})"
+    missing = sum(chunk.index not in kernels for chunk in run.chunks)
     if missing:
         detail += f"; {missing} chunks without kernels"
     return Check("kernels within CUDA events", worst <= allowed and missing == 0, detail)
 
 
 def _against_wall_clock(timeline: Timeline, run: Recorded) -> Check:
-    last, latency = int(timeline.kernels.stop_ns.max()), to_ns(run.latency_s)
-    first = int(timeline.kernels.start_ns.min())
+    (first, last), latency = timeline.kernels.span, to_ns(run.latency_s)
     ok = first >= -TOLERANCE_NS and last <= latency + TOLERANCE_NS
     detail = f"kernels from {first / 1e6:.1f} to {last / 1e6:.1f} ms, run of {latency / 1e6:.1f} ms"
     return Check("kernels within the run", ok, detail)

@@ -1,8 +1,10 @@
-"""The figures of a timeline, each with its window named (`vdkit.trace.figures`); no torch."""
+"""The figures of a timeline, each with its window named; no torch."""
 
 from __future__ import annotations
 
 import re
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -158,23 +160,13 @@ def analyze(timeline: Timeline) -> Analysis:
             f"no compute kernels among {len(timeline.gpu)} GPU events: there is no "
             "utilization and no stall to tell of"
         )
-    windows: dict[str, WindowFigures] = {}
-    whole: Stalls | None = None
-    for name, window in find_windows(timeline).items():
-        if len(kernels):
-            stalls = stalls_from_trace(timeline, window)
-        else:
-            assert run is not None and timeline.config is not None
-            stalls = stalls_from_records(run, timeline.config, window)
-        windows[name] = _window(timeline, stalls)
-        whole = whole or stalls
-    assert whole is not None
+    stalls = {name: _stalls(timeline, window) for name, window in find_windows(timeline).items()}
     copies = timeline.gpu.of(D2H)
     recorded = sum(chunk.d2h_bytes for chunk in run.chunks) if run else 0
     return Analysis(
         device=timeline.device,
-        windows=windows,
-        longest_gaps=_longest(timeline, whole),
+        windows={name: _window(timeline, one) for name, one in stalls.items()},
+        longest_gaps=_longest(timeline, next(iter(stalls.values()))),
         chunks=_chunks(timeline),
         families=kernel_families(timeline),
         d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded,
@@ -188,25 +180,27 @@ def analyze(timeline: Timeline) -> Analysis:
     )
 
 
-def record_figures(run: Recorded, stalls: Stalls) -> WindowFigures:
-    """The same figures from event records alone, for a run that was never profiled."""
-    compute, copies, _ = record_intervals(run)
-    return _figures(stalls, compute, copies, None)
+def _stalls(timeline: Timeline, window: tuple[int, int]) -> Stalls:
+    if len(timeline.kernels):
+        return stalls_from_trace(timeline, window)
+    assert timeline.run is not None and timeline.config is not None
+    return stalls_from_records(timeline.run, timeline.config, window)
 
 
 def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
     if not len(timeline.kernels):
         assert timeline.run is not None
-        return record_figures(timeline.run, stalls)
-    everything = length(clip(timeline.gpu.union(), stalls.window))
-    kernels, copies = timeline.kernels.union(), timeline.gpu.of(D2H).union()
-    between = length(clip(timeline.gpu.of(COMMUNICATION).union(), stalls.window))
-    return replace(_figures(stalls, kernels, copies, everything), communication_s=between / 1e9)
+        compute, copies, _ = record_intervals(timeline.run)
+        return _figures(stalls, compute, copies)
+    gpu = timeline.gpu
+    everything, between = (
+        length(clip(events.union(), stalls.window)) / 1e9 for events in (gpu, gpu.of(COMMUNICATION))
+    )
+    made = _figures(stalls, timeline.kernels.union(), gpu.of(D2H).union())
+    return replace(made, gpu_busy_s=everything, communication_s=between)
 
 
-def _figures(
-    stalls: Stalls, compute: Intervals, copies: Intervals, gpu_busy_ns: int | None
-) -> WindowFigures:
+def _figures(stalls: Stalls, compute: Intervals, copies: Intervals) -> WindowFigures:
     start, stop = stalls.window
     begin, end = gaps(compute, stalls.window)
     sizes = (end - begin) / 1e3
@@ -228,7 +222,7 @@ def _figures(
         resolution=stalls.resolution,
         busy_s=stalls.busy_ns / 1e9,
         kernel_utilization_percent=100 * stalls.busy_ns / max(stop - start, 1),
-        gpu_busy_s=None if gpu_busy_ns is None else gpu_busy_ns / 1e9,
+        gpu_busy_s=None,
         gap_count=int(sizes.size),
         gap_median_us=float(np.median(sizes)) if sizes.size else 0.0,
         gap_p99_us=float(np.percentile(sizes, 99)) if sizes.size else 0.0,
@@ -256,25 +250,19 @@ def _longest(timeline: Timeline, stalls: Stalls) -> tuple[LongGap, ...]:
 def _chunks(timeline: Timeline) -> tuple[ChunkFigures, ...]:
     if timeline.run is None:
         return ()
-
-    def span(start: float | None, stop: float | None) -> float | None:
-        return None if start is None or stop is None else stop - start
-
-    kernels = timeline.kernels
+    kernels, traced = timeline.chunk_kernels(), len(timeline.kernels) > 0
     found = []
     for chunk in timeline.run.chunks:
-        mine = kernels.where(kernels.chunk == chunk.index)
-        compute = length(mine.union()) / 1e9 if len(kernels) else None
+        mine = kernels.get(chunk.index)
+        busy = length(mine.union()) / 1e9 if mine else 0.0
         found.append(
             ChunkFigures(
                 index=chunk.index,
-                kernels=len(mine) if len(kernels) else None,
-                compute_s=compute
-                if compute is not None
-                else span(chunk.decode_start_s, chunk.decode_done_s) or 0.0,
-                copy_s=span(chunk.copy_start_s, chunk.copy_done_s),
-                convert_s=span(chunk.convert_start_s, chunk.convert_done_s),
-                write_s=span(chunk.write_start_s, chunk.write_done_s),
+                kernels=len(mine or ()) if traced else None,
+                compute_s=busy if traced else chunk.span_s("decode") or 0.0,
+                copy_s=chunk.span_s("copy"),
+                convert_s=chunk.span_s("convert"),
+                write_s=chunk.span_s("write"),
             )
         )
     return tuple(found)
@@ -282,46 +270,35 @@ def _chunks(timeline: Timeline) -> tuple[ChunkFigures, ...]:
 
 def find_windows(timeline: Timeline) -> dict[str, tuple[int, int]]:
     """Window names to (start, stop), ns; those that the run is too short for are left out."""
-    run = timeline.run
-    if run is None:
-        return {"trace": timeline.span}
-    starts = chunk_starts(timeline)
-    windows = {"run": run_window(run)}
-    return windows | steady_windows(starts)
+    if timeline.run is None:
+        return {"trace": timeline.gpu.span}
+    return {"run": run_window(timeline.run)} | steady_windows(chunk_starts(timeline))
 
 
 def steady_windows(starts: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """``steady`` and ``two chunks`` from the start of each chunk's compute, ns."""
-    count = len(starts)
-    first = min(FIRST_STEADY_CHUNK, count // 2)
-    found = {}
-    if first >= 1 and count - 1 > first:
-        found["steady"] = (starts[first], starts[count - 1])
-        middle = max(first, (count - 3) // 2)
-        if middle + 2 <= count - 1:
-            found["two chunks"] = (starts[middle], starts[middle + 2])
+    """``steady`` and ``two chunks`` from the start of each chunk's compute, ns.
+
+    The two chunks are the consecutive steady ones that take the median time: a typical pair.
+    """
+    first = min(FIRST_STEADY_CHUNK, len(starts) // 2)
+    if first < 1 or len(starts) < first + 2:
+        return {}
+    found = {"steady": (starts[first], starts[-1])}
+    pairs = list(zip(starts[first:], starts[first + 2 :], strict=False))
+    if pairs:
+        median = statistics.median(stop - start for start, stop in pairs)
+        found["two chunks"] = min(pairs, key=lambda pair: abs(pair[1] - pair[0] - median))
     return found
 
 
 def chunk_starts(timeline: Timeline) -> list[int]:
     """When each chunk's compute began: its first kernel, or its event where there is no trace."""
     assert timeline.run is not None
-    spans = chunk_spans_on_gpu(timeline)
-    events = record_intervals(timeline.run)[2]
+    kernels = timeline.chunk_kernels()
     return [
-        spans[chunk.index][0] if chunk.index in spans else events[position]
-        for position, chunk in enumerate(timeline.run.chunks)
+        kernels[chunk.index].span[0] if chunk.index in kernels else event
+        for chunk, event in zip(timeline.run.chunks, record_intervals(timeline.run)[2], strict=True)
     ]
-
-
-def chunk_spans_on_gpu(timeline: Timeline) -> dict[int, tuple[int, int]]:
-    """Chunk to (first kernel start, last kernel stop)."""
-    kernels = timeline.kernels
-    spans = {}
-    for index in np.unique(kernels.chunk[kernels.chunk >= 0]).tolist():
-        mine = kernels.chunk == index
-        spans[index] = (int(kernels.start_ns[mine].min()), int(kernels.stop_ns[mine].max()))
-    return spans
 
 
 def busy_percent(run: Recorded) -> dict[str, float]:
@@ -333,8 +310,8 @@ def busy_percent(run: Recorded) -> dict[str, float]:
     compute, _, starts = record_intervals(run)
     windows = {"run": run_window(run)} | steady_windows(starts)
     return {
-        name: 100 * length(clip(compute, window)) / (window[1] - window[0])
-        for name, window in windows.items()
+        name: 100 * length(clip(compute, (start, stop))) / (stop - start)
+        for name, (start, stop) in windows.items()
     }
 
 
@@ -400,18 +377,17 @@ def kernel_families(
         kernels = kernels.where((kernels.start_ns >= window[0]) & (kernels.start_ns < window[1]))
     if not len(kernels):
         return ()
-    seconds: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    seconds, counts = defaultdict[str, float](float), Counter[str]()
     spent = np.bincount(kernels.name, (kernels.stop_ns - kernels.start_ns) / 1e9)
     often = np.bincount(kernels.name)
     for index in np.flatnonzero(often).tolist():
         family = family_of(timeline.names[index])
-        seconds[family] = seconds.get(family, 0.0) + float(spent[index])
-        counts[family] = counts.get(family, 0) + int(often[index])
+        seconds[family] += float(spent[index])
+        counts[family] += int(often[index])
     total = sum(seconds.values())
-    order = sorted(seconds, key=lambda name: -seconds[name])
     return tuple(
-        Family(name, counts[name], seconds[name], 100 * seconds[name] / total) for name in order
+        Family(name, counts[name], spent_s, 100 * spent_s / total)
+        for name, spent_s in sorted(seconds.items(), key=lambda one: -one[1])
     )
 
 
@@ -461,20 +437,16 @@ def agreement(timeline: Timeline) -> Agreement | None:
     run = timeline.run
     if run is None or len(run.chunks) < 2:
         return None
-    spans = chunk_spans_on_gpu(timeline)
-    if any(chunk.index not in spans for chunk in run.chunks):
+    kernels = timeline.chunk_kernels()
+    if any(chunk.index not in kernels for chunk in run.chunks):
         return None
-    traced = [spans[chunk.index] for chunk in run.chunks]
+    traced = [kernels[chunk.index].span for chunk in run.chunks]
     noted = [
         (to_ns(chunk.decode_start_s or 0.0), to_ns(chunk.decode_done_s or 0.0))
         for chunk in run.chunks
     ]
-    pairs = list(zip(_between(noted), _between(traced), strict=True))
+    between = ([max(0, b[0] - a[1]) for a, b in pairwise(spans)] for spans in (noted, traced))
+    pairs = list(zip(*between, strict=True))
     long = [pair for pair in pairs if max(pair) > SHORT_NS]
     records, trace = (sum(pair[side] for pair in long) / 1e9 for side in (0, 1))
     return Agreement(records, trace, len(long), len(pairs))
-
-
-def _between(spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The gaps between consecutive spans, ns."""
-    return [max(0, following[0] - span[1]) for span, following in pairwise(spans)]

@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,7 @@ _SPACE = re.compile(r"[\s,]*")
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?|[\x00-\x1f]')
 
 # Numbers with a point stay text until `_ns` reads them exactly; the rest are ints.
-_DECODER = json.JSONDecoder(parse_float=str)
-_END = object()
+_DECODER, _PLAIN = json.JSONDecoder(parse_float=str), json.JSONDecoder()
 _TRACES = ("*.json.gz", "*trace*.json", "*kineto*.json")
 
 
@@ -170,15 +169,11 @@ def _read(file: Path, text: str, notes: list[str]) -> tuple[Collected, dict[str,
     head: dict[str, Any] = {}
     found = False
     collected = Collected(file)
-    add = collected.add
     try:
         at = _SPACE.match(text).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "[":
             found = True
-            for event, stop in _items(text, at):
-                if event is not _END:
-                    add(event)
-                at = stop
+            at = _each(text, at, collected.add)
         elif text[at : at + 1] == "{":
             at += 1
             while text[(at := _SPACE.match(text, at).end())] != "}":  # type: ignore[union-attr]
@@ -189,12 +184,10 @@ def _read(file: Path, text: str, notes: list[str]) -> tuple[Collected, dict[str,
                 at = _SPACE.match(text, colon + 1).end()  # type: ignore[union-attr]
                 if key == "traceEvents" and text[at] == "[":
                     found = True
-                    for event, stop in _items(text, at):
-                        if event is not _END:
-                            add(event)
-                        at = stop
+                    at = _each(text, at, collected.add)
                 else:
-                    head[key], at = _DECODER.raw_decode(text, at)
+                    decoder = _PLAIN if key == "vdkit" else _DECODER
+                    head[key], at = decoder.raw_decode(text, at)
             at += 1
         else:
             what = f"it begins with {text[at : at + 12]!r}" if text[at:] else "it is empty"
@@ -225,15 +218,15 @@ def _strict(escape: re.Match[str]) -> str:
     return r"\\" if escape[0] == "\\" else " "
 
 
-def _items(text: str, at: int) -> Iterator[tuple[Any, int]]:
-    """The values of the list that opens at ``at``, each with where it ends; then `_END`."""
+def _each(text: str, at: int, take: Callable[[Any], None]) -> int:
+    """Give ``take`` each value of the list that opens at ``at``, as it is parsed; where it ends."""
     decode, skip = _DECODER.raw_decode, _SPACE.match
     at = skip(text, at + 1).end()  # type: ignore[union-attr]
     while text[at] != "]":
         value, at = decode(text, at)
         at = skip(text, at).end()  # type: ignore[union-attr]
-        yield value, at
-    yield _END, at + 1
+        take(value)
+    return at + 1
 
 
 def _merged(spans: list[tuple[int, int]]) -> Intervals:

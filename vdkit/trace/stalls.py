@@ -11,6 +11,7 @@ and from a trace (kernel resolution).
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,9 +52,8 @@ CAUSES = {
 """Every cause, with what it means; ``short`` is no stall but completes the sum."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Part of a gap with one cause, ns on the run's clock."""
+class Piece(NamedTuple):
+    """A time with one cause, ns on the run's clock: part of a gap, or what the host was at."""
 
     start_ns: int
     stop_ns: int
@@ -117,31 +117,25 @@ class Stalls:
         return 100 * (1 - self.by_cause_ns["unknown"] / self.stall_ns)
 
 
-def _serial(run: Recorded, config: DecodeConfig) -> bool:
-    return run.mode != "async" or not config.copy_stream
-
-
 def attribute(
     compute: Intervals,
     window: tuple[int, int],
     host: Host,
     next_launch: dict[int, tuple[tuple[int, int] | None, int]],
-    edges: tuple[int, int],
     resolution: str,
 ) -> Stalls:
     """Give every gap of ``compute`` inside ``window`` its causes.
 
     Args:
-        compute: merged intervals of compute work, ns.
+        compute: merged intervals of compute work of the whole run, ns: what lies outside of them is
+            fill and drain.
         window: (start, stop), ns.
         host: what the launching thread did.
         next_launch: start of a compute interval to ((launch start, stop) or None, chunk).
-        edges: first start and last stop of compute work of the run: what lies outside is fill and
-            drain.
         resolution: for the result.
     """
-    by_cause = dict.fromkeys(CAUSES, 0)
-    drain: dict[str, int] = {}
+    by_cause, drain = Counter(dict.fromkeys(CAUSES, 0)), Counter[str]()
+    edges = (int(compute[0][0]), int(compute[1][-1]))
     found: list[Gap] = []
     short = 0
     for start, stop in zip(*(edge.tolist() for edge in gaps(compute, window)), strict=True):
@@ -161,18 +155,17 @@ def attribute(
         for left, right in pairwise(points):
             cause = "fill" if right <= edges[0] else host.cause(left, launch)
             if left >= edges[1]:
-                drain[cause] = drain.get(cause, 0) + right - left
+                drain[cause] += right - left
                 cause = "drain"
             causes.append(cause)
         pieces = _joined(points, causes)
+        own: Counter[str] = Counter()
         for piece in pieces:
-            by_cause[piece.cause] += piece.stop_ns - piece.start_ns
-        own: dict[str, int] = {}
-        for piece in pieces:
-            own[piece.cause] = own.get(piece.cause, 0) + piece.stop_ns - piece.start_ns
-        found.append(Gap(start, stop, max(own, key=lambda c: own[c]), before, tuple(pieces)))
+            own[piece.cause] += piece.stop_ns - piece.start_ns
+        by_cause.update(own)
+        found.append(Gap(start, stop, max(own, key=own.__getitem__), before, tuple(pieces)))
     busy = window[1] - window[0] - sum(by_cause.values())
-    return Stalls(window, busy, by_cause, drain, tuple(found), short, resolution)
+    return Stalls(window, busy, dict(by_cause), dict(drain), tuple(found), short, resolution)
 
 
 def _joined(points: Sequence[int], causes: list[str]) -> list[Piece]:
@@ -207,11 +200,8 @@ def stalls_from_records(
     for chunk, start in zip(run.chunks, starts, strict=True):
         launch = (to_ns(chunk.launch_start_s or 0.0), to_ns(chunk.launch_done_s or 0.0))
         launches[start] = (launch, chunk.index)
-    serial = _serial(run, config)
-    host = Host(host_activities(run, config), copies, empty(), serial)
-    edges = (int(compute[0][0]), int(compute[1][-1]))
-    window = window or run_window(run)
-    return attribute(compute, window, host, launches, edges, "chunk")
+    host = Host(host_activities(run, config), copies, empty(), _serial(run, config))
+    return attribute(compute, window or run_window(run), host, launches, "chunk")
 
 
 def record_intervals(run: Recorded) -> tuple[Intervals, Intervals, list[int]]:
@@ -254,17 +244,11 @@ def stalls_from_trace(timeline: Timeline, window: tuple[int, int]) -> Stalls:
         activities, certain = operator_activities(timeline, threads[known])
         serial = bool((to_host.lane == compute_lane).all())
     host = Host(activities, to_host.union(), inner.union(), serial, certain)
-    compute = kernels.union()
-    edges = (int(compute[0][0]), int(compute[1][-1]))
-    return attribute(compute, window, host, launches, edges, "kernel")
+    return attribute(kernels.union(), window, host, launches, "kernel")
 
 
-class Activity(NamedTuple):
-    """What the launching thread was doing, ns, as the cause of a gap that it falls into."""
-
-    start_ns: int
-    stop_ns: int
-    cause: str
+def _serial(run: Recorded, config: DecodeConfig) -> bool:
+    return run.mode != "async" or not config.copy_stream
 
 
 class Host:
@@ -272,7 +256,7 @@ class Host:
 
     def __init__(
         self,
-        activities: Sequence[Activity],
+        activities: Sequence[Piece],
         copies: Intervals,
         inner: Intervals,
         serial: bool,
@@ -321,13 +305,13 @@ def _inside(spans: Intervals, time_ns: int) -> bool:
     return at >= 0 and time_ns < int(spans[1][at])
 
 
-def host_activities(run: Recorded, config: DecodeConfig) -> list[Activity]:
+def host_activities(run: Recorded, config: DecodeConfig) -> list[Piece]:
     """What the thread that launches was doing, from a run's records, each with its stall cause."""
-    found: list[Activity] = []
+    found: list[Piece] = []
 
     def add(start_s: float | None, stop_s: float | None, cause: str) -> None:
         if start_s is not None and stop_s is not None and stop_s > start_s:
-            found.append(Activity(to_ns(start_s), to_ns(stop_s), cause))
+            found.append(Piece(to_ns(start_s), to_ns(stop_s), cause))
 
     threaded = run.mode == "async" and config.writer_thread
     chunks = run.chunks
@@ -348,16 +332,14 @@ def host_activities(run: Recorded, config: DecodeConfig) -> list[Activity]:
         elif run.mode == "async" and not config.pinned_memory:
             add(chunk.launch_done_s, chunk.copy_done_s, "synchronous copy")
         elif run.mode == "async" and not threaded:  # an inline writer waits for the copy
-            reached = chunk.convert_start_s or chunk.write_start_s
-            blocked = [span for span in (chunk.copy_start_s,) if span is not None]
-            if reached is not None and blocked:
-                add(blocked[0], min(reached, chunk.copy_done_s or reached), "synchronous copy")
+            reached = chunk.convert_start_s or chunk.write_start_s or run.latency_s
+            add(chunk.copy_start_s, min(reached, chunk.copy_done_s or reached), "synchronous copy")
     return _disjoint(found)
 
 
-def _disjoint(activities: list[Activity]) -> list[Activity]:
+def _disjoint(activities: list[Piece]) -> list[Piece]:
     """In order of start; a later one begins where the one before ends."""
-    result: list[Activity] = []
+    result: list[Piece] = []
     for activity in sorted(activities):
         start = max(activity.start_ns, result[-1].stop_ns) if result else activity.start_ns
         if activity.stop_ns > start:
@@ -365,7 +347,7 @@ def _disjoint(activities: list[Activity]) -> list[Activity]:
     return result
 
 
-def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Activity], Intervals]:
+def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Piece], Intervals]:
     """For other programs' traces: the launching threads inside operators launch, else work.
 
     Args:
@@ -376,17 +358,11 @@ def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Activity]
         The activities, and when anything is known: between the first and the last operator of a
         launching thread. A thread without operators was not recorded, and may have done anything.
     """
-    spans = [
-        timeline.ops[thread] for thread in np.unique(threads).tolist() if thread in timeline.ops
-    ]
-    spans = [span for span in spans if len(span[0])]
+    ops = [timeline.ops[t] for t in np.unique(threads).tolist() if t in timeline.ops]
+    spans = [span for span in ops if len(span[0])]
     if not spans:
         return [], empty()
-    starts, stops = (np.concatenate([span[side] for span in spans]) for side in (0, 1))
-    inside = union(starts, stops)
+    inside = union(*(np.concatenate([span[side] for span in spans]) for side in (0, 1)))
     first, last = (np.array([span[s][at] for span in spans]) for s, at in ((0, 0), (1, -1)))
-    activities = [
-        Activity(start, stop, "launch late")
-        for start, stop in zip(inside[0].tolist(), inside[1].tolist(), strict=True)
-    ]
-    return activities, union(first, last)
+    pairs = zip(inside[0].tolist(), inside[1].tolist(), strict=True)
+    return [Piece(*pair, "launch late") for pair in pairs], union(first, last)

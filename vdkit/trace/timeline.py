@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig
 
 KERNEL, D2H, H2D, D2D, MEMSET, OTHER_COPY, COMMUNICATION = range(7)
+"""Kinds of GPU events."""
 CLOCK_MARKER = "vdkit:clock"
-KIND_NAMES = ("kernel", "D2H", "H2D", "D2D", "memset", "other copy", "communication")
-"""What `Events.kind` means for GPU events."""
+Ns = NDArray[np.int64]
+Intervals = tuple[Ns, Ns]
+"""Starts and stops, int64 ns. Merged: sorted, not empty, neither overlapping nor touching."""
 
 
 def to_ns(seconds: float) -> int:
@@ -65,6 +67,11 @@ class Events:
     def union(self) -> Intervals:
         """When at least one of them was running."""
         return union(self.start_ns, self.stop_ns)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First start to last stop, ns."""
+        return int(self.start_ns.min()), int(self.stop_ns.max())
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[int, ...]]) -> Events:
@@ -155,10 +162,11 @@ class Timeline:
         """Compute kernels: no copies, no memsets, no communication between GPUs."""
         return self.gpu.of(KERNEL)
 
-    @property
-    def span(self) -> tuple[int, int]:
-        """First start to last stop of anything on the GPU, ns."""
-        return int(self.gpu.start_ns.min()), int(self.gpu.stop_ns.max())
+    def chunk_kernels(self) -> dict[int, Events]:
+        """The compute kernels of each chunk that has any."""
+        kernels = self.kernels
+        there = np.unique(kernels.chunk[kernels.chunk >= 0]).tolist()
+        return {index: kernels.where(kernels.chunk == index) for index in there}
 
     def shift(self, by_ns: int) -> None:
         """Move everything from the trace by ``by_ns``; records and NVML samples stay."""
@@ -186,48 +194,30 @@ class Timeline:
         )
 
     def assign_chunks(self) -> None:
-        """Give GPU events and calls the chunk in whose host span (launch, copy) they were called.
+        """Give GPU events and calls the chunk in whose host span they were called.
 
-        An event belongs to the chunk whose launch span holds the call behind it; a copy to the
-        host is queued after the launch and before the next chunk begins, so spans are taken from
-        one launch to the next slot wait, conversion or launch.
+        A span opens with the launch and closes when the host turns to something else: conversion,
+        the next chunk's slot, or its launch; the last one at the latest when its chunk is written.
+        So it holds the decode and the copy, but no conversion.
         """
         if self.run is None or not self.run.chunks:
             return
-        begin, end, index = chunk_spans(self.run)
+        chunks, ends = self.run.chunks, []
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            stops = [chunk.convert_start_s] if self.run.mode in ("sync", "diffusers") else []
+            if following is not None:
+                stops += [following.slot_wait_start_s, following.launch_start_s]
+            else:
+                stops.append(chunk.write_start_s)
+            ends.append(min((s for s in stops if s is not None), default=self.run.latency_s))
+        begin = np.array([to_ns(chunk.launch_start_s or 0.0) for chunk in chunks], np.int64)
+        end = np.array([to_ns(stop) for stop in ends], np.int64)
+        index = np.array([chunk.index for chunk in chunks], np.int64)
         launched, _, _ = self.launches(self.gpu)
         for events, when in ((self.gpu, launched), (self.calls, self.calls.start_ns)):
             at = np.searchsorted(begin, when, side="right") - 1
             inside = (at >= 0) & (when < end[np.maximum(at, 0)])
             events.chunk[:] = np.where(inside, index[np.maximum(at, 0)], -1)
-
-
-def chunk_spans(run: Recorded) -> tuple[Ns, Ns, NDArray[np.int64]]:
-    """(start, stop, chunk) of the host's calls for each chunk, ns: decode and copy, no conversion.
-
-    A span opens with the launch and closes when the host turns to something else: conversion,
-    the next chunk's slot, or its launch; the last one at the latest when its chunk is written.
-    """
-    begin = [to_ns(chunk.launch_start_s or 0.0) for chunk in run.chunks]
-    end = []
-    for chunk, following in zip(run.chunks, [*run.chunks[1:], None], strict=True):
-        stops = [chunk.convert_start_s] if run.mode in ("sync", "diffusers") else []
-        if following is not None:
-            stops += [following.slot_wait_start_s, following.launch_start_s]
-        else:
-            stops.append(chunk.write_start_s)
-        known = [stop for stop in stops if stop is not None]
-        end.append(to_ns(min(known) if known else run.latency_s))
-    return (
-        np.array(begin, np.int64),
-        np.array(end, np.int64),
-        np.array([chunk.index for chunk in run.chunks], np.int64),
-    )
-
-
-Ns = NDArray[np.int64]
-Intervals = tuple[Ns, Ns]
-"""Starts and stops, int64 ns. Merged: sorted, not empty, neither overlapping nor touching."""
 
 
 def empty() -> Intervals:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from vdkit.trace.timeline import (
     Events,
     Recorded,
     Timeline,
+    chunk_steps,
     to_ns,
 )
 
@@ -38,7 +39,7 @@ _NVML_COUNTERS = (
     "power_w", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "gpu_util_percent",
     "sm_active_percent", "tensor_active_percent", "dram_bandwidth_percent", "pcie_tx_mb_per_s",
 )  # fmt: skip
-_STEPS = ("slot_wait", "launch", "convert", "write")
+_ON_GPU = ("decode", "copy")
 
 
 def write_trace(timeline: Timeline, path: str | Path) -> Path:
@@ -70,10 +71,10 @@ def write_trace(timeline: Timeline, path: str | Path) -> Path:
     ):
         packed.write(f'{{"vdkit": {json.dumps(head)},\n"displayTimeUnit": "ms",\n'.encode())
         packed.write(b'"traceEvents": [\n')
-        first = True
-        for line in _lines(timeline, shift):
-            packed.write((line if first else ",\n" + line).encode())
-            first = False
+        lines = _Lines(timeline, shift).all(timeline.run, timeline.config)
+        packed.write(next(lines).encode())
+        for line in lines:
+            packed.write(f",\n{line}".encode())
         packed.write(b"\n]}\n")
     return path
 
@@ -93,34 +94,21 @@ def restore(timeline: Timeline, own: dict[str, Any], file: Path) -> None:
     try:
         if own["schema"] > SCHEMA:
             raise ValueError(f"schema {own['schema']}, this vdkit reads up to {SCHEMA}; update it")
-        exact = json.loads(json.dumps(own), parse_float=float)
-        timeline.run = Run.model_validate(_numbers(exact["run"]))
-        timeline.config = DecodeConfig(**exact["config"])
-        if exact["alignment"] is not None:
-            timeline.alignment = Alignment(**exact["alignment"])
-        timeline.timed_latency_s = tuple(float(value) for value in exact["timed_latency_s"])
-        timeline.dropped = (*exact["dropped"], *timeline.dropped)
-        timeline.nvml = _numbers(exact["nvml"])
-        timeline.device = exact["device"]
-        shift = int(exact["shift_ns"])
+        mode = own["run"]["mode"]
+        mode = "compute_only" if mode == "compute" else mode  # what earlier traces call it
+        timeline.run = Run.model_validate({**own["run"], "mode": mode})
+        timeline.config = DecodeConfig(**own["config"])
+        if own["alignment"] is not None:
+            timeline.alignment = Alignment(**own["alignment"])
+        timeline.timed_latency_s = tuple(float(s) for s in own["timed_latency_s"])
+        timeline.dropped = (*own["dropped"], *timeline.dropped)
+        timeline.nvml = own["nvml"]
+        timeline.device = own["device"]
+        shift = int(own["shift_ns"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds damaged vdkit records: {error}") from error
     timeline.shift(-shift)
     timeline.assign_chunks()
-
-
-def _numbers(value: Any) -> Any:
-    """Text that the exact parser kept for numbers with a point, back to floats."""
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def tracks(starts: Sequence[int], stops: Sequence[int]) -> list[int]:
@@ -141,144 +129,121 @@ def tracks(starts: Sequence[int], stops: Sequence[int]) -> list[int]:
     return places
 
 
+class _Lines:
+    """The trace's events, a line of JSON each; times are shifted by ``shift`` ns.
+
+    Numbers tracks by title as they are met; `metadata` names and orders them in the end.
+    """
+
+    def __init__(self, timeline: Timeline, shift: int) -> None:
+        self.timeline, self.shift = timeline, shift
+        self.names = [json.dumps(name) for name in timeline.names]
+        self.numbers: dict[tuple[int, str], int] = {}
+
+    def all(self, run: Recorded, config: DecodeConfig) -> Iterator[str]:
+        gpu, calls = self.timeline.gpu, self.timeline.calls
+        yield from self.steps(run, threaded=run.mode == "async" and config.writer_thread)
+        for lane in np.unique(gpu.lane).tolist():
+            mine = gpu.where(gpu.lane == lane)
+            role = "compute stream" if len(mine.of(KERNEL)) else "stream"
+            if role == "stream" and len(mine.of(D2H)):
+                role = "copy stream"
+            yield from self.events(mine, _GPU, f"{role} {lane}", _gpu_values)
+        for lane in np.unique(calls.lane).tolist():
+            title = f"CUDA calls of thread {lane}"
+            yield from self.events(calls.where(calls.lane == lane), _HOST, title, _call_values)
+        yield from self.slots(run)
+        yield from self.nvml()
+        yield from self.metadata()
+
+    def steps(self, run: Recorded, threaded: bool) -> Iterator[str]:
+        """What the run recorded of each chunk."""
+        for index in range(len(run.chunks)):
+            for step in chunk_steps(run, index):
+                writer = threaded and step.name in ("convert", "write")
+                process, title = _HOST, "writer thread" if writer else "main thread"
+                if step.name in _ON_GPU:
+                    process, title = _GPU, f"{step.name} (CUDA events)"
+                name, track = json.dumps(f"{step.name} {index}"), self.track(process, title)
+                times, args = (to_ns(step.start_s), to_ns(step.stop_s)), f'{{"chunk":{index}}}'
+                yield self.slice(name, "vdkit", process, track, *times, args)
+
+    def events(
+        self, events: Events, process: int, title: str, values: Callable[..., tuple[str, str]]
+    ) -> Iterator[str]:
+        """Of one stream or thread, on as many tracks as it takes."""
+        places = tracks(events.start_ns.tolist(), events.stop_ns.tolist())
+        columns = (getattr(events, column).tolist() for column in Events.__slots__)
+        for place, (start, stop, name, *row) in zip(
+            places, zip(*columns, strict=True), strict=True
+        ):
+            category, args = values(*row)
+            track = self.track(process, f"{title} ({place + 1})" if place else title)
+            yield self.slice(self.names[name], category, process, track, start, stop, args)
+
+    def slots(self, run: Recorded) -> Iterator[str]:
+        """Slots in use: taken when acquired, given back when written."""
+        changes = []
+        for chunk in run.chunks:
+            if chunk.slot is not None and chunk.slot_acquired_s is not None:
+                changes.append((to_ns(chunk.slot_acquired_s), 1))
+                changes.append((to_ns(chunk.write_done_s or run.latency_s), -1))
+        used = 0
+        for at, change in sorted(changes):
+            used += change
+            yield self.counter("slots in use", at, {"slots": used})
+
+    def nvml(self) -> Iterator[str]:
+        columns = self.timeline.nvml
+        for name in _NVML_COUNTERS:
+            for time_s, value in zip(
+                columns.get("time_s", []), columns.get(name, []), strict=False
+            ):
+                at = to_ns(time_s or 0.0)
+                if value is not None and at + self.shift >= 0:
+                    yield self.counter(name, at, {name: value})
+
+    def metadata(self) -> Iterator[str]:
+        names = {_HOST: "vdkit host", _GPU: f"GPU: {self.timeline.device}", _COUNTERS: "counters"}
+        rows = [("process", process, 0, name, process) for process, name in names.items()]
+        rows += [("thread", process, n, t, n) for (process, t), n in self.numbers.items()]
+        for kind, process, track, name, place in rows:
+            for what, values in (("name", {"name": name}), ("sort_index", {"sort_index": place})):
+                event = {"ph": "M", "name": f"{kind}_{what}", "pid": process, "tid": track}
+                yield json.dumps(event | {"args": values})
+
+    def track(self, process: int, title: str) -> int:
+        return self.numbers.setdefault((process, title), len(self.numbers) + 1)
+
+    def slice(
+        self, name: str, category: str, process: int, track: int, start: int, stop: int, args: str
+    ) -> str:
+        """One complete event; ``name`` and ``args`` are JSON already, times in ns."""
+        return (
+            f'{{"ph":"X","name":{name},"cat":"{category}","pid":{process},"tid":{track},'
+            f'"ts":{_us(start + self.shift)},"dur":{_us(max(stop - start, 0))},"args":{args}}}'
+        )
+
+    def counter(self, name: str, at: int, values: dict[str, float]) -> str:
+        body = json.dumps({"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values})
+        return f'{body[:-1]}, "ts": {_us(at + self.shift)}}}'
+
+
 def _us(ns: int) -> str:
     return f"{ns // 1000}.{ns % 1000:03d}"
 
 
-class _Tracks:
-    """Track numbers by title, with the metadata events that name and order them."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[tuple[int, str], int] = {}
-
-    def of(self, process: int, title: str, place: int = 0) -> int:
-        title = f"{title} ({place + 1})" if place else title
-        return self.numbers.setdefault((process, title), len(self.numbers) + 1)
-
-    def metadata(self, device: str) -> Iterator[str]:
-        names = {_HOST: "vdkit host", _GPU: f"GPU: {device}", _COUNTERS: "counters"}
-        for process, name in names.items():
-            yield _meta("process_name", process, 0, {"name": name})
-            yield _meta("process_sort_index", process, 0, {"sort_index": process})
-        for (process, title), number in self.numbers.items():
-            yield _meta("thread_name", process, number, {"name": title})
-            yield _meta("thread_sort_index", process, number, {"sort_index": number})
-
-
-def _meta(name: str, process: int, track: int, values: dict[str, Any]) -> str:
-    return json.dumps({"ph": "M", "name": name, "pid": process, "tid": track, "args": values})
-
-
-def _slice(
-    name: str, category: str, process: int, track: int, start: int, stop: int, values: str
-) -> str:
-    """One complete event; ``name`` and ``values`` are JSON already, times in ns."""
+def _gpu_values(lane: int, kind: int, correlation: int, nbytes: int, chunk: int) -> tuple[str, str]:
+    """Category and ``args``."""
+    runs = kind in (KERNEL, COMMUNICATION)
+    size = "" if runs else f'"bytes":{nbytes},'
     return (
-        f'{{"ph":"X","name":{name},"cat":"{category}","pid":{process},"tid":{track},'
-        f'"ts":{_us(start)},"dur":{_us(max(stop - start, 0))},"args":{values}}}'
+        "kernel" if runs else "gpu_memset" if kind == MEMSET else "gpu_memcpy",
+        f'{{"device":0,"stream":{lane},"correlation":{correlation},{size}"chunk":{chunk}}}',
     )
 
 
-def _lines(timeline: Timeline, shift: int) -> Iterator[str]:
-    run = timeline.run
-    assert run is not None
-    named = _Tracks()
-    yield from _host_slices(run, timeline, named, shift)
-    names = [json.dumps(name) for name in timeline.names]
-    yield from _gpu_slices(timeline, names, named, shift)
-    yield from _call_slices(timeline.calls, names, named, shift)
-    yield from _slot_counter(run, shift)
-    yield from _nvml_counters(timeline, shift)
-    yield from named.metadata(timeline.device)
-
-
-def _host_slices(run: Recorded, timeline: Timeline, named: _Tracks, shift: int) -> Iterator[str]:
-    assert timeline.config is not None
-    threaded = run.mode == "async" and timeline.config.writer_thread
-    for chunk in run.chunks:
-        for step in _STEPS:
-            edges = "slot_acquired_s" if step == "slot_wait" else f"{step}_done_s"
-            start, stop = getattr(chunk, f"{step}_start_s"), getattr(chunk, edges)
-            if start is None or stop is None:
-                continue
-            writer = threaded and step in ("convert", "write")
-            track = named.of(_HOST, "writer thread" if writer else "main thread")
-            label = json.dumps(f"{step.replace('_', ' ')} {chunk.index}")
-            yield _slice(
-                label, "vdkit", _HOST, track, to_ns(start) + shift, to_ns(stop) + shift,
-                f'{{"chunk":{chunk.index}}}',
-            )  # fmt: skip
-    for chunk in run.chunks:
-        for title, step in (("decode (CUDA events)", "decode"), ("copy (CUDA events)", "copy")):
-            start, stop = getattr(chunk, f"{step}_start_s"), getattr(chunk, f"{step}_done_s")
-            if start is not None and stop is not None:
-                yield _slice(
-                    json.dumps(f"{step} {chunk.index}"), "vdkit", _GPU, named.of(_GPU, title),
-                    to_ns(start) + shift, to_ns(stop) + shift, f'{{"chunk":{chunk.index}}}',
-                )  # fmt: skip
-
-
-def _gpu_slices(timeline: Timeline, names: list[str], named: _Tracks, shift: int) -> Iterator[str]:
-    gpu = timeline.gpu
-    kernels = gpu.of(KERNEL)
-    for lane in np.unique(gpu.lane).tolist():
-        mine = gpu.where(gpu.lane == lane)
-        computes = bool((kernels.lane == lane).any())
-        copies = bool((mine.kind == D2H).any())
-        role = "compute stream" if computes else "copy stream" if copies else "stream"
-        places = tracks(mine.start_ns.tolist(), mine.stop_ns.tolist())
-        for place, row in zip(places, _rows(mine), strict=True):
-            start, stop, name, _, kind, correlation, nbytes, chunk = row
-            runs = kind in (KERNEL, COMMUNICATION)
-            category = "kernel" if runs else "gpu_memset" if kind == MEMSET else "gpu_memcpy"
-            size = "" if runs else f'"bytes":{nbytes},'
-            values = (
-                f'{{"device":0,"stream":{lane},"correlation":{correlation},{size}"chunk":{chunk}}}'
-            )
-            track = named.of(_GPU, f"{role} {lane}", place)
-            yield _slice(names[name], category, _GPU, track, start + shift, stop + shift, values)
-
-
-def _call_slices(calls: Events, names: list[str], named: _Tracks, shift: int) -> Iterator[str]:
-    for lane in np.unique(calls.lane).tolist():
-        mine = calls.where(calls.lane == lane)
-        places = tracks(mine.start_ns.tolist(), mine.stop_ns.tolist())
-        for place, row in zip(places, _rows(mine), strict=True):
-            start, stop, name, _, _, correlation, _, chunk = row
-            values = f'{{"correlation":{correlation},"chunk":{chunk}}}'
-            track = named.of(_HOST, f"CUDA calls of thread {lane}", place)
-            yield _slice(
-                names[name], "cuda_runtime", _HOST, track, start + shift, stop + shift, values
-            )
-
-
-def _rows(events: Events) -> Iterator[tuple[int, ...]]:
-    columns = [getattr(events, column).tolist() for column in Events.__slots__]
-    return zip(*columns, strict=True)
-
-
-def _counter(name: str, at: int, values: dict[str, float]) -> str:
-    body = json.dumps({"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values})
-    return f'{body[:-1]}, "ts": {_us(at)}}}'
-
-
-def _slot_counter(run: Recorded, shift: int) -> Iterator[str]:
-    """Slots in use: taken when acquired, given back when written."""
-    changes = []
-    for chunk in run.chunks:
-        if chunk.slot is not None and chunk.slot_acquired_s is not None:
-            changes.append((to_ns(chunk.slot_acquired_s), 1))
-            changes.append((to_ns(chunk.write_done_s or run.latency_s), -1))
-    used = 0
-    for at, change in sorted(changes):
-        used += change
-        yield _counter("slots in use", at + shift, {"slots": used})
-
-
-def _nvml_counters(timeline: Timeline, shift: int) -> Iterator[str]:
-    times = timeline.nvml.get("time_s", [])
-    for name in _NVML_COUNTERS:
-        for time_s, value in zip(times, timeline.nvml.get(name, []), strict=False):
-            at = to_ns(time_s or 0.0) + shift
-            if value is not None and at >= 0:
-                yield _counter(name, at, {name: value})
+def _call_values(
+    lane: int, kind: int, correlation: int, nbytes: int, chunk: int
+) -> tuple[str, str]:
+    return "cuda_runtime", f'{{"correlation":{correlation},"chunk":{chunk}}}'

@@ -1,0 +1,440 @@
+"""What is said of a recorded profile, and of the analysis of any trace. No torch, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from vdkit.present.columns import ENERGY, NAMES, NOTHING, Asked, Row, cells, legend
+from vdkit.present.document import Document, Picture, Text, lines, section
+from vdkit.present.documents import Source, ends, prediction_section
+from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of, significant
+from vdkit.present.words import (
+    count_words,
+    frames_words,
+    gain_sentence,
+    read_with_care,
+    setting,
+    what_and_where,
+    what_sentence,
+)
+from vdkit.record.stats import paired_ratio
+from vdkit.trace.stalls import CAUSES, SHORT_NS
+
+if TYPE_CHECKING:
+    from vdkit.record.recording import Arm, Recording
+    from vdkit.trace.figures import Analysis
+
+    Analyses = Mapping[str, Analysis]
+
+_VERDICTS = {True: "ok", False: "FAILED", None: "not checked"}
+_WINDOWS = ("trace", "run", "steady", "two chunks")
+NOISE = "within noise"
+"""A profiler cannot speed a run up: a cost below 0 is noise, and no figure."""
+ON_CPU = (
+    "On a CPU there are no kernels: busy is the decoder's calls, gaps lie between them, both from "
+    "the event records, and copies go from memory to memory."
+)
+TRACE_WINDOW = (
+    "Window `trace`: first to last event of the GPU. This trace has no records of a run (they are "
+    "in what `vdkit profile` writes), which windows `run` and `steady` and figures by chunk need."
+)
+_PICTURES = {
+    "latency": "The timed runs, without profiler and sampler.",
+    "utilization": "Share of each window in which the GPU computes.",
+    "waterfall": "Where the milliseconds went from sync to async, by cause.",
+    "timeline": "Sync over async, whole runs and two chunks of each; what the decoder waits for "
+    "is shaded by cause.",
+    "nvml": "NVML's samples under the timeline of the profiled run.",
+}
+
+
+def analyses_of(recording: Recording) -> dict[str, Analysis]:
+    """The analysis of each arm that was profiled."""
+    return {name: arm.profile.analysis for name, arm in recording.arms.items() if arm.profile}
+
+
+def incomplete(analyses: Analyses) -> str:
+    """A line for each failed check: figures of such a trace must not be trusted."""
+    return lines(
+        *(
+            f"INCOMPLETE TRACE ({name}): {check.name}: {check.detail}"
+            for name, analysis in analyses.items()
+            for check in analysis.failed
+        )
+    )
+
+
+def on_cpu(analyses: Analyses) -> bool:
+    """Whether these ran on a CPU, where compute is the decoder's call."""
+    return all(analysis.device == "cpu" for analysis in analyses.values())
+
+
+def cost_cell(analysis: Analysis) -> Cell:
+    """The profiler's cost, %; None without timed runs."""
+    percent = analysis.profiler_cost_percent
+    return NOISE if percent is not None and percent < 0 else _number(percent, 1, sign=True)
+
+
+def _number(value: float | None, decimals: int, scale: float = 1.0, sign: bool = False) -> Cell:
+    return None if value is None else Number(scale * value, decimals, sign=sign)
+
+
+def windows_table(analyses: Analyses) -> Table:
+    """A row per path and window: utilization, busy seconds, gaps, hidden copies."""
+    rows: list[dict[str, Cell]] = []
+    cpu = on_cpu(analyses)
+    ranks = any(w.communication_s for a in analyses.values() for w in a.windows.values())
+    for mode, analysis in analyses.items():
+        for name, window in analysis.windows.items():
+            long = [
+                n for high, n, _ in window.gap_histogram if high is None or high > SHORT_NS / 1e3
+            ]
+            busy = Number(window.kernel_utilization_percent, 2)
+            between = {"communication %": _number(window.communication_percent, 2)}
+            rows.append(
+                {
+                    "path": NAMES.get(mode, mode),
+                    "window": name,
+                    "from": "trace" if window.resolution == "kernel" else "records",
+                    "length s": Number(window.window_s, 3),
+                    "busy s": Number(window.busy_s, 3),
+                    "decoder call %" if cpu else "kernel utilization %": busy,
+                    **(between if ranks else {}),
+                    "gaps": Number(window.gap_count, 0),
+                    "> 20 us": Number(sum(long), 0),
+                    "median us": Number(window.gap_median_us, 1),
+                    "P99 us": Number(window.gap_p99_us, 0),
+                    "max us": Number(window.gap_max_us, 0),
+                    "copy ms" if cpu else "D2H ms": Number(1e3 * window.d2h_s, 2),
+                    "copy hidden %": _number(window.copy_hidden_percent, 1),
+                    "stalls explained %": Number(window.explained_percent, 2),
+                }
+            )
+    return Table(rows, "Windows")
+
+
+def stalls_table(analyses: Analyses, window: str) -> Table | None:
+    """A row per cause, milliseconds by path, then busy time and the window; None without it."""
+    there = {mode: a.windows[window] for mode, a in analyses.items() if window in a.windows}
+    if not there:
+        return None
+
+    def row(label: str, seconds: Mapping[str, float]) -> dict[str, Cell]:
+        return {"ms": label} | {NAMES.get(m, m): Number(1e3 * s, 3) for m, s in seconds.items()}
+
+    rows = []
+    for cause in CAUSES:
+        if any(one.stall_s[cause] for one in there.values()):
+            label = "gaps up to 20 us" if cause == "short" else cause
+            rows.append(row(label, {mode: one.stall_s[cause] for mode, one in there.items()}))
+        kinds = dict.fromkeys(kind for one in there.values() for kind in one.drain_s)
+        if cause == "drain" and len(kinds) > 1:
+            rows += [
+                row(f"  in it: {kind}", {m: one.drain_s.get(kind, 0) for m, one in there.items()})
+                for kind in kinds
+            ]
+    rows.append(row("busy", {mode: one.busy_s for mode, one in there.items()}))
+    rows.append(row("window", {mode: one.window_s for mode, one in there.items()}))
+    return Table(rows, f"Where window {window!r} went")
+
+
+def cause_words(analyses: Analyses) -> str:
+    """What each stall cause means that any window has, a line each."""
+    met = {
+        cause
+        for analysis in analyses.values()
+        for window in analysis.windows.values()
+        for cause in (*(c for c, value in window.stall_s.items() if value), *window.drain_s)
+    }
+    return lines(*(f"- {c}: {words}" for c, words in CAUSES.items() if c in met - {"short"}))
+
+
+def coverage_words(analyses: Analyses) -> str:
+    """How much of what async gains when timed lies between the two profiled runs, if both ran."""
+    pair = [analyses.get(mode) for mode in ("sync", "async")]
+    known = [one for one in pair if one and one.timed_latency_s and "run" in one.windows]
+    if len(known) < 2:
+        return ""
+    sync, overlapped = known
+    timed_ms = 1e3 * (fmean(sync.timed_latency_s) - fmean(overlapped.timed_latency_s))
+    shown_ms = 1e3 * (sync.windows["run"].window_s - overlapped.windows["run"].window_s)
+    timed, shown = significant(timed_ms), significant(shown_ms)
+    if timed_ms <= 0:
+        return (
+            f"Timed, async gains nothing over sync ({timed} ms), so the {shown} ms between the "
+            "profiled runs explain nothing."
+        )
+    percent = 100 * shown_ms / timed_ms
+    words = f"Of what async gains when timed, the waterfall explains {shown} of {timed} ms"
+    more = ": profiled, the paths lie further apart than timed" if percent > 105 else ""
+    less = ": the rest is not in the profiled runs" if percent < 95 else ""
+    return f"{words} ({percent:.0f} %){more}{less}."
+
+
+def families_table(analyses: Analyses) -> Table | None:
+    """A row per kernel family: milliseconds by path; of one path share and count too."""
+    names = dict.fromkeys(f.name for a in analyses.values() for f in a.families)
+    rows = []
+    for name in names:
+        row: dict[str, Cell] = {"kernel family": name}
+        for mode, analysis in analyses.items():
+            mine = next((f for f in analysis.families if f.name == name), None)
+            row[f"{NAMES.get(mode, mode)} ms"] = _number(mine.seconds if mine else None, 1, 1e3)
+            if mine and len(analyses) == 1:
+                row |= {"share %": Number(mine.percent, 1), "kernels": Number(mine.kernels, 0)}
+        rows.append(row)
+    return Table(rows, "Kernel time of the whole trace") if rows else None
+
+
+def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
+    """Profiler cost, clocks, agreement of records and trace, checks and notes, as a list.
+
+    ``profiled``: how many runs were profiled, of which this is the one nearest their median.
+    """
+    told = []
+    if analysis.profiled_latency_s is not None:
+        of = f" (of {profiled} profiled runs the one nearest their median)" if profiled > 1 else ""
+        text = f"profiled {analysis.profiled_latency_s:.3f} s{of}"
+        if (timed := analysis.timed_latency_s) and (cost := cost_cell(analysis)):
+            costs = f"the profiler's cost is {NOISE}"
+            costs = costs if cost == NOISE else f"the profiler costs {cost} %"
+            told.append(f"{text}, timed {fmean(timed):.3f} s (mean of {len(timed)}): {costs}")
+        else:
+            told.append(f"{text}; no timed run stands beside it")
+    if (clocks := analysis.alignment) is not None:
+        text = f"clocks agree within {clocks.host_residual_ns / 1e3:.0f} us (host against trace)"
+        if analysis.device != "cpu":
+            text += f", {clocks.record_residual_ns / 1e3:.0f} us (events against host)"
+        if clocks.event_residual_ns is not None and clocks.event_median_ns is not None:
+            text += (
+                f", events against kernels {clocks.event_median_ns / 1e3:.0f} us in the median, "
+                f"{clocks.event_residual_ns / 1e3:.0f} us at most"
+            )
+        told.append(text)
+    if (both := analysis.agreement) is not None:
+        told.append(
+            f"stalls between chunks ({both.gaps} of {both.of}): {1e3 * both.records_s:.3f} ms from "
+            f"event records, {1e3 * both.trace_s:.3f} ms from the trace, "
+            f"{1e3 * both.difference_s:.3f} ms or {both.difference_percent:.1f} % apart"
+        )
+    told += [f"{_VERDICTS[check.ok]}: {check.name}: {check.detail}" for check in analysis.checks]
+    told += [f"note: {note}" for note in analysis.notes]
+    return lines(f"{NAMES.get(mode, mode)}:", *(f"- {line}" for line in told))
+
+
+# --- any trace -----------------------------------------------------------------------------------
+
+
+def _gaps_table(analysis: Analysis, window: str, between: str) -> Table:
+    """Distribution of the gaps of a window: how many, and what they sum to."""
+    rows: list[dict[str, Cell]] = []
+    low = 0.0
+    for high, count, seconds in analysis.windows[window].gap_histogram:
+        label = f"above {low:g} us" if high is None else f"{low:g} to {high:g} us"
+        rows.append({"gap": label, "count": Number(count, 0), "ms": Number(1e3 * seconds, 3)})
+        low = high or low
+    return Table(rows, f"Gaps between {between}")
+
+
+def longest_table(analysis: Analysis) -> Table | None:
+    """The longest gaps, longest first; a kernel's long name is cut in its middle."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "at s": Number(gap.start_s, 6),
+            "us": Number(gap.length_us, 1),
+            "cause": gap.cause,
+            "before chunk": Number(gap.before_chunk, 0) if gap.before_chunk >= 0 else None,
+            "next kernel": name if len(name) <= 60 else f"{name[:29]}...{name[-28:]}",
+        }
+        for gap in analysis.longest_gaps
+        for name in [gap.next_kernel]
+    ]
+    return Table(rows, "Longest gaps") if rows else None
+
+
+def _chunks_table(analysis: Analysis) -> Table | None:
+    """A row per chunk: kernels (on a GPU), milliseconds of compute, copy, conversion, write."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "chunk": Number(chunk.index, 0),
+            **({} if chunk.kernels is None else {"kernels": Number(chunk.kernels, 0)}),
+            "compute ms": Number(1e3 * chunk.compute_s, 3),
+            "copy ms": _number(chunk.copy_s, 3, 1e3),
+            "convert ms": _number(chunk.convert_s, 3, 1e3),
+            "write ms": _number(chunk.write_s, 3, 1e3),
+        }
+        for chunk in analysis.chunks
+    ]
+    return Table(rows, "Chunks") if rows else None
+
+
+def analysis_document(name: str, analysis: Analysis) -> Document:
+    """Everything about one trace; ``name``: of its path, or of its file."""
+    one = {name: analysis}
+    main = next(window for window in _WINDOWS if window in analysis.windows)
+    cpu = on_cpu(one)
+    copied = f"{analysis.d2h_bytes / 1e6:.1f}"
+    work = f"{len(analysis.chunks)} decoder calls" if cpu else f"{analysis.kernels} kernels"
+    return Document(
+        name, f"Analysis of a trace · {analysis.device}", (),
+        (
+            section(
+                "results", "Results", Text(incomplete(one), "warning"),
+                Text(f"{name} on {analysis.device}: {work}, {copied} MB copied to the host"),
+                windows_table(one),
+                Text(ON_CPU if cpu else TRACE_WINDOW if main == "trace" else "", "note"),
+                stalls_table(one, main), Text(cause_words(one), "note"),
+                _gaps_table(analysis, main, "decoder calls" if cpu else "kernels"),
+                families_table(one), longest_table(analysis), _chunks_table(analysis),
+            ),
+            section("trust", "How far to trust the trace", Text(trust_words(name, analysis))),
+        ),
+    )  # fmt: skip
+
+
+# --- a profile -----------------------------------------------------------------------------------
+
+
+def _energy_j(arm: Arm) -> float | None:
+    """Mean joules of the sampled runs; None without any."""
+    return fmean(arm.profile.energy_j) if arm.profile and arm.profile.energy_j else None
+
+
+def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
+    """A row per path: timed and profiled latency, rate, energy, sampling cost, throttling, money.
+
+    Joules are those of the sampled runs wherever they were recorded.
+    """
+    base, top = recording.base, recording.ceiling
+    device, seconds = recording.provenance.device, recording.workload.seconds
+    arms = {name: arm for name, arm in recording.arms.items() if arm.profile}
+    sampled = any(_energy_j(arm) is not None for arm in arms.values())
+    throttled = any(arm.profile and arm.profile.throttled_samples for arm in arms.values())
+    asked = replace(asked, energy=asked.energy and not sampled)
+    beside = [Row({}, arm, None if arm is base else base, device=device) for arm in arms.values()]
+    rows: list[dict[str, Cell]] = []
+    for (name, arm), money in zip(arms.items(), cells("money", beside, "", asked), strict=True):
+        profile = arm.profile
+        assert profile is not None
+        steady = profile.tflop_per_s.get("steady")
+        row: dict[str, Cell] = {
+            "path": NAMES[name],
+            "timed s": mean_of(arm.latencies),
+            "n": Number(len(arm.timed), 0),
+            "profiled s": Number(profile.run.latency_s, 3),
+            "profiler cost %": cost_cell(profile.analysis),
+            "TFLOP/s run": significant(profile.tflop_per_s.get("run")),
+            "TFLOP/s steady": significant(steady),
+            "of ceiling %": _number(steady, 1, 100 / top.tflop_per_s) if top else None,
+        }
+        if sampled:
+            row["J / video"] = _number(_energy_j(arm), 0)
+            row[ENERGY] = _number(_energy_j(arm), 1, 1 / seconds)
+        if profile.sampled:
+            latencies = [run.latency_s for run in profile.sampled]
+            row["sampled / plain"] = ratio_of(paired_ratio(latencies, arm.latencies))
+        if throttled:
+            row["throttled"] = ", ".join(profile.throttled_samples) or "no"
+        rows.append(row | money)
+    joules = (
+        f"{ENERGY}: difference of NVML's energy counter over each sampled run, the whole GPU and "
+        "nothing else, mean, over the seconds of video."
+        if sampled
+        else ""
+    )
+    note = lines(joules, legend("money", beside, recording.baseline, asked))
+    return Table(rows, lines(setting(recording), asked.line), note)
+
+
+def ceiling_words(recording: Recording) -> str:
+    """The measured ceiling, and what sampling NVML cost and did not answer."""
+    told = []
+    if (top := recording.ceiling) is not None:
+        told.append(
+            f"Ceiling: a {top.size}x{top.size} matrix product in {top.dtype} runs at "
+            f"{top.tflop_per_s:.3g} TFLOP/s (median of {top.n}). TFLOP/s: operations counted by "
+            "torch's FlopCounter (by the decoder itself where the kernels are its own), over the "
+            "window of the profiled run."
+        )
+    if (sampling := recording.sampling) is None:
+        return lines(*told, "No NVML samples and no nvml.csv: there was no GPU to ask.")
+    told.append(
+        f"NVML sampled every {1e3 * sampling.interval_s:g} ms; one sample takes "
+        f"{sampling.mean_cost_ms:.1f} ms of its thread. sampled / plain: latency with the "
+        "sampler over latency without, interleaved pairs, Student-t 95 % interval."
+    )
+    absent = "; ".join(f"{name} ({why})" for name, why in sampling.unsupported.items())
+    return lines(*told, f"Not answered by NVML here: {absent}." if absent else "")
+
+
+def profile_document(recording: Recording, asked: Asked, source: Source) -> Document:
+    """Everything about one profile."""
+    from vdkit.present.profile_charts import profile_figures
+
+    analyses = analyses_of(recording)
+    drawn = {
+        name: Picture(draw, _PICTURES[name], _PICTURES[name], name)
+        for name, draw in profile_figures(recording, source.home).items()
+    }
+    absent = Text("No nvml.csv lies beside the record.", "note")
+    trust = [
+        Text(trust_words(name, arm.profile.analysis, len(arm.profile.latencies_s)), "note")
+        for name, arm in recording.arms.items()
+        if arm.profile
+    ]
+    return Document(
+        recording.label,
+        f"Profile · {what_and_where(recording)}",
+        (what_sentence(recording), gain_sentence(recording.arms), _found(recording, analyses)),
+        (
+            section(
+                "results", "Results", Text(incomplete(analyses), "warning"),
+                paths_table(recording, asked), Text(ceiling_words(recording), "note"),
+                drawn["latency"],
+            ),
+            section(
+                "utilization", "Utilization", drawn["utilization"], windows_table(analyses),
+                Text(ON_CPU if on_cpu(analyses) else "", "note"),
+            ),
+            section(
+                "stalls", "Stalls by cause", stalls_table(analyses, "run"),
+                stalls_table(analyses, "steady"), Text(cause_words(analyses), "note"),
+                drawn.get("waterfall"), Text(coverage_words(analyses)),
+            ),
+            section("timeline", "Timeline", drawn["timeline"]),
+            section("families", "Kernel families", families_table(analyses)),
+            section("nvml", "Power, clocks, activity", drawn.get("nvml", absent), page_only=True),
+            section("trust", "How far to trust the traces", *trust),
+            prediction_section([recording]),
+            *ends([recording], [source]),
+        ),
+    )  # fmt: skip
+
+
+def _found(recording: Recording, analyses: Analyses) -> str:
+    """Utilization, the largest loss, and what to know about both."""
+    busy = []
+    for mode, one in analyses.items():
+        if name := next((name for name in ("steady", "run") if name in one.windows), None):
+            percent = one.windows[name].kernel_utilization_percent
+            busy.append(f"{percent:.2f} % ({mode}, window {name})")
+    what = "the decoder's share of the time" if on_cpu(analyses) else "kernel utilization"
+    told = [f"{what} is {', '.join(busy)}"] if busy else []
+    mode = "sync" if "sync" in analyses else next(iter(analyses))
+    if (run := analyses[mode].windows.get("run")) is not None:
+        cause = max(run.stall_s, key=lambda name: run.stall_s[name])
+        words = "gaps up to 20 us" if cause == "short" else cause
+        told.append(f"{mode} loses most to {words}, {1e3 * run.stall_s[cause]:.1f} ms in all")
+    held = [m for m, a in recording.arms.items() if a.profile and a.profile.throttled_samples]
+    failed = sum(len(one.failed) for one in analyses.values())
+    care = [
+        count_words(recording.arms),
+        f"a throttle reason was set in samples of {', '.join(held)}" if held else "",
+        f"{failed} CHECKS OF THE TRACES FAILED" if failed else "",
+        "profiled runs are slower, and their latency is no figure",
+        frames_words(recording),
+    ]
+    return read_with_care(care, told)
