@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.explorer.live_timeline import LiveTimeline, Panel
-from vdkit.predict.book import MODES, Forecast, Setting
+from vdkit.predict.book import MODES, SettingPrediction, Setting
 from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.record.recording import FILE, Recording, write_recording
 from vdkit.record.store import check_out, result_folder
@@ -49,7 +49,7 @@ class SessionRun:
     """
 
     number: int
-    predicted: Forecast
+    predicted: SettingPrediction
     recording: Recording
 
     @property
@@ -90,7 +90,7 @@ def _figures(
     return dict(zip(FIGURES, values, strict=True))
 
 
-def setting_panels(predicted: Forecast, run: SessionRun | None) -> list[Panel]:
+def setting_panels(predicted: SettingPrediction, run: SessionRun | None) -> list[Panel]:
     """Both paths of a setting; its run, if there is one, below the prediction in each lane."""
     panels = []
     for mode, made in predicted.predictions.items():
@@ -116,7 +116,7 @@ def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
     ]
 
 
-def setting_figures(predicted: Forecast | None, run: SessionRun | None) -> Table:
+def setting_figures(predicted: SettingPrediction | None, run: SessionRun | None) -> Table:
     """Predicted and measured, of both paths."""
     made = predicted.predictions if predicted else {}
     before = {
