@@ -30,7 +30,7 @@ from vdkit.explorer.views import (
     setting_panels,
     setting_words,
 )
-from vdkit.predict.book import Decoding, SettingPrediction, Setting
+from vdkit.predict.book import Decoding, Setting, SettingPrediction
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:

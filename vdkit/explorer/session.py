@@ -23,8 +23,8 @@ from vdkit.predict.book import (
     MODES,
     CostBook,
     Decoding,
-    SettingPrediction,
     Setting,
+    SettingPrediction,
     predict_setting,
 )
 from vdkit.record.machine import keep_freed_memory
