@@ -3,19 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants soak lab readme goldens notebooks sums clean
+.PHONY: demo test check counts mutants soak lab readme goldens notebooks sums clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --junitxml .pytest_cache/tests.xml
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vdkit
 	$(BIN)/python -m pytest -q tests/cpu/test_imports.py
+
+# How big it all is, and how long the last tests took.
+counts: $(VENV)/.installed
+	$(BIN)/python tools/counts.py
 
 # Planted bugs: each must be noticed by the tests that its patch names (in a copy of this tree).
 mutants: $(VENV)/.installed-dev

@@ -1,444 +1,226 @@
 """README's figures come from recorded runs: ``make readme`` writes them, a test compares them.
 
-README has a short block; all tables are on the page `tools.readme`.
+README has generated parts between markers, each by name; `PAGE` is generated as a whole. What
+stands there are the documents, tables and sentences that the commands print, chosen here.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
-from vdkit.present.control_report import share_words, spread_percent
-from vdkit.present.digits import mean_decimals, mean_words, ratio_decimals, ratio_words, shown
-from vdkit.present.money_cells import published_lines, published_rows
-from vdkit.present.profile_tables import mode_rows, stall_rows, window_rows
-from vdkit.present.table import markdown_table
-from vdkit.present.tables import benchmark_rows, breakdown_rows, caption, legend
-from vdkit.present.timeline import plot_timeline, steady_window
-from vdkit.record.money import mean_energy_j
-from vdkit.record.old_aa import read_control
-from vdkit.record.old_profile import read_profile
-from vdkit.record.old_variants import (
-    Comparison,
-    alone_bytes,
-    latent_frame_ms,
-    read_variants,
-)
+from vdkit.predict.grid import PLAN, read_sweep
+from vdkit.present.columns import Asked
+from vdkit.present.document import Document, Picture
+from vdkit.present.documents import benchmark_table, document_of
+from vdkit.present.published import published_lines
+from vdkit.present.results_list import results_table, session_range
+from vdkit.present.sweep_document import verdict
+from vdkit.present.table import Table, ratio_of, significant
 from vdkit.record.recording import Recording, read_recording
-from vdkit.record.stats import Ratio, paired_ratio
-from vdkit.record.store import write_atomically
+from vdkit.record.results import find_recordings
+from vdkit.record.store import write_atomically, written
 
-BEGIN = "<!-- recorded: written by `make readme` -->"
-END = "<!-- end of recorded -->"
 PAGE = "results/README.md"
+PICTURE = "timeline.png"
+
+MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
+"""The run that README shows."""
+VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
+"""The run of several variants that README shows."""
+PROFILES = (
+    "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile",
+    "20261121T151948Z_nvidia-h200_90fbdee_fast-profile",
+)
+"""The profiles that are shown whole: diffusers' decoder and the fast one."""
+SWEEP = "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads"
+"""The sweep whose pictures are shown."""
+SHORT = (
+    "mode", "mean s", "P99 s†", "n", "TTFF s", "RTF", "D2H MB", "peak VRAM GB", "sync / mode",
+)  # fmt: skip
+"""The columns of the table on README's first screen."""
 
 
-def recorded_block(root: Path) -> str:
-    """The generated part of README, from ``root/results``."""
-    result = read_recording(root / "results" / MAIN)
-    overlap = paired_ratio(result.arms["sync"].latencies, result.arms["async"].latencies)
-    return "\n".join(
-        [
-            BEGIN,
-            *main_lines(root, "results/"),
-            "",
-            f"Between the fastest runs sync / async is {fastest_words(result, overlap)}: in sync "
-            "some conversions on the host stall, and async has none.",
-            "",
-            *fast_lines(root, "results/"),
-            "",
-            f"All recorded tables and pictures: [{PAGE}]({PAGE}).",
-            END,
-        ]
+class Recorded:
+    """Everything recorded under ``root/results``, by folder, the oldest first.
+
+    `all` is what lists are of: arm ``slow`` of an A/A control is left out of it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sweeps = sorted(path.parent for path in (root / "results").glob(f"2*/{PLAN}"))
+        found = find_recordings(root / "results" / "2*")
+        self.all = {
+            path.parent.name: (path, one) for path, one in found if path.parent not in self.sweeps
+        }
+
+    def __getitem__(self, name: str) -> Recording:
+        return read_recording(self.root / "results" / name)
+
+    def of(self, *kinds: str) -> dict[str, Recording]:
+        return {name: one for name, (_, one) in self.all.items() if one.kind in kinds}
+
+    @cached_property
+    def main(self) -> Document:
+        return document_of(self[MAIN])
+
+
+def headline(made: Recorded) -> str:
+    """For README's first screen: what was measured, and a table of few columns."""
+    main = made[MAIN]
+    table = benchmark_table(main)
+    rows = [{name: row[name] for name in SHORT} for row in table.rows]
+    return f"{made.main.lead[0]}\n\n{Table(rows).markdown()}\n\n{sessions(made)}"
+
+
+def sessions(made: Recorded) -> str:
+    """How far the headline moves from one session to the next, and without its slow runs."""
+    main = made[MAIN]
+    over, under = (min(main.arms[name].latencies) for name in ("sync", "async"))
+    found = session_range([one for _, one in made.all.values()], like=main)
+    return (
+        f"sync / async of this workload on this kind of GPU: **{found}**. Between the fastest runs "
+        f"above it is {significant(over / under)}: in sync single conversions on the host stall."
     )
 
 
-def with_block(readme: str, block: str) -> str:
-    """README with its generated part replaced; ValueError unless each marker is there once."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README needs the markers {BEGIN!r} and {END!r}, once each")
-    before, rest = readme.split(BEGIN)
-    return before + block + rest.split(END)[1]
+def readings(made: Recorded) -> str:
+    """What the published figures leave open, for the list of traps."""
+    return "\n".join(f"- {line}" for line in published_lines()[:2])
+
+
+def results(made: Recorded) -> str:
+    """README's results: one run whole, and what a faster decoder changes."""
+    fast = made[VARIANTS]
+    return paragraphs(
+        f"{made.main.lead[1]} {made.main.lead[2]}",
+        f"![Chunks of sync above those of async on one time axis](results/{MAIN}/{PICTURE})",
+        f"The same with the variants of the decoder, in turns. {fast_words(fast)}",
+        f"![Kernels by family, milliseconds per latent frame](results/{VARIANTS}/families.png)",
+        f"All recorded tables and pictures are in [{PAGE}]({PAGE}), the raw values of the run "
+        f"above in [{MAIN}](results/{MAIN}). `make readme` writes that page and these parts; a "
+        "test fails when they differ from what is recorded.",
+    )
+
+
+def fast_words(recording: Recording) -> str:
+    """What the variants gain, and how far to trust it."""
+    return " ".join(document_of(recording).lead[1:])
+
+
+PARTS: dict[str, Callable[[Recorded], str]] = {
+    "headline": headline,
+    "readings": readings,
+    "results": results,
+}
+"""The generated parts of README, in no order."""
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines that a part stands between."""
+    return f"<!-- {name}: written by `make readme` -->", f"<!-- end of {name} -->"
+
+
+def with_part(readme: str, name: str, text: str) -> str:
+    """README with a generated part replaced; ValueError unless each marker is there once."""
+    begin, end = markers(name)
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        raise ValueError(f"README needs the markers {begin!r} and {end!r}, once each")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def page(made: Recorded) -> str:
+    """The whole page of recordings; its links are relative to ``results``."""
+    variants = made.of("variants")
+    whole = {name: one for name, one in variants.items() if len(one.variants) > 1}
+    steps = {name: one for name, one in variants.items() if name not in whole}
+    return paragraphs(
+        "# Recorded results",
+        "Written by `make readme` from the records in this folder; a test fails when they differ. "
+        "A folder is one recording, with its raw values; "
+        "[README](../README.md#cite-and-reproduce) says how to read it again. "
+        "[LOG.md](LOG.md) has what was expected before a measurement, and what came out.",
+        "## One run, whole",
+        made.main.text(),
+        sessions(made),
+        f"![Chunks of sync above those of async on one time axis]({MAIN}/{PICTURE})",
+        "## Every benchmark",
+        listed(made, made.of("bench", "ablation")),
+        "Up to commit ef89707 the diffusers path converted on the host, which is slower than what "
+        "pipelines do; its ratios of those commits are not comparable with later ones.",
+        "## Variants of the decoder",
+        *(part for name in whole for part in shown(made, name)),
+        f"![Kernels by family, milliseconds per latent frame]({VARIANTS}/families.png)\n"
+        f"![Sync and async on the fast decoder]({VARIANTS}/timeline_fast.png)",
+        "With `fast` a convolution's kernel is also norm, SiLU, the way around and what leads to "
+        "the next size. What a bar lacks to the table's milliseconds is no kernel's: the table is "
+        "timed, the bar profiled.",
+        "Steps on the way to it:",
+        listed(made, steps),
+        "## Profiles",
+        *(part for name in PROFILES for part in shown(made, name)),
+        f"![Sync over async, stalls shaded by cause]({PROFILES[0]}/timeline.png)\n"
+        f"![Where the milliseconds went from sync to async]({PROFILES[0]}/waterfall.png)",
+        f"Other profiles: {links(made.of('profile').keys() - set(PROFILES))}.",
+        "## Sweeps",
+        "Latency predicted from the cells of the fit, then measured:",
+        "\n".join(f"- {links([home.name])}: {verdict(read_sweep(home))}" for home in made.sweeps),
+        f"![Predicted against measured latency]({SWEEP}/scatter.png)\n"
+        f"![Latency by chunk size, slots and sink speed]({SWEEP}/heatmap.png)",
+        "## Is the comparison to be trusted?",
+        *(part for name in made.of("aa") for part in shown(made, name)),
+        "## Money",
+        "What the published figures imply, computed from them:",
+        "\n".join(f"- {line}" for line in published_lines()),
+    ) + "\n"  # fmt: skip
+
+
+def listed(made: Recorded, recordings: Iterable[str]) -> str:
+    """The list of these recordings, as `vdkit results` prints it; where each is, what it shows."""
+    names = list(recordings)
+    lines = [results_table([made.all[name] for name in names]).markdown(), ""]
+    for number, name in enumerate(names, 1):
+        whole = made[name].ratio("diffusers", "async")
+        also = f" diffusers / async is {ratio_of(whole)}." if whole else ""
+        lines.append(f"{number}. {links([name])}: {document_of(made[name]).lead[1]}{also}")
+    return "\n".join(lines)
+
+
+def shown(made: Recorded, name: str) -> Sequence[str]:
+    """A recording's document under a heading."""
+    recording = made[name]
+    text = document_of(recording, Asked(energy=True)).text()
+    return f"### {recording.label}", text, f"All of it: {links([name])}."
+
+
+def links(names: Iterable[str]) -> str:
+    return ", ".join(f"[{name}]({name})" for name in sorted(names))
+
+
+def paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def main(path: Path) -> None:
     """Rewrite ``path`` and the page of results, and draw the picture beside the recorded run."""
-    root = path.resolve().parent
-    write_atomically(path, with_block(path.read_text(), recorded_block(root)))
-    write_atomically(root / PAGE, recorded_page(root))
-    result = read_recording(root / "results" / MAIN)
-    runs = {
-        mode: min(result.arms[mode].timed, key=lambda run: run.latency_s)
-        for mode in ("sync", "async")
-    }
-    work = result.workload
-    figure = plot_timeline(
-        runs,
-        steady_window(runs["async"], 4),
-        title=f"Fastest runs on {result.provenance.device}: {work.decoder} in {work.dtype}, "
-        f"{work.height}x{work.width}, middle of the run",
+    made = Recorded(path.resolve().parent)
+    text = path.read_text()
+    for name, make in PARTS.items():
+        text = with_part(text, name, make(made))
+    write_atomically(path, text)
+    write_atomically(made.root / PAGE, page(made))
+    (picture,) = (
+        part
+        for part in made.main.parts(page=True)
+        if isinstance(part, Picture) and part.name == Path(PICTURE).stem
     )
-    figure.savefig(root / "results" / MAIN / PICTURE)
+    with written(made.root / "results" / MAIN / PICTURE) as partial:
+        picture.draw().savefig(partial)
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-
-
-VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
-"""The run of several variants whose pictures are shown."""
-
-FAST_PROFILE = "20261121T151948Z_nvidia-h200_90fbdee_fast-profile"
-"""The profile of the fast decoder."""
-
-
-def variant_lines(root: Path) -> list[str]:
-    """Recorded variants: a row each, the kernels that go away, and the steps that led there."""
-    files = sorted((root / "results").glob("2*/variants.json"))
-    made = {path.parent.name: read_variants(path) for path in files}
-    several = {name: one for name, one in made.items() if len(one.index.variants) > 1}
-    steps = {name: one for name, one in made.items() if name not in several}
-    if not several:
-        return []
-    return [
-        "One interleaved run for each size and dtype (preset aws; "
-        "those of commit 90fbdee at the same time on four GPUs of one host, 16 cores each; every "
-        "mode once untimed, then timed). ms per latent frame: steady state, compute only, as is "
-        "diffusers / variant, with 95 % intervals, which under n = 5 are no more than the spread. "
-        "Whole video: mode diffusers of variant diffusers. † some runs had a throttle reason set: "
-        "the power cap, which the SM clock after a run shows. J: energy of a video, mode async. "
-        "In sync single conversions on the host stall for up to 0.2 s; the fastest runs have the "
-        "fewest of them.",
-        "",
-        markdown_table([row for name, one in several.items() for row in _summary_rows(one, name)]),
-        "",
-        f"![Kernels by family, milliseconds per latent frame]({VARIANTS}/families.png)",
-        f"![Sync and async on the fast decoder]({VARIANTS}/timeline_fast.png)",
-        "",
-        "With `fast` a convolution's kernel is also norm, SiLU, the way around and what leads to "
-        "the next size. What a bar lacks to the table's milliseconds is no kernel's: the table is "
-        "timed, the bar profiled.",
-        "",
-        "Steps on the way to it (480x832, float16; each folder has its kernel families and "
-        "timeline, [LOG.md](LOG.md) what was expected):",
-        "",
-        markdown_table([_step_row(one, name) for name, one in steps.items()]),
-        "",
-        "Kernel utilization with it, profiled, window `steady`: "
-        f"{_utilization(root / 'results' / FAST_PROFILE)} "
-        f"([{FAST_PROFILE}]({FAST_PROFILE})).",
-        "",
-    ]
-
-
-def fast_lines(root: Path, where: str) -> list[str]:
-    """What the fast decoder gains, in a sentence, and its kernels as a picture.
-
-    Args:
-        root: of the repository.
-        where: what leads from the page to ``results``: empty, or a path that ends in ``/``.
-    """
-    made = read_variants(root / "results" / VARIANTS)
-    base, work = made.index.baseline, made.baseline.workload
-    faster = ratio_words(made.ratio((base, "compute"), ("fast", "compute")))
-    hidden = {
-        name: ratio_words(made.ratio((name, "sync"), (name, "async"))) for name in (base, "fast")
-    }
-    return [
-        f"The same decoder, {work.height}x{work.width} in {work.dtype}, as variant `fast` takes "
-        f"{_milliseconds(made, 'fast')} ms per latent frame instead of {_milliseconds(made, base)}"
-        f" (steady chunks, compute only); of whole runs {base} / fast is {faster}. With it sync / "
-        f"async is {hidden['fast']}, in that run {hidden[base]} without it "
-        f"(n = {len(made.baseline.arms['compute'].timed)}; under n = 5 an "
-        "interval is no more than the spread).",
-        "",
-        f"![Kernels by family, milliseconds per latent frame]({where}{VARIANTS}/families.png)",
-    ]
-
-
-def _utilization(folder: Path) -> str:
-    analyses = {mode: one.analysis for mode, one in read_profile(folder).modes.items()}
-    return ", ".join(
-        f"{row['path']} {row['kernel utilization %']} %"
-        for row in window_rows(analyses)
-        if row["window"] == "steady"
-    )
-
-
-def _summary_rows(made: Comparison, folder: str) -> list[dict[str, str]]:
-    """A recorded run of several variants, a row each; ratios are of mode compute."""
-    rows = []
-    for name, result in made.results.items():
-        work, runs = result.workload, result.arms["compute_only"].timed
-        clocks = [run.gpu_after.sm_clock_mhz or 0 for run in runs if run.gpu_after is not None]
-        energy = mean_energy_j(result.arms["async"].timed)
-        overlap = made.ratio((name, "sync"), (name, "async"))
-        whole = made.ratio(("diffusers", "diffusers"), (name, "async"))
-        over = made.ratio((made.index.baseline, "compute"), (name, "compute"))
-        rows.append(
-            {
-                "run": f"[{work.height}x{work.width}, {work.dtype}]({folder})",
-                "variant": name + ("†" if any(run.throttled for run in runs) else ""),
-                "n": str(len(runs)),
-                "ms per latent frame": _milliseconds(made, name),
-                "diffusers / variant": ratio_words(over) if name != made.index.baseline else "1",
-                "sync / async": ratio_words(overlap),
-                "the same, fastest": fastest_words(result, overlap),
-                "whole video / async": ratio_words(whole),
-                "VRAM GB": f"{(alone_bytes(result, 'async') or 0) / 1e9:.2f}",
-                "set-up s": f"{result.setup_s or 0:.1f}",
-                "SM MHz": f"{sum(clocks) / len(clocks):.0f}" if clocks else "-",
-                "J": "-" if energy is None else f"{energy:.0f}",
-            }
-        )
-    return rows
-
-
-def fastest_words(result: Recording, overlap: Ratio | None) -> str:
-    """Sync over async of the fastest runs, to the place of the ratio of means ``overlap``."""
-    if overlap is None:
-        return "-"
-    sync, overlapped = (min(result.arms[mode].latencies) for mode in ("sync", "async"))
-    return shown(sync / overlapped, ratio_decimals(overlap))
-
-
-def _step_row(made: Comparison, folder: str) -> dict[str, str]:
-    """A recorded run of one variant in one row."""
-    (name,) = made.index.variants
-    return {
-        "run": f"[{made.index.label}]({folder})",
-        "commit": (made.index.provenance.git_commit or "unknown")[:7],
-        "ms per latent frame": _milliseconds(made, name),
-        "peak VRAM GB": f"{(alone_bytes(made.baseline, 'compute') or 0) / 1e9:.2f}",
-    }
-
-
-def _milliseconds(made: Comparison, variant: str) -> str:
-    values = latent_frame_ms(made.results[variant])
-    return mean_words(values) if values else "-"
-
-
-MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
-"""The run that is shown whole, with its timeline; every other recorded run gets a row."""
-
-PROFILE = "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
-"""The profile that is shown."""
-
-SWEEP = "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads"
-"""The sweep whose pictures are shown."""
-
-PICTURE = "timeline.png"
-PICTURE = "timeline.png"
-
-_HEAD = """# Recorded results
-
-Written by `make readme` from the records in this folder; a test fails when they differ.
-A folder is one recording, with its raw values;
-[README](../README.md#cite-and-reproduce) says how to read it again.
-[LOG.md](LOG.md) has what was expected before a measurement, and what came out."""
-
-_COLUMNS = ("mode", "mean s", "P99 s†", "max s", "n", "TTFF s", "RTF", "D2H MB", "peak VRAM GB")
-
-
-def recorded_page(root: Path) -> str:
-    """The whole page, from ``root/results``; its links are relative to that folder."""
-    parts = (
-        _HEAD,
-        "\n".join(["## One run, whole", "", *main_lines(root, ""), "", *_breakdown_lines(root)]),
-        "\n".join(["## Every benchmark", "", *_benchmark_lines(root)]),
-        "\n".join(["## Variants of the decoder", "", *variant_lines(root)]),
-        "\n".join(["## A profile", "", *_profile_lines(root)]),
-        "\n".join(["## Sweeps", "", *_sweep_lines(root)]),
-        "\n".join(["## Is the comparison to be trusted?", "", *_control_lines(root)]),
-        "\n".join(["## Money", "", *_money_lines()]),
-    )
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def main_lines(root: Path, where: str) -> list[str]:
-    """The run that is shown whole, as a table with its caption and legend.
-
-    Args:
-        root: of the repository.
-        where: what leads from the page to ``results``: empty, or a path that ends in ``/``.
-    """
-    result = read_recording(root / "results" / MAIN)
-    wanted = (*_COLUMNS, f"{result.baseline} / mode")
-    return [
-        caption(result).replace("\n", "  \n"),
-        "",
-        markdown_table([{name: row[name] for name in wanted} for row in benchmark_rows(result)]),
-        "",
-        legend(result),
-        f"Raw values: [{MAIN}]({where}{MAIN}).",
-        "",
-        f"![Four chunks of sync and of async on one time axis]({where}{MAIN}/{PICTURE})",
-    ]
-
-
-def _breakdown_lines(root: Path) -> list[str]:
-    return [
-        "Where the time goes, in seconds per run (async copies and writes under the decode; in "
-        "diffusers the copy is a part of the conversion):",
-        "",
-        markdown_table(breakdown_rows(read_recording(root / "results" / MAIN))),
-    ]
-
-
-def _benchmark_lines(root: Path) -> list[str]:
-    return [
-        "Ratios of means with their 95 % intervals, which under n = 5 are no more than the spread; "
-        "† some runs had a throttle reason set, which the record names.",
-        "",
-        markdown_table([_row(folder) for folder in recorded_folders(root)]),
-        "",
-        "Up to commit ef89707 the diffusers path converted on the host, which is slower than what "
-        "pipelines do; its ratios of those commits are not comparable with later ones.",
-    ]
-
-
-def _profile_lines(root: Path) -> list[str]:
-    """The recorded profile: utilization by window, stalls by cause, its pictures."""
-    result = read_profile(root / "results" / PROFILE)
-    analyses = {mode: one.analysis for mode, one in result.arms.items()}
-    wanted = (
-        "path", "window", "length s", "busy s", "kernel utilization %", "copy hidden %",
-        "stalls explained %",
-    )  # fmt: skip
-    windows = [{name: row[name] for name in wanted} for row in window_rows(analyses)]
-    costs = ("path", "timed s", "n", "profiled s", "profiler cost %", "sampled / plain")
-    found = sorted(path.parent.name for path in (root / "results").glob("2*/profile.json"))
-    others = ", ".join(f"[{name}]({name})" for name in found if name != PROFILE)
-    return [
-        "Profiled (preset aws in float16, one H200; sampled / plain: what NVML sampling costs):",
-        "",
-        markdown_table([{name: row[name] for name in costs} for row in mode_rows(result)]),
-        "",
-        markdown_table(windows),
-        "",
-        "Where window `run` went:",
-        "",
-        markdown_table(stall_rows(analyses, "run")),
-        "",
-        f"![Sync over async, stalls shaded by cause]({PROFILE}/timeline.png)",
-        f"![Where the milliseconds went from sync to async]({PROFILE}/waterfall.png)",
-        "",
-        f"All of it, with traces for Perfetto: [{PROFILE}]({PROFILE}). Other profiles: {others}.",
-    ]
-
-
-def _money_lines() -> list[str]:
-    """The published example of money, from the published latencies and price."""
-    above, below = published_lines()
-    return [above, "", markdown_table(published_rows()), "", below]
-
-
-def _sweep_lines(root: Path) -> list[str]:
-    """Recorded sweeps: a row each, and the pictures of the one that README shows."""
-    sweeps = [read_sweep(path.parent) for path in sorted((root / "results").glob("2*/sweep.json"))]
-    if not sweeps:
-        return []
-    return [
-        "Mean latency predicted from the cells of the fit, then measured (absolute error, "
-        "cells of the fit left out):",
-        "",
-        markdown_table([_sweep_row(sweep) for sweep in sweeps]),
-        "",
-        f"![Predicted against measured latency]({SWEEP}/scatter.png)",
-        f"![Latency by chunk size, slots and sink speed]({SWEEP}/heatmap.png)",
-        "",
-    ]
-
-
-def _sweep_row(sweep: Sweep) -> dict[str, str]:
-    work, made, errors = sweep.plan.workload, sweep.plan.provenance, sweep.errors()
-    median, worst, where = median_and_worst(errors)
-    return {
-        "sweep": f"[{sweep.plan.label}]({sweep.folder.name})",
-        "device": made.device.removeprefix("NVIDIA "),
-        "torch threads": str(made.torch_threads),
-        "what": f"{work.decoder}, {work.dtype}, {work.frames} frames of {work.height}x{work.width}",
-        "runs a cell": str(sweep.plan.runs),
-        "fitted from": str(len(sweep.plan.fit_cells)),
-        "predicted": str(len(errors)),
-        "median error %": f"{median:.2f}",
-        **{f"{mode} %": _median(errors, mode) for mode in ("sync", "async")},
-        "worst %": f"{worst:.2f}",
-        "where": where.words,
-    }
-
-
-def _median(errors: dict[Cell, float], mode: str) -> str:
-    mine = {cell: error for cell, error in errors.items() if cell.mode == mode}
-    return f"{median_and_worst(mine)[0]:.2f}" if mine else "-"
-
-
-def _control_lines(root: Path) -> list[str]:
-    """Recorded controls of the comparison, a row each."""
-    files = sorted((root / "results").glob("2*/aa.json"))
-    if not files:
-        return []
-    rows = []
-    for file in files:
-        control = read_control(file)
-        latency, plan = control.metrics["latency_s"], control.plan
-        low, high = latency.planted.low, latency.planted.high
-        assert low is not None and high is not None  # a control has rounds enough
-        rows.append(
-            {
-                "control": f"[{control.label}]({file.parent.name})",
-                "device": control.provenance.device.removeprefix("NVIDIA "),
-                "path": plan.mode,
-                "rounds": str(plan.rounds),
-                "spread %": f"{spread_percent(latency.arms['a']):.2f}",
-                "false calls": share_words(latency.false_calls["paired"]),
-                "planted %": f"{plan.plant_percent:g}",
-                "measured %": f"{100 * (latency.planted.value - 1):.2f} "
-                f"[{100 * (low - 1):.2f}, {100 * (high - 1):.2f}]",
-                "found": share_words(latency.found["paired"]),
-            }
-        )
-    return [
-        "Whether `vdkit compare` is to be trusted: a setting against itself, and against itself "
-        f"with work planted ({plan.pairs} pairs a draw, latency, Wilson 95 % intervals):",
-        "",
-        markdown_table(rows),
-        "",
-    ]
-
-
-def recorded_folders(root: Path) -> list[Path]:
-    """The folders of recorded benchmarks, in order of time."""
-    return sorted(path.parent for path in (root / "results").glob("2*/result.json"))
-
-
-def _row(folder: Path) -> dict[str, str]:
-    result = read_recording(folder)
-    work, latency = result.workload, result.arms["async"].latency
-    hidden = _ratio(result, "sync", "async")
-    throttled = any(mode.throttled_runs for mode in result.arms.values())
-    return {
-        "run": f"[{result.label}]({folder.name})" + ("†" if throttled else ""),
-        "commit": (result.provenance.git_commit or "unknown")[:7],
-        "n": str(len(result.arms["async"].timed)),
-        "device": result.provenance.device.removeprefix("NVIDIA "),
-        "dtype": work.dtype,
-        "size": f"{work.height}x{work.width}",
-        "frames": str(work.frames),
-        "chunk": str(result.config.chunk_size),
-        "sink": ", ".join(filter(None, (result.sink.kind, result.sink.storage))),
-        "async s": shown(latency.mean, mean_decimals(latency)),
-        "VRAM GB": f"{(result.arms['async'].vram_peak_bytes or 0) / 1e9:.3f}",
-        "pinned MB": f"{result.arms['async'].pinned_bytes / 1e6:.1f}",
-        "async / compute": ratio_words(_ratio(result, "async", "compute")),
-        "sync / async": ratio_words(hidden),
-        "the same, fastest runs": fastest_words(result, hidden),
-        "diffusers / async": ratio_words(_ratio(result, "diffusers", "async")),
-    }
-
-
-def _ratio(result: Recording, over: str, under: str) -> Ratio | None:
-    if over not in result.arms or under not in result.arms:
-        return None
-    return paired_ratio(result.arms[over].latencies, result.arms[under].latencies)

@@ -20,7 +20,7 @@ _HOMES = {
     "models.loading": "load_decoder load_pipeline",
     "models.latents": "load_latents save_latents",
     "models.pipeline": "generate_latents pipeline_decoder",
-    "sinks.files": "ExportToVideoSink Mp4Sink NullSink PngSink RawSink",
+    "sinks.files": "Mp4Sink NullSink PngSink RawSink",
     "sinks.memory": "MemorySink",
     "sinks.spec": "SinkSpec",
     "measure.plans": "run_ablation run_benchmark run_variants",
@@ -70,6 +70,7 @@ _MOVED = {
     "present.study_charts": "plot_ablation plot_families plot_headroom plot_hiding plot_rounds "
     "plot_vram vram_words",
     "present.sweep_charts": "plot_heatmap plot_predictions plot_sensitivity",
+    "present.sweep_document": "sweep_table",
     "present.table": "Table",
     "present.timeline": "plot_overlap",
 }
@@ -81,7 +82,6 @@ _REPLACED = {
     "read_profile": "vdkit.read_recording",
     "read_control": "vdkit.read_recording",
     "run_control": "vdkit.measure.planted.run_aa",
-    "sweep_table": "vdkit.present.sweep_document.sweep_document",
 }
 """Names of the version before that are gone, and what to use."""
 

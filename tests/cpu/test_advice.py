@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vdkit import Cost, DecodeConfig, Limits, StageCosts, Storage, VideoInfo, predict, recommend
 from vdkit.__main__ import main
+from vdkit.decode.chunks import DecodeConfig, VideoInfo
+from vdkit.predict.advise import Limits, recommend
+from vdkit.predict.costs import Cost, StageCosts, Storage
+from vdkit.predict.recurrence import predict
 from vdkit.present.sweep_document import advice_document, advice_line, advice_record
 
 INFO = VideoInfo(161, 480, 832, Fraction(16))

@@ -11,8 +11,6 @@ import pytest
 from tests.helpers import Collect, NearestDecoder, file_size_limit, latents_for, leftovers
 from vdkit import (
     DecodeCancelled,
-    ExportToVideoSink,
-    ThrottledSink,
     compute_only,
     decode_async,
     decode_diffusers,
@@ -21,6 +19,7 @@ from vdkit import (
 )
 from vdkit.__main__ import main
 from vdkit.decode.chunks import VideoInfo
+from vdkit.sinks.files import ExportToVideoSink, ThrottledSink
 from vdkit.sinks.spec import SinkSpec
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="pip install 'vdkit[export]'")

@@ -13,8 +13,8 @@ from vdkit.explorer.live_timeline import LiveTimeline, Panel
 from vdkit.predict.book import CostBook, Decoding, Setting, forecast
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import predict, video_info
-from vdkit.record.runs import SinkInfo
 from vdkit.record.recording import read_recording
+from vdkit.record.runs import SinkInfo
 
 RESULTS = Path(__file__).parents[2] / "results"
 RECORDED = RESULTS / "20261121T004501Z_nvidia-h200_c942496_aws-float16"
@@ -25,6 +25,11 @@ HERE = Decoding("here", "wan2.1", "diffusers", "float16", 480, 832, "raw")
 @pytest.fixture(scope="module")
 def recorded():
     return read_recording(RECORDED)
+
+
+def of_all_arms(recording, **given):
+    arms = {name: arm.model_copy(update=given) for name, arm in recording.arms.items()}
+    return recording.model_copy(update={"arms": arms})
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def test_another_sink_takes_its_writes_from_where_it_was_measured(book, recorded
     with pytest.raises(LookupError, match="what a write to png costs on here is not known"):
         book.lookup(replace(HERE, sink="png"))
     work = recorded.workload.model_copy(update={"decoder": "other", "height": 240})
-    png = recorded.model_copy(update={"workload": work, "sink": SinkInfo(kind="png", storage=None)})
+    png = of_all_arms(recorded, workload=work, sink=SinkInfo(kind="png", storage=None))
     book.add(png, "here")
     found = book.lookup(replace(HERE, sink="png"))
     assert "writes from other at 240x832" in found.origin
@@ -78,9 +83,7 @@ def test_what_is_not_known_is_named(book):
 
 
 def test_a_throttled_benchmark_tells_no_costs(book, recorded):
-    slow = recorded.model_copy(
-        update={"sink": SinkInfo(kind="raw", storage=None, throttle_mb_per_s=9.0)}
-    )
+    slow = of_all_arms(recorded, sink=SinkInfo(kind="raw", storage=None, throttle_mb_per_s=9.0))
     assert not book.add(slow, "here")
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from vdkit.present.study_charts import plot_headroom, plot_hiding
 from vdkit.record.derived import STEPS, Overlap, headroom_of, overlap_of
-from vdkit.record.old_profile import Ceiling, read_profile
-from vdkit.record.old_variants import read_variants
+from vdkit.record.recording import Ceiling, read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 PROFILE = RESULTS / "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
@@ -15,18 +14,19 @@ PROFILE = RESULTS / "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
 
 @pytest.fixture(scope="module")
 def recorded():
-    return read_variants(RESULTS / "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16")
+    """Variant to its benchmark."""
+    whole = read_recording(RESULTS / "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16")
+    return {name: whole.of_variant(name) for name in whole.variants}
 
 
 def without(result, mode):
     """The result as if ``mode`` had not been run."""
-    modes = {name: one for name, one in result.arms.items() if name != mode}
-    runs = tuple(run for run in result.runs if run.mode != mode)
-    return result.model_copy(update={"modes": modes, "runs": runs})
+    arms = {name: one for name, one in result.arms.items() if name != mode}
+    return result.model_copy(update={"arms": arms, "baseline": next(iter(arms))})
 
 
 def test_the_parts_add_up_to_the_latency(recorded):
-    for result in recorded.results.values():
+    for result in recorded.values():
         one, count = overlap_of(result), result.workload.latent_frames
         for mode, total_ms in (("sync", one.sync_total_ms), ("async", one.async_total_ms)):
             assert total_ms == pytest.approx(1e3 * result.arms[mode].latency.mean / count)
@@ -46,21 +46,20 @@ def test_what_is_hidden():
 
 
 def test_a_faster_decoder_has_more_to_hide(recorded):
-    shares = [overlap_of(result).beside_percent for result in recorded.results.values()]
+    shares = [overlap_of(result).beside_percent for result in recorded.values()]
     assert shares == sorted(shares) and shares[-1] > 2 * shares[0]
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_overlap_needs_both_modes(recorded, mode):
-    result = without(recorded.baseline, mode)
-    result = result.model_copy(update={"baseline": next(iter(result.arms))})
+    result = without(recorded["diffusers"], mode)
     with pytest.raises(ValueError, match=f"has no runs of mode {mode}; run the benchmark with"):
         overlap_of(result)
 
 
 def test_headroom(recorded):
     ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1000.0)
-    result, tflop = recorded.results["fast"], 546.0
+    result, tflop = recorded["fast"], 546.0
     one = headroom_of(result, tflop, ceiling)
     latency_s = result.arms["compute_only"].latency.mean
     assert one.compute_ms == pytest.approx(1e3 * latency_s / 41)
@@ -70,30 +69,30 @@ def test_headroom(recorded):
 
 
 def test_headroom_refuses_what_cannot_be_compared(recorded):
-    result = recorded.baseline
+    result = recorded["diffusers"]
     ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1.0)
     with pytest.raises(ValueError, match="of bfloat16, the decoder ran in float16; measure it"):
         headroom_of(result, 1.0, ceiling.model_copy(update={"dtype": "bfloat16"}))
     for tflop in (0.0, float("nan")):
         with pytest.raises(ValueError, match="give the operations of the whole video"):
             headroom_of(result, tflop, ceiling)
-    with pytest.raises(ValueError, match="has no runs of mode compute"):
-        headroom_of(without(result, "compute"), 1.0, ceiling)
+    with pytest.raises(ValueError, match="has no runs of mode compute_only"):
+        headroom_of(without(result, "compute_only"), 1.0, ceiling)
 
 
 def test_the_pictures_draw_what_was_measured(recorded):
-    figure = plot_hiding({"one": recorded.results, "two": recorded.results})
+    figure = plot_hiding({"one": recorded, "two": recorded})
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
     ax = figure.axes[0]
     names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == [word for name in recorded.results for word in (f"{name}  sync", "async")]
+    assert names == [word for name in recorded for word in (f"{name}  sync", "async")]
     ends = {}
     for bar in ax.patches:
         row = round(bar.get_y() + bar.get_height() / 2, 3)
         ends[row] = max(ends.get(row, 0.0), bar.get_x() + bar.get_width())
     expected = [
         total
-        for result in recorded.results.values()
+        for result in recorded.values()
         for total in (overlap_of(result).sync_total_ms, overlap_of(result).async_total_ms)
     ]
     assert [ends[row] for row in sorted(ends)] == pytest.approx(expected)
@@ -101,12 +100,9 @@ def test_the_pictures_draw_what_was_measured(recorded):
 
 
 def test_the_ceiling_is_a_line(recorded):
-    profile = read_profile(PROFILE)
-    tflop = profile.modes["compute_only"].tflop
-    room = {
-        name: headroom_of(result, tflop, profile.ceiling)
-        for name, result in recorded.results.items()
-    }
+    profile = read_recording(PROFILE)
+    tflop = profile.arms["compute_only"].profile.tflop
+    room = {name: headroom_of(result, tflop, profile.ceiling) for name, result in recorded.items()}
     (ax,) = plot_headroom({"here": room}).axes
     assert [bar.get_width() for bar in ax.patches] == [one.compute_ms for one in room.values()]
     (line,) = ax.lines

@@ -6,16 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
-from vdkit import (
-    energy_j_per_video_s,
-    read_profile,
-    read_result,
-    run_energy_j,
-    saving_usd,
-    usd_per_video_hour,
-)
-from vdkit.__main__ import main
 from vdkit.cli.money import without_price
 from vdkit.present.money_cells import (
     COST,
@@ -31,6 +21,16 @@ from vdkit.present.money_cells import (
 from vdkit.present.profile_report import profile_text
 from vdkit.present.profile_tables import mode_rows
 from vdkit.present.tables import benchmark_rows, markdown_report, text_report
+
+from vdkit import (
+    energy_j_per_video_s,
+    read_profile,
+    read_result,
+    run_energy_j,
+    saving_usd,
+    usd_per_video_hour,
+)
+from vdkit.__main__ import main
 from vdkit.record.money import check_price, mean_energy_j, published_costs
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vdkit import plot_heatmap, plot_overlap, plot_timeline, save_figure
-from vdkit.predict.grid import read_sweep
-from vdkit.present.timeline import steady_window
+from vdkit import plot_timeline, read_sweep, save_figure
+from vdkit.present.sweep_charts import plot_heatmap
+from vdkit.present.timeline import plot_overlap, steady_window
 from vdkit.record.recording import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -141,8 +141,9 @@ def nothing_left_behind():
 
 
 @pytest.fixture(autouse=True)
-def gpm_answers_at_once(monkeypatch):
+def what_moves_slowly_answers_at_once(monkeypatch):
     monkeypatch.setattr(nvml_module, "GPM_INTERVAL_S", 0.0)
+    monkeypatch.setattr(nvml_module, "COUNTER_INTERVAL_S", 0.001)
 
 
 def sampled(nvml, rounds=6, interval_s=0.001):
@@ -232,6 +233,17 @@ def test_without_gpm_pcie_comes_from_nvml_now_and_then(options):
         wanted = [i > 0 and (i - 1) % PCIE_EVERY == 0 for i in range(len(column) - 1)] + [False]
         assert [value is not None for value in column] == wanted
         assert last(samples, name) == pytest.approx(1.024)
+
+
+def test_what_moves_slowly_is_asked_now_and_then(monkeypatch):
+    """And in the first and the last sample, so that energy spans the block."""
+    monkeypatch.setattr(nvml_module, "COUNTER_INTERVAL_S", 0.01)
+    samples = sampled(FakeNvml(), rounds=5)
+    for name, every in (("temperature_c", 10), ("energy_j", 10), ("sm_clock_mhz", 1)):
+        column = samples.columns[name]
+        wanted = [(i - 1) % every == 0 for i in range(len(column))]
+        assert [value is not None for value in column[1:-1]] == wanted[1:-1], name
+        assert column[0] is not None and column[-1] is not None
 
 
 def test_each_pcie_direction_falls_back_alone():

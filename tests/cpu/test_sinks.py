@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from tests.helpers import Collect, file_size_limit, leftovers
-from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
+from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.pixels import frames_to_uint8
+from vdkit.sinks.files import ThrottledSink
 from vdkit.sinks.spec import SinkSpec, storage_kind
 
 INFO = VideoInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))

@@ -10,24 +10,17 @@ import pytest
 import torch
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit import (
-    DecodeConfig,
-    MemorySink,
-    decode_async,
-    load_results,
+from vdkit import DecodeConfig, MemorySink, decode_async, load_results, run_benchmark
+from vdkit.present.stages import (
     plot_denoising,
     plot_frames,
     plot_stages,
-    plot_vram,
-    recorded_vram,
-    run_benchmark,
+    size_words,
     stage_rows,
     stages_table,
-    vram_points,
-    vram_words,
 )
-from vdkit.present.stages import size_words
-from vdkit.record.derived import VramPoint, vram_growth_bytes
+from vdkit.present.study_charts import plot_vram, vram_words
+from vdkit.record.derived import VramPoint, recorded_vram, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
@@ -209,11 +202,14 @@ def test_points_of_benchmarks():
         progress=False,
     )
     assert vram_points([result]) == []  # on a CPU
-    modes = {
-        name: one.model_copy(update={"vram_peak_bytes": 500}) for name, one in result.arms.items()
+    arms = {
+        name: arm.model_copy(
+            update={"runs": tuple(r.model_copy(update={"vram_peak_bytes": 500}) for r in arm.runs)}
+        )
+        for name, arm in result.arms.items()
     }
     device = result.provenance.device
-    assert vram_points([result.model_copy(update={"modes": modes})], other_bytes=100) == [
+    assert vram_points([result.model_copy(update={"arms": arms})], other_bytes=100) == [
         VramPoint("sync", 17, 400, device),
         VramPoint("async", 17, 400, device),
     ]

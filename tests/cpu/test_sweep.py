@@ -16,7 +16,7 @@ from tests.helpers import NearestDecoder, latents_for
 from vdkit.__main__ import main
 from vdkit.measure.study import Bench
 from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left, start_sweep
-from vdkit.predict.grid import Cell, measured_s, median_and_worst, read_sweep
+from vdkit.predict.grid import Cell, measured_s, median_and_worst, predict_cells, read_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.recording import read_recording
@@ -43,14 +43,14 @@ def begin(bench, out, chunks=CHUNKS, modes=MODES, slots=SLOTS, speeds=SPEEDS, ru
 
 
 def test_the_grid_has_every_setting_once():
-    fit, rest = plan_cells(("sync", "async", "compute", "diffusers"), (1, 2, 4), (1, 2, 3),
+    fit, rest = plan_cells(("sync", "async", "compute_only", "diffusers"), (1, 2, 4), (1, 2, 3),
                            (None, 100.0), 41)  # fmt: skip
     keys = [cell.key for cell in (*fit, *rest)]
     assert len(set(keys)) == len(keys) == 3 * 2 + 3 * 3 * 2 + 3 + 2
     assert {cell.key for cell in fit} == {
         *(f"sync_chunk{size}" for size in (1, 2, 4)),
         *(f"async_chunk{size}_slots2" for size in (1, 2, 4)),
-        *(f"compute_chunk{size}" for size in (1, 2, 4)),
+        *(f"compute_only_chunk{size}" for size in (1, 2, 4)),
         "diffusers_chunk1",
     }
     assert "diffusers_chunk1_100MBs" in keys and "async_chunk4_slots3_100MBs" in keys
@@ -113,7 +113,7 @@ def test_everything_is_measured_and_predicted_beforehand(finished):
     assert set(sweep.errors()) == set(sweep.plan.cells)
     written = (sweep.folder / "predictions.json").stat().st_mtime_ns
     for cell in sweep.plan.cells:
-        assert (sweep.folder / f"result_{cell.key}.json").stat().st_mtime_ns > written
+        assert (sweep.folder / f"cell_{cell.key}.json").stat().st_mtime_ns > written
     assert set(sweep.predictions.fitted_from) == set(sweep.plan.fit_cells)
 
 
@@ -121,12 +121,61 @@ def test_a_cell_is_an_ordinary_record(finished):
     sweep, _ = finished
     frame = load_results(sweep.folder)
     assert len(frame) == 12 * 2 and set(frame["mode"]) == {"sync", "async"}
+    assert set(frame["kind"]) == {"cell"} and not frame["warmup"].any()
+    for cell, result in sweep.results.items():
+        assert list(result.arms) == [cell.mode] and [r.round for r in result.base.runs] == [0, 1]
     hashes = {result.arms[cell.mode].frame_sha256 for cell, result in sweep.results.items()}
     assert len(hashes) == 1 and None not in hashes
     slow = [cell for cell in sweep.results if cell.mb_per_s == 2 and cell.mode == "sync"]
     for cell in slow:  # a throttled cell really was: its frames' bytes over 2 MB/s, at the least
         work = sweep.plan.workload
         assert measured_s(sweep.results[cell]) > work.frames * work.height * work.width * 3 / 2e6
+
+
+def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
+    bench = make_bench(delay_s=0)
+    hashed, real = [], bench.frame_hash
+    bench.frame_hash = lambda *given: hashed.append(given) or real(*given)
+    folder = begin(bench, tmp_path, speeds=(None, 1e6), runs=1)
+    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    settings = [(mode, config.chunk_size, config.slots) for mode, config in hashed]
+    assert len(settings) == len(set(settings)) == 2 + 2 * 2
+    assert len(sweep.results) == 12
+    assert {one.base.frame_sha256 for one in sweep.results.values()} == {real(*hashed[0])}
+
+
+RESULTS = Path(__file__).parents[2] / "results"
+RECORDED = {  # label to cells, median and worst error, %, as when they were recorded
+    "sweep-14-threads": (60, 0.0914, 1.5290, "sync_chunk2_400MBs"),
+    "sweep-cpu": (48, 0.7547, 4.3206, "async_chunk2_slots1_0.5MBs"),
+    "sweep-sync-16-threads": (12, 1.6410, 3.8887, "sync_chunk4_400MBs"),
+}
+
+
+@pytest.mark.parametrize("label", RECORDED)
+def test_recorded_sweeps_read_as_ever(label):
+    (folder,) = RESULTS.glob(f"*_{label}")
+    sweep = read_sweep(folder)
+    median, worst, where = median_and_worst(sweep.errors())
+    found = (len(sweep.results), round(median, 4), round(worst, 4), where.key)
+    assert found == RECORDED[label] and not sweep.left and not sweep.unfit
+    again = predict_cells(sweep)
+    for one, stored in zip(again.cells, sweep.predictions.cells, strict=True):
+        assert one.cell == stored.cell
+        assert one.latency_s == pytest.approx(stored.latency_s, rel=1e-9)
+        assert one.vram_peak_bytes == stored.vram_peak_bytes
+
+
+def test_a_sweep_from_before_compute_was_called_compute_only(tmp_path):
+    bench = make_bench(delay_s=0)
+    folder = begin(bench, tmp_path, chunks=(1,), modes=("sync", "compute_only"), speeds=(None,))
+    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    for path in folder.glob("*compute_only*.json"):
+        path.rename(folder / path.name.replace("cell_", "result_").replace("_only", ""))
+    for name in ("sweep.json", "predictions.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace('"compute_only"', '"compute"'))
+    assert read_sweep(folder) == sweep
 
 
 def test_predictions_made_after_the_measurement_are_no_test(finished, tmp_path):
@@ -156,9 +205,9 @@ def test_reading_it_again_gives_the_same(finished):
 
 
 def test_predictions_are_the_models_own(finished):
-    from vdkit import fit_costs, predict
     from vdkit.predict.costs import Storage
-    from vdkit.predict.recurrence import video_info
+    from vdkit.predict.fit import fit_costs
+    from vdkit.predict.recurrence import predict, video_info
 
     sweep, _ = finished
     costs = fit_costs(*(sweep.results[cell] for cell in sweep.predictions.fitted_from))
@@ -225,7 +274,7 @@ def test_an_interrupted_cell_leaves_nothing(tmp_path):
     assert len(sweep.results) == 1
     assert {path.name for path in folder.iterdir()} == {
         "sweep.json",
-        f"result_{next(iter(sweep.results)).key}.json",
+        f"cell_{next(iter(sweep.results)).key}.json",
     }
 
 
@@ -308,8 +357,8 @@ def test_a_file_of_another_cell_is_noticed(finished, tmp_path):
     sweep, _ = finished
     for path in sweep.folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    wrong = tmp_path / "result_sync_chunk2.json"
-    wrong.write_bytes((tmp_path / "result_sync_chunk1.json").read_bytes())
+    wrong = tmp_path / "cell_sync_chunk2.json"
+    wrong.write_bytes((tmp_path / "cell_sync_chunk1.json").read_bytes())
     with pytest.raises(ValueError, match="holds sync, chunk 1, full speed, not sync, chunk 2"):
         read_sweep(tmp_path)
 
@@ -318,7 +367,7 @@ def test_a_damaged_file_of_a_sweep_stops_nothing_else(finished, tmp_path, capsys
     sweep, _ = finished
     home = tmp_path / "sweep"
     shutil.copytree(sweep.folder, home)
-    bad = home / "result_sync_chunk2_2MBs.json"
+    bad = home / "cell_sync_chunk2_2MBs.json"
     bad.write_text(bad.read_text()[:500])
     for command, shown in (
         ("results", "11 cells measured"),
@@ -408,7 +457,7 @@ def test_ctrl_c_keeps_finished_cells_and_says_how_to_go_on(tmp_path):
     assert f"finished cells are kept, go on with: vdkit sweep --resume {folder}" in error
     sweep = read_sweep(folder)
     assert len(sweep.results) == 2 == len(sweep.left)
-    for path in folder.glob("result_*.json"):
+    for path in folder.glob("cell_*.json"):
         read_recording(path)
 
 
@@ -429,4 +478,4 @@ def test_decoders_are_prepared_for_every_chunk_size_outside_the_runs(tmp_path):
     sweep = run_sweep(folder, bench, sink_at, progress=False)
     assert sorted(set(bench.decoder.asked)) == [(12, 20, 1), (12, 20, 2)]
     assert {one.workload.variant for one in sweep.results.values()} == {"prepared"}
-    assert all(one.setup_s >= 0 for one in sweep.results.values())
+    assert all(one.base.setup_s >= 0 for one in sweep.results.values())

@@ -61,12 +61,71 @@ def test_a_sweep_needs_full_speed(tmp_path):
 def test_the_advice_is_the_models(recorded):
     costs, limits = recorded.predictions.costs, Limits(vram_bytes=8e9, pinned_bytes=20e6)
     info = video_info(next(iter(recorded.results.values())))
+    grid = {"info": info, "chunks": (1, 2, 4), "slots": (1, 2, 3, 4)}
     free = recommend_from(recorded)
-    assert free == recommend(costs, info=info, chunks=(1, 2, 4), slots=(1, 2, 3, 4))
+    assert free == recommend(costs, **grid, evidence=recorded.evidence())
     held = recommend_from(recorded, limits, 100.0)
     costs = replace(costs, storage=Storage(100.0))
-    assert held == recommend(costs, limits, info=info, chunks=(1, 2, 4), slots=(1, 2, 3, 4))
+    assert held == recommend(costs, limits, **grid, evidence=recorded.evidence())
     assert (free.config.chunk_size, held.config.chunk_size) == (4, 2)
+
+
+def off_by(sweep, percent):
+    """The sweep as if its tested cells had taken so much longer than was predicted."""
+    scale = 1 + percent / 100
+    results = dict(sweep.results)
+    for cell in sweep.errors():
+        arm, measured = sweep.results[cell].base, sweep.predicted(cell).latency_s * scale
+        factor = measured / arm.latency.mean
+        runs = tuple(r.model_copy(update={"latency_s": r.latency_s * factor}) for r in arm.runs)
+        made = {cell.mode: arm.model_copy(update={"runs": runs})}
+        results[cell] = sweep.results[cell].model_copy(update={"arms": made})
+    return replace(sweep, results=results)
+
+
+def test_advice_claims_no_more_than_the_model_can_tell(recorded):
+    """Predicted 1 / 1.25 of what was measured: 20 % off, so 20 % apart is not told apart."""
+    sure, off = recommend_from(recorded), recommend_from(off_by(recorded, 25.0))
+    assert sure.margin_percent == 1.0 and sure.evidence.tested
+    assert 0 < sure.evidence.error_percent < 1
+    assert not any("cannot tell" in remark for remark in sure.remarks)
+    assert off.evidence.error_percent == pytest.approx(20.0) == off.margin_percent
+    said = "the model cannot tell settings apart that differ by less than 20 %."
+    assert off.remarks[0].endswith(said)
+    latency = {(c.config.chunk_size, c.config.slots): c.latency_s for c in off.candidates}
+    within = [one for one, latency_s in latency.items() if latency_s <= 1.2 * off.best_latency_s]
+    assert (off.config.chunk_size, off.config.slots) == min(within) == (1, 1)
+    assert (sure.config.chunk_size, sure.config.slots) == (4, 2)
+
+
+def test_a_disturbed_machine_is_said(recorded):
+    cell, result = next(iter(recorded.results.items()))
+    arm = result.base
+    runs = tuple(
+        run.model_copy(update={"latency_s": run.latency_s * (1.6 if run.round == 0 else 1)})
+        for run in arm.runs
+    )
+    arms = {cell.mode: arm.model_copy(update={"runs": runs})}
+    changed = result.model_copy(update={"arms": arms})
+    evidence = replace(recorded, results=recorded.results | {cell: changed}).evidence()
+    ((name, ratio),) = evidence.disturbed
+    assert name == cell.words and ratio == pytest.approx(1.6, rel=0.05)
+    quiet = recorded.evidence()
+    assert quiet.disturbed == () and quiet.runs == 2 * 60
+    assert quiet.throttled_runs == sum(one.base.throttled_runs for one in recorded.results.values())
+    info, costs = video_info(result), recorded.predictions.costs
+    remarks = recommend(costs, info=info, evidence=evidence).remarks
+    assert "runs of one setting differ by more than half in 1 case (at the most 1.6 x" in remarks[0]
+    assert f"throttled in {quiet.throttled_runs} of 120 runs" in remarks[1]
+    calm = replace(quiet, throttled_runs=0)
+    assert recommend(costs, info=info, evidence=calm).remarks == ()
+
+
+def test_untested_costs_answer_for_what_they_were_fitted_from(recorded):
+    fitted = {cell: recorded.results[cell] for cell in recorded.plan.fit_cells}
+    evidence = replace(recorded, results=fitted).evidence()
+    assert not evidence.tested and 0 < evidence.error_percent < 1
+    assert evidence.runs == 2 * len(fitted)
 
 
 def test_no_advice_without_costs(recorded):

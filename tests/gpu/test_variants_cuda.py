@@ -1,13 +1,13 @@
 """Variants on a GPU: the compiled step, memory of each alone, kernels by family."""
 
 import pytest
+from vdkit.record.old_variants import alone_bytes, ms_per_latent_frame
 
 from tests.cpu.test_wan_fast import frames_of, noise
 from tests.helpers import latents_for
 from vdkit import load_decoder
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
-from vdkit.record.old_variants import alone_bytes, ms_per_latent_frame
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 

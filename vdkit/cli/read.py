@@ -446,7 +446,7 @@ def run_recommend(options: argparse.Namespace) -> int:
 
 
 def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
-    """Costs, the recordings they are fitted from, and how good they are; a sweep's, or benchmarks'."""
+    """Costs, the recordings they are fitted from, and how good the fit is."""
     from vdkit.predict.fit import fit_costs, fit_evidence
     from vdkit.predict.grid import PLAN, Sweep
     from vdkit.record.recording import read_recording
@@ -493,8 +493,8 @@ def _add_results(commands: Any) -> None:
     results = commands.add_parser(
         "results",
         help="list everything recorded",
-        description="One row per recording and arm, the oldest first. Files that cannot be read are "
-        "named on standard error and left out.",
+        description="One row per recording and arm, the oldest first. Files that cannot be read "
+        "are named on standard error and left out.",
     )
     results.add_argument(
         "where",

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,12 +152,20 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _paths(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import run_benchmark
+    from vdkit.measure.plans import headline_arms, run_benchmark
+    from vdkit.record.runs import SinkInfo
 
-    what = load(options)
+    what, modes, export = load(options), runnable(options), None
+    if what.spec.kind == "mp4" and what.spec.throttle_mb_per_s is None and "diffusers" in modes:
+        try:
+            spec = replace(what.spec, kind="export_to_video")
+            export = spec.fresh, SinkInfo(**spec.describe())
+        except ImportError as error:
+            say(options, f"no arm of diffusers' own export_to_video: {error}")
     return run_benchmark(
-        what.decoder, what.latents, what.spec.fresh, modes=runnable(options), runs=options.runs,
-        baseline=options.baseline, warmup=options.warmup, **what.shared,
+        what.decoder, what.latents, what.spec.fresh, modes=modes, runs=options.runs,
+        baseline=options.baseline, warmup=options.warmup, extra=headline_arms(modes, export),
+        **what.shared,
     )  # fmt: skip
 
 
@@ -248,8 +256,30 @@ def keep(
 
 
 def answer(recording: Recording, whole: bool) -> dict[str, Any]:
-    """For one line of JSON: the summary; not ``whole``: only what fits a terminal."""
-    made = recording.summary()
+    """For one line of JSON: everything but the runs; not ``whole``: only what fits a terminal."""
+    arms: dict[str, Any] = {}
+    for name, arm in recording.arms.items():
+        latency, ratio = asdict(arm.latency), recording.speedup(name)
+        kept = ("mean", "p99", "max", "n")
+        arms[name] = {"latency_s": {key: round(latency[key], 6) for key in kept}}
+        if whole:
+            arms[name] = {
+                "mode": arm.mode,
+                "latency_s": latency,
+                "ttff_s": arm.ttff and asdict(arm.ttff),
+                "rtf": arm.rtf,
+                "speedup": ratio and asdict(ratio),
+                "frame_sha256": arm.frame_sha256,
+                "vram_peak_bytes": arm.vram_peak_bytes,
+                "pinned_bytes": arm.pinned_bytes,
+                "d2h_bytes": arm.d2h_bytes,
+                "throttled_runs": arm.throttled_runs,
+                "setup_s": arm.setup_s,
+                "config": asdict(arm.config),
+                "workload": arm.workload.model_dump(mode="json"),
+                "sink": arm.sink.model_dump(mode="json"),
+            }
+    made: dict[str, Any] = {"kind": recording.kind, "frames_identical": recording.frames_identical}
     if recording.planted is not None:
         from vdkit.record.compare import judged
 
@@ -262,26 +292,19 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
             }
             for metric, one in judged(recording).items()
         }
-    if whole:
-        return made
-    kept = ("mean", "p99", "max", "n")
-    arms = {
-        name: {"latency_s": {key: round(one["latency_s"][key], 6) for key in kept}}
-        for name, one in made["arms"].items()
-    }
-    short = {name: made[name] for name in ("kind", "frames_identical", "calls") if name in made}
-    return short | {"arms": arms}
+    shared = recording.model_dump(mode="json", exclude={"arms", "kind"}) if whole else {}
+    return made | shared | {"arms": arms}
 
 
 def run_profile(options: argparse.Namespace) -> int:
     """Time and profile each path; returns the exit status."""
-    from vdkit.measure.nvml import check_interval
     from vdkit.measure.profiler import run_profile as measure
     from vdkit.record.store import write_atomically
     from vdkit.trace.write import write_trace
 
     wants = asked(options)
-    check_interval(options.nvml_ms / 1e3)
+    if not 1 <= options.nvml_ms <= 10_000:
+        raise ValueError(f"--nvml-ms is {options.nvml_ms:g} ms; use 1 to 10000 ms")
     # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     what = load(options)

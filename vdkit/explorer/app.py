@@ -1,44 +1,41 @@
 """The explorer: knobs, what they would give, and a button that measures whether it is so.
 
 Every change is predicted and drawn at once; Run measures on a thread of its own, so that the knobs
-stay alive. `vdkit.explore` gives it decoders and sinks; the state lives in
-`vdkit.explorer.session`.
+stay alive. The state lives in `vdkit.explorer.session`.
 """
 
 from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
-from vdkit.explorer.controls import SIDE_BY_SIDE, Controls, pair_panels, setting_panels, style_html
+from vdkit.explorer.controls import SIDE_BY_SIDE, Controls
 from vdkit.explorer.live_timeline import LiveTimeline
-from vdkit.explorer.session import Session, SessionRun, Workshop
+from vdkit.explorer.session import Session, ThisMachine
 from vdkit.explorer.views import (
+    SessionRun,
     difference_words,
     export,
-    exported_words,
-    numbers_html,
+    pair_figures,
+    pair_panels,
     pair_words,
-    predicted_and_measured,
     remarks_html,
-    run_and_run,
     runs_table,
+    setting_figures,
+    setting_panels,
     setting_words,
 )
 from vdkit.predict.book import Decoding, Forecast, Setting
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:
-    import torch
-
     from vdkit.decode.protocols import ChunkDecoder
     from vdkit.measure.study import SinkFactory
-    from vdkit.record.runs import SinkInfo
 
 
 TICK_S = 0.25
@@ -46,12 +43,12 @@ TICK_S = 0.25
 
 
 class Explorer(w.VBox):
-    """Choose, predict, measure, compare, export.
+    """Choose, predict, measure, compare, export; made by `explore`.
 
     Args:
-        workshop: decoders, latents and sinks.
-        results: folder of recorded benchmarks, read for predictions and written by Export.
-        **start: first values of the controls, by the names of `Controls`.
+        here: decoders and sinks.
+        results: folder of recordings, read for predictions and written by Export.
+        start: first values of the controls, as for `Controls`.
     """
 
     remarks: tuple[str, ...] = ()
@@ -59,31 +56,27 @@ class Explorer(w.VBox):
     _ticker: threading.Thread | None = None
     _closed = False
 
-    def __init__(self, workshop: Workshop, results: Path, **start: Any) -> None:
-        self.session = Session(workshop, results)
+    def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
+        self.session = Session(here, results)
         self.results = results
-        self.controls = Controls(workshop, self.session.machines(), **start)
+        self.controls = c = Controls(here, self.session.machines(), start)
         self._picture = LiveTimeline()
         self._lock = threading.RLock()
-        self._forecast: Forecast | None = None
+        self._predicted: Forecast | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
-        self._numbers, self._remarks, self._table, self._exported = (w.HTML() for _ in range(4))
-        super().__init__([style_html(), *self.controls.rows, self._body()])
-        self.add_class("vdkit-explorer")
-        self.controls.observe(self._changed)
-        self.controls.machine.observe(self._machine_changed, names="value")
-        self.controls.run.on_click(lambda _: self.run())
-        self.controls.calibrate.on_click(lambda _: self.calibrate())
-        self.controls.cancel.on_click(lambda _: self.session.cancel())
-        self.controls.export.on_click(self._on_export)
-        self._redraw()
-
-    def _body(self) -> w.VBox:
-        c = self.controls
-        heading = w.HBox([c.view, c.first, c.second], layout={"margin": "6px 0 0 0"})
+        self._remarks, self._figures, self._table, self._exported = (w.HTML() for _ in range(4))
+        heading = w.HBox([c.view, c.first, c.second], layout={"margin": "2px 0 0 0"})
         saving = w.HBox([c.label, c.export], layout={"margin": "6px 0 0 0"})
-        shown = [self._image, self._remarks, self._numbers, self._table]
-        return w.VBox([heading, *shown, saving, self._exported])
+        shown = (self._image, self._remarks, self._figures, self._table)
+        super().__init__([*c.rows, heading, *shown, saving, self._exported])
+        self.add_class("vdkit-explorer")
+        c.observe(self._changed)
+        c.machine.observe(self._machine_changed, names="value")
+        c.run.on_click(lambda _: self.run())
+        c.calibrate.on_click(lambda _: self.calibrate())
+        c.cancel.on_click(lambda _: self.session.cancel())
+        c.export.on_click(self._on_export)
+        self._redraw()
 
     @property
     def setting(self) -> Setting:
@@ -99,13 +92,10 @@ class Explorer(w.VBox):
 
     def _dtype(self, machine: str) -> str:
         """This machine's, or for a recorded one what it was measured in, float16 first."""
-        if machine == self.session.workshop.machine:
-            return self.session.workshop.dtype
-        known = {
-            key.dtype
-            for key in self.session.book.known(machine)
-            if key.decoder == self.controls.decoder.value.strip()
-        }
+        if machine == self.session.here.name:
+            return self.session.here.dtype
+        decoder = self.controls.decoder.value.strip()
+        known = {key.dtype for key in self.session.book.known(machine) if key.decoder == decoder}
         return next((d for d in ("float16", "bfloat16", "float32") if d in known), "float16")
 
     def run(self, wait_s: float | None = None) -> Explorer:
@@ -115,28 +105,28 @@ class Explorer(w.VBox):
             wait_s: wait for it, and first for a job in hand, each so long at the most; None: not
                 at all.
         """
-        return self._begin("run", wait_s)
+        rounds = self.controls.rounds.value
+        return self._begin(
+            lambda setting, folder: self.session.run(setting, rounds, folder), wait_s
+        )
 
     def calibrate(self, wait_s: float | None = None) -> Explorer:
         """Measure only what it costs, with a short video; arguments as for `run`."""
-        return self._begin("calibrate", wait_s)
+        return self._begin(self.session.calibrate, wait_s)
 
-    def _begin(self, what: str, wait_s: float | None) -> Explorer:
+    def _begin(self, job: Callable[[Setting, str], None], wait_s: float | None) -> Explorer:
         self._check_open()
         if wait_s is not None:
             self.wait(wait_s)
         try:
-            setting, folder = self.setting, self.controls.folder.value.strip()
-            if what == "run":
-                self.session.run(setting, self.controls.rounds.value, folder)
-            else:
-                self.session.calibrate(setting, folder)
+            job(self.setting, self.controls.folder.value.strip())
         except (RuntimeError, ValueError) as error:
             self._say([str(error)], warning=True)
             return self
         self.controls.busy(True)
-        self._ticker = threading.Thread(target=self._tick, name="vdkit-explorer-progress")
-        self._ticker.daemon = True
+        self._ticker = threading.Thread(
+            target=self._tick, name="vdkit-explorer-progress", daemon=True
+        )
         self._ticker.start()
         if wait_s is not None:
             self.wait(wait_s)
@@ -157,7 +147,8 @@ class Explorer(w.VBox):
             with self._lock:
                 runs = self.session.runs
                 if runs and self.session.error is None:
-                    self.controls.offer([(r.number, setting_words(r.setting)) for r in runs])
+                    self.controls.offer([(f"{r.number}: {setting_words(r.setting)}", r.number)
+                                         for r in runs])  # fmt: skip
                     self._table.value = self.table()._repr_html_()
                 self._redraw()
         finally:
@@ -173,7 +164,7 @@ class Explorer(w.VBox):
         """Go to something that is known of the machine, if what is chosen is not."""
         c, known = self.controls, self.session.book.known(self.controls.machine.value)
         chosen = (c.decoder.value.strip(), c.variant.value)
-        here = c.machine.value == self.session.workshop.machine
+        here = c.machine.value == self.session.here.name
         if not here and chosen not in {(key.decoder, key.variant) for key in known}:
             c.go_to(known[0])
 
@@ -183,47 +174,37 @@ class Explorer(w.VBox):
             self.controls.adapt(self.session)
             if self.controls.view.value == SIDE_BY_SIDE:
                 self._draw_pair()
-                return
-            self._forecast, run, remarks, warning = None, None, [], False
-            try:
-                setting = self.setting
-                run = self.session.measured(setting)
-                self._forecast = run.forecast if run else self.session.forecast(setting)
-                remarks = [self._origin(), *self._forecast.remarks]
-                if run is not None:
-                    remarks.insert(
-                        0, f"Run {run.number}: {difference_words(run.forecast, run.result)}"
-                    )
-                self._picture.draw(setting_panels(self._forecast, run))
-            except LookupError as missing:
-                words = str(missing.args[0])
-                remarks = [words[0].upper() + words[1:] + "." + self._remedy()]
-                self._picture.say(remarks[0])
-            except ValueError as error:
-                remarks, warning = [str(error)], True
-                self._picture.say(str(error))
+            else:
+                self._draw_setting()
             self._image.value = self._picture.png()
-            self._numbers.value = numbers_html(predicted_and_measured(self._forecast, run))
-            self._say(remarks, warning)
 
-    def _say(self, remarks: list[str], warning: bool = False) -> None:
-        if self.session.error is not None and not self.session.running:
-            remarks, warning = [self.session.error, *remarks], True
-        self.remarks = tuple(remarks)
-        self._remarks.value = remarks_html(remarks, warning)
+    def _draw_setting(self) -> None:
+        self._predicted, run, warning = None, None, False
+        machine = self.controls.machine.value
+        try:
+            run = self.session.measured(self.setting)
+            made = run.predicted if run else self.session.predict(self.setting)
+            self._picture.draw(setting_panels(made, run))
+            self._predicted = made
+            remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
+            if run is not None:
+                remarks.insert(0, difference_words(run))
+        except LookupError as missing:
+            words = str(missing.args[0])
+            remarks = [f"{words[0].upper()}{words[1:]}. {self._remedy(machine)}"]
+        except ValueError as error:
+            remarks, warning = [str(error)], True
+        if self._predicted is None:
+            self._picture.say(remarks[0])
+        self._figures.value = setting_figures(self._predicted, run)._repr_html_()
+        self._say(remarks, warning)
 
-    def _origin(self) -> str:
-        assert self._forecast is not None
-        return (
-            f"Costs of each step on {self.controls.machine.value}: {self._forecast.known.origin}."
-        )
-
-    def _remedy(self) -> str:
-        if self.controls.machine.value == self.session.workshop.machine:
-            return " Calibrate measures it, as Run does before it starts."
-        known = self.session.book.known(self.controls.machine.value)
+    def _remedy(self, machine: str) -> str:
+        if machine == self.session.here.name:
+            return "Calibrate measures it, as Run does before it starts."
+        known = self.session.book.known(machine)
         listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
-        return f" Recorded there: {', '.join(listed)}."
+        return f"Recorded there: {', '.join(listed)}."
 
     def _draw_pair(self) -> None:
         """Two runs of the session, mode async, above each other on one time axis."""
@@ -231,17 +212,22 @@ class Explorer(w.VBox):
         if len(chosen) < 2:
             words = "Two runs are needed side by side: measure some, then choose them above."
             self._picture.say(words)
-            self._say([words])
         else:
+            words = pair_words(*chosen)
             self._picture.draw(pair_panels(chosen))
-            self._say([pair_words(*chosen)])
-            self._numbers.value = numbers_html(run_and_run(*chosen))
-        self._image.value = self._picture.png()
+            self._figures.value = pair_figures(*chosen)._repr_html_()
+        self._say([words])
 
     def _pair(self) -> list[SessionRun]:
         """The two runs that the menus name; fewer before there are two."""
         numbers = (self.controls.first.value, self.controls.second.value)
         return [run for number in numbers for run in self.session.runs if run.number == number]
+
+    def _say(self, remarks: list[str], warning: bool = False) -> None:
+        if self.session.error is not None and not self.session.running:
+            remarks, warning = [self.session.error, *remarks], True
+        self.remarks = tuple(remarks)
+        self._remarks.value = remarks_html(remarks, warning)
 
     def table(self) -> Table:
         """The runs of this session; ValueError before the first one."""
@@ -257,10 +243,10 @@ class Explorer(w.VBox):
             return Image(self._picture.png())
 
     def export(self) -> list[Path]:
-        """Write a run's record, its picture and the table of all runs, into a new folder.
+        """Write a run's recording, its picture and the table of all runs, into a new folder.
 
         The run of the setting that is shown, or, if that was not measured, the last one. With two
-        runs side by side the picture is theirs and the record is the second's.
+        runs side by side the picture is theirs and the recording is the second's.
 
         Returns:
             The files written.
@@ -274,15 +260,16 @@ class Explorer(w.VBox):
         runs, picture = self.session.runs, LiveTimeline()
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
-        run = next((one for one in reversed(runs) if one.forecast is self._forecast), runs[-1])
+        run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
         pair = self._pair() if self.controls.view.value == SIDE_BY_SIDE else []
         if len(pair) == 2:
             run = pair[1]
-            picture.draw(pair_panels(pair))
-        else:
-            picture.draw(setting_panels(run.forecast, run))
+        picture.draw(pair_panels(pair) if len(pair) == 2 else setting_panels(run.predicted, run))
         written = export(run, runs, picture, self.controls.label.value.strip(), self.results)
-        self._exported.value = remarks_html([exported_words(run, written)])
+        names = ", ".join(path.name for path in written)
+        self._exported.value = remarks_html(
+            [f"Run {run.number}, written into {written[0].parent}: {names}"]
+        )
         return written
 
     def _on_export(self, _: Any) -> None:
@@ -313,75 +300,6 @@ class Explorer(w.VBox):
 _open: list[Explorer] = []
 
 
-class LocalWorkshop:
-    """This machine: decoders by name, folder or hub id, the sinks of vdkit, and the caller's own.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        decoders: further decoders by name: functions that load one.
-        sinks: further sinks by name: factories, called with a run's label, of a context that gives
-            a fresh sink and removes its output.
-    """
-
-    def __init__(
-        self,
-        device: str = "auto",
-        decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
-        sinks: Mapping[str, SinkFactory] | None = None,
-    ) -> None:
-        import torch
-
-        from vdkit.models.loading import VARIANTS, resolve_device
-        from vdkit.record.machine import keep_freed_memory
-
-        self.device = resolve_device(device)
-        on_gpu = self.device.type == "cuda"
-        name = torch.cuda.get_device_name(self.device) if on_gpu else "CPU"
-        self.machine = f"this machine ({name})"
-        self.dtype = "float16" if on_gpu else "float32"
-        self.vram_bytes = (
-            torch.cuda.get_device_properties(self.device).total_memory if on_gpu else None
-        )
-        if not on_gpu:
-            keep_freed_memory()
-        self._decoders, self._sinks = dict(decoders or {}), dict(sinks or {})
-        self.own: Sequence[str] = (*self._decoders, *self._sinks)
-        self.decoders: Sequence[str] = ("tiny-wan", "wan2.1", "wan2.2", *self._decoders)
-        self.variants: Sequence[str] = tuple(VARIANTS)
-        self.sinks: Sequence[str] = ("raw", "png", "mp4", "null", *self._sinks)
-
-    def load(self, decoder: str, variant: str) -> ChunkDecoder:
-        """A decoder by its name here, else as `vdkit.load_decoder` finds it."""
-        from vdkit.models.loading import load_decoder
-
-        if decoder in self._decoders:
-            return self._decoders[decoder]()
-        loaded: ChunkDecoder = load_decoder(decoder, self.device, variant=variant)
-        return loaded
-
-    def latents(
-        self, decoder: ChunkDecoder, latent_frames: int, height: int, width: int
-    ) -> torch.Tensor:
-        """Seeded random latents."""
-        from vdkit.decode.chunks import pixel_frames
-        from vdkit.models.latents import load_latents
-
-        frames = pixel_frames(latent_frames, decoder.temporal_factor)
-        return load_latents(f"random:{frames}x{height}x{width}", decoder)
-
-    def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
-        """A sink by its name; held to ``mb_per_s`` if that is given."""
-        from vdkit.record.runs import SinkInfo
-        from vdkit.sinks.spec import SinkSpec, default_folder, held
-
-        if name in self._sinks:
-            info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
-            return held(self._sinks[name], mb_per_s), info
-        where = None if name == "null" else Path(folder) if folder else default_folder()
-        spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
-        return spec.fresh, SinkInfo(**spec.describe())
-
-
 def explore(
     *,
     decoder: str | None = None,
@@ -406,9 +324,9 @@ def explore(
         decoder, size, latent_frames: first values; None: wan2.1, 480x832 and 41 on a GPU, tiny-wan,
             96x160 and 17 on a CPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        results: folder of recorded benchmarks, read for predictions and written by Export; None:
+        results: folder of recordings, read for predictions and written by Export; None:
             ``results`` here or in the folder above, whichever there is.
-        decoders, sinks: your own, by name; see `LocalWorkshop`.
+        decoders, sinks: your own, by name; see `vdkit.explorer.session.ThisMachine`.
         calibrate: begin at once to measure, on a thread, what the first setting costs.
         variant, chunk_size, slots, sink, folder, mb_per_s, rounds: first values of the other
             controls.
@@ -418,23 +336,18 @@ def explore(
     """
     while _open:
         _open.pop().close()
-    workshop = LocalWorkshop(device, decoders, sinks)
-    on_gpu = workshop.device.type == "cuda"
+    here = ThisMachine(device, decoders, sinks)
+    usual = ("wan2.1", "480x832", 41) if here.on_gpu else ("tiny-wan", "96x160", 17)
     near = [folder for folder in (Path("results"), Path("../results")) if folder.is_dir()]
-    made = Explorer(
-        workshop,
-        Path(results) if results is not None else next(iter(near), Path("results")),
-        decoder=decoder or ("wan2.1" if on_gpu else "tiny-wan"),
-        size=size or ("480x832" if on_gpu else "96x160"),
-        latent_frames=(41 if on_gpu else 17) if latent_frames is None else latent_frames,
-        variant=variant,
-        chunk_size=chunk_size,
-        slots=slots,
-        sink=sink,
-        folder=folder,
-        mb_per_s=mb_per_s,
-        rounds=rounds,
-    )
+    start = {
+        "decoder": decoder or usual[0],
+        "size": size or usual[1],
+        "latent_frames": usual[2] if latent_frames is None else latent_frames,
+        "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
+        "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
+    }  # fmt: skip
+    found = Path(results) if results is not None else next(iter(near), Path("results"))
+    made = Explorer(here, found, start)
     _open.append(made)
     return made.calibrate() if calibrate else made
 

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
-from vdkit.explorer.live_timeline import Panel
-from vdkit.explorer.views import ring_words
-from vdkit.predict.book import MODES, Forecast
-from vdkit.trace.stalls import stalls_from_records
 
 if TYPE_CHECKING:
-    from vdkit.explorer.session import Progress, Session, SessionRun, Workshop
+    from vdkit.explorer.session import JobProgress, Session, ThisMachine
     from vdkit.predict.book import Decoding
 
 
 SIDE_BY_SIDE = "side by side"
 SIZES = ("64x96", "96x160", "480x832", "720x1280")
-LATENT_FRAMES, CHUNK_SIZES, ROUNDS = (2, 161), (1, 8), (1, 99)
 SPEEDS_MB_PER_S = (0.1, 10_000.0)
 """From the least to the most that a control offers."""
-_WIDE = {"width": "98%"}
-_STYLE = {"description_width": "94px"}
+_LOOK: Any = {"style": {"description_width": "94px"}, "layout": {"width": "98%"}}
 
-CSS = """<style>
+STYLE_SHEET = """<style>
 .vdkit-explorer { max-width: 1180px; }
 .vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
   line-height: 1.45; white-space: pre-line; }
@@ -34,161 +28,113 @@ CSS = """<style>
 .vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   font-size: 12px; line-height: 1.35; margin: 4px 0; }
 .vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
-.vdkit-explorer td { text-align: right; padding: 2px 8px; border-top: 1px solid #ddd; }
+.vdkit-explorer td { padding: 2px 8px; border-top: 1px solid #ddd; }
 .vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
-.vdkit-explorer .vdkit-head { font-weight: 600; }
 </style>"""
-
-
-def style_html() -> w.HTML:
-    """The style sheet of the explorer's own tables and sentences."""
-    return w.HTML(CSS, layout={"display": "none"})
 
 
 class Controls:
     """Every control by name; ``rows`` is how they are laid out.
 
     Args:
-        workshop: what there is to choose from.
+        here: what there is to choose from.
         machines: this one first.
-        decoder, variant, size, latent_frames, chunk_size, slots, sink, folder, mb_per_s, rounds:
-            first values; ``mb_per_s`` None: storage is not held.
+        start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
+            folder, mb_per_s (None: storage is not held) and rounds.
 
     Raises:
         ValueError: a first value that its control has not; names it and what there is.
     """
 
     def __init__(
-        self,
-        workshop: Workshop,
-        machines: Sequence[str],
-        *,
-        decoder: str,
-        size: str,
-        latent_frames: int,
-        variant: str = "diffusers",
-        chunk_size: int = 1,
-        slots: int = 2,
-        sink: str = "raw",
-        folder: str = "",
-        mb_per_s: float | None = None,
-        rounds: int = 3,
+        self, here: ThisMachine, machines: Sequence[str], start: Mapping[str, Any]
     ) -> None:
-        for name, value, names in (
-            ("variant", variant, workshop.variants),
-            ("sink", sink, workshop.sinks),
-        ):
+        def choice(name: str, value: str, names: Sequence[str]) -> Any:
             if value not in names:
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
-        for name, number, low, high in (
-            ("latent_frames", latent_frames, *LATENT_FRAMES),
-            ("chunk_size", chunk_size, *CHUNK_SIZES),
-            ("slots", slots, 1, MAX_SLOTS),
-            ("rounds", rounds, *ROUNDS),
-        ):
-            if not low <= number <= high:
-                raise ValueError(f"{name} is {number!r}; use {low} to {high}")
+            return w.Dropdown(description=name, value=value, options=names, **_LOOK)
 
-        def wide(kind: type[Any], **given: Any) -> Any:
-            return kind(style=_STYLE, layout=_WIDE, **given)
+        def typed(words: str, name: str, names: Sequence[str]) -> Any:
+            return w.Combobox(
+                description=words, value=start[name], options=names, ensure_option=False,
+                continuous_update=False, **_LOOK,
+            )  # fmt: skip
 
-        self.machine = wide(w.Dropdown, description="machine", options=machines)
-        self.decoder = wide(
-            w.Combobox, description="decoder", value=decoder, options=tuple(workshop.decoders),
-            ensure_option=False, continuous_update=False,
-        )  # fmt: skip
-        self.variant = wide(
-            w.Dropdown, description="variant", value=variant, options=tuple(workshop.variants)
-        )
-        self.size = wide(
-            w.Combobox, description="size, HxW", value=size, options=SIZES, ensure_option=False,
-            continuous_update=False,
-        )  # fmt: skip
-        self.latent_frames = wide(
-            w.IntSlider,
-            description="latent frames",
-            value=latent_frames,
-            min=LATENT_FRAMES[0],
-            max=LATENT_FRAMES[1],
-        )
-        self.chunk_size = wide(
-            w.IntSlider,
-            description="chunk size",
-            value=chunk_size,
-            min=CHUNK_SIZES[0],
-            max=CHUNK_SIZES[1],
-        )
-        self.slots = wide(w.IntSlider, description="slots", value=slots, min=1, max=MAX_SLOTS)
+        def whole(name: str, low: int, high: int, kind: Any = w.IntSlider, words: str = "") -> Any:
+            value, words = start[name], words or name.replace("_", " ")
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; use {low} to {high}")
+            return kind(description=words, value=value, min=low, max=high, **_LOOK)
+
+        self.machine = choice("machine", machines[0], machines)
+        self.decoder = typed("decoder", "decoder", here.decoders)
+        self.variant = choice("variant", start["variant"], here.variants)
+        self.size = typed("size, HxW", "size", SIZES)
+        self.latent_frames = whole("latent_frames", 2, 161)
+        self.chunk_size = whole("chunk_size", 1, 8)
+        self.slots = whole("slots", 1, MAX_SLOTS)
         self.primitives = {
             name: w.Checkbox(value=True, description=words, indent=False, layout={"width": "auto"})
             for name, words in PRIMITIVES.items()
         }
-        self.sink = wide(w.Dropdown, description="sink", value=sink, options=tuple(workshop.sinks))
-        self.folder = wide(
-            w.Text, description="folder", placeholder="the system's temporary folder",
-            continuous_update=False,
+        self.sink = choice("sink", start["sink"], here.sinks)
+        self.folder = w.Text(
+            description="folder", value=start["folder"], placeholder="temporary files",
+            continuous_update=False, **_LOOK,
         )  # fmt: skip
         self.held = w.Checkbox(
             value=False, description="hold the storage to this speed:", indent=False
         )
-        self.speed = wide(
-            w.FloatLogSlider, description="MB/s", value=100.0, min=-1, max=4, step=0.05,
-            readout_format=".3g",
-        )  # fmt: skip
-        self.rounds = wide(
-            w.BoundedIntText, description="runs of each", value=rounds, min=ROUNDS[0], max=ROUNDS[1]
+        self.speed = w.FloatLogSlider(
+            description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
         )
+        self.rounds = whole("rounds", 1, 99, w.BoundedIntText, "runs of each")
         button = {"width": "31%"}
         self.run = w.Button(description="Run", button_style="primary", layout=button)
         self.cancel = w.Button(description="Cancel", disabled=True, layout=button)
         self.calibrate = w.Button(
             description="Calibrate", layout=button, tooltip="measure the costs with a short video"
         )
-        self.bar = w.FloatProgress(min=0, max=1, layout=_WIDE)
+        self.bar = w.FloatProgress(min=0, max=1, layout={"width": "98%"})
         self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
         self.view = w.ToggleButtons(
             options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"}
         )
-        pair = {"width": "330px"}
-        self.first = w.Dropdown(options=(), layout=pair, disabled=True)
-        self.second = w.Dropdown(options=(), layout=pair, disabled=True)
+        self.first, self.second = (
+            w.Dropdown(options=(), layout={"width": "440px"}, disabled=True) for _ in range(2)
+        )
         self.label = w.Text(
-            value="explorer", description="label", style=_STYLE, layout={"width": "330px"}
+            value="explorer", description="label", style=_LOOK["style"], layout={"width": "330px"}
         )
         self.export = w.Button(description="Export")
-        self._knobs = (
-            self.machine, self.decoder, self.variant, self.size, self.latent_frames,
-            self.chunk_size, self.slots, *self.primitives.values(), self.sink, self.held,
-            self.speed,
-        )  # fmt: skip
-        self.rows = (self._layout(),)
-        self.folder.value = folder
-        self.hold_storage(mb_per_s)
+        self.rows = self._layout()
+        self.hold_storage(start["mb_per_s"])
 
-    def _layout(self) -> w.HBox:
-        def column(head: str, width: str, *parts: Any) -> w.VBox:
-            title = w.HTML(f"<span class='vdkit-head'>{head}</span>")
-            return w.VBox([title, *parts], layout={"width": width})
-
+    def _layout(self) -> tuple[Any, ...]:
         switches = w.GridBox(
             list(self.primitives.values()),
-            layout={"grid_template_columns": "44% 56%", "margin": "0 0 0 8px"},
+            layout={"grid_template_columns": "50% 50%", "margin": "0 0 0 8px"},
         )
-        buttons = w.HBox([self.run, self.cancel, self.calibrate])
-        return w.HBox(
-            [
-                column("What", "27%", self.machine, self.decoder, self.variant, self.size,
-                       self.latent_frames),
-                column("How", "27%", self.chunk_size, self.slots, switches),
-                column("Where to", "23%", self.sink, self.folder, self.held, self.speed),
-                column("Measure", "23%", self.rounds, buttons, self.bar, self.state),
-            ],
-            layout={"width": "100%", "justify_content": "space-between"},
+        columns = (
+            ("27%", self.machine, self.decoder, self.variant, self.size, self.latent_frames),
+            ("27%", self.chunk_size, self.slots, switches),
+            ("23%", self.sink, self.folder, self.held, self.speed),
+            ("23%", self.rounds, w.HBox([self.run, self.cancel, self.calibrate]), self.bar,
+             self.state),
         )  # fmt: skip
+        knobs = w.HBox(
+            [w.VBox(parts, layout={"width": width}) for width, *parts in columns],
+            layout={"width": "100%", "justify_content": "space-between"},
+        )
+        return w.HTML(STYLE_SHEET, layout={"display": "none"}), knobs
 
     def observe(self, redraw: Callable[[Any], None]) -> None:
         """Call ``redraw`` after every change of a knob or of what is shown."""
-        for control in (*self._knobs, self.view, self.first, self.second):
+        for control in (
+            self.machine, self.decoder, self.variant, self.size, self.latent_frames,
+            self.chunk_size, self.slots, *self.primitives.values(), self.sink, self.held,
+            self.speed, self.view, self.first, self.second,
+        ):  # fmt: skip
             control.observe(redraw, names="value")
 
     @property
@@ -230,7 +176,7 @@ class Controls:
 
     def adapt(self, session: Session) -> None:
         """Shut what has no effect now: Run for a machine that is not here, a speed not held."""
-        here = self.machine.value == session.workshop.machine
+        here = self.machine.value == session.here.name
         for button in (self.run, self.calibrate):
             button.disabled = session.running or not here
             button.tooltip = "" if here else f"{self.machine.value} cannot be measured from here"
@@ -242,7 +188,7 @@ class Controls:
         self.cancel.disabled = not running
         self.run.disabled = self.calibrate.disabled = running
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: JobProgress) -> None:
         """The bar, what is being done, and the time left."""
         self.bar.value = progress.share
         style = {"cancelled": "warning", "failed": "danger", "done": "success"}
@@ -250,37 +196,11 @@ class Controls:
         left = "" if progress.left_s is None else f", {progress.left_s:.0f} s left"
         self.state.value = f"{progress.doing}{left}"
 
-    def offer(self, runs: Sequence[tuple[int, str]]) -> None:
-        """The runs that can be laid side by side: the newest is B, the one chosen before is A."""
-        options = [(f"{number}: {words}", number) for number, words in runs]
-        numbers = [number for number, _ in runs]
+    def offer(self, runs: Sequence[tuple[str, int]]) -> None:
+        """(Words, number) of what can be laid side by side: the newest is B, the last B is A."""
+        numbers = [number for _, number in runs]
         kept = self.second.value if self.second.value in numbers else numbers[0]
         for control, value in ((self.first, kept), (self.second, numbers[-1])):
-            control.options = options
+            control.options = runs
             control.value = value
             control.disabled = False
-
-
-def setting_panels(forecast: Forecast, run: SessionRun | None) -> list[Panel]:
-    """Both paths of a setting; its run, if there is one, below the prediction in each lane."""
-    panels = []
-    for mode in MODES:
-        made = forecast.predictions[mode]
-        title = f"{mode}: predicted {made.run.latency_s:.3f} s"
-        measured = None
-        if run is not None:
-            measured = run.result.arms[mode].typical()
-            title += f", measured {measured.latency_s:.3f} s"
-        panels.append(Panel(title, made.run, measured, made.stalls))
-    return panels
-
-
-def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
-    """Mode async of each run, the one nearest to its median."""
-    panels = []
-    for run in runs:
-        measured = run.result.arms["async"].typical()
-        title = f"run {run.number}, async: {measured.latency_s:.3f} s, "
-        stalls = stalls_from_records(measured, run.result.config)
-        panels.append(Panel(title + ring_words(run.setting.config), None, measured, stalls))
-    return panels

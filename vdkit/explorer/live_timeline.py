@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
@@ -38,12 +37,15 @@ if TYPE_CHECKING:
     from vdkit.record.runs import Run
     from vdkit.trace.stalls import Stalls
 
-HEIGHT_IN = 3.2
+HEIGHT_IN = 2.6
+"""With the controls above it, the whole picture is seen in JupyterLab on 1280 x 800 pixels."""
 SCREEN_DPI = 190
 LANES = 4  # room for compute, copy, convert and write in every panel, so that nothing jumps
-LEGEND_PART = 0.13
+LEGEND_PART = 0.135
 """Of the picture's height, at its bottom: the legend's alone."""
-_FONT = 7.0
+_FONT: Any = {**STYLE, "font.size": 7.0, "axes.titlesize": 7.0}
+DASHES: tuple[Any, ...] = ((0, (4, 2)), ":")
+"""Lines of the first run of a panel, and of the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,73 +74,61 @@ class LiveTimeline:
     """Two panels above each other: whole runs at the left, two consecutive chunks at the right."""
 
     def __init__(self) -> None:
-        with mpl.rc_context({**STYLE, "font.size": _FONT, "axes.titlesize": _FONT}):
+        with mpl.rc_context(_FONT):
             self.figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=SCREEN_DPI)
             self._canvas = FigureCanvasAgg(self.figure)
             self._axes: list[tuple[Axes, Axes]] = []
-            for bottom in (0.625, 0.255):
-                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.315))
-                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.315))
+            for bottom in (0.624, 0.238):
+                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.308))
+                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.308))
                 self._axes.append((whole, zoom))
-            for pair in self._axes:
-                for ax in pair:
-                    ax.tick_params(axis="y", length=0)
-                    ax.tick_params(axis="x", length=2, pad=2)
-                    ax.spines["left"].set_visible(False)
-                    ax.set_ylim(LANES - 0.45, -0.55)
-                    ax.set_title(" ", loc="left", pad=3)
-            self._axes[1][0].set_xlabel("time since the call, s", labelpad=2)
-            self._axes[1][1].set_xlabel("time, ms", labelpad=2)
+            for ax in (ax for pair in self._axes for ax in pair):
+                ax.tick_params(axis="y", length=0)
+                ax.tick_params(axis="x", length=2, pad=1.5)
+                ax.spines["left"].set_visible(False)
+                ax.set_ylim(LANES - 0.45, -0.55)
+                ax.set_title(" ", loc="left", pad=2)
+            self._axes[1][0].set_xlabel("time since the call, s", labelpad=0.5)
+            self._axes[1][1].set_xlabel("time, ms", labelpad=0.5)
         self._drawn: list[Any] = []
         self._legend: Any = None
         self._labels: tuple[Any, ...] = ()
         self._strip: np.ndarray | None = None
-        self._shown = False
 
     def draw(self, panels: Sequence[Panel]) -> None:
         """Show these panels, two at the most; fewer leave the rest of the room empty."""
         for artist in self._drawn:
             artist.remove()
         self._drawn.clear()
-        with mpl.rc_context({**STYLE, "font.size": _FONT}):
+        with mpl.rc_context(_FONT):
             runs = [run for panel in panels for run in panel.runs]
-            longest = 1.005 * max((run.latency_s for run in runs), default=1.0)
-            windows = {id(run): two_chunks(run) for run in runs}
-            widest = max((w[1] - w[0] for w in windows.values() if w is not None), default=None)
-            causes: list[str] = []
+            longest = max((run.latency_s for run in runs), default=1.0)
+            windows = {id(run): window for run in runs if (window := two_chunks(run))}
+            widest = max((stop - start for start, stop in windows.values()), default=0.0)
+            causes: set[str] = set()
             for row, (whole, zoom) in enumerate(self._axes):
-                for ax in (whole, zoom):
-                    ax.set_visible(row < len(panels))
-                if row >= len(panels):
-                    continue
-                panel = panels[row]
-                whole.set_title(panel.title, loc="left", pad=3)
-                causes += self._panel(whole, panel, (0.0, longest), [0.0] * 2, 1.0)
-                starts = [windows[id(run)] for run in panel.runs]
-                zoom.set_visible(widest is not None and all(starts))
-                if widest is None or not all(starts):
-                    continue
-                known = [window for window in starts if window is not None]
-                lengths = " / ".join(f"{1e3 * (w[1] - w[0]):.1f}" for w in known)
-                zoom.set_title(f"two chunks: {lengths} ms", loc="left", pad=3)
-                begins = [window[0] for window in known]
-                self._panel(zoom, panel, (0.0, 1e3 * widest), begins, 1e3)
-                for place, window in enumerate(known):
-                    line = zoom.axvline(
-                        1e3 * (window[1] - window[0]), color="black", linewidth=0.6,
-                        linestyle=":" if place else (0, (4, 2)),
-                    )  # fmt: skip
-                    self._drawn.append(line)
+                there = row < len(panels)
+                whole.set_visible(there)
+                zoom.set_visible(there and all(id(run) in windows for run in panels[row].runs))
+                if there:
+                    panel = panels[row]
+                    ends = [(0.0, run.latency_s) for run in panel.runs]
+                    whole.set_title(panel.title, loc="left", pad=2)
+                    causes |= self._panel(whole, panel, ends, longest, 1.0)
+                if zoom.get_visible():
+                    ends = [windows[id(run)] for run in panel.runs]
+                    took = " / ".join(f"{1e3 * (stop - start):.1f}" for start, stop in ends)
+                    zoom.set_title(f"two chunks, to the line: {took} ms", loc="left", pad=2)
+                    causes |= self._panel(zoom, panel, ends, widest, 1e3)
             for upper, lower in zip(*self._axes, strict=True):
-                shared = lower.get_visible()
-                upper.tick_params(labelbottom=not shared)
+                upper.tick_params(labelbottom=not lower.get_visible())
             self._name(panels, causes)
 
     def say(self, words: str) -> None:
         """Show words in place of timelines: why there are none."""
         self.draw([])
         text = self.figure.text(
-            0.5, 0.6, words, ha="center", va="center", fontsize=_FONT, color="#444444", wrap=True
+            0.5, 0.6, words, ha="center", va="center", fontsize=7, color="#444444", wrap=True
         )
         self._drawn.append(text)
 
@@ -146,46 +136,45 @@ class LiveTimeline:
         self,
         ax: Axes,
         panel: Panel,
-        limits: tuple[float, float],
-        begins: Sequence[float],
+        spans: Sequence[tuple[float, float]],
+        widest_s: float,
         scale: float,
-    ) -> list[str]:
-        """Bars of one panel on one axis, x = (time - begin) x scale; the causes that are seen."""
+    ) -> set[str]:
+        """Bars of one panel on one axis, and a line where each run's (start, stop) ends.
+
+        x is the time since that start, times ``scale``. Returns the causes of stalls to be seen.
+        """
+        limits = (0.0, 1.005 * widest_s * scale)
+        begins = [begin for begin, _ in spans]
         self._drawn += draw_lanes(ax, panel.runs, limits, begins, scale, numbers=False)
         ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
         if scale != 1:
-            ax.set_yticklabels([])
-        both = len(panel.runs) == 2
-        for run in panel.runs if scale == 1 else ():
-            end = ax.axvline(
-                run.latency_s, color="black", linewidth=0.8,
-                linestyle=":" if run is panel.measured and both else (0, (4, 2)),
-            )  # fmt: skip
-            self._drawn.append(end)
+            ax.tick_params(labelleft=False)
+        for (begin, end), dashes in zip(spans, DASHES, strict=False):
+            line = ax.axvline((end - begin) * scale, color="black", linewidth=0.8, linestyle=dashes)
+            self._drawn.append(line)
         if panel.stalls is None:
-            return []
-        height = 2 * BAR / len(panel.runs)
-        drawn, seen = draw_stalls(ax, panel.stalls, limits, begins[0], scale, height)
+            return set()
+        drawn, seen = draw_stalls(
+            ax, panel.stalls, limits, begins[0], scale, 2 * BAR / len(panel.runs)
+        )
         self._drawn += drawn
-        return seen
+        return set(seen)
 
-    def _name(self, panels: Sequence[Panel], causes: Sequence[str]) -> None:
-        """The legend: lanes, causes, and which of two bars is which."""
-        self._shown = bool(panels)
+    def _name(self, panels: Sequence[Panel], causes: set[str]) -> None:
+        """The legend: lanes, causes, and whose end each line is."""
         if self._legend is not None:
-            self._legend.set_visible(self._shown)
+            self._legend.set_visible(bool(panels))
         if not panels:
             return
-        runs = [run for panel in panels for run in panel.runs]
-        handles: list[Any] = list(lane_handles(runs))
-        handles += [cause_handle(cause) for cause in CAUSE_COLORS if cause in causes]
-        both = any(len(panel.runs) == 2 for panel in panels)
-        closed = "predicted: sink closed" if both else "sink closed"
-        dashes: dict[str, Any] = {"color": "black", "linewidth": 0.8}
-        handles.append(Line2D([], [], linestyle=(0, (4, 2)), label=closed, **dashes))
-        if both:
-            handles.append(Line2D([], [], linestyle=":", label="measured: sink closed", **dashes))
-            handles.append(Patch(facecolor="none", label="upper bar: predicted, lower: measured"))
+        handles: list[Any] = [
+            *lane_handles([run for panel in panels for run in panel.runs]),
+            *(cause_handle(cause) for cause in CAUSE_COLORS if cause in causes),
+        ]
+        names = ["predicted: ", "measured: "] if any(len(p.runs) == 2 for p in panels) else [""]
+        for name, dashes in zip(names, DASHES, strict=False):
+            line = {"color": "black", "linewidth": 0.8, "linestyle": dashes}
+            handles.append(Line2D([], [], **line, label=f"{name}sink closed"))
         labels = tuple(handle.get_label() for handle in handles)
         if labels == self._labels:
             return
@@ -194,23 +183,21 @@ class LiveTimeline:
         self._labels, self._strip = labels, None
         self._legend = self.figure.legend(
             handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
-            handlelength=1.5, columnspacing=1.1, bbox_to_anchor=(0.5, -0.008),
-            labelspacing=0.35,
+            handlelength=1.8, columnspacing=1.1, bbox_to_anchor=(0.5, -0.012), labelspacing=0.3,
         )  # fmt: skip
 
     def png(self) -> bytes:
         """The picture for the screen."""
         from PIL import Image
 
-        if self._strip is None:
-            self._strip = self._draw_legend()
-        if self._legend is not None:
+        shown = self._legend is not None and self._legend.get_visible()
+        if shown:
+            self._strip = self._draw_legend() if self._strip is None else self._strip
             self._legend.set_visible(False)
         self._canvas.draw()
         pixels = np.array(np.asarray(self._canvas.buffer_rgba())[..., :3])
-        if self._legend is not None:
-            self._legend.set_visible(bool(self._shown))
-        if self._shown:
+        if shown and self._strip is not None:
+            self._legend.set_visible(True)
             pixels[-len(self._strip) :] = self._strip
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "png", compress_level=1)

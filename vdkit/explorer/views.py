@@ -1,37 +1,29 @@
-"""What the explorer says in figures and words: predicted against measured, run against run."""
+"""What the explorer says in pictures, figures and words: of each run the one nearest the median."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
+from vdkit.explorer.live_timeline import LiveTimeline, Panel
 from vdkit.predict.book import MODES, Forecast, Setting
-from vdkit.present.digits import mean_decimals, mean_words, ratio_words, shown
-from vdkit.present.report_html import escape
-from vdkit.present.table import Table
-from vdkit.record.recording import write_recording
+from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
+from vdkit.record.recording import FILE, Recording, write_recording
 from vdkit.record.store import check_out, result_folder
 from vdkit.trace.figures import busy_percent
-from vdkit.trace.stalls import stalls_from_records
+from vdkit.trace.stalls import Stalls, stalls_from_records
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vdkit.decode.chunks import DecodeConfig, DecodeResult
-    from vdkit.explorer.live_timeline import LiveTimeline
-    from vdkit.explorer.session import SessionRun
-    from vdkit.predict.recurrence import Prediction
-    from vdkit.record.recording import Recording
     from vdkit.record.runs import Run
-    from vdkit.trace.stalls import Stalls
 
-
-QUANTITIES = (
+FIGURES = (
     "latency, s",
     "first frame, s",
     "real-time factor",
@@ -41,187 +33,206 @@ QUANTITIES = (
     "ring, MB",
     "pinned on the host, MB",
 )
+Figures = Mapping[str, float | None]
+"""`FIGURES` of one path; None for what it has not."""
+_STEPS = ("decode", "copy", "convert", "write")
 
 
-def quantities(
-    run: Run | DecodeResult, stalls: Stalls, busy: dict[str, float], seconds: float
-) -> dict[str, float | None]:
-    """`QUANTITIES` of one run, predicted or measured; None for what it has not.
+@dataclass(frozen=True, slots=True)
+class SessionRun:
+    """One measured setting.
 
-    Args:
-        run: with its chunks.
-        stalls: of its window ``run``.
-        busy: % of each window, as `busy_percent` gives them.
-        seconds: playing time of the video, s.
+    Attributes:
+        number: from 1.
+        predicted: made before it was measured.
+        recording: the benchmark, modes sync and async.
     """
+
+    number: int
+    predicted: Forecast
+    recording: Recording
+
+    @property
+    def setting(self) -> Setting:
+        """What was measured."""
+        return self.predicted.setting
+
+    def shown(self, mode: str) -> Run:
+        """The run of a path that picture, table and words are of: the one nearest the median."""
+        return self.recording.arms[mode].typical()
+
+    def stalls(self, mode: str) -> Stalls:
+        """Of that run."""
+        return stalls_from_records(self.shown(mode), self.recording.config)
+
+    def figures(self, mode: str) -> Figures:
+        """Of that run."""
+        run = self.shown(mode)
+        seconds = self.recording.workload.seconds
+        return _figures(run, self.stalls(mode), busy_percent(run), seconds)
+
+
+def _figures(
+    run: Run | DecodeResult, stalls: Stalls, busy: Mapping[str, float], seconds: float
+) -> Figures:
+    """Of one run, predicted or measured, of a video of so many ``seconds``."""
     vram = run.vram_peak_bytes
     values = (
         run.latency_s,
         run.ttff_s,
         run.latency_s / seconds,
         busy.get("steady"),
-        sum(gap.stop_ns - gap.start_ns for gap in stalls.gaps) / 1e9,
+        sum(gap.length_ns for gap in stalls.gaps) / 1e9,
         None if vram is None else vram / 1e9,
         run.ring_bytes / 1e6,
         run.pinned_bytes / 1e6,
     )
-    return dict(zip(QUANTITIES, values, strict=True))
+    return dict(zip(FIGURES, values, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two columns beside each other, with their heads; None: nothing is known of one."""
+def setting_panels(predicted: Forecast, run: SessionRun | None) -> list[Panel]:
+    """Both paths of a setting; its run, if there is one, below the prediction in each lane."""
+    panels = []
+    for mode, made in predicted.predictions.items():
+        measured = run.shown(mode) if run else None
+        title = f"{mode}: predicted {made.run.latency_s:.3f} s"
+        if measured:
+            title += f" (upper bars), measured {measured.latency_s:.3f} s (lower bars)"
+        panels.append(Panel(title, made.run, measured, made.stalls))
+    return panels
 
-    heads: tuple[str, str]
-    before: dict[str, float | None] | None
-    after: dict[str, float | None] | None
 
-
-def predicted_and_measured(forecast: Forecast | None, run: SessionRun | None) -> list[Pair]:
-    """Both paths of a setting."""
+def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
+    """Mode async of each run."""
     return [
-        Pair(
-            (f"{mode}\npredicted", f"{mode}\nmeasured"),
-            None if forecast is None else _predicted(forecast.predictions[mode]),
-            None if run is None else _measured(run, mode),
+        Panel(
+            f"run {run.number}, async: {run.shown('async').latency_s:.3f} s, "
+            f"{ring_words(run.setting.config)}",
+            None,
+            run.shown("async"),
+            run.stalls("async"),
         )
-        for mode in MODES
+        for run in runs
     ]
 
 
-def run_and_run(a: SessionRun, b: SessionRun) -> list[Pair]:
+def setting_figures(predicted: Forecast | None, run: SessionRun | None) -> Table:
+    """Predicted and measured, of both paths."""
+    made = predicted.predictions if predicted else {}
+    before = {
+        mode: _figures(one.run, one.stalls, one.utilization_percent, one.run.info.seconds)
+        for mode, one in made.items()
+    }
+    return _beside("predicted", before, "measured", _measured(run) if run else {})
+
+
+def pair_figures(a: SessionRun, b: SessionRun) -> Table:
     """Both paths of two runs."""
-    return [
-        Pair(
-            (f"{mode}\nrun {a.number}", f"{mode}\nrun {b.number}"),
-            _measured(a, mode),
-            _measured(b, mode),
-        )
-        for mode in MODES
-    ]
+    return _beside(f"run {a.number}", _measured(a), f"run {b.number}", _measured(b))
 
 
-def _predicted(made: Prediction) -> dict[str, float | None]:
-    return quantities(made.run, made.stalls, made.utilization_percent, made.run.info.seconds)
+def _measured(run: SessionRun) -> dict[str, Figures]:
+    return {mode: run.figures(mode) for mode in MODES}
 
 
-def _measured(run: SessionRun, mode: str) -> dict[str, float | None]:
-    """Of the run nearest to the median."""
-    result, typical = run.result, run.result.arms[mode].typical()
-    stalls = stalls_from_records(typical, result.config)
-    return quantities(typical, stalls, busy_percent(typical), result.workload.seconds)
-
-
-def numbers_html(pairs: Sequence[Pair]) -> str:
-    """`QUANTITIES` in rows, each pair in two columns and their ratio; always of the same size."""
-    heads = []
-    for pair in pairs:
-        first, second = (name.replace("\n", "<br>") for name in pair.heads)
-        words = [head.split("\n")[1] for head in reversed(pair.heads)]
-        heads += [first, second, " /<br>".join(words)]
-    head = "".join(f"<th>{name}</th>" for name in heads)
+def _beside(
+    first: str, before: Mapping[str, Figures], second: str, after: Mapping[str, Figures]
+) -> Table:
+    """Every figure in a row, each path in two columns and their ratio; always of the same size."""
     rows = []
-    for name in QUANTITIES:
-        cells = []
-        for pair in pairs:
-            before, after = ((one or {}).get(name) for one in (pair.before, pair.after))
-            ratio = "-" if not before or after is None else f"{after / before:.3f}"
-            cells += [_short(before), _short(after), ratio]
-        rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return (
-        f"<table class='vdkit-numbers'><thead><tr><th></th>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+    for name in FIGURES:
+        row: dict[str, Cell] = {"": name}
+        for mode in MODES:
+            one, other = (side.get(mode, {}).get(name) for side in (before, after))
+            row[f"{mode} {first}"], row[f"{mode} {second}"] = _short(one), _short(other)
+            ratio = Number(other / one, 3) if one and other is not None else None
+            row[f"{mode} {second} / {first}"] = ratio
+        rows.append(row)
+    return Table(rows)
 
 
-def _short(value: float | None) -> str:
-    """Four significant digits, without an exponent."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.0f}"
+def _short(value: float | None) -> Number | None:
+    """Four significant digits and four decimals at the most."""
+    number = significant(value, 4)
+    return number and Number(number.value, min(4, number.decimals))
 
 
-def run_rows(runs: Sequence[SessionRun]) -> list[dict[str, str]]:
-    """The runs of a session, a row each, every cell ready to show; units in the headers."""
-    rows = []
+def runs_table(runs: Sequence[SessionRun]) -> Table:
+    """The runs of a session; one at least."""
+    rows: list[dict[str, Cell]] = []
     for run in runs:
-        result, setting = run.result, run.setting
+        recording, setting = run.recording, run.setting
         decoding, config = setting.decoding, setting.config
-        modes = result.arms
-        off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
-        values = _measured(run, "async")
-        predicted_s = run.forecast.predictions["async"].run.latency_s
-        latency = modes["async"].latency_s
+        sync, arm = recording.arms["sync"], recording.arms["async"]
+        latency_s, figures = run.shown("async").latency_s, run.figures("async")
+        predicted_s = run.predicted.predictions["async"].run.latency_s
+        decimals, seconds = summary_decimals(arm.latency), recording.workload.seconds
         rows.append(
             {
-                "run": str(run.number),
+                "run": Number(run.number, 0),
                 "decoder": f"{decoding.decoder} ({decoding.variant})",
                 "size": f"{decoding.height}x{decoding.width}",
-                "latent frames": str(setting.latent_frames),
-                "chunk": str(config.chunk_size),
-                "slots": str(config.slots),
-                "without": ", ".join(off) or "-",
+                "latent frames": Number(setting.latent_frames, 0),
+                "chunk": Number(config.chunk_size, 0),
+                "slots": Number(config.slots, 0),
+                "without": ", ".join(_off(config)),
                 "sink": decoding.sink,
-                "storage MB/s": "-" if setting.mb_per_s is None else f"{setting.mb_per_s:g}",
-                "n": str(latency.n),
-                "sync s": mean_words(result.arms["sync"].latencies),
-                "async s": mean_words(result.arms["async"].latencies),
-                "predicted async s": shown(predicted_s, mean_decimals(latency)),
-                "measured / predicted": mean_words(result.arms["async"].latencies, 1 / predicted_s),
-                "sync / async": ratio_words(modes["async"].speedup),
-                "RTF async": mean_words(
-                    result.arms["async"].latencies, 1 / result.workload.seconds
+                "storage MB/s": significant(setting.mb_per_s),
+                "n": Number(arm.latency.n, 0),
+                "sync s": Number(run.shown("sync").latency_s, summary_decimals(sync.latency)),
+                "async s": Number(latency_s, decimals),
+                "predicted async s": Number(predicted_s, decimals),
+                "measured / predicted": Number(
+                    latency_s / predicted_s, summary_decimals(arm.latency, 1 / predicted_s)
                 ),
-                "busy steady %": _short(values["compute busy, steady, %"]),
-                "VRAM GB": _short(values["device memory, GB"]),
-                "pinned MB": _short(values["pinned on the host, MB"]),
+                "sync / async": ratio_of(recording.speedup("async")),
+                "RTF async": Number(
+                    latency_s / seconds, summary_decimals(arm.latency, 1 / seconds)
+                ),
+                "busy steady %": _short(figures["compute busy, steady, %"]),
+                "VRAM GB": _short(figures["device memory, GB"]),
+                "pinned MB": _short(figures["pinned on the host, MB"]),
             }
         )
-    return rows
-
-
-_STEPS = ("decode", "copy", "convert", "write")
-
-
-def difference_words(forecast: Forecast, result: Recording) -> str:
-    """How the measured runs differ from the prediction, in two sentences."""
-    said = []
-    for mode in MODES:
-        made, run = forecast.predictions[mode].run, result.arms[mode].typical()
-        mean_s = result.arms[mode].latency.mean
-        ratio = mean_s / made.latency_s
-        words = f"{mode} took {_seconds(mean_s)}, {_against(ratio, 'predicted')}"
-        step, more_s = _largest_step(made, run)
-        if abs(ratio - 1) >= 0.005 and abs(more_s) >= 0.0005:
-            words += f" (most of it: {step}, {1e3 * more_s:+.0f} ms)"
-        said.append(words)
-    speedup = result.speedup("async")
-    assert speedup is not None
-    predicted = (
-        forecast.predictions["sync"].run.latency_s / forecast.predictions["async"].run.latency_s
+    return Table(
+        rows,
+        f"Measured with the explorer on {runs[0].recording.provenance.device}",
+        "Of each path the run nearest to the median of n, which the picture shows; sync / async "
+        "alone is of all: the geometric mean over n pairs. RTF (real-time factor): seconds over "
+        "those of the video. Predicted before each run was measured. Busy: compute stream at work "
+        "in the steady window, from event records.",
     )
-    return f"{said[0]}; {said[1]}. sync / async: {ratio_words(speedup)}, predicted {predicted:.3g}."
 
 
-def _largest_step(made: DecodeResult, run: Run) -> tuple[str, float]:
-    """The step whose sum over all chunks differs most, and by how many seconds."""
-    changes = {step: _sum_s(run, step) - _sum_s(made, step) for step in _STEPS if _sum_s(run, step)}
-    return max(changes.items(), key=lambda one: abs(one[1]), default=("", 0.0))
+def difference_words(run: SessionRun) -> str:
+    """How the runs that are shown differ from the prediction, and what async gains."""
+    said = []
+    for mode, one in run.predicted.predictions.items():
+        made, measured = one.run, run.shown(mode)
+        ratio = measured.latency_s / made.latency_s
+        words = f"{mode} took {measured.latency_s:.3f} s, {_against(ratio, 'predicted')}"
+        more_s = {step: _sum_s(measured, step) - _sum_s(made, step) for step in _STEPS}
+        step = max(_STEPS, key=lambda name: abs(more_s[name]))
+        if abs(ratio - 1) >= 0.005 and abs(more_s[step]) >= 0.0005:
+            words += f" (most of it: {step}, {1e3 * more_s[step]:+.0f} ms)"
+        said.append(words)
+    sync_s, async_s = (run.predicted.predictions[mode].run.latency_s for mode in MODES)
+    n = run.recording.base.latency.n
+    of = f" Of each the run nearest to the median of {n} is shown." if n > 1 else ""
+    gain = f"sync / async{' over all' * (n > 1)}: {ratio_of(run.recording.speedup('async'))}"
+    return f"Run {run.number}: {'; '.join(said)}.{of} {gain}, predicted {sync_s / async_s:.3g}."
 
 
 def _sum_s(run: Run | DecodeResult, step: str) -> float:
-    spans = ((getattr(c, f"{step}_start_s"), getattr(c, f"{step}_done_s")) for c in run.chunks)
-    return sum(done - start for start, done in spans if start is not None and done is not None)
+    return sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
 
 
 def pair_words(a: SessionRun, b: SessionRun) -> str:
     """Run B against run A, in a sentence for each path."""
     said = []
     for mode in MODES:
-        before, after = (one.result.arms[mode].latency.mean for one in (a, b))
-        said.append(f"{mode} took {_seconds(after)}, {_against(after / before, _seconds(before))}")
+        before, after = (one.shown(mode).latency_s for one in (a, b))
+        said.append(f"{mode} took {after:.3f} s, {_against(after / before, f'{before:.3f} s')}")
     same = a.setting.info() == b.setting.info()
     note = "" if same else " They are not the same video."
     return f"Run {b.number} against run {a.number}: {'; '.join(said)}.{note}"
@@ -233,13 +244,11 @@ def _against(ratio: float, what: str) -> str:
         return f"as {what}"
     if ratio >= 2:
         return f"{ratio:.1f} times as long as {what}"
-    return f"{abs(ratio - 1):.1%} {'longer' if ratio > 1 else 'shorter'} than {what}".replace(
-        "%", " %"
-    )
+    return f"{100 * abs(ratio - 1):.1f} % {'longer' if ratio > 1 else 'shorter'} than {what}"
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.3f} s"
+def _off(config: DecodeConfig) -> list[str]:
+    return [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
 
 
 def ring_words(config: DecodeConfig) -> str:
@@ -249,20 +258,13 @@ def ring_words(config: DecodeConfig) -> str:
 
 def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
-    config, decoding = setting.config, setting.decoding
-    off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
-    held = "" if setting.mb_per_s is None else f" at {setting.mb_per_s:g} MB/s"
+    decoding, off = setting.decoding, _off(setting.config)
+    limit = "" if setting.mb_per_s is None else f" at {setting.mb_per_s:g} MB/s"
     return (
         f"{decoding.decoder} ({decoding.variant}), {setting.latent_frames} x "
-        f"{decoding.height}x{decoding.width}, {ring_words(config)}, "
-        f"{decoding.sink}{held}" + (f", without {', '.join(off)}" if off else "")
+        f"{decoding.height}x{decoding.width}, {ring_words(setting.config)}, "
+        f"{decoding.sink}{limit}" + (f", without {', '.join(off)}" if off else "")
     )
-
-
-def exported_words(run: SessionRun, written: Sequence[Path]) -> str:
-    """Which run was exported, and where its files are."""
-    names = ", ".join(path.name for path in written)
-    return f"Run {run.number}, written into {written[0].parent}: {names}"
 
 
 def bench_command(setting: Setting, rounds: int, folder: str = "") -> str:
@@ -286,23 +288,13 @@ def remarks_html(remarks: Sequence[str], warning: bool = False) -> str:
     return f"<div class='vdkit-remarks{kind}'>{lines}</div>"
 
 
-def runs_table(runs: Sequence[SessionRun]) -> Table:
-    """The runs of a session as a table in any form; one run at least."""
-    return Table(
-        run_rows(runs),
-        caption=f"Measured with the explorer on {runs[0].result.provenance.device}",
-        note="Seconds are means of n runs in turns. Predicted before each run was measured. Busy: "
-        "compute stream at work in the steady window, from event records.",
-    )
-
-
 def export(
     run: SessionRun, runs: Sequence[SessionRun], picture: LiveTimeline, label: str, out: Path
 ) -> list[Path]:
     """Write a new folder under ``out``; nothing recorded earlier is touched.
 
     Args:
-        run: whose record is written, as ``result.json``.
+        run: whose record is written, as ``recording.json``.
         runs: of the table, as ``table.csv``, ``table.md`` and ``table.tex``.
         picture: of that run, as ``timeline.png``, ``.svg`` and ``.pdf``.
         label: end of the folder's name.
@@ -316,8 +308,7 @@ def export(
         OSError: ``out`` cannot be written to.
     """
     check_out(out, label, "results folder")
-    result = run.result.model_copy(update={"label": label or setting_words(run.setting)})
-    folder = result_folder(out, result.label, result.provenance, partial(write_recording, result))
-    written = [folder / "result.json"]
-    written += [picture.save(folder / f"timeline.{ending}") for ending in ("png", "svg", "pdf")]
-    return written + runs_table(runs).write(folder, "table")
+    made = run.recording.model_copy(update={"label": label or setting_words(run.setting)})
+    folder = result_folder(out, made.label, made.provenance, partial(write_recording, made))
+    pictures = [picture.save(folder / f"timeline.{ending}") for ending in ("png", "svg", "pdf")]
+    return [folder / FILE, *pictures, *runs_table(runs).write(folder, "table")]

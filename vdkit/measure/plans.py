@@ -64,7 +64,7 @@ def run_benchmark(
     label: str = "bench",
     command: str | None = None,
     setup_s: float | None = None,
-    extra: Callable[[Bench], Mapping[str, ArmPlan]] = lambda bench: {},
+    extra: Callable[[ArmPlan], dict[str, ArmPlan]] = lambda first: {},
     progress: Progress = True,
     cancel: threading.Event | None = None,
 ) -> Recording:
@@ -79,7 +79,7 @@ def run_benchmark(
             compute_only.
         runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
         source, latents_source, seed, label, command, setup_s: for the record only.
-        extra: gives further arms of the same decoder and video.
+        extra: is given the first arm's plan, and gives further arms, as copies with changes.
         progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
             to decode in all), called on this thread as chunks of every run are written: it should
             take no time.
@@ -96,8 +96,40 @@ def run_benchmark(
     bench.cancel = cancel
     info = sink_info or described(sink_factory)
     plans = {mode: ArmPlan(bench, mode, config, sink_factory, info) for mode in modes}
-    measured = measure({**plans, **extra(bench)}, runs, warmup, progress=progress)
+    plans |= extra(plans[modes[0]])
+    measured = measure(plans, runs, warmup, progress=progress)
     return recording_of(measured, "bench", baseline or usual_baseline(plans), label, command)
+
+
+SYNC_UINT8, AS_WRITTEN = "sync, uint8 on the GPU", "diffusers, export_to_video"
+
+
+def headline_arms(
+    modes: Sequence[str], export: tuple[SinkFactory, SinkInfo] | None = None
+) -> Callable[[ArmPlan], dict[str, ArmPlan]]:
+    """Arms that say what a ratio of the paths is made of, for ``extra`` of `run_benchmark`.
+
+    ``sync, uint8 on the GPU``: how much of what async gains is the conversion, and not overlap.
+    ``diffusers, export_to_video``: an MP4 as a diffusers user writes it; its frames, which it
+    truncates, are exempt from the comparison.
+
+    Args:
+        export: a sink of kind ``export_to_video``; None: the sink is no MP4.
+    """
+
+    def arms(first: ArmPlan) -> dict[str, ArmPlan]:
+        made = {}
+        if {"sync", "async"} <= set(modes) and first.bench.decoder.device.type == "cuda":
+            config = replace(first.config, sync_uint8_on_gpu=True)
+            made[SYNC_UINT8] = replace(first, mode="sync", config=config)
+        if export is not None and "diffusers" in modes:
+            sink, info = export
+            made[AS_WRITTEN] = replace(
+                first, mode="diffusers", sink=sink, sink_info=info, hashed=False
+            )
+        return made
+
+    return arms
 
 
 def described(sink_factory: SinkFactory) -> SinkInfo:
@@ -287,7 +319,7 @@ def _allocated() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class AblationArm:
     """One way to decode: mode and configuration, and whether it is the code of "all on" here."""
 
     mode: str
@@ -295,7 +327,7 @@ class Setting:
     same_code: bool = False
 
 
-def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
+def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, AblationArm]:
     """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
 
     And once more none, but the conversion to uint8 on the GPU: what lies between that and "all on"
@@ -313,13 +345,13 @@ def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
         raise ValueError(f"off already: {', '.join(off)}; begin with every primitive on")
     if config.slots < 2:
         raise ValueError(f"slots is {config.slots}; use 2 or more, so that one can be taken away")
-    settings = {ALL_ON: Setting("async", config)}
+    settings = {ALL_ON: AblationArm("async", config)}
     for name, words in PRIMITIVES.items():
         same = name in CUDA_ONLY and not on_gpu
-        settings[f"no {words}"] = Setting("async", replace(config, **{name: False}), same)
-    settings[ONE_SLOT] = Setting("async", replace(config, slots=1))
-    settings[NONE] = Setting("sync", config)
-    settings[NONE_UINT8] = Setting("sync", replace(config, sync_uint8_on_gpu=True))
+        settings[f"no {words}"] = AblationArm("async", replace(config, **{name: False}), same)
+    settings[ONE_SLOT] = AblationArm("async", replace(config, slots=1))
+    settings[NONE] = AblationArm("sync", config)
+    settings[NONE_UINT8] = AblationArm("sync", replace(config, sync_uint8_on_gpu=True))
     return settings
 
 

@@ -13,8 +13,8 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -100,7 +100,8 @@ def profile_run(
         before = _mark()
         done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
         after = _mark()
-    with _trace_file(keep) as file:
+    with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
+        file = keep or Path(folder) / "trace.json"
         session.export_chrome_trace(str(file))
         timeline = read_trace(file, decoder.device.index if on_gpu else None, require_gpu=on_gpu)
     offset, residual = align(timeline.markers, before, after)
@@ -142,18 +143,12 @@ def align(
             "profiler dropped events; profile again"
         )
     ends = []
-    first, last = markers[: len(before)], markers[len(before) :]
-    for brackets, mine in ((before, first), (after, last)):
-        widths = [
-            (stop - start) - (done - begun)
-            for (start, stop), (begun, done) in zip(brackets, mine, strict=True)
-        ]
-        best = int(np.argmin(widths))
-        offset = (sum(brackets[best]) - sum(mine[best])) // 2
-        ends.append((offset, widths[best] // 2 + 1))
-    offset = (ends[0][0] + ends[1][0]) // 2
-    apart = abs(ends[0][0] - ends[1][0]) // 2
-    return offset, max(ends[0][1], ends[1][1], apart)
+    for brackets, mine in ((before, markers[: len(before)]), (after, markers[len(before) :])):
+        pairs = zip(brackets, mine, strict=True)
+        ends.append(min(((b[1] - b[0]) - (m[1] - m[0]), (sum(b) - sum(m)) // 2) for b, m in pairs))
+    (width, offset), (other_width, other) = ends
+    apart = abs(offset - other) // 2
+    return (offset + other) // 2, max(width // 2 + 1, other_width // 2 + 1, apart)
 
 
 def _alignment(timeline: Timeline, residual: int, recorded: int) -> Alignment:
@@ -171,16 +166,6 @@ def _alignment(timeline: Timeline, residual: int, recorded: int) -> Alignment:
         event_median_ns=round(statistics.median(apart)) if apart else None,
         record_residual_ns=recorded,
     )
-
-
-@contextmanager
-def _trace_file(keep: Path | None) -> Iterator[Path]:
-    """Where Kineto writes: the file to keep, or one that goes again."""
-    if keep is not None:
-        yield keep
-        return
-    with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
-        yield Path(folder) / "trace.json"
 
 
 @torch.inference_mode()
@@ -314,6 +299,7 @@ def run_profile(
     seed: int = 0,
     label: str = "profile",
     command: str | None = None,
+    setup_s: float | None = None,
     keep: Path | None = None,
     progress: bool = True,
 ) -> Profile:
@@ -328,7 +314,7 @@ def run_profile(
         profiled: profiled runs of each path, 1 or more; the one nearest their median is kept, of
             those whose trace lost no events if there are any.
         nvml_interval_s: between NVML samples, s.
-        source, latents_source, seed, label, command: for the record only.
+        source, latents_source, seed, label, command, setup_s: for the record only.
         keep: folder in which Kineto's own traces of the kept runs are left as well.
         progress: show a tqdm bar of runs.
 
@@ -341,16 +327,16 @@ def run_profile(
     check_interval(nvml_interval_s)
     if profiled < 1:
         raise ValueError(f"profiled is {profiled}; use 1 or more")
-    bench = Bench(decoder, latents, fps, source, latents_source, seed)
+    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
     uuid = gpu_uuid(decoder.device)
     sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
     plans = {mode: ArmPlan(bench, mode, config, sink_factory, sink_info) for mode in modes}
-    both = {}
+    turns = {}
     for mode, plan in plans.items():
-        both[mode] = plan
+        turns[mode] = plan
         if sampled:
-            both[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
-    measured = measure(both, runs, 0, progress=progress)
+            turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
+    measured = measure(turns, runs, 0, progress=progress)
     tries: dict[str, list[_Try]] = {mode: [] for mode in modes}
     with progress_bar(len(modes) * profiled, progress) as advance:
         for number in range(profiled):
@@ -364,8 +350,8 @@ def run_profile(
     samples: dict[str, Samples] = {}
     profiles = {}
     for mode, made in tries.items():
-        kept, runs_s = _typical(made), tuple(run.latency_s for run in measured.runs[mode])
-        kept.timeline.timed_latency_s = runs_s
+        kept = _typical(made)
+        kept.timeline.timed_latency_s = tuple(run.latency_s for run in measured.runs[mode])
         timelines[mode] = kept.timeline
         mine = sampled.samples[mode] if sampled else []
         samples |= {f"{mode}-{number:03d}": one for number, one in enumerate(mine)}
@@ -419,11 +405,7 @@ def _typical(tries: Sequence[_Try]) -> _Try:
 
 
 def _arm_profile(
-    kept: _Try,
-    tries: Sequence[_Try],
-    samples: Sequence[Samples],
-    sampled: Sequence[Run],
-    flops: list[int],
+    kept: _Try, tries: list[_Try], samples: list[Samples], sampled: list[Run], flops: list[int]
 ) -> ArmProfile:
     run, analysis = kept.timeline.run, analyze(kept.timeline)
     assert isinstance(run, Run)

@@ -175,7 +175,7 @@ def plot_waterfall(
                 weight="bold",
             )  # fmt: skip
         pair = {mode: analyses[mode] for mode in (start, stop)}
-        below = coverage_words(pair) if window == "run" else ""
+        below = coverage_words(pair).replace(": ", ":\n") if window == "run" else ""
         ax.set_xlabel("\n".join(filter(None, (f"window '{window}', ms{broken}", below))))
         _title(ax, title, _cost(pair))
         _warn(ax, pair)
@@ -250,12 +250,14 @@ def _plot_timeline(recording: Recording, home: Path | None, title: str) -> Figur
     shown = {n: p for n, p in profiles.items() if n in ("sync", "async")} or profiles
     mine = {name: one.analysis for name, one in shown.items()}
     traces = {name: home / one.trace for name, one in shown.items()} if home else {}
+    pairs = {name: one.windows.get("two chunks") for name, one in mine.items()}
     return plot_overlap(
         {name: one.run for name, one in shown.items()},
         recording.config,
         f"{title}\n{_cost(mine)}",
         incomplete(mine),
         {name: read_trace(path) for name, path in traces.items() if path.is_file()},
+        {name: pair and (pair.start_s, pair.stop_s) for name, pair in pairs.items()},
     )
 
 

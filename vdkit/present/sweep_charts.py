@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -304,11 +303,3 @@ def _draw_settings(ax: Axes, points: Sequence[StoragePoint]) -> None:
     ax.set_yticks([])
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
-
-
-def write_sweep_charts(sweep: Sweep) -> list[Path]:
-    """``heatmap.png`` and ``scatter.png`` into the sweep's folder; their paths."""
-    figures = {"heatmap.png": plot_heatmap(sweep), "scatter.png": plot_predictions(sweep)}
-    for name, figure in figures.items():
-        figure.savefig(sweep.folder / name)
-    return [sweep.folder / name for name in figures]

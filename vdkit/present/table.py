@@ -119,7 +119,8 @@ def ratio_of(ratio: Ratio | None) -> Number | None:
         return None
     if ratio.low is None or ratio.high is None:
         return Number(ratio.value, decimals_for(None, ratio.value), mark="n = 1")
-    decimals = decimals_for((ratio.high - ratio.low) / 2)
+    # However wide the interval, two digits of the ratio itself are shown.
+    decimals = max(decimals_for((ratio.high - ratio.low) / 2), 1 - _exponent(ratio.value, 1))
     return Number(ratio.value, decimals, ratio.low, ratio.high)
 
 

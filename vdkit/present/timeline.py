@@ -308,6 +308,7 @@ def plot_overlap(
     title: str | Recording | None = None,
     warning: str = "",
     timelines: Mapping[str, Timeline] | None = None,
+    windows: Mapping[str, tuple[float, float] | None] | None = None,
 ) -> Figure:
     """Whole runs above each other on one time axis, and two consecutive chunks of each beside.
 
@@ -320,12 +321,13 @@ def plot_overlap(
         title: above the figure, as for `plot_timeline`.
         warning: red words above the figure: failed checks of the trace that the runs belong to.
         timelines: mode to the timeline of the same run.
+        windows: mode to the window of the two chunks, s; None: as the event records have it.
 
     Returns:
         The figure, not registered with pyplot.
     """
     stalls = {m: run_stalls(run, config, (timelines or {}).get(m)) for m, run in runs.items()}
-    windows = {mode: two_chunks(run) for mode, run in runs.items()}
+    windows = windows or {mode: two_chunks(run) for mode, run in runs.items()}
     widest = max((w[1] - w[0] for w in windows.values() if w is not None), default=0.0)
     longest = 1.005 * max(run.latency_s for run in runs.values())
     causes: list[str] = []

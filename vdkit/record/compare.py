@@ -24,8 +24,8 @@ from vdkit.record.stats import (
     MORE,
     TOO_FEW,
     Decision,
+    Proportion,
     Ratio,
-    Share,
     Summary,
     decide,
     paired_ratio,
@@ -351,8 +351,8 @@ class Judged:
 
     arms: dict[str, Summary]
     planted: Ratio
-    false_calls: dict[str, Share]
-    found: dict[str, Share]
+    false_calls: dict[str, Proportion]
+    found: dict[str, Proportion]
 
     def aims_met(self, how: str) -> tuple[bool, bool]:
         """Whether false calls were few enough, and finds many enough, of one of `CALLED_BY`."""

@@ -78,10 +78,9 @@ def validated(file: Path, make: Callable[[], _Model]) -> _Model:
         raise ValueError(
             f"{file} does not hold a valid result: {where}: {first['msg']}{also}"
         ) from error
-    except (TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise ValueError(
-            f"{file} does not hold a valid result: {type(error).__name__}: {error}"
-        ) from error
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        what = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} does not hold a valid result: {what}") from error
 
 
 def recorded_file(path: Path) -> Path:
