@@ -3,6 +3,7 @@
 import errno
 import gc
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -490,6 +491,14 @@ class TestPresentation:
             0.0,
             result.arms["diffusers"].typical().latency_s,
         )
+
+    def test_one_line_of_json_has_no_raw_values(self, result):
+        line = json.dumps(result.summary())
+        assert "\n" not in line and '"runs"' not in line and '"chunks"' not in line
+        found = json.loads(line)
+        assert found["arms"]["async"]["latency_s"]["mean"] == result.arms["async"].latency.mean
+        assert found["arms"]["async"]["speedup"]["value"] == result.speedup("async").value
+        assert found["arms"]["sync"]["speedup"] is None and found["config"]["slots"] == 2
 
 
 class FakeNvml:

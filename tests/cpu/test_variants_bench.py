@@ -1,44 +1,34 @@
 """Variants side by side: the plan, the record, the table, kernel families, the command."""
 
-import csv
 import json
+import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from vdkit.present.variants_table import (
-    families_csv,
-    plot_families,
-    variant_rows,
-    variants_frame,
-    variants_text,
-    write_families,
-)
-from vdkit.record.old_variants import (
-    alone,
-    alone_bytes,
-    ms_per_latent_frame,
-    read_variants,
-    variant_file,
-    write_variants,
-)
 
 from tests import timelines
-from tests.cpu.test_benchmark import RESULTS
 from tests.helpers import NearestDecoder, latents_for
-from tools.readme import recorded_folders
-from vdkit import load_results, read_result
+from vdkit import document_of, load_results, read_recording
 from vdkit.__main__ import main
 from vdkit.cli.options import VARIANTS as NAMED
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
+from vdkit.present.studies import families_table, variant_table
+from vdkit.present.study_charts import plot_families
 from vdkit.present.style import FAMILY_COLORS
+from vdkit.present.table import Table
+from vdkit.record.recording import write_recording
+from vdkit.record.results import runs_frame
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
-from vdkit.trace.figures import steady_families
+from vdkit.trace.figures import FAMILIES, steady_families
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NULL = SinkSpec("null")
+RESULTS = Path(__file__).parents[2] / "results"
 QUICK = ["bench", "--device", "cpu", "--latents", "random:9x16x16", "--runs", "2", "--warmup", "0",
          "--sink", "null"]  # fmt: skip
 
@@ -77,7 +67,7 @@ class Chunked(NearestDecoder):
 def compare(variants=(("plain", Plain), ("chunked", Chunked)), **options):
     options = {
         "sink_info": SinkInfo(kind="null", storage=None),
-        "modes": ("diffusers", "sync", "async", "compute"),
+        "modes": ("diffusers", "sync", "async", "compute_only"),
         "runs": 4, "warmup": 1, "progress": False,
     } | options  # fmt: skip
     factory = options.pop("sink_factory", NULL.fresh)
@@ -85,13 +75,8 @@ def compare(variants=(("plain", Plain), ("chunked", Chunked)), **options):
 
 
 @pytest.fixture(scope="module")
-def measured():
+def made():
     return compare(exact=Plain)
-
-
-@pytest.fixture(scope="module")
-def made(measured):
-    return measured.comparison
 
 
 class TestRun:
@@ -108,21 +93,22 @@ class TestRun:
         there = ["plain-sync", "plain-diffusers", "chunked-sync"]
         assert labels == [f"{one}-000" for one in there] + [f"{one}-001" for one in there[::-1]]
         assert said[0].startswith("set-up of plain: ") and said[1].startswith("set-up of chunked: ")
-        assert said[2].startswith("chunked: mode diffusers is skipped") and len(said) == 3
+        assert said[2].startswith("chunked: mode diffusers is skipped") and len(said) == 4
 
-    def test_each_variant_is_a_record_of_its_own(self, made):
-        assert list(made.results) == ["plain", "chunked"] and made.index.baseline == "plain"
-        plain, chunked = made.results.values()
-        assert list(plain.modes) == ["diffusers", "sync", "async", "compute"]
-        assert list(chunked.modes) == ["sync", "async", "compute"]
-        assert made.index.skipped == {"chunked": ("diffusers",)}
+    def test_arms_are_variant_and_mode(self, made):
+        assert made.kind == "variants" and made.variants == ["plain", "chunked"]
+        assert made.baseline == "plain/sync"
+        plain, chunked = (made.of_variant(name) for name in made.variants)
+        assert list(plain.arms) == ["diffusers", "sync", "async", "compute_only"]
+        assert list(chunked.arms) == ["sync", "async", "compute_only"]
+        assert made.skipped == {"chunked": ("diffusers",)}
         assert (plain.workload.variant, chunked.workload.variant) == ("plain", "chunked")
         assert chunked.workload.notes == ("without its kernels",)
         assert plain.workload.latents_sha256 == chunked.workload.latents_sha256
         rounds = [[run.round for run in one.arms["sync"].timed] for one in (plain, chunked)]
         assert rounds == [[0, 1, 2, 3]] * 2
-        assert plain.setup_s >= 0 and plain.other_bytes is None  # no device memory here
-        assert chunked.baseline == "sync"
+        assert plain.base.setup_s >= 0 and plain.base.other_bytes is None  # no device memory here
+        assert chunked.baseline == "sync" and chunked.kind == "bench"
 
     def test_every_decoder_is_prepared_once_for_its_chunks(self):
         decoder = Plain()
@@ -130,10 +116,10 @@ class TestRun:
         assert decoder.prepared == [(3, 5, 1)]
 
     def test_frames_are_compared_with_float32(self, made):
-        assert made.index.psnr_db == {"plain": None, "chunked": None}  # equal
+        assert made.psnr_db == {"plain": None, "chunked": None}  # equal
         half = compare([("half", lambda: Plain(dtype=torch.bfloat16))], exact=Plain, runs=1)
-        assert half.comparison.index.psnr_latent_frames == 5
-        assert 30 < half.comparison.index.psnr_db["half"] < 70
+        assert half.psnr_latent_frames == 5
+        assert 30 < half.psnr_db["half"] < 70
 
     def test_what_fails_afterwards_does_not_lose_the_runs(self):
         def too_large():
@@ -141,7 +127,7 @@ class TestRun:
 
         said = []
         done = compare(exact=too_large, runs=1, modes=("sync",), say=said.append)
-        assert done.comparison.index.psnr_db == {}
+        assert done.psnr_db == {}
         assert said[-1] == "frames are not compared with float32: out of memory"
 
     @pytest.mark.parametrize(
@@ -161,64 +147,66 @@ class TestRun:
 
 class TestFigures:
     def test_written_and_read_again(self, made, tmp_path):
-        write_variants(made, tmp_path)
-        again = read_variants(tmp_path)
-        assert again == read_variants(tmp_path / "variants.json") and again.index == made.index
-        assert variants_text(again) == variants_text(made)
-        assert read_result(tmp_path / variant_file("chunked")) == again.results["chunked"]
+        write_recording(made, tmp_path)
+        again = read_recording(tmp_path)
+        assert again == read_recording(tmp_path / "recording.json")
+        assert document_of(again).text() == document_of(made).text()
+        assert list(again.arms) == list(made.arms) and again.psnr_db == made.psnr_db
         with pytest.raises(FileExistsError, match="append-only"):
-            write_variants(made, tmp_path)
+            write_recording(made, tmp_path)
 
     def test_ratios_are_paired_by_round(self, made):
-        ratio = made.ratio(("plain", "sync"), ("chunked", "async"))
-        means = [made.results[v].arms[m].latency.mean
-                 for v, m in (("plain", "sync"), ("chunked", "async"))]  # fmt: skip
-        assert ratio.value == pytest.approx(means[0] / means[1]) and ratio.pairs == 4
-        assert made.ratio(("plain", "sync"), ("chunked", "diffusers")) is None
+        ratio = made.ratio("plain/sync", "chunked/async")
+        pairs = zip(made.arms["plain/sync"].timed, made.arms["chunked/async"].timed, strict=True)
+        logs = [math.log(a.latency_s / b.latency_s) for a, b in pairs]
+        assert ratio.value == pytest.approx(math.exp(sum(logs) / 4)) and ratio.pairs == 4
+        assert made.ratio("plain/sync", "chunked/diffusers") is None
 
     @pytest.mark.parametrize(("chunks", "expected"), [(12, 7.0), (4, 7.0), (2, 7.0), (1, None)])
     def test_ms_per_latent_frame_is_of_steady_chunks(self, made, chunks, expected):
         """The first chunks are slow, the short last one fast: neither counts."""
-        result = made.results["plain"]
+        arm = made.arms["plain/compute_only"]
         ends, now = [], 0
         for index in range(chunks):
             now += 50_000 if index < min(5, chunks // 2) else 7_000
             ends.append(now)
         records = [timelines.chunk(i, (end - 5000, end)) for i, end in enumerate(ends)]
-        run = timelines.run("compute", records, now)
-        runs = tuple(one for one in result.runs if one.mode != "compute")
-        assert ms_per_latent_frame(result.model_copy(update={"runs": (*runs, run)})) == (
-            None if expected is None else pytest.approx(expected)
-        )
+        run = timelines.run("compute_only", records, now)
+        made_of = arm.model_copy(update={"runs": (run,)})
+        assert made_of.latent_frame_ms == ([] if expected is None else [pytest.approx(expected)])
 
     def test_a_short_last_chunk_does_not_count(self, made):
-        result = made.results["plain"]
-        two = result.model_copy(update={"config": result.config.__class__(chunk_size=2)})
-        assert ms_per_latent_frame(two) is None  # all its chunks hold one latent frame
+        arm = made.arms["plain/compute_only"]
+        two = arm.model_copy(update={"config": replace(arm.config, chunk_size=2)})
+        assert two.latent_frame_ms == []  # all its chunks hold one latent frame
 
     def test_memory_alone(self, made):
-        result = made.results["plain"]
-        assert alone_bytes(result, "sync") is None
-        mode = result.arms["sync"].model_copy(update={"vram_peak_bytes": 700})
-        held = result.model_copy(update={"other_bytes": 200, "modes": {"sync": mode}})
-        assert alone_bytes(held, "sync") == 500
-        again = alone(held)
-        assert again.modes["sync"].vram_peak_bytes == 500 and alone(again) == again
+        arm = made.arms["plain/sync"]
+        assert arm.vram_peak_bytes is None
+        runs = tuple(run.model_copy(update={"vram_peak_bytes": 700}) for run in arm.runs)
+        held = arm.model_copy(update={"runs": runs, "other_bytes": 200})
+        assert held.vram_peak_bytes == 500
+        table = variant_table(made.model_copy(update={"arms": {**made.arms, "plain/sync": held}}))
+        assert table.rows[1]["peak VRAM GB"].value == 500 / 1e9
+        assert "Peak VRAM: without what other variants hold." in table.note
 
     def test_the_table_has_a_row_for_every_variant_and_mode(self, made):
-        rows = variant_rows(made)
+        rows = variant_table(made).rows
         assert [(row["variant"], row["mode"].split()[0]) for row in rows] == [
             *(("plain", mode) for mode in ("diffusers", "sync", "async", "compute")),
             *(("chunked", mode) for mode in ("sync", "async", "compute")),
         ]
-        assert {row["plain / variant"] for row in rows[:4]} == {"1"}
-        assert all("[" in row["plain / variant"] for row in rows[4:])
-        assert [row["ms per latent frame"] == "-" for row in rows] == [
+        assert {str(row["plain / variant"]) for row in rows[:4]} == {"1"}
+        for row, name in zip(rows[4:], ("sync", "async", "compute_only"), strict=True):
+            ratio = made.ratio(f"plain/{name}", f"chunked/{name}")
+            assert row["plain / variant"].value == ratio.value
+            assert row["plain / variant"].low == ratio.low
+        assert [row["ms per latent frame"] is None for row in rows] == [
             True, True, True, False, True, True, False,
         ]  # fmt: skip
 
     def test_below_the_table_stands_what_else_was_found(self, made):
-        text = variants_text(made)
+        text = document_of(made).text()
         for words in (
             "set-up (load and prepare, outside all runs): plain 0.0 s, chunked 0.0 s",
             "sync / async: plain ", "- plain, mode diffusers / chunked, async: ",
@@ -229,14 +217,14 @@ class TestFigures:
             assert words in text, words
 
     def test_the_runs_of_all_variants_as_one_frame(self, made):
-        frame = variants_frame(made)
-        assert list(frame["variant"].unique()) == ["plain", "chunked"]
-        assert len(frame) == sum(len(result.runs) for result in made.results.values())
+        frame = runs_frame(made)
+        assert list(frame["arm"].unique()) == list(made.arms)
+        assert len(frame) == sum(len(arm.runs) for arm in made.arms.values())
 
     def test_old_records_are_of_diffusers(self):
-        old = read_result(next(RESULTS.glob("*c942496_aws-float16")))
+        old = read_recording(next(RESULTS.glob("*c942496_aws-float16")))
         assert (old.workload.variant, old.workload.notes) == ("diffusers", ())
-        assert old.setup_s is None and old.other_bytes is None
+        assert old.base.setup_s is None and old.base.other_bytes is None
 
 
 def steady_timeline():
@@ -247,7 +235,7 @@ def steady_timeline():
         kernels += [(now, now + 60 * slow, now), (now + 60 * slow, now + 80 * slow, now + 10)]
         records.append(timelines.chunk(index, (now, now + 80 * slow)))
         now += 100 * slow
-    made = timelines.timeline(kernels, recorded=timelines.run("compute", records, now))
+    made = timelines.timeline(kernels, recorded=timelines.run("compute_only", records, now))
     made.names = ["cudnn_fprop", "triton_poi_fused_silu"]
     made.gpu.name[:] = [0, 1] * 12
     made.gpu.chunk[:] = [index for index in range(12) for _ in range(2)]
@@ -266,29 +254,35 @@ class TestFamilies:
     def test_a_run_without_a_steady_window_has_none(self):
         assert steady_families(timelines.timeline([(0, 5, 0)])) == ()
 
-    def test_csv_and_picture(self, tmp_path):
+    def test_table_and_picture(self, made):
         shares = steady_families(steady_timeline())
-        families = {"diffusers": shares, "fast": shares[:1]}
-        table, picture = write_families(families, tmp_path, "what and where")
-        rows = list(csv.DictReader(table.open()))
-        assert table.read_text() == families_csv(families)
-        assert [(row["variant"], row["family"], row["kernels"]) for row in rows] == [
+        profiled = made.model_copy(update={"families": {"diffusers": shares, "fast": shares[:1]}})
+        table = families_table(profiled)
+        rows = [(row["variant"], row["family"], str(row["kernels"])) for row in table.rows]
+        assert rows == [
             ("diffusers", "convolution", "6"), ("diffusers", "elementwise", "6"),
             ("fast", "convolution", "6"),
         ]  # fmt: skip
-        assert float(rows[0]["ms_per_latent_frame"]) == pytest.approx(0.06)
-        assert picture.stat().st_size > 10_000
-        (ax,) = plot_families(families).axes
+        assert table.rows[0]["ms per latent frame"].value == pytest.approx(0.06)
+        on_page = [one for one in document_of(profiled).parts(page=True) if isinstance(one, Table)]
+        assert table in on_page
+        (ax,) = plot_families(profiled.families).axes
         assert [label.get_text() for label in ax.get_yticklabels()] == ["diffusers", "fast"]
         assert {"0.06", "0.02", "0.08"} <= {text.get_text() for text in ax.texts}
 
-    def test_every_family_has_a_color(self):
-        from vdkit.trace.figures import FAMILIES
+    def test_one_variant_is_one_thin_bar(self):
+        shares = steady_families(steady_timeline())
+        one, four = (plot_families({str(n): shares for n in range(count)}) for count in (1, 4))
+        assert one.get_figheight() < 1.6 and four.get_figheight() < one.get_figheight() + 1.2
 
+    def test_every_family_has_a_color(self):
         assert set(FAMILY_COLORS) == {name for name, _ in FAMILIES} | {"other"}
 
-    def test_a_cpu_has_none(self, measured):
-        assert measured.families == {} and measured.why_no_families == "a CPU has no kernels"
+    def test_a_cpu_has_none(self):
+        said = []
+        made = compare(runs=1, modes=("sync",), say=said.append)
+        assert made.families == {} and said[-1] == "no kernel families: a CPU has no kernels"
+        assert "No kernel families are recorded." in document_of(made).html("foot")
 
 
 class TestCommand:
@@ -298,12 +292,12 @@ class TestCommand:
         assert main([*QUICK, *arguments, "--out", str(tmp_path)]) == 0
         out = capsys.readouterr().out
         (home,) = tmp_path.iterdir()
-        assert sorted(path.name for path in home.iterdir()) == [
-            *sorted(variant_file(name) for name in VARIANTS), "runs.csv", "table.md",
-            "variants.json",
-        ]  # fmt: skip
+        there = {path.name for path in home.iterdir()}
+        assert {"recording.json", "runs.csv", "table.md"} <= there
         answer = json.loads(out.splitlines()[-1])
-        assert answer["folder"] == str(home) and list(answer["variants"]) == list(VARIANTS)
+        made = read_recording(home)
+        assert answer["folder"] == str(home) and list(answer["arms"]) == list(made.arms)
+        assert made.variants == list(VARIANTS)
         assert "no kernel families: a CPU has no kernels" in out
         assert out.count("set-up of ") == 4
         assert main(["show", str(home)]) == 0
@@ -311,11 +305,10 @@ class TestCommand:
         assert shown in out and shown in (home / "table.md").read_text()
         assert main(["results", str(tmp_path)]) == 0
         listed = capsys.readouterr().out
-        assert all(f": {name} " in listed for name in VARIANTS)
+        assert all(f" {name} " in listed for name in VARIANTS)
         assert set(load_results(tmp_path)["variant"]) == set(VARIANTS)
-        made = read_variants(home)
-        assert all(one.workload.decoder == "tiny-wan" for one in made.results.values())
-        assert all(psnr is None or psnr > 80 for psnr in made.index.psnr_db.values())
+        assert all(arm.workload.decoder == "tiny-wan" for arm in made.arms.values())
+        assert all(psnr is None or psnr > 80 for psnr in made.psnr_db.values())
 
     def test_one_variant_by_name(self, tmp_path, capsys):
         arguments = ["--variant", "fast", "--modes", "async", "--out", str(tmp_path)]
@@ -323,8 +316,8 @@ class TestCommand:
         out = capsys.readouterr().out
         assert "set-up of fast: " in out and "tiny-wan (fast) in float32" in out
         (home,) = tmp_path.iterdir()
-        result = read_result(home)
-        assert result.workload.variant == "fast" and result.setup_s > 0
+        result = read_recording(home)
+        assert result.workload.variant == "fast" and result.base.setup_s > 0
 
     @pytest.mark.parametrize("command", ["bench", "profile"])
     def test_what_a_variant_cannot_run_is_left_out(self, tmp_path, capsys, command):
@@ -368,12 +361,6 @@ class TestCommand:
         for flag, names in (("--variants", "diffusers,fast"), ("--variant", "fast")):
             assert main([*QUICK, flag, names, "--modes", "sync", "--out", str(tmp_path)]) == 2
             assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-    def test_readme_keeps_to_benchmarks_of_one_decoder(self, made, tmp_path):
-        home = tmp_path / "results" / "20990101T000000Z_cpu_abc_variants"
-        home.mkdir(parents=True)
-        write_variants(made, home)
-        assert recorded_folders(tmp_path) == []
 
     def test_the_names_are_the_loaders(self):
         assert ",".join(VARIANTS) == NAMED

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record.machine import Provenance
@@ -331,6 +332,14 @@ class Recording(Record):
         """The baseline's latency over an arm's; None for the baseline itself."""
         return None if name == self.baseline else self.ratio(self.baseline, name)
 
+    def summary(self) -> dict[str, Any]:
+        """The answer without the raw values, for one line of JSON."""
+        kept = self.model_dump(mode="json", exclude={"arms"})
+        shared = {name: getattr(self.base, name) for name in ("workload", "config", "sink")}
+        told = TypeAdapter(dict[str, Any]).dump_python(shared, mode="json")
+        arms = {name: _answer(arm, self.speedup(name)) for name, arm in self.arms.items()}
+        return {**kept, **told, "frames_identical": self.frames_identical, "arms": arms}
+
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in order; the first is what the others are compared with."""
@@ -352,6 +361,23 @@ class Recording(Record):
                 "baseline": wanted if wanted in arms else usual_baseline(arms),
             }
         )
+
+
+def _answer(arm: Arm, speedup: Ratio | None) -> dict[str, Any]:
+    """The figures of one arm."""
+    return {
+        "mode": arm.mode,
+        "frame_sha256": arm.frame_sha256,
+        "latency_s": asdict(arm.latency),
+        "ttff_s": arm.ttff and asdict(arm.ttff),
+        "rtf": arm.rtf,
+        "speedup": speedup and asdict(speedup),
+        "vram_peak_bytes": arm.vram_peak_bytes,
+        "pinned_bytes": arm.pinned_bytes,
+        "d2h_bytes": arm.d2h_bytes,
+        "throttled_runs": arm.throttled_runs,
+        "setup_s": arm.setup_s,
+    }
 
 
 def usual_baseline(modes: Mapping[str, Any]) -> str:
