@@ -204,11 +204,15 @@ def _benchmark_parts(recording: Recording, asked: Asked) -> list[Part]:
     ]
 
 
-def timeline_parts(recording: Recording, who: str = "", dots: bool = True) -> list[Part]:
-    """Sync over async in the steady window, and (``dots``) the latency of every timed run."""
+def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
+    """Sync over async in the steady window, and the latency of every timed run.
+
+    ``variant``: the one of several whose runs these are; without the latencies.
+    """
     from vdkit.present.profile_charts import plot_latencies
     from vdkit.present.timeline import plot_timeline, steady_window
 
+    who = f", variant {variant}" if variant else ""
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}
     runs = {name: run for name, run in drawn.items() if name in ("sync", "async")} or drawn
     runs = {name: run for name, run in runs.items() if run.chunks}
@@ -225,16 +229,16 @@ def timeline_parts(recording: Recording, who: str = "", dots: bool = True) -> li
                 f"{what} of {' above '.join(NAMES.get(n, n) for n in runs)}{who}, on one time "
                 "axis: of each mode the timed run nearest to its median. A bar is a chunk, with "
                 "its number; where the lane of compute is empty the decoder waits.",
-                "timeline",
+                f"timeline_{variant}" if variant else "timeline",
             )
         )
-    if dots:
+    if not variant:
         latencies = {name: arm.latencies for name, arm in recording.arms.items()}
         parts.append(
             Picture(
                 partial(plot_latencies, latencies),
-                f"Latency of every timed run{who}, by mode",
-                f"Every timed run{who}.",
+                "Latency of every timed run, by mode",
+                "Every timed run.",
                 "latency",
             )
         )

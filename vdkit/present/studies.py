@@ -142,7 +142,7 @@ def variants_document(recording: Recording, asked: Asked, source: Source) -> Doc
         families = [Picture(draw, words, words, "families"), families_table(recording)]
     timelines: list[Part] = []
     for name, one in parts.items():
-        timelines += [Text(name, "head"), *timeline_parts(one, f", variant {name}", dots=False)]
+        timelines += [Text(name, "head"), *timeline_parts(one, name)]
     told = "\n".join(f"- {line}" for line in variant_lines(recording))
     return Document(
         recording.label,
