@@ -186,6 +186,8 @@ def run_variants(
     names = [name for name, _ in variants]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"variants {', '.join(names) or 'are missing'}: name each once")
+    if wrong := [name for name in names if not name or "/" in name]:
+        raise ValueError(f"variant {wrong[0]!r}: give a name without a slash")
     check_modes(modes, baseline)
     check_rounds(runs, warmup)
     benches: dict[str, Bench] = {}
