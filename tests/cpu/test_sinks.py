@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 from tests.helpers import Collect, file_size_limit, leftovers
-from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink, ThrottledSink
+from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.pixels import frames_to_uint8
+from vdkit.sinks.files import ThrottledSink
 from vdkit.sinks.spec import SinkSpec, storage_kind
 
 INFO = VideoInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))
@@ -324,13 +326,13 @@ def test_specs(tmp_path):
         assert not list(tmp_path.iterdir())
     assert SinkSpec("null").describe()["storage"] is None
     assert SinkSpec("raw", tmp_path).describe()["storage"] == storage_kind(tmp_path)
+    assert SinkSpec("raw").folder == Path(tempfile.gettempdir())
     for bad, kind, message in (
         (
             {"kind": "avi"},
             ValueError,
             "sink 'avi' is unknown; use null, raw, png, mp4 or export_to_video",
         ),
-        ({"kind": "raw"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": tmp_path / "no"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": Path(__file__)}, NotADirectoryError, "is a file; give a folder"),
         ({"kind": "null", "folder": tmp_path}, ValueError, "takes no folder"),
