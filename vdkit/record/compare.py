@@ -168,7 +168,7 @@ def compare_results(
     for mode_a, mode_b in pairs:
         for metric in chosen:
             arms = a.arms[mode_a], b.arms[mode_b]
-            decision = _decision(*(arm.timed for arm in arms), metric, paired)
+            decision = _decision(arms[0].timed, arms[1].timed, metric, paired)
             if isinstance(decision, str):
                 name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
                 left_out.append((metric, name, decision))
