@@ -6,10 +6,12 @@ Each takes an ``ax`` to draw on, or makes a figure; either way it returns the fi
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +19,16 @@ from matplotlib.ticker import MaxNLocator
 
 from vdkit.present.columns import NAMES
 from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
-from vdkit.present.style import CAUSE_COLORS, MODE_COLORS, RED, STYLE, WIDTH_IN
+from vdkit.present.style import (
+    CAUSE_COLORS,
+    MODE_COLORS,
+    RED,
+    STYLE,
+    chart,
+    legend_below,
+    name_rows,
+    say,
+)
 from vdkit.present.timeline import plot_lanes, plot_overlap
 from vdkit.present.words import what_and_where
 from vdkit.record.machine import THROTTLE_BITS
@@ -32,23 +43,21 @@ if TYPE_CHECKING:
     from vdkit.trace.figures import Analysis
 
 
-def _figure(ax: Axes | None, height_in: float) -> tuple[Figure, Axes]:
-    if ax is not None:
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        return figure, ax
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, height_in), layout="constrained")
-    plt.close(figure)
-    return figure, ax
-
-
-def _warn(ax: Axes, analyses: Mapping[str, Analysis]) -> None:
-    """Failed checks in red words above the axes."""
-    if words := incomplete(analyses):
-        ax.annotate(
-            words, (0, 1), (0, 16), xycoords="axes fraction",
-            textcoords="offset points", color=RED, fontsize=7, va="bottom", annotation_clip=False,
-        )  # fmt: skip
+@contextmanager
+def _chart(
+    ax: Axes | None, height_in: float, words: Sequence[str | None],
+    analyses: Mapping[str, Analysis] | None = None,
+) -> Iterator[tuple[Figure, Axes]]:  # fmt: skip
+    """``ax`` and its figure, or new ones; above it what was measured and failed checks, in red."""
+    with nullcontext() if ax else chart(height_in) as made, plt.rc_context(STYLE):
+        figure, ax = (ax.get_figure(root=True), ax) if ax else (made[0], made[1][0, 0])
+        yield figure, ax
+        ax.set_title("\n".join(filter(None, words)), loc="left", fontsize=7)
+        if warning := incomplete(analyses or {}):
+            ax.annotate(
+                warning, (0, 1), (0, 16), xycoords="axes fraction", textcoords="offset points",
+                color=RED, fontsize=7, va="bottom", annotation_clip=False,
+            )  # fmt: skip
 
 
 def _cost(analyses: Mapping[str, Analysis]) -> str:
@@ -57,12 +66,6 @@ def _cost(analyses: Mapping[str, Analysis]) -> str:
     known = {mode: percent for mode, percent in costs.items() if percent is not None}
     words = [f"{m} {NOISE if p < 0 else f'{p:+.1f} %'}" for m, p in known.items()]
     return f"profiler cost: {', '.join(words)}" if words else "profiler cost unknown"
-
-
-def _title(ax: Axes, title: str | None, *more: str) -> None:
-    """What was measured, and ``more`` on lines below it, left above the axes."""
-    lines = [line for line in (title, *more) if line]
-    ax.set_title("\n".join(lines), loc="left", fontsize=7)
 
 
 def plot_utilization(
@@ -75,34 +78,27 @@ def plot_utilization(
         ax: where to draw; None makes a figure.
         title: what was measured; the profiler's cost stands below it.
     """
-    with plt.rc_context(STYLE):
-        windows = [w for w in ("run", "steady", "two chunks") if _have(analyses, w)]
-        figure, ax = _figure(ax, 0.9 + 0.17 * sum(len(_have(analyses, w)) + 1 for w in windows))
+    modes = {
+        window: there
+        for window in ("run", "steady", "two chunks")
+        if (there := [mode for mode, one in analyses.items() if window in one.windows])
+    }
+    height = 0.9 + 0.17 * sum(len(names) + 1 for names in modes.values())
+    with _chart(ax, height, (title, _cost(analyses)), analyses) as (figure, ax):
         place, ticks = 0.0, []
-        for window in windows:
-            modes = _have(analyses, window)
-            for offset, mode in enumerate(modes):
+        for window, names in modes.items():
+            for row, mode in enumerate(names):
                 percent = analyses[mode].windows[window].kernel_utilization_percent
-                row = place + offset
-                ax.barh(row, percent, color=MODE_COLORS.get(mode, "#0072B2"), height=0.8)
-                ax.text(percent + 0.6, row, f"{percent:.2f} %", va="center", fontsize=7)
-                ax.text(1, row, mode, va="center", fontsize=7, color="white")
-            ticks.append((place + (len(modes) - 1) / 2, window))
-            place += len(modes) + 0.7
-        ax.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
-        ax.tick_params(axis="y", length=0)
-        ax.invert_yaxis()
-        ax.set_xlim(0, 112)
-        ax.set_xticks(range(0, 101, 20))
+                color = MODE_COLORS.get(mode, "#0072B2")
+                ax.barh(place + row, percent, color=color, height=0.8)
+                say(ax, percent + 0.6, place + row, f"{percent:.2f} %")
+                say(ax, 1, place + row, mode, color="white")
+            ticks.append(place + (len(names) - 1) / 2)
+            place += len(names) + 0.7
+        name_rows(ax, list(modes), ticks)
         what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
-        ax.set_xlabel(f"{what}, % of the window")
-        _title(ax, title, _cost(analyses))
-        _warn(ax, analyses)
+        ax.set(xlim=(0, 112), xticks=range(0, 101, 20), xlabel=f"{what}, % of the window")
     return figure
-
-
-def _have(analyses: Mapping[str, Analysis], window: str) -> list[str]:
-    return [mode for mode, analysis in analyses.items() if window in analysis.windows]
 
 
 def plot_waterfall(
@@ -136,49 +132,29 @@ def plot_waterfall(
     if abs(rest) >= 0.05:
         steps.append(("all others", rest, "#BBBBBB", ""))
     steps = [steps[0], *sorted(steps[1:], key=lambda step: step[1])]
-    with plt.rc_context(STYLE):
-        figure, ax = _figure(ax, 1.25 + 0.22 * (len(steps) + 2))
-        level = 1e3 * first.window_s
-        ax.barh(0, level, color=MODE_COLORS.get(start, "#888888"), height=0.7)
-        ends = [level]
+    begin, end = 1e3 * first.window_s, 1e3 * last.window_s
+    ends = [begin, *(begin + gone for gone in accumulate(step[1] for step in steps))]
+    left = max(0.0, min(ends) - 0.25 * max(max(ends) - min(ends), 0.02 * min(ends)))
+    width = 1.16 * (max(ends) - left)
+    pair, bottom = {mode: analyses[mode] for mode in (start, stop)}, len(steps) + 1
+    height = 1.25 + 0.22 * (len(steps) + 2)
+    with _chart(ax, height, (title, _cost(pair)), pair) as (figure, ax):
+        for row, mode, whole in ((0, start, begin), (bottom, stop, end)):
+            ax.barh(row, whole, color=MODE_COLORS.get(mode, "#888888"), height=0.7)
+            say(ax, whole + 0.012 * width, row, f"{whole:#.4g} ms".replace(". ", " "))
+            if left > 0:  # a gap in each bar that is cut off
+                say(ax, left + 0.02 * width, row, "//", fontsize=14, color="white", weight="bold")
+        style: dict[str, Any] = {"height": 0.7, "edgecolor": "black", "linewidth": 0.3}
         for row, (_, change, color, hatch) in enumerate(steps, start=1):
-            ax.barh(
-                row, change, left=level, facecolor=color, hatch=hatch, height=0.7,
-                edgecolor="black", linewidth=0.3,
-            )  # fmt: skip
-            ax.plot([level, level], [row - 0.65, row + 0.35], color="black", linewidth=0.5)
-            level += change
-            ends.append(level)
-        bottom = len(steps) + 1
-        ax.barh(bottom, 1e3 * last.window_s, color=MODE_COLORS.get(stop, "#888888"), height=0.7)
-        low = min(ends)
-        span = max(ends) - low
-        left = max(0.0, low - 0.25 * max(span, 0.02 * low))
-        right = max(ends) + 0.16 * (max(ends) - left)
-        ax.set_xlim(left, right)
-        for row, end in enumerate([ends[0], *ends[1:], 1e3 * last.window_s]):
-            text = (
-                f"{end:#.4g} ms".replace(". ", " ")
-                if row in (0, bottom)
-                else f"{steps[row - 1][1]:+.1f} ms"
-            )
-            at = end if row in (0, bottom) else max(end, ends[row - 1])
-            ax.text(at + 0.012 * (right - left), row, text, va="center", fontsize=7)
-        labels = [start, *(step[0] for step in steps), stop]
-        ax.set_yticks(range(len(labels)), labels)
-        ax.tick_params(axis="y", length=0)
-        ax.invert_yaxis()
+            before, after = ends[row - 1 : row + 1]
+            ax.barh(row, change, left=before, facecolor=color, hatch=hatch, **style)
+            ax.plot([before, before], [row - 0.65, row + 0.35], color="black", linewidth=0.5)
+            say(ax, max(before, after) + 0.012 * width, row, f"{change:+.1f} ms")
+        name_rows(ax, [start, *(step[0] for step in steps), stop])
         broken = " (the axis does not start at 0)" if left > 0 else ""
-        for row in (0, bottom) if left > 0 else ():  # a gap in each bar that is cut off
-            ax.text(
-                left + 0.02 * (right - left), row, "//", va="center", fontsize=14, color="white",
-                weight="bold",
-            )  # fmt: skip
-        pair = {mode: analyses[mode] for mode in (start, stop)}
         below = coverage_words(pair).replace(": ", ":\n") if window == "run" else ""
-        ax.set_xlabel("\n".join(filter(None, (f"window '{window}', ms{broken}", below))))
-        _title(ax, title, _cost(pair))
-        _warn(ax, pair)
+        words = "\n".join(filter(None, (f"window '{window}', ms{broken}", below)))
+        ax.set(xlim=(left, left + width), xlabel=words)
     return figure
 
 
@@ -192,26 +168,22 @@ def plot_latencies(
         ax: where to draw; None makes a figure.
         title: what was measured.
     """
-    with plt.rc_context(STYLE):
-        figure, ax = _figure(ax, 1.05 + 0.33 * len(latencies))
-        for row, (mode, values) in enumerate(latencies.items()):
-            data = np.asarray(values)
-            color = MODE_COLORS.get(mode, "#0072B2")
-            ax.scatter(data, np.full(data.size, row), s=10, color=color, alpha=0.6, linewidth=0)
-            ax.vlines(data.mean(), row - 0.4, row - 0.1, color="black", linewidth=1.2)
-            ax.vlines(np.percentile(data, 99), row + 0.1, row + 0.4, color=RED, linewidth=1.2)
+    with _chart(ax, 1.05 + 0.33 * len(latencies), (title,)) as (figure, ax):
         few = min(len(values) for values in latencies.values()) < 100
-        ax.vlines([], 0, 0, color="black", linewidth=1.2, label="mean (above)")
         p99 = "P99 (below; n < 100: read it as the maximum)" if few else "P99 (below)"
-        ax.vlines([], 0, 0, color=RED, linewidth=1.2, label=p99)
-        counts = {mode: len(values) for mode, values in latencies.items()}
-        ax.set_yticks(
-            range(len(latencies)), [f"{mode} (n = {count})" for mode, count in counts.items()]
-        )
+        mean: dict[str, Any] = {"color": "black", "linewidth": 1.2}
+        for row, (mode, values) in enumerate(latencies.items()):
+            color = MODE_COLORS.get(mode, "#0072B2")
+            ax.scatter(values, [row] * len(values), s=10, color=color, alpha=0.6, linewidth=0)
+            ax.vlines(np.mean(values), row - 0.4, row - 0.1, **mean)
+            ax.vlines(np.percentile(values, 99), row + 0.1, row + 0.4, **mean | {"color": RED})
+        ax.vlines([], 0, 0, label="mean (above)", **mean)
+        ax.vlines([], 0, 0, label=p99, **mean | {"color": RED})
+        names = [f"{mode} (n = {len(values)})" for mode, values in latencies.items()]
+        ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(latencies) - 0.5, -0.5)
         ax.set_xlabel("latency, s (the axis does not start at 0)")
-        _title(ax, title)
-        figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=7)
+        legend_below(figure, loc="outside lower right", ncols=2)
     return figure
 
 
@@ -290,33 +262,33 @@ def plot_nvml(
     """
     rows = [(label, [line for line in lines if nvml.get(line[0])]) for label, lines in _NVML_ROWS]
     rows = [(label, lines) for label, lines in rows if lines]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1 + len(rows), 1, sharex=True, squeeze=False, layout="constrained",
-            figsize=(WIDTH_IN, 1.5 + 0.85 * len(rows)),
-            gridspec_kw={"height_ratios": [1.1, *([1] * len(rows))]},
-        )  # fmt: skip
+    grid = {"height_ratios": [1.1, *([1] * len(rows))]}
+    height = 1.5 + 0.85 * len(rows)
+    with chart(height, 1 + len(rows), title=title, sharex=True, gridspec_kw=grid) as (figure, axes):
         plot_lanes(run, axes[0, 0], (0.0, 1.005 * run.latency_s))
         times = np.array(nvml["time_s"], float)
         held = throttled_spans(nvml)
+        shade: dict[str, Any] = {"facecolor": RED, "alpha": 0.15}
         for ax, (label, lines) in zip(axes[1:, 0], rows, strict=True):
             for column, color, name in lines:
-                values = np.array([np.nan if v is None else v for v in nvml[column]], float)
+                values = np.array(nvml[column], float)  # None becomes NaN
                 there = np.isfinite(values)
                 ax.plot(times[there], values[there], color=color, linewidth=1, label=name)
             ax.set_ylabel(label, fontsize=7)
             if "%" in label:
-                ax.set_ylim(0, 105)
-                ax.set_yticks(range(0, 101, 25))
+                ax.set(ylim=(0, 105), yticks=range(0, 101, 25))
             else:
                 ax.set_ylim(bottom=0)
                 ax.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
-            _shade(ax, held, label.startswith(_NVML_ROWS[0][0]))
+            for start, stop, _ in held or []:
+                ax.axvspan(start, stop, linewidth=0, **shade)
+            if label == _NVML_ROWS[0][0] and held is not None:
+                for reasons in dict.fromkeys(names for *_, names in held):
+                    ax.fill_between([], [], label=f"throttled:\n{reasons}", **shade)
+                if not held:
+                    ax.plot([], [], linestyle="", label="never throttled")
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
         axes[-1, 0].set_xlabel("time since the call, s")
-        if title:
-            figure.suptitle(title, fontsize=8.5, x=0.01, ha="left")
-        plt.close(figure)
     return figure
 
 
@@ -337,17 +309,6 @@ def throttled_spans(
         if names := [name for name, bit in THROTTLE_BITS.items() if bits & bit]:
             spans.append((start, stop, ", ".join(names)))
     return spans
-
-
-def _shade(ax: Axes, held: list[tuple[float, float, str]] | None, named: bool) -> None:
-    """Shade the throttled spans; ``named``: with an entry each in this row's legend."""
-    for start, stop, _ in held or []:
-        ax.axvspan(start, stop, facecolor=RED, alpha=0.15, linewidth=0)
-    if named and held is not None:
-        for reasons in dict.fromkeys(names for *_, names in held):
-            ax.fill_between([], [], facecolor=RED, alpha=0.15, label=f"throttled:\n{reasons}")
-        if not held:
-            ax.plot([], [], linestyle="", label="never throttled")
 
 
 def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:

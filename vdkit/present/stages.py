@@ -3,17 +3,17 @@ memory. No torch: it reads shapes and sizes from whatever holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vdkit.decode.chunks import LAUNCH_AHEAD
-from vdkit.present.style import STYLE, TONES, WIDTH_IN, keep_data
+from vdkit.present.style import TONES, WIDTH_IN, chart, keep_data, name_rows, say
 from vdkit.present.table import Cell, Number, Table, significant
 from vdkit.present.timeline import BAR, draw_bars
 from vdkit.trace.timeline import chunk_steps
@@ -23,44 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
+    from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
     from vdkit.trace.timeline import Recorded
-
-
-class TimedStage(Protocol):
-    """What is read of `vdkit.models.pipeline.Stage`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def peak_vram_bytes(self) -> int | None: ...
-    @property
-    def expert(self) -> str | None: ...
-
-
-class Generation(Protocol):
-    """What is read of `vdkit.models.pipeline.GeneratedLatents`."""
-
-    @property
-    def stages(self) -> Sequence[TimedStage]: ...
-    @property
-    def token_ids(self) -> Sequence[int]: ...
-    @property
-    def embedding(self) -> Any: ...
-    @property
-    def latents(self) -> Any: ...
-
-
-class NoisyStep(Protocol):
-    """What is read of `vdkit.models.pipeline.KeptStep`."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def expert(self) -> str: ...
-    @property
-    def timestep(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,54 +52,46 @@ class StageRow:
     peak_vram_bytes: int | None
 
 
-def stage_rows(made: Generation, decoded: DecodeResult) -> list[StageRow]:
+def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
     """Text encoder, denoising by expert, decode; in the order they ran.
 
     Args:
         made: of `vdkit.generate_latents`.
         decoded: of a decode of its latents, on a chunked path.
     """
-    latents, embedding = made.latents, made.embedding
-    ids, shape = len(made.token_ids), list(latents.shape)
-    video = decoded.info
+    latents, embedding, video = made.latents, made.embedding, decoded.info
+    shape = list(latents.shape)
     rows: list[StageRow] = []
     clock_s = 0.0
     for name in dict.fromkeys(_shown(stage) for stage in made.stages):
         mine = [stage for stage in made.stages if _shown(stage) == name]
         ends = np.cumsum([clock_s, *(stage.seconds for stage in mine)]).tolist()
         peaks = [stage.peak_vram_bytes for stage in mine if stage.peak_vram_bytes is not None]
+        takes = f"{'latents' if any(row.expert for row in rows) else 'noise'} {shape}"
+        gives, made_bytes = f"latents {shape}", latents.nbytes
         if (expert := mine[0].expert) is None:
-            takes = f"{ids} token ids, padded to [1, {embedding.shape[1]}]"
-            gives, gives_bytes = f"embedding {list(embedding.shape)}", embedding.nbytes
-        else:
-            takes = f"{'latents' if any(row.expert for row in rows) else 'noise'} {shape}"
-            gives, gives_bytes = f"latents {shape}", latents.nbytes
+            takes = f"{len(made.token_ids)} token ids, padded to [1, {embedding.shape[1]}]"
+            gives, made_bytes = f"embedding {list(embedding.shape)}", embedding.nbytes
+        peak, took_s = max(peaks, default=None), ends[-1] - clock_s
         spans = tuple(pairwise(ends))
-        rows.append(
-            StageRow(
-                name, expert, takes, gives, gives_bytes, spans, ends[-1] - clock_s,
-                max(peaks, default=None),
-            )
-        )  # fmt: skip
+        rows.append(StageRow(name, expert, takes, gives, made_bytes, spans, took_s, peak))
         clock_s = ends[-1]
     steady = decoded.chunks[-1]
     part = [*shape[:2], steady.latent_stop - steady.latent_start, *shape[3:]]
     pixels = [steady.frame_stop - steady.frame_start, video.height, video.width, 3]
+    takes, gives = f"latents {part} a chunk", f"frames {pixels} a chunk, uint8"
     spans = tuple(
         (clock_s + chunk.decode_start_s, clock_s + chunk.decode_done_s)
         for chunk in decoded.chunks
         if chunk.decode_start_s is not None and chunk.decode_done_s is not None
     )
-    rows.append(
-        StageRow(
-            "decode and write", None, f"latents {part} a chunk", f"frames {pixels} a chunk, uint8",
-            video.frames * video.frame_bytes, spans, decoded.latency_s, decoded.vram_peak_bytes,
-        )
-    )  # fmt: skip
-    return rows
+    made_bytes, peak = video.frames * video.frame_bytes, decoded.vram_peak_bytes
+    took_s = decoded.latency_s
+    name = "decode and write"
+    return [*rows, StageRow(name, None, takes, gives, made_bytes, spans, took_s, peak)]
 
 
-def _shown(stage: TimedStage) -> str:
+def _shown(stage: Stage) -> str:
     if stage.expert is None:
         return stage.name
     return "denoise" if stage.expert == "only" else f"denoise, {stage.expert} expert"
@@ -144,23 +100,22 @@ def _shown(stage: TimedStage) -> str:
 def stages_table(rows: Sequence[StageRow]) -> Table:
     """A row per stage; peak VRAM only where there is a GPU."""
     whole_s = sum(row.seconds for row in rows)
-    on_gpu = any(row.peak_vram_bytes is not None for row in rows)
-    table: list[dict[str, Cell]] = []
-    for row in rows:
-        peak = row.peak_vram_bytes
-        table.append(
-            {
-                "stage": row.name,
-                "takes": row.takes,
-                "gives": row.gives,
-                "in all": size_words(row.gives_bytes),
-                "calls": Number(len(row.spans_s), 0),
-                "seconds": Number(row.seconds, 3),
-                "share %": Number(100 * row.seconds / whole_s, 1),
-            }
-        )
-        if on_gpu:
-            table[-1]["peak VRAM GB"] = None if peak is None else Number(peak / 1e9, 3)
+    table: list[dict[str, Cell]] = [
+        {
+            "stage": row.name,
+            "takes": row.takes,
+            "gives": row.gives,
+            "in all": size_words(row.gives_bytes),
+            "calls": Number(len(row.spans_s), 0),
+            "seconds": Number(row.seconds, 3),
+            "share %": Number(100 * row.seconds / whole_s, 1),
+        }
+        for row in rows
+    ]
+    if any(row.peak_vram_bytes is not None for row in rows):
+        for cells, row in zip(table, rows, strict=True):
+            peak = row.peak_vram_bytes
+            cells["peak VRAM GB"] = None if peak is None else Number(peak / 1e9, 3)
     return Table(table)
 
 
@@ -173,11 +128,10 @@ def size_words(size_bytes: int) -> str:
     return f"{value:.0f} {units[0]}" if value >= 99.95 else f"{value:.3g} {units[0]}"
 
 
-ENCODER_TONES = TONES["write"]
 EXPERT_TONES = {
-    "high-noise": ("#D55E00", "#E8925A"),
+    "high-noise": TONES["copy"],
     "low-noise": ("#E69F00", "#F2C763"),
-    "only": ("#D55E00", "#E8925A"),
+    "only": TONES["copy"],
 }
 
 
@@ -187,23 +141,14 @@ def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
     Args:
         rows: of `vdkit.present.stages.stage_rows`.
         title: above the figure.
-
-    Returns:
-        The figure, not registered with pyplot.
     """
     on_gpu = any(row.peak_vram_bytes is not None for row in rows)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, 1 + on_gpu, squeeze=False, sharey=True, layout="constrained",
-            figsize=(WIDTH_IN, 0.75 + 0.36 * len(rows)),
-            gridspec_kw={"width_ratios": [2.4, 1][: 1 + on_gpu]},
-        )  # fmt: skip
-        plt.close(figure)
+    grid = {"width_ratios": [2.4, 1][: 1 + on_gpu]}
+    height = 0.75 + 0.36 * len(rows)
+    with chart(height, 1, 1 + on_gpu, title, sharey=True, gridspec_kw=grid) as (figure, axes):
         _draw_time(axes[0, 0], rows)
         if on_gpu:
             _draw_memory(axes[0, 1], rows)
-        if title:
-            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     columns = ("stage", "call", "start_s", "stop_s", "peak_vram_bytes")
     return keep_data(
         figure,
@@ -215,48 +160,44 @@ def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
     )
 
 
-def _tones(rows: Sequence[StageRow], index: int) -> tuple[str, str]:
-    expert = rows[index].expert
-    if expert is not None:
-        return EXPERT_TONES[expert]
-    return TONES["compute"] if index == len(rows) - 1 else ENCODER_TONES
+def _tones(rows: Sequence[StageRow], row: StageRow) -> tuple[str, str]:
+    if row.expert is not None:
+        return EXPERT_TONES[row.expert]
+    return TONES["compute" if row is rows[-1] else "write"]
 
 
 def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
     whole_s = sum(row.seconds for row in rows)
     for index, row in enumerate(rows):
-        tones = _tones(rows, index)
         starts, stops = np.array(row.spans_s).T
-        colors = [tones[call % 2] for call in range(len(starts))]
-        draw_bars(ax, starts, stops - starts, index - BAR, index + BAR, colors)
+        tones = [_tones(rows, row)[call % 2] for call in range(len(starts))]
+        draw_bars(ax, starts, stops - starts, index - BAR, index + BAR, tones)
         share = 100 * row.seconds / whole_s
         words = f"{significant(row.seconds)} s, {significant(share)} %"
-        before, after = row.spans_s[0][0], row.spans_s[-1][1]
-        if after > 0.8 * whole_s and before > 0.25 * whole_s:  # the room is in front of it
-            ax.text(before - 0.012 * whole_s, index, words, va="center", ha="right", fontsize=7)
+        room = 0.012 * whole_s
+        if stops[-1] > 0.8 * whole_s and starts[0] > 0.25 * whole_s:  # the room is in front of it
+            say(ax, starts[0] - room, index, words, ha="right")
         else:
-            ax.text(after + 0.012 * whole_s, index, words, va="center", fontsize=7)
-    ax.set_yticks(range(len(rows)), [row.name for row in rows])
-    ax.tick_params(axis="y", length=0)
+            say(ax, stops[-1] + room, index, words)
+    name_rows(ax, [row.name for row in rows])
     ax.spines["left"].set_visible(False)
-    ax.set_xlim(0, 1.02 * whole_s)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_xlabel("time since the prompt, s (a block is a step or a chunk)")
+    ax.set(
+        xlim=(0, 1.02 * whole_s), ylim=(len(rows) - 0.5, -0.5),
+        xlabel="time since the prompt, s (a block is a step or a chunk)",
+    )  # fmt: skip
 
 
 def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
     peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
     for index, peak_gb in enumerate(peaks_gb):
-        ax.barh(index, peak_gb, height=0.7, color=_tones(rows, index)[0])
-        words = str(significant(peak_gb))
-        ax.text(peak_gb + 0.02 * max(peaks_gb), index, words, va="center", fontsize=7)
+        ax.barh(index, peak_gb, height=0.7, color=_tones(rows, rows[index])[0])
+        say(ax, peak_gb + 0.02 * max(peaks_gb), index, str(significant(peak_gb)))
     ax.tick_params(axis="y", length=0)
-    ax.set_xlim(0, 1.25 * max(peaks_gb))
-    ax.set_xlabel("peak VRAM, GB")
+    ax.set(xlim=(0, 1.25 * max(peaks_gb)), xlabel="peak VRAM, GB")
 
 
 def plot_denoising(
-    steps: Sequence[NoisyStep],
+    steps: Sequence[KeptStep],
     pictures: Mapping[str, Sequence[np.ndarray]],
     title: str | None = None,
 ) -> Figure:
@@ -266,24 +207,16 @@ def plot_denoising(
         steps: ``kept`` of `vdkit.generate_latents`.
         pictures: name of a row to a picture for each step, uint8 [H, W, 3].
         title: above the figure.
-
-    Returns:
-        The figure, not registered with pyplot.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = _grid(list(pictures.values()), len(steps), head_in=0.42, label_in=0.75)
+    with _sheet(list(pictures.values()), len(steps), title, 0.42, 0.75) as (figure, axes):
         for ax, step in zip(axes[0], steps, strict=True):
             expert = "" if step.expert == "only" else f"\n{step.expert}"
             noise = f"at noise {step.timestep / 1000:.2f}"
             ax.set_title(f"step {step.step}{expert}\n{noise}", fontsize=6.5, pad=4)
-            tone = EXPERT_TONES[step.expert][0]
-            ax.spines["top"].set(
-                visible=True, color=tone, linewidth=2.5, position=("outward", 1)
-            )  # fmt: skip
+            style = {"color": EXPERT_TONES[step.expert][0], "linewidth": 2.5}
+            ax.spines["top"].set(visible=True, position=("outward", 1), **style)
         for row, name in zip(axes, pictures, strict=True):
             row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
-        if title:
-            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     rows = [{"step": s.step, "expert": s.expert, "noise": s.timestep / 1000} for s in steps]
     return keep_data(figure, rows)
 
@@ -299,44 +232,36 @@ def plot_frames(
         count: frames to show, 1 or more; all if there are fewer.
         columns: frames in a row.
         title: above the figure.
-
-    Returns:
-        The figure, not registered with pyplot.
     """
     if count < 1 or columns < 1:
         raise ValueError(f"count is {count}, columns {columns}; use 1 or more of each")
     shown = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
     columns = min(columns, len(shown))
     rows = [[frames[i] for i in shown[at : at + columns]] for at in range(0, len(shown), columns)]
-    with plt.rc_context(STYLE):
-        figure, axes = _grid(rows, columns, head_in=0.2 * len(rows))
+    with _sheet(rows, columns, title, 0.2 * len(rows)) as (figure, axes):
         for ax, index in zip(axes.flat, shown, strict=False):
             ax.set_title(f"frame {index}, {index / fps:.2f} s", fontsize=6.5, pad=2)
-        if title:
-            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     return keep_data(figure, [{"frame": int(i), "time_s": int(i) / fps} for i in shown])
 
 
-def _grid(
-    rows: Sequence[Sequence[np.ndarray]], columns: int, head_in: float, label_in: float = 0.0
-) -> tuple[Figure, np.ndarray]:
+@contextmanager
+def _sheet(
+    rows: Sequence[Sequence[np.ndarray]], columns: int, title: str | None, head_in: float,
+    label_in: float = 0.0,
+) -> Iterator[tuple[Figure, np.ndarray]]:  # fmt: skip
     """Axes with the pictures, as high as they need; places without one are left empty."""
     height, width = rows[0][0].shape[:2]
-    picture_in = (WIDTH_IN - 0.1 - label_in) / columns
-    figure, axes = plt.subplots(
-        len(rows), columns, squeeze=False,
-        figsize=(WIDTH_IN, head_in + len(rows) * picture_in * height / width),
-        layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.015, hspace=0.015),
-    )  # fmt: skip
-    plt.close(figure)
-    for line, pictures in zip(axes, rows, strict=True):
-        for ax, picture in zip(line, [*pictures, *[None] * (columns - len(pictures))], strict=True):
-            ax.set(xticks=[], yticks=[])
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-            if picture is not None:
-                ax.imshow(picture, aspect="equal")
-    return figure, axes
+    height_in = head_in + len(rows) * (WIDTH_IN - 0.1 - label_in) / columns * height / width
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.015, hspace=0.015)
+    with chart(height_in, len(rows), columns, title, layout=layout) as (figure, axes):
+        for line, pictures in zip(axes, rows, strict=True):
+            some = [*pictures, *[None] * (columns - len(pictures))]
+            for ax, picture in zip(line, some, strict=True):
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+                if picture is not None:
+                    ax.imshow(picture, aspect="equal")
+        yield figure, axes
 
 
 PIPELINED = {
@@ -399,10 +324,8 @@ def chunk_life_words(run: Recorded, index: int) -> str:
     Raises:
         ValueError: no such chunk.
     """
-    chunk = run.chunks[index] if 0 <= index < len(run.chunks) else None
-    steps = {step.name: step for step in chunk_steps(run, index)}
-    assert chunk is not None
-    after = [steps[name] for name in ("copy", "convert", "write") if name in steps]
+    after = [s for s in chunk_steps(run, index) if s.name in ("copy", "convert", "write")]
+    chunk = run.chunks[index]
     spent_s = sum(step.length_s for step in after)
     hidden_s = sum(
         max(0.0, min(step.stop_s, other.decode_done_s) - max(step.start_s, other.decode_start_s))

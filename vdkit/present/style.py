@@ -1,21 +1,27 @@
-"""How pictures look and are saved, with their data: 16 cm wide, for colorblind eyes."""
+"""How pictures look and are saved, with their data: 16 cm wide, for colorblind eyes.
+
+No figure is registered with pyplot: a notebook shows it as a cell's last expression, a script saves
+it with ``savefig`` or `vdkit.save_figure`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
 
 from vdkit.record.store import new_paths, written
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""
 
-LANES = ("compute", "copy", "convert", "write")
-SPANS = {"compute": "decode", "copy": "copy", "convert": "convert", "write": "write"}
 # Okabe and Ito's color-blind safe palette, a light and a dark tone for even and odd chunks.
 TONES = {
     "compute": ("#0072B2", "#56B4E9"),
@@ -23,17 +29,13 @@ TONES = {
     "convert": ("#CC79A7", "#E2B1CB"),
     "write": ("#009E73", "#66C4A9"),
 }
+LANES = tuple(TONES)
 LANE_MEANING = {
     "compute": "decode on the compute stream",
     "copy": "copy to the host",
     "convert": "convert on the host",
     "write": "write to the sink",
 }
-CPU_MEANING = LANE_MEANING | {
-    "compute": "decode (the decoder's call)",
-    "copy": "copy from memory to memory",
-}
-"""The same where there is no GPU."""
 # Causes share the color of what the stream waits for; hatches tell them from the work itself.
 CAUSE_COLORS = {
     "launch late": ("#F0E442", "...."),
@@ -77,6 +79,43 @@ STYLE: Any = {
 }
 
 
+@contextmanager
+def chart(
+    height_in: float, rows: int = 1, columns: int = 1, title: str | None = None, **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure in this style and its axes, [rows, columns]; ``title`` stands above it at the left.
+
+    Args:
+        options: of `matplotlib.pyplot.subplots`.
+    """
+    given = {"squeeze": False, "layout": "constrained", "figsize": (WIDTH_IN, height_in)}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, **(given | options))
+        plt.close(figure)
+        yield figure, axes
+        if title:
+            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+
+
+def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: Any) -> None:
+    """A legend below all axes, of ``handles`` or of what has a label."""
+    given = {"loc": "outside lower center", "frameon": False, "fontsize": 7, "columnspacing": 1.2}
+    figure.legend(handles=handles, **(given | {"handlelength": 1.4} | style))
+
+
+def name_rows(ax: Axes, names: Sequence[str], at: Iterable[float] | None = None) -> None:
+    """A name for each row of bars, the first on top."""
+    ax.set_yticks(range(len(names)) if at is None else list(at), names)
+    ax.tick_params(axis="y", length=0)
+    if not ax.yaxis_inverted():
+        ax.invert_yaxis()
+
+
+def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> None:
+    """Words in or beside a bar, on its middle."""
+    ax.text(x, y, words, **({"va": "center", "fontsize": 7} | style))
+
+
 def keep_data(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Attach what a figure shows, a mapping of column to value for each mark, for `save_figure`."""
     figure.vdkit_data = rows  # type: ignore[attr-defined]
@@ -99,7 +138,6 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
         FileExistsError: a file is there; give another name, or remove it first.
         ValueError: ``name`` is empty or a path.
     """
-    import matplotlib.pyplot as plt
     import pandas as pd
 
     *pictures, table = new_paths(folder, name, ("png", "svg", "pdf", "csv"))

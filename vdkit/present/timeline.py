@@ -6,28 +6,24 @@ events unequally wide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from vdkit.decode.chunks import DecodeConfig
 from vdkit.present.columns import NAMES
 from vdkit.present.style import (
     CAUSE_COLORS,
-    CPU_MEANING,
     LANE_MEANING,
     LANES,
     RED,
-    SPANS,
-    STYLE,
     TONES,
-    WIDTH_IN,
+    chart,
     keep_data,
+    legend_below,
 )
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
@@ -59,23 +55,30 @@ _HATCHED = 0.01
 _VISIBLE = 1e-3
 """Of an axis: half a pixel of a printed figure; a cause that takes less is not in the legend."""
 _CLOSED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (3, 2))}
+_PAIR_ENDS: Any = _CLOSED | {"linestyle": ":"}
 
 
-def drawn_lanes(runs: Iterable[Recorded]) -> list[str]:
+def _spans(run: Recorded, lane: str) -> Iterable[tuple[Any, float, float]]:
+    """Chunk, start and end of one step, s, where it was done."""
+    step = "decode" if lane == "compute" else lane
+    for chunk in run.chunks:
+        start, stop = getattr(chunk, f"{step}_start_s"), getattr(chunk, f"{step}_done_s")
+        if start is not None and stop is not None:
+            yield chunk, start, stop
+
+
+def drawn_lanes(runs: Collection[Recorded]) -> list[str]:
     """The lanes that any of the runs has."""
-    chunks = [chunk for run in runs for chunk in run.chunks]
-    return [
-        lane
-        for lane in LANES
-        if any(getattr(chunk, f"{SPANS[lane]}_start_s") is not None for chunk in chunks)
-    ]
+    return [lane for lane in LANES if any(True for run in runs for _ in _spans(run, lane))]
 
 
-def lane_handles(runs: Iterable[Run | DecodeResult]) -> list[Patch | Line2D]:
+def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
     """Legend entries of the lanes that any of the runs has."""
-    runs = list(runs)
-    on_cpu = all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs)
-    words = CPU_MEANING if on_cpu else LANE_MEANING
+    words = LANE_MEANING
+    if all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs):  # on a CPU
+        words = words | {
+            "compute": "decode (the decoder's call)", "copy": "copy from memory to memory"
+        }  # fmt: skip
     return [Patch(color=TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
 
 
@@ -148,15 +151,6 @@ def draw_lanes(
     return drawn
 
 
-def _spans(run: Recorded, lane: str) -> Iterable[tuple[Any, float, float]]:
-    """Chunk, start and end of one step, s, where it was done."""
-    for chunk in run.chunks:
-        start = getattr(chunk, f"{SPANS[lane]}_start_s")
-        stop = getattr(chunk, f"{SPANS[lane]}_done_s")
-        if start is not None and stop is not None:
-            yield chunk, start, stop
-
-
 def draw_stalls(
     ax: Axes,
     stalls: Stalls,
@@ -178,35 +172,31 @@ def draw_stalls(
         if right > left:
             spans.setdefault(piece.cause, []).append((left, right - left))
     drawn = []
+    style: Any = {"edgecolors": "black", "linewidths": 0}
     for cause, pieces in spans.items():
         color, hatch = CAUSE_COLORS[cause]
-        table = np.array(pieces)
-        wide = table[:, 1] > _HATCHED * width
-        for part, lines in ((table[~wide], None), (table[wide], hatch or None)):
-            if len(part):
-                bars = draw_bars(
-                    ax, part[:, 0], part[:, 1], -BAR, height - BAR, color,
-                    hatch=lines, edgecolors="black", linewidths=0,
-                )  # fmt: skip
-                drawn.append(bars)
+        left, length = np.array(pieces).T
+        wide = length > _HATCHED * width
+        for some, lines in ((~wide, None), (wide, hatch or None)):
+            if some.any():
+                place = left[some], length[some], -BAR, height - BAR
+                drawn.append(draw_bars(ax, *place, color, hatch=lines, **style))
     seen = [c for c, pieces in spans.items() if sum(n for _, n in pieces) >= _VISIBLE * width]
     return drawn, seen
 
 
-def plot_lanes(run: Run, ax: Axes, window: tuple[float, float] | None = None) -> Axes:
+def plot_lanes(run: Run, ax: Axes, limits: tuple[float, float]) -> None:
     """Draw one run: a lane each for compute, copy, convert and write, a bar for each chunk.
 
     Args:
         run: a recorded run.
         ax: where to draw.
-        window: (start, stop) in seconds since the call; None: the whole run.
+        limits: (start, stop) in seconds since the call.
     """
-    limits = window or (0.0, run.latency_s)
     draw_lanes(ax, [run], limits)
     ax.set_ylim(len(drawn_lanes([run])) - 0.45, -0.55)
     if limits[0] <= run.latency_s <= limits[1]:
         ax.axvline(run.latency_s, **_CLOSED)
-    return ax
 
 
 def title_of(title: str | Recording | None) -> str:
@@ -246,15 +236,12 @@ def plot_timeline(
     if isinstance(runs, Recording):
         title = runs if title is None else title
         runs = {name: arm.typical() for name, arm in runs.arms.items()}
-    with plt.rc_context(STYLE):
-        lanes = [len(drawn_lanes([run])) for run in runs.values()]
-        words = title_of(title)
-        height = 0.95 + sum(0.24 * count + 0.34 for count in lanes) + 0.1 * words.count("\n")
-        figure, axes = plt.subplots(
-            len(runs), 1, sharex=True, squeeze=False, figsize=(WIDTH_IN, height),
-            gridspec_kw={"height_ratios": lanes}, layout="constrained",
-        )  # fmt: skip
-        span = window or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+    lanes = [len(drawn_lanes([run])) for run in runs.values()]
+    words = title_of(title)
+    height = 0.95 + sum(0.24 * count + 0.34 for count in lanes) + 0.1 * words.count("\n")
+    grid = {"height_ratios": lanes}
+    span = window or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+    with chart(height, len(runs), title=words, sharex=True, gridspec_kw=grid) as (figure, axes):
         for ax, (name, run) in zip(axes[:, 0], runs.items(), strict=True):
             plot_lanes(run, ax, span)
             ax.set_title(f"{NAMES.get(name, name)}: {run.latency_s:.3f} s", loc="left", pad=3)
@@ -263,13 +250,7 @@ def plot_timeline(
         if any(span[0] <= run.latency_s <= span[1] for run in runs.values()):
             handles.append(Line2D([], [], label="sink closed", **_CLOSED))
         rows = 1 + (sum(len(str(handle.get_label())) + 7 for handle in handles) > LEGEND_CHARACTERS)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows),
-            frameon=False, fontsize=7, handlelength=1.4, columnspacing=1.2,
-        )  # fmt: skip
-        if words:
-            figure.suptitle(words, fontsize=8, x=0.01, ha="left")
-        plt.close(figure)
+        legend_below(figure, handles, ncols=-(-len(handles) // rows))
     return keep_data(figure, _kept(runs))
 
 
@@ -280,13 +261,12 @@ def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
     too short to have a middle.
     """
     first = (len(run.chunks) - chunks) // 2
-    if first < 1:
-        return 0.0, run.latency_s
-    begin = run.chunks[first].decode_start_s
-    end = run.chunks[first + chunks - 1].decode_done_s
-    if begin is None or end is None:
-        return 0.0, run.latency_s
-    return begin, end
+    if first >= 1:
+        begin = run.chunks[first].decode_start_s
+        end = run.chunks[first + chunks - 1].decode_done_s
+        if begin is not None and end is not None:
+            return begin, end
+    return 0.0, run.latency_s
 
 
 def two_chunks(run: Recorded) -> tuple[float, float] | None:
@@ -300,6 +280,12 @@ def run_stalls(run: Run, config: DecodeConfig, timeline: Timeline | None = None)
     if timeline is not None and len(timeline.kernels):
         return stalls_from_trace(timeline, run_window(run))
     return stalls_from_records(run, config)
+
+
+_FROM = {
+    "kernel": "from the trace (kernel resolution)",
+    "chunk": "from event records (chunk resolution: only between chunks)",
+}
 
 
 def plot_overlap(
@@ -322,77 +308,53 @@ def plot_overlap(
         warning: red words above the figure: failed checks of the trace that the runs belong to.
         timelines: mode to the timeline of the same run.
         windows: mode to the window of the two chunks, s; None: as the event records have it.
-
-    Returns:
-        The figure, not registered with pyplot.
     """
     stalls = {m: run_stalls(run, config, (timelines or {}).get(m)) for m, run in runs.items()}
     windows = windows or {mode: two_chunks(run) for mode, run in runs.items()}
     widest = max((w[1] - w[0] for w in windows.values() if w is not None), default=0.0)
-    longest = 1.005 * max(run.latency_s for run in runs.values())
+    limits = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
     causes: list[str] = []
-    with plt.rc_context(STYLE):
-        lanes = [len(drawn_lanes([run])) for run in runs.values()]
-        height = 1.95 + sum(0.27 * count + 0.3 for count in lanes)
-        figure, axes = plt.subplots(
-            len(runs), 2, squeeze=False, figsize=(WIDTH_IN, height), layout="constrained",
-            sharex="col", gridspec_kw={"height_ratios": lanes, "width_ratios": (1.7, 1)},
-        )  # fmt: skip
+    lanes = [len(drawn_lanes([run])) for run in runs.values()]
+    height = 1.95 + sum(0.27 * count + 0.3 for count in lanes)
+    grid = {"height_ratios": lanes, "width_ratios": (1.7, 1)}
+    words = "\n".join(filter(None, (warning, title_of(title))))
+    with chart(height, len(runs), 2, sharex="col", gridspec_kw=grid) as (figure, axes):
+        zoomed = []
         for (whole, zoom), (mode, run) in zip(axes, runs.items(), strict=True):
-            plot_lanes(run, whole, (0.0, longest))
-            causes += draw_stalls(whole, stalls[mode], (0.0, longest))[1]
+            plot_lanes(run, whole, limits)
+            causes += draw_stalls(whole, stalls[mode], limits)[1]
             whole.set_title(f"{NAMES.get(mode, mode)}: {run.latency_s:.3f} s", loc="left", pad=3)
-            window = windows[mode]
-            if window is None:
+            if (window := windows[mode]) is None:
                 zoom.set_axis_off()
                 continue
-            limits, length_ms = (0.0, 1e3 * widest), 1e3 * (window[1] - window[0])
-            draw_lanes(zoom, [run], limits, window[:1], 1e3)
-            causes += draw_stalls(zoom, stalls[mode], limits, window[0], 1e3)[1]
+            pair, length_ms = (0.0, 1e3 * widest), 1e3 * (window[1] - window[0])
+            draw_lanes(zoom, [run], pair, window[:1], 1e3)
+            causes += draw_stalls(zoom, stalls[mode], pair, window[0], 1e3)[1]
             zoom.set_ylim(whole.get_ylim())
-            zoom.axvline(length_ms, color="black", linewidth=0.6, linestyle=":")
+            zoom.axvline(length_ms, **_PAIR_ENDS)
             zoom.set_title(f"two chunks: {length_ms:.1f} ms", loc="left", pad=3)
-        zoomed = [ax for ax, window in zip(axes[:, 1], windows.values(), strict=True) if window]
+            zoomed.append(zoom)
         axes[-1, 0].set_xlabel("time since the call, s")
         for ax in zoomed[-1:]:
             ax.set_xlabel("time, ms")
             ax.tick_params(labelbottom=True)
-        _legend(figure, runs, causes, bool(zoomed), stalls)
-        if words := "\n".join(filter(None, (warning, title_of(title)))):
-            figure.suptitle(words, fontsize=8, x=0.01, ha="left", color=RED if warning else "black")
-        plt.close(figure)
+        handles = [*lane_handles(runs.values()), Line2D([], [], label="sink closed", **_CLOSED)]
+        if zoomed:
+            handles.append(Line2D([], [], label="end of two chunks", **_PAIR_ENDS))
+        for cause in (cause for cause in CAUSE_COLORS if cause in causes):
+            took = " / ".join(f"{one.by_cause_ns[cause] / 1e6:.1f}" for one in stalls.values())
+            handles.append(cause_handle(cause, f", {took} ms"))
+        origins = " and ".join(
+            _FROM[how] for how in sorted({s.resolution for s in stalls.values()})
+        )
+        said = f"Stalls above 20 us of {' / '.join(stalls)}, window run, {origins}"
+        legend_below(figure, handles, ncols=3, fontsize=6.5, title=said, title_fontsize=6.5)
+        if words:
+            color = RED if warning else "black"
+            figure.suptitle(words, fontsize=8, x=0.01, ha="left", color=color)
     gaps = [
         {"run": mode, "lane": f"stall: {piece.cause}", "start_s": piece.start_ns / 1e9,
          "stop_s": piece.stop_ns / 1e9}
         for mode, found in stalls.items() for gap in found.gaps for piece in gap.pieces
     ]  # fmt: skip
     return keep_data(figure, [*_kept(runs), *gaps])
-
-
-_FROM = {
-    "kernel": "from the trace (kernel resolution)",
-    "chunk": "from event records (chunk resolution: only between chunks)",
-}
-
-
-def _legend(
-    figure: Figure,
-    runs: Mapping[str, Run],
-    causes: list[str],
-    zoomed: bool,
-    stalls: Mapping[str, Stalls],
-) -> None:
-    """What can be seen, each once, the stalls with their milliseconds and where they come from."""
-    handles = [*lane_handles(runs.values()), Line2D([], [], label="sink closed", **_CLOSED)]
-    if zoomed:
-        dots: Any = {"color": "black", "linewidth": 0.8, "linestyle": ":"}
-        handles.append(Line2D([], [], label="end of two chunks", **dots))
-    for cause in (cause for cause in CAUSE_COLORS if cause in causes):
-        took = " / ".join(f"{one.by_cause_ns[cause] / 1e6:.1f}" for one in stalls.values())
-        handles.append(cause_handle(cause, f", {took} ms"))
-    origins = " and ".join(_FROM[one] for one in sorted({s.resolution for s in stalls.values()}))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=6.5,
-        handlelength=1.6, columnspacing=1.2, title_fontsize=6.5,
-        title=f"Stalls above 20 us of {' / '.join(stalls)}, window run, {origins}",
-    )  # fmt: skip
