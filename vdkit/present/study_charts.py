@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -17,11 +16,20 @@ from matplotlib.ticker import MaxNLocator
 from vdkit.present.columns import NAMES
 from vdkit.present.control import spread_percent
 from vdkit.present.studies import decision_of
-from vdkit.present.style import FAMILY_COLORS, MODE_COLORS, RED, STYLE, TONES, WIDTH_IN, keep_data
+from vdkit.present.style import (
+    FAMILY_COLORS,
+    MODE_COLORS,
+    RED,
+    TONES,
+    chart,
+    keep_data,
+    legend_below,
+    name_rows,
+    say,
+)
 from vdkit.present.table import ratio_of
 from vdkit.present.words import what_and_where
 from vdkit.record.derived import (
-    STEPS,
     Headroom,
     Overlap,
     headroom_of,
@@ -42,26 +50,21 @@ if TYPE_CHECKING:
     from vdkit.trace.figures import FamilyShare
 
 
-_STEP_COLORS = {step: TONES["compute" if step == "decode" else step][0] for step in STEPS}
-_REST = "#BBBBBB"
-_STEP_MEANING = {
-    "decode": "decode",
-    "copy": "copy to the host",
-    "convert": "convert on the host",
-    "write": "write to the sink",
-    "rest": "open, close and wait",
+_STEPS = {
+    "decode": (TONES["compute"][0], "decode"),
+    "copy": (TONES["copy"][0], "copy to the host"),
+    "convert": (TONES["convert"][0], "convert on the host"),
+    "write": (TONES["write"][0], "write to the sink"),
+    "rest": ("#BBBBBB", "open, close and wait"),
 }
+"""Color and meaning of what a run's time goes to."""
 
 
-def _stacked(heights_in: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of these heights below each other, on one horizontal axis."""
-    figure, axes = plt.subplots(
-        len(heights_in), 1, squeeze=False, sharex=True, layout="constrained",
-        figsize=(WIDTH_IN, 0.45 + sum(heights_in) + 0.2 * len(heights_in)),
-        gridspec_kw={"height_ratios": heights_in},
-    )  # fmt: skip
-    plt.close(figure)
-    return figure, list(axes[:, 0])
+def _stacked(heights_in: Sequence[float]) -> Any:
+    """A chart with panels of these heights below each other, on one horizontal axis."""
+    count = len(heights_in)
+    height = 0.45 + sum(heights_in) + 0.2 * count
+    return chart(height, count, sharex=True, gridspec_kw={"height_ratios": heights_in})
 
 
 def overlaps_of(recording: Recording) -> dict[str, Overlap]:
@@ -95,20 +98,26 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     heights = [0.42 + 0.42 * len(variants) for variants in panels.values()]
     overlaps = [one for variants in panels.values() for one in variants.values()]
     longest = max(max(one.sync_total_ms, one.async_total_ms) for one in overlaps)
-    with plt.rc_context(STYLE):
-        figure, axes = _stacked(heights)
-        axes[0].set_xlim(0, 1.55 * longest)
-        for ax, (title, variants) in zip(axes, panels.items(), strict=True):
-            _draw_hiding(ax, variants, longest)
+    gap = 0.01 * longest
+    with _stacked(heights) as (figure, axes):
+        for ax, (title, variants) in zip(axes[:, 0], panels.items(), strict=True):
+            for row, one in enumerate(variants.values()):
+                top, bottom = row - 0.2, row + 0.2
+                _stack(ax, top, one.sync_ms | {"rest": one.sync_rest_ms})
+                _stack(ax, bottom, {"decode": one.async_decode_ms, "rest": one.async_rest_ms})
+                sync_ms, async_ms = one.sync_total_ms, one.async_total_ms
+                words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
+                say(ax, sync_ms + gap, top, words, fontsize=6.5)
+                words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, "
+                words += f"sync / async {sync_ms / async_ms:.2f}"
+                say(ax, async_ms + gap, bottom, words, fontsize=6.5)
+            places = [row + half for row in range(len(variants)) for half in (-0.2, 0.2)]
+            name_rows(ax, [w for name in variants for w in (f"{name}  sync", "async")], places)
             ax.set_title(title, loc="left", fontsize=8)
-        axes[-1].set_xlabel("ms per latent frame, mean latency of the run over its latent frames")
-        handles = [
-            Patch(color=_STEP_COLORS.get(s, _REST), label=w) for s, w in _STEP_MEANING.items()
-        ]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
-            fontsize=7, handlelength=1.4, columnspacing=1.2,
-        )  # fmt: skip
+        words = "ms per latent frame, mean latency of the run over its latent frames"
+        axes[-1, 0].set(xlim=(0, 1.55 * longest), xlabel=words)
+        handles = [Patch(color=color, label=words) for color, words in _STEPS.values()]
+        legend_below(figure, handles, ncols=len(handles))
     rows = [
         {"panel": title, "variant": name}
         | {f"sync_{step}_ms": ms for step, ms in one.sync_ms.items()}
@@ -120,39 +129,12 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     return keep_data(figure, rows)
 
 
-def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap], longest: float) -> None:
-    ticks, labels = [], []
-    for row, (name, one) in enumerate(variants.items()):
-        top, bottom = row - 0.2, row + 0.2
-        parts = [(one.sync_ms[step], _STEP_COLORS[step]) for step in STEPS]
-        _stack(ax, top, [*parts, (one.sync_rest_ms, _REST)])
-        _stack(
-            ax, bottom, [(one.async_decode_ms, _STEP_COLORS["decode"]), (one.async_rest_ms, _REST)]
-        )
-        end = 0.01 * longest
-        ax.text(
-            one.sync_total_ms + end, top,
-            f"{one.sync_total_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding",
-            va="center", fontsize=6.5,
-        )  # fmt: skip
-        ax.text(
-            one.async_total_ms + end, bottom,
-            f"{one.async_total_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
-            f"{one.sync_total_ms / one.async_total_ms:.2f}",
-            va="center", fontsize=6.5,
-        )  # fmt: skip
-        ticks += [top, bottom]
-        labels += [f"{name}  sync", "async"]
-    ax.set_yticks(ticks, labels)
-    ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
-
-
-def _stack(ax: Axes, row: float, parts: list[tuple[float, str]]) -> None:
+def _stack(ax: Axes, row: float, parts_ms: Mapping[str, float]) -> None:
     left = 0.0
-    for width, color in parts:
-        ax.barh(row, max(0.0, width), left=left, height=0.36, color=color)
-        left += max(0.0, width)
+    for step, (color, _) in _STEPS.items():
+        width = max(0.0, parts_ms.get(step, 0.0))
+        ax.barh(row, width, left=left, height=0.36, color=color)
+        left += width
 
 
 def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
@@ -190,30 +172,21 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
     panels = {title: headrooms_of(*both) for title, both in recordings.items()}
     heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
     longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
-    with plt.rc_context(STYLE):
-        figure, axes = _stacked(heights)
-        axes[0].set_xlim(0, 1.7 * longest)
-        for ax, (title, variants) in zip(axes, panels.items(), strict=True):
+    dashed: dict[str, Any] = {"color": RED, "linewidth": 1, "linestyle": (0, (4, 2))}
+    with _stacked(heights) as (figure, axes):
+        for ax, (title, variants) in zip(axes[:, 0], panels.items(), strict=True):
             for row, one in enumerate(variants.values()):
                 ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute_only"])
-                ax.text(
-                    one.compute_ms + 0.01 * longest, row,
-                    f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
-                    f"{one.percent:.0f} % of the ceiling",
-                    va="center", fontsize=7,
-                )  # fmt: skip
+                words = f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
+                words += f"{one.percent:.0f} % of the ceiling"
+                say(ax, one.compute_ms + 0.01 * longest, row, words)
             for ceiling_ms in {one.ceiling_ms for one in variants.values()}:
-                ax.axvline(ceiling_ms, color=RED, linewidth=1, linestyle=(0, (4, 2)))
-            ax.set_yticks(range(len(variants)), list(variants))
-            ax.tick_params(axis="y", length=0)
-            ax.invert_yaxis()
+                ax.axvline(ceiling_ms, **dashed)
+            name_rows(ax, list(variants))
             ax.set_title(title, loc="left", fontsize=8)
-        axes[-1].set_xlabel("compute only, ms per latent frame")
-        line = Line2D(
-            [], [], color=RED, linewidth=1, linestyle=(0, (4, 2)),
-            label="ceiling: the same operations at the rate of a large matrix product",
-        )  # fmt: skip
-        figure.legend(handles=[line], loc="outside lower center", frameon=False, fontsize=7)
+        axes[-1, 0].set(xlim=(0, 1.7 * longest), xlabel="compute only, ms per latent frame")
+        words = "ceiling: the same operations at the rate of a large matrix product"
+        legend_below(figure, [Line2D([], [], label=words, **dashed)])
     rows = [
         {"panel": title, "variant": name, **asdict(one)}
         for title, variants in panels.items()
@@ -235,35 +208,29 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
         measured: where or when, in words, to its points; two at most, the second dashed.
         title: above the figure.
 
-    Returns:
-        The figure, not registered with pyplot.
-
     Raises:
         ValueError: no points, or more than two sets.
     """
     sets = {words: points for words, points in measured.items() if points}
     if not 1 <= len(sets) <= len(_LINES):
         raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(WIDTH_IN, 2.9), layout="constrained")
-        plt.close(figure)
+    with chart(2.9) as (figure, ((ax,),)):
         for style, (words, points) in zip(_LINES, sets.items(), strict=False):
             for mode in (name for name in NAMES if name in {p.mode for p in points}):
                 mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
                 grows = vram_growth_bytes(points, mode)
-                more = "" if grows is None else f", {round(grows / 1e6, 2) + 0.0:+.2f} MB"
-                more += " a frame on average" if more else ""
-                ax.plot(
-                    *zip(*mine, strict=True), color=MODE_COLORS[mode], markersize=4, linewidth=1.2,
-                    label=f"{NAMES[mode]}: {words}{more}", **style,
-                )  # fmt: skip
-        ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
-        ax.set_xlim(0, 1.05 * max(p.frames for points in sets.values() for p in points))
-        ax.set_xlabel("frames in the video")
-        ax.set_ylabel("peak VRAM of the decode, GB,\nweights in it")
-        figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=7)
-        if title:
-            ax.set_title(title, loc="left", fontsize=8)
+                label = f"{NAMES[mode]}: {words}"
+                if grows is not None:
+                    label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
+                look = {"color": MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2} | style
+                ax.plot(*zip(*mine, strict=True), label=label, **look)
+        longest = max(p.frames for points in sets.values() for p in points)
+        ax.set(
+            xlim=(0, 1.05 * longest), ylim=(0, 1.12 * ax.get_ylim()[1]),
+            xlabel="frames in the video", ylabel="peak VRAM of the decode, GB,\nweights in it",
+        )  # fmt: skip
+        legend_below(figure, loc="outside lower left", handlelength=2)
+        ax.set_title(title or "", loc="left", fontsize=8)
     rows = [{"set": words, **asdict(p)} for words, points in sets.items() for p in points]
     return keep_data(figure, rows)
 
@@ -302,6 +269,9 @@ def vram_words(points: Sequence[VramPoint]) -> str:
 
 
 _SEEN, _UNSEEN = "#0072B2", "#BBBBBB"
+_SAME_CODE: Any = {
+    "facecolor": _UNSEEN, "hatch": "////", "edgecolor": "white", "linewidth": 0.0
+}  # fmt: skip
 
 
 def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) -> Figure:
@@ -310,33 +280,32 @@ def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) 
     Args:
         ablations: title of a panel to what was measured, drawn from left to right on one scale.
         title: above the figure; None: what ran, and where.
-
-    Returns:
-        The figure, not registered with pyplot.
     """
     settings = [n for one in ablations.values() for n in one.arms if n != one.baseline]
     names = list(dict.fromkeys(settings))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(ablations), sharex=True, sharey=True, squeeze=False, layout="constrained",
-            figsize=(WIDTH_IN, 1.15 + 0.3 * len(names)),
-        )  # fmt: skip
-        plt.close(figure)
+    title = title or what_and_where(next(iter(ablations.values())))
+    height, count = 1.15 + 0.3 * len(names), len(ablations)
+    with chart(height, 1, count, title, sharex=True, sharey=True) as (figure, axes):
         ends = [0.0]
         for ax, (panel, one) in zip(axes[0], ablations.items(), strict=True):
             ends += _draw_ablation(ax, one, names)
-            base = f"{one.baseline} {one.base.latency.mean:.3f} s"
-            ax.set_title(f"{panel}: {base}", loc="left")
+            ax.set_title(f"{panel}: {one.baseline} {one.base.latency.mean:.3f} s", loc="left")
             ax.set_xlabel(f"longer than with {one.baseline}, %")
         span = max(ends) - min(ends) or 1.0
-        room = 0.3 * len(ablations) ** 0.5
-        axes[0, 0].set_xlim(min(ends) - 0.04 * span, max(ends) + room * span)
-        axes[0, 0].set_yticks(range(len(names)), names)
-        axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-        same = any(arm.same_code for one in ablations.values() for arm in one.arms.values())
-        _ablation_legend(figure, same)
-        first = next(iter(ablations.values()))
-        figure.suptitle(title or what_and_where(first), fontsize=8.5, x=0.01, ha="left")
+        axes[0, 0].set(
+            xlim=(min(ends) - 0.04 * span, max(ends) + 0.3 * count**0.5 * span),
+            yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
+        )  # fmt: skip
+        handles: list[Patch | Line2D] = [
+            Patch(color=_SEEN, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
+            Patch(color=_UNSEEN, label="no difference seen"),
+            Line2D([], [], color="black", linewidth=1.1, label="95 % interval"),
+            Line2D([], [], color="black", marker="o", markersize=2, linestyle="",
+                   label="one round"),
+        ]  # fmt: skip
+        if any(arm.same_code for one in ablations.values() for arm in one.arms.values()):
+            handles.insert(2, Patch(label="same code on a CPU", **_SAME_CODE))
+        legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
     rows = [
         {"panel": panel, "setting": name, "round": run.round, "latency_s": run.latency_s}
         for panel, one in ablations.items()
@@ -349,28 +318,26 @@ def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) 
 def _draw_ablation(ax: Axes, one: Recording, names: Sequence[str]) -> list[float]:
     """Everything that is drawn of one recording, %."""
     drawn = []
-    base = one.base.latencies
+    line: dict[str, Any] = {"color": "black", "linewidth": 1.1}
     for row, name in enumerate(names):
         if name not in one.arms:
-            ax.text(0, row, " not run", va="center", fontsize=7, color="#666666")
+            say(ax, 0, row, " not run", color="#666666")
             continue
         arm, decision = one.arms[name], decision_of(one, name)
         assert decision is not None and decision.ratio is not None
         ratio = decision.ratio
         percent = 100 * (ratio.value - 1)
-        color = _SEEN if decision.called and not arm.same_code else _UNSEEN
-        ax.barh(
-            row, percent, height=0.62, color=color, hatch="////" if arm.same_code else "",
-            edgecolor="white" if arm.same_code else color, linewidth=0.0,
-        )  # fmt: skip
-        rounds = [100 * (b / a - 1) for a, b in zip(base, arm.latencies, strict=True)]
+        plain = {"color": _SEEN if decision.called else _UNSEEN, "linewidth": 0.0}
+        ax.barh(row, percent, height=0.62, **(_SAME_CODE if arm.same_code else plain))
+        pairs = zip(one.base.latencies, arm.latencies, strict=True)
+        rounds = [100 * (b / a - 1) for a, b in pairs]
         ax.scatter(rounds, [row + 0.2] * len(rounds), s=4, color="black", alpha=0.45, linewidth=0)
         spread = [percent, *rounds]
         if ratio.low is not None and ratio.high is not None:
             interval = [100 * (ratio.low - 1), 100 * (ratio.high - 1)]
-            ax.plot(interval, [row, row], color="black", linewidth=1.1, zorder=3)
+            ax.plot(interval, [row, row], zorder=3, **line)
             for end in interval:
-                ax.plot([end, end], [row - 0.13, row + 0.13], color="black", linewidth=1.1)
+                ax.plot([end, end], [row - 0.13, row + 0.13], **line)
             spread += interval
         ax.annotate(
             f"{percent:+.1f} %", (max(0.0, *spread), row), (4, 0), textcoords="offset points",
@@ -383,28 +350,6 @@ def _draw_ablation(ax: Axes, one: Recording, names: Sequence[str]) -> list[float
     return drawn
 
 
-def _ablation_legend(figure: Figure, same_code: bool) -> None:
-    handles: list[Patch | Line2D] = [
-        Patch(color=_SEEN, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
-        Patch(color=_UNSEEN, label="no difference seen"),
-    ]
-    if same_code:
-        handles.append(
-            Patch(
-                facecolor=_UNSEEN, hatch="////", edgecolor="white", linewidth=0.0,
-                label="same code on a CPU",
-            )
-        )  # fmt: skip
-    handles += [
-        Line2D([], [], color="black", linewidth=1.1, label="95 % interval"),
-        Line2D([], [], color="black", marker="o", markersize=2, linestyle="", label="one round"),
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
-        fontsize=6.5, handlelength=1.4, columnspacing=1.0,
-    )  # fmt: skip
-
-
 _WIDE_ENOUGH = 0.04  # of the longest bar: a segment that its value fits into
 
 
@@ -414,11 +359,7 @@ def plot_families(
     """A stacked bar per variant: ms of kernels per latent frame, by family."""
     totals = {name: sum(s.ms_per_latent_frame for s in shares) for name, shares in families.items()}
     longest = max(totals.values())
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(
-            figsize=(WIDTH_IN, 1.1 + 0.34 * len(families)), layout="constrained"
-        )
-        plt.close(figure)
+    with chart(1.1 + 0.34 * len(families)) as (figure, ((ax,),)):
         for row, (name, shares) in enumerate(families.items()):
             values = {share.family.name: share.ms_per_latent_frame for share in shares}
             left = 0.0
@@ -426,28 +367,18 @@ def plot_families(
                 value = values.get(family, 0.0)
                 ax.barh(row, value, left=left, color=color, height=0.7)
                 if value >= _WIDE_ENOUGH * longest:
-                    ax.text(
-                        left + value / 2, row, f"{value:.2f}", color=ink, fontsize=6,
-                        ha="center", va="center",
-                    )  # fmt: skip
+                    place = left + value / 2, row
+                    say(ax, *place, f"{value:.2f}", color=ink, fontsize=6, ha="center")
                 left += value
-            ax.text(left + 0.01 * longest, row, f"{totals[name]:.2f}", va="center", fontsize=7)
-        ax.set_yticks(range(len(families)), list(families))
-        ax.tick_params(axis="y", length=0)
-        ax.invert_yaxis()
-        ax.set_xlim(0, 1.1 * longest)
-        ax.set_xlabel("kernels by family, ms per latent frame (profiled, steady window)")
+            say(ax, left + 0.01 * longest, row, f"{totals[name]:.2f}")
+        name_rows(ax, list(families))
+        words = "kernels by family, ms per latent frame (profiled, steady window)"
+        ax.set(xlim=(0, 1.1 * longest), xlabel=words)
         there = {share.family.name for shares in families.values() for share in shares}
-        handles = [
-            Patch(color=color, label=family)
-            for family, (color, _) in FAMILY_COLORS.items()
-            if family in there
-        ]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=6
-        )
-        if title:
-            ax.set_title(title, loc="left", fontsize=7)
+        shown = [(name, color) for name, (color, _) in FAMILY_COLORS.items() if name in there]
+        handles = [Patch(color=color, label=name) for name, color in shown]
+        legend_below(figure, handles, ncols=4, fontsize=6, handlelength=2, columnspacing=2)
+        ax.set_title(title or "", loc="left", fontsize=7)
     rows = [
         {"variant": name, "family": one.family.name, "ms_per_latent_frame": one.ms_per_latent_frame}
         for name, shares in families.items()
@@ -464,31 +395,21 @@ def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
 
     Args:
         title: None: what ran, and where.
-
-    Returns:
-        The figure, not registered with pyplot.
     """
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(WIDTH_IN, 2.7), layout="constrained")
-        plt.close(figure)
+    with chart(2.7) as (figure, ((ax,),)):
         for name, (color, marker) in _ROUNDS.items():
-            arm = recording.arms[name]
-            mean = arm.latency.mean
+            arm, mean = recording.arms[name], recording.arms[name].latency.mean
             ax.plot(
                 [run.round for run in arm.timed], arm.latencies, linestyle="", marker=marker,
                 markersize=3.5, color=color, alpha=0.85,
                 label=f"{name}: mean {mean:.4f} s, spread {spread_percent(arm.latency):.2f} %",
             )  # fmt: skip
             ax.axhline(mean, color=color, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
-        ax.set_xlabel("round")
-        ax.set_ylabel("latency, s\n(the axis does not start at 0)")
+        ax.set(xlabel="round", ylabel="latency, s\n(the axis does not start at 0)")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         what = f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
         ax.set_title(title or what, loc="left", fontsize=8)
-        figure.legend(
-            loc="outside lower center", ncols=len(_ROUNDS), frameon=False, fontsize=7,
-            handletextpad=0.2, columnspacing=1.2,
-        )  # fmt: skip
+        legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
     rows = [
         {"arm": name, "round": run.round, "latency_s": run.latency_s}
         for name in _ROUNDS
