@@ -46,6 +46,7 @@ LEGEND_PART = 0.135
 _FONT: Any = {**STYLE, "font.size": 7.0, "axes.titlesize": 7.0}
 DASHES: tuple[Any, ...] = ((0, (4, 2)), ":")
 """Lines of the first run of a panel, and of the second."""
+_LINE: Any = {"color": "black", "linewidth": 0.8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +114,12 @@ class LiveTimeline:
                 if there:
                     panel = panels[row]
                     ends = [(0.0, run.latency_s) for run in panel.runs]
-                    whole.set_title(panel.title, loc="left", pad=2)
-                    causes |= self._panel(whole, panel, ends, longest, 1.0)
+                    causes |= self._panel(whole, panel, panel.title, ends, longest, 1.0)
                 if zoom.get_visible():
                     ends = [windows[id(run)] for run in panel.runs]
                     took = " / ".join(f"{1e3 * (stop - start):.1f}" for start, stop in ends)
-                    zoom.set_title(f"two chunks, to the line: {took} ms", loc="left", pad=2)
-                    causes |= self._panel(zoom, panel, ends, widest, 1e3)
+                    title = f"two chunks, to the line: {took} ms"
+                    causes |= self._panel(zoom, panel, title, ends, widest, 1e3)
             for upper, lower in zip(*self._axes, strict=True):
                 upper.tick_params(labelbottom=not lower.get_visible())
             self._name(panels, causes)
@@ -127,37 +127,29 @@ class LiveTimeline:
     def say(self, words: str) -> None:
         """Show words in place of timelines: why there are none."""
         self.draw([])
-        text = self.figure.text(
-            0.5, 0.6, words, ha="center", va="center", fontsize=7, color="#444444", wrap=True
-        )
-        self._drawn.append(text)
+        style: Any = {"ha": "center", "va": "center", "fontsize": 7, "color": "#444444"}
+        self._drawn.append(self.figure.text(0.5, 0.6, words, wrap=True, **style))
 
     def _panel(
-        self,
-        ax: Axes,
-        panel: Panel,
-        spans: Sequence[tuple[float, float]],
-        widest_s: float,
-        scale: float,
-    ) -> set[str]:
+        self, ax: Axes, panel: Panel, title: str, spans: Sequence[tuple[float, float]],
+        widest_s: float, scale: float,
+    ) -> set[str]:  # fmt: skip
         """Bars of one panel on one axis, and a line where each run's (start, stop) ends.
 
         x is the time since that start, times ``scale``. Returns the causes of stalls to be seen.
         """
         limits = (0.0, 1.005 * widest_s * scale)
         begins = [begin for begin, _ in spans]
+        ax.set_title(title, loc="left", pad=2)
         self._drawn += draw_lanes(ax, panel.runs, limits, begins, scale, numbers=False)
         ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
-        if scale != 1:
-            ax.tick_params(labelleft=False)
+        ax.tick_params(labelleft=scale == 1)
         for (begin, end), dashes in zip(spans, DASHES, strict=False):
-            line = ax.axvline((end - begin) * scale, color="black", linewidth=0.8, linestyle=dashes)
-            self._drawn.append(line)
+            self._drawn.append(ax.axvline((end - begin) * scale, linestyle=dashes, **_LINE))
         if panel.stalls is None:
             return set()
-        drawn, seen = draw_stalls(
-            ax, panel.stalls, limits, begins[0], scale, 2 * BAR / len(panel.runs)
-        )
+        height = 2 * BAR / len(panel.runs)
+        drawn, seen = draw_stalls(ax, panel.stalls, limits, begins[0], scale, height)
         self._drawn += drawn
         return set(seen)
 
@@ -173,8 +165,8 @@ class LiveTimeline:
         ]
         names = ["predicted: ", "measured: "] if any(len(p.runs) == 2 for p in panels) else [""]
         for name, dashes in zip(names, DASHES, strict=False):
-            line = {"color": "black", "linewidth": 0.8, "linestyle": dashes}
-            handles.append(Line2D([], [], **line, label=f"{name}sink closed"))
+            label = f"{name}sink closed"
+            handles.append(Line2D([], [], label=label, linestyle=dashes, **_LINE))
         labels = tuple(handle.get_label() for handle in handles)
         if labels == self._labels:
             return

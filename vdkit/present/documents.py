@@ -89,12 +89,12 @@ def document_of(
         from vdkit.present.profile_document import profile_document
 
         return profile_document(recording, asked, source)
-    from vdkit.present import control, studies  # which import this module
+    from vdkit.present import studies  # which imports this module
 
     others = {
         "variants": studies.variants_document,
         "ablation": studies.ablation_document,
-        "aa": control.control_document,
+        "aa": studies.control_document,
     }
     return others.get(recording.kind, benchmark_document)(recording, asked, source)
 

@@ -7,7 +7,7 @@ warm-up and ten decodes of each path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,8 +121,8 @@ def published_table(
     rows = [
         _row(
             f"published, {DEVICE}", path, (one.min_s, one.mean_s, one.p99_s), 2, RUNS,
-            {"two chunks": Number(one.utilization_percent, 1)}, Number(one.rtf, 2), asked,
-            None if path == "sync" else Number(SYNC.mean_s / one.mean_s, 3),
+            {"two chunks": Number(one.utilization_percent, 1)}, Number(one.rtf, 2),
+            Number(SYNC.mean_s / one.mean_s, 3), asked,
         )
         for path, one in PUBLISHED.items()
     ]  # fmt: skip
@@ -130,18 +130,15 @@ def published_table(
         profile = (profiles or {}).get(name, recording)
         for path in PUBLISHED:
             arm, seen = recording.arms[path], profile.arms[path].profile
-            busy = {
-                window: Number(
-                    one.kernel_utilization_percent, 2,
-                    mark="" if one.resolution == "kernel" else "of decoder calls",
-                )
-                for window, one in (seen.analysis.windows if seen else {}).items()
-            }  # fmt: skip
+            busy = {}
+            for window, one in (seen.analysis.windows if seen else {}).items():
+                mark = "" if one.resolution == "kernel" else "of decoder calls"
+                busy[window] = Number(one.kernel_utilization_percent, 2, mark=mark)
             latency, rtf = arm.latency, mean_of(arm.latencies, 1 / arm.workload.seconds)
             figures, last = (latency.min, latency.mean, latency.p99), summary_decimals(latency)
-            over = None if path == "sync" else ratio_of(recording.ratio("sync", path))
+            over = ratio_of(recording.ratio("sync", path))
             who = f"{name}, {recording.provenance.device}"
-            rows.append(_row(who, path, figures, last, latency.n, busy, rtf, asked, over))
+            rows.append(_row(who, path, figures, last, latency.n, busy, rtf, over, asked))
     note = (
         "Utilization: kernels over the window. P99 of so few is nearly the maximum. Published: "
         "AWS and Synthesia, 2026-05-19, ten runs, of which the post gives no raw values."
@@ -150,16 +147,9 @@ def published_table(
 
 
 def _row(
-    name: str,
-    path: str,
-    latency: tuple[float, float, float],
-    decimals: int,
-    n: int,
-    busy: Mapping[str, Number],
-    rtf: Number,
-    asked: Asked,
-    over: Number | None,
-) -> dict[str, Cell]:
+    name: str, path: str, latency: Sequence[float], decimals: int, n: int,
+    busy: Mapping[str, Number], rtf: Number, over: Number | None, asked: Asked,
+) -> dict[str, Cell]:  # fmt: skip
     figures = zip(("min s", "mean s", "P99 s"), latency, strict=True)
     row: dict[str, Cell] = {"benchmark": name, "path": path}
     row |= {column: Number(value, decimals) for column, value in figures}
@@ -167,7 +157,7 @@ def _row(
     row |= {f"utilization %, {window}": busy.get(window) for window in WINDOWS}
     if asked.usd_per_hour is not None:
         row[COST] = significant(usd_per_video_hour(rtf.value, asked.usd_per_hour), 4)
-    return row | {"sync / path": over or Number(1, 0)}
+    return row | {"sync / path": Number(1, 0) if path == "sync" else over}
 
 
 def published_lines() -> list[str]:

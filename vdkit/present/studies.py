@@ -1,14 +1,17 @@
-"""What is said of variants of a decoder, and of primitives off one by one. No torch."""
+"""What is said of studies: variants of a decoder, primitives off one by one, an A/A control.
+
+No torch. Of a control: does a comparison stay quiet, and find what was planted?
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, legend
 from vdkit.present.document import Document, Part, Picture, Text, lines, section
 from vdkit.present.documents import Source, ends, prediction_section, timeline_parts
-from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
+from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of, summary_decimals
 from vdkit.present.words import (
     care_words,
     count_words,
@@ -20,8 +23,16 @@ from vdkit.present.words import (
     what_and_where,
     what_sentence,
 )
+from vdkit.record.compare import (
+    ARMS,
+    CALLED_BY,
+    FALSE_CALLS_AT_MOST,
+    FOUND_AT_LEAST,
+    Judged,
+    judged,
+)
 from vdkit.record.recording import Arm, Recording
-from vdkit.record.stats import LESS, MORE, Decision, decide
+from vdkit.record.stats import CALL_BELOW_P, LESS, MORE, Decision, Proportion, Summary, decide
 
 ARITHMETIC = ("convolution", "matrix multiply")
 """Families of kernels whose work is counted as operations; the others move memory."""
@@ -36,15 +47,10 @@ def variant_rows(recording: Recording) -> list[Row]:
     for name, arm in recording.arms.items():
         variant = name.partition("/")[0]
         own = recording.of_variant(variant)
-        rows.append(
-            Row(
-                {"variant": variant, "mode": NAMES[arm.mode]},
-                arm,
-                recording.arms.get(f"{first}/{arm.mode}") if variant != first else None,
-                None if arm.mode == own.baseline else own.base,
-                recording.provenance.device,
-            )
-        )
+        labels: dict[str, Cell] = {"variant": variant, "mode": NAMES[arm.mode]}
+        other = recording.arms.get(f"{first}/{arm.mode}") if variant != first else None
+        base = None if arm.mode == own.baseline else own.base
+        rows.append(Row(labels, arm, other, base, recording.provenance.device))
     return rows
 
 
@@ -67,31 +73,24 @@ def variant_lines(recording: Recording) -> list[str]:
     setups = {name: one.base.setup_s for name, one in parts.items()}
     setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
     found = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
-    overlap = [
-        f"{name} {ratio_of(ratio)}"
-        for name, one in parts.items()
-        if (ratio := one.ratio("sync", "async")) is not None
-    ]
-    if overlap:
-        found.append(f"sync / async: {', '.join(overlap)}")
+    overlap = [(name, one.ratio("sync", "async")) for name, one in parts.items()]
+    if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
+        found.append(f"sync / async: {', '.join(said)}")
     for name in recording.variants[1:]:
         both = recording.ratio(f"{first}/diffusers", f"{name}/async")
         if both is not None:
             found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
     found += [_variant_frames(name, one) for name, one in parts.items()]
-    if recording.psnr_db:
-        values = ", ".join(
-            f"{name} equal" if psnr is None else f"{name} {psnr:.1f} dB"
-            for name, psnr in recording.psnr_db.items()
-        )
+    if psnrs := recording.psnr_db.items():
+        values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
         found.append(
             "uint8 frames against diffusers' in float32 (PSNR, latent frames 0 to "
-            f"{recording.psnr_latent_frames - 1}): {values}"
+            f"{recording.psnr_latent_frames - 1}): {', '.join(values)}"
         )
     for name, modes in recording.skipped.items():
         found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
-    for name, one in parts.items():
-        found += [f"{name}: {note}" for note in one.workload.notes if name != first]
+    for name in recording.variants[1:]:
+        found += [f"{name}: {note}" for note in parts[name].workload.notes]
     return found
 
 
@@ -124,25 +123,22 @@ def families_words(recording: Recording) -> str:
     ends = list(recording.families.items())
     if len(ends) < 2:
         return ""
-    (first, a), (last, b) = ends[0], ends[-1]
-    whole, useful = (
-        [sum(one.ms_per_latent_frame for one in shares if keep(one)) for shares in (a, b)]
-        for keep in (lambda one: True, lambda one: one.family.name in ARITHMETIC)
+    first, last = ends[0][0], ends[-1][0]
+    a, b = (
+        {one.family.name: one.ms_per_latent_frame for one in shares}
+        for _, shares in (ends[0], ends[-1])
     )
-    rest = [both - some for both, some in zip(whole, useful, strict=True)]
+    (whole_a, sums_a), (whole_b, sums_b) = (
+        (sum(ms.values()), sum(ms.get(name, 0.0) for name in ARITHMETIC)) for ms in (a, b)
+    )
     return (
-        f"From {first} to {last} kernels go from {whole[0]:.1f} to {whole[1]:.1f} ms per latent "
-        f"frame: convolutions and matrix products from {useful[0]:.1f} to {useful[1]:.1f}, all "
-        f"others from {rest[0]:.1f} to {rest[1]:.1f}."
+        f"From {first} to {last} kernels go from {whole_a:.1f} to {whole_b:.1f} ms per latent "
+        f"frame: convolutions and matrix products from {sums_a:.1f} to {sums_b:.1f}, all "
+        f"others from {whole_a - sums_a:.1f} to {whole_b - sums_b:.1f}."
     )
 
 
 def _variant_frames(name: str, one: Recording) -> str:
-    words = {
-        True: "identical, byte for byte",
-        False: "NOT IDENTICAL",
-        None: "not compared: that takes two modes that deliver them at one chunk size",
-    }
     hashes = {mode: arm.frame_sha256 for mode, arm in one.arms.items() if arm.frame_sha256}
     whole = hashes.pop("diffusers", None)
     if one.frames_identical is False and len(hashes) > 1 and len({*hashes.values()}) == 1:
@@ -150,6 +146,11 @@ def _variant_frames(name: str, one: Recording) -> str:
             f"{name}: frames of {', '.join(hashes)}: identical, byte for byte; those of mode "
             f"diffusers are NOT ({str(whole)[:8]} against {next(iter(hashes.values()))[:8]})"
         )
+    words = {
+        True: "identical, byte for byte",
+        False: "NOT IDENTICAL",
+        None: "not compared: that takes two modes that deliver them at one chunk size",
+    }
     return f"{name}: frames of its modes: {words[one.frames_identical]}"
 
 
@@ -162,28 +163,19 @@ def variants_document(recording: Recording, asked: Asked, source: Source) -> Doc
     words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
     families: list[Part] = [Text("No kernel families are recorded.")]
     if recording.families:
-        draw = partial(plot_families, recording.families)
-        families = [
-            Picture(draw, words, words, "families"),
-            Text(families_words(recording)),
-            families_table(recording),
-        ]
+        picture = Picture(partial(plot_families, recording.families), words, words, "families")
+        families = [picture, Text(families_words(recording)), families_table(recording)]
     timelines: list[Part] = []
     for name, one in parts.items():
         timelines += [Text(name, "head"), *timeline_parts(one, name)]
-    told = "\n".join(f"- {line}" for line in variant_lines(recording))
+    told = Text("\n".join(f"- {line}" for line in variant_lines(recording)))
+    results = Text(noise, "warning"), variant_table(recording, asked), told
     return Document(
         recording.label,
         f"Variants of a decoder · {what_and_where(recording)}",
         _variants_lead(recording, parts),
         (
-            section(
-                "results",
-                "Variants side by side",
-                Text(noise, "warning"),
-                variant_table(recording, asked),
-                Text(told),
-            ),
+            section("results", "Variants side by side", *results),
             section("families", "Kernels by family", *families, page_only=True),
             section("timeline", "Timelines", *timelines, page_only=True),
             prediction_section(list(parts.values())),
@@ -285,26 +277,147 @@ def ablation_document(recording: Recording, asked: Asked, source: Source) -> Doc
     from vdkit.present.study_charts import plot_ablation
 
     words = ablation_words(recording)
-    picture = Picture(
-        partial(plot_ablation, {recording.label: recording}),
-        "A bar for each primitive: how much longer a decode takes without it",
-        "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
-        "rounds.",
-        "ablation",
-    )
+    return _document(
+        recording, source, "Each primitive off in turn", (words,),
+        (ablation_table(recording), Text(words)), "Picture",
+        Picture(
+            partial(plot_ablation, {recording.label: recording}),
+            "A bar for each primitive: how much longer a decode takes without it",
+            "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
+            "rounds.",
+            "ablation",
+        ),
+    )  # fmt: skip
+
+
+def _document(
+    recording: Recording, source: Source, what: str, lead: Sequence[str], results: Sequence[Part],
+    title: str, picture: Picture,
+) -> Document:  # fmt: skip
+    """Results and one picture of a study."""
+    results = Text(noise_note(recording), "warning"), *results
     return Document(
         recording.label,
-        f"Each primitive off in turn · {what_and_where(recording)}",
-        (what_sentence(recording), words, read_with_care(care_words(recording))),
+        f"{what} · {what_and_where(recording)}",
+        (what_sentence(recording), *lead, read_with_care(care_words(recording))),
         (
-            section(
-                "results",
-                "Results",
-                Text(noise_note(recording), "warning"),
-                ablation_table(recording),
-                Text(words),
-            ),
-            section("picture", "Picture", picture, page_only=True),
+            section("results", "Results", *results),
+            section("picture", title, picture, page_only=True),
             *ends([recording], [source]),
         ),
     )
+
+
+# --- an A/A control -------------------------------------------------------------------------------
+
+TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
+"""What it is asked about, in tables."""
+
+
+def spread_percent(summary: Summary) -> float:
+    """Coefficient of variation: sample standard deviation, % of the mean."""
+    return 100 * summary.std / summary.mean
+
+
+def aa_arms_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
+    """A row per arm: means, and spread as the standard deviation in % of the mean."""
+    throttled = any(arm.throttled_runs for arm in recording.arms.values())
+    rows = []
+    for name in ARMS:
+        arm = recording.arms[name]
+        row: dict[str, Cell] = {"arm": name, "n": Number(len(arm.timed), 0)}
+        for metric, one in found.items():
+            summary = one.arms[name]
+            row[f"{TITLES[metric]} s"] = Number(summary.mean, summary_decimals(summary))
+            row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summary), 2)
+        if throttled:
+            count = arm.throttled_runs
+            row["throttled"] = f"{count} of {len(arm.timed)}{'†' * bool(count)}"
+        rows.append(row)
+    rounds = (
+        f"{NAMES[recording.base.mode]}, {len(recording.base.timed)} rounds, in each every arm once "
+        "in random order: a and b are the same setting, slow is the same with work planted after "
+        "every chunk."
+    )
+    caption = "\n\n".join((setting(recording), rounds, planted_words(recording, found)))
+    note = (
+        "Spread: standard deviation, % of the mean." + " † Runs with a throttle reason." * throttled
+    )
+    return Table(rows, caption, note)
+
+
+def calls_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
+    """A row per metric and way to ask: how often a difference was called."""
+    aims = (f"at most {100 * FALSE_CALLS_AT_MOST:g} %", f"at least {100 * FOUND_AT_LEAST:g} %")
+    rows: list[dict[str, Cell]] = []
+    for metric, one in found.items():
+        for how in CALLED_BY:
+            quiet, sharp = ("met" if met else "NOT MET" for met in one.aims_met(how))
+            row: dict[str, Cell] = {"metric": TITLES[metric], "asked": how}
+            row |= {"a against b: called %": _share(one.false_calls[how]), aims[0]: quiet}
+            row |= {"slow against a: found %": _share(one.found[how]), aims[1]: sharp}
+            rows.append(row)
+    plan = recording.planted
+    assert plan is not None
+    note = (
+        f"{plan.splits} splits: each draws {plan.pairs} of the {len(recording.base.timed)} rounds "
+        f"and asks as vdkit compare does (p < {CALL_BELOW_P:g}, and an interval without 1). Labels "
+        "of a and b are swapped at random, so every call there is a false one. [ ]: Wilson 95 % "
+        "intervals; they take the splits as independent, which draws from the same rounds are not."
+    )
+    return Table(rows, "Calls", note)
+
+
+def _share(share: Proportion) -> Number:
+    low, high = 100 * share.low, 100 * share.high
+    return Number(100 * share.count / share.n, 1, low, high, mark=f"{share.count} of {share.n}")
+
+
+def planted_words(recording: Recording, found: Mapping[str, Judged]) -> str:
+    """What was planted, and how much slower it made arm slow."""
+    made = recording.planted
+    assert made is not None
+    planned = 100 * made.planted_s / recording.arms["a"].latency.mean
+    said = []
+    for metric, one in found.items():
+        ratio = one.planted
+        low, high = (None if end is None else 100 * (end - 1) for end in (ratio.low, ratio.high))
+        more = Number(100 * (ratio.value - 1), 2, low, high, sign=True)
+        said.append(f"{TITLES[metric]} {more} %")
+    measured = ", ".join(said)
+    text = (
+        f"Planted: {made.percent:g} % of a chunk's {1e3 * made.chunk_s:.3f} ms, as {made.products} "
+        f"products of {made.matrix_size}x{made.matrix_size} {made.matrix_dtype} matrices of "
+        f"{1e3 * made.product_s:.4f} ms in a run: {planned:+.2f} % of its latency. Measured, slow "
+        f"against a: {measured}."
+    )
+    if "ttff_s" in found and made.first_s is None:
+        text += (
+            " Each latent frame has the same share, so the first one, which is decoded faster, is "
+            "slowed by more of its time."
+        )
+    return text
+
+
+def control_document(recording: Recording, asked: Asked, source: Source) -> Document:
+    """Arms, calls and every round of an A/A control."""
+    from vdkit.present.study_charts import plot_rounds
+
+    found = judged(recording)
+    latency = found["latency_s"]
+    told = "; ".join(
+        f"{how}, {latency.false_calls[how].count} false calls in {latency.false_calls[how].n} "
+        f"splits, and what was planted found in {latency.found[how].count}"
+        for how in CALLED_BY
+    )
+    lead = f"Latency, asked as vdkit compare does: {told}."
+    return _document(
+        recording, source, "A setting against itself", (lead,),
+        (aa_arms_table(recording, found), calls_table(recording, found)), "Rounds",
+        Picture(
+            partial(plot_rounds, recording),
+            "Latency of every round by arm, with the means as lines",
+            "Latency of every round of each arm; lines are the means.",
+            "rounds",
+        ),
+    )  # fmt: skip

@@ -14,8 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vdkit.present.columns import NAMES
-from vdkit.present.control import spread_percent
-from vdkit.present.studies import decision_of
+from vdkit.present.studies import decision_of, spread_percent
 from vdkit.present.style import (
     FAMILY_COLORS,
     MODE_COLORS,
