@@ -9,15 +9,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from vdkit.decode.chunks import DecodeResult
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
 from vdkit.present.timeline import (
     BAR,
@@ -27,15 +30,8 @@ from vdkit.present.timeline import (
     lane_handles,
     two_chunks,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-
-    from vdkit.decode.chunks import DecodeResult
-    from vdkit.record.runs import Run
-    from vdkit.trace.stalls import Stalls
+from vdkit.record.runs import Run
+from vdkit.trace.stalls import Stalls
 
 HEIGHT_IN = 2.6
 """With the controls above it, the whole picture is seen in JupyterLab on 1280 x 800 pixels."""

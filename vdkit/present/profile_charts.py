@@ -1,6 +1,7 @@
 """Charts of a recorded profile or benchmark: bars, waterfall, strips. matplotlib only, no torch.
 
-Each takes an ``ax`` to draw on, or makes a figure; either way it returns the figure.
+Each draws on an ``ax``, or without one makes a figure; either way it returns the figure. Its
+``title`` says what was measured; below it stands what the profiler cost, where one ran.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vdkit.present.columns import NAMES
@@ -32,15 +35,10 @@ from vdkit.present.style import (
 from vdkit.present.timeline import plot_lanes, plot_overlap
 from vdkit.present.words import what_and_where
 from vdkit.record.machine import THROTTLE_BITS
+from vdkit.record.recording import Recording
+from vdkit.record.runs import Run
+from vdkit.trace.figures import Analysis
 from vdkit.trace.read import read_trace
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from vdkit.record.recording import Recording
-    from vdkit.record.runs import Run
-    from vdkit.trace.figures import Analysis
 
 
 @contextmanager
@@ -49,8 +47,8 @@ def _chart(
     analyses: Mapping[str, Analysis] | None = None,
 ) -> Iterator[tuple[Figure, Axes]]:  # fmt: skip
     """``ax`` and its figure, or new ones; above it what was measured and failed checks, in red."""
-    with nullcontext() if ax else chart(height_in) as made, plt.rc_context(STYLE):
-        figure, ax = (ax.get_figure(root=True), ax) if ax else (made[0], made[1][0, 0])
+    made: Any = nullcontext((ax.get_figure(root=True), [[ax]])) if ax else chart(height_in)
+    with made as (figure, ((ax,),)), plt.rc_context(STYLE):
         yield figure, ax
         ax.set_title("\n".join(filter(None, words)), loc="left", fontsize=7)
         if warning := incomplete(analyses or {}):
@@ -71,13 +69,7 @@ def _cost(analyses: Mapping[str, Analysis]) -> str:
 def plot_utilization(
     analyses: Mapping[str, Analysis], ax: Axes | None = None, title: str | None = None
 ) -> Figure:
-    """Kernel utilization by window and path, as bars with their figure.
-
-    Args:
-        analyses: mode to analysis.
-        ax: where to draw; None makes a figure.
-        title: what was measured; the profiler's cost stands below it.
-    """
+    """Kernel utilization by window and path, as bars with their figure."""
     modes = {
         window: there
         for window in ("run", "steady", "two chunks")
@@ -115,11 +107,8 @@ def plot_waterfall(
     Below stands how much of what async gains when timed lies between the two profiled runs.
 
     Args:
-        analyses: mode to analysis; both paths must be there.
-        ax: where to draw; None makes a figure.
-        start, stop: the two paths.
+        start, stop: the two paths; both must be in ``analyses``.
         window: which window of both.
-        title: what was measured; the profiler's cost stands below it.
     """
     first, last = analyses[start].windows[window], analyses[stop].windows[window]
     steps = [("busy", 1e3 * (last.busy_s - first.busy_s), "#0072B2", "")]
@@ -165,8 +154,6 @@ def plot_latencies(
 
     Args:
         latencies: mode to latencies of the timed runs, s.
-        ax: where to draw; None makes a figure.
-        title: what was measured.
     """
     with _chart(ax, 1.05 + 0.33 * len(latencies), (title,)) as (figure, ax):
         few = min(len(values) for values in latencies.values()) < 100
@@ -221,30 +208,21 @@ def _plot_timeline(recording: Recording, home: Path | None, title: str) -> Figur
     profiles = {name: arm.profile for name, arm in recording.arms.items() if arm.profile}
     shown = {n: p for n, p in profiles.items() if n in ("sync", "async")} or profiles
     mine = {name: one.analysis for name, one in shown.items()}
-    traces = {name: home / one.trace for name, one in shown.items()} if home else {}
+    paths = {name: home / one.trace for name, one in shown.items()} if home else {}
+    traces = {name: read_trace(path) for name, path in paths.items() if path.is_file()}
     pairs = {name: one.windows.get("two chunks") for name, one in mine.items()}
-    return plot_overlap(
-        {name: one.run for name, one in shown.items()},
-        recording.config,
-        f"{title}\n{_cost(mine)}",
-        incomplete(mine),
-        {name: read_trace(path) for name, path in traces.items() if path.is_file()},
-        {n: (pair.start_s, pair.stop_s) if pair else None for n, pair in pairs.items()},
-    )
+    windows = {n: (pair.start_s, pair.stop_s) if pair else None for n, pair in pairs.items()}
+    runs, words = {name: one.run for name, one in shown.items()}, f"{title}\n{_cost(mine)}"
+    return plot_overlap(runs, recording.config, words, incomplete(mine), traces, windows)
 
 
 _NVML_ROWS = (
-    ("power, W", (("power_w", "#D55E00", "board"),)),
-    ("clock, MHz", (("sm_clock_mhz", "#0072B2", "SM"), ("memory_clock_mhz", "#56B4E9", "memory"))),
-    (
-        "GPM, %",
-        (
-            ("sm_active_percent", "#009E73", "SM active"),
-            ("tensor_active_percent", "#CC79A7", "tensor active"),
-            ("dram_bandwidth_percent", "#E69F00", "DRAM bandwidth,\nof its peak"),
-        ),
-    ),
-)
+    ("power, W", [("power_w", "#D55E00", "board")]),
+    ("clock, MHz", [("sm_clock_mhz", "#0072B2", "SM"), ("memory_clock_mhz", "#56B4E9", "memory")]),
+    ("GPM, %", [("sm_active_percent", "#009E73", "SM active"),
+                ("tensor_active_percent", "#CC79A7", "tensor active"),
+                ("dram_bandwidth_percent", "#E69F00", "DRAM bandwidth,\nof its peak")]),
+)  # fmt: skip
 
 
 def plot_nvml(
@@ -255,13 +233,11 @@ def plot_nvml(
     Where a throttle reason was set the rows are shaded; the legend names it, or says never.
 
     Args:
-        run: a recorded run.
         nvml: column to values, ``time_s`` (s since the call) among them; fields that the device
             does not answer are left out of the picture.
-        title: above the figure.
     """
-    rows = [(label, [line for line in lines if nvml.get(line[0])]) for label, lines in _NVML_ROWS]
-    rows = [(label, lines) for label, lines in rows if lines]
+    there = [(label, [one for one in lines if nvml.get(one[0])]) for label, lines in _NVML_ROWS]
+    rows = [(label, lines) for label, lines in there if lines]
     grid = {"height_ratios": [1.1, *([1] * len(rows))]}
     height = 1.5 + 0.85 * len(rows)
     with chart(height, 1 + len(rows), title=title, sharex=True, gridspec_kw=grid) as (figure, axes):
@@ -272,8 +248,8 @@ def plot_nvml(
         for ax, (label, lines) in zip(axes[1:, 0], rows, strict=True):
             for column, color, name in lines:
                 values = np.array(nvml[column], float)  # None becomes NaN
-                there = np.isfinite(values)
-                ax.plot(times[there], values[there], color=color, linewidth=1, label=name)
+                known = np.isfinite(values)
+                ax.plot(times[known], values[known], color=color, linewidth=1, label=name)
             ax.set_ylabel(label, fontsize=7)
             if "%" in label:
                 ax.set(ylim=(0, 105), yticks=range(0, 101, 25))
@@ -304,8 +280,7 @@ def throttled_spans(
     pairs = zip(nvml["time_s"], nvml["clock_event_reasons"], strict=True)
     read = [(t, int(bits)) for t, bits in pairs if t is not None and bits is not None]
     spans = []
-    for place, (start, bits) in enumerate(read):
-        stop = read[min(place + 1, len(read) - 1)][0]
+    for (start, bits), (stop, _) in zip(read, [*read[1:], *read[-1:]], strict=True):
         if names := [name for name, bit in THROTTLE_BITS.items() if bits & bit]:
             spans.append((start, stop, ", ".join(names)))
     return spans
@@ -316,12 +291,8 @@ def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     old = run.replace("compute_only", "compute")  # what earlier files call it
-    mine = [row for row in rows if row["run"] in (run, old)]
-    if not mine:
+    if not (mine := [row for row in rows if row["run"] in (run, old)]):
         known = ", ".join(dict.fromkeys(row["run"] for row in rows))
         raise ValueError(f"{path} has no run {run!r}; it has {known}")
-    return {
-        name: [float(row[name]) if row[name] else None for row in mine]
-        for name in mine[0]
-        if name != "run"
-    }
+    names = [name for name in mine[0] if name != "run"]
+    return {name: [float(row[name]) if row[name] else None for row in mine] for name in names}

@@ -136,19 +136,19 @@ EXPERT_TONES = {
 
 
 def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
-    """When each stage worked, a block for each step or chunk, and on a GPU its peak memory.
-
-    Args:
-        rows: of `vdkit.present.stages.stage_rows`.
-        title: above the figure.
-    """
+    """When each stage worked, a block for each step or chunk, and on a GPU its peak memory."""
     on_gpu = any(row.peak_vram_bytes is not None for row in rows)
     grid = {"width_ratios": [2.4, 1][: 1 + on_gpu]}
     height = 0.75 + 0.36 * len(rows)
     with chart(height, 1, 1 + on_gpu, title, sharey=True, gridspec_kw=grid) as (figure, axes):
         _draw_time(axes[0, 0], rows)
-        if on_gpu:
-            _draw_memory(axes[0, 1], rows)
+        for ax in axes[0, 1:]:
+            peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
+            for index, (row, peak_gb) in enumerate(zip(rows, peaks_gb, strict=True)):
+                ax.barh(index, peak_gb, height=0.7, color=_tones(rows, row)[0])
+                say(ax, peak_gb + 0.02 * max(peaks_gb), index, str(significant(peak_gb)))
+            ax.tick_params(axis="y", length=0)
+            ax.set(xlim=(0, 1.25 * max(peaks_gb)), xlabel="peak VRAM, GB")
     columns = ("stage", "call", "start_s", "stop_s", "peak_vram_bytes")
     return keep_data(
         figure,
@@ -187,15 +187,6 @@ def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
     )  # fmt: skip
 
 
-def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
-    peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
-    for index, peak_gb in enumerate(peaks_gb):
-        ax.barh(index, peak_gb, height=0.7, color=_tones(rows, rows[index])[0])
-        say(ax, peak_gb + 0.02 * max(peaks_gb), index, str(significant(peak_gb)))
-    ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, 1.25 * max(peaks_gb)), xlabel="peak VRAM, GB")
-
-
 def plot_denoising(
     steps: Sequence[KeptStep],
     pictures: Mapping[str, Sequence[np.ndarray]],
@@ -206,7 +197,6 @@ def plot_denoising(
     Args:
         steps: ``kept`` of `vdkit.generate_latents`.
         pictures: name of a row to a picture for each step, uint8 [H, W, 3].
-        title: above the figure.
     """
     with _sheet(list(pictures.values()), len(steps), title, 0.42, 0.75) as (figure, axes):
         for ax, step in zip(axes[0], steps, strict=True):
@@ -231,7 +221,6 @@ def plot_frames(
         fps: gives the time of each.
         count: frames to show, 1 or more; all if there are fewer.
         columns: frames in a row.
-        title: above the figure.
     """
     if count < 1 or columns < 1:
         raise ValueError(f"count is {count}, columns {columns}; use 1 or more of each")
@@ -296,26 +285,26 @@ def chunk_life_table(run: Recorded, index: int, on_gpu: bool) -> Table:
     words = {"async": PIPELINED, "sync": SEQUENTIAL}.get(run.mode)
     if words is None:
         raise ValueError(f"mode {run.mode!r} has no chunk's life to show; use sync or async")
+    if not on_gpu:
+        words = {
+            step: ("caller (no streams on a CPU)" if where.endswith("stream") else where, waits)
+            for step, (where, waits) in words.items()
+        } | {"launch": ("caller", "the decode itself: a CPU queues nothing")}
     steps = chunk_steps(run, index)
     zero_s = next(step.start_s for step in steps if step.name == "launch")
-    rows: list[dict[str, Cell]] = []
-    for step in steps:
-        where, waits = words[step.name]
-        if not on_gpu and where.endswith("stream"):
-            where = "caller (no streams on a CPU)"
-        if not on_gpu and step.name == "launch":
-            waits = "the decode itself: a CPU queues nothing"
-        rows.append(
+    return Table(
+        [
             {
                 f"{run.mode}, chunk {index}": step.name,
-                "where": where,
+                "where": words[step.name][0],
                 "from ms": Number(1e3 * (step.start_s - zero_s), 2),
                 "to ms": Number(1e3 * (step.stop_s - zero_s), 2),
                 "takes ms": Number(1e3 * step.length_s, 2),
-                "waits for": waits,
+                "waits for": words[step.name][1],
             }
-        )
-    return Table(rows)
+            for step in steps
+        ]
+    )
 
 
 def chunk_life_words(run: Recorded, index: int) -> str:

@@ -5,10 +5,13 @@ Panels that are compared share their axis; an axis that does not start at 0 says
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -31,22 +34,19 @@ from vdkit.present.words import what_and_where
 from vdkit.record.derived import (
     Headroom,
     Overlap,
+    VramPoint,
     headroom_of,
     overlap_of,
     recorded_vram,
     vram_growth_bytes,
     vram_points,
 )
+from vdkit.record.recording import Recording
 from vdkit.record.stats import CALL_BELOW_P
+from vdkit.trace.figures import FamilyShare
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from vdkit.record.derived import VramPoint
-    from vdkit.record.recording import Recording
-    from vdkit.trace.figures import FamilyShare
 
 
 _STEPS = {
@@ -59,11 +59,20 @@ _STEPS = {
 """Color and meaning of what a run's time goes to."""
 
 
-def _stacked(heights_in: Sequence[float]) -> Any:
-    """A chart with panels of these heights below each other, on one horizontal axis."""
-    count = len(heights_in)
-    height = 0.45 + sum(heights_in) + 0.2 * count
-    return chart(height, count, sharex=True, gridspec_kw={"height_ratios": heights_in})
+@contextmanager
+def _stacked(
+    panels: Mapping[str, Mapping[str, Any]], row_in: float, end: float, words: str
+) -> Iterator[tuple[Figure, list[tuple[Axes, Any]]]]:
+    """Panels below each other, each with its rows, on one axis from 0 to ``end``, ``words``."""
+    heights = [0.4 + row_in * len(rows) for rows in panels.values()]
+    grid, count = {"height_ratios": heights}, len(panels)
+    height = 0.45 + sum(heights) + 0.2 * count
+    with chart(height, count, sharex=True, gridspec_kw=grid) as (figure, axes):
+        for ax, (title, rows) in zip(axes[:, 0], panels.items(), strict=True):
+            ax.set_title(title, loc="left", fontsize=8)
+            name_rows(ax, list(rows))
+        axes[-1, 0].set(xlim=(0, end), xlabel=words)
+        yield figure, list(zip(axes[:, 0], panels.values(), strict=True))
 
 
 def overlaps_of(recording: Recording) -> dict[str, Overlap]:
@@ -94,15 +103,15 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
         ValueError: a variant without one of the two modes.
     """
     panels = {title: overlaps_of(recording) for title, recording in recordings.items()}
-    heights = [0.42 + 0.42 * len(variants) for variants in panels.values()]
     overlaps = [one for variants in panels.values() for one in variants.values()]
     longest = max(max(one.sync_total_ms, one.async_total_ms) for one in overlaps)
     gap = 0.01 * longest
-    with _stacked(heights) as (figure, axes):
-        for ax, (title, variants) in zip(axes[:, 0], panels.items(), strict=True):
+    words = "ms per latent frame, mean latency of the run over its latent frames"
+    with _stacked(panels, 0.42, 1.55 * longest, words) as (figure, drawn):
+        for ax, variants in drawn:
             for row, one in enumerate(variants.values()):
                 top, bottom = row - 0.2, row + 0.2
-                _stack(ax, top, one.sync_ms | {"rest": one.sync_rest_ms})
+                _stack(ax, top, dict(one.sync_ms) | {"rest": one.sync_rest_ms})
                 _stack(ax, bottom, {"decode": one.async_decode_ms, "rest": one.async_rest_ms})
                 sync_ms, async_ms = one.sync_total_ms, one.async_total_ms
                 words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
@@ -112,9 +121,6 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
                 say(ax, async_ms + gap, bottom, words, fontsize=6.5)
             places = [row + half for row in range(len(variants)) for half in (-0.2, 0.2)]
             name_rows(ax, [w for name in variants for w in (f"{name}  sync", "async")], places)
-            ax.set_title(title, loc="left", fontsize=8)
-        words = "ms per latent frame, mean latency of the run over its latent frames"
-        axes[-1, 0].set(xlim=(0, 1.55 * longest), xlabel=words)
         handles = [Patch(color=color, label=words) for color, words in _STEPS.values()]
         legend_below(figure, handles, ncols=len(handles))
     rows = [
@@ -128,7 +134,7 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     return keep_data(figure, rows)
 
 
-def _stack(ax: Axes, row: float, parts_ms: Mapping[str, float]) -> None:
+def _stack(ax: Axes, row: float, parts_ms: dict[str, float]) -> None:
     left = 0.0
     for step, (color, _) in _STEPS.items():
         width = max(0.0, parts_ms.get(step, 0.0))
@@ -169,11 +175,11 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
         ValueError: as `headrooms_of`.
     """
     panels = {title: headrooms_of(*both) for title, both in recordings.items()}
-    heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
     longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
     dashed: dict[str, Any] = {"color": RED, "linewidth": 1, "linestyle": (0, (4, 2))}
-    with _stacked(heights) as (figure, axes):
-        for ax, (title, variants) in zip(axes[:, 0], panels.items(), strict=True):
+    words = "compute only, ms per latent frame"
+    with _stacked(panels, 0.26, 1.7 * longest, words) as (figure, drawn):
+        for ax, variants in drawn:
             for row, one in enumerate(variants.values()):
                 ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute_only"])
                 words = f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
@@ -181,9 +187,6 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
                 say(ax, one.compute_ms + 0.01 * longest, row, words)
             for ceiling_ms in {one.ceiling_ms for one in variants.values()}:
                 ax.axvline(ceiling_ms, **dashed)
-            name_rows(ax, list(variants))
-            ax.set_title(title, loc="left", fontsize=8)
-        axes[-1, 0].set(xlim=(0, 1.7 * longest), xlabel="compute only, ms per latent frame")
         words = "ceiling: the same operations at the rate of a large matrix product"
         legend_below(figure, [Line2D([], [], label=words, **dashed)])
     rows = [
@@ -205,7 +208,6 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
 
     Args:
         measured: where or when, in words, to its points; two at most, the second dashed.
-        title: above the figure.
 
     Raises:
         ValueError: no points, or more than two sets.

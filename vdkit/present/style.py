@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from vdkit.record.store import new_paths, written
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""
@@ -88,7 +88,8 @@ def chart(
     Args:
         options: of `matplotlib.pyplot.subplots`.
     """
-    given = {"squeeze": False, "layout": "constrained", "figsize": (WIDTH_IN, height_in)}
+    given: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
+    given["figsize"] = (WIDTH_IN, height_in)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, **(given | options))
         plt.close(figure)
@@ -99,8 +100,9 @@ def chart(
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: Any) -> None:
     """A legend below all axes, of ``handles`` or of what has a label."""
-    given = {"loc": "outside lower center", "frameon": False, "fontsize": 7, "columnspacing": 1.2}
-    figure.legend(handles=handles, **(given | {"handlelength": 1.4} | style))
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": 7} | style
+    style = {"columnspacing": 1.2, "handlelength": 1.4} | style
+    figure.legend(**style if handles is None else style | {"handles": handles})
 
 
 def name_rows(ax: Axes, names: Sequence[str], at: Iterable[float] | None = None) -> None:
@@ -113,7 +115,7 @@ def name_rows(ax: Axes, names: Sequence[str], at: Iterable[float] | None = None)
 
 def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> None:
     """Words in or beside a bar, on its middle."""
-    ax.text(x, y, words, **({"va": "center", "fontsize": 7} | style))
+    ax.text(x, y, words, **{"va": "center", "fontsize": 7, **style})
 
 
 def keep_data(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -153,9 +155,6 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
 
 def _drawn(figure: Figure) -> list[dict[str, Any]]:
     """Lines by their points, bars by two corners, dots by their centers, in data coordinates."""
-    from matplotlib.collections import PathCollection
-    from matplotlib.patches import Rectangle
-
     rows: list[dict[str, Any]] = []
     for number, ax in enumerate(figure.axes, start=1):
         marks: list[tuple[Any, Any]] = [(line, line.get_xydata()) for line in ax.lines]

@@ -6,9 +6,12 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import (
@@ -19,19 +22,12 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from vdkit.predict.advise import storage_sensitivity
+from vdkit.predict.advise import StoragePoint, storage_sensitivity
 from vdkit.predict.grid import Cell, Sweep, measured_s
 from vdkit.present.style import MODE_COLORS, TONES, WIDTH_IN, chart, keep_data, legend_below, say
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
 from vdkit.present.words import what_and_where
 from vdkit.record.runs import MODES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
-
-    from vdkit.predict.advise import StoragePoint
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}

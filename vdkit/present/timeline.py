@@ -7,13 +7,16 @@ events unequally wide.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.present.columns import NAMES
 from vdkit.present.style import (
     CAUSE_COLORS,
@@ -27,6 +30,7 @@ from vdkit.present.style import (
 )
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
+from vdkit.record.runs import Run
 from vdkit.trace.figures import steady_windows
 from vdkit.trace.stalls import (
     Stalls,
@@ -35,14 +39,7 @@ from vdkit.trace.stalls import (
     stalls_from_records,
     stalls_from_trace,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from vdkit.decode.chunks import DecodeConfig, DecodeResult
-    from vdkit.record.runs import Run
-    from vdkit.trace.timeline import Recorded, Timeline
+from vdkit.trace.timeline import Recorded, Timeline
 
 LEGEND_CHARACTERS = 130
 """Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""
@@ -189,8 +186,6 @@ def plot_lanes(run: Run, ax: Axes, limits: tuple[float, float]) -> None:
     """Draw one run: a lane each for compute, copy, convert and write, a bar for each chunk.
 
     Args:
-        run: a recorded run.
-        ax: where to draw.
         limits: (start, stop) in seconds since the call.
     """
     draw_lanes(ax, [run], limits)
