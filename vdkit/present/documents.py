@@ -1,6 +1,6 @@
 """What is said of a recorded study, as a document: the way in, what kinds share, and a benchmark.
 
-The other kinds lie in `studies`, `control` and `profile_document` beside it. No torch.
+The other kinds lie in `studies` and `profile_document` beside it. No torch.
 """
 
 from __future__ import annotations

@@ -251,20 +251,17 @@ def ablation_table(recording: Recording) -> Table:
 def ablation_words(recording: Recording) -> str:
     """In words: without what the decode took longer, and without what no longer."""
     arms = {n: a for n, a in recording.arms.items() if n != recording.baseline and a.mode != "sync"}
-    longer: dict[str, float] = {}
-    for name, arm in arms.items():
-        decision = decision_of(recording, name)
-        if decision and decision.ratio and decision.verdict == MORE and not arm.same_code:
-            longer[name] = decision.ratio.value
-    rest = [name for name, arm in arms.items() if name not in longer and not arm.same_code]
+    same = [name for name, arm in arms.items() if arm.same_code]
+    asked = {name: decision_of(recording, name) for name in arms if name not in same}
+    longer = {n: d.ratio.value for n, d in asked.items() if d and d.ratio and d.verdict == MORE}
     parts = []
     if longer:
         ranked = sorted(longer, key=lambda name: -longer[name])
         said = ", ".join(f"{name} {100 * (longer[name] - 1):.1f} %" for name in ranked)
         parts.append(f"Slower than with {recording.baseline}: {said}.")
-    if rest:
+    if rest := [name for name in asked if name not in longer]:
         parts.append(f"Not seen to be slower: {', '.join(rest)}.")
-    if same := [name for name, arm in arms.items() if arm.same_code]:
+    if same:
         parts.append(
             f"The same code as {recording.baseline}, because the device is a CPU: "
             f"{', '.join(same)} (how far they are from 0 is what noise does)."
@@ -384,12 +381,11 @@ def planted_words(recording: Recording, found: Mapping[str, Judged]) -> str:
         low, high = (None if end is None else 100 * (end - 1) for end in (ratio.low, ratio.high))
         more = Number(100 * (ratio.value - 1), 2, low, high, sign=True)
         said.append(f"{TITLES[metric]} {more} %")
-    measured = ", ".join(said)
     text = (
         f"Planted: {made.percent:g} % of a chunk's {1e3 * made.chunk_s:.3f} ms, as {made.products} "
         f"products of {made.matrix_size}x{made.matrix_size} {made.matrix_dtype} matrices of "
         f"{1e3 * made.product_s:.4f} ms in a run: {planned:+.2f} % of its latency. Measured, slow "
-        f"against a: {measured}."
+        f"against a: {', '.join(said)}."
     )
     if "ttff_s" in found and made.first_s is None:
         text += (

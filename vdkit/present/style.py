@@ -113,9 +113,9 @@ def name_rows(ax: Axes, names: Sequence[str], at: Iterable[float] | None = None)
         ax.invert_yaxis()
 
 
-def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> None:
+def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> Any:
     """Words in or beside a bar, on its middle."""
-    ax.text(x, y, words, **{"va": "center", "fontsize": 7, **style})
+    return ax.text(x, y, words, **{"va": "center", "fontsize": 7, **style})
 
 
 def keep_data(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Figure:

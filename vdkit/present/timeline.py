@@ -27,6 +27,7 @@ from vdkit.present.style import (
     chart,
     keep_data,
     legend_below,
+    say,
 )
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
@@ -105,13 +106,9 @@ def draw_bars(
 
 
 def draw_lanes(
-    ax: Axes,
-    runs: Sequence[Run | DecodeResult],
-    limits: tuple[float, float],
-    begins: Sequence[float] = (0.0, 0.0),
-    scale: float = 1.0,
-    numbers: bool = True,
-) -> list[Any]:
+    ax: Axes, runs: Sequence[Run | DecodeResult], limits: tuple[float, float],
+    begins: Sequence[float] = (0.0, 0.0), scale: float = 1.0, numbers: bool = True,
+) -> list[Any]:  # fmt: skip
     """A lane for each step and a bar for each chunk; of two runs, one bar above the other.
 
     Args:
@@ -119,28 +116,26 @@ def draw_lanes(
         begins: what is 0 on the axis, in s of each run.
         numbers: write a chunk's number into its bar where it fits.
 
-    Returns:
-        What was drawn.
+    Returns what was drawn.
     """
     lanes = drawn_lanes(runs)
     height = 2 * BAR / len(runs)
     rows = [
-        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, row)
+        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, TONES[lane])
         for place, (run, begin_s) in enumerate(zip(runs, begins, strict=False))
         for row, lane in enumerate(lanes)
         for chunk, start, stop in _spans(run, lane)
         if (left := max((start - begin_s) * scale, limits[0]))
         < (right := min((stop - begin_s) * scale, limits[1]))
     ]
-    found = np.array(rows, dtype=float).reshape(-1, 5)
-    colors = [TONES[lanes[int(row)]][int(index) % 2] for index, row in found[:, 3:]]
-    low = found[:, 2]
-    drawn: list[Any] = [draw_bars(ax, found[:, 0], found[:, 1], low, low + height, colors)]
-    for left, length, low_at, index, _ in found if numbers else ():
+    lefts, lengths, lows = np.array([row[:3] for row in rows], dtype=float).reshape(-1, 3).T
+    colors = [tones[index % 2] for *_, index, tones in rows]
+    drawn: list[Any] = [draw_bars(ax, lefts, lengths, lows, lows + height, colors)]
+    style: Any = {"ha": "center", "fontsize": 6.5}
+    for left, length, low, index, _ in rows if numbers else ():
         if length > _NUMBERED * (limits[1] - limits[0]):
-            ink = "white" if index % 2 == 0 else "black"
-            drawn.append(ax.text(left + length / 2, low_at + height / 2, f"{index:.0f}", color=ink,
-                                 ha="center", va="center", fontsize=6.5))  # fmt: skip
+            place, ink = (left + length / 2, low + height / 2), ("white", "black")[index % 2]
+            drawn.append(say(ax, *place, str(index), color=ink, **style))
     ax.set_yticks(range(len(lanes)), lanes)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -149,13 +144,9 @@ def draw_lanes(
 
 
 def draw_stalls(
-    ax: Axes,
-    stalls: Stalls,
-    limits: tuple[float, float],
-    begin_s: float = 0.0,
-    scale: float = 1.0,
-    height: float = 2 * BAR,
-) -> tuple[list[Any], list[str]]:
+    ax: Axes, stalls: Stalls, limits: tuple[float, float], begin_s: float = 0.0,
+    scale: float = 1.0, height: float = 2 * BAR,
+) -> tuple[list[Any], list[str]]:  # fmt: skip
     """Shade the gaps of the compute lane by cause; what was drawn, and the causes to be seen.
 
     Args:
