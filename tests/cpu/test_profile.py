@@ -417,7 +417,7 @@ def test_a_failed_check_is_in_red_words_everywhere(recording):
         charts.plot_utilization(bad), charts.plot_waterfall(bad),
         drawn.plot_overlap({"async": made.run}, DecodeConfig(), "title", words),
     ):  # fmt: skip
-        red = [t for t in texts(figure) if t.get_color() == charts.RED]
+        red = [t for t in texts(figure) if t.get_color() == charts.style.RED]
         assert any("INCOMPLETE TRACE" in t.get_text() for t in red)
     assert "INCOMPLETE" not in document(recording).text(terminal=True)
 

@@ -20,18 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vdkit.present import style
 from vdkit.present.columns import NAMES
 from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
-from vdkit.present.style import (
-    CAUSE_COLORS,
-    MODE_COLORS,
-    RED,
-    STYLE,
-    chart,
-    legend_below,
-    name_rows,
-    say,
-)
 from vdkit.present.timeline import plot_lanes, plot_overlap
 from vdkit.present.words import what_and_where
 from vdkit.record.machine import THROTTLE_BITS
@@ -47,14 +38,14 @@ def _chart(
     analyses: Mapping[str, Analysis] | None = None,
 ) -> Iterator[tuple[Figure, Axes]]:  # fmt: skip
     """``ax`` and its figure, or new ones; above it what was measured and failed checks, in red."""
-    made: Any = nullcontext((ax.get_figure(root=True), [[ax]])) if ax else chart(height_in)
-    with made as (figure, ((ax,),)), plt.rc_context(STYLE):
+    made: Any = nullcontext((ax.get_figure(root=True), [[ax]])) if ax else style.chart(height_in)
+    with made as (figure, ((ax,),)), plt.rc_context(style.STYLE):
         yield figure, ax
         ax.set_title("\n".join(filter(None, words)), loc="left", fontsize=7)
         if warning := incomplete(analyses or {}):
             ax.annotate(
                 warning, (0, 1), (0, 16), xycoords="axes fraction", textcoords="offset points",
-                color=RED, fontsize=7, va="bottom", annotation_clip=False,
+                color=style.RED, fontsize=7, va="bottom", annotation_clip=False,
             )  # fmt: skip
 
 
@@ -81,13 +72,13 @@ def plot_utilization(
         for window, names in modes.items():
             for row, mode in enumerate(names):
                 percent = analyses[mode].windows[window].kernel_utilization_percent
-                color = MODE_COLORS.get(mode, "#0072B2")
+                color = style.MODE_COLORS.get(mode, "#0072B2")
                 ax.barh(place + row, percent, color=color, height=0.8)
-                say(ax, percent + 0.6, place + row, f"{percent:.2f} %")
-                say(ax, 1, place + row, mode, color="white")
+                style.say(ax, percent + 0.6, place + row, f"{percent:.2f} %")
+                style.say(ax, 1, place + row, mode, color="white")
             ticks.append(place + (len(names) - 1) / 2)
             place += len(names) + 0.7
-        name_rows(ax, list(modes), ticks)
+        style.name_rows(ax, list(modes), ticks)
         what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
         ax.set(xlim=(0, 112), xticks=range(0, 101, 20), xlabel=f"{what}, % of the window")
     return figure
@@ -112,7 +103,7 @@ def plot_waterfall(
     """
     first, last = analyses[start].windows[window], analyses[stop].windows[window]
     steps = [("busy", 1e3 * (last.busy_s - first.busy_s), "#0072B2", "")]
-    for cause, (color, hatch) in CAUSE_COLORS.items():
+    for cause, (color, hatch) in style.CAUSE_COLORS.items():
         change = 1e3 * (last.stall_s[cause] - first.stall_s[cause])
         if abs(change) >= 1e-4 * 1e3 * first.window_s:
             label = "gaps up to 20 us" if cause == "short" else cause
@@ -129,17 +120,18 @@ def plot_waterfall(
     height = 1.25 + 0.22 * (len(steps) + 2)
     with _chart(ax, height, (title, _cost(pair)), pair) as (figure, ax):
         for row, mode, whole in ((0, start, begin), (bottom, stop, end)):
-            ax.barh(row, whole, color=MODE_COLORS.get(mode, "#888888"), height=0.7)
-            say(ax, whole + 0.012 * width, row, f"{whole:#.4g} ms".replace(". ", " "))
+            ax.barh(row, whole, color=style.MODE_COLORS.get(mode, "#888888"), height=0.7)
+            style.say(ax, whole + 0.012 * width, row, f"{whole:#.4g} ms".replace(". ", " "))
             if left > 0:  # a gap in each bar that is cut off
-                say(ax, left + 0.02 * width, row, "//", fontsize=14, color="white", weight="bold")
-        style: dict[str, Any] = {"height": 0.7, "edgecolor": "black", "linewidth": 0.3}
+                cut: Any = {"fontsize": 14, "color": "white", "weight": "bold"}
+                style.say(ax, left + 0.02 * width, row, "//", **cut)
+        look: dict[str, Any] = {"height": 0.7, "edgecolor": "black", "linewidth": 0.3}
         for row, (_, change, color, hatch) in enumerate(steps, start=1):
             before, after = ends[row - 1 : row + 1]
-            ax.barh(row, change, left=before, facecolor=color, hatch=hatch, **style)
+            ax.barh(row, change, left=before, facecolor=color, hatch=hatch, **look)
             ax.plot([before, before], [row - 0.65, row + 0.35], color="black", linewidth=0.5)
-            say(ax, max(before, after) + 0.012 * width, row, f"{change:+.1f} ms")
-        name_rows(ax, [start, *(step[0] for step in steps), stop])
+            style.say(ax, max(before, after) + 0.012 * width, row, f"{change:+.1f} ms")
+        style.name_rows(ax, [start, *(step[0] for step in steps), stop])
         broken = " (the axis does not start at 0)" if left > 0 else ""
         below = coverage_words(pair).replace(": ", ":\n") if window == "run" else ""
         words = "\n".join(filter(None, (f"window '{window}', ms{broken}", below)))
@@ -159,18 +151,19 @@ def plot_latencies(
         few = min(len(values) for values in latencies.values()) < 100
         p99 = "P99 (below; n < 100: read it as the maximum)" if few else "P99 (below)"
         mean: dict[str, Any] = {"color": "black", "linewidth": 1.2}
+        tail = mean | {"color": style.RED}
         for row, (mode, values) in enumerate(latencies.items()):
-            color = MODE_COLORS.get(mode, "#0072B2")
+            color = style.MODE_COLORS.get(mode, "#0072B2")
             ax.scatter(values, [row] * len(values), s=10, color=color, alpha=0.6, linewidth=0)
             ax.vlines(np.mean(values), row - 0.4, row - 0.1, **mean)
-            ax.vlines(np.percentile(values, 99), row + 0.1, row + 0.4, **mean | {"color": RED})
+            ax.vlines(np.percentile(values, 99), row + 0.1, row + 0.4, **tail)
         ax.vlines([], 0, 0, label="mean (above)", **mean)
-        ax.vlines([], 0, 0, label=p99, **mean | {"color": RED})
+        ax.vlines([], 0, 0, label=p99, **tail)
         names = [f"{mode} (n = {len(values)})" for mode, values in latencies.items()]
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(latencies) - 0.5, -0.5)
         ax.set_xlabel("latency, s (the axis does not start at 0)")
-        legend_below(figure, loc="outside lower right", ncols=2)
+        style.legend_below(figure, loc="outside lower right", ncols=2)
     return figure
 
 
@@ -238,13 +231,13 @@ def plot_nvml(
     """
     there = [(label, [one for one in lines if nvml.get(one[0])]) for label, lines in _NVML_ROWS]
     rows = [(label, lines) for label, lines in there if lines]
-    grid = {"height_ratios": [1.1, *([1] * len(rows))]}
+    grid: Any = {"sharex": True, "gridspec_kw": {"height_ratios": [1.1, *([1] * len(rows))]}}
     height = 1.5 + 0.85 * len(rows)
-    with chart(height, 1 + len(rows), title=title, sharex=True, gridspec_kw=grid) as (figure, axes):
+    with style.chart(height, 1 + len(rows), title=title, **grid) as (figure, axes):
         plot_lanes(run, axes[0, 0], (0.0, 1.005 * run.latency_s))
         times = np.array(nvml["time_s"], float)
         held = throttled_spans(nvml)
-        shade: dict[str, Any] = {"facecolor": RED, "alpha": 0.15}
+        shade: dict[str, Any] = {"facecolor": style.RED, "alpha": 0.15}
         for ax, (label, lines) in zip(axes[1:, 0], rows, strict=True):
             for column, color, name in lines:
                 values = np.array(nvml[column], float)  # None becomes NaN

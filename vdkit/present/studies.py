@@ -23,14 +23,7 @@ from vdkit.present.words import (
     what_and_where,
     what_sentence,
 )
-from vdkit.record.compare import (
-    ARMS,
-    CALLED_BY,
-    FALSE_CALLS_AT_MOST,
-    FOUND_AT_LEAST,
-    Judged,
-    judged,
-)
+from vdkit.record import compare
 from vdkit.record.recording import Arm, Recording
 from vdkit.record.stats import CALL_BELOW_P, LESS, MORE, Decision, Proportion, Summary, decide
 
@@ -316,11 +309,11 @@ def spread_percent(summary: Summary) -> float:
     return 100 * summary.std / summary.mean
 
 
-def aa_arms_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
+def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> Table:
     """A row per arm: means, and spread as the standard deviation in % of the mean."""
     throttled = any(arm.throttled_runs for arm in recording.arms.values())
     rows = []
-    for name in ARMS:
+    for name in compare.ARMS:
         arm = recording.arms[name]
         row: dict[str, Cell] = {"arm": name, "n": Number(len(arm.timed), 0)}
         for metric, one in found.items():
@@ -343,16 +336,17 @@ def aa_arms_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
     return Table(rows, caption, note)
 
 
-def calls_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
+def calls_table(recording: Recording, found: Mapping[str, compare.Judged]) -> Table:
     """A row per metric and way to ask: how often a difference was called."""
-    aims = (f"at most {100 * FALSE_CALLS_AT_MOST:g} %", f"at least {100 * FOUND_AT_LEAST:g} %")
+    at_most = f"at most {100 * compare.FALSE_CALLS_AT_MOST:g} %"
+    at_least = f"at least {100 * compare.FOUND_AT_LEAST:g} %"
     rows: list[dict[str, Cell]] = []
     for metric, one in found.items():
-        for how in CALLED_BY:
+        for how in compare.CALLED_BY:
             quiet, sharp = ("met" if met else "NOT MET" for met in one.aims_met(how))
             row: dict[str, Cell] = {"metric": TITLES[metric], "asked": how}
-            row |= {"a against b: called %": _share(one.false_calls[how]), aims[0]: quiet}
-            row |= {"slow against a: found %": _share(one.found[how]), aims[1]: sharp}
+            row |= {"a against b: called %": _share(one.false_calls[how]), at_most: quiet}
+            row |= {"slow against a: found %": _share(one.found[how]), at_least: sharp}
             rows.append(row)
     plan = recording.planted
     assert plan is not None
@@ -370,7 +364,7 @@ def _share(share: Proportion) -> Number:
     return Number(100 * share.count / share.n, 1, low, high, mark=f"{share.count} of {share.n}")
 
 
-def planted_words(recording: Recording, found: Mapping[str, Judged]) -> str:
+def planted_words(recording: Recording, found: Mapping[str, compare.Judged]) -> str:
     """What was planted, and how much slower it made arm slow."""
     made = recording.planted
     assert made is not None
@@ -399,12 +393,12 @@ def control_document(recording: Recording, asked: Asked, source: Source) -> Docu
     """Arms, calls and every round of an A/A control."""
     from vdkit.present.study_charts import plot_rounds
 
-    found = judged(recording)
+    found = compare.judged(recording)
     latency = found["latency_s"]
     told = "; ".join(
         f"{how}, {latency.false_calls[how].count} false calls in {latency.false_calls[how].n} "
         f"splits, and what was planted found in {latency.found[how].count}"
-        for how in CALLED_BY
+        for how in compare.CALLED_BY
     )
     lead = f"Latency, asked as vdkit compare does: {told}."
     return _document(

@@ -16,31 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from vdkit.present import style
 from vdkit.present.columns import NAMES
 from vdkit.present.studies import decision_of, spread_percent
-from vdkit.present.style import (
-    FAMILY_COLORS,
-    MODE_COLORS,
-    RED,
-    TONES,
-    chart,
-    keep_data,
-    legend_below,
-    name_rows,
-    say,
-)
 from vdkit.present.table import ratio_of
 from vdkit.present.words import what_and_where
-from vdkit.record.derived import (
-    Headroom,
-    Overlap,
-    VramPoint,
-    headroom_of,
-    overlap_of,
-    recorded_vram,
-    vram_growth_bytes,
-    vram_points,
-)
+from vdkit.record import derived
 from vdkit.record.recording import Recording
 from vdkit.record.stats import CALL_BELOW_P
 from vdkit.trace.figures import FamilyShare
@@ -50,10 +31,8 @@ if TYPE_CHECKING:
 
 
 _STEPS = {
-    "decode": (TONES["compute"][0], "decode"),
-    "copy": (TONES["copy"][0], "copy to the host"),
-    "convert": (TONES["convert"][0], "convert on the host"),
-    "write": (TONES["write"][0], "write to the sink"),
+    "decode": (style.TONES["compute"][0], "decode"),
+    **{lane: (style.TONES[lane][0], style.LANE_MEANING[lane]) for lane in style.LANES[1:]},
     "rest": ("#BBBBBB", "open, close and wait"),
 }
 """Color and meaning of what a run's time goes to."""
@@ -67,17 +46,17 @@ def _stacked(
     heights = [0.4 + row_in * len(rows) for rows in panels.values()]
     grid, count = {"height_ratios": heights}, len(panels)
     height = 0.45 + sum(heights) + 0.2 * count
-    with chart(height, count, sharex=True, gridspec_kw=grid) as (figure, axes):
+    with style.chart(height, count, sharex=True, gridspec_kw=grid) as (figure, axes):
         for ax, (title, rows) in zip(axes[:, 0], panels.items(), strict=True):
             ax.set_title(title, loc="left", fontsize=8)
-            name_rows(ax, list(rows))
+            style.name_rows(ax, list(rows))
         axes[-1, 0].set(xlim=(0, end), xlabel=words)
         yield figure, list(zip(axes[:, 0], panels.values(), strict=True))
 
 
-def overlaps_of(recording: Recording) -> dict[str, Overlap]:
+def overlaps_of(recording: Recording) -> dict[str, derived.Overlap]:
     """Variant to its sync against async, ms per latent frame; ValueError without both modes."""
-    return {name: overlap_of(recording.of_variant(name)) for name in recording.variants}
+    return {name: derived.overlap_of(recording.of_variant(name)) for name in recording.variants}
 
 
 def hiding_words(recording: Recording) -> str:
@@ -115,14 +94,15 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
                 _stack(ax, bottom, {"decode": one.async_decode_ms, "rest": one.async_rest_ms})
                 sync_ms, async_ms = one.sync_total_ms, one.async_total_ms
                 words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
-                say(ax, sync_ms + gap, top, words, fontsize=6.5)
+                style.say(ax, sync_ms + gap, top, words, fontsize=6.5)
                 words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, "
                 words += f"sync / async {sync_ms / async_ms:.2f}"
-                say(ax, async_ms + gap, bottom, words, fontsize=6.5)
+                style.say(ax, async_ms + gap, bottom, words, fontsize=6.5)
             places = [row + half for row in range(len(variants)) for half in (-0.2, 0.2)]
-            name_rows(ax, [w for name in variants for w in (f"{name}  sync", "async")], places)
+            pairs = [word for name in variants for word in (f"{name}  sync", "async")]
+            style.name_rows(ax, pairs, places)
         handles = [Patch(color=color, label=words) for color, words in _STEPS.values()]
-        legend_below(figure, handles, ncols=len(handles))
+        style.legend_below(figure, handles, ncols=len(handles))
     rows = [
         {"panel": title, "variant": name}
         | {f"sync_{step}_ms": ms for step, ms in one.sync_ms.items()}
@@ -131,7 +111,7 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
         for title, variants in panels.items()
         for name, one in variants.items()
     ]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)
 
 
 def _stack(ax: Axes, row: float, parts_ms: dict[str, float]) -> None:
@@ -142,7 +122,7 @@ def _stack(ax: Axes, row: float, parts_ms: dict[str, float]) -> None:
         left += width
 
 
-def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
+def headrooms_of(recording: Recording, profile: Recording) -> dict[str, derived.Headroom]:
     """Variant to how near it comes to the ceiling of ``profile``, by its count of operations.
 
     Raises:
@@ -152,7 +132,7 @@ def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom
     if profile.ceiling is None or seen is None or seen.tflop is None:
         raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
     return {
-        name: headroom_of(recording.of_variant(name), seen.tflop, profile.ceiling)
+        name: derived.headroom_of(recording.of_variant(name), seen.tflop, profile.ceiling)
         for name in recording.variants
     }
 
@@ -176,25 +156,25 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
     """
     panels = {title: headrooms_of(*both) for title, both in recordings.items()}
     longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
-    dashed: dict[str, Any] = {"color": RED, "linewidth": 1, "linestyle": (0, (4, 2))}
+    dashed: dict[str, Any] = {"color": style.RED, "linewidth": 1, "linestyle": (0, (4, 2))}
     words = "compute only, ms per latent frame"
     with _stacked(panels, 0.26, 1.7 * longest, words) as (figure, drawn):
         for ax, variants in drawn:
             for row, one in enumerate(variants.values()):
-                ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute_only"])
+                ax.barh(row, one.compute_ms, height=0.7, color=style.MODE_COLORS["compute_only"])
                 words = f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
                 words += f"{one.percent:.0f} % of the ceiling"
-                say(ax, one.compute_ms + 0.01 * longest, row, words)
+                style.say(ax, one.compute_ms + 0.01 * longest, row, words)
             for ceiling_ms in {one.ceiling_ms for one in variants.values()}:
                 ax.axvline(ceiling_ms, **dashed)
         words = "ceiling: the same operations at the rate of a large matrix product"
-        legend_below(figure, [Line2D([], [], label=words, **dashed)])
+        style.legend_below(figure, [Line2D([], [], label=words, **dashed)])
     rows = [
         {"panel": title, "variant": name, **asdict(one)}
         for title, variants in panels.items()
         for name, one in variants.items()
     ]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)
 
 
 _LINES: tuple[dict[str, Any], ...] = (
@@ -203,7 +183,9 @@ _LINES: tuple[dict[str, Any], ...] = (
 )
 
 
-def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = None) -> Figure:
+def plot_vram(
+    measured: Mapping[str, Sequence[derived.VramPoint]], title: str | None = None
+) -> Figure:
     """A line for each path, over the pixel frames of the video.
 
     Args:
@@ -215,36 +197,37 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
     sets = {words: points for words, points in measured.items() if points}
     if not 1 <= len(sets) <= len(_LINES):
         raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
-    with chart(2.9) as (figure, ((ax,),)):
-        for style, (words, points) in zip(_LINES, sets.items(), strict=False):
+    with style.chart(2.9) as (figure, ((ax,),)):
+        for look, (words, points) in zip(_LINES, sets.items(), strict=False):
             for mode in (name for name in NAMES if name in {p.mode for p in points}):
                 mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
-                grows = vram_growth_bytes(points, mode)
+                grows = derived.vram_growth_bytes(points, mode)
                 label = f"{NAMES[mode]}: {words}"
                 if grows is not None:
                     label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
-                look = {"color": MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2} | style
-                ax.plot(*zip(*mine, strict=True), label=label, **look)
+                mark = {"color": style.MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2}
+                ax.plot(*zip(*mine, strict=True), label=label, **mark | look)
         longest = max(p.frames for points in sets.values() for p in points)
         ax.set(
             xlim=(0, 1.05 * longest), ylim=(0, 1.12 * ax.get_ylim()[1]),
             xlabel="frames in the video", ylabel="peak VRAM of the decode, GB,\nweights in it",
         )  # fmt: skip
-        legend_below(figure, loc="outside lower left", handlelength=2)
+        style.legend_below(figure, loc="outside lower left", handlelength=2)
         ax.set_title(title or "", loc="left", fontsize=8)
     rows = [{"set": words, **asdict(p)} for words, points in sets.items() for p in points]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)
 
 
 def vram_sets(
     here: Sequence[Recording], recorded: pd.DataFrame, other_bytes: int = 0
-) -> dict[str, list[VramPoint]]:
+) -> dict[str, list[derived.VramPoint]]:
     """Points of what was measured here and of what is recorded, by where; `vram_points` of each."""
-    sets = {"here": vram_points(here, other_bytes), "recorded": recorded_vram(recorded)}
+    measured = derived.vram_points(here, other_bytes)
+    sets = {"here": measured, "recorded": derived.recorded_vram(recorded)}
     return {f"{how}, {points[0].device}": points for how, points in sets.items() if points}
 
 
-def vram_words(points: Sequence[VramPoint]) -> str:
+def vram_words(points: Sequence[derived.VramPoint]) -> str:
     """Whole video against chunked, in words: at the longest length that has both, and per frame.
 
     Raises:
@@ -260,7 +243,7 @@ def vram_words(points: Sequence[VramPoint]) -> str:
         f"{longest} frames decoded whole need {whole[longest].peak_bytes / 1e9:.2f} GB, in chunks "
         f"{chunked[longest].peak_bytes / 1e9:.2f} GB."
     )
-    growth = [vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
+    growth = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
     if growth[0] is not None and growth[1] is not None:
         text += (
             f" Over all lengths a frame adds {growth[0] / 1e6:.2f} MB on average to the first and "
@@ -286,7 +269,7 @@ def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) 
     names = list(dict.fromkeys(settings))
     title = title or what_and_where(next(iter(ablations.values())))
     height, count = 1.15 + 0.3 * len(names), len(ablations)
-    with chart(height, 1, count, title, sharex=True, sharey=True) as (figure, axes):
+    with style.chart(height, 1, count, title, sharex=True, sharey=True) as (figure, axes):
         ends = [0.0]
         for ax, (panel, one) in zip(axes[0], ablations.items(), strict=True):
             ends += _draw_ablation(ax, one, names)
@@ -306,14 +289,14 @@ def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) 
         ]  # fmt: skip
         if any(arm.same_code for one in ablations.values() for arm in one.arms.values()):
             handles.insert(2, Patch(label="same code on a CPU", **_SAME_CODE))
-        legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
+        style.legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
     rows = [
         {"panel": panel, "setting": name, "round": run.round, "latency_s": run.latency_s}
         for panel, one in ablations.items()
         for name, arm in one.arms.items()
         for run in arm.timed
     ]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)
 
 
 def _draw_ablation(ax: Axes, one: Recording, names: Sequence[str]) -> list[float]:
@@ -322,7 +305,7 @@ def _draw_ablation(ax: Axes, one: Recording, names: Sequence[str]) -> list[float
     line: dict[str, Any] = {"color": "black", "linewidth": 1.1}
     for row, name in enumerate(names):
         if name not in one.arms:
-            say(ax, 0, row, " not run", color="#666666")
+            style.say(ax, 0, row, " not run", color="#666666")
             continue
         arm, decision = one.arms[name], decision_of(one, name)
         assert decision is not None and decision.ratio is not None
@@ -360,32 +343,32 @@ def plot_families(
     """A stacked bar per variant: ms of kernels per latent frame, by family."""
     totals = {name: sum(s.ms_per_latent_frame for s in shares) for name, shares in families.items()}
     longest = max(totals.values())
-    with chart(1.1 + 0.34 * len(families)) as (figure, ((ax,),)):
+    with style.chart(1.1 + 0.34 * len(families)) as (figure, ((ax,),)):
         for row, (name, shares) in enumerate(families.items()):
             values = {share.family.name: share.ms_per_latent_frame for share in shares}
             left = 0.0
-            for family, (color, ink) in FAMILY_COLORS.items():
+            for family, (color, ink) in style.FAMILY_COLORS.items():
                 value = values.get(family, 0.0)
                 ax.barh(row, value, left=left, color=color, height=0.7)
                 if value >= _WIDE_ENOUGH * longest:
                     place = left + value / 2, row
-                    say(ax, *place, f"{value:.2f}", color=ink, fontsize=6, ha="center")
+                    style.say(ax, *place, f"{value:.2f}", color=ink, fontsize=6, ha="center")
                 left += value
-            say(ax, left + 0.01 * longest, row, f"{totals[name]:.2f}")
-        name_rows(ax, list(families))
+            style.say(ax, left + 0.01 * longest, row, f"{totals[name]:.2f}")
+        style.name_rows(ax, list(families))
         words = "kernels by family, ms per latent frame (profiled, steady window)"
         ax.set(xlim=(0, 1.1 * longest), xlabel=words)
         there = {share.family.name for shares in families.values() for share in shares}
-        shown = [(name, color) for name, (color, _) in FAMILY_COLORS.items() if name in there]
+        shown = [(name, color) for name, (color, _) in style.FAMILY_COLORS.items() if name in there]
         handles = [Patch(color=color, label=name) for name, color in shown]
-        legend_below(figure, handles, ncols=4, fontsize=6, handlelength=2, columnspacing=2)
+        style.legend_below(figure, handles, ncols=4, fontsize=6, handlelength=2, columnspacing=2)
         ax.set_title(title or "", loc="left", fontsize=7)
     rows = [
         {"variant": name, "family": one.family.name, "ms_per_latent_frame": one.ms_per_latent_frame}
         for name, shares in families.items()
         for one in shares
     ]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)
 
 
 _ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^")}
@@ -397,7 +380,7 @@ def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
     Args:
         title: None: what ran, and where.
     """
-    with chart(2.7) as (figure, ((ax,),)):
+    with style.chart(2.7) as (figure, ((ax,),)):
         for name, (color, marker) in _ROUNDS.items():
             arm, mean = recording.arms[name], recording.arms[name].latency.mean
             ax.plot(
@@ -410,10 +393,10 @@ def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         what = f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
         ax.set_title(title or what, loc="left", fontsize=8)
-        legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
+        style.legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
     rows = [
         {"arm": name, "round": run.round, "latency_s": run.latency_s}
         for name in _ROUNDS
         for run in recording.arms[name].timed
     ]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)

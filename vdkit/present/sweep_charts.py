@@ -9,18 +9,12 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    FormatStrFormatter,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-)
 
 from vdkit.predict.advise import StoragePoint, storage_sensitivity
 from vdkit.predict.grid import Cell, Sweep, measured_s
@@ -164,11 +158,11 @@ def plot_predictions(sweep: Sweep) -> Figure:
         right.axhline(0, color="black", linewidth=0.6)
         for percent, tone in BANDS.items():
             right.axhspan(-percent, percent, color=tone, zorder=-percent, linewidth=0)
-        right.yaxis.set_major_locator(MaxNLocator(7))
-        right.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        right.yaxis.set_major_locator(ticker.MaxNLocator(7))
+        right.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         for ax, words in ((left, "predicted latency, s"), (right, "error of the prediction, %")):
             ax.set(xlabel="measured mean latency, s", ylabel=words)
-            ax.xaxis.set_major_locator(MaxNLocator(6))
+            ax.xaxis.set_major_locator(ticker.MaxNLocator(6))
         modes = [mode for mode in MODE_COLORS if any(cell.mode == mode for cell in found)]
         marks = [(mode, MODE_COLORS[mode], "o", MODE_COLORS[mode]) for mode in modes]
         marks += [
@@ -216,15 +210,10 @@ def plot_sensitivity(sweeps: Mapping[str, Sweep]) -> Figure:
         handles, _ = axes[0, 0].get_legend_handles_labels()
         legend_below(figure, handles, ncols=3, handlelength=2)
     rows = [
-        {
-            "panel": title,
-            "storage_mb_per_s": one.mb_per_s,
-            "chunk_size": one.advice.config.chunk_size,
-            "slots": one.advice.config.slots,
-            "async_s": one.advice.prediction.run.latency_s,
-            "sync_s": one.sync_s,
-            "storage_s": one.storage_s,
-        }
+        {"panel": title, "storage_mb_per_s": one.mb_per_s}
+        | {"chunk_size": one.advice.config.chunk_size, "slots": one.advice.config.slots}
+        | {"async_s": one.advice.prediction.run.latency_s}
+        | {"sync_s": one.sync_s, "storage_s": one.storage_s}
         for title, points in panels.items()
         for one in points
     ]
@@ -238,9 +227,9 @@ def _log_axes(ax: Axes, strip: Axes, speeds: Sequence[float], values: Sequence[f
     ax.tick_params(labelbottom=False)
     ax.set(yscale="log", ylim=(max(min(values), max(values) / 100), 1.1 * max(values)))
     for axis in (ax.xaxis, strip.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(ticker.NullLocator())
 
 
 def _draw_settings(ax: Axes, points: Sequence[StoragePoint]) -> None:

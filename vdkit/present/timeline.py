@@ -17,18 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
+from vdkit.present import style
 from vdkit.present.columns import NAMES
-from vdkit.present.style import (
-    CAUSE_COLORS,
-    LANE_MEANING,
-    LANES,
-    RED,
-    TONES,
-    chart,
-    keep_data,
-    legend_below,
-    say,
-)
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
 from vdkit.record.runs import Run
@@ -67,28 +57,28 @@ def _spans(run: Recorded, lane: str) -> Iterable[tuple[Any, float, float]]:
 
 def drawn_lanes(runs: Collection[Recorded]) -> list[str]:
     """The lanes that any of the runs has."""
-    return [lane for lane in LANES if any(True for run in runs for _ in _spans(run, lane))]
+    return [lane for lane in style.LANES if any(True for run in runs for _ in _spans(run, lane))]
 
 
 def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
     """Legend entries of the lanes that any of the runs has."""
-    words = LANE_MEANING
+    words = style.LANE_MEANING
     if all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs):  # on a CPU
         words = words | {
             "compute": "decode (the decoder's call)", "copy": "copy from memory to memory"
         }  # fmt: skip
-    return [Patch(color=TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
+    return [Patch(color=style.TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
 
 
 def cause_handle(cause: str, words: str = "") -> Patch:
     """The legend entry of a stall's cause, with more ``words`` behind it."""
-    color, hatch = CAUSE_COLORS[cause]
+    color, hatch = style.CAUSE_COLORS[cause]
     return Patch(facecolor=color, hatch=hatch, edgecolor="black", linewidth=0.0,
                  label=f"stall: {cause}{words}")  # fmt: skip
 
 
 def draw_bars(
-    ax: Axes, lefts: Any, lengths: Any, lows: Any, highs: Any, colors: Any, **style: Any
+    ax: Axes, lefts: Any, lengths: Any, lows: Any, highs: Any, colors: Any, **look: Any
 ) -> PolyCollection:
     """Bars at exactly these places, one collection; each argument is a value for all, or one each.
 
@@ -99,7 +89,7 @@ def draw_bars(
     corners = np.stack([x, np.stack([low, low, high, high], axis=-1)], axis=-1)
     bars = PolyCollection(
         list(corners.reshape(-1, 4, 2)), facecolors=colors, snap=False,
-        **({"edgecolors": colors, "linewidths": 0.3} | style),
+        **({"edgecolors": colors, "linewidths": 0.3} | look),
     )  # fmt: skip
     ax.add_collection(bars, autolim=False)
     return bars
@@ -121,7 +111,7 @@ def draw_lanes(
     lanes = drawn_lanes(runs)
     height = 2 * BAR / len(runs)
     rows = [
-        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, TONES[lane])
+        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, style.TONES[lane])
         for place, (run, begin_s) in enumerate(zip(runs, begins, strict=False))
         for row, lane in enumerate(lanes)
         for chunk, start, stop in _spans(run, lane)
@@ -131,11 +121,11 @@ def draw_lanes(
     lefts, lengths, lows = np.array([row[:3] for row in rows], dtype=float).reshape(-1, 3).T
     colors = [tones[index % 2] for *_, index, tones in rows]
     drawn: list[Any] = [draw_bars(ax, lefts, lengths, lows, lows + height, colors)]
-    style: Any = {"ha": "center", "fontsize": 6.5}
+    look: Any = {"ha": "center", "fontsize": 6.5}
     for left, length, low, index, _ in rows if numbers else ():
         if length > _NUMBERED * (limits[1] - limits[0]):
             place, ink = (left + length / 2, low + height / 2), ("white", "black")[index % 2]
-            drawn.append(say(ax, *place, str(index), color=ink, **style))
+            drawn.append(style.say(ax, *place, str(index), color=ink, **look))
     ax.set_yticks(range(len(lanes)), lanes)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -160,15 +150,15 @@ def draw_stalls(
         if right > left:
             spans.setdefault(piece.cause, []).append((left, right - left))
     drawn = []
-    style: Any = {"edgecolors": "black", "linewidths": 0}
+    look: Any = {"edgecolors": "black", "linewidths": 0}
     for cause, pieces in spans.items():
-        color, hatch = CAUSE_COLORS[cause]
+        color, hatch = style.CAUSE_COLORS[cause]
         left, length = np.array(pieces).T
         wide = length > _HATCHED * width
         for some, lines in ((~wide, None), (wide, hatch or None)):
             if some.any():
                 place = left[some], length[some], -BAR, height - BAR
-                drawn.append(draw_bars(ax, *place, color, hatch=lines, **style))
+                drawn.append(draw_bars(ax, *place, color, hatch=lines, **look))
     seen = [c for c, pieces in spans.items() if sum(n for _, n in pieces) >= _VISIBLE * width]
     return drawn, seen
 
@@ -225,9 +215,9 @@ def plot_timeline(
     lanes = [len(drawn_lanes([run])) for run in runs.values()]
     words = title_of(title)
     height = 0.95 + sum(0.24 * count + 0.34 for count in lanes) + 0.1 * words.count("\n")
-    grid = {"height_ratios": lanes}
+    grid: Any = {"sharex": True, "gridspec_kw": {"height_ratios": lanes}}
     span = window or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    with chart(height, len(runs), title=words, sharex=True, gridspec_kw=grid) as (figure, axes):
+    with style.chart(height, len(runs), title=words, **grid) as (figure, axes):
         for ax, (name, run) in zip(axes[:, 0], runs.items(), strict=True):
             plot_lanes(run, ax, span)
             ax.set_title(f"{NAMES.get(name, name)}: {run.latency_s:.3f} s", loc="left", pad=3)
@@ -236,8 +226,8 @@ def plot_timeline(
         if any(span[0] <= run.latency_s <= span[1] for run in runs.values()):
             handles.append(Line2D([], [], label="sink closed", **_CLOSED))
         rows = 1 + (sum(len(str(handle.get_label())) + 7 for handle in handles) > LEGEND_CHARACTERS)
-        legend_below(figure, handles, ncols=-(-len(handles) // rows))
-    return keep_data(figure, _kept(runs))
+        style.legend_below(figure, handles, ncols=-(-len(handles) // rows))
+    return style.keep_data(figure, _kept(runs))
 
 
 def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
@@ -304,7 +294,7 @@ def plot_overlap(
     height = 1.95 + sum(0.27 * count + 0.3 for count in lanes)
     grid = {"height_ratios": lanes, "width_ratios": (1.7, 1)}
     words = "\n".join(filter(None, (warning, title_of(title))))
-    with chart(height, len(runs), 2, sharex="col", gridspec_kw=grid) as (figure, axes):
+    with style.chart(height, len(runs), 2, sharex="col", gridspec_kw=grid) as (figure, axes):
         zoomed = []
         for (whole, zoom), (mode, run) in zip(axes, runs.items(), strict=True):
             plot_lanes(run, whole, limits)
@@ -327,20 +317,20 @@ def plot_overlap(
         handles = [*lane_handles(runs.values()), Line2D([], [], label="sink closed", **_CLOSED)]
         if zoomed:
             handles.append(Line2D([], [], label="end of two chunks", **_PAIR_ENDS))
-        for cause in (cause for cause in CAUSE_COLORS if cause in causes):
+        for cause in (cause for cause in style.CAUSE_COLORS if cause in causes):
             took = " / ".join(f"{one.by_cause_ns[cause] / 1e6:.1f}" for one in stalls.values())
             handles.append(cause_handle(cause, f", {took} ms"))
         origins = " and ".join(
             _FROM[how] for how in sorted({s.resolution for s in stalls.values()})
         )
         said = f"Stalls above 20 us of {' / '.join(stalls)}, window run, {origins}"
-        legend_below(figure, handles, ncols=3, fontsize=6.5, title=said, title_fontsize=6.5)
+        style.legend_below(figure, handles, ncols=3, fontsize=6.5, title=said, title_fontsize=6.5)
         if words:
-            color = RED if warning else "black"
+            color = style.RED if warning else "black"
             figure.suptitle(words, fontsize=8, x=0.01, ha="left", color=color)
     gaps = [
         {"run": mode, "lane": f"stall: {piece.cause}", "start_s": piece.start_ns / 1e9,
          "stop_s": piece.stop_ns / 1e9}
         for mode, found in stalls.items() for gap in found.gaps for piece in gap.pieces
     ]  # fmt: skip
-    return keep_data(figure, [*_kept(runs), *gaps])
+    return style.keep_data(figure, [*_kept(runs), *gaps])
