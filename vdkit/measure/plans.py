@@ -32,7 +32,7 @@ from vdkit.measure.study import (
 from vdkit.record.recording import Recording, usual_baseline
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.memory import MemorySink
-from vdkit.trace.figures import Share, steady_families
+from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
 """How much of the video is compared with float32: enough for every step to have been in use."""
@@ -221,7 +221,7 @@ def run_variants(
             plans[f"{name}/{mode}"] = ArmPlan(bench, mode, config, sink_factory, info, guard=words)
     measured = measure(plans, runs, warmup, progress=progress)
     first = [plan.mode for key, plan in plans.items() if key.startswith(f"{names[0]}/")]
-    shares: Mapping[str, tuple[Share, ...]] = {}
+    shares: Mapping[str, tuple[FamilyShare, ...]] = {}
     if families:
         shares, why = _families(benches, config)
         if why:
@@ -255,7 +255,7 @@ def _naming(variant: str, guard: Callable[[str], AbstractContextManager[None]]) 
 
 def _families(
     benches: Mapping[str, Bench], config: DecodeConfig
-) -> tuple[dict[str, tuple[Share, ...]], str | None]:
+) -> tuple[dict[str, tuple[FamilyShare, ...]], str | None]:
     """Profile one run of each; or why there is nothing to show."""
     from vdkit.measure.profiler import profile_run
 

@@ -233,7 +233,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class SettingPrediction:
     """What a setting would give.
 
     Attributes:
@@ -249,7 +249,9 @@ class Forecast:
     remarks: tuple[str, ...]
 
 
-def forecast(book: CostBook, setting: Setting, vram_bytes: int | None = None) -> Forecast:
+def predict_setting(
+    book: CostBook, setting: Setting, vram_bytes: int | None = None
+) -> SettingPrediction:
     """Predict both chunked paths of a setting.
 
     Args:
@@ -280,7 +282,7 @@ def forecast(book: CostBook, setting: Setting, vram_bytes: int | None = None) ->
             f"Chunk size {setting.config.chunk_size} was not measured here, only {sizes}: its "
             "costs are taken from these."
         )
-    return Forecast(setting, made, known, tuple(remarks))
+    return SettingPrediction(setting, made, known, tuple(remarks))
 
 
 def _dead_knobs(setting: Setting, costs: StageCosts) -> list[str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vdkit.record.derived import VramPoint
     from vdkit.record.recording import Recording
-    from vdkit.trace.figures import Share
+    from vdkit.trace.figures import FamilyShare
 
 
 _STEP_COLORS = {step: TONES["compute" if step == "decode" else step][0] for step in STEPS}
@@ -349,7 +349,9 @@ def _ablation_legend(figure: Figure, same_code: bool) -> None:
 _WIDE_ENOUGH = 0.04  # of the longest bar: a segment that its value fits into
 
 
-def plot_families(families: Mapping[str, Sequence[Share]], title: str | None = None) -> Figure:
+def plot_families(
+    families: Mapping[str, Sequence[FamilyShare]], title: str | None = None
+) -> Figure:
     """A stacked bar per variant: ms of kernels per latent frame, by family."""
     totals = {name: sum(s.ms_per_latent_frame for s in shares) for name, shares in families.items()}
     longest = max(totals.values())

@@ -29,7 +29,7 @@ from vdkit.record.runs import (
 )
 from vdkit.record.stats import Ratio, Summary, paired_ratio, summarize
 from vdkit.record.store import write_record
-from vdkit.trace.figures import Analysis, Share
+from vdkit.trace.figures import Analysis, FamilyShare
 from vdkit.trace.stalls import CAUSES
 
 SCHEMA_VERSION = 6
@@ -272,7 +272,7 @@ class Recording(Record):
     skipped: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     psnr_db: dict[str, float | None] = Field(default_factory=dict)
     psnr_latent_frames: int = 0
-    families: dict[str, tuple[Share, ...]] = Field(default_factory=dict)
+    families: dict[str, tuple[FamilyShare, ...]] = Field(default_factory=dict)
     planted: Planted | None = None
     sampling: Sampling | None = None
     ceiling: Ceiling | None = None
