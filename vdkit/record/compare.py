@@ -167,8 +167,8 @@ def compare_results(
     left_out: list[tuple[str, str, str]] = []
     for mode_a, mode_b in pairs:
         for metric in chosen:
-            one, other = a.arms[mode_a], b.arms[mode_b]
-            decision = _decision(one.timed, other.timed, metric, paired)
+            left, right = a.arms[mode_a], b.arms[mode_b]
+            decision = _decision(left.timed, right.timed, metric, paired)
             if isinstance(decision, str):
                 name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
                 left_out.append((metric, name, decision))
@@ -178,12 +178,12 @@ def compare_results(
                     mode_a=mode_a,
                     mode_b=mode_b,
                     metric=metric,
-                    mean_a=fmean(_values(one.timed, metric)),
-                    mean_b=fmean(_values(other.timed, metric)),
-                    n_a=len(one.timed),
-                    n_b=len(other.timed),
-                    throttled_a=one.throttled_runs,
-                    throttled_b=other.throttled_runs,
+                    mean_a=fmean(_values(left.timed, metric)),
+                    mean_b=fmean(_values(right.timed, metric)),
+                    n_a=len(left.timed),
+                    n_b=len(right.timed),
+                    throttled_a=left.throttled_runs,
+                    throttled_b=right.throttled_runs,
                     decision=decision,
                 )
             )
