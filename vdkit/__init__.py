@@ -16,7 +16,7 @@ _HOMES = {
     "decode.chunks": "DecodeConfig",
     "decode.protocols": "ChunkDecoder DecodeCancelled Sink",
     "decode.pipelined": "decode_async",
-    "decode.sequential": "compute_only decode_diffusers decode_sync",
+    "decode.sequential": "decode_diffusers decode_sync",
     "models.loading": "load_decoder load_pipeline",
     "models.latents": "load_latents save_latents",
     "models.pipeline": "generate_latents pipeline_decoder",
@@ -24,7 +24,7 @@ _HOMES = {
     "sinks.memory": "MemorySink",
     "sinks.spec": "SinkSpec",
     "measure.plans": "run_ablation run_benchmark run_variants",
-    "measure.profiler": "profile_run",
+    "measure.profiler": "profile_run run_profile",
     "measure.sweep": "sweep_grid",
     "record.recording": "read_recording",
     "record.results": "load_results",
@@ -47,6 +47,7 @@ _PUBLIC = {name: f"vdkit.{home}" for home, names in _HOMES.items() for name in n
 
 _MOVED = {
     "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
+    "decode.sequential": "compute_only",
     "models.latents": "latents_metadata",
     "sinks.files": "ThrottledSink",
     "trace.timeline": "balancing_mb_per_s chunk_steps",
@@ -55,7 +56,7 @@ _MOVED = {
     "record.money": "energy_j_per_video_s run_energy_j saving_usd usd_per_video_hour",
     "record.stats": "permutation_p unpaired_ratio",
     "measure.nvml": "NvmlSampler",
-    "measure.profiler": "count_flops measure_ceiling run_profile",
+    "measure.profiler": "count_flops measure_ceiling",
     "measure.quality": "compare_frames compare_latents psnr_db quality_against_bytes ssim "
     "temporal_consistency",
     "predict.advise": "recommend storage_sensitivity",

@@ -15,7 +15,8 @@ from clips import FPS, FRAMES, HEIGHT, MOTIONS, WIDTH, parse
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
-from vdkit import Mp4Sink, VideoInfo
+from vdkit import Mp4Sink
+from vdkit.decode.chunks import VideoInfo
 from vdkit.present.tables import markdown_table
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"

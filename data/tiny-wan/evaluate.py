@@ -46,7 +46,8 @@ from judge import Score, Seen, describe, score
 from tqdm import tqdm
 from vdkit.measure.provenance import collect_provenance
 
-from vdkit import VideoInfo, decode_async
+from vdkit.decode.chunks import VideoInfo
+from vdkit import decode_async
 from vdkit.measure.quality import psnr_db, ssim
 from vdkit.models.loading import load_pipeline
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
