@@ -94,8 +94,13 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     heights = [0.42 + 0.42 * len(variants) for variants in panels.values()]
     with plt.rc_context(STYLE):
         figure, axes = _stacked(heights)
+        longest_ms = max(
+            max(one.sync_total_ms, one.async_total_ms)
+            for variants in panels.values()
+            for one in variants.values()
+        )
         for ax, (title, variants) in zip(axes, panels.items(), strict=True):
-            _draw_hiding(ax, variants)
+            _draw_hiding(ax, variants, longest_ms)
             ax.set_title(title, loc="left", fontsize=8)
         axes[-1].set_xlabel("ms per latent frame, mean latency of the run over its latent frames")
         handles = [
@@ -108,8 +113,7 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     return figure
 
 
-def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap]) -> None:
-    longest = max(max(one.sync_total_ms, one.async_total_ms) for one in variants.values())
+def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap], longest_ms: float) -> None:
     ticks, labels = [], []
     for row, (name, one) in enumerate(variants.items()):
         top, bottom = row - 0.2, row + 0.2
@@ -118,7 +122,7 @@ def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap]) -> None:
         _stack(
             ax, bottom, [(one.async_decode_ms, _STEP_COLORS["decode"]), (one.async_rest_ms, _REST)]
         )
-        end = 0.01 * longest
+        end = 0.01 * longest_ms
         ax.text(
             one.sync_total_ms + end, top,
             f"{one.sync_total_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding",
@@ -135,7 +139,7 @@ def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap]) -> None:
     ax.set_yticks(ticks, labels)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.55 * longest)
+    ax.set_xlim(0, 1.55 * longest_ms)
 
 
 def _stack(ax: Axes, row: float, parts: list[tuple[float, str]]) -> None:
@@ -181,8 +185,8 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
     heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
     with plt.rc_context(STYLE):
         figure, axes = _stacked(heights)
+        longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
         for ax, (title, variants) in zip(axes, panels.items(), strict=True):
-            longest = max(one.compute_ms for one in variants.values())
             for row, one in enumerate(variants.values()):
                 ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute_only"])
                 ax.text(
