@@ -17,6 +17,7 @@ from vdkit.record.store import CLAIMS, kept
 def build_parser() -> argparse.ArgumentParser:
     from vdkit.cli.generate import add_generate
     from vdkit.cli.read import add_reads
+    from vdkit.cli.results import add_results
     from vdkit.cli.run import add_runs
 
     parser = argparse.ArgumentParser(
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_runs, add_generate, add_reads):
+    for add in (add_runs, add_generate, add_reads, add_results):
         add(commands)
     return parser
 

@@ -9,13 +9,21 @@ from scipy.stats import gmean
 
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit.decode.chunks import PRIMITIVES, ChunkRecord, DecodeConfig
-from vdkit.measure.plans import run_ablation
-from vdkit.measure.plans import run_benchmark
-from vdkit.present.ablation_report import ablation_rows, ablation_words, plot_ablation
-from vdkit.present.stages import chunk_life_rows, chunk_life_words
-from vdkit.record.old_ablation import ALL_ON, NONE, ONE_SLOT, ablation_settings
+from vdkit.measure.plans import (
+    ALL_ON,
+    NONE,
+    NONE_UINT8,
+    ONE_SLOT,
+    ablation_settings,
+    run_ablation,
+    run_benchmark,
+)
+from vdkit.present.documents import document_of
+from vdkit.present.stages import chunk_life_table, chunk_life_words
+from vdkit.present.studies import ablation_table, ablation_words, decision_of
+from vdkit.present.study_charts import plot_ablation
 from vdkit.record.runs import SinkInfo
-from vdkit.record.stats import LESS, MORE, NO_DIFFERENCE, TOO_FEW, Decision, Ratio
+from vdkit.record.stats import TOO_FEW
 from vdkit.trace.timeline import balancing_mb_per_s, chunk_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,6 +56,8 @@ def test_each_setting_lacks_one_thing(on_gpu):
         config = settings[f"no {words}"].config
         assert [f for f in PRIMITIVES if not getattr(config, f)] == [field]
         assert (config.chunk_size, config.slots) == (2, 3)
+    assert settings[NONE_UINT8].mode == "sync" and settings[NONE_UINT8].config.sync_uint8_on_gpu
+    assert not any(one.config.sync_uint8_on_gpu for n, one in settings.items() if n != NONE_UINT8)
     same = [name for name, one in settings.items() if one.same_code]
     assert same == ([] if on_gpu else list(SAME))
 
@@ -69,26 +79,27 @@ def test_runs_go_forwards_and_backwards():
 
     made = ablated(sink=noted, runs=2, only=[ONE_SLOT])
     assert list(made.arms) == [ALL_ON, ONE_SLOT]
-    assert order == ["ablation-0-000", "ablation-1-000", "ablation-1-001", "ablation-0-001"]
+    assert order == ["all-on-000", "one-slot-000", "one-slot-001", "all-on-001"]
     assert [run.round for run in made.arms[ONE_SLOT].runs] == [0, 1]
 
 
 def test_what_it_gives(ablation):
-    assert ablation.frames_identical is True
+    assert ablation.frames_identical is True and ablation.kind == "ablation"
     base = ablation.arms[ALL_ON]
-    assert base.ratio is None and not base.called
+    assert ablation.baseline == ALL_ON and decision_of(ablation, ALL_ON) is None
     for name, arm in ablation.arms.items():
-        assert len(arm.runs) == arm.latency_s.n == 3 and not any(run.warmup for run in arm.runs)
+        assert len(arm.runs) == arm.latency.n == 3 and not any(run.warmup for run in arm.runs)
         assert arm.typical() in arm.runs
         if name != ALL_ON:
-            assert arm.ratio.pairs == 3
-            assert arm.ratio.value == pytest.approx(gmean(ablation.round_ratios(name)))
-            assert len(ablation.round_ratios(name)) == 3
-    assert {run.mode for run in ablation.arms[NONE].runs} == {"sync"}
-    whole = ablation.arms["no uint8 on the GPU"].runs[0].d2h_bytes
-    assert whole == 4 * base.runs[0].d2h_bytes  # float32 instead of uint8
+            ratio = decision_of(ablation, name).ratio
+            rounds = [b / a for a, b in zip(base.latencies, arm.latencies, strict=True)]
+            assert ratio.pairs == 3 and ratio.value == pytest.approx(gmean(rounds))
+    assert {ablation.arms[name].mode for name in (NONE, NONE_UINT8)} == {"sync"}
+    d2h = {name: arm.d2h_bytes for name, arm in ablation.arms.items()}
+    assert d2h["no uint8 on the GPU"] == d2h[NONE] == 4 * d2h[ALL_ON]  # float32 instead of uint8
+    assert d2h[NONE_UINT8] == d2h[ALL_ON]
     with pytest.raises(ValueError, match="frozen"):
-        ablation.frames_identical = None
+        ablation.label = "another"
 
 
 def test_frames_that_differ_are_seen():
@@ -128,46 +139,76 @@ def overlaps(run):
     )
 
 
-def called(ablation, **ratios):
-    """The ablation with other ratios: words ``one_slot`` for "one slot"."""
-    arms = dict(ablation.arms)
-    for words, (low, high) in ratios.items():
-        name = words.replace("_", " ")
-        ratio = Ratio((low + high) / 2, low, high, 3)
-        verdict = MORE if low > 1 else LESS if high < 1 else NO_DIFFERENCE
-        decision = Decision(verdict, ratio, 0.004, 0.004)
-        arms[name] = arms[name].model_copy(update={"decision": decision})
+def lasting(ablation, runs=8, **percent):
+    """The ablation with other latencies: so many % more than "all on", ``one_slot`` for "one slot".
+
+    Every second round is 1 % faster in all arms; a ``wavering`` arm is not faster or slower.
+    """
+    arms = {}
+    for name, arm in ablation.arms.items():
+        more = percent.get(name.replace(" ", "_"), 0)
+        made = []
+        for number in range(runs):
+            drift = 1 - 0.01 * (number % 2)
+            here = (-1) ** (number // 2) if more == "wavering" else more
+            latency_s = 4 * drift * (1 + here / 100)
+            update = {"round": number, "latency_s": latency_s}
+            made.append(arm.runs[0].model_copy(update=update))
+        arms[name] = arm.model_copy(update={"runs": tuple(made)})
     return ablation.model_copy(update={"arms": arms})
 
 
-def test_rows_and_words_say_only_what_was_seen(ablation):
-    made = called(
-        ablation, one_slot=(1.2, 1.4), no_writer_thread=(0.9, 1.1), no_copy_stream=(1.2, 1.4),
-        no_pinned_memory=(0.9, 1.1), no_uint8_on_the_GPU=(0.7, 0.9),
+def reads(ablation):
+    return {row["setting"]: row["reads as"] for row in ablation_table(ablation).rows}
+
+
+@pytest.fixture(scope="module")
+def clear(ablation):
+    """One of each verdict."""
+    return lasting(
+        ablation, one_slot=30, no_writer_thread="wavering", no_copy_stream=30,
+        no_pinned_memory="wavering", no_uint8_on_the_GPU=-20,
+        **{"none_(sync)": 50, "none_(sync),_uint8_on_the_GPU": 20},
     )  # fmt: skip
-    reads = {row["setting"]: row["reads as"] for row in ablation_rows(made)}
-    assert reads[ALL_ON] == "-" and reads[ONE_SLOT] == "slower"
-    assert reads["no writer thread"] == "no difference seen"
-    assert reads["no uint8 on the GPU"] == "faster"
-    assert [reads[name] for name in SAME] == ["same code here: noise"] * 2
-    words = ablation_words(made)
-    assert "slower than with all on: **one slot** 30.0 %;" in words
-    assert "not seen to be slower: no writer thread, no uint8 on the GPU;" in words
+
+
+def test_rows_and_words_say_only_what_was_seen(clear):
+    found = reads(clear)
+    assert found[ALL_ON] is None and found[ONE_SLOT] == "slower"
+    assert found["no writer thread"] == "no difference seen"
+    assert found["no uint8 on the GPU"] == "faster"
+    assert [found[name] for name in SAME] == ["same code here: noise"] * 2
+    words = ablation_words(clear)
+    assert "Slower than with all on: one slot 30.0 %." in words
+    assert "Not seen to be slower: no writer thread, no uint8 on the GPU." in words
     assert "device is a CPU: no pinned memory, no copy stream" in words
+    row = next(row for row in ablation_table(clear).rows if row["setting"] == ONE_SLOT)
+    assert row["/ all on"].value == pytest.approx(1.3) and str(row["ms more"]) == "+1194.0"
 
 
-def test_the_same_code_is_never_called(ablation):
-    made = called(ablation, no_copy_stream=(1.2, 1.4), one_slot=(1.2, 1.4))
-    assert made.arms[ONE_SLOT].called and not made.arms["no copy stream"].called
+def test_overlap_is_told_from_the_conversion(clear):
+    """Sync takes 1.5 of all on, and 1.2 with the conversion on the GPU: 1.25 times 1.2."""
+    words = ablation_words(clear)
+    assert "Of none (sync) / all on, 1.2500 is the conversion to uint8 on the GPU" in words
+    assert "1.2000 is overlap (none (sync), uint8 on the GPU / all on)." in words
+    arms = {name: arm for name, arm in clear.arms.items() if name != NONE_UINT8}
+    assert "overlap" not in ablation_words(clear.model_copy(update={"arms": arms}))
 
 
 def test_few_rounds_call_nothing(ablation):
-    reads = {row["setting"]: row["reads as"] for row in ablation_rows(ablation)}
-    assert reads[ONE_SLOT] == reads[NONE] == TOO_FEW
+    found = reads(ablation)
+    assert found[ONE_SLOT] == found[NONE] == TOO_FEW
     made = ablated(runs=1, only=[ONE_SLOT])
-    assert not made.arms[ONE_SLOT].called
-    assert "[" not in ablation_rows(made)[1]["/ all on"]
+    assert not decision_of(made, ONE_SLOT).called
+    assert str(ablation_table(made).rows[1]["/ all on"]).endswith("(n = 1)")
     plot_ablation({"one": made}).canvas.draw()
+
+
+def test_the_document_has_table_words_and_picture(clear):
+    document = document_of(clear)
+    text, page = document.text(), document.html("foot")
+    assert "| setting" in text and "| one slot" in text and ablation_words(clear) in text
+    assert page.count("<img ") == 1 and "Slower than with all on" in document.lead[1]
 
 
 def test_the_picture_has_a_bar_and_every_round(ablation):
@@ -178,14 +219,25 @@ def test_the_picture_has_a_bar_and_every_round(ablation):
     figure.canvas.draw()
     assert not plt.get_fignums()
     left, right = figure.axes
-    assert len(left.patches) == 6 and len(right.patches) == 1
-    assert sum(len(dots.get_offsets()) for dots in left.collections) == 6 * 3
-    assert [text.get_text() for text in right.texts].count(" not run") == 5
+    assert len(left.patches) == 7 and len(right.patches) == 1
+    assert sum(len(dots.get_offsets()) for dots in left.collections) == 7 * 3
+    assert [text.get_text() for text in right.texts].count(" not run") == 6
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "same code on a CPU" in labels
-    width = {text.get_text(): text for text in left.texts}
-    for text in width.values():  # no number leaves the picture
-        assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
+    for text in (*left.texts, *right.texts):  # no number leaves the picture
+        assert text.get_window_extent().x1 <= text.axes.get_window_extent().x1 + 1
+
+
+def test_the_same_code_is_drawn_as_noise(clear):
+    (ax,) = plot_ablation({"one": clear}).axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    colors = {name: bar.get_facecolor() for name, bar in zip(names, ax.patches, strict=True)}
+    assert colors["no copy stream"] == colors["no writer thread"] != colors[ONE_SLOT]
+
+
+def test_panels_share_their_axis(clear, ablation):
+    left, right = plot_ablation({"one": clear, "other": lasting(ablation, one_slot=300)}).axes
+    assert left.get_xlim() == right.get_xlim() and left.get_xlim()[1] > 300
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +245,7 @@ def bench():
     decoder = NearestDecoder(delay_s=0.005)
     return run_benchmark(
         decoder, latents_for(decoder, frames=9), collected, sink_info=SINK,
-        modes=("sync", "async", "compute"), runs=1, warmup=0, progress=False,
+        modes=("sync", "async", "compute_only"), runs=1, warmup=0, progress=False,
     )  # fmt: skip
 
 
@@ -212,15 +264,14 @@ def test_steps_are_those_of_the_record(bench):
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_chunks_life(bench, mode):
-    rows = chunk_life_rows(bench.arms[mode].typical(), 3, on_gpu=True)
+    rows = chunk_life_table(bench.arms[mode].typical(), 3, on_gpu=True).rows
     launch = next(row for row in rows if row[f"{mode}, chunk 3"] == "launch")
-    assert launch["from ms"] == "0.00" and "decode itself" not in launch["waits for"]
+    assert str(launch["from ms"]) == "0.00" and "decode itself" not in launch["waits for"]
     assert {row["where"] for row in rows} >= {"caller", "compute stream"}
-    assert "stream" not in {
-        row["where"] for row in chunk_life_rows(bench.arms[mode].typical(), 3, False)
-    }
-    with pytest.raises(ValueError, match="mode 'compute' has no"):
-        chunk_life_rows(bench.arms["compute_only"].typical(), 3, False)
+    on_cpu = chunk_life_table(bench.arms[mode].typical(), 3, False).rows
+    assert "stream" not in {row["where"] for row in on_cpu}
+    with pytest.raises(ValueError, match="mode 'compute_only' has no"):
+        chunk_life_table(bench.arms["compute_only"].typical(), 3, False)
 
 
 def made_run(bench, mode, chunks):

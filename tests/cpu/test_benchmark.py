@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,24 @@ from tests.helpers import NearestDecoder, latents_for, leftovers
 from vdkit import (
     DecodeConfig,
     RawSink,
+    document_of,
     load_decoder,
     plot_timeline,
-    read_result,
+    read_recording,
     run_benchmark,
 )
-from vdkit.record.machine import THROTTLE_BITS
 from vdkit.measure.nvml import Nvml
 from vdkit.measure.study import MODES, FrameHasher
-from vdkit.present.digits import mean_decimals, shown
-from vdkit.present.tables import NAMES, benchmark_rows, caption, markdown_report, runs_frame
+from vdkit.present.columns import NAMES
+from vdkit.present.documents import benchmark_table, breakdown_table, caption
+from vdkit.present.table import shown, summary_decimals
 from vdkit.present.timeline import steady_window
-from vdkit.record.machine import COMMIT_VARIABLE, git_state
-from vdkit.record.runs import MODES, SinkInfo
+from vdkit.present.words import noise_note, overlap_words
+from vdkit.record import runs as recorded
+from vdkit.record.machine import COMMIT_VARIABLE, THROTTLE_BITS, git_state
 from vdkit.record.recording import write_recording
+from vdkit.record.results import runs_frame
+from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import paired_ratio, summarize
 from vdkit.record.store import check_out, result_folder
 from vdkit.sinks.spec import SinkSpec
@@ -42,7 +47,7 @@ NULL = SinkSpec("null")
 def bench(decoder=None, latents=None, factory=NULL.fresh, **options):
     decoder = decoder or NearestDecoder()
     latents = latents_for(decoder) if latents is None else latents
-    options = {"modes": ("sync", "async", "compute"), "runs": 3, "progress": False} | options
+    options = {"modes": ("sync", "async", "compute_only"), "runs": 3, "progress": False} | options
     return run_benchmark(
         decoder, latents, factory, sink_info=SinkInfo(kind="null", storage=None), **options
     )
@@ -55,7 +60,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 def result():
     return bench(
         load_decoder("tiny-wan", "cpu"),
-        modes=("diffusers", "sync", "async", "compute"),
+        modes=("diffusers", "sync", "async", "compute_only"),
         fps=24,
         latents=latents_for(load_decoder("tiny-wan", "cpu"), frames=7),
     )
@@ -117,15 +122,23 @@ def automatic_gc_off():
 
 class TestPlan:
     def test_modes_are_called_the_same_everywhere(self):
-        assert tuple(MODES) == MODES == tuple(NAMES)
+        assert tuple(MODES) == recorded.MODES == tuple(NAMES)
 
     def test_modes_take_turns(self):
-        result = bench(modes=("async", "sync"), runs=4, warmup=2)
-        assert [(run.mode, run.round, run.warmup) for run in result.runs] == [
-            ("async", -2, True), ("sync", -2, True), ("sync", -1, True), ("async", -1, True),
-            ("async", 0, False), ("sync", 0, False), ("sync", 1, False), ("async", 1, False),
-            ("async", 2, False), ("sync", 2, False), ("sync", 3, False), ("async", 3, False),
+        labels = []
+
+        def factory(label):
+            labels.append(label)
+            return NULL.fresh(label)
+
+        result = bench(factory=factory, modes=("async", "sync"), runs=4, warmup=2)
+        assert labels == [
+            "async-000", "sync-000", "sync-001", "async-001", "async-002", "sync-002",
+            "sync-003", "async-003", "async-004", "sync-004", "sync-005", "async-005",
         ]  # fmt: skip
+        for mode, arm in result.arms.items():
+            made = [(run.mode, run.round, run.warmup) for run in arm.runs]
+            assert made == [(mode, number, number < 0) for number in range(-2, 4)]
         assert result.arms["sync"].latency.n == 4
 
     def test_sinks_are_fresh_and_named_and_garbage_is_gone(self, tmp_path, automatic_gc_off):
@@ -191,7 +204,7 @@ class TestPlan:
         assert "Not compared at chunk sizes above 1: diffusers" in caption(result)
 
     def test_one_mode_alone_proves_nothing(self):
-        result = bench(modes=("async", "compute"), runs=1)
+        result = bench(modes=("async", "compute_only"), runs=1)
         assert result.frames_identical is None
         assert "Frames were not compared" in caption(result)
 
@@ -210,7 +223,7 @@ class TestRecord:
     def test_figures_follow_from_the_raw_values(self, result):
         for name, mode in result.arms.items():
             raw = [run.latency_s for run in result.arms[name].timed]
-            assert mode.latency_s == summarize(raw)
+            assert mode.latency == summarize(raw)
             assert mode.rtf == pytest.approx(np.mean(raw) / (25 / 24))
         base = [run.latency_s for run in result.arms["sync"].timed]
         ours = [run.latency_s for run in result.arms["async"].timed]
@@ -226,18 +239,20 @@ class TestRecord:
         assert len(work.weights_sha256) == len(work.latents_sha256) == 64
         assert (work.frames, work.latent_frames, work.height, work.width) == (25, 7, 24, 40)
         assert work.seconds == pytest.approx(25 / 24)
-        assert all(len(run.chunks) == (1 if run.mode == "diffusers" else 7) for run in result.runs)
+        for mode, arm in result.arms.items():
+            assert {len(run.chunks) for run in arm.runs} == {1 if mode == "diffusers" else 7}
 
     def test_comes_back_from_the_file(self, result, tmp_path):
         write_recording(result, tmp_path)
-        again = read_result(tmp_path)
-        assert again.modes == result.arms and again.workload == result.workload
-        for old, new in zip(result.runs, again.runs, strict=True):
-            assert old.latency_s == new.latency_s
-            assert new.chunks[-1].decode_done_s == pytest.approx(
-                old.chunks[-1].decode_done_s, abs=1e-9
-            )
-        assert read_result(tmp_path / "result.json") == again
+        again = read_recording(tmp_path)
+        assert list(again.arms) == list(result.arms) and again.workload == result.workload
+        for mode, arm in result.arms.items():
+            for old, new in zip(arm.runs, again.arms[mode].runs, strict=True):
+                assert old.latency_s == new.latency_s
+                assert new.chunks[-1].decode_done_s == pytest.approx(
+                    old.chunks[-1].decode_done_s, abs=1e-9
+                )
+        assert read_recording(tmp_path / "recording.json") == again
 
     def test_is_never_overwritten(self, result, tmp_path):
         write_recording(result, tmp_path)
@@ -247,11 +262,11 @@ class TestRecord:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda text: text[:-200], "not JSON, or was cut short"),
+            (lambda text: text[:-200], "is not JSON .*, or was cut short"),
             (lambda text: "[1, 2]", "not a vdkit result"),
             (lambda text: "{}", "not a vdkit result"),
             (
-                lambda text: text.replace('"schema_version":3', '"schema_version":99'),
+                lambda text: text.replace('"schema_version":6', '"schema_version":99'),
                 "schema version 99",
             ),
             (
@@ -262,7 +277,7 @@ class TestRecord:
                 lambda text: text.replace('"baseline":"sync"', '"baseline":"x"'),
                 "baseline 'x' is not",
             ),
-            (lambda text: re.sub(r'"runs":.*', '"runs":[]}', text), "has no timed run"),
+            (lambda text: text.replace('"warmup":false', '"warmup":true'), "has no timed run"),
             (lambda text: text.replace('"async"', '"turbo"'), "mode 'turbo' is unknown"),
             (lambda text: re.sub(r'"slot":\[[^]]*\]', '"slot":[0]', text), "differ in length"),
         ],
@@ -271,12 +286,12 @@ class TestRecord:
         path = write_recording(result, tmp_path)
         path.write_text(change(path.read_text()))
         with pytest.raises(ValueError, match=message) as caught:
-            read_result(tmp_path)
+            read_recording(tmp_path)
         assert str(path) in str(caught.value)
 
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no result at"):
-            read_result(tmp_path)
+            read_recording(tmp_path)
 
     def test_many_processes_at_once_overwrite_nothing(self, result, tmp_path):
         """Of those that write one name one wins, and is told so; folders are everyone's own."""
@@ -286,8 +301,8 @@ import os, sys
 from functools import partial
 from pathlib import Path
 from vdkit.record.store import result_folder
-from vdkit.record.recording import read_result, write_recording
-home, names, result = Path(sys.argv[1]), range(10), read_result(sys.argv[1])
+from vdkit.record.recording import read_recording, write_recording
+home, names, result = Path(sys.argv[1]), range(10), read_recording(sys.argv[1])
 for name in names:
     (home / str(name)).mkdir()
 ready, gates = os.pipe(), [os.pipe() for _ in names]
@@ -328,8 +343,8 @@ sys.exit(any(os.wait()[1] for _ in range(6)))
         assert sorted(itertools.chain(*won.values())) == sorted(map(str, range(10)))
         for number, names in won.items():
             for name in names:
-                assert read_result(tmp_path / name).label == f"child {number}"
-        labels = [read_result(folder).label for folder in (tmp_path / "new").iterdir()]
+                assert read_recording(tmp_path / name).label == f"child {number}"
+        labels = [read_recording(folder).label for folder in (tmp_path / "new").iterdir()]
         assert sorted(labels) == sorted(f"child {n}" for n in range(6) for _ in range(4))
         assert not leftovers(tmp_path)
 
@@ -372,41 +387,77 @@ sys.exit(any(os.wait()[1] for _ in range(6)))
 
 class TestPresentation:
     def test_table_shows_what_was_measured(self, result):
-        rows = benchmark_rows(result)
-        assert [row["mode"].split()[0] for row in rows] == ["diffusers", "sync", "async", "compute"]
-        for row, mode in zip(rows, result.arms.values(), strict=True):
-            last = mean_decimals(mode.latency_s)
-            assert row["mean s"] == shown(mode.latency_s.mean, last) and row["n"] == "3"
-            assert row["P99 s†"] == shown(mode.latency_s.p99, last)
-        report = markdown_report(result)
+        rows = benchmark_table(result).rows
+        assert [row["mode"] for row in rows] == list(NAMES.values())
+        for row, arm in zip(rows, result.arms.values(), strict=True):
+            last = summary_decimals(arm.latency)
+            assert str(row["mean s"]) == shown(arm.latency.mean, last) and str(row["n"]) == "3"
+            assert str(row["P99 s†"]) == shown(arm.latency.p99, last)
+            assert row["mean s"].value == arm.latency.mean
+        report = document_of(result).markdown()
         assert "25 frames (7 latent) of 24x40 at 24 fps = 1.04 s of video" in report
         lines = [line for line in report.splitlines() if line.startswith("|")]
-        assert len(lines) == 6 and len({line.count("|") for line in lines}) == 1
+        assert len(lines) == 6 + 6 and len({line.count("|") for line in lines[:6]}) == 1
 
     def test_breakdown_adds_up(self, result):
-        from vdkit.present.tables import breakdown_rows, noise_note
-
-        rows = dict(zip(result.arms, breakdown_rows(result), strict=True))
-        runs = result.arms["sync"].timed
-        cells = [v for k, v in rows["sync"].items() if k not in ("mode", "gaps s")]
-        parts = sum(map(float, cells))
-        rounded = sum(0.5 * 10.0 ** -len(cell.partition(".")[2]) for cell in cells)
-        assert rows["diffusers"]["copy s"] == "-", "VideoProcessor copies within the conversion"
-        assert parts <= np.mean([run.latency_s for run in runs]) + 0.001 + rounded
-        assert rows["compute_only"]["copy s"] == rows["compute_only"]["write s"] == "-"
+        rows = dict(zip(result.arms, breakdown_table(result).rows, strict=True))
+        parts = sum(
+            cell.value for name, cell in rows["sync"].items() if name not in ("mode", "gaps s")
+        )
+        assert rows["diffusers"]["copy s"] is None, "VideoProcessor copies within the conversion"
+        assert parts <= result.arms["sync"].latency.mean + 0.001
+        assert rows["compute_only"]["copy s"] is rows["compute_only"]["write s"] is None
         assert noise_note(result) == "" or "ratios say little" in noise_note(result)
+
+    def test_noise_is_warned_of(self, result):
+        first, *others = result.arms["sync"].timed
+        slow = first.model_copy(update={"latency_s": 100.0})
+        arm = result.arms["sync"].model_copy(update={"runs": (slow, *others)})
+        noisy = result.model_copy(update={"arms": {**result.arms, "sync": arm}})
+        assert "runs of sync" in noise_note(noisy) and "ratios say little" in noise_note(noisy)
+        assert document_of(noisy).text().startswith("Note: runs of ")
+
+    def test_overlap_is_told_from_the_conversion(self, result):
+        """Sync 3 s, with the conversion on the GPU 2 s, async 1 s: a factor 1.5 and a factor 2."""
+        assert overlap_words(result.arms, "async") == ""
+
+        def lasting(mode, latency_s, **config):
+            arm = result.arms[mode]
+            runs = [
+                run.model_copy(
+                    update={"latency_s": latency_s, "warmup": False}
+                    | ({"chunks": tuple(map(without_conversion, run.chunks))} if config else {})
+                )
+                for run in arm.timed
+            ]
+            return arm.model_copy(update={"runs": tuple(runs), "config": DecodeConfig(**config)})
+
+        def without_conversion(chunk):
+            return replace(chunk, convert_start_s=None, convert_done_s=None)
+
+        arms = {
+            "sync": lasting("sync", 3.0),
+            "async": lasting("async", 1.0),
+            "sync, uint8 on the GPU": lasting("sync", 2.0, sync_uint8_on_gpu=True),
+        }
+        words = overlap_words(arms, "async")
+        assert "Of sync / async, 1.5000 is the conversion to uint8 on the GPU" in words
+        assert "2.0000 is overlap (sync, uint8 on the GPU / async)." in words
+        made = result.model_copy(update={"arms": arms})
+        assert any(words in sentence for sentence in document_of(made).lead)
 
     def test_runs_keep_full_precision(self, result, tmp_path):
         import pandas as pd
 
         runs_frame(result).to_csv(tmp_path / "runs.csv", index=False)
         table = pd.read_csv(tmp_path / "runs.csv")
-        assert list(table["latency_s"]) == [run.latency_s for run in result.runs]
+        runs = [run for arm in result.arms.values() for run in arm.runs]
+        assert list(table["latency_s"]) == [run.latency_s for run in runs]
         assert len(table) == 16
 
     def test_the_legend_fits_the_picture(self, result):
         """On a CPU and, with its shorter and longer words, on a GPU."""
-        gpu = read_result(next(RESULTS.glob("*c942496_aws-float16")))
+        gpu = read_recording(next(RESULTS.glob("*c942496_aws-float16")))
         for one in (result, gpu):
             figure = plot_timeline({mode: one.arms[mode].typical() for mode in ("sync", "async")})
             figure.draw_without_rendering()
@@ -428,7 +479,8 @@ class TestPresentation:
             "copy",
             "write",
         ]
-        assert len(sync.patches) == 4 * 7 and len(overlapped.patches) == 3 * 7
+        bars = [sum(len(one.get_paths()) for one in ax.collections) for ax in figure.axes]
+        assert bars == [4 * 7, 3 * 7]
         assert sync.get_xlim() == overlapped.get_xlim()
 
     def test_zoom_shows_the_middle(self, result):
@@ -442,9 +494,11 @@ class TestPresentation:
 
     def test_one_line_of_json_has_no_raw_values(self, result):
         line = json.dumps(result.summary())
-        assert "\n" not in line and "runs" not in result.summary()
-        mean = json.loads(line)["modes"]["async"]["latency_s"]["mean"]
-        assert mean == result.arms["async"].latency.mean
+        assert "\n" not in line and '"runs"' not in line and '"chunks"' not in line
+        found = json.loads(line)
+        assert found["arms"]["async"]["latency_s"]["mean"] == result.arms["async"].latency.mean
+        assert found["arms"]["async"]["speedup"]["value"] == result.speedup("async").value
+        assert found["arms"]["sync"]["speedup"] is None and found["config"]["slots"] == 2
 
 
 class FakeNvml:
@@ -506,7 +560,7 @@ def test_a_decoder_that_lacks_something_is_named_itself():
     """Not what the benchmark wraps around it."""
     with pytest.raises(TypeError, match="NearestDecoder is no WholeVideoDecoder") as caught:
         bench(modes=("sync", "diffusers"))
-    assert "modes=('sync', 'async', 'compute')" in str(caught.value)
+    assert "modes=('sync', 'async', 'compute_only')" in str(caught.value)
 
     class Partly(NearestDecoder):
         begin = property()

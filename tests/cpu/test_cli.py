@@ -10,11 +10,11 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from vdkit import read_result
+from vdkit import read_recording
 from vdkit.__main__ import build_parser, main
-from vdkit.cli.options import MODES, PRESETS
-from vdkit.measure import folders
-from vdkit.present.report_html import MARKER
+from vdkit.cli.options import ALL_MODES, PRESETS
+from vdkit.present.page import MARKER
+from vdkit.record import store
 
 ROOT = Path(__file__).parents[2]
 (HTA,) = (ROOT / "results").glob("*analyze-vs-hta")
@@ -31,9 +31,9 @@ def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
     summary = json.loads(lines[-1])
     (folder,) = out.iterdir()
     assert summary["folder"] == str(folder) and folder.name.endswith("_quick")
-    assert sorted(p.name for p in folder.iterdir()) == ["result.json", "runs.csv", "table.md"]
-    result = read_result(folder)
-    mean = summary["modes"]["async"]["latency_s"]["mean"]
+    assert sorted(p.name for p in folder.iterdir()) == ["latency.png", "recording.json", "runs.csv", "table.md", "timeline.png"]
+    result = read_recording(folder)
+    mean = summary["arms"]["async"]["latency_s"]["mean"]
     assert mean == pytest.approx(result.arms["async"].latency.mean, abs=1e-6)
     assert len(lines[-1]) < 500 + len(str(folder))
     assert result.sink.kind == "raw" and "vdkit bench" in result.command
@@ -57,7 +57,7 @@ def test_every_knob_arrives(tmp_path, capsys):
          "--json"]
     )  # fmt: skip
     assert status == 0
-    result = read_result(json.loads(capsys.readouterr().out)["folder"])
+    result = read_recording(json.loads(capsys.readouterr().out)["folder"])
     config = result.config
     assert (config.chunk_size, config.slots) == (2, 5)
     assert not any(
@@ -74,8 +74,8 @@ def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
         "decoder": "wan2.1", "latents": "random:161x480x832",
         "chunk": 1, "slots": 2, "warmup": 1,
     }  # fmt: skip
-    assert build_parser().parse_args(["bench", "--preset", "aws"]).runs == 10
     seen = {}
+    monkeypatch.setattr("vdkit.measure.study.check_rounds", lambda *rounds: seen.update(n=rounds))
 
     def stop(source, *rest):
         seen["source"] = source
@@ -83,6 +83,7 @@ def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
 
     monkeypatch.setattr("vdkit.models.loading.load_decoder", stop)
     assert main(["bench", "--preset", "aws"]) == 2 and seen["source"] == "wan2.1"
+    assert seen["n"] == (10, 1)
     assert (
         main(["bench", "--preset", "aws", "--decoder", "wan2.2"]) == 2
         and seen["source"] == "wan2.2"
@@ -94,14 +95,14 @@ def test_help_explains_every_knob(capsys):
 
     parser = build_parser()
     for command, words in (
-        ("show", ("sweep.json", "aa.json", "bench, demo, profile, sweep or aa")),
-        ("profile", ("diffusers,sync,async,compute", "as many again with the NVML sampler")),
+        ("show", ("bench, profile, sweep or demo",)),
+        ("profile", ("diffusers,sync,async,compute_only", "as many again with the NVML sampler")),
     ):
         with pytest.raises(SystemExit):
             parser.parse_args([command, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
         assert all(word in shown for word in words)
-    assert ",".join(MODES) == MODES
+    assert ",".join(MODES) == ALL_MODES
     for command in parser._subparsers._group_actions[0].choices.values():
         for action in command._actions:
             assert action.help, action
@@ -177,7 +178,7 @@ def test_what_costs_nothing_to_check_is_checked_before_a_decoder_is_loaded(
 def test_every_output_that_cannot_be_written_is_refused_first(
     capsys, monkeypatch, arguments, words
 ):
-    for name in ("vdkit.demo.load_decoder", "vdkit.cli.report._read", "vdkit.cli.results._load"):
+    for name in ("vdkit.demo.load_decoder", "vdkit.cli.read.opened"):
         monkeypatch.setattr(name, lambda *_: pytest.fail("began"))
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -190,7 +191,7 @@ def test_every_output_that_cannot_be_written_is_refused_first(
     [
         "bench --variants diffusers,channels_last",
         "profile",
-        "aa",
+        "bench --aa",
         "sweep --chunks 1,3",
         f"recommend {BENCH} --frames 9 --chunks 1,3",
     ],
@@ -210,7 +211,7 @@ def stop_at(number):
     left = [number]
 
     def trace(frame, event, argument):
-        if frame.f_code.co_filename != folders.__file__:
+        if frame.f_code.co_filename != store.__file__:
             return None
         if event == "line":
             left[0] -= 1
@@ -228,14 +229,15 @@ def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch,
     record = min(
         (ROOT / "results").glob("*_sweep-cpu/result_*"), key=lambda one: one.stat().st_size
     )
-    result = read_result(record)
-    monkeypatch.setattr("vdkit.measure.study.run_benchmark", lambda *_, **__: result)
+    result = read_recording(record)
+    document = MagicMock()
+    document.text.return_value = document.markdown.return_value = "table"
+    document.html.return_value = f"\n{MARKER}\n"
+    document.parts.return_value = ()
     for name, quick in (
-        ("cli.bench.load", lambda options: MagicMock(setup_s=0)),
-        ("cli.bench.shared_arguments", lambda *_: {}),
-        ("present.tables.markdown_report", lambda *_, **__: "table"),
-        ("present.tables.text_report", lambda *_, **__: "table"),
-        ("present.report.report", lambda *_, **__: f"\n{MARKER}\n"),
+        ("measure.plans.run_benchmark", lambda *_, **__: result),
+        ("cli.run.load", lambda options: MagicMock(shared={})),
+        ("present.documents.document_of", lambda *_, **__: document),
     ):
         monkeypatch.setattr(f"vdkit.{name}", quick)
     page = tmp_path / "earlier.html"
@@ -265,7 +267,7 @@ def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch,
             (where,) = [Path(one) for one in said.strip().split(": ")[-1].split(", ")]
             assert where in (page, *out.iterdir())
             if command == "bench":
-                assert read_result(where).label == result.label
+                assert read_recording(where).label == result.label
         seen.add(kept)
     assert seen == {True, False}
 
@@ -274,7 +276,7 @@ def test_an_interrupt_while_a_record_becomes_json_is_one_too(tmp_path, monkeypat
     def stop(chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vdkit.record.recording.asdict", stop)
+    monkeypatch.setattr("vdkit.record.runs.asdict", stop)
     assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 130
     assert "interrupted; nothing was recorded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -291,10 +293,10 @@ def test_a_full_disk_costs_the_record_not_the_table(tmp_path, monkeypatch, capsy
 
 
 def test_demo_leaves_a_recording_alone(tmp_path, capsys):
-    shutil.copy(BENCH / "result.json", tmp_path)
+    shutil.copy(BENCH / "result.json", tmp_path / "recording.json")
     assert main(["demo", "--device", "cpu", "--out", str(tmp_path)]) == 2
     assert "holds a recording; give another folder" in capsys.readouterr().err
-    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+    assert [one.name for one in tmp_path.iterdir()] == ["recording.json"]
 
 
 def test_demo(tmp_path, capsys):
@@ -306,10 +308,10 @@ def test_demo(tmp_path, capsys):
         "demo.mp4",
         "timeline.png",
         "table.md",
-        "result.json",
-        "result_slow_storage.json",
+        "recording.json",
+        "recording_slow_storage.json",
     }
-    slow = read_result(tmp_path / "demo" / "result_slow_storage.json")
+    slow = read_recording(tmp_path / "demo" / "recording_slow_storage.json")
     for run in slow.arms["async"].timed:  # even on a CPU the writing is hidden: order, not time
         written = run.chunks[3].write_done_s
         assert run.chunks[4].decode_start_s < written
@@ -331,7 +333,8 @@ def test_show(tmp_path, capsys):
     (tmp_path / "folder.png").rmdir()
     for arguments, message in (
         ([str(tmp_path / "nothing")], "no result at"),
-        ([folder, "--modes", "turbo"], "no mode turbo in this result; it has sync, async"),
+        ([folder, "--modes", "sync"], "--modes is for a picture; name one with --timeline FILE"),
+        ([folder, "--modes", "turbo", "--timeline", str(picture)], "no arm turbo in this"),
         ([folder, "--timeline", str(tmp_path / "t")], "end the name in .png, .svg or .pdf"),
         ([folder, "--timeline", str(picture), "--zoom", "0"], "zoom is 0; draw 1 chunk or more"),
         ([folder, "--zoom", "2"], "name one with --timeline"),
@@ -339,11 +342,11 @@ def test_show(tmp_path, capsys):
         ([folder, "--timeline", "/no/such/t.png"], "there is no folder '/no/such'; create it"),
         (
             [str(tmp_path)],
-            "no result.json, profile.json, sweep.json, aa.json or variants.json; it holds o, "
+            "no recording.json, result.json, variants.json, aa.json or profile.json; it holds o, "
             "timeline.svg",
         ),
-        ([str(HTA)], "result_hta.json has tools/analyze_vs_hta.py's times"),
-        ([str(HTA / "result_hta.json")], "is no record that show prints"),
+        ([str(HTA)], "result_hta.json holds tools/analyze_vs_hta.py's times"),
+        ([str(HTA / "result_hta.json")], "is no recording: result_hta.json holds"),
     ):
         assert main(["show", *arguments]) == 2
         assert message in capsys.readouterr().err

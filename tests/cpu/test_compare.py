@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vdkit import compare_results, permutation_p, read_result, unpaired_ratio
+from vdkit import compare_results, read_recording
 from vdkit.__main__ import main
-from vdkit.present.compare_tables import comparison_rows, comparison_text
-from vdkit.record.recording import Mode
+from vdkit.present.columns import Asked
+from vdkit.present.comparison import comparison_document, comparison_table
 from vdkit.record.stats import (
     CALL_BELOW_P,
     LESS,
@@ -21,45 +22,73 @@ from vdkit.record.stats import (
     TOO_FEW,
     decide,
     paired_ratio,
+    permutation_p,
     runs_needed,
     smallest_p,
+    unpaired_ratio,
     wilson,
 )
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
 OTHER = next(RESULTS.glob("*587491a_aws-float16"))
-BASE = read_result(FOLDER)
+FULL = read_recording(FOLDER)
+
+
+def with_runs(result, change):
+    """The recording with the runs of every arm changed."""
+    arms = {
+        name: arm.model_copy(update={"runs": tuple(map(change, arm.runs))})
+        for name, arm in result.arms.items()
+    }
+    return result.model_copy(update={"arms": arms})
 
 
 def in_one_chunk(run):
     """Nothing here reads chunks."""
-    whole = replace(run.chunks[0], frame_stop=BASE.workload.frames, d2h_bytes=run.d2h_bytes)
+    whole = replace(run.chunks[0], frame_stop=FULL.workload.frames, d2h_bytes=run.d2h_bytes)
     return run.model_copy(update={"chunks": (whole,)})
 
 
-BASE = BASE.model_copy(update={"runs": tuple(map(in_one_chunk, BASE.runs))})
+BASE = with_runs(FULL, in_one_chunk)
 
 
 def recording(factor=1.0, rounds=None, seed=0, scatter=0.01, modes=("sync", "async"), **changes):
     """The recorded benchmark with drawn latencies, 10 runs or ``rounds``; changes by part."""
     random = np.random.default_rng(seed)
-    runs = []
+    of_arms = {part: changes.pop(part) for part in ("workload", "sink") if part in changes}
+    arms = {}
     for mode in modes:
-        first = BASE.arms[mode].timed[0]
+        arm = BASE.arms[mode]
+        runs = []
         for number in range(10) if rounds is None else rounds:
             latency = factor * 4 * math.exp(scatter * random.standard_normal())
             update = {"round": number, "latency_s": latency, "ttff_s": latency / 50}
-            runs.append(first.model_copy(update={**update, "throttled": False}))
+            runs.append(arm.timed[0].model_copy(update={**update, "throttled": False}))
+        parts = {
+            part: getattr(arm, part).model_copy(update=values) for part, values in of_arms.items()
+        }
+        arms[mode] = arm.model_copy(update={"runs": tuple(runs), **parts})
     base = BASE.baseline if BASE.baseline in modes else modes[0]
-    hashes = {mode: BASE.modes[mode].frame_sha256 for mode in modes}
-    made = {mode: Mode.of(mode, base, runs, hashes[mode], BASE.workload.seconds) for mode in modes}
-    update = {"runs": tuple(runs), "modes": made, "baseline": base}
+    update = {"arms": arms, "baseline": base}
     for part, values in changes.items():
         update[part] = (
             values if isinstance(values, str) else getattr(BASE, part).model_copy(update=values)
         )
     return BASE.model_copy(update=update)
+
+
+def with_config(result, **config):
+    """The recording with another configuration of every arm."""
+    arms = {
+        name: arm.model_copy(update={"config": replace(arm.config, **config)})
+        for name, arm in result.arms.items()
+    }
+    return result.model_copy(update={"arms": arms})
+
+
+def text_of(comparison, asked=Asked()):
+    return comparison_table(comparison, asked).markdown()
 
 
 def written(folder, name, result):
@@ -277,9 +306,9 @@ def test_energy_is_the_counters_difference_and_needs_all_runs():
     timed = BASE.arms["async"].timed
     joules = [run.gpu_after.energy_j - run.gpu_before.energy_j for run in timed]
     assert row.mean_b == pytest.approx(np.mean(joules))
-    first, *rest = recording(modes=("async",)).runs
-    lacks = recording(modes=("async",)).model_copy(
-        update={"runs": (first.model_copy(update={"gpu_after": None}), *rest)}
+    lacks = with_runs(
+        recording(modes=("async",)),
+        lambda run: run.model_copy(update={"gpu_after": None}) if run.round == 0 else run,
     )
     other = recording(seed=1, modes=("async",))
     left_out = compare_results(other, lacks).left_out
@@ -290,15 +319,11 @@ def test_energy_is_the_counters_difference_and_needs_all_runs():
 
 def test_rounds_pair_up_whatever_their_order():
     a = recording(modes=("async",))
-    b = a.model_copy(
-        update={
-            "label": "again",
-            "runs": tuple(
-                run.model_copy(update={"latency_s": 1.001 * run.latency_s})
-                for run in reversed(a.runs)
-            ),
-        }
+    arm = a.arms["async"]
+    runs = tuple(
+        run.model_copy(update={"latency_s": 1.001 * run.latency_s}) for run in reversed(arm.runs)
     )
+    b = a.model_copy(update={"arms": {"async": arm.model_copy(update={"runs": runs})}})
     latency = compare_results(a, b, paired=True).rows[0]
     assert latency.verdict == "slower" and latency.decision.p == 2 / 2**10
     assert compare_results(a, b).rows[0].verdict == NO_DIFFERENCE  # and not paired by default
@@ -330,57 +355,61 @@ def test_rounds_that_do_not_pair_up_are_named(rounds, message):
         ("workload", "dtype", "bfloat16"),
         ("workload", "weights_sha256", "b" * 64),
         ("workload", "latents_sha256", "c" * 64),
-        ("workload", "frames", 157),
-        ("workload", "height", 8),
-        ("workload", "width", 8),
     ],
 )
-def test_what_must_be_equal_is_refused_unless_across(part, field, value):
+def test_what_else_a_ratio_is_of_is_stated(part, field, value):
     a, b = recording(), recording(seed=1, **{part: {field: value}})
-    was = str(getattr(getattr(a, part), field))
-    now = str(value)
-    with pytest.raises(ValueError, match="--across") as refused:
+    comparison = compare_results(a, b)
+    assert [one.name for one in comparison.stated] == [field]
+    text = text_of(comparison)
+    assert "COMPARED ACROSS" in text and "Both ran" not in text
+    was = str(getattr(getattr(a, part), field))[:12]
+    assert f"- {field} {was}" in text and f"against {str(value)[:12]}" in text
+    assert comparison.rows, "and not refused"
+
+
+@pytest.mark.parametrize(("field", "value"), [("frames", 157), ("height", 8), ("width", 8)])
+def test_other_media_are_refused_unless_across(field, value):
+    a, b = recording(), recording(seed=1, workload={field: value})
+    with pytest.raises(ValueError, match=f"other media: {field} .* against {value}.*--across"):
         compare_results(a, b)
-    assert f"{field} {was[:12]}" in str(refused.value) and f"against {now[:12]}" in str(
-        refused.value
-    )
     comparison = compare_results(a, b, across=True)
-    assert [one.name for one in comparison.mismatches] == [field]
-    assert "COMPARED ACROSS" in comparison_text(comparison)
-    assert f"- {field} " in comparison_text(comparison)
+    assert [one.name for one in comparison.stated] == [field]
+    assert f"- {field} " in text_of(comparison)
 
 
 def test_all_of_it_is_named_at_once():
     b = recording(
         seed=1, provenance={"device": "cpu", "host_cores": 2}, workload={"dtype": "float32"}
     )
-    with pytest.raises(
-        ValueError, match=r"device NVIDIA H200 against cpu; host_cores 16 .*; dtype"
-    ):
-        compare_results(recording(), b)
+    stated = "; ".join(map(str, compare_results(recording(), b).stated))
+    assert re.search(r"device NVIDIA H200 against cpu; host_cores 16 .*; dtype", stated)
+
+
+def test_another_chunk_size_is_compared_and_listed():
+    comparison = compare_results(recording(), with_config(recording(seed=1), chunk_size=2))
+    assert comparison.stated == () and "chunk_size 1 against 2" in text_of(comparison)
 
 
 def with_frames(result, mode, sha256):
     changed = result.arms[mode].model_copy(update={"frame_sha256": sha256})
-    return result.model_copy(update={"modes": {**result.arms, mode: changed}})
+    return result.model_copy(update={"arms": {**result.arms, mode: changed}})
 
 
-def test_frames_of_compared_modes_must_be_equal_where_both_are_known():
+def test_frames_that_differ_are_stated_where_both_are_known():
     a, b = recording(), with_frames(recording(seed=1), "async", "d" * 64)
-    with pytest.raises(ValueError, match=r"frame_sha256 of async .* against dddddddddddd"):
-        compare_results(a, b)
-    assert compare_results(a, b, modes=["sync"]).mismatches == ()
-    assert compare_results(a, with_frames(b, "async", None)).mismatches == ()
-    with pytest.raises(ValueError, match="frame_sha256 of sync and async"):
-        compare_results(a, b, mode_pairs=[("sync", "async")])
+    (stated,) = map(str, compare_results(a, b).stated)
+    assert re.fullmatch(r"frame_sha256 of async \w{12} against dddddddddddd", stated)
+    assert compare_results(a, b, modes=["sync"]).stated == ()
+    assert compare_results(a, with_frames(b, "async", None)).stated == ()
+    (stated,) = compare_results(a, b, mode_pairs=[("sync", "async")]).stated
+    assert stated.name == "frame_sha256 of sync and async"
 
 
 def test_diffusers_frames_at_larger_chunks_need_not_be_those_of_async():
-    config = {"chunk_size": 2}
-    modes = ("diffusers", "async")
-    one = recording(modes=modes).model_copy(update={"config": type(BASE.config)(**config)})
+    one = with_config(recording(modes=("diffusers", "async")), chunk_size=2)
     one = with_frames(one, "diffusers", "e" * 64)
-    assert compare_results(one, one, mode_pairs=[("diffusers", "async")]).mismatches == ()
+    assert compare_results(one, one, mode_pairs=[("diffusers", "async")]).stated == ()
 
 
 def test_what_is_usually_compared_is_allowed_and_listed():
@@ -391,14 +420,14 @@ def test_what_is_usually_compared_is_allowed_and_listed():
         sink={"kind": "null", "throttle_mb_per_s": 100.0},
         baseline="async",
     )
-    b = b.model_copy(update={"config": type(b.config)(chunk_size=4, copy_stream=False)})
+    b = with_config(b, chunk_size=4, copy_stream=False)
     comparison = compare_results(recording(), b)
     names = [one.name for one in comparison.differences]
     for name in ("git_dirty", "cuda", "torch", "fps", "chunk_size", "copy_stream", "sink kind",
                  "sink throttle_mb_per_s", "baseline"):  # fmt: skip
         assert name in names
-    assert comparison.mismatches == () and "slots" not in names
-    text = comparison_text(comparison)
+    assert comparison.stated == () and "slots" not in names
+    text = text_of(comparison)
     assert "chunk_size 1 against 4" in text and "torch 2.11.0 against 2.9" in text
     assert "B ran code with uncommitted changes" in text
 
@@ -438,29 +467,61 @@ def test_no_mode_in_common():
 
 
 def test_throttled_runs_are_counted_and_marked():
-    b = recording(seed=1)
-    runs = [
-        run.model_copy(update={"throttled": run.mode == "async" and run.round < 3})
-        for run in b.runs
-    ]
-    comparison = compare_results(recording(), b.model_copy(update={"runs": tuple(runs)}))
-    for row in comparison_rows(comparison):
+    b = with_runs(
+        recording(seed=1),
+        lambda run: run.model_copy(update={"throttled": run.mode == "async" and run.round < 3}),
+    )
+    comparison = compare_results(recording(), b)
+    for row in comparison_table(comparison).rows:
         assert row["throttled A"] == "0 of 10"
         assert row["throttled B"] == ("3 of 10†" if "async" in row["mode"] else "0 of 10")
-    assert "† Runs with a throttle reason" in comparison_text(comparison)
-    assert "throttle" not in comparison_text(compare_results(recording(), recording(seed=1)))
+    assert "† Runs with a throttle reason" in text_of(comparison)
+    assert "throttle" not in text_of(compare_results(recording(), recording(seed=1)))
+
+
+def test_two_sessions_carry_a_caution():
+    apart = text_of(compare_results(recording(), recording(seed=1)))
+    assert "Not paired: what only the hour changed" in apart
+    assert "is called different more often than p says" in apart
+    within = text_of(compare_results(BASE, BASE, mode_pairs=[("sync", "async")]))
+    assert "the hour" not in within and "Paired: round i" in within
+
+
+def test_arms_of_any_study_are_compared_by_name():
+    """Also where several have one mode, as in an A/A control."""
+    control = read_recording(next(RESULTS.glob("*aa-async")))
+    made = compare_results(control, control, mode_pairs=[("a", "slow")], metrics=["latency_s"])
+    (row,) = made.rows
+    assert (row.mode_a, row.mode_b, row.verdict) == ("a", "slow", "slower")
+    assert row.mean_b == pytest.approx(control.arms["slow"].latency.mean)
+    assert comparison_table(made).rows[0]["mode"] == "A a, B slow"
+
+
+def test_the_document_has_both_recordings():
+    document = comparison_document(compare_results(BASE, recording(1.05, seed=9)))
+    assert document.text() == text_of(compare_results(BASE, recording(1.05, seed=9))).replace(
+        "  \n", "\n"
+    )
+    assert "async: slower, B / A " in document.lead[1]
+    names = [one.name for one in document.sections]
+    assert names == [
+        "comparison", "results-A", "timeline-A", "results-B", "timeline-B", "provenance",
+        "reproduce",
+    ]  # fmt: skip
+    within = comparison_document(compare_results(BASE, BASE, mode_pairs=[("sync", "async")]))
+    assert [one.name for one in within.sections] == ["comparison", "provenance", "reproduce"]
 
 
 def test_the_table_says_how_many_false_calls_to_expect():
     comparison = compare_results(recording(), recording(seed=1))
     assert comparison.tests == len(comparison.rows) == 9  # pinned memory is 0 in sync
     assert comparison.expected_false_calls == pytest.approx(9 * CALL_BELOW_P)
-    text = comparison_text(comparison)
+    text = text_of(comparison)
     assert "9 tests at 1 %" in text and "up to 0.09 false calls" in text
     assert "pinned_bytes of sync (0 in every run)" in text
     few = compare_results(recording(rounds=range(3)), recording(seed=1, rounds=range(3)))
-    assert few.tests == 0 and TOO_FEW in comparison_text(few)
-    assert "at least 5 runs of each side" in comparison_text(few)
+    assert few.tests == 0 and TOO_FEW in text_of(few)
+    assert "at least 5 runs of each side" in text_of(few)
 
 
 @pytest.mark.parametrize(
@@ -499,12 +560,11 @@ def test_wrong_limits(given, capsys):
     assert f"--fail-above is {given!r}; give 0 or more percent" in capsys.readouterr().err
 
 
-def test_recorded_results_of_two_gpus_are_refused_by_name(capsys):
-    assert main(["compare", str(OTHER), str(FOLDER)]) == 2
-    assert "device_uuid GPU-e7c560dc" in capsys.readouterr().err
-    assert main(["compare", str(OTHER), str(FOLDER), "--across", "--modes", "async,compute"]) == 0
+def test_recorded_results_of_two_gpus_are_stated(capsys):
+    assert main(["compare", str(OTHER), str(FOLDER), "--modes", "async,compute_only"]) == 0
     out = capsys.readouterr().out
-    assert "COMPARED ACROSS" in out and "sync (chunked)" not in out.replace("async", "")
+    assert "COMPARED ACROSS" in out and "device_uuid GPU-e7c560dc" in out
+    assert "sync (chunked)" not in out.replace("async", "")
 
 
 def test_json_only(tmp_path, capsys):
@@ -527,18 +587,17 @@ def test_half_a_mode_pair_and_no_file(capsys, tmp_path):
 
 def test_money_and_energy_stand_in_the_rows_of_the_latency():
     """An hour of B's video at 3.36 dollars: 3.36 x mean / seconds of video."""
-    result = read_result(FOLDER)
+    result = FULL
     comparison = compare_results(result, result, mode_pairs=[("sync", "async")])
-    rows = comparison_rows(comparison, 3.36, energy=True)
-    latency, *others = rows
+    latency, *others = comparison_table(comparison, Asked(3.36, energy=True)).rows
     mean, seconds = result.arms["async"].latency.mean, result.workload.seconds
-    assert float(latency["B: USD / video h"]) == pytest.approx(3.36 * mean / seconds, rel=1e-3)
+    assert latency["B: USD / video h"].value == pytest.approx(3.36 * mean / seconds)
     joules = [
         run.gpu_after.energy_j - run.gpu_before.energy_j for run in result.arms["async"].timed
     ]
     expected = sum(joules) / len(joules) / seconds
-    assert float(latency["B: J / video s"]) == pytest.approx(expected, abs=0.06)
-    assert {row["B: USD / video h"] for row in others} == {"-"}
-    text = comparison_text(comparison, 3.36)
+    assert latency["B: J / video s"].value == pytest.approx(expected)
+    assert {row["B: USD / video h"] for row in others} == {None}
+    text = text_of(comparison, Asked(3.36))
     assert "Price: $3.36 per hour" in text and "against A" in text
-    assert "USD" not in comparison_text(comparison)
+    assert "USD" not in text_of(comparison)

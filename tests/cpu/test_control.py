@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from tests.helpers import Collect, NearestDecoder, latents_for
-from vdkit import compare_results, decode_sync, load_results, read_control, read_result, run_control
+from vdkit import decode_sync, document_of, load_results, read_recording
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, time_product
-from vdkit.present.control_report import control_text, plot_rounds
-from vdkit.record.judge import check_draws, judge
-from vdkit.record.old_aa import ARMS, is_arm
+from vdkit.decode.pixels import frames_to_uint8
+from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, run_aa, time_product
+from vdkit.present.study_charts import plot_rounds
+from vdkit.record.compare import ARMS, check_draws, compare_results, judge, judged
+from vdkit.record.recording import Planted
 from vdkit.record.runs import SinkInfo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-QUICK = ["aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null",
-         "--rounds", "8", "--pairs", "8", "--splits", "3", "--plant", "60"]  # fmt: skip
+QUICK = ["bench", "--aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null",
+         "--runs", "8", "--pairs", "8", "--splits", "3", "--plant", "60"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +39,22 @@ def collected(label):
 def controlled(decoder=None, **options):
     decoder = decoder or NearestDecoder(delay_s=0.002)
     given = {"rounds": 8, "pairs": 8, "splits": 2, "plant_percent": 100, "progress": False}
-    return run_control(
+    return run_aa(
         decoder,
         latents_for(decoder),
         collected,
         sink_info=SinkInfo(kind="collect", storage=None),
         **given | options,
     )
+
+
+class Into(NearestDecoder):
+    """Also decodes into a buffer, as the paths then prefer."""
+
+    def decode_into(self, state, start, stop, out):
+        frames = self.decode_chunk(state, start, stop)
+        frames_to_uint8(frames, out)
+        return (~frames.isfinite()).any()
 
 
 def drawn(shift=1.0, rounds=40, scatter=0.01, bias=1.0, seed=0):
@@ -81,10 +91,12 @@ def test_calibration_doses_the_work(monkeypatch):
     planted = PlantedDecoder(NearestDecoder())
     monkeypatch.setattr("vdkit.measure.planted.time_product", lambda planted: 1e-4)
     made = calibrate(planted, 0.010, 0.080, 5, chunk_size=2, frames=21)
-    assert made.products_per_latent_frame == pytest.approx(0.05 * 0.080 / 1e-4 / 2)
-    assert planted.products_per_latent_frame == made.products_per_latent_frame
+    assert made["products_per_latent_frame"] == pytest.approx(0.05 * 0.080 / 1e-4 / 2)
+    assert planted.products_per_latent_frame == made["products_per_latent_frame"]
     assert planted.products_until(1) == 5  # 5 % of 10 ms
-    assert made.products == 405 and made.planted_s == pytest.approx(0.05 * (0.010 + 10 * 0.080))
+    assert made["products"] == 405
+    plan = Planted(pairs=8, splits=1, percent=5, seed=0, orders=(), **made)
+    assert plan.planted_s == pytest.approx(0.05 * (0.010 + 10 * 0.080))
     calibrate(planted, 0.004, 0.004, 5, 1, 21)  # two products to a chunk: just fine enough
     with pytest.raises(ValueError, match=r"0.19 ms, but one product .* takes 0.1 ms: plant 6 %"):
         calibrate(planted, 0.0038, 0.0038, 5, 1, 21)
@@ -147,36 +159,59 @@ def test_draws_that_could_say_nothing(rounds, pairs, splits, message):
 
 
 def test_rounds_run_every_arm_once_in_seeded_random_order():
-    control = controlled()
-    plan = control.result.plan
+    recording = controlled()
+    plan = recording.planted
     assert len(plan.orders) == 9 and all(sorted(order) == sorted(ARMS) for order in plan.orders)
     assert len(set(plan.orders)) > 1
-    assert controlled().result.plan.orders == plan.orders
-    assert controlled(seed=1).result.plan.orders != plan.orders
-    for arm, result in control.arms.items():
-        assert [run.round for run in result.runs] == list(range(-1, 8)) and result.runs[0].warmup
-        assert result.label == f"aa-{arm}" and list(result.arms) == ["async"]
-    hashes = {result.arms["async"].frame_sha256 for result in control.arms.values()}
+    assert controlled().planted.orders == plan.orders
+    assert controlled(seed=1).planted.orders != plan.orders
+    assert recording.kind == "aa" and tuple(recording.arms) == ARMS and recording.label == "aa"
+    for arm in recording.arms.values():
+        assert [run.round for run in arm.runs] == list(range(-1, 8)) and arm.runs[0].warmup
+        assert arm.mode == "async"
+    hashes = {arm.frame_sha256 for arm in recording.arms.values()}
     assert len(hashes) == 1 and None not in hashes
+    assert plan.done == (plan.products,) * 8
+
+
+@pytest.mark.parametrize("mode", ["async", "compute_only"])
+def test_a_decoder_that_decodes_into_a_buffer_gets_the_work_too(mode):
+    recording = controlled(Into(delay_s=0.002), mode=mode)
+    assert recording.planted.done == (recording.planted.products,) * 8
+    assert judged(recording)["latency_s"].planted.value > 1.1  # 100 % of every chunk was planted
+
+
+def test_work_that_does_not_run_is_an_error(monkeypatch):
+    """As it would be if a path went past what plants it."""
+    monkeypatch.setattr(PlantedDecoder, "_decode_into", lambda self, *given: self._go(*given))
+    monkeypatch.setattr(
+        PlantedDecoder, "_go", lambda self, *given: self._decoder.decode_into(*given), raising=False
+    )
+    with pytest.raises(RuntimeError, match=r"every slow run, 0 to 0 did; the decoder has a way"):
+        controlled(Into(delay_s=0.002), mode="compute_only")
 
 
 def test_figures_are_those_of_the_runs():
-    control = controlled(mode="sync")
-    latency = control.result.metrics["latency_s"]
-    slow, a = (control.arms[arm].arms["sync"].latencies for arm in ("slow", "a"))
-    assert latency.planted.value == pytest.approx(np.mean(slow) / np.mean(a))
+    recording = controlled(mode="sync")
+    latency = judged(recording)["latency_s"]
+    slow, a = (recording.arms[arm].latencies for arm in ("slow", "a"))
+    assert latency.planted.value == pytest.approx(math.exp(np.log(np.divide(slow, a)).mean()))
     assert latency.planted.value > 1.1  # 100 % of every chunk was planted
-    assert latency.arms["b"].mean == pytest.approx(
-        np.mean(control.arms["b"].arms["sync"].latencies)
-    )
-    row = compare_results(control.arms["a"], control.arms["slow"], paired=True).rows[0]
-    assert row.decision.ratio == latency.planted
+    assert latency.arms["b"].mean == pytest.approx(np.mean(recording.arms["b"].latencies))
+    pair = compare_results(recording, recording, mode_pairs=[("a", "slow")])
+    assert pair.paired and pair.rows[0].decision.ratio == latency.planted
 
 
 def test_compute_has_no_first_frame():
-    control = controlled(mode="compute")
-    assert list(control.result.metrics) == ["latency_s"]
-    assert "TTFF" not in control_text(control.result)
+    recording = controlled(mode="compute_only")
+    assert list(judged(recording)) == ["latency_s"]
+    assert "TTFF" not in document_of(recording).text()
+
+
+def test_another_recording_has_no_verdict():
+    recording = controlled().model_copy(update={"planted": None})
+    with pytest.raises(ValueError, match="aa is no A/A control; record one with vdkit bench --aa"):
+        judged(recording)
 
 
 def test_a_decoder_that_gives_other_frames_every_time_is_refused():
@@ -190,25 +225,34 @@ def test_a_decoder_that_gives_other_frames_every_time_is_refused():
 
 
 def test_the_table_says_whether_the_aims_were_met():
-    control = controlled()
-    text = control_text(control.result)
-    judged = control.result.metrics["latency_s"]
+    recording = controlled()
+    document, found = document_of(recording), judged(recording)
     for how in ("paired", "unpaired"):
-        quiet, found = judged.aims_met(how)
-        assert quiet == (judged.false_calls[how].count <= 0.05 * 2)
-        assert found == (judged.found[how].count >= 0.95 * 2)
+        quiet, sharp = found["latency_s"].aims_met(how)
+        assert quiet == (found["latency_s"].false_calls[how].count <= 0.05 * 2)
+        assert sharp == (found["latency_s"].found[how].count >= 0.95 * 2)
+    text = document.text()
     assert text.count("NOT MET") == sum(
-        not met for one in control.result.metrics.values()
+        not met for one in found.values()
         for how in ("paired", "unpaired") for met in one.aims_met(how)
     )  # fmt: skip
     assert "Planted: 100 % of a chunk's" in text and "Measured, slow against a: latency +" in text
+    arms, calls = document.tables()
+    assert [row["latency s"].value for row in arms.rows] == [
+        recording.arms[arm].latency.mean for arm in ARMS
+    ]
+    share = found["latency_s"].found["paired"]
+    cell = calls.rows[0]["slow against a: found %"]
+    assert (cell.value, cell.low) == (100 * share.count / 2, 100 * share.low)
+    assert str(cell).startswith(f"{50 * share.count:.1f} ({share.count} of 2) [")
 
 
 def test_the_picture_shows_every_round_outside_the_legend(tmp_path):
-    figure = plot_rounds(controlled().arms)
+    figure = plot_rounds(controlled())
     (ax,) = figure.axes
     points = [line for line in ax.lines if line.get_marker() != "None"]
     assert [len(line.get_xdata()) for line in points] == [8, 8, 8]
+    assert "does not start at 0" in ax.get_ylabel() and ax.get_ylim()[0] > 0
     assert figure.get_figwidth() == pytest.approx(16 / 2.54)
     figure.savefig(tmp_path / "rounds.png")  # which lays it out
     (legend,) = figure.legends
@@ -220,49 +264,42 @@ def test_aa_records_everything_and_compare_reads_it(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     (folder,) = tmp_path.iterdir()
     assert folder.name.endswith("_aa") and json.loads(lines[-1])["folder"] == str(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "aa.json", "result_a.json", "result_b.json", "result_slow.json", "rounds.png", "table.md",
-    ]  # fmt: skip
-    control = read_control(folder)
-    assert control.plan.mode == "sync" and control.plan.plant_percent == 60
-    assert "vdkit aa" in control.command and control.config == DecodeConfig()
-    assert control_text(control) in (folder / "table.md").read_text()
+    assert {path.name for path in folder.iterdir()} >= {
+        "recording.json", "rounds.png", "runs.csv", "table.md",
+    }  # fmt: skip
+    recording = read_recording(folder)
+    assert recording.base.mode == "sync" and recording.planted.percent == 60
+    assert "vdkit bench --aa" in recording.command and recording.config == DecodeConfig()
+    assert document_of(recording).text() in (folder / "table.md").read_text()
     for arm in ARMS:
-        assert len(read_result(folder / f"result_{arm}.json").arms["sync"].timed) == 8
-    pair = [str(folder / "result_a.json"), str(folder / "result_b.json"), "--paired"]
-    assert main(["compare", *pair]) == 0
+        assert len(recording.arms[arm].timed) == 8
+    assert main(["compare", str(folder), str(folder), "--mode-a", "a", "--mode-b", "b"]) == 0
     assert main(["show", str(folder)]) == 0
     assert "8 rounds" in capsys.readouterr().out
 
 
-def test_the_arms_are_not_among_the_results_unless_named(tmp_path, capsys):
+def test_the_slow_arm_is_not_among_the_results_unless_named(tmp_path):
     main([*QUICK, "--out", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
-    assert load_results(tmp_path).empty and load_results(f"{tmp_path}/**").empty
-    slow = folder / "result_slow.json"
-    assert is_arm(slow) and len(load_results(slow)) == 9
-    (folder / "aa.json").unlink()
-    assert len(load_results(tmp_path)) == 27
+    frame = load_results(tmp_path)
+    assert set(frame["arm"]) == {"a", "b"} and len(frame) == 18
+    assert len(load_results(f"{tmp_path}/**")) == 18
+    assert len(load_results(folder / "recording.json")) == 27
 
 
 def test_json_only(tmp_path, capsys):
     main([*QUICK, "--out", str(tmp_path), "--json", "--label", "own"])
     (line,) = capsys.readouterr().out.splitlines()
     whole = json.loads(line)
-    assert whole["folder"].endswith("_own") and whole["metrics"]["latency_s"]["found"]["paired"]
+    assert whole["folder"].endswith("_own") and "paired" in whole["calls"]["latency_s"]["found"]
+    assert whole["planted"]["percent"] == 60 and whole["arms"]["slow"]["latency_s"]["n"] == 8
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, capsys, monkeypatch):
-    import vdkit.record.recording as records
-
-    write = records.write_record
-
     def stop(record, path):
-        if path.name == "aa.json":
-            raise KeyboardInterrupt
-        return write(record, path)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "write_record", stop)
+    monkeypatch.setattr("vdkit.record.recording.write_record", stop)
     assert main([*QUICK, "--out", str(tmp_path)]) == 130
     assert list(tmp_path.iterdir()) == []
     assert "nothing was recorded" in capsys.readouterr().err
@@ -274,7 +311,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, capsys, monkeypatch):
         (["--mode", "diffusers"], "mode 'diffusers' cannot be controlled: use one of sync, async"),
         (["--mode", "sync,async"], "mode 'sync,async' cannot be controlled"),
         (["--pairs", "3"], "pairs is 3; fewer than 8"),
-        (["--rounds", "7"], "rounds is 7 and pairs 8"),
+        (["--runs", "7"], "rounds is 7 and pairs 8"),
         (["--splits", "0"], "splits is 0"),
         (["--plant", "0"], "plant is 0 %; use more than 0"),
         (["--plant", "nan"], "plant is nan %"),
@@ -286,9 +323,3 @@ def test_bad_input_is_said_in_one_line(arguments, message, tmp_path, capsys):
     assert main([*QUICK, "--out", str(tmp_path), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and list(tmp_path.iterdir()) == []
-
-
-def test_aa_has_its_own_rounds_and_no_runs(capsys):
-    with pytest.raises(SystemExit):
-        main(["aa", "--runs", "3"])
-    assert "unrecognized arguments: --runs" in capsys.readouterr().err

@@ -13,65 +13,62 @@ import pytest
 import torch
 from PIL import Image
 
+import vdkit
 from tests.helpers import Collect, NearestDecoder, wait_for
+from vdkit.__main__ import build_parser
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.explorer.app import Explorer
-from vdkit.explorer.views import bench_command
+from vdkit.explorer.views import SessionRun, bench_command, difference_words, setting_panels
 from vdkit.predict.book import Setting
-from vdkit.record.runs import SinkInfo
 from vdkit.record.recording import read_recording
-from vdkit.sinks.spec import SinkSpec, held
 
-HERE = "this machine (test)"
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 99 GiB"
+RECORDED = Path(__file__).parents[2] / "results"
 
 
-class Workshop:
-    """Decoders that cost nothing, or a lot, or fail."""
-
-    machine = HERE
-    dtype = "float32"
-    vram_bytes = None
-    decoders = ("nearest", "slow", "greedy", "absent")
-    variants = ("diffusers", "fast")
-    sinks = ("null", "raw", "mp4", "full")
-    own = ("nearest", "slow", "greedy", "full", "broken")
+class Plugins:
+    """Decoders that cost nothing, or a lot, or fail; those that were loaded; a full disk."""
 
     def __init__(self):
-        self.alive = []
+        self.loaded = []
+        self.decoders = {
+            "nearest": lambda: self.load(delay_s=0.002),
+            "slow": lambda: self.load(delay_s=0.05),
+            "greedy": lambda: self.load(fail_at=1, error=torch.OutOfMemoryError(OUT_OF_MEMORY)),
+            "absent": self.absent,
+            "broken": object,
+        }
+        self.sinks = {"full": self.full}
 
-    def load(self, decoder, variant):
-        if decoder == "broken":
-            return object()
-        if decoder == "absent":
-            raise FileNotFoundError("'absent' is neither a local folder nor a hub repository")
-        if decoder == "greedy":
-            made = NearestDecoder(fail_at=1, error=torch.OutOfMemoryError(OUT_OF_MEMORY))
-        else:
-            made = NearestDecoder(delay_s=0.05 if decoder == "slow" else 0.002)
-        self.alive.append(weakref.ref(made))
+    def load(self, **how):
+        made = NearestDecoder(**how)
+        self.loaded.append(weakref.ref(made))
         return made
 
-    def latents(self, decoder, latent_frames, height, width):
-        return torch.zeros(1, 4, latent_frames, height // 8, width // 8)
+    def absent(self):
+        raise FileNotFoundError("'absent' is neither a local folder nor a hub repository")
 
-    def sink(self, name, folder, mb_per_s):
-        if name == "full":
-            error = OSError(28, "No space left on device")
-            fail = contextlib.nullcontext(Collect(fail="write", at=2, error=error))
-            info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
-            return held(lambda label: fail, mb_per_s), info
-        where = Path(folder) if folder and name != "null" else None
-        spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
-        return spec.fresh, SinkInfo(**spec.describe())
+    def full(self, label):
+        error = OSError(28, "No space left on device")
+        return contextlib.nullcontext(Collect(fail="write", at=2, error=error))
+
+
+def explore(results, plugins=None, **given):
+    plugins = plugins or Plugins()
+    start = {
+        "decoder": "nearest", "size": "32x48", "latent_frames": 9, "sink": "null",
+        "decoders": plugins.decoders, "sinks": plugins.sinks, "device": "cpu", "calibrate": False,
+    }  # fmt: skip
+    return vdkit.explore(results=results, **(start | given))
 
 
 @pytest.fixture
-def explorer(tmp_path):
-    made = Explorer(
-        Workshop(), tmp_path / "results", decoder="nearest", size="32x48", latent_frames=9,
-        sink="null", rounds=2,
-    )  # fmt: skip
+def plugins():
+    return Plugins()
+
+
+@pytest.fixture
+def explorer(tmp_path, plugins):
+    made = explore(tmp_path / "results", plugins, rounds=2)
     yield made
     made.close()
     assert threads() == []
@@ -94,7 +91,7 @@ def test_before_anything_is_known_it_says_so_and_how_to_know(explorer):
 def test_calibrated_every_knob_changes_the_picture(explorer):
     explorer.calibrate(wait_s=60)
     assert explorer.session.error is None
-    assert "Costs of each step on this machine (test): measured (2 benchmarks)." in explorer.remarks
+    assert "Costs of each step on this machine (CPU): measured (2 benchmarks)." in explorer.remarks
     c = explorer.controls
     size, seen = image(explorer).size, {explorer._image.value}
     changes = [
@@ -119,29 +116,29 @@ def test_other_chunk_size_and_size_are_marked_as_guesses(explorer):
 def test_run_measures_both_paths_and_says_how_they_differ(explorer):
     explorer.run(wait_s=60)
     (run,) = explorer.session.runs
-    assert list(run.result.arms) == ["sync", "async"]
-    assert run.result.arms["async"].latency.n == 2
-    assert run.result.frames_identical is True
+    assert list(run.recording.arms) == ["sync", "async"]
+    assert run.recording.arms["async"].latency.n == 2
+    assert run.recording.frames_identical is True
     assert explorer.remarks[0].startswith("Run 1: sync took ")
     assert "predicted" in explorer.remarks[0] and "sync / async" in explorer.remarks[0]
-    predicted = run.forecast.predictions["async"].run.latency_s
+    predicted = run.predicted.predictions["async"].run.latency_s
     shown = explorer.table().frame()
-    ratio = run.result.arms["async"].latency.mean / predicted
+    ratio = run.recording.arms["async"].typical().latency_s / predicted
     assert shown.loc[0, "measured / predicted"] == pytest.approx(ratio, abs=0.1)
-    assert f"{predicted:.4g}" in explorer._numbers.value
+    assert f"{predicted:.4f}" in explorer._figures.value
 
 
 def test_the_prediction_shown_with_a_run_was_made_before_it(explorer):
     explorer.calibrate(wait_s=60)
-    before = explorer._forecast
+    before = explorer._predicted
     explorer.run(wait_s=60)
     run = explorer.session.runs[0]
-    assert run.forecast.predictions["async"].run == before.predictions["async"].run
-    assert explorer._forecast is run.forecast
+    assert run.predicted.predictions["async"].run == before.predictions["async"].run
+    assert explorer._predicted is run.predicted
     explorer.controls.slots.value = 3
-    assert explorer._forecast is not run.forecast
+    assert explorer._predicted is not run.predicted
     explorer.controls.slots.value = 2
-    assert explorer._forecast is run.forecast, "back at the setting its run is shown again"
+    assert explorer._predicted is run.predicted, "back at the setting its run is shown again"
 
 
 def test_two_runs_side_by_side(explorer):
@@ -153,7 +150,7 @@ def test_two_runs_side_by_side(explorer):
     assert (explorer.controls.first.value, explorer.controls.second.value) == (1, 2)
     assert explorer.remarks[0].startswith("Run 2 against run 1: sync took ")
     assert "longer than " in explorer.remarks[0] or "times as long as " in explorer.remarks[0]
-    assert "run 1" in explorer._numbers.value and "run 2" in explorer._numbers.value
+    assert "run 1" in explorer._figures.value and "run 2" in explorer._figures.value
     assert len(explorer.table().rows) == 2
 
 
@@ -210,11 +207,11 @@ def test_a_failure_is_shown_with_two_runs_side_by_side_too(explorer):
     assert "vdkit-warning" in explorer._remarks.value
 
 
-def test_a_failed_decoder_is_let_go_of(explorer):
+def test_a_failed_decoder_is_let_go_of(explorer, plugins):
     explorer.controls.decoder.value = "greedy"
     explorer.run(wait_s=60)
     assert explorer.session.error.startswith("DecodeOutOfMemory")
-    assert [one() for one in explorer.session.workshop.alive] == [None]
+    assert [one() for one in plugins.loaded] == [None]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +222,7 @@ def test_a_failed_decoder_is_let_go_of(explorer):
         ({"size": "100000x48"}, "height is 100000; use 8192 pixels at the most"),
         ({"latent_frames": 9, "chunk_size": 8, "slots": 16}, "2 chunks: more slots"),
         ({"slots": 1}, "With one slot no chunk is decoded before"),
-        ({"sink": "mp4"}, "What a write to mp4 costs on this machine (test) is not known yet"),
+        ({"sink": "mp4"}, "What a write to mp4 costs on this machine (CPU) is not known yet"),
         ({"variant": "fast"}, "Nothing is known yet of nearest (fast)"),
     ],
 )
@@ -252,11 +249,15 @@ def test_export_writes_everything_and_touches_nothing(explorer):
     explorer.run(wait_s=60)
     first = explorer.export()
     names = {path.name for path in first}
-    assert names == {"result.json", "timeline.png", "timeline.svg", "timeline.pdf", "table.csv",
+    assert names == {"recording.json", "timeline.png", "timeline.svg", "timeline.pdf", "table.csv",
                      "table.md", "table.tex"}  # fmt: skip
     folder = first[0].parent
     assert folder.parent == explorer.results and "_explorer" in folder.name
-    assert read_recording(folder).modes == explorer.session.runs[0].result.arms
+    kept, made = read_recording(folder), explorer.session.runs[0].recording
+    assert {name: arm.latencies for name, arm in kept.arms.items()} == {
+        name: arm.latencies for name, arm in made.arms.items()
+    }
+    assert kept.label == "explorer"
     assert Image.open(folder / "timeline.png").size[0] > 1000
     assert (folder / "timeline.pdf").read_bytes().startswith(b"%PDF")
     assert "<svg" in (folder / "timeline.svg").read_text()
@@ -278,9 +279,8 @@ def test_what_cannot_be_written_is_said(explorer, tmp_path):
     assert "is a file; give a folder" in explorer._exported.value
 
 
-def test_a_recorded_machine_predicts_and_cannot_be_measured(tmp_path):
-    recorded = Path(__file__).parents[2] / "results"
-    made = Explorer(Workshop(), recorded, decoder="nearest", size="32x48", latent_frames=9)
+def test_a_recorded_machine_predicts_and_cannot_be_measured():
+    made = explore(RECORDED)
     made.controls.machine.value = "NVIDIA H200, recorded"
     assert (made.controls.decoder.value, made.controls.size.value) == ("wan2.1", "480x832")
     assert "Costs of each step on NVIDIA H200, recorded" in made.remarks[0]
@@ -290,20 +290,12 @@ def test_a_recorded_machine_predicts_and_cannot_be_measured(tmp_path):
     made.close()
 
 
-def test_no_thread_is_left_and_one_at_a_time_is_open(monkeypatch):
-    import vdkit
-    from vdkit import local_workshop as module
-
-    monkeypatch.setattr(module, "LocalWorkshop", lambda *_: _Cpu())
-    first = vdkit.explore(decoder="slow", size="32x48", latent_frames=161, results="/none")
+def test_no_thread_is_left_and_one_at_a_time_is_open():
+    first = explore("/none", decoder="slow", latent_frames=161, calibrate=True)
     wait_for(lambda: threads(), 10)
-    second = vdkit.explore(decoder="nearest", size="32x48", calibrate=False, results="/none")
+    second = explore("/none")
     assert threads() == [] and first.comm is None
     second.close()
-
-
-class _Cpu(Workshop):
-    device = torch.device("cpu")
 
 
 def test_it_reads_in_a_page_without_widgets(explorer):
@@ -330,18 +322,18 @@ def test_an_export_is_of_one_run_whatever_is_on_the_screen(explorer):
     again = {path.name: path for path in explorer.export()}
     assert again["timeline.png"].read_bytes() == first["timeline.png"].read_bytes()
     assert "Run 1, written into" in explorer._exported.value
-    assert read_recording(again["result.json"].parent).workload.latent_frames == 9
+    assert read_recording(again["recording.json"].parent).workload.latent_frames == 9
 
 
-def test_a_size_that_cannot_be_is_refused_before_it_runs(explorer):
+def test_a_size_that_cannot_be_is_refused_before_it_runs(explorer, plugins):
     explorer.controls.size.value = "31x48"
     explorer.run(wait_s=60)
     assert "height is 31; use a multiple of 8" in explorer.remarks[0]
-    assert explorer.session.workshop.alive == [], "nothing was loaded"
+    assert plugins.loaded == [], "nothing was loaded"
 
 
 def test_closed_is_closed(tmp_path):
-    made = Explorer(Workshop(), tmp_path, decoder="nearest", size="32x48", latent_frames=9)
+    made = explore(tmp_path)
     made.close()
     made.close()
     for use in (made.run, made.calibrate, made.export):
@@ -352,8 +344,8 @@ def test_closed_is_closed(tmp_path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"sink": "nope"}, "sink is 'nope'; use one of null, raw"),
-        ({"variant": "quick"}, "variant is 'quick'; use one of diffusers, fast"),
+        ({"sink": "nope"}, "sink is 'nope'; use one of raw, png, mp4, null, full"),
+        ({"variant": "quick"}, "variant is 'quick'; use one of diffusers, channels_last"),
         ({"chunk_size": 9}, "chunk_size is 9; use 1 to 8"),
         ({"slots": 0}, "slots is 0; use 1 to 16"),
         ({"latent_frames": 1}, "latent_frames is 1; use 2 to 161"),
@@ -363,9 +355,8 @@ def test_closed_is_closed(tmp_path):
     ],
 )
 def test_first_values_that_no_control_has_are_refused(given, words, tmp_path):
-    start = {"decoder": "nearest", "size": "32x48", "latent_frames": 9} | given
     with pytest.raises(ValueError) as refused:
-        Explorer(Workshop(), tmp_path, **start)
+        explore(tmp_path, **given)
     assert words in str(refused.value)
 
 
@@ -375,7 +366,53 @@ def test_a_record_says_how_to_measure_it_again(explorer):
     assert command[:2] == ["vdkit", "bench"] and "random:33x32x48" in command
     slow = replace(setting, mb_per_s=5.0, config=DecodeConfig(2, 3, writer_thread=False))
     words = bench_command(slow, 2, "/dev/shm")
-    assert "--throttle-mb-s 5" in words and "--no-writer-thread" in words
-    assert "--chunk 2 --slots 3" in words and "--sink null:/dev/shm" in words
+    assert "--sink null:/dev/shm" in words
+    asked = build_parser().parse_args(words.split()[1:])
+    assert (asked.chunk, asked.slots, asked.writer_thread) == (2, 3, False)
+    assert (asked.throttle_mb_s, asked.runs, asked.modes) == (5.0, 2, "sync,async")
     explorer.run(wait_s=60)
-    assert explorer.session.runs[0].result.command is None, "the command line has no such decoder"
+    assert explorer.session.runs[0].recording.command is None, "the command line lacks the decoder"
+
+
+def test_picture_remark_and_table_are_of_one_run():
+    explorer = explore(RECORDED)
+    explorer.controls.machine.value = "NVIDIA H200, recorded"
+    explorer.controls.latent_frames.value = 41
+    (folder,) = RECORDED.glob("20261121T004501Z_*_aws-float16")
+    run = SessionRun(1, explorer._predicted, read_recording(folder))
+    explorer.session.runs.append(run)
+    explorer._redraw()
+    for mode, arm in run.recording.arms.items():
+        latencies = sorted(arm.latencies)
+        assert run.shown(mode).latency_s in latencies[4:6], "the nearest to the median of 10"
+    sync_s, async_s = (run.shown(mode).latency_s for mode in ("sync", "async"))
+    assert f"{sync_s:.3f}" != f"{run.recording.arms['sync'].latency.mean:.3f}", (
+        "or it shows nothing"
+    )
+    assert explorer.remarks[0] == difference_words(run)
+    assert f"sync took {sync_s:.3f} s" in explorer.remarks[0]
+    assert f"async took {async_s:.3f} s" in explorer.remarks[0]
+    assert "nearest to the median of 10" in explorer.remarks[0]
+    for seconds, panel in zip((sync_s, async_s), setting_panels(run.predicted, run), strict=True):
+        assert f"measured {seconds:.3f} s" in panel.title
+    row = explorer.table().frame().loc[0]
+    assert row["sync s"] == pytest.approx(sync_s, abs=5e-4)
+    assert row["async s"] == pytest.approx(async_s, abs=5e-5)
+    assert f"{sync_s:.3f}" in explorer._figures.value
+    explorer.close()
+
+
+def test_each_line_has_its_own_key(explorer):
+    def keys():
+        (legend,) = explorer._picture.figure.legends
+        words = [text.get_text() for text in legend.get_texts()]
+        drawn = dict(zip(words, legend.legend_handles, strict=True))
+        return {name: line.get_linestyle() for name, line in drawn.items() if "closed" in name}
+
+    explorer.calibrate(wait_s=60)
+    assert list(keys()) == ["sink closed"]
+    explorer.run(wait_s=60)
+    assert list(keys()) == ["predicted: sink closed", "measured: sink closed"]
+    for whole, zoom in explorer._picture._axes:
+        for ax in (whole, zoom):
+            assert [line.get_linestyle() for line in ax.lines] == list(keys().values())

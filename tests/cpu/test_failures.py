@@ -28,7 +28,6 @@ from vdkit import (
     NullSink,
     PngSink,
     RawSink,
-    ThrottledSink,
     compute_only,
     decode_async,
     decode_diffusers,
@@ -38,6 +37,7 @@ from vdkit import (
 from vdkit.decode.engines import EventClock
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.models.fast.decoder import FastWanDecoder
+from vdkit.sinks.files import ThrottledSink
 
 WAYS = [
     pytest.param(decode_sync, DecodeConfig(), id="sync"),

@@ -19,22 +19,22 @@ from vdkit import (
     NullSink,
     PngSink,
     RawSink,
-    ThrottledSink,
     decode_async,
     decode_diffusers,
     decode_sync,
     generate_latents,
-    latents_metadata,
     load_decoder,
     load_latents,
     load_pipeline,
     pipeline_decoder,
-    psnr_db,
     save_latents,
 )
 from vdkit.__main__ import main
+from vdkit.measure.quality import psnr_db
+from vdkit.models.latents import latents_metadata
 from vdkit.models.loading import TINY_WAN
 from vdkit.models.pipeline import PromptWarning
+from vdkit.sinks.files import ThrottledSink
 
 EXAMPLES = sorted((TINY_WAN.parent / "latents").glob("*.safetensors"))
 PROMPT = "a red circle moves left over a gray background"

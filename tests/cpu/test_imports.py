@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "record": GROUND | {"trace"},
     "predict": GROUND | {"trace", "record"},
     "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
-    "present": GROUND | {"trace", "record", "predict"},  # it draws without torch
+    "present": GROUND | {"models", "trace", "record", "predict"},  # of models types alone
     "explorer": THIRD | {"present"},
     "demo": THIRD | {"present"},
     "cli": THIRD | {"present", "explorer", "demo"},

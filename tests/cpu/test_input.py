@@ -16,11 +16,11 @@ from vdkit import (
     decode_async,
     decode_diffusers,
     decode_sync,
-    latents_metadata,
     load_decoder,
     load_latents,
 )
 from vdkit.__main__ import main
+from vdkit.models.latents import latents_metadata
 
 PATHS = [decode_diffusers, decode_sync, decode_async, compute_only]
 GOOD = torch.zeros(1, 16, 3, 2, 2)

@@ -16,7 +16,7 @@ import itertools
 import torch
 from vdkit.models.fast.blocks import Work
 from vdkit.models.fast.launch import KernelPasses
-from vdkit.models.fast.layers import Convolution, Entry, Norm, Space, Step
+from vdkit.models.fast.layers import Convolution, Entry, Norm, Space, StageFrames
 from vdkit.models.fast.layers import PlainPasses
 
 torch.manual_seed(0)
@@ -31,7 +31,7 @@ for source, frames, dtype in itertools.product(cases, (1, 2), (torch.float32, to
     most = {torch.float32: 1e-5, torch.float16: 4e-3}[dtype]
     after = Convolution(torch.nn.Conv3d(convolution.out, 16, 3).to(dtype))
     then = Entry(Norm(torch.rand(convolution.out)), after)
-    step = Step(clock=3, rate=2, start=1, frames=frames)
+    step = StageFrames(clock=3, rate=2, start=1, frames=frames)
     written = frames * (2 if convolution.doubling else 1)
     larger = (2 * size[0], 2 * size[1]) if convolution.enlarging else size
     filling = torch.randn(8, *size, convolution.channels).to(dtype)

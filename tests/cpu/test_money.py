@@ -1,5 +1,6 @@
 """Money and energy: by hand, against the published example, and in every table that shows them."""
 
+import argparse
 import json
 import math
 import re
@@ -7,31 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from vdkit import (
+from vdkit import document_of, read_recording
+from vdkit.__main__ import main
+from vdkit.cli.options import command_line
+from vdkit.present.columns import COST, ENERGY, SAVING, Asked, Row, cells, legend
+from vdkit.present.documents import benchmark_table
+from vdkit.present.profile_document import paths_table
+from vdkit.record.money import (
+    check_price,
     energy_j_per_video_s,
-    read_profile,
-    read_result,
+    mean_energy_j,
     run_energy_j,
     saving_usd,
     usd_per_video_hour,
 )
-from vdkit.__main__ import main
-from vdkit.cli.money import without_price
-from vdkit.present.money_cells import (
-    COST,
-    ENERGY,
-    SAVING,
-    four_digits,
-    money_cells,
-    money_legend,
-    price_line,
-    published_lines,
-    published_rows,
-)
-from vdkit.present.profile_report import profile_text
-from vdkit.present.profile_tables import mode_rows
-from vdkit.present.tables import benchmark_rows, markdown_report, text_report
-from vdkit.record.money import check_price, mean_energy_j, published_costs
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
@@ -41,7 +31,12 @@ QUICK = ["--device", "cpu", "--latents", "random:9x16x16", "--sink", "null", "--
 
 @pytest.fixture(scope="module")
 def result():
-    return read_result(FOLDER)
+    return read_recording(FOLDER)
+
+
+@pytest.fixture
+def run(result):
+    return result.base.timed[0]
 
 
 def with_energy(run, before_j, after_j, latency_s=None):
@@ -55,7 +50,11 @@ def with_energy(run, before_j, after_j, latency_s=None):
 
 
 def with_runs(result, change):
-    return result.model_copy(update={"runs": tuple(change(run) for run in result.runs)})
+    arms = {
+        name: arm.model_copy(update={"runs": tuple(map(change, arm.runs))})
+        for name, arm in result.arms.items()
+    }
+    return result.model_copy(update={"arms": arms})
 
 
 def on_cpu(result):
@@ -64,6 +63,14 @@ def on_cpu(result):
         result, lambda run: run.model_copy(update={"gpu_before": None, "gpu_after": None})
     )
     return bare.model_copy(update={"provenance": where})
+
+
+def arm_of(result, latency_s, joules=None, video_s=10):
+    """A row of one run that took so long and so much, of so much video."""
+    arm = result.base
+    run = with_energy(arm.timed[0], 0.0, joules, latency_s)
+    load = arm.workload.model_copy(update={"fps": arm.workload.frames / video_s})
+    return arm.model_copy(update={"runs": (run,), "workload": load})
 
 
 class TestByHand:
@@ -97,48 +104,22 @@ class TestByHand:
                 call()
 
 
-class TestPublishedExample:
-    def test_164_frames_at_24_fps_give_the_published_saving_within_rounding(self):
-        one, _ = published_costs()
-        assert (one.frames, one.fps) == (164, 24)
-        assert (round(one.sync_rtf, 3), round(one.async_rtf, 3)) == (3.218, 2.952)
-        assert round(one.saving_usd) == 895 and one.explained
-        assert 0 < one.off_usd < 2
-        # both latencies move by 5 ms the other way: 0.01 s x 24 / 164 x $3.36 x 1000
-        assert one.rounding_usd == pytest.approx(0.01 * 24 / 164 * 3360)
-
-    def test_161_frames_at_16_fps_do_not(self):
-        _, one = published_costs()
-        assert (one.frames, one.fps) == (161, 16)
-        assert (round(one.sync_rtf, 3), round(one.async_rtf, 3)) == (2.185, 2.004)
-        assert round(one.saving_usd) == 608 and not one.explained
-        assert one.sync_usd_per_video_hour == pytest.approx(2.18534 * 3.36, abs=1e-4)
-
-    def test_the_table_says_how_far_off(self):
-        rows = published_rows()
-        assert [row[SAVING] for row in rows] == ["895 ± 5", "608 ± 3"]
-        below = published_lines()[1]
-        assert "$1.1 more than 164 frames at 24 fps" in below and "cannot give it" in below
-
-
 class TestEnergy:
-    def test_joules_are_the_difference_of_the_counters(self, result):
-        run = with_energy(result.runs[0], 1000.5, 1250.75)
-        assert run_energy_j(run) == pytest.approx(250.25)
+    def test_joules_are_the_difference_of_the_counters(self, run):
+        assert run_energy_j(with_energy(run, 1000.5, 1250.75)) == pytest.approx(250.25)
 
-    def test_no_answer_is_none(self, result):
-        run = result.runs[0]
+    def test_no_answer_is_none(self, run):
         assert run_energy_j(with_energy(run, None, 5.0)) is None
         assert run_energy_j(with_energy(run, 5.0, None)) is None
         assert run_energy_j(with_energy(run, 5.0, 4.0)) is None, "the counter started again"
         assert run_energy_j(run.model_copy(update={"gpu_before": None, "gpu_after": None})) is None
 
-    def test_per_video_second_is_the_mean_run_over_the_playing_time(self, result):
-        runs = [with_energy(result.runs[0], 0, joules) for joules in (100, 300)]
+    def test_per_video_second_is_the_mean_run_over_the_playing_time(self, run):
+        runs = [with_energy(run, 0, joules) for joules in (100, 300)]
         assert energy_j_per_video_s(runs, 10) == pytest.approx(20)
 
-    def test_one_run_without_a_reading_leaves_the_mean_unknown(self, result):
-        runs = [with_energy(result.runs[0], 0, joules) for joules in (100, None)]
+    def test_one_run_without_a_reading_leaves_the_mean_unknown(self, run):
+        runs = [with_energy(run, 0, joules) for joules in (100, None)]
         assert energy_j_per_video_s(runs, 10) is None and mean_energy_j([]) is None
 
     def test_recorded_joules_are_recorded_watts(self, result):
@@ -149,88 +130,109 @@ class TestEnergy:
 
 
 class TestCells:
-    def test_nothing_unless_asked(self):
-        assert money_cells(1, 2, 10, 50.0) == {}
-        assert price_line(None) == money_legend([("cpu", None, 1.0)]) == ""
+    """The columns of money and energy, for the arm of a table."""
 
-    def test_all_of_them(self):
-        cells = money_cells(5, 8, 10, 50.0, usd_per_hour=2, energy=True)
-        assert cells == {COST: "1.000", SAVING: "600", ENERGY: "5.0"}
+    def cells_of(self, row, *asked, **more):
+        return cells("money", [row], asked=Asked(*asked, **more))[0]
 
-    def test_the_baseline_saves_nothing_and_a_slower_mode_less(self):
-        assert money_cells(8, None, 10, None, 2)[SAVING] == "-"
-        assert money_cells(8, 5, 10, None, 2)[SAVING] == "-600"
-        assert money_cells(1.0, 1.0 - 1e-9, 10, None, 2)[SAVING] == "0.00"
-        assert money_cells(8, None, 10, None, energy=True) == {ENERGY: "-"}
+    def test_nothing_unless_asked(self, result):
+        row = Row({}, arm_of(result, 5, 50.0), arm_of(result, 8))
+        assert self.cells_of(row) == {} and Asked().line == ""
+        assert "USD" not in legend("money", [row]) and "energy" not in legend("money", [row])
+
+    def test_all_of_them(self, result):
+        row = Row({}, arm_of(result, 5, 50.0), arm_of(result, 8))
+        found = self.cells_of(row, 2.0, energy=True)
+        assert {name: str(cell) for name, cell in found.items()} == {
+            COST: "1.000", SAVING: "600", ENERGY: "5.0",
+        }  # fmt: skip
+
+    def test_the_baseline_saves_nothing_and_a_slower_mode_less(self, result):
+        alone = Row({}, arm_of(result, 8))
+        assert self.cells_of(alone, 2.0)[SAVING] is None
+        slower = Row({}, arm_of(result, 8), arm_of(result, 5))
+        assert str(self.cells_of(slower, 2.0)[SAVING]) == "-600"
+        same = Row({}, arm_of(result, 1.0), arm_of(result, 1.0 - 1e-9))
+        assert str(self.cells_of(same, 2.0)[SAVING]) == "0.00"
+        assert self.cells_of(alone, energy=True) == {ENERGY: None}
+
+    def test_savings_can_be_against_another_than_the_ratio(self, result):
+        row = Row({}, arm_of(result, 5), arm_of(result, 9), arm_of(result, 8))
+        assert str(self.cells_of(row, 2.0)[SAVING]) == "600"
 
     @pytest.mark.parametrize(
         ("value", "shown"), [(0.012345, "0.01235"), (1.39742, "1.397"), (12345.6, "12346")]
     )
-    def test_four_digits(self, value, shown):
-        assert four_digits(value) == shown
+    def test_four_digits(self, result, value, shown):
+        row = Row({}, arm_of(result, value * 10))
+        assert str(self.cells_of(row, 1.0)[COST]) == shown
 
-    def test_short_runs_and_missing_counters_are_said(self):
-        short = money_legend([("H200", 5.0, 0.4)], energy=True)
-        assert "imprecise for runs below 1 s" in short and "no energy" not in short
-        assert "imprecise" not in money_legend([("H200", 5.0, 1.4)], energy=True)
-        assert money_legend([("cpu", None, 0.1)], energy=True) == (
-            "no energy: runs on a CPU have no NVML counter"
-        )
-        both = money_legend([("cpu", None, 1.0), ("T4", None, 1.0)], energy=True)
+    def test_short_runs_and_missing_counters_are_said(self, result):
+        def said(*rows):
+            return legend("money", rows, asked=Asked(energy=True))
+
+        short = said(Row({}, arm_of(result, 0.4, 5.0), device="H200"))
+        assert "imprecise for runs below 1 s" in short and "No energy" not in short
+        assert "imprecise" not in said(Row({}, arm_of(result, 1.4, 5.0), device="H200"))
+        cpu = Row({}, arm_of(result, 0.1), device="cpu")
+        assert said(cpu).startswith("No energy: runs on a CPU have no NVML counter.")
+        both = said(cpu, Row({}, arm_of(result, 1.0), device="T4"))
         assert "on T4" in both and "runs on a CPU" in both
 
 
 class TestTables:
     def test_a_benchmark_shows_them_when_asked(self, result):
-        plain, rows = benchmark_rows(result), benchmark_rows(result, 3.36, energy=True)
-        for before, row, (name, mode) in zip(plain, rows, result.arms.items(), strict=True):
+        plain, rows = (benchmark_table(result, a).rows for a in (Asked(), Asked(3.36, True)))
+        for before, row, arm in zip(plain, rows, result.arms.values(), strict=True):
             assert list(row)[: len(before)] == list(before)
-            assert float(row[COST]) == pytest.approx(mode.rtf * 3.36, rel=1e-3)
-            expected = energy_j_per_video_s(result.arms[name].timed, result.workload.seconds)
-            assert row[ENERGY] == f"{expected:.1f}"
+            assert row[COST].value == pytest.approx(arm.rtf * 3.36)
+            expected = energy_j_per_video_s(arm.timed, result.workload.seconds)
+            assert row[ENERGY].value == pytest.approx(expected)
+            assert str(row[ENERGY]) == f"{expected:.1f}"
         saved = 3360 * (result.arms["sync"].rtf - result.arms["async"].rtf)
         by_mode = dict(zip(result.arms, rows, strict=True))
-        assert by_mode["sync"][SAVING] == "-" and by_mode["async"][SAVING] == f"{saved:.0f}"
-        assert float(by_mode["diffusers"][SAVING]) < 0
-        report = markdown_report(result, usd_per_hour=3.36, energy=True)
+        assert by_mode["sync"][SAVING] is None and str(by_mode["async"][SAVING]) == f"{saved:.0f}"
+        assert by_mode["diffusers"][SAVING].value < 0
+        report = document_of(result, Asked(3.36, True)).markdown()
         assert "Price: $3.36 per hour of the machine (an input" in report
-        assert "Price" not in text_report(result) and "energy" not in text_report(result)
+        bare = document_of(result).text()
+        assert "Price" not in bare and "energy" not in bare
 
     def test_a_benchmark_on_a_cpu_says_why_there_is_no_energy(self, result):
         bare = on_cpu(result)
-        assert {row[ENERGY] for row in benchmark_rows(bare, energy=True)} == {"-"}
-        assert "runs on a CPU have no NVML counter" in text_report(bare, energy=True)
-        assert COST not in text_report(bare, energy=True)
+        table = benchmark_table(bare, Asked(energy=True))
+        assert {row[ENERGY] for row in table.rows} == {None}
+        assert "runs on a CPU have no NVML counter" in table.note
+        assert COST not in table.columns
 
     def test_a_profile_shows_them_when_asked(self):
-        profile = read_profile(PROFILE)
-        rows = dict(zip(profile.modes, mode_rows(profile, 3.36), strict=True))
-        timed = {m: [run.latency_s for run in one.timed] for m, one in profile.modes.items()}
-        mean = {mode: sum(values) / len(values) for mode, values in timed.items()}
+        profile = read_recording(PROFILE)
+        rows = dict(zip(profile.arms, paths_table(profile, Asked(3.36)).rows, strict=True))
+        mean = {mode: arm.latency.mean for mode, arm in profile.arms.items()}
         for mode, row in rows.items():
             cost = mean[mode] / profile.workload.seconds * 3.36
-            assert float(row[COST]) == pytest.approx(cost, rel=1e-3)
+            assert row[COST].value == pytest.approx(cost)
         saved = saving_usd(mean["sync"], mean["async"], profile.workload.seconds, 3.36)
-        assert rows["async"][SAVING] == f"{saved:.0f}" and rows["sync"][SAVING] == "-"
-        assert COST not in mode_rows(profile)[0] and ENERGY in mode_rows(profile)[0]
-        text = profile_text(profile, usd_per_hour=3.36)
-        assert "Price: $3.36" in text and "Price" not in profile_text(profile)
+        assert str(rows["async"][SAVING]) == f"{saved:.0f}" and rows["sync"][SAVING] is None
+        plain = paths_table(profile)
+        assert COST not in plain.columns and ENERGY in plain.columns
+        assert "Price: $3.36" in document_of(profile, Asked(3.36)).text()
+        assert "Price" not in document_of(profile).text()
 
     def test_a_profile_without_readings_says_so_only_when_asked(self):
-        profile = read_profile(PROFILE)
-        bare = profile.model_copy(
-            update={
-                "provenance": profile.provenance.model_copy(update={"device": "cpu"}),
-                "modes": {
-                    mode: one.model_copy(update={"energy_j": ()})
-                    for mode, one in profile.modes.items()
-                },
-            }
-        )
-        assert ENERGY not in mode_rows(bare)[0]
-        assert {row[ENERGY] for row in mode_rows(bare, energy=True)} == {"-"}
-        assert "runs on a CPU have no NVML counter" in profile_text(bare, energy=True)
-        assert "no energy" not in profile_text(bare)
+        profile = read_recording(PROFILE)
+        arms = {
+            mode: arm.model_copy(
+                update={"profile": arm.profile.model_copy(update={"energy_j": ()})}
+            )
+            for mode, arm in on_cpu(profile).arms.items()
+        }
+        bare = on_cpu(profile).model_copy(update={"arms": arms})
+        assert ENERGY not in paths_table(bare).columns
+        asked = Asked(energy=True)
+        assert {row[ENERGY] for row in paths_table(bare, asked).rows} == {None}
+        assert "runs on a CPU have no NVML counter" in document_of(bare, asked).text()
+        assert "No energy" not in document_of(bare).text()
 
 
 class TestCommands:
@@ -241,8 +243,8 @@ class TestCommands:
         (folder,) = tmp_path.iterdir()
         for text in (printed, (folder / "table.md").read_text()):
             assert "Price: $3.375 per hour" in text and COST in text and SAVING in text
-            assert "no energy: runs on a CPU" in text
-        raw = (folder / "result.json").read_text()
+            assert "No energy: runs on a CPU" in text
+        raw = (folder / "recording.json").read_text()
         assert "3.375" not in raw and "usd" not in raw and "--energy" in json.loads(raw)["command"]
         assert main(["show", str(folder), "--usd-per-hour", "2"]) == 0
         assert "Price: $2.00 per hour" in capsys.readouterr().out
@@ -261,13 +263,14 @@ class TestCommands:
     def test_a_price_that_is_none_is_refused_before_anything_is_loaded(
         self, command, price, capsys, monkeypatch
     ):
-        monkeypatch.setattr("vdkit.cli.bench.load", None)
-        monkeypatch.setattr("vdkit.cli.profile.load", None)
+        monkeypatch.setattr("vdkit.cli.run.load", None)
         assert main([*command, "--usd-per-hour", price]) == 2
         captured = capsys.readouterr()
         assert f"the price is {price} USD per hour" in captured.err and captured.out == ""
 
     @pytest.mark.parametrize("form", ["--usd-per-hour 3", "--usd-per-hour=3", "--usd 3", "--u=3"])
     def test_the_price_is_left_out_of_the_recorded_command(self, form):
-        assert without_price(["bench", *form.split(), "--runs", "3"]) == ["bench", "--runs", "3"]
-        assert without_price(["bench", "--runs", "3", *form.split()]) == ["bench", "--runs", "3"]
+        price = form.split()
+        for given in (["bench", *price, "--runs", "3"], ["bench", "--runs", "3", *price]):
+            options = argparse.Namespace(arguments=given)
+            assert command_line(options) == "vdkit bench --runs 3"

@@ -15,7 +15,6 @@ from vdkit import (
     NullSink,
     PngSink,
     RawSink,
-    ThrottledSink,
     compute_only,
     decode_async,
     decode_diffusers,
@@ -25,6 +24,7 @@ from vdkit import (
 from vdkit.decode.engines import HostEngine
 from vdkit.decode.protocols import DecodeCancelled
 from vdkit.decode.sequential import _rounded
+from vdkit.sinks.files import ThrottledSink
 
 SWITCHES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
 COMBINATIONS = list(itertools.product([True, False], repeat=len(SWITCHES)))

@@ -460,7 +460,7 @@ def test_vdkit_profile_and_show_and_analyze(tmp_path, capsys):
     assert main(["show", str(home)]) == 0
     assert "Where window 'run' went" in capsys.readouterr().out
     assert main(["show", str(home), "--zoom", "2"]) == 2
-    assert "this is a profile" in capsys.readouterr().err
+    assert "--zoom is for a picture" in capsys.readouterr().err
     assert main(["analyze", str(home / "trace_async.json.gz"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     first = read_recording(home).arms["async"].profile.analysis

@@ -10,10 +10,11 @@ from vdkit.present.published import (
     CAUSAL,
     FITS,
     LATENT_FRAMES,
+    P99_RANK,
+    P99_SHARE,
     PUBLISHED,
+    RUNS,
     SAVING_USD,
-    implied_sync_percent,
-    p99_ranks,
     published_lines,
     published_table,
 )
@@ -23,18 +24,10 @@ RESULTS = Path(__file__).parents[2] / "results"
 BUSY = "utilization %, two chunks"
 
 
-@pytest.mark.parametrize("n", [2, 10, 57, 100, 101, 201])
-def test_p99_lies_where_it_is_said_to(n):
-    values = np.sort(np.random.default_rng(n).random(n))
-    rank, share = p99_ranks(n)
-    above = values[min(rank, n - 1)]
-    expected = values[rank - 1] + share * (above - values[rank - 1])
-    assert np.percentile(values, 99) == pytest.approx(expected)
-
-
-def test_p99_of_one_lies_nowhere():
-    with pytest.raises(ValueError, match="P99 of 1 values"):
-        p99_ranks(1)
+def test_p99_lies_where_it_is_said_to():
+    values = np.sort(np.random.default_rng(1).random(RUNS))
+    low, high = values[P99_RANK - 1 : P99_RANK + 1]
+    assert np.percentile(values, 99) == pytest.approx(low + P99_SHARE * (high - low))
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -49,8 +42,8 @@ def test_bounds_of_the_slowest_give_the_published_p99(mode):
 def test_164_frames_at_24_fps_give_the_published_saving_within_rounding():
     assert (FITS.frames, FITS.fps, LATENT_FRAMES) == (164, 24, 41)
     assert FITS.rtfs == "3.218, 2.952"
-    assert round(FITS.saving_usd) == 895 and FITS.explains
-    assert 0 < SAVING_USD - FITS.saving_usd < 2
+    assert round(FITS.saving_usd) == 895
+    assert 0 < SAVING_USD - FITS.saving_usd < FITS.rounding_usd
     # both latencies move by 5 ms the other way: 0.01 s x 24 / 164 x $3.36 x 1000
     assert FITS.rounding_usd == pytest.approx(0.01 * 24 / 164 * 3360)
 
@@ -58,12 +51,11 @@ def test_164_frames_at_24_fps_give_the_published_saving_within_rounding():
 def test_161_frames_at_16_fps_do_not():
     assert (CAUSAL.frames, CAUSAL.fps) == (161, 16)
     assert CAUSAL.rtfs == "2.185, 2.004"
-    assert round(CAUSAL.saving_usd) == 608 and not CAUSAL.explains
+    assert round(CAUSAL.saving_usd) == 608 < SAVING_USD - CAUSAL.rounding_usd
 
 
 def test_what_is_said_of_them():
     assert PUBLISHED["async"].busy_s > 1.1 * PUBLISHED["sync"].busy_s
-    assert PUBLISHED["sync"].utilization_percent < implied_sync_percent() < 100
     windows, basis, tail, gain = published_lines()
     assert "18.03 s of kernels" in windows and "20.15 s" in windows and "91.6 %" in windows
     assert "164 frames at 24 fps" in basis and "161 frames at 16 fps" in basis

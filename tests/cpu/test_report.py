@@ -75,7 +75,7 @@ class Page(HTMLParser):
         ]
 
 
-def check(text):
+def check(text, sentences=3):
     """What holds for every report; the page."""
     page = Page(text)
     assert text.isascii() and text.splitlines()[1] == MARKER
@@ -96,7 +96,9 @@ def check(text):
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
     assert len(set(ids)) == len(ids) and links == [f"#{one}" for one in ids]
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
-    assert page.tags.count("h1") == 1 and page.tags[page.tags.index("h1") + 2 :][:3] == ["p"] * 3
+    assert page.tags.count("h1") == 1
+    lead = page.tags[page.tags.index("h1") + 2 :][:sentences]
+    assert lead == ["p"] * sentences
     return page
 
 
@@ -151,7 +153,7 @@ def test_a_profile(tmp_path):
 def test_a_profile_without_what_lies_beside_it(tmp_path):
     (tmp_path / "profile.json").write_bytes((PROFILE / "profile.json").read_bytes())
     page = check(made(tmp_path, tmp_path))
-    assert page.tags.count("img") == 4 and "no nvml.csv" in page.text
+    assert page.tags.count("img") == 4 and "No nvml.csv lies beside the record" in page.text
 
 
 def test_variants(tmp_path):
@@ -173,6 +175,16 @@ def test_an_aa_control(tmp_path):
     assert "paired, 1 false calls in 40 splits, and what was planted found in 40" in page.text
     hashes = {row[0]: row[1] for row in page.tables[-1]}
     assert len(hashes["SHA-256 of result_slow.json"]) == 64
+
+
+def test_a_sweep(tmp_path):
+    assert check(made(tmp_path, SWEEP), sentences=1).tables
+
+
+def test_a_profiles_timed_runs_are_compared_too(tmp_path):
+    page = check(made(tmp_path, PROFILE, VARIANTS / "result_fast.json"))
+    assert any("B / A" in one[0] for one in page.tables)
+    assert "Timeline of A" in page.text
 
 
 def test_families_are_read_as_they_were_written(tmp_path):
@@ -255,12 +267,12 @@ def test_frames_that_differ_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([SWEEP], "is a sweep, of which there is no report"),
-        ([RESULTS], "no record at"),
+        ([BENCH, SWEEP], "a sweep is no side of a comparison"),
+        ([RESULTS], "no result at"),
         ([RESULTS / "nothing"], "no result at"),
         ([BENCH, BENCH], "hold the same runs"),
-        ([BENCH, PROFILE], "is no benchmark, and two are compared"),
-        ([BENCH, OTHER, BENCH], "3 runs; give one, or two"),
+        ([BENCH, VARIANTS], "no mode in common"),
+        ([BENCH, OTHER, BENCH], "3 recordings; give one, or two"),
         ([BENCH, "--across"], "--across is for a comparison"),
         ([BENCH, "--usd-per-hour", "0"], "the price is 0"),
         ([BENCH / "runs.csv"], "is not JSON"),
@@ -282,7 +294,8 @@ def test_a_profile_that_lacks_something_is_refused(tmp_path, capsys, command):
     name, *options = command.split()
     out = ["--out", str(tmp_path / "r.html")] if name == "report" else []
     assert main([name, str(file), *options, *out]) == 2
-    assert f"{file} is damaged: it has no 'drain'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(file) in error and "window 'run' has no 'drain' among its stalls" in error
     assert list(tmp_path.iterdir()) == [file]
 
 

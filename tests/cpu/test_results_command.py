@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vdkit import load_results, read_result
+from vdkit import load_results, read_recording
 from vdkit.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ class TestList:
         frame = load_results(f"{RESULTS}/2*")
         # A sweep's cells are folded into one line; variants have one each.
         frame = frame[~frame["file"].str.contains("_chunk")]
-        recordings = frame.groupby(["folder", "file"])["mode"].nunique()
+        recordings = frame.groupby(["folder", "file"])["arm"].nunique()
         rows = table(out)
         assert len(rows) == recordings.sum()
         numbers = [int(row[0]) for row in rows]
@@ -84,15 +84,18 @@ class TestList:
 
     def test_runs(self, capsys):
         _, out, _ = run(capsys, DISK, "--runs")
-        assert len(table(out)) == len(read_result(DISK).runs)
+        assert len(table(out)) == sum(len(arm.runs) for arm in read_recording(DISK).arms.values())
         assert "warm-up" in out and "latency s" in out and "mean s" not in out
 
     def test_modes(self, capsys):
         _, out, _ = run(capsys, DISK, "--modes", "async, sync")
-        assert len(table(out)) == 2 and "compute" not in out
+        assert len(table(out)) == 2 and "compute_only" not in out
         status, out, err = run(capsys, DISK, "--modes", "diffusers")
         assert status == 2 and out == ""
-        assert "no run of mode diffusers is recorded there; use any of sync, async, compute" in err
+        assert (
+            "no run of mode diffusers is recorded there; use any of sync, async, compute_only"
+            in err
+        )
 
     def test_several_paths_count_once(self, capsys):
         _, out, _ = run(capsys, DISK, DISK / "result.json", FOLDER, f"{RESULTS}/*aws-disk")
@@ -140,7 +143,7 @@ class TestList:
 class TestMoneyAndEnergy:
     def test_columns_when_asked(self, capsys):
         _, out, _ = run(capsys, FOLDER, "--usd-per-hour", "3.36", "--energy")
-        result = read_result(FOLDER)
+        result = read_recording(FOLDER)
         rows = dict(zip(result.arms, table(out), strict=True))
         for mode, row in rows.items():
             assert float(row[-3]) == pytest.approx(result.arms[mode].rtf * 3.36, rel=1e-3)
@@ -173,7 +176,7 @@ class TestForPrograms:
         _, out, _ = run(capsys, FOLDER, "--json", "--usd-per-hour", "3.36", "--energy")
         (line,) = out.splitlines()
         rows = {row["mode"]: row for row in json.loads(line)["rows"]}
-        result = read_result(FOLDER)
+        result = read_recording(FOLDER)
         assert rows["sync"]["saving_usd_per_1000_h"] is None
         for mode, row in rows.items():
             assert row["mean_s"] == pytest.approx(result.arms[mode].latency.mean)
@@ -249,9 +252,9 @@ class TestWhatCannotBeRead:
     @pytest.mark.parametrize(
         ("where", "message"),
         [
-            ("", "no recorded benchmark at"),
+            ("", "no recording at"),
             ("no", "no results at"),
-            ("*.nothing", "no recorded benchmark at"),
+            ("*.nothing", "no recording at"),
         ],
     )
     def test_nothing_there(self, tmp_path, capsys, where, message):
@@ -266,10 +269,10 @@ class TestWhatCannotBeRead:
         status, out, _ = run(capsys)
         assert status == 0 and "results/one" in out
 
-    def test_profiles_and_other_programs_records_are_not_listed(self, capsys):
-        for folder in (*RESULTS.glob("*aws-profile"), *RESULTS.glob("*analyze-vs-hta")):
-            status, _, err = run(capsys, folder)
-            assert status == 2 and "no recorded benchmark" in err and "left out" not in err
+    def test_other_programs_records_are_not_listed(self, capsys):
+        (folder,) = RESULTS.glob("*analyze-vs-hta")
+        status, _, err = run(capsys, folder)
+        assert status == 2 and "no recording at" in err and "left out" not in err
 
 
 def test_the_cells_of_a_sweep_take_one_line_unless_asked_for(capsys):

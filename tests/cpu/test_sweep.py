@@ -136,7 +136,8 @@ def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
     bench = make_bench(delay_s=0)
     hashed, real = [], bench.frame_hash
     bench.frame_hash = lambda *given: hashed.append(given) or real(*given)
-    sweep = run_sweep(begin(bench, tmp_path), bench, sink_at, progress=False)
+    folder = begin(bench, tmp_path, speeds=(None, 1e6), runs=1)
+    sweep = run_sweep(folder, bench, sink_at, progress=False)
     settings = [(mode, config.chunk_size, config.slots) for mode, config in hashed]
     assert len(settings) == len(set(settings)) == 2 + 2 * 2
     assert len(sweep.results) == 12

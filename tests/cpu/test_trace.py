@@ -480,7 +480,9 @@ def test_what_cannot_be_checked_is_not_called_ok(tmp_path):
     assert checks(made)["copies"] is False  # the trace holds copies that no record has
     made.gpu = made.gpu.where(made.gpu.kind == 0)
     assert checks(made)["copies"] is None and not analyze(made).failed
-    assert "not checked: copies: compute_only copies nothing" in trust_words("compute_only", analyze(made))
+    assert "not checked: copies: compute_only copies nothing" in trust_words(
+        "compute_only", analyze(made)
+    )
 
 
 def test_a_trace_of_the_middle_of_a_run_is_named():

@@ -15,7 +15,7 @@ from vdkit.decode.pixels import frames_to_uint8
 from vdkit.measure.profiler import count_flops
 from vdkit.models.fast.blocks import NoPasses
 from vdkit.models.fast.decoder import FastWanDecoder
-from vdkit.models.fast.layers import Convolution, Space, Step, why_plain
+from vdkit.models.fast.layers import Convolution, Space, StageFrames, why_plain
 from vdkit.models.wan import WanDecoder, known_faults
 
 SMALL = {
@@ -194,7 +194,7 @@ def test_a_ring_keeps_its_past_when_it_grows():
     convolution, cpu = Convolution(torch.nn.Conv3d(1, 1, (3, 1, 1))), torch.device("cpu")
     space = Space(cpu, torch.float32)
     for clock, frames in ((0, 1), (1, 1), (2, 3), (5, 1), (6, 2)):
-        step = Step(clock, 1, 0, frames)
+        step = StageFrames(clock, 1, 0, frames)
         ring = space.ring(convolution, step, (1, 1))
         past = [number for number in (clock - 2, clock - 1) if number >= 0]
         held = ring.inner()[ring.numbers(step, -2, 2)].flatten().tolist()

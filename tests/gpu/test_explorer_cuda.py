@@ -23,13 +23,13 @@ def explorer(tmp_path):
 def test_memory_is_predicted_as_it_is_measured(explorer):
     explorer.calibrate(wait_s=120)
     assert explorer.session.error is None
-    predicted = explorer._forecast.predictions["async"].run
+    predicted = explorer._predicted.predictions["async"].run
     explorer.run(wait_s=120)
     (run,) = explorer.session.runs
-    measured = run.result.arms["async"]
+    measured = run.recording.arms["async"]
     assert predicted.vram_peak_bytes == pytest.approx(measured.vram_peak_bytes, rel=0.05)
     assert predicted.pinned_bytes == measured.pinned_bytes > 0
-    assert torch.cuda.get_device_name() in explorer.session.workshop.machine
+    assert torch.cuda.get_device_name() in explorer.session.here.name
 
 
 def test_out_of_memory_is_shown_and_leaves_it_usable(explorer):
@@ -51,7 +51,7 @@ def test_out_of_memory_is_shown_and_leaves_it_usable(explorer):
 
 def test_a_setting_that_does_not_fit_is_said_before_it_runs(explorer):
     explorer.calibrate(wait_s=120)
-    explorer.session.workshop.vram_bytes = 10**6
+    explorer.session.here.vram_bytes = 10**6
     explorer.controls.slots.value = 3
     assert any("This does not fit" in remark for remark in explorer.remarks)
 

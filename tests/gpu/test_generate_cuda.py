@@ -15,8 +15,8 @@ from vdkit import (
     load_latents,
     load_pipeline,
     pipeline_decoder,
-    psnr_db,
 )
+from vdkit.measure.quality import psnr_db
 from vdkit.models.loading import TINY_WAN
 
 PROMPT = "a red circle moves right over a dark blue background"

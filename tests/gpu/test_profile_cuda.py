@@ -6,7 +6,9 @@ import torch
 from tests.helpers import Collect, latents_for
 from tests.perfetto import load, problems
 from vdkit import DecodeConfig, NullSink, decode_async, load_decoder
-from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run
+from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run, run_profile
+from vdkit.record.runs import SinkInfo
+from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.figures import analyze
 from vdkit.trace.read import read_trace
 from vdkit.trace.stalls import stalls_from_records
@@ -18,7 +20,7 @@ def decoder():
     return load_decoder("tiny-wan", "cuda")
 
 
-@pytest.mark.parametrize("mode", ["diffusers", "sync", "async", "compute"])
+@pytest.mark.parametrize("mode", ["diffusers", "sync", "async", "compute_only"])
 def test_a_profiled_run_is_whole_and_explained(decoder, mode, tmp_path):
     latents = latents_for(decoder, frames=17, height=32, width=32)
     made = profile_run(mode, decoder, latents, NullSink())
@@ -36,6 +38,25 @@ def test_a_profiled_run_is_whole_and_explained(decoder, mode, tmp_path):
     assert problems(load(trace)) == []
     again = analyze(read_trace(trace))
     assert again.windows == analysis.windows and again.checks == analysis.checks
+
+
+def test_a_profile_times_samples_and_traces_each_path(decoder, tmp_path):
+    made = run_profile(
+        decoder, latents_for(decoder, frames=9, height=32, width=32), SinkSpec("null").fresh,
+        sink_info=SinkInfo(kind="null", storage=None), modes=("sync", "async"), runs=2,
+        keep=tmp_path, progress=False,
+    )  # fmt: skip
+    assert list(made.recording.arms) == ["sync", "async"] and made.recording.ceiling is not None
+    assert made.recording.sampling.samples >= 2 * 6
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "kineto_sync.json.gz", "kineto_async.json.gz",
+    }  # fmt: skip
+    for mode, arm in made.recording.arms.items():
+        profile = arm.profile
+        assert len(arm.timed) == len(profile.sampled) == 2 and len(profile.latencies_s) == 3
+        assert not profile.analysis.failed, profile.analysis.failed
+        assert profile.analysis.windows["run"].resolution == "kernel"
+        assert profile.tflop > 0 and made.timelines[mode].nvml["time_s"]
 
 
 def test_records_and_trace_agree_on_the_gaps_between_chunks():

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit.measure.planted import run_control
+from vdkit.measure.planted import run_aa
 from vdkit.measure.study import Bench
 from vdkit.measure.sweep import plan_cells, run_sweep, start_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
-from vdkit.present.sweep_tables import sweep_text
+from vdkit.present.sweep_document import sweep_document
+from vdkit.record.compare import judged
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
@@ -38,12 +39,13 @@ def test_a_sweep(decoder, device, tmp_path):
     assert not sweep.left and unfit == ({2} if decoder is Greedy else set())
     assert all("memory" in reason for reason in sweep.unfit.values())
     for cell, result in sweep.results.items():
-        one, mode = sweep.predicted(cell), result.arms[cell.mode]
-        assert one.pinned_bytes == mode.pinned_bytes
+        one, arm = sweep.predicted(cell), result.base
+        assert one.pinned_bytes == arm.pinned_bytes
+        assert all(run.gpu_during is not None for run in arm.runs)
         if not unfit and cell.slots:
-            assert one.vram_peak_bytes == pytest.approx(mode.vram_peak_bytes, rel=0.1)
-    assert len({result.arms[cell.mode].frame_sha256 for cell, result in sweep.results.items()}) == 1
-    assert "cells predicted from" in sweep_text(sweep)
+            assert one.vram_peak_bytes == pytest.approx(arm.vram_peak_bytes, rel=0.1)
+    assert len({result.base.frame_sha256 for result in sweep.results.values()}) == 1
+    assert "cells predicted from" in sweep_document(sweep).text()
     plot_heatmap(sweep)
     plot_predictions(sweep)
 
@@ -53,10 +55,10 @@ def test_a_control_plants_work_on_the_stream(device):
     decoder = NearestDecoder(device, torch.float16)
     latents = latents_for(decoder, frames=9, height=135, width=240)
     spec = SinkSpec("null")
-    control = run_control(
+    control = run_aa(
         decoder, latents, spec.fresh, sink_info=SinkInfo(**spec.describe()), mode="async",
         rounds=8, pairs=8, splits=5, plant_percent=1000, progress=False,
     )  # fmt: skip
-    metric = control.result.metrics["latency_s"]
-    assert control.result.calibration.matrix_size == 4096
+    metric = judged(control)["latency_s"]
+    assert control.planted.matrix_size == 4096
     assert metric.planted.value > 1.5 and metric.found["paired"].count == 5

@@ -209,7 +209,8 @@ def _aa(options: argparse.Namespace) -> Recording:
     options.label = options.label or "aa"
     options.runs = 40 if options.runs is None else options.runs
     options.modes = "compute_only" if options.mode == "compute" else options.mode or "async"
-    pairs, splits = options.pairs or 10, options.splits or 40
+    pairs = 10 if options.pairs is None else options.pairs
+    splits = 40 if options.splits is None else options.splits
     check_plant(options.modes, options.runs, pairs, splits, options.plant)
     what = load(options)
     return run_aa(

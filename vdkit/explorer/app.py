@@ -30,7 +30,7 @@ from vdkit.explorer.views import (
     setting_panels,
     setting_words,
 )
-from vdkit.predict.book import Decoding, Forecast, Setting
+from vdkit.predict.book import Decoding, Setting, SettingPrediction
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Explorer(w.VBox):
         self.controls = c = Controls(here, self.session.machines(), start)
         self._picture = LiveTimeline()
         self._lock = threading.RLock()
-        self._predicted: Forecast | None = None
+        self._predicted: SettingPrediction | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
         self._remarks, self._figures, self._table, self._exported = (w.HTML() for _ in range(4))
         heading = w.HBox([c.view, c.first, c.second], layout={"margin": "2px 0 0 0"})

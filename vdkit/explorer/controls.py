@@ -98,11 +98,11 @@ class Controls:
         self.bar = w.FloatProgress(min=0, max=1, layout={"width": "98%"})
         self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
         self.view = w.ToggleButtons(
-            options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"}
-        )
-        self.first, self.second = (
-            w.Dropdown(options=(), layout={"width": "440px"}, disabled=True) for _ in range(2)
-        )
+            options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"},
+            layout={"width": "240px"},
+        )  # fmt: skip
+        menu = {"width": "auto", "flex": "1 1 0"}
+        self.first, self.second = (w.Dropdown(disabled=True, layout=menu) for _ in range(2))
         self.label = w.Text(
             value="explorer", description="label", style=_LOOK["style"], layout={"width": "330px"}
         )

@@ -187,33 +187,27 @@ class LiveTimeline:
         )  # fmt: skip
 
     def png(self) -> bytes:
-        """The picture for the screen."""
+        """The picture for the screen; its legend, which changes rarely, is drawn once and kept."""
         from PIL import Image
 
         shown = self._legend is not None and self._legend.get_visible()
         if shown:
-            self._strip = self._draw_legend() if self._strip is None else self._strip
             self._legend.set_visible(False)
         self._canvas.draw()
-        pixels = np.array(np.asarray(self._canvas.buffer_rgba())[..., :3])
-        if shown and self._strip is not None:
+        pixels = np.array(self._canvas.buffer_rgba())[..., :3]
+        if shown:
             self._legend.set_visible(True)
+            if self._strip is None:
+                renderer = self._canvas.get_renderer()
+                renderer.clear()
+                self.figure.patch.draw(renderer)
+                self._legend.draw(renderer)
+                alone = np.array(self._canvas.buffer_rgba())[..., :3]
+                self._strip = alone[int((1 - LEGEND_PART) * len(alone)) :]
             pixels[-len(self._strip) :] = self._strip
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "png", compress_level=1)
         return data.getvalue()
-
-    def _draw_legend(self) -> np.ndarray:
-        """The lowest part of the picture with the legend alone; kept, for it changes rarely."""
-        others = [artist for artist in self.figure.get_children() if artist is not self._legend]
-        seen = [artist.get_visible() for artist in others]
-        for artist in others[1:]:  # the first is the background
-            artist.set_visible(False)
-        self._canvas.draw()
-        for artist, visible in zip(others, seen, strict=True):
-            artist.set_visible(visible)
-        pixels = np.asarray(self._canvas.buffer_rgba())[..., :3]
-        return pixels[int((1 - LEGEND_PART) * len(pixels)) :].copy()
 
     def save(self, path: Path) -> Path:
         """Write the picture for a report; the ending says as what: png, svg or pdf."""

@@ -19,7 +19,14 @@ from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models.latents import load_latents
 from vdkit.models.loading import VARIANTS, load_decoder, resolve_device
-from vdkit.predict.book import MODES, CostBook, Decoding, Forecast, Setting, forecast
+from vdkit.predict.book import (
+    MODES,
+    CostBook,
+    Decoding,
+    Setting,
+    SettingPrediction,
+    predict_setting,
+)
 from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo
@@ -82,7 +89,7 @@ class ThisMachine:
         return loaded
 
     def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
-        """A factory of fresh sinks, held to ``mb_per_s`` if given, and how records call them."""
+        """A factory of fresh sinks, held to ``mb_per_s`` if given, and its words in records."""
         if name in self._sinks:
             info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
             return held(self._sinks[name], mb_per_s), info
@@ -130,14 +137,14 @@ class Session:
         """This machine, then those that were recorded."""
         return tuple(dict.fromkeys((self.here.name, *self.book.machines())))
 
-    def predict(self, setting: Setting) -> Forecast:
-        """What a setting would give; raises as `vdkit.predict.book.forecast`.
+    def predict(self, setting: Setting) -> SettingPrediction:
+        """What a setting would give; raises as `vdkit.predict.book.predict_setting`.
 
         ValueError too for sides that the decoder has no latents for.
         """
         self._check_sides(setting.decoding)
         here = setting.decoding.machine == self.here.name
-        return forecast(self.book, setting, self.here.vram_bytes if here else None)
+        return predict_setting(self.book, setting, self.here.vram_bytes if here else None)
 
     def _check_sides(self, decoding: Decoding) -> None:
         """Sides are multiples of the decoder's factor: 8, or what the loaded one says."""

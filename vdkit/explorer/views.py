@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.explorer.live_timeline import LiveTimeline, Panel
-from vdkit.predict.book import MODES, Forecast, Setting
+from vdkit.predict.book import MODES, Setting, SettingPrediction
 from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
+from vdkit.present.words import config_words
 from vdkit.record.recording import FILE, Recording, write_recording
 from vdkit.record.store import check_out, result_folder
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
 
 if TYPE_CHECKING:
-    from vdkit.decode.chunks import DecodeConfig, DecodeResult
+    from vdkit.decode.chunks import DecodeResult
     from vdkit.record.runs import Run
 
 FIGURES = (
@@ -49,7 +50,7 @@ class SessionRun:
     """
 
     number: int
-    predicted: Forecast
+    predicted: SettingPrediction
     recording: Recording
 
     @property
@@ -90,7 +91,7 @@ def _figures(
     return dict(zip(FIGURES, values, strict=True))
 
 
-def setting_panels(predicted: Forecast, run: SessionRun | None) -> list[Panel]:
+def setting_panels(predicted: SettingPrediction, run: SessionRun | None) -> list[Panel]:
     """Both paths of a setting; its run, if there is one, below the prediction in each lane."""
     panels = []
     for mode, made in predicted.predictions.items():
@@ -104,19 +105,16 @@ def setting_panels(predicted: Forecast, run: SessionRun | None) -> list[Panel]:
 
 def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
     """Mode async of each run."""
-    return [
-        Panel(
-            f"run {run.number}, async: {run.shown('async').latency_s:.3f} s, "
-            f"{ring_words(run.setting.config)}",
-            None,
-            run.shown("async"),
-            run.stalls("async"),
-        )
-        for run in runs
-    ]
+    panels = []
+    for run in runs:
+        shown = run.shown("async")
+        title = f"run {run.number}, async: {shown.latency_s:.3f} s. "
+        title += config_words(run.setting.config)
+        panels.append(Panel(title, None, shown, run.stalls("async")))
+    return panels
 
 
-def setting_figures(predicted: Forecast | None, run: SessionRun | None) -> Table:
+def setting_figures(predicted: SettingPrediction | None, run: SessionRun | None) -> Table:
     """Predicted and measured, of both paths."""
     made = predicted.predictions if predicted else {}
     before = {
@@ -175,7 +173,9 @@ def runs_table(runs: Sequence[SessionRun]) -> Table:
                 "latent frames": Number(setting.latent_frames, 0),
                 "chunk": Number(config.chunk_size, 0),
                 "slots": Number(config.slots, 0),
-                "without": ", ".join(_off(config)),
+                "without": ", ".join(
+                    words for name, words in PRIMITIVES.items() if not getattr(config, name)
+                ),
                 "sink": decoding.sink,
                 "storage MB/s": significant(setting.mb_per_s),
                 "n": Number(arm.latency.n, 0),
@@ -247,23 +247,14 @@ def _against(ratio: float, what: str) -> str:
     return f"{100 * abs(ratio - 1):.1f} % {'longer' if ratio > 1 else 'shorter'} than {what}"
 
 
-def _off(config: DecodeConfig) -> list[str]:
-    return [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
-
-
-def ring_words(config: DecodeConfig) -> str:
-    """``chunk 1, 2 slots``."""
-    return f"chunk {config.chunk_size}, {config.slots} slot{'s' * (config.slots > 1)}"
-
-
 def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
-    decoding, off = setting.decoding, _off(setting.config)
+    decoding = setting.decoding
     limit = "" if setting.mb_per_s is None else f" at {setting.mb_per_s:g} MB/s"
     return (
         f"{decoding.decoder} ({decoding.variant}), {setting.latent_frames} x "
-        f"{decoding.height}x{decoding.width}, {ring_words(setting.config)}, "
-        f"{decoding.sink}{limit}" + (f", without {', '.join(off)}" if off else "")
+        f"{decoding.height}x{decoding.width} to {decoding.sink}{limit}. "
+        f"{config_words(setting.config)}"
     )
 
 

@@ -68,16 +68,15 @@ FIELDS = (
     _one("pcie_link_generation", lambda n, h: n.nvmlDeviceGetCurrPcieLinkGeneration(h)),
     _one("pcie_link_width", lambda n, h: n.nvmlDeviceGetCurrPcieLinkWidth(h)),
 )
-_KIB_PER_S = 1.024e-3  # in MB/s
-_WITHOUT_GPM = tuple(
-    _one(
-        f"pcie_{way}_mb_per_s",
-        lambda n, h, way=way: (  # type: ignore[misc]
-            _KIB_PER_S
-            * n.nvmlDeviceGetPcieThroughput(h, getattr(n, f"NVML_PCIE_UTIL_{way.upper()}_BYTES"))
-        ),
-    )
-    for way in ("tx", "rx")
+
+
+def _pcie(nvml: Any, handle: Any, counter: int) -> float:
+    return float(nvml.nvmlDeviceGetPcieThroughput(handle, counter) * 1.024e-3)
+
+
+_WITHOUT_GPM = (
+    _one("pcie_tx_mb_per_s", lambda n, h: _pcie(n, h, n.NVML_PCIE_UTIL_TX_BYTES)),
+    _one("pcie_rx_mb_per_s", lambda n, h: _pcie(n, h, n.NVML_PCIE_UTIL_RX_BYTES)),
 )
 _MIB_PER_S = 2**20 / 1e6
 # Column to GPM metric (nvml.h), and the factor to the column's unit.

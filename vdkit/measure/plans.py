@@ -33,7 +33,7 @@ from vdkit.record.recording import Recording, usual_baseline
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.memory import MemorySink
 from vdkit.sinks.spec import SinkSpec
-from vdkit.trace.figures import Share, steady_families
+from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
 """How much of the video is compared with float32: enough for every step to have been in use."""
@@ -190,6 +190,8 @@ def run_variants(
     names = [name for name, _ in variants]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"variants {', '.join(names) or 'are missing'}: name each once")
+    if wrong := [name for name in names if not name or "/" in name]:
+        raise ValueError(f"variant {wrong[0]!r}: give a name without a slash")
     check_modes(modes, baseline)
     check_rounds(runs, warmup)
     benches: dict[str, Bench] = {}
@@ -225,7 +227,7 @@ def run_variants(
             plans[f"{name}/{mode}"] = ArmPlan(bench, mode, config, sink_factory, info, guard=words)
     measured = measure(plans, runs, warmup, progress=progress)
     first = [plan.mode for key, plan in plans.items() if key.startswith(f"{names[0]}/")]
-    shares: Mapping[str, tuple[Share, ...]] = {}
+    shares: Mapping[str, tuple[FamilyShare, ...]] = {}
     if families:
         shares, why = _families(benches, config)
         if why:
@@ -259,7 +261,7 @@ def _naming(variant: str, guard: Callable[[str], AbstractContextManager[None]]) 
 
 def _families(
     benches: Mapping[str, Bench], config: DecodeConfig
-) -> tuple[dict[str, tuple[Share, ...]], str | None]:
+) -> tuple[dict[str, tuple[FamilyShare, ...]], str | None]:
     """Profile one run of each; or why there is nothing to show."""
     from vdkit.measure.profiler import profile_run
 
@@ -323,7 +325,7 @@ def _allocated() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class AblationArm:
     """One way to decode: mode and configuration, and whether it is the code of "all on" here."""
 
     mode: str
@@ -331,7 +333,7 @@ class Setting:
     same_code: bool = False
 
 
-def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
+def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, AblationArm]:
     """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
 
     And once more none, but the conversion to uint8 on the GPU: what lies between that and "all on"
@@ -349,13 +351,13 @@ def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Setting]:
         raise ValueError(f"off already: {', '.join(off)}; begin with every primitive on")
     if config.slots < 2:
         raise ValueError(f"slots is {config.slots}; use 2 or more, so that one can be taken away")
-    settings = {ALL_ON: Setting("async", config)}
+    settings = {ALL_ON: AblationArm("async", config)}
     for name, words in PRIMITIVES.items():
         same = name in CUDA_ONLY and not on_gpu
-        settings[f"no {words}"] = Setting("async", replace(config, **{name: False}), same)
-    settings[ONE_SLOT] = Setting("async", replace(config, slots=1))
-    settings[NONE] = Setting("sync", config)
-    settings[NONE_UINT8] = Setting("sync", replace(config, sync_uint8_on_gpu=True))
+        settings[f"no {words}"] = AblationArm("async", replace(config, **{name: False}), same)
+    settings[ONE_SLOT] = AblationArm("async", replace(config, slots=1))
+    settings[NONE] = AblationArm("sync", config)
+    settings[NONE_UINT8] = AblationArm("sync", replace(config, sync_uint8_on_gpu=True))
     return settings
 
 

@@ -13,8 +13,8 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -101,7 +101,8 @@ def profile_run(
         before = _mark()
         done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
         after = _mark()
-    with _trace_file(keep) as file:
+    with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
+        file = keep or Path(folder) / "trace.json"
         session.export_chrome_trace(str(file))
         timeline = read_trace(file, decoder.device.index if on_gpu else None, require_gpu=on_gpu)
     offset, residual = align(timeline.markers, before, after)
@@ -143,18 +144,12 @@ def align(
             "profiler dropped events; profile again"
         )
     ends = []
-    first, last = markers[: len(before)], markers[len(before) :]
-    for brackets, mine in ((before, first), (after, last)):
-        widths = [
-            (stop - start) - (done - begun)
-            for (start, stop), (begun, done) in zip(brackets, mine, strict=True)
-        ]
-        best = int(np.argmin(widths))
-        offset = (sum(brackets[best]) - sum(mine[best])) // 2
-        ends.append((offset, widths[best] // 2 + 1))
-    offset = (ends[0][0] + ends[1][0]) // 2
-    apart = abs(ends[0][0] - ends[1][0]) // 2
-    return offset, max(ends[0][1], ends[1][1], apart)
+    for brackets, mine in ((before, markers[: len(before)]), (after, markers[len(before) :])):
+        pairs = zip(brackets, mine, strict=True)
+        ends.append(min(((b[1] - b[0]) - (m[1] - m[0]), (sum(b) - sum(m)) // 2) for b, m in pairs))
+    (width, offset), (other_width, other) = ends
+    apart = abs(offset - other) // 2
+    return (offset + other) // 2, max(width // 2 + 1, other_width // 2 + 1, apart)
 
 
 def _alignment(timeline: Timeline, residual: int, recorded: int) -> Alignment:
@@ -172,16 +167,6 @@ def _alignment(timeline: Timeline, residual: int, recorded: int) -> Alignment:
         event_median_ns=round(statistics.median(apart)) if apart else None,
         record_residual_ns=recorded,
     )
-
-
-@contextmanager
-def _trace_file(keep: Path | None) -> Iterator[Path]:
-    """Where Kineto writes: the file to keep, or one that goes again."""
-    if keep is not None:
-        yield keep
-        return
-    with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
-        yield Path(folder) / "trace.json"
 
 
 @torch.inference_mode()
@@ -348,12 +333,12 @@ def run_profile(
     sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
     info = sink_info or described(sink_factory)
     plans = {mode: ArmPlan(bench, mode, config, sink_factory, info) for mode in modes}
-    both = {}
+    turns = {}
     for mode, plan in plans.items():
-        both[mode] = plan
+        turns[mode] = plan
         if sampled:
-            both[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
-    measured = measure(both, runs, 0, progress=progress)
+            turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
+    measured = measure(turns, runs, 0, progress=progress)
     tries: dict[str, list[_Try]] = {mode: [] for mode in modes}
     with progress_bar(len(modes) * profiled, progress) as advance:
         for number in range(profiled):
@@ -367,8 +352,8 @@ def run_profile(
     samples: dict[str, Samples] = {}
     profiles = {}
     for mode, made in tries.items():
-        kept, runs_s = _typical(made), tuple(run.latency_s for run in measured.runs[mode])
-        kept.timeline.timed_latency_s = runs_s
+        kept = _typical(made)
+        kept.timeline.timed_latency_s = tuple(run.latency_s for run in measured.runs[mode])
         timelines[mode] = kept.timeline
         mine = sampled.samples[mode] if sampled else []
         samples |= {f"{mode}-{number:03d}": one for number, one in enumerate(mine)}
@@ -422,11 +407,7 @@ def _typical(tries: Sequence[_Try]) -> _Try:
 
 
 def _arm_profile(
-    kept: _Try,
-    tries: Sequence[_Try],
-    samples: Sequence[Samples],
-    sampled: Sequence[Run],
-    flops: list[int],
+    kept: _Try, tries: list[_Try], samples: list[Samples], sampled: list[Run], flops: list[int]
 ) -> ArmProfile:
     run, analysis = kept.timeline.run, analyze(kept.timeline)
     assert isinstance(run, Run)

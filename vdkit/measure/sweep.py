@@ -159,15 +159,14 @@ def run_sweep(
         sweep = read_sweep(folder)
         _check_same(sweep.plan, bench)
         hashes: dict[tuple[str, int, int | None], str | None] = {}
-        with sweep_bar(sweep, progress) as bar:
+        bar = SweepBar(sweep, progress)
+        with bar:
             for cell in sweep.left:
                 if cell not in sweep.plan.fit_cells and sweep.predictions is None:
                     sweep = _with_predictions(sweep)
                 bar.cell_begins(sweep)
                 try:
-                    shortage = _host_shortage(bench, cell)
-                    if shortage:
-                        raise MemoryError(shortage)
+                    _check_host_memory(bench, cell)
                     result = _measure(bench, sweep, cell, sink_at, hashes, bar)
                     sweep = replace(sweep, results=sweep.results | {cell: result})
                 except (MemoryError, RuntimeError) as error:
@@ -246,29 +245,26 @@ def _check_same(plan: SweepPlan, bench: Bench) -> None:
         raise ValueError(f"this sweep cannot be resumed: {'; '.join(differ)}; start a new one")
 
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-
-
 def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error).lower() for words in _NO_MEMORY)
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        one in str(error).lower() for one in words
+    )
 
 
-def _host_shortage(bench: Bench, cell: Cell) -> str | None:
-    """Why a decode on the CPU would exhaust the machine, which kills processes rather than tell."""
+def _check_host_memory(bench: Bench, cell: Cell) -> None:
+    """MemoryError before a decode exhausts the machine, which kills processes rather than tell."""
     estimate = getattr(bench.decoder, "working_bytes", None)
     available = _available_bytes()
     if bench.decoder.device.type != "cpu" or estimate is None or available is None:
-        return None
+        return
     work = bench.workload
     needed = estimate(cell.chunk_size, work.latent_height, work.latent_width)
-    if needed <= available:
-        return None
-    return (
-        f"a chunk of {cell.chunk_size} latent frames needs about {needed / 1e9:.1f} GB, "
-        f"{available / 1e9:.1f} GB are available"
-    )
+    if needed > available:
+        raise MemoryError(
+            f"a chunk of {cell.chunk_size} latent frames needs about {needed / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} GB are available"
+        )
 
 
 def _available_bytes() -> int | None:
@@ -378,12 +374,13 @@ def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> flo
     return left * overhead
 
 
-class SweepBar:
-    """A bar of runs with the time left."""
+class SweepBar(Bar):
+    """A bar of the runs of the cells left, with the time left, on standard error."""
 
-    def __init__(self, sweep: Sweep, bar: Bar) -> None:
-        self.clear = bar.clear
-        self._bar, self._total = bar, len(sweep.left) * sweep.plan.runs
+    def __init__(self, sweep: Sweep, show: bool) -> None:
+        self._total = len(sweep.left) * sweep.plan.runs
+        form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}"
+        super().__init__(show, total=self._total, desc="sweep", bar_format=form)
         self._start_s, self._latencies_s, self._cell_runs = time.perf_counter(), 0.0, 0
 
     def run_done(self, sweep: Sweep, latency_s: float) -> None:
@@ -402,16 +399,7 @@ class SweepBar:
         overhead = max(1.0, spent_s / self._latencies_s) if self._latencies_s else 1.0
         left_s = seconds_left(sweep, self._cell_runs, overhead)
         words = "time left not known yet" if left_s is None else f"about {_duration(left_s)} left"
-        self._bar.to(self._total - len(sweep.left) * sweep.plan.runs + self._cell_runs, words)
-
-
-@contextmanager
-def sweep_bar(sweep: Sweep, show: bool) -> Iterator[SweepBar]:
-    """The bar of the cells left, on standard error."""
-    total = len(sweep.left) * sweep.plan.runs
-    form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}"
-    with Bar(show, total=total, desc="sweep", bar_format=form) as bar:
-        yield SweepBar(sweep, bar)
+        self.to(self._total - len(sweep.left) * sweep.plan.runs + self._cell_runs, words)
 
 
 def _duration(seconds: float) -> str:

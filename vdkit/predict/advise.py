@@ -239,18 +239,13 @@ def _busy_s(made: Prediction) -> dict[str, float]:
 
 def _doubled(costs: StageCosts) -> dict[str, StageCosts]:
     """The costs with each resource at twice its speed."""
-
-    def half(*names: str) -> StageCosts:
-        known = {name: cost for name in names if (cost := getattr(costs, name)) is not None}
-        return replace(costs, **{name: cost.times(0.5) for name, cost in known.items()})
-
-    disk, faster = costs.storage, half("write")
+    disk, faster = costs.storage, costs.times(0.5, "write")
     if disk is not None:
         faster = replace(faster, storage=replace(disk, mb_per_s=2 * disk.mb_per_s))
     return {
         "storage": faster,
-        "PCIe": half("copy", "pageable_copy"),
-        "decoder": half("decode") if costs.cuda else half("decode", "launch"),
+        "PCIe": costs.times(0.5, "copy", "pageable_copy"),
+        "decoder": costs.times(0.5, "decode", *() if costs.cuda else ("launch",)),
     }
 
 

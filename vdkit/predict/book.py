@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, VideoInfo, pixel_frames
 from vdkit.predict.advise import seconds
@@ -139,12 +140,8 @@ class CostBook:
             count = len(self._results[wanted])
             origin = f"measured ({count} benchmark{'s' * (count > 1)})"
             return Known(self._fit(wanted), origin, True, self._chunk_sizes(wanted))
-        near = [
-            key
-            for key in self._results
-            if (key.machine, key.decoder, key.variant, key.dtype)
-            == (wanted.machine, wanted.decoder, wanted.variant, wanted.dtype)
-        ]
+        same = attrgetter("machine", "decoder", "variant", "dtype")
+        near = [key for key in self._results if same(key) == same(wanted)]
         if not near:
             raise LookupError(
                 f"nothing is known yet of {wanted.decoder} ({wanted.variant}) in {wanted.dtype} on "
@@ -195,11 +192,8 @@ def _distance(key: Decoding, wanted: Decoding) -> float:
 
 def _scaled(costs: StageCosts, factor: float) -> StageCosts:
     """Costs at ``factor`` times the pixels: launches cost the same, memory is not known."""
-    grown: dict[str, Any] = {
-        name: None if (cost := getattr(costs, name)) is None else cost.times(factor)
-        for name in _GROWS_WITH_PIXELS
-    }
-    return replace(costs, vram_bytes=() if factor != 1 else costs.vram_bytes, **grown)
+    grown = costs.times(factor, *_GROWS_WITH_PIXELS)
+    return grown if factor == 1 else replace(grown, vram_bytes=())
 
 
 MODES = ("sync", "async")
@@ -239,7 +233,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class SettingPrediction:
     """What a setting would give.
 
     Attributes:
@@ -255,7 +249,9 @@ class Forecast:
     remarks: tuple[str, ...]
 
 
-def forecast(book: CostBook, setting: Setting, vram_bytes: int | None = None) -> Forecast:
+def predict_setting(
+    book: CostBook, setting: Setting, vram_bytes: int | None = None
+) -> SettingPrediction:
     """Predict both chunked paths of a setting.
 
     Args:
@@ -286,7 +282,7 @@ def forecast(book: CostBook, setting: Setting, vram_bytes: int | None = None) ->
             f"Chunk size {setting.config.chunk_size} was not measured here, only {sizes}: its "
             "costs are taken from these."
         )
-    return Forecast(setting, made, known, tuple(remarks))
+    return SettingPrediction(setting, made, known, tuple(remarks))
 
 
 def _dead_knobs(setting: Setting, costs: StageCosts) -> list[str]:

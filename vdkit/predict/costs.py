@@ -6,7 +6,7 @@ into the timeline of any chunk size, number of slots and choice of primitives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -142,6 +142,11 @@ class StageCosts:
                 "fit from a benchmark that ran such a path"
             )
         return cost
+
+    def times(self, factor: float, *names: str) -> StageCosts:
+        """With these costs, where they are known, ``factor`` times: 0.5 is twice the speed."""
+        known = {name: cost for name in names if (cost := getattr(self, name)) is not None}
+        return replace(self, **{name: cost.times(factor) for name, cost in known.items()})
 
     def vram_peak_bytes(self, frames: int) -> int | None:
         """Peak without the ring when the largest chunk has ``frames`` pixel frames.

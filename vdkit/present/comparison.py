@@ -207,15 +207,15 @@ def comparison_document(
     title = f"{b.label} against {a.label}" if a.label != b.label else f"{a.label}, twice"
     if a is b:
         title = f"Modes of {a.label}"
-    sides = [("A", a), ("B", b)] if a is not b else []
     both = [a, b] if a is not b else [a]
+    sides = list(zip("AB", both, sources, strict=True)) if a is not b else []
     return Document(
         title,
         "Two recordings compared",
         _lead(comparison),
         (
             section("comparison", "B against A", *parts),
-            *(part for side, one in sides for part in results_of(one, asked, side)),
+            *(part for side, one, source in sides for part in results_of(one, asked, side, source)),
             *ends(both, sources[: len(both)]),
         ),
     )

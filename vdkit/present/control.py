@@ -26,7 +26,7 @@ from vdkit.record.compare import (
     judged,
 )
 from vdkit.record.recording import Recording
-from vdkit.record.stats import CALL_BELOW_P, Ratio, Share, Summary
+from vdkit.record.stats import CALL_BELOW_P, Proportion, Ratio, Summary
 
 TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
 """What it is asked about, in tables."""
@@ -93,7 +93,7 @@ def calls_table(recording: Recording, found: Mapping[str, Judged]) -> Table:
     )
 
 
-def _share(share: Share) -> Number:
+def _share(share: Proportion) -> Number:
     return Number(
         100 * share.count / share.n, 1, 100 * share.low, 100 * share.high,
         mark=f"{share.count} of {share.n}",

@@ -204,11 +204,12 @@ def _benchmark_parts(recording: Recording, asked: Asked) -> list[Part]:
     ]
 
 
-def timeline_parts(recording: Recording, who: str = "", dots: bool = True) -> list[Part]:
-    """Sync over async in the steady window, and (``dots``) the latency of every timed run."""
+def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
+    """Sync over async in the steady window and, but of a ``variant``, every timed run's latency."""
     from vdkit.present.profile_charts import plot_latencies
     from vdkit.present.timeline import plot_timeline, steady_window
 
+    who = variant and f", variant {variant}"
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}
     runs = {name: run for name, run in drawn.items() if name in ("sync", "async")} or drawn
     runs = {name: run for name, run in runs.items() if run.chunks}
@@ -220,21 +221,21 @@ def timeline_parts(recording: Recording, who: str = "", dots: bool = True) -> li
         what = "Whole runs" if whole else f"{CHUNKS} chunks from the middle"
         parts.append(
             Picture(
-                partial(plot_timeline, runs, window),
+                partial(plot_timeline, runs, window, recording),
                 f"Timeline of {' over '.join(runs)}{who}, a lane for each step",
                 f"{what} of {' above '.join(NAMES.get(n, n) for n in runs)}{who}, on one time "
                 "axis: of each mode the timed run nearest to its median. A bar is a chunk, with "
                 "its number; where the lane of compute is empty the decoder waits.",
-                "timeline",
+                f"timeline_{variant}" if variant else "timeline",
             )
         )
-    if dots:
+    if not variant:
         latencies = {name: arm.latencies for name, arm in recording.arms.items()}
         parts.append(
             Picture(
                 partial(plot_latencies, latencies),
-                f"Latency of every timed run{who}, by mode",
-                f"Every timed run{who}.",
+                "Latency of every timed run, by mode",
+                "Every timed run.",
                 "latency",
             )
         )
@@ -291,9 +292,9 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
 # --- what several kinds share --------------------------------------------------------------------
 
 
-def results_of(recording: Recording, asked: Asked, side: str) -> list[Section]:
+def results_of(recording: Recording, asked: Asked, side: str, source: Source) -> list[Section]:
     """Results and timeline of one of two recordings, for the page of both."""
-    made = document_of(recording, asked).sections
+    made = document_of(recording, asked, source).sections
     titles = {"results": f"{side}: {recording.label}", "timeline": f"Timeline of {side}"}
     return [
         replace(one, name=f"{one.name}-{side}", title=titles[one.name], page_only=True)

@@ -257,7 +257,7 @@ def _plot_timeline(recording: Recording, home: Path | None, title: str) -> Figur
         f"{title}\n{_cost(mine)}",
         incomplete(mine),
         {name: read_trace(path) for name, path in traces.items() if path.is_file()},
-        {name: pair and (pair.start_s, pair.stop_s) for name, pair in pairs.items()},
+        {n: (pair.start_s, pair.stop_s) if pair else None for n, pair in pairs.items()},
     )
 
 

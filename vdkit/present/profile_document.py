@@ -92,6 +92,7 @@ def windows_table(analyses: Analyses) -> Table:
             long = [
                 n for high, n, _ in window.gap_histogram if high is None or high > SHORT_NS / 1e3
             ]
+            busy = Number(window.kernel_utilization_percent, 2)
             between = {"communication %": _number(window.communication_percent, 2)}
             rows.append(
                 {
@@ -100,9 +101,7 @@ def windows_table(analyses: Analyses) -> Table:
                     "from": "trace" if window.resolution == "kernel" else "records",
                     "length s": Number(window.window_s, 3),
                     "busy s": Number(window.busy_s, 3),
-                    "decoder call %" if cpu else "kernel utilization %": Number(
-                        window.kernel_utilization_percent, 2
-                    ),
+                    "decoder call %" if cpu else "kernel utilization %": busy,
                     **(between if ranks else {}),
                     "gaps": Number(window.gap_count, 0),
                     "> 20 us": Number(sum(long), 0),
@@ -280,27 +279,20 @@ def analysis_document(name: str, analysis: Analysis) -> Document:
     copied = f"{analysis.d2h_bytes / 1e6:.1f}"
     work = f"{len(analysis.chunks)} decoder calls" if cpu else f"{analysis.kernels} kernels"
     return Document(
-        name,
-        f"Analysis of a trace · {analysis.device}",
-        (),
+        name, f"Analysis of a trace · {analysis.device}", (),
         (
             section(
-                "results",
-                "Results",
-                Text(incomplete(one), "warning"),
+                "results", "Results", Text(incomplete(one), "warning"),
                 Text(f"{name} on {analysis.device}: {work}, {copied} MB copied to the host"),
                 windows_table(one),
                 Text(ON_CPU if cpu else TRACE_WINDOW if main == "trace" else "", "note"),
-                stalls_table(one, main),
-                Text(cause_words(one), "note"),
+                stalls_table(one, main), Text(cause_words(one), "note"),
                 _gaps_table(analysis, main, "decoder calls" if cpu else "kernels"),
-                families_table(one),
-                longest_table(analysis),
-                _chunks_table(analysis),
+                families_table(one), longest_table(analysis), _chunks_table(analysis),
             ),
             section("trust", "How far to trust the trace", Text(trust_words(name, analysis))),
         ),
-    )
+    )  # fmt: skip
 
 
 # --- a profile -----------------------------------------------------------------------------------
@@ -387,6 +379,7 @@ def profile_document(recording: Recording, asked: Asked, source: Source) -> Docu
         name: Picture(draw, _PICTURES[name], _PICTURES[name], name)
         for name, draw in profile_figures(recording, source.home).items()
     }
+    absent = Text("No nvml.csv lies beside the record.", "note")
     trust = [
         Text(trust_words(name, arm.profile.analysis, len(arm.profile.latencies_s)), "note")
         for name, arm in recording.arms.items()
@@ -398,41 +391,27 @@ def profile_document(recording: Recording, asked: Asked, source: Source) -> Docu
         (what_sentence(recording), gain_sentence(recording.arms), _found(recording, analyses)),
         (
             section(
-                "results",
-                "Results",
-                Text(incomplete(analyses), "warning"),
-                paths_table(recording, asked),
-                Text(ceiling_words(recording), "note"),
+                "results", "Results", Text(incomplete(analyses), "warning"),
+                paths_table(recording, asked), Text(ceiling_words(recording), "note"),
                 drawn["latency"],
             ),
             section(
-                "utilization",
-                "Utilization",
-                drawn["utilization"],
-                windows_table(analyses),
+                "utilization", "Utilization", drawn["utilization"], windows_table(analyses),
                 Text(ON_CPU if on_cpu(analyses) else "", "note"),
             ),
             section(
-                "stalls",
-                "Stalls by cause",
-                *(stalls_table(analyses, name) for name in ("run", "steady")),
-                Text(cause_words(analyses), "note"),
-                drawn.get("waterfall"),
-                Text(coverage_words(analyses)),
+                "stalls", "Stalls by cause", stalls_table(analyses, "run"),
+                stalls_table(analyses, "steady"), Text(cause_words(analyses), "note"),
+                drawn.get("waterfall"), Text(coverage_words(analyses)),
             ),
             section("timeline", "Timeline", drawn["timeline"]),
             section("families", "Kernel families", families_table(analyses)),
-            section(
-                "nvml",
-                "Power, clocks, activity",
-                drawn.get("nvml", Text("No nvml.csv lies beside the record.", "note")),
-                page_only=True,
-            ),
+            section("nvml", "Power, clocks, activity", drawn.get("nvml", absent), page_only=True),
             section("trust", "How far to trust the traces", *trust),
             prediction_section([recording]),
             *ends([recording], [source]),
         ),
-    )
+    )  # fmt: skip
 
 
 def _found(recording: Recording, analyses: Analyses) -> str:

@@ -6,9 +6,9 @@ What is the same in every row stands above the table instead of in it, so that i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.present.columns import NOTHING, Asked, Row, cells, legend
@@ -71,13 +71,14 @@ def results_table(
     facts = [_facts(recording, name) for _, _, recording, name, _ in found]
     same = {k: v for k, v in facts[0].items() if all(one[k] == v for one in facts)}
     many = _many([path for path, _ in recordings])
+    made = [_when(recording) for _, _, recording, *_ in found]
+    years = {when.year for when in made}
     rows: list[Row] = []
     table: list[dict[str, Cell]] = []
-    for (number, path, recording, name, base), fact in zip(found, facts, strict=True):
-        made = datetime.fromisoformat(recording.provenance.created_utc).astimezone(UTC)
+    for (number, path, recording, name, base), fact, when in zip(found, facts, made, strict=True):
         labels: dict[str, Cell] = {
             "#": Number(number, 0),
-            "date UTC": f"{made:%Y-%m-%d %H:%M}",
+            "date UTC": f"{when:{'%m-%d' if len(years) == 1 else '%Y-%m-%d'} %H:%M}",
             "label": recording.label,
             **{name: value for name, value in fact.items() if name not in same},
         }
@@ -96,6 +97,7 @@ def results_table(
             )
     table = cells("money" if runs else "results", rows, asked=asked)
     told = [f"{name} {value}" for name, value in same.items() if value != "-"]
+    told += [f"year {year}" for year in years if len(years) == 1]
     return Table(
         table,
         lines(f"all: {', '.join(told)}" if told else "", asked.line),
@@ -103,13 +105,15 @@ def results_table(
             _different(found),
             *session_lines([recording for _, recording in recordings]),
             _legend(rows, runs, _against(found, runs), asked),
-            "* the code was changed from that commit."
-            if any(one[2].provenance.git_dirty for one in found)
-            else "",
+            *(words for mark, words in _MARKS.items() if any(mark in str(f) for f in facts)),
         ),
     )
 
 
+_MARKS = {
+    "*": "* the code was changed from that commit.",
+    "‡": "‡ page cache: written, but not waited for until it was on the disk.",
+}
 _Found = tuple[int, Path, Recording, str, Arm | None]
 
 
@@ -119,6 +123,10 @@ def _arms(recording: Recording) -> Iterator[tuple[str, Arm | None]]:
         variant, slash, mode = name.partition("/")
         own = recording.of_variant(variant) if slash else recording
         yield name, None if own.baseline == (mode if slash else name) else own.base
+
+
+def _when(recording: Recording) -> datetime:
+    return datetime.fromisoformat(recording.provenance.created_utc).astimezone(UTC)
 
 
 def _ordered(recordings: Listed) -> Listed:
@@ -166,16 +174,15 @@ def _facts(recording: Recording, name: str) -> dict[str, str]:
         "fps": f"{work.fps:g}",
         "chunk": str(config.chunk_size),
         "slots": str(config.slots),
-        "sink": sink_words(arm.sink),
+        "sink": sink_words(arm.sink).replace(", page cache", "‡"),
         "without": ", ".join(off) or "-",
         "arm": name if by_name else "-",
     }
 
 
 def _alone(arm: Arm, run: Run) -> Arm:
-    """One run as an arm of its own; validated, for a copy would keep what was derived."""
-    own = {name: getattr(arm, name) for name in Arm.model_fields}
-    return Arm.model_construct(**own | {"runs": (run.model_copy(update={"warmup": False}),)})
+    """One run as an arm of its own."""
+    return arm.model_copy(update={"runs": (run.model_copy(update={"warmup": False}),)})
 
 
 def _run_cells(arm: Arm, run: Run) -> dict[str, Cell]:
@@ -217,14 +224,8 @@ def _legend(rows: Sequence[Row], runs: bool, against: str, asked: Asked) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRange:
-    """How far a ratio moves from one session to the next: more than one session's interval tells.
-
-    Attributes:
-        low, high: the smallest and the largest of the sessions' ratios.
-        n: sessions.
-    """
+class SessionRange(NamedTuple):
+    """How far a ratio moves from one session to the next, which one session's interval hides."""
 
     low: float
     high: float
@@ -240,7 +241,7 @@ def session_range(
     under: str = "async",
     like: Recording | None = None,
 ) -> SessionRange | None:
-    """The range of a ratio of latencies over all recordings of one workload.
+    """Smallest and largest ratio of latencies over all recordings of one workload, and how many.
 
     The same workload: decoder, variant, dtype, size, chunk size and device model, at one speed of
     storage. Each variant of a recording counts as a benchmark of its own.
@@ -248,59 +249,45 @@ def session_range(
     Args:
         recordings: of any kind; those without both arms, or of another workload, do not count.
         over, under: the arms.
-        like: whose workload it is, of a recording of several variants the first's; None: that of
-            the first recording that has both arms.
+        like: whose workload it is; None: that of the first recording that has both arms.
 
     Returns:
         None if none has both arms.
     """
-    parts = _parts(recordings, over, under)
-    if like is not None:
-        wanted = _workload(next(iter(_split(like))))
-    elif parts:
-        wanted = _workload(parts[0])
-    found = [_value(one, over, under) for one in parts if _workload(one) == wanted]
+    groups = _ratios(recordings, over, under)
+    found = groups.get(_workload(like), []) if like else next(iter(groups.values()), [])
     return SessionRange(min(found), max(found), len(found)) if found else None
 
 
 def session_lines(recordings: Sequence[Recording]) -> list[str]:
     """`session_range` of sync / async for each workload that more than one session measured."""
-    said = []
-    groups = {_workload(one): one for one in _parts(recordings, "sync", "async")}
-    for workload, one in groups.items():
-        found = session_range(recordings, like=one)
-        if found is not None and found.n > 1:
-            decoder, variant, dtype, height, width, chunk, device, speed = workload
-            held = f", storage held to {speed:g} MB/s" if speed else ""
-            said.append(
-                f"sync / async of {decoder} ({variant}), {dtype}, {height}x{width}, chunk {chunk}, "
-                f"{device}{held}: {found}"
-            )
-    return said
+    groups = _ratios(recordings, "sync", "async")
+    return [
+        f"sync / async of {decoder} ({variant}), {dtype}, {height}x{width}, chunk {chunk}, {device}"
+        + (f", storage held to {speed:g} MB/s" if speed else "")
+        + f": {SessionRange(min(found), max(found), len(found))}"
+        for (decoder, variant, dtype, height, width, chunk, device, speed), found in groups.items()
+        if len(found) > 1
+    ]
 
 
-def _split(recording: Recording) -> Iterator[Recording]:
-    if recording.kind != "variants":
-        yield recording
-    else:
-        yield from map(recording.of_variant, recording.variants)
+_Workload = tuple[str, str, str, int, int, int, str, float | None]
 
 
-def _parts(recordings: Sequence[Recording], over: str, under: str) -> list[Recording]:
-    """Every benchmark of them that has both arms."""
-    every = [part for recording in recordings for part in _split(recording)]
-    return [part for part in every if over in part.arms and under in part.arms]
-
-
-def _value(part: Recording, over: str, under: str) -> float:
-    ratio = part.ratio(over, under)
-    assert ratio is not None
-    return ratio.value
-
-
-def _workload(part: Recording) -> tuple[str, str, str, int, int, int, str, float | None]:
-    work = part.workload
+def _workload(recording: Recording) -> _Workload:
+    work, device = recording.workload, recording.provenance.device
     return (
-        work.decoder, work.variant, work.dtype, work.height, work.width, part.config.chunk_size,
-        part.provenance.device, part.sink.throttle_mb_per_s,
+        work.decoder, work.variant, work.dtype, work.height, work.width,
+        recording.config.chunk_size, device, recording.sink.throttle_mb_per_s,
     )  # fmt: skip
+
+
+def _ratios(recordings: Sequence[Recording], over: str, under: str) -> dict[_Workload, list[float]]:
+    """The ratio of every benchmark that has both arms, by workload."""
+    groups: dict[_Workload, list[float]] = {}
+    for one in recordings:
+        parts = [one.of_variant(v) for v in one.variants] if one.kind == "variants" else [one]
+        for part in parts:
+            if (ratio := part.ratio(over, under)) is not None:
+                groups.setdefault(_workload(part), []).append(ratio.value)
+    return groups

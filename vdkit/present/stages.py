@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,8 +23,44 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
-    from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
     from vdkit.trace.timeline import Recorded
+
+
+class TimedStage(Protocol):
+    """What is read of `vdkit.models.pipeline.Stage`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def peak_vram_bytes(self) -> int | None: ...
+    @property
+    def expert(self) -> str | None: ...
+
+
+class Generation(Protocol):
+    """What is read of `vdkit.models.pipeline.GeneratedLatents`."""
+
+    @property
+    def stages(self) -> Sequence[TimedStage]: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def embedding(self) -> Any: ...
+    @property
+    def latents(self) -> Any: ...
+
+
+class NoisyStep(Protocol):
+    """What is read of `vdkit.models.pipeline.KeptStep`."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def expert(self) -> str: ...
+    @property
+    def timestep(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +88,7 @@ class StageRow:
     peak_vram_bytes: int | None
 
 
-def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
+def stage_rows(made: Generation, decoded: DecodeResult) -> list[StageRow]:
     """Text encoder, denoising by expert, decode; in the order they ran.
 
     Args:
@@ -99,7 +135,7 @@ def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
     return rows
 
 
-def _shown(stage: Stage) -> str:
+def _shown(stage: TimedStage) -> str:
     if stage.expert is None:
         return stage.name
     return "denoise" if stage.expert == "only" else f"denoise, {stage.expert} expert"
@@ -220,7 +256,7 @@ def _draw_memory(ax: Axes, rows: Sequence[StageRow]) -> None:
 
 
 def plot_denoising(
-    steps: Sequence[KeptStep],
+    steps: Sequence[NoisyStep],
     pictures: Mapping[str, Sequence[np.ndarray]],
     title: str | None = None,
 ) -> Figure:
@@ -240,17 +276,16 @@ def plot_denoising(
             expert = "" if step.expert == "only" else f"\n{step.expert}"
             noise = f"at noise {step.timestep / 1000:.2f}"
             ax.set_title(f"step {step.step}{expert}\n{noise}", fontsize=6.5, pad=4)
+            tone = EXPERT_TONES[step.expert][0]
             ax.spines["top"].set(
-                visible=True,
-                color=EXPERT_TONES[step.expert][0],
-                linewidth=2.5,
-                position=("outward", 1),
-            )
+                visible=True, color=tone, linewidth=2.5, position=("outward", 1)
+            )  # fmt: skip
         for row, name in zip(axes, pictures, strict=True):
             row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
         if title:
             figure.suptitle(title, fontsize=8, x=0.01, ha="left")
-    return figure
+    rows = [{"step": s.step, "expert": s.expert, "noise": s.timestep / 1000} for s in steps]
+    return keep_data(figure, rows)
 
 
 def plot_frames(
@@ -279,7 +314,7 @@ def plot_frames(
             ax.set_title(f"frame {index}, {index / fps:.2f} s", fontsize=6.5, pad=2)
         if title:
             figure.suptitle(title, fontsize=8, x=0.01, ha="left")
-    return figure
+    return keep_data(figure, [{"frame": int(i), "time_s": int(i) / fps} for i in shown])
 
 
 def _grid(

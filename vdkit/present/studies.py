@@ -170,7 +170,7 @@ def variants_document(recording: Recording, asked: Asked, source: Source) -> Doc
         ]
     timelines: list[Part] = []
     for name, one in parts.items():
-        timelines += [Text(name, "head"), *timeline_parts(one, f", variant {name}", dots=False)]
+        timelines += [Text(name, "head"), *timeline_parts(one, name)]
     told = "\n".join(f"- {line}" for line in variant_lines(recording))
     return Document(
         recording.label,

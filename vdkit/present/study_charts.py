@@ -6,6 +6,7 @@ Panels that are compared share their axis; an axis that does not start at 0 says
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from vdkit.present.columns import NAMES
 from vdkit.present.control import spread_percent
 from vdkit.present.studies import decision_of
-from vdkit.present.style import FAMILY_COLORS, MODE_COLORS, RED, STYLE, TONES, WIDTH_IN
+from vdkit.present.style import FAMILY_COLORS, MODE_COLORS, RED, STYLE, TONES, WIDTH_IN, keep_data
 from vdkit.present.table import ratio_of
 from vdkit.present.words import what_and_where
 from vdkit.record.derived import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from vdkit.record.derived import VramPoint
     from vdkit.record.recording import Recording
-    from vdkit.trace.figures import Share
+    from vdkit.trace.figures import FamilyShare
 
 
 _STEP_COLORS = {step: TONES["compute" if step == "decode" else step][0] for step in STEPS}
@@ -92,15 +93,13 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     """
     panels = {title: overlaps_of(recording) for title, recording in recordings.items()}
     heights = [0.42 + 0.42 * len(variants) for variants in panels.values()]
+    overlaps = [one for variants in panels.values() for one in variants.values()]
+    longest = max(max(one.sync_total_ms, one.async_total_ms) for one in overlaps)
     with plt.rc_context(STYLE):
         figure, axes = _stacked(heights)
-        longest_ms = max(
-            max(one.sync_total_ms, one.async_total_ms)
-            for variants in panels.values()
-            for one in variants.values()
-        )
+        axes[0].set_xlim(0, 1.55 * longest)
         for ax, (title, variants) in zip(axes, panels.items(), strict=True):
-            _draw_hiding(ax, variants, longest_ms)
+            _draw_hiding(ax, variants, longest)
             ax.set_title(title, loc="left", fontsize=8)
         axes[-1].set_xlabel("ms per latent frame, mean latency of the run over its latent frames")
         handles = [
@@ -110,10 +109,18 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
             fontsize=7, handlelength=1.4, columnspacing=1.2,
         )  # fmt: skip
-    return figure
+    rows = [
+        {"panel": title, "variant": name}
+        | {f"sync_{step}_ms": ms for step, ms in one.sync_ms.items()}
+        | {"sync_rest_ms": one.sync_rest_ms, "async_decode_ms": one.async_decode_ms}
+        | {"async_rest_ms": one.async_rest_ms, "hidden_percent": one.hidden_percent}
+        for title, variants in panels.items()
+        for name, one in variants.items()
+    ]
+    return keep_data(figure, rows)
 
 
-def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap], longest_ms: float) -> None:
+def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap], longest: float) -> None:
     ticks, labels = [], []
     for row, (name, one) in enumerate(variants.items()):
         top, bottom = row - 0.2, row + 0.2
@@ -122,7 +129,7 @@ def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap], longest_ms: float) -
         _stack(
             ax, bottom, [(one.async_decode_ms, _STEP_COLORS["decode"]), (one.async_rest_ms, _REST)]
         )
-        end = 0.01 * longest_ms
+        end = 0.01 * longest
         ax.text(
             one.sync_total_ms + end, top,
             f"{one.sync_total_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding",
@@ -139,7 +146,6 @@ def _draw_hiding(ax: Axes, variants: Mapping[str, Overlap], longest_ms: float) -
     ax.set_yticks(ticks, labels)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.55 * longest_ms)
 
 
 def _stack(ax: Axes, row: float, parts: list[tuple[float, str]]) -> None:
@@ -183,9 +189,10 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
     """
     panels = {title: headrooms_of(*both) for title, both in recordings.items()}
     heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
+    longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
     with plt.rc_context(STYLE):
         figure, axes = _stacked(heights)
-        longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
+        axes[0].set_xlim(0, 1.7 * longest)
         for ax, (title, variants) in zip(axes, panels.items(), strict=True):
             for row, one in enumerate(variants.values()):
                 ax.barh(row, one.compute_ms, height=0.7, color=MODE_COLORS["compute_only"])
@@ -200,7 +207,6 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
             ax.set_yticks(range(len(variants)), list(variants))
             ax.tick_params(axis="y", length=0)
             ax.invert_yaxis()
-            ax.set_xlim(0, 1.7 * longest)
             ax.set_title(title, loc="left", fontsize=8)
         axes[-1].set_xlabel("compute only, ms per latent frame")
         line = Line2D(
@@ -208,7 +214,12 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
             label="ceiling: the same operations at the rate of a large matrix product",
         )  # fmt: skip
         figure.legend(handles=[line], loc="outside lower center", frameon=False, fontsize=7)
-    return figure
+    rows = [
+        {"panel": title, "variant": name, **asdict(one)}
+        for title, variants in panels.items()
+        for name, one in variants.items()
+    ]
+    return keep_data(figure, rows)
 
 
 _LINES: tuple[dict[str, Any], ...] = (
@@ -253,7 +264,8 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
         figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=7)
         if title:
             ax.set_title(title, loc="left", fontsize=8)
-    return figure
+    rows = [{"set": words, **asdict(p)} for words, points in sets.items() for p in points]
+    return keep_data(figure, rows)
 
 
 def vram_sets(
@@ -325,7 +337,13 @@ def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) 
         _ablation_legend(figure, same)
         first = next(iter(ablations.values()))
         figure.suptitle(title or what_and_where(first), fontsize=8.5, x=0.01, ha="left")
-    return figure
+    rows = [
+        {"panel": panel, "setting": name, "round": run.round, "latency_s": run.latency_s}
+        for panel, one in ablations.items()
+        for name, arm in one.arms.items()
+        for run in arm.timed
+    ]
+    return keep_data(figure, rows)
 
 
 def _draw_ablation(ax: Axes, one: Recording, names: Sequence[str]) -> list[float]:
@@ -390,7 +408,9 @@ def _ablation_legend(figure: Figure, same_code: bool) -> None:
 _WIDE_ENOUGH = 0.04  # of the longest bar: a segment that its value fits into
 
 
-def plot_families(families: Mapping[str, Sequence[Share]], title: str | None = None) -> Figure:
+def plot_families(
+    families: Mapping[str, Sequence[FamilyShare]], title: str | None = None
+) -> Figure:
     """A stacked bar per variant: ms of kernels per latent frame, by family."""
     totals = {name: sum(s.ms_per_latent_frame for s in shares) for name, shares in families.items()}
     longest = max(totals.values())
@@ -428,7 +448,12 @@ def plot_families(families: Mapping[str, Sequence[Share]], title: str | None = N
         )
         if title:
             ax.set_title(title, loc="left", fontsize=7)
-    return figure
+    rows = [
+        {"variant": name, "family": one.family.name, "ms_per_latent_frame": one.ms_per_latent_frame}
+        for name, shares in families.items()
+        for one in shares
+    ]
+    return keep_data(figure, rows)
 
 
 _ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^")}
@@ -464,4 +489,9 @@ def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
             loc="outside lower center", ncols=len(_ROUNDS), frameon=False, fontsize=7,
             handletextpad=0.2, columnspacing=1.2,
         )  # fmt: skip
-    return figure
+    rows = [
+        {"arm": name, "round": run.round, "latency_s": run.latency_s}
+        for name in _ROUNDS
+        for run in recording.arms[name].timed
+    ]
+    return keep_data(figure, rows)

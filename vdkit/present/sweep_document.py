@@ -48,10 +48,6 @@ def speed_words(mb_per_s: float | None) -> str:
     return "full speed" if mb_per_s is None else f"{mb_per_s:g} MB/s"
 
 
-def _speed(mb_per_s: float | None) -> str:
-    return "full" if mb_per_s is None else f"{mb_per_s:g}"
-
-
 def _slots(count: int) -> str:
     return f"{count} slot{'s' * (count != 1)}"
 
@@ -130,11 +126,12 @@ def _cells(sweep: Sweep, cell: Cell, on_gpu: bool) -> dict[str, Shown]:
     one = _record(sweep, cell)
     mean_s, throttled = one["latency_mean_s"], one["throttled_runs"]
     measured = None if mean_s is None else Number(mean_s, 3, mark="†" if throttled else "")
+    unheld = None if cell.mode == "compute_only" else "full"
     row: dict[str, Shown] = {
         "mode": cell.mode,
         "chunk": Number(cell.chunk_size, 0),
         "slots": _number(cell.slots, 0),
-        "sink MB/s": None if cell.mode == "compute_only" else _speed(cell.mb_per_s),
+        "sink MB/s": f"{cell.mb_per_s:g}" if cell.mb_per_s else unheld,
         "measured s": measured or one["outcome"],
         "min s": _number(one["latency_min_s"], 3),
         "max s": _number(one["latency_max_s"], 3),
@@ -167,11 +164,12 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
         or (cell in sweep.results and cell.mb_per_s is None and cell.slots in (None, slots))
     ]
     priced: dict[Cell, Row] = {}
-    for cell in shown:
+    for cell in (cell for cell in shown if cell in sweep.results):
         sync = Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)
-        if (arm := _arm(sweep, cell)) is not None:
-            priced[cell] = Row({}, arm, None if cell == sync else _arm(sweep, sync), device=device)
-    money = dict(zip(priced, cells("money", list(priced.values()), asked=asked), strict=True))
+        base = None if cell == sync else _arm(sweep, sync)
+        priced[cell] = Row({}, sweep.results[cell].base, base, device=device)
+    arms = list(priced.values())
+    money = dict(zip(priced, cells("money", arms, asked=asked), strict=True))
     rows = [
         _cells(sweep, cell, on_gpu)
         | money.get(cell, {})
@@ -179,18 +177,11 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
         for cell in shown
     ]
     against = "mode sync at the same chunk size and sink speed"
-    said = [
-        one.says(list(priced.values()), against) for one in _money(list(priced.values()), asked)
-    ]
-    held = any(row.arm.throttled_runs for row in priced.values())
+    said = [one.says(arms, against) for one in columns_of("money", arms, asked)]
+    note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in arms)
     plan = sweep.plan
     where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
-    note = _NOTE + " † a run had a throttle reason set." * held
     return Table(rows, lines(where, asked.line), lines(note, *said))
-
-
-def _money(rows: list[Row], asked: Asked) -> list[Any]:
-    return list(columns_of("money", rows, asked)) if rows else []
 
 
 def verdict(sweep: Sweep) -> str:

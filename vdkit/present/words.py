@@ -56,7 +56,8 @@ def config_words(config: DecodeConfig) -> str:
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     without = f", without {', '.join(off)}" if off else ""
     sync = ", sync with uint8 on the GPU" if config.sync_uint8_on_gpu else ""
-    return f"Chunk {config.chunk_size}, {config.slots} slots{without}{sync}"
+    slots = f"{config.slots} slot{'s' * (config.slots > 1)}"
+    return f"Chunk {config.chunk_size}, {slots}{without}{sync}"
 
 
 def commit_words(where: Provenance) -> str:

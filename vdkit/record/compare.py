@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from vdkit.record.stats import (
     MORE,
     TOO_FEW,
     Decision,
+    Proportion,
     Ratio,
-    Share,
     Summary,
     decide,
     paired_ratio,
@@ -55,9 +56,10 @@ METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One metric of one mode (or pair of modes), A against B.
+    """One metric of one arm (or pair of arms), A against B.
 
     Attributes:
+        mode_a, mode_b: names of the arms; of a benchmark, its modes.
         mean_a, mean_b: in the metric's unit.
         n_a, n_b: timed runs.
         throttled_a, throttled_b: those of them with a throttle reason.
@@ -130,7 +132,7 @@ def compare_results(
     """Compare every metric of every mode that both recordings have.
 
     Args:
-        a, b: as `read_result` gives them; the same one twice only with ``mode_pairs``.
+        a, b: as `read_recording` gives them; the same one twice only with ``mode_pairs``.
         paired: round i of A beside round i of B, for runs made in turns. None: only where both
             are one recording, whose modes were run in turns.
         across: compare other media (frames, height, width) all the same.
@@ -159,18 +161,32 @@ def compare_results(
     paired = one if paired is None else paired
     if paired:
         for mode_a, mode_b in pairs:
-            _check_rounds(a.arms[mode_a].timed, b.arms[mode_b].timed)
+            _check_rounds(mode_a, a.arms[mode_a].timed, mode_b, b.arms[mode_b].timed)
     chosen = _metrics(metrics)
     rows: list[Compared] = []
     left_out: list[tuple[str, str, str]] = []
     for mode_a, mode_b in pairs:
         for metric in chosen:
-            made = _row(a.arms[mode_a].timed, b.arms[mode_b].timed, metric, paired)
-            if isinstance(made, Compared):
-                rows.append(made)
-            else:
+            left, right = a.arms[mode_a], b.arms[mode_b]
+            decision = _decision(left.timed, right.timed, metric, paired)
+            if isinstance(decision, str):
                 name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
-                left_out.append((metric, name, made))
+                left_out.append((metric, name, decision))
+                continue
+            rows.append(
+                Compared(
+                    mode_a=mode_a,
+                    mode_b=mode_b,
+                    metric=metric,
+                    mean_a=fmean(_values(left.timed, metric)),
+                    mean_b=fmean(_values(right.timed, metric)),
+                    n_a=len(left.timed),
+                    n_b=len(right.timed),
+                    throttled_a=left.throttled_runs,
+                    throttled_b=right.throttled_runs,
+                    decision=decision,
+                )
+            )
     compared = {row.metric for row in rows}
     if absent := [metric for metric in metrics or () if metric not in compared]:
         why = {metric: reason for metric, _, reason in left_out}
@@ -218,7 +234,7 @@ def _metrics(metrics: Sequence[str] | None) -> list[str]:
     return [metric for metric in METRICS if metrics is None or metric in metrics]
 
 
-def _check_rounds(a: Sequence[Run], b: Sequence[Run]) -> None:
+def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) -> None:
     """ValueError unless every round of one side has its partner on the other."""
     rounds = {side: [run.round for run in runs] for side, runs in (("A", a), ("B", b))}
     faults = []
@@ -229,34 +245,27 @@ def _check_rounds(a: Sequence[Run], b: Sequence[Run]) -> None:
         faults += [f"{side} has {', '.join(map(str, twice))} more than once"] if twice else []
     if faults:
         raise ValueError(
-            f"rounds of {a[0].mode} (A) and {b[0].mode} (B) do not pair up: {'; '.join(faults)}; "
+            f"rounds of {mode_a} (A) and {mode_b} (B) do not pair up: {'; '.join(faults)}; "
             "pairs are for runs made in turns, compare others unpaired (--no-paired)"
         )
 
 
-def _row(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Compared | str:
-    """The row, or why there is none."""
+def _values(runs: Sequence[Run], metric: str) -> list[float]:
+    """Of the runs that recorded it."""
     read = METRICS[metric].read
-    values_a = [value for run in a if (value := read(run)) is not None]
-    values_b = [value for run in b if (value := read(run)) is not None]
+    return [value for run in runs if (value := read(run)) is not None]
+
+
+def _decision(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Decision | str:
+    """Whether B differs, or why the records do not allow to ask."""
+    values_a, values_b = _values(a, metric), _values(b, metric)
     if len(values_a) < len(a) or len(values_b) < len(b):
         return "not recorded in every run"
     if not any(values_a) and not any(values_b):
         return "0 in every run"
     if min(*values_a, *values_b) < 0:
         return "below 0 in some run"
-    return Compared(
-        mode_a=a[0].mode,
-        mode_b=b[0].mode,
-        metric=metric,
-        mean_a=sum(values_a) / len(a),
-        mean_b=sum(values_b) / len(b),
-        n_a=len(a),
-        n_b=len(b),
-        throttled_a=sum(run.throttled for run in a),
-        throttled_b=sum(run.throttled for run in b),
-        decision=decide(values_a, values_b, paired=paired),
-    )
+    return decide(values_a, values_b, paired=paired)
 
 
 SAME_MACHINE = ("device", "device_uuid", "vram_bytes", "cpu", "host_cores")
@@ -341,8 +350,8 @@ class Judged:
 
     arms: dict[str, Summary]
     planted: Ratio
-    false_calls: dict[str, Share]
-    found: dict[str, Share]
+    false_calls: dict[str, Proportion]
+    found: dict[str, Proportion]
 
     def aims_met(self, how: str) -> tuple[bool, bool]:
         """Whether false calls were few enough, and finds many enough, of one of `CALLED_BY`."""

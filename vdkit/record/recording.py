@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record.machine import Provenance
@@ -28,7 +29,8 @@ from vdkit.record.runs import (
 )
 from vdkit.record.stats import Ratio, Summary, paired_ratio, summarize
 from vdkit.record.store import write_record
-from vdkit.trace.figures import Analysis, Share
+from vdkit.trace.figures import Analysis, FamilyShare
+from vdkit.trace.stalls import CAUSES
 
 SCHEMA_VERSION = 6
 """Earlier files are of several kinds, each with a count of its own up to 5; `upgrade` reads all."""
@@ -61,6 +63,13 @@ class ArmProfile(Record):
     tflop_per_s: dict[str, float]
     trace: str
     latencies_s: tuple[Seconds, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> ArmProfile:
+        for name, window in self.analysis.windows.items():
+            if missing := CAUSES.keys() - window.stall_s.keys():
+                raise ValueError(f"window {name!r} has no {missing.pop()!r} among its stalls")
+        return self
 
 
 class Arm(Record):
@@ -263,7 +272,7 @@ class Recording(Record):
     skipped: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     psnr_db: dict[str, float | None] = Field(default_factory=dict)
     psnr_latent_frames: int = 0
-    families: dict[str, tuple[Share, ...]] = Field(default_factory=dict)
+    families: dict[str, tuple[FamilyShare, ...]] = Field(default_factory=dict)
     planted: Planted | None = None
     sampling: Sampling | None = None
     ceiling: Ceiling | None = None
@@ -323,6 +332,14 @@ class Recording(Record):
         """The baseline's latency over an arm's; None for the baseline itself."""
         return None if name == self.baseline else self.ratio(self.baseline, name)
 
+    def summary(self) -> dict[str, Any]:
+        """The answer without the raw values, for one line of JSON."""
+        kept = self.model_dump(mode="json", exclude={"arms"})
+        shared = {name: getattr(self.base, name) for name in ("workload", "config", "sink")}
+        told = TypeAdapter(dict[str, Any]).dump_python(shared, mode="json")
+        arms = {name: _answer(arm, self.speedup(name)) for name, arm in self.arms.items()}
+        return {**kept, **told, "frames_identical": self.frames_identical, "arms": arms}
+
     @property
     def variants(self) -> list[str]:
         """Names of the variants, in order; the first is what the others are compared with."""
@@ -344,6 +361,23 @@ class Recording(Record):
                 "baseline": wanted if wanted in arms else usual_baseline(arms),
             }
         )
+
+
+def _answer(arm: Arm, speedup: Ratio | None) -> dict[str, Any]:
+    """The figures of one arm."""
+    return {
+        "mode": arm.mode,
+        "frame_sha256": arm.frame_sha256,
+        "latency_s": asdict(arm.latency),
+        "ttff_s": arm.ttff and asdict(arm.ttff),
+        "rtf": arm.rtf,
+        "speedup": speedup and asdict(speedup),
+        "vram_peak_bytes": arm.vram_peak_bytes,
+        "pinned_bytes": arm.pinned_bytes,
+        "d2h_bytes": arm.d2h_bytes,
+        "throttled_runs": arm.throttled_runs,
+        "setup_s": arm.setup_s,
+    }
 
 
 def usual_baseline(modes: Mapping[str, Any]) -> str:

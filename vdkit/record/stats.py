@@ -250,7 +250,7 @@ def decide(a: Sequence[float], b: Sequence[float], *, paired: bool, seed: int = 
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Proportion:
     """``count`` of ``n`` with the Wilson 95 % interval of the share, 0 to 1 (Wilson, 1927)."""
 
     count: int
@@ -259,11 +259,11 @@ class Share:
     high: float
 
 
-def wilson(count: int, n: int) -> Share:
+def wilson(count: int, n: int) -> Proportion:
     """The share of ``count`` in ``n`` independent trials; ValueError unless 0 <= count <= n > 0."""
     from scipy.stats import binomtest
 
     if not 0 <= count <= n or n < 1:
         raise ValueError(f"{count} of {n} is no share; count 0 to n of 1 or more")
     low, high = binomtest(count, n).proportion_ci(method="wilson")
-    return Share(count, n, float(low), float(high))
+    return Proportion(count, n, float(low), float(high))

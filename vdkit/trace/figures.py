@@ -356,7 +356,7 @@ def family_of(kernel: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class FamilyShare:
     """A family over the steady window: its kernels, and their ms per latent frame decoded in it."""
 
     family: Family
@@ -391,7 +391,7 @@ def kernel_families(
     )
 
 
-def steady_families(timeline: Timeline) -> tuple[Share, ...]:
+def steady_families(timeline: Timeline) -> tuple[FamilyShare, ...]:
     """`kernel_families` of window ``steady``; empty for a run too short to have one."""
     if timeline.run is None or "steady" not in (windows := find_windows(timeline)):
         return ()
@@ -402,7 +402,7 @@ def steady_families(timeline: Timeline) -> tuple[Share, ...]:
         if start <= begun < stop
     )
     return tuple(
-        Share(family, 1e3 * family.seconds / latent_frames)
+        FamilyShare(family, 1e3 * family.seconds / latent_frames)
         for family in kernel_families(timeline, (start, stop))
     )
 

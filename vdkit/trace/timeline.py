@@ -272,7 +272,7 @@ def overlap(one: Intervals, other: Intervals) -> Intervals:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChunkStep:
     """One step of one chunk.
 
     Attributes:
@@ -290,7 +290,7 @@ class Step:
         return self.stop_s - self.start_s
 
 
-def chunk_steps(run: Recorded, index: int) -> tuple[Step, ...]:
+def chunk_steps(run: Recorded, index: int) -> tuple[ChunkStep, ...]:
     """The steps that a chunk went through, in the order of the pipeline.
 
     Raises:
@@ -308,7 +308,7 @@ def chunk_steps(run: Recorded, index: int) -> tuple[Step, ...]:
         "write": (chunk.write_start_s, chunk.write_done_s),
     }
     return tuple(
-        Step(name, start, stop)
+        ChunkStep(name, start, stop)
         for name, (start, stop) in spans.items()
         if start is not None and stop is not None
     )

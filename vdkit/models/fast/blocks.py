@@ -14,13 +14,13 @@ import torch.nn.functional as F
 
 from vdkit.models.fast.layers import (
     Convolution,
+    ConvolutionCall,
     Entry,
     Frames,
-    Job,
     Norm,
     Pixels,
     Space,
-    Step,
+    StageFrames,
 )
 
 _AT_ONCE = 2
@@ -32,13 +32,15 @@ _EARLY_STAGES = 2
 class Passes(Protocol):
     """What carries a convolution out: `PlainPasses` or `KernelPasses`."""
 
-    def convolve(self, space: Space, job: Job) -> None:
+    def convolve(self, space: Space, job: ConvolutionCall) -> None:
         """Carry out ``job``."""
 
-    def fuses(self, job: Job) -> bool:
+    def fuses(self, job: ConvolutionCall) -> bool:
         """Whether the norm of what ``job`` makes can be a part of it."""
 
-    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+    def norm(
+        self, space: Space, source: Frames, target: Frames, norm: Norm, step: StageFrames
+    ) -> None:
         """Normalize the step's frames of ``source`` into ``target``."""
 
 
@@ -53,22 +55,24 @@ class NoPasses:
         self.fuses = real.fuses
         self.flops = 0
 
-    def convolve(self, space: Space, job: Job) -> None:
+    def convolve(self, space: Space, job: ConvolutionCall) -> None:
         height, width = job.source.size
         values = sum(weight.numel() for weight in job.convolution.weights)
         self.flops += 2 * values * height * width * job.step.frames
 
-    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+    def norm(
+        self, space: Space, source: Frames, target: Frames, norm: Norm, step: StageFrames
+    ) -> None:
         pass
 
 
 class Work:
     """A step of a video: its memory, its frames, and the passes that carry it out."""
 
-    def __init__(self, passes: Passes, space: Space, step: Step) -> None:
+    def __init__(self, passes: Passes, space: Space, step: StageFrames) -> None:
         self.passes, self.space, self.step = passes, space, step
 
-    def at(self, step: Step) -> Work:
+    def at(self, step: StageFrames) -> Work:
         """The same video, other frames."""
         return Work(self.passes, self.space, step)
 
@@ -85,7 +89,7 @@ class Work:
     ) -> None:
         """Convolve, add ``around``, write ``summed``, and normalize into where ``then`` reads."""
         start = self.step.start if source_start is None else source_start
-        job = Job(convolution, self.step, source, start, around, summed, pixels=pixels)
+        job = ConvolutionCall(convolution, self.step, source, start, around, summed, pixels=pixels)
         if then is None:
             self.passes.convolve(self.space, job)
             return
@@ -188,7 +192,7 @@ class Duplication:
                     cell += frames[frame][..., self.picks[:, t, y, x].to(cell.device)]
 
 
-class Stage:
+class UpStage:
     """`WanUpBlock` or `WanResidualUpBlock`: residual blocks, and what leads to the next stage."""
 
     def __init__(self, source: Any, device: torch.device) -> None:
@@ -214,7 +218,7 @@ class Network:
         first, second = source.mid_block.resnets
         self._mid = ResidualBlock(first), ResidualBlock(second)
         self._attention = Attention(source.mid_block.attentions[0])
-        self._stages = [Stage(block, device) for block in source.up_blocks]
+        self._stages = [UpStage(block, device) for block in source.up_blocks]
         self._head = Entry(Norm.of(source.norm_out), Convolution(source.conv_out))
 
     def convolutions(self) -> list[Convolution]:
@@ -262,7 +266,7 @@ class Network:
         for offset in range(0, count, at_once):
             start = rate - 1 if first else step.start * count // step.frames + offset
             number = min(at_once, count - offset)
-            part = work.at(Step(step.clock, rate, start, number))
+            part = work.at(StageFrames(step.clock, rate, start, number))
             larger = space.scratch("stage", number, size, stage.enlarge.out)
             then = following.entry if around is None else None
             part.convolve(stage.enlarge, frames, offset, summed=larger, then=then)

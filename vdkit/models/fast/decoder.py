@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.models.fast.blocks import Network, NoPasses, Passes, Work
-from vdkit.models.fast.layers import FastState, Pixels, PlainPasses, Space, Step, why_plain
+from vdkit.models.fast.layers import FastState, Pixels, PlainPasses, Space, StageFrames, why_plain
 from vdkit.models.wan import WanDecoder, check_order
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class FastWanDecoder:
         return frames, height, width
 
     def _decode(self, state: FastState, start: int, stop: int, target: torch.Tensor) -> None:
-        space, step = state.space, Step(start, 1, 0, stop - start)
+        space, step = state.space, StageFrames(start, 1, 0, stop - start)
         latents = state.latents[start:stop]
         ring = space.ring(self._network.conv_in, step, (latents.shape[1], latents.shape[2]))
         for slot, frame in zip(ring.numbers(step, 0, step.frames), latents, strict=True):
@@ -256,7 +256,10 @@ class FastWanDecoder:
         self, start: int, stop: int, height: int, width: int
     ) -> tuple[Space, torch.Tensor, NoPasses]:
         """A walk through a chunk that takes no memory and makes nothing."""
-        space, step = Space(torch.device("meta"), self.dtype), Step(start, 1, 0, stop - start)
+        space, step = (
+            Space(torch.device("meta"), self.dtype),
+            StageFrames(start, 1, 0, stop - start),
+        )
         frames = (stop - start) * self.temporal_factor if start else 1
         shape = (1, 3, frames, height * self.spatial_factor, width * self.spatial_factor)
         target = torch.empty(shape, dtype=self.dtype, device="meta")

@@ -14,8 +14,8 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vdkit.models import kernels
-from vdkit.models.fast.layers import Convolution, Frames, Job, Norm, Space, Step
+from vdkit.models.fast import kernels
+from vdkit.models.fast.layers import Convolution, ConvolutionCall, Frames, Norm, Space, StageFrames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ class KernelPasses:
         bias = torch.nn.functional.pad(convolution.bias.float(), (0, missing))
         self._biases[convolution] = bias.contiguous()
 
-    def fuses(self, job: Job) -> bool:
+    def fuses(self, job: ConvolutionCall) -> bool:
         """Whether a program holds all columns, so that it can normalize."""
         tiles = self._tiles(job)
         return tiles.wide + tiles.narrow == job.convolution.out
@@ -109,7 +109,7 @@ class KernelPasses:
         key = (kernel, shapes, tuple(options.items()))
         self._planned[key] = partial(kernel.warmup, *args, grid=grid, **options)
 
-    def _tiles(self, job: Job) -> Tiles:
+    def _tiles(self, job: ConvolutionCall) -> Tiles:
         convolution = job.convolution
         doubling, total = convolution.doubling, self._matrices[convolution].shape[1]
         wide, narrow = split(convolution.out if doubling else total)
@@ -124,7 +124,7 @@ class KernelPasses:
         room = self._shared_bytes // (2 * depth * (128 + columns))
         return Tiles(128, 1, depth, wide, narrow, max(1, min(3, room)))
 
-    def convolve(self, space: Space, job: Job) -> None:
+    def convolve(self, space: Space, job: ConvolutionCall) -> None:
         """Carry out ``job``."""
         convolution, step, tiles = job.convolution, job.step, self._tiles(job)
         matrix, source = self._matrices[convolution], job.source.data
@@ -210,7 +210,9 @@ class KernelPasses:
             for columns in (tiles.wide, tiles.narrow or tiles.wide)
         )
 
-    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+    def norm(
+        self, space: Space, source: Frames, target: Frames, norm: Norm, step: StageFrames
+    ) -> None:
         """Normalize the step's frames of ``source`` into ``target``."""
         height, width = source.size
         rows, power = (height + 2) * (width + 2), triton.next_power_of_2(source.channels)

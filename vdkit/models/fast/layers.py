@@ -43,7 +43,7 @@ class Frames:
     def channels(self) -> int:
         return self.data.shape[3]
 
-    def numbers(self, step: Step, start: int, count: int) -> list[int]:
+    def numbers(self, step: StageFrames, start: int, count: int) -> list[int]:
         """The slots of ``count`` frames from frame ``start`` of the chunk on."""
         first = step.clock * self.rate + start
         return [(first + frame) % self.slots for frame in range(count)]
@@ -54,7 +54,7 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StageFrames:
     """Frames of one stage that are worked on at once.
 
     Attributes:
@@ -91,7 +91,7 @@ class Space:
         self._rings: dict[Convolution, Frames] = {}
         self._scratch: dict[tuple[Any, ...], Frames] = {}
 
-    def ring(self, owner: Convolution, step: Step, size: tuple[int, int]) -> Frames:
+    def ring(self, owner: Convolution, step: StageFrames, size: tuple[int, int]) -> Frames:
         """What ``owner`` reads: its past and the step's frames. A larger step makes it grow."""
         old = self._rings.get(owner)
         needed = owner.leading + step.frames
@@ -241,7 +241,7 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ConvolutionCall:
     """One call of a convolution: what it reads, and what is done with the sums.
 
     Attributes:
@@ -254,7 +254,7 @@ class Job:
     """
 
     convolution: Convolution
-    step: Step
+    step: StageFrames
     source: Frames
     source_start: int
     around: Frames | None = None
@@ -271,7 +271,7 @@ class Job:
 class PlainPasses:
     """A convolution with what follows it, and a norm, each by torch's own operations."""
 
-    def convolve(self, space: Space, job: Job) -> None:
+    def convolve(self, space: Space, job: ConvolutionCall) -> None:
         """Carry out ``job``."""
         step, convolution = job.step, job.convolution
         numbers = job.source.numbers(
@@ -292,17 +292,19 @@ class PlainPasses:
         if job.normed is not None and job.norm is not None:
             _write(_normalized(made, job.norm), job.normed, step, job.start(job.normed))
 
-    def fuses(self, job: Job) -> bool:
+    def fuses(self, job: ConvolutionCall) -> bool:
         """Whether the norm of what ``job`` makes can be a part of it."""
         return True
 
-    def norm(self, space: Space, source: Frames, target: Frames, norm: Norm, step: Step) -> None:
+    def norm(
+        self, space: Space, source: Frames, target: Frames, norm: Norm, step: StageFrames
+    ) -> None:
         """Normalize the step's frames of ``source`` into ``target``."""
         made = _normalized(source.inner()[: step.frames], norm)
         _write(made, target, step, step.start if target.rate else 0)
 
 
-def _convolved(job: Job, window: torch.Tensor) -> torch.Tensor:
+def _convolved(job: ConvolutionCall, window: torch.Tensor) -> torch.Tensor:
     """[T, H, W, C out] from the bordered ``window`` [T + leading, H + 2, W + 2, C].
 
     On a CPU in float32, as the kernels' sums are; on CUDA cuDNN rounds them to the dtype.
@@ -332,7 +334,7 @@ def _normalized(frames: torch.Tensor, norm: Norm) -> torch.Tensor:
     return F.silu(exact) if norm.activate else exact
 
 
-def _write(made: torch.Tensor, target: Frames, step: Step, start: int) -> None:
+def _write(made: torch.Tensor, target: Frames, step: StageFrames, start: int) -> None:
     slots = target.numbers(step, start, len(made))
     target.inner()[slots] = made.to(target.data.dtype)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer.live_timeline import LiveTimeline, Panel
-from vdkit.predict.book import CostBook, Decoding, Setting, forecast
+from vdkit.predict.book import CostBook, Decoding, Setting, predict_setting
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.recording import read_recording
@@ -96,12 +96,12 @@ def test_the_recorded_folder_is_read_whole():
     assert {1, 2, 4} <= set(exact.chunk_sizes)
 
 
-def test_a_forecast_is_the_prediction_with_the_storage_held(book, recorded):
-    made = forecast(book, Setting(HERE, 41))
+def test_a_prediction_is_the_prediction_with_the_storage_held(book, recorded):
+    made = predict_setting(book, Setting(HERE, 41))
     for mode in ("sync", "async"):
         alone = predict(fit_costs(recorded), video_info(recorded), DecodeConfig(), mode)
         assert made.predictions[mode].run.latency_s == alone.run.latency_s
-    held = forecast(book, Setting(HERE, 41, mb_per_s=30.0))
+    held = predict_setting(book, Setting(HERE, 41, mb_per_s=30.0))
     bytes_in_all = 161 * 480 * 832 * 3
     assert held.predictions["async"].run.latency_s > bytes_in_all / 30e6
     assert any("The sink is the bottleneck" in remark for remark in held.remarks)
@@ -119,13 +119,13 @@ def test_a_forecast_is_the_prediction_with_the_storage_held(book, recorded):
     ],
 )
 def test_remarks_say_what_is_in_the_way(book, config, latent_frames, words):
-    made = forecast(book, Setting(HERE, latent_frames, config))
+    made = predict_setting(book, Setting(HERE, latent_frames, config))
     assert any(words in remark for remark in made.remarks)
 
 
 def test_what_does_not_fit_is_said(book):
-    assert any("does not fit" in r for r in forecast(book, Setting(HERE, 41), 10**9).remarks)
-    assert not any("not fit" in r for r in forecast(book, Setting(HERE, 41), 10**11).remarks)
+    assert any("does not fit" in r for r in predict_setting(book, Setting(HERE, 41), 10**9).remarks)
+    assert not any("not fit" in r for r in predict_setting(book, Setting(HERE, 41), 10**11).remarks)
 
 
 def test_impossible_settings_are_refused():
@@ -137,7 +137,7 @@ def test_impossible_settings_are_refused():
 
 @pytest.fixture
 def panels(book, recorded):
-    made = forecast(book, Setting(HERE, 41))
+    made = predict_setting(book, Setting(HERE, 41))
     return [
         Panel(mode, one.run, recorded.arms[mode].typical(), one.stalls)
         for mode, one in made.predictions.items()
