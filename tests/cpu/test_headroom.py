@@ -111,6 +111,26 @@ def test_the_pictures_draw_what_was_measured(whole, recorded):
     assert "28 % of it is not decoding" in " ".join(text.get_text() for text in ax.texts)
 
 
+def test_bars_and_words_lie_within_the_axis_that_panels_share(whole):
+    """The longer panel decides, wherever it stands."""
+    slow = {
+        name: arm.model_copy(
+            update={
+                "runs": tuple(r.model_copy(update={"latency_s": 9 * r.latency_s}) for r in arm.runs)
+            }
+        )
+        for name, arm in whole.arms.items()
+    }
+    slower, profile = whole.model_copy(update={"arms": slow}), read_recording(PROFILE)
+    for figure in (
+        plot_hiding({"slower": slower, "as recorded": whole}),
+        plot_headroom({"slower": (slower, profile), "as recorded": (whole, profile)}),
+    ):
+        for ax in figure.axes:
+            right = ax.get_xlim()[1]
+            assert all(text.get_position()[0] < 0.7 * right for text in ax.texts)
+
+
 def test_what_is_hidden_in_words(whole):
     first, *_, last = overlaps_of(whole).values()
     assert hiding_words(whole) == (
