@@ -7,12 +7,9 @@ into the timeline of any chunk size, number of slots and choice of primitives.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from vdkit.record.runs import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +217,3 @@ def costs_from_totals(chunks: int, compute_s: float, sequential_s: float) -> Sta
         pageable_copy=Cost(),
         convert=Cost(),
     )
-
-
-def recorded_times(run: Run) -> dict[str, tuple[float, ...]]:
-    """Measured seconds of each step by chunk, for `vdkit.predict.recurrence.predict` to replay.
-
-    Only the steps that the run had: launch, decode, copy, convert, write.
-    """
-    found = {}
-    for step in ("launch", "decode", "copy", "convert", "write"):
-        spans = [chunk.span_s(step) for chunk in run.chunks]
-        known = tuple(span for span in spans if span is not None)
-        if known and len(known) == len(spans):
-            found[step] = known
-    return found
