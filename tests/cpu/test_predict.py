@@ -24,7 +24,7 @@ from vdkit.decode.pipelined import decode_async
 from vdkit.decode.sequential import compute_only, decode_sync
 from vdkit.measure.study import as_run
 from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals
-from vdkit.predict.fit import _Points, fit_costs
+from vdkit.predict.fit import _fit, fit_costs
 from vdkit.predict.recurrence import Pipeline, _times, predict, video_info
 from vdkit.record.recording import read_recording
 
@@ -593,18 +593,12 @@ def test_what_no_run_shows_is_not_guessed():
 
 
 def test_fits_stay_at_zero_or_above():
-    points = _Points()
-    for frames, seconds in ((1, 0.0), (4, 1.0), (8, 2.5)):
-        points.add(frames, seconds)
-    cost = points.fit()
+    cost = _fit([(1, 0.0), (4, 1.0), (8, 2.5)])
     assert cost.fixed_s == 0 and cost.per_frame_s == pytest.approx(
         (4 * 1 + 8 * 2.5) / (1 + 16 + 64)
     )
-    falling = _Points()
-    for frames, seconds in ((1, 2.0), (8, 1.0)):
-        falling.add(frames, seconds)
-    assert falling.fit() == Cost(1.5, 0.0)
-    assert _Points().fit() is None
+    assert _fit([(1, 2.0), (8, 1.0)]) == Cost(1.5, 0.0)
+    assert _fit([(4, None)]) is None
 
 
 def test_predicted_runs_are_drawn_like_real_ones():
@@ -743,10 +737,8 @@ def test_bad_measured_costs(measured, message):
 
 
 def test_three_sizes_are_not_forced_onto_a_line():
-    points = _Points()
-    for frames, seconds in ((4, 1.0), (4, 3.0), (8, 3.0), (16, 30.0)):
-        points.add(frames, seconds)
-    assert points.fit().measured == ((4, 2.0), (8, 3.0), (16, 30.0))
+    points = [(4, 1.0), (4, 3.0), (8, 3.0), (16, 30.0)]
+    assert _fit(points).measured == ((4, 2.0), (8, 3.0), (16, 30.0))
     results = [load(pattern) for pattern in (ONE, TWO, FOUR)]
     costs = fit_costs(*results)
     for result in results:  # what each chunk size's runs took, within what their means leave

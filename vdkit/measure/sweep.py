@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -41,6 +42,9 @@ from vdkit.record.recording import Recording, read_recording
 from vdkit.record.runs import MODES, Run, SinkInfo
 from vdkit.record.store import result_folder, write_record
 from vdkit.sinks.spec import held
+
+_Hashes = dict[tuple[str, int, int | None], str | None]
+"""Mode, chunk size and slots to the hash of their frames."""
 
 
 class SweepLocked(RuntimeError):
@@ -88,9 +92,8 @@ def sweep_grid(
     fit_cells, cells = plan_cells(modes, chunks, slots, tuple(speeds), latents.shape[2])
     bench = Bench(decoder, latents, fps, source, latents_source)
     folder = start_sweep(
-        bench, fit_cells, cells, out,
-        sink_info=info, config=config, runs=runs, label=label,
-    )  # fmt: skip
+        bench, fit_cells, cells, out, sink_info=info, config=config, runs=runs, label=label
+    )
 
     def sink_at(mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
         told = info.model_copy(update={"throttle_mb_per_s": mb_per_s})
@@ -114,20 +117,12 @@ def start_sweep(
     """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet."""
     if runs < 1:
         raise ValueError(f"runs is {runs}; use 1 or more")
+    made = collect_provenance(bench.decoder.device, bench.driver)
     plan = SweepPlan(
-        label=label,
-        command=command,
-        provenance=collect_provenance(bench.decoder.device, bench.driver),
-        workload=bench.workload,
-        sink=sink_info,
-        config=config,
-        runs=runs,
-        fit_cells=tuple(fit_cells),
-        cells=tuple(cells),
-    )
-    return result_folder(
-        out, label, plan.provenance, lambda folder: write_record(plan, folder / PLAN)
-    )
+        label=label, command=command, provenance=made, workload=bench.workload, sink=sink_info,
+        config=config, runs=runs, fit_cells=tuple(fit_cells), cells=tuple(cells),
+    )  # fmt: skip
+    return result_folder(out, label, made, lambda folder: write_record(plan, folder / PLAN))
 
 
 def run_sweep(
@@ -156,9 +151,8 @@ def run_sweep(
         ValueError: the plan is of another machine, decoder or video.
     """
     with _locked(folder / PLAN):
-        sweep = read_sweep(folder)
+        sweep, hashes = read_sweep(folder), _Hashes()
         _check_same(sweep.plan, bench)
-        hashes: dict[tuple[str, int, int | None], str | None] = {}
         bar = SweepBar(sweep, progress)
         with bar:
             for cell in sweep.left:
@@ -189,7 +183,7 @@ def _measure(
     sweep: Sweep,
     cell: Cell,
     sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
-    hashes: dict[tuple[str, int, int | None], str | None],
+    hashes: _Hashes,
     bar: SweepBar,
 ) -> Recording:
     """Run one cell and record it."""
@@ -233,23 +227,19 @@ def _check_same(plan: SweepPlan, bench: Bench) -> None:
     """ValueError if the plan's cells would not be comparable with what ``bench`` measures."""
     now = collect_provenance(bench.decoder.device)
     machine = ("device", "device_uuid", "cpu", "host_cores", "torch_threads", "malloc")
+    work = [name for name in type(plan.workload).model_fields if name not in ("source", "latents")]
     pairs = [(name, getattr(plan.provenance, name), getattr(now, name)) for name in machine]
     pairs.append(("torch", plan.provenance.packages.get("torch"), now.packages.get("torch")))
-    pairs += [
-        (name, getattr(plan.workload, name), getattr(bench.workload, name))
-        for name in type(plan.workload).model_fields
-        if name not in ("source", "latents")
-    ]
+    pairs += [(name, getattr(plan.workload, name), getattr(bench.workload, name)) for name in work]
     differ = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
     if differ:
         raise ValueError(f"this sweep cannot be resumed: {'; '.join(differ)}; start a new one")
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    known, said = isinstance(error, (MemoryError, torch.OutOfMemoryError)), str(error).lower()
     words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        one in str(error).lower() for one in words
-    )
+    return known or any(one in said for one in words)
 
 
 def _check_host_memory(bench: Bench, cell: Cell) -> None:
@@ -322,9 +312,8 @@ def plan_cells(
     for count in slots:
         if not 1 <= count <= MAX_SLOTS:
             raise ValueError(f"slots is {count}; use 1 to {MAX_SLOTS}")
-    for speed in speeds:
-        if speed is not None:
-            check_speed(speed)
+    for speed in (one for one in speeds if one is not None):
+        check_speed(speed)
     if all(mode == "diffusers" for mode in modes):
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 
@@ -339,19 +328,13 @@ def plan_cells(
     ordered = sorted(chunks)
     picks = {0, len(ordered) // 2, len(ordered) - 1}
     near = min(slots, key=lambda count: (abs(count - 2), count))
-    fit = {cell(m, ordered[i], near, None): None for m in modes for i in sorted(picks)}
-    grid = {
-        cell(m, size, count, speed): None
-        for m in modes
-        for size in chunks
-        for count in slots
-        for speed in speeds
-    }
+    fit = dict.fromkeys(cell(m, ordered[i], near, None) for m in modes for i in sorted(picks))
+    grid = dict.fromkeys(cell(*one) for one in product(modes, chunks, slots, speeds))
     shuffled = random.Random(seed)
-    first, rest = list(fit), [one for one in grid if one not in fit]
-    shuffled.shuffle(first)
-    shuffled.shuffle(rest)
-    return tuple(first), tuple(rest)
+    parts = list(fit), [one for one in grid if one not in fit]
+    for part in parts:
+        shuffled.shuffle(part)
+    return tuple(parts[0]), tuple(parts[1])
 
 
 def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> float | None:
@@ -364,14 +347,13 @@ def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> flo
         overhead: wall clock over latency, 1 or more: sinks are made and removed between runs.
     """
     known = [measured_s(result) for result in sweep.results.values()]
-    left = 0.0
-    for index, cell in enumerate(sweep.left):
-        one = sweep.predicted(cell)
-        if one is None and not known:
-            return None
-        each = one.latency_s if one is not None else sum(known) / len(known)
-        left += each * (sweep.plan.runs - (done_runs if index == 0 else 0))
-    return left * overhead
+    mean_s = sum(known) / len(known) if known else None
+    predicted = [sweep.predicted(cell) for cell in sweep.left]
+    each = [mean_s if one is None else one.latency_s for one in predicted]
+    sure = [one for one in each if one is not None]
+    if len(sure) < len(each):
+        return None
+    return (sum(sure) * sweep.plan.runs - (done_runs * sure[0] if sure else 0.0)) * overhead
 
 
 class SweepBar(Bar):

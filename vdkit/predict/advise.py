@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, VideoInfo
-from vdkit.predict.costs import StageCosts, Storage
+from vdkit.predict.costs import StageCosts
 from vdkit.predict.recurrence import Prediction, predict, video_info
 
 if TYPE_CHECKING:
@@ -164,18 +164,11 @@ def recommend(
         held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {fastest} or more"
     more_s = asked(costs, replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
     helps = _helps(chosen.latency_s, more_s, what_if[0], margin)
+    reason = f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}"
     return Recommendation(
-        config=chosen.config,
-        prediction=chosen.prediction,
-        best_latency_s=best_s,
-        margin_percent=margin,
-        bound=bound,
-        reason=f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}",
-        what_if=tuple(what_if),
-        candidates=tuple(candidates),
-        evidence=evidence,
-        remarks=_remarks(evidence),
-    )
+        chosen.config, chosen.prediction, best_s, margin, bound, reason, tuple(what_if),
+        tuple(candidates), evidence, _remarks(evidence),
+    )  # fmt: skip
 
 
 _LIMITED = {
@@ -322,16 +315,13 @@ def recommend_from(
         raise ValueError(
             f"{sweep.plan.label} has no fitted costs of mode async; sweep async, to the end"
         )
-    costs = sweep.predictions.costs
     return recommend(
-        costs if mb_per_s is None else replace(costs, storage=Storage(mb_per_s)),
-        limits,
+        sweep.predictions.costs.at_speed(mb_per_s), limits,
         info=video_info(next(iter(sweep.results.values()))),
-        chunks=sorted({cell.chunk_size for cell in grid}),
-        slots=sorted({cell.slots for cell in grid if cell.slots is not None}),
-        config=sweep.plan.config,
-        evidence=sweep.evidence(),
-    )
+        chunks=[cell.chunk_size for cell in grid],
+        slots=[cell.slots for cell in grid if cell.slots is not None],
+        config=sweep.plan.config, evidence=sweep.evidence(),
+    )  # fmt: skip
 
 
 def storage_sensitivity(
@@ -350,11 +340,11 @@ def storage_sensitivity(
     mb = free.info.frames * free.info.frame_bytes / 1e6
     if speeds is None:
         speeds = [mb / free.latency_s * 2 ** (step / 16 * 3) for step in range(-16, 17)]
-    points = []
+    points, swept = [], any(cell.mode == "sync" for cell in sweep.results)
     for speed in speeds:
         advice, sync_s = recommend_from(sweep, limits, speed), None
-        if sweep.predictions is not None and any(cell.mode == "sync" for cell in sweep.results):
-            held = replace(sweep.predictions.costs, storage=Storage(speed))
-            sync_s = predict(held, free.info, advice.config, "sync").run.latency_s
+        if sweep.predictions is not None and swept:
+            costs = sweep.predictions.costs.at_speed(speed)
+            sync_s = predict(costs, free.info, advice.config, "sync").run.latency_s
         points.append(StoragePoint(speed, advice, sync_s, mb / speed))
     return tuple(points)

@@ -41,12 +41,9 @@ class Cost:
 
     def times(self, factor: float) -> Cost:
         """This cost ``factor`` times: 0.5 is a resource of twice the speed."""
-        return Cost(
-            self.fixed_s * factor,
-            self.per_frame_s * factor,
-            None if self.first_s is None else self.first_s * factor,
-            tuple((size, seconds * factor) for size, seconds in self.measured),
-        )
+        first_s = None if self.first_s is None else self.first_s * factor
+        measured = tuple((size, seconds * factor) for size, seconds in self.measured)
+        return Cost(self.fixed_s * factor, self.per_frame_s * factor, first_s, measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +119,8 @@ class StageCosts:
                 if isinstance(value, Cost):
                     _check_cost(name, value)
                 elif value is not None or field.type == "Cost":
-                    raise TypeError(
-                        f"{name} is {value!r}; give a Cost(fixed_s, per_frame_s) in seconds"
-                    )
+                    remedy = "give a Cost(fixed_s, per_frame_s) in seconds"
+                    raise TypeError(f"{name} is {value!r}; {remedy}")
         if self.element_bytes not in (2, 4):
             raise ValueError(
                 f"element_bytes is {self.element_bytes!r}; use 2 (half precision) or 4 (float32)"
@@ -139,6 +135,10 @@ class StageCosts:
                 "fit from a benchmark that ran such a path"
             )
         return cost
+
+    def at_speed(self, mb_per_s: float | None) -> StageCosts:
+        """With storage of this speed, MB/s; None: as they are."""
+        return self if mb_per_s is None else replace(self, storage=Storage(mb_per_s))
 
     def times(self, factor: float, *names: str) -> StageCosts:
         """With these costs, where they are known, ``factor`` times: 0.5 is twice the speed."""
@@ -172,10 +172,9 @@ def check_speed(mb_per_s: object) -> None:
 
 
 def _check_cost(name: str, cost: Cost) -> None:
-    check_seconds(f"{name}.fixed_s", cost.fixed_s)
-    check_seconds(f"{name}.per_frame_s", cost.per_frame_s)
-    if cost.first_s is not None:
-        check_seconds(f"{name}.first_s", cost.first_s)
+    for part in ("fixed_s", "per_frame_s", "first_s"):
+        if (value := getattr(cost, part)) is not None or part != "first_s":
+            check_seconds(f"{name}.{part}", value)
     sizes = [size for size, _ in cost.measured]
     if sizes != sorted(set(sizes)):
         raise ValueError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.predict.costs import StageCosts, Storage
+from vdkit.predict.costs import StageCosts
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.machine import Provenance
@@ -162,16 +162,15 @@ class Sweep:
 
     def predicted(self, cell: Cell) -> PredictedCell | None:
         """The prediction of ``cell``; None if there is none."""
-        if self.predictions is None:
-            return None
-        return next((one for one in self.predictions.cells if one.cell == cell), None)
+        known = self.predictions.cells if self.predictions else ()
+        return next((one for one in known if one.cell == cell), None)
 
     def error_percent(self, cell: Cell) -> float | None:
         """Predicted over measured mean latency, less 1, %; None unless both are there."""
-        predicted = self.predicted(cell)
-        if predicted is None or cell not in self.results:
+        one = self.predicted(cell)
+        if one is None or cell not in self.results:
             return None
-        return 100 * (predicted.latency_s / measured_s(self.results[cell]) - 1)
+        return 100 * (one.latency_s / measured_s(self.results[cell]) - 1)
 
     def errors(self) -> dict[Cell, float]:
         """Error of every measured cell that was predicted, the fit cells left out, %."""
@@ -265,24 +264,18 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
     info = video_info(records[0])
     cells, unpredicted = [], {}
     for cell in sweep.plan.all_cells:
-        held = costs if cell.mb_per_s is None else replace(costs, storage=Storage(cell.mb_per_s))
+        held, config = costs.at_speed(cell.mb_per_s), cell.config(sweep.plan.config)
         try:
-            made = predict(held, info, cell.config(sweep.plan.config), cell.mode)
+            made = predict(held, info, config, cell.mode)
         except ValueError as error:
             unpredicted[cell.key] = str(error)
             continue
         run, busy = made.run, made.utilization_percent
-        cells.append(
-            PredictedCell(
-                cell=cell, latency_s=run.latency_s, ttff_s=run.ttff_s,
-                vram_peak_bytes=run.vram_peak_bytes, pinned_bytes=run.pinned_bytes,
-                utilization_percent=busy.get("steady", busy["run"]),
-            )
-        )  # fmt: skip
+        names = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
+        told = {name: getattr(run, name) for name in names}
+        utilization = busy.get("steady", busy["run"])
+        cells.append(PredictedCell(cell=cell, **told, utilization_percent=utilization))
     return Predictions(
-        costs=costs,
-        fitted_from=fitted_from,
-        cells=tuple(cells),
-        unpredicted=unpredicted,
+        costs=costs, fitted_from=fitted_from, cells=tuple(cells), unpredicted=unpredicted,
         measured_before=sum(cell in sweep.results for cell in sweep.plan.cells),
-    )
+    )  # fmt: skip

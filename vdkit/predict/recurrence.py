@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import (
@@ -163,13 +163,9 @@ class Pipeline:
         self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
         self.frame_bytes = info.frame_bytes * _d2h_value_bytes(costs, config, mode)
         self.records = [
-            ChunkRecord(
-                index=chunk.index, latent_start=chunk.latent_start, latent_stop=chunk.latent_stop,
-                frame_start=chunk.frame_start, frame_stop=chunk.frame_stop,
-                d2h_bytes=chunk.frames * self.frame_bytes,
-            )
+            ChunkRecord(**asdict(chunk), d2h_bytes=chunk.frames * self.frame_bytes)
             for chunk in chunks
-        ]  # fmt: skip
+        ]
         self.slots = min(config.slots, len(chunks))
         self.pinned = is_pinned(costs.cuda, config, mode)
         self.decoded_s: list[float] = []
@@ -188,22 +184,13 @@ class Pipeline:
         ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)
         beside = None if self.mode == "diffusers" else self.costs.vram_peak_bytes(most)
         return DecodeResult(
-            mode=self.mode,
-            device="predicted",
-            info=self.info,
-            config=self.config,
-            started_s=0.0,
-            latency_s=latency_s,
-            ttff_s=self.records[0].write_done_s,
-            sink_open_s=self.sink_open_s if has_sink else None,
-            sink_close_s=self.sink_close_s,
-            pinned_bytes=ring_bytes if self.pinned else 0,
-            ring_bytes=ring_bytes,
+            mode=self.mode, device="predicted", info=self.info, config=self.config, started_s=0.0,
+            latency_s=latency_s, ttff_s=self.records[0].write_done_s,
+            sink_open_s=self.sink_open_s if has_sink else None, sink_close_s=self.sink_close_s,
+            pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
             vram_peak_bytes=None if beside is None else beside + ring_bytes,
-            device_mallocs_steady=None,
-            clock_residual_s=0.0,
-            chunks=tuple(self.records),
-        )
+            device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
+        )  # fmt: skip
 
     def launch(self, record: ChunkRecord, host_s: float) -> float:
         """Launch the decode; returns when the call comes back.

@@ -8,8 +8,9 @@ itself: by recorded rounds of one setting against itself, and against planted wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -145,8 +146,8 @@ def compare_results(
             recordings that differ in what must be equal (lists all of it).
     """
     pairs = _mode_pairs(a, b, modes, mode_pairs)
-    one = a is b or a == b
-    if one and any(mode_a == mode_b for mode_a, mode_b in pairs):
+    same = a is b or a == b
+    if same and any(mode_a == mode_b for mode_a, mode_b in pairs):
         raise ValueError(
             "A and B hold the same runs, and runs against themselves say nothing; give two "
             "recordings, or two modes of this one with --mode-a and --mode-b"
@@ -157,47 +158,36 @@ def compare_results(
             f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times "
             "says nothing. --across gives it all the same and says so"
         )
-    stated = [*media, *stated_differences(a, b, pairs)]
-    paired = one if paired is None else paired
+    paired = same if paired is None else paired
     if paired:
         for mode_a, mode_b in pairs:
             _check_rounds(mode_a, a.arms[mode_a].timed, mode_b, b.arms[mode_b].timed)
-    chosen = _metrics(metrics)
     rows: list[Compared] = []
     left_out: list[tuple[str, str, str]] = []
-    for mode_a, mode_b in pairs:
-        for metric in chosen:
-            arms = a.arms[mode_a], b.arms[mode_b]
-            decision = _decision(arms[0].timed, arms[1].timed, metric, paired)
-            if isinstance(decision, str):
-                name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
-                left_out.append((metric, name, decision))
-                continue
-            mean_a, mean_b = (fmean(_values(arm.timed, metric)) for arm in arms)
-            rows.append(
-                Compared(
-                    mode_a=mode_a,
-                    mode_b=mode_b,
-                    metric=metric,
-                    mean_a=mean_a,
-                    mean_b=mean_b,
-                    n_a=len(arms[0].timed),
-                    n_b=len(arms[1].timed),
-                    throttled_a=arms[0].throttled_runs,
-                    throttled_b=arms[1].throttled_runs,
-                    decision=decision,
-                )
+    for (mode_a, mode_b), metric in product(pairs, _metrics(metrics)):
+        one, other = a.arms[mode_a], b.arms[mode_b]
+        mine, theirs = _values(one.timed, metric), _values(other.timed, metric)
+        if unasked := _unasked((mine, theirs), (len(one.timed), len(other.timed))):
+            left_out.append((metric, _both(mode_a, mode_b), unasked))
+            continue
+        rows.append(
+            Compared(
+                mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(one.timed),
+                len(other.timed), one.throttled_runs, other.throttled_runs,
+                decide(mine, theirs, paired=paired),
             )
+        )  # fmt: skip
     compared = {row.metric for row in rows}
     if absent := [metric for metric in metrics or () if metric not in compared]:
         why = {metric: reason for metric, _, reason in left_out}
-        raise ValueError(
-            f"nothing to compare in {', '.join(f'{m} ({why[m]})' for m in absent)}; leave it out "
-            "of --metrics"
-        )
-    return Comparison(
-        a, b, paired, tuple(rows), tuple(stated), tuple(differences(a, b)), tuple(left_out)
-    )
+        named = ", ".join(f"{metric} ({why[metric]})" for metric in absent)
+        raise ValueError(f"nothing to compare in {named}; leave it out of --metrics")
+    stated, rest = (*media, *stated_differences(a, b, pairs)), tuple(differences(a, b))
+    return Comparison(a, b, paired, tuple(rows), stated, rest, tuple(left_out))
+
+
+def _both(mode_a: str, mode_b: str) -> str:
+    return mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
 
 
 def _mode_pairs(
@@ -213,9 +203,8 @@ def _mode_pairs(
         common = [mode for mode in a.arms if mode in b.arms]
         wanted = common if modes is None else modes
         if not common:
-            raise ValueError(
-                f"no mode in common: {have}; name one of each with --mode-a and --mode-b"
-            )
+            remedy = "name one of each with --mode-a and --mode-b"
+            raise ValueError(f"no mode in common: {have}; {remedy}")
         mode_pairs = [(mode, mode) for mode in wanted]
     if not mode_pairs or len(set(mode_pairs)) != len(mode_pairs):
         raise ValueError(f"modes {list(mode_pairs)}: name at least one, and each once")
@@ -229,9 +218,8 @@ def _mode_pairs(
 def _metrics(metrics: Sequence[str] | None) -> list[str]:
     unknown = [metric for metric in metrics or () if metric not in METRICS]
     if unknown or (metrics is not None and not metrics):
-        raise ValueError(
-            f"metric {', '.join(unknown) or 'is missing'}: use any of {', '.join(METRICS)}"
-        )
+        named = ", ".join(unknown) or "is missing"
+        raise ValueError(f"metric {named}: use any of {', '.join(METRICS)}")
     return [metric for metric in METRICS if metrics is None or metric in metrics]
 
 
@@ -257,16 +245,13 @@ def _values(runs: Sequence[Run], metric: str) -> list[float]:
     return [value for run in runs if (value := read(run)) is not None]
 
 
-def _decision(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Decision | str:
-    """Whether B differs, or why the records do not allow to ask."""
-    values_a, values_b = _values(a, metric), _values(b, metric)
-    if len(values_a) < len(a) or len(values_b) < len(b):
+def _unasked(values: Sequence[list[float]], counts: Sequence[int]) -> str | None:
+    """Why the records do not allow to ask for a difference; None if they do."""
+    if tuple(map(len, values)) != tuple(counts):
         return "not recorded in every run"
-    if not any(values_a) and not any(values_b):
+    if not any(map(any, values)):
         return "0 in every run"
-    if min(*values_a, *values_b) < 0:
-        return "below 0 in some run"
-    return decide(values_a, values_b, paired=paired)
+    return "below 0 in some run" if min(map(min, values)) < 0 else None
 
 
 SAME_MACHINE = ("device", "device_uuid", "vram_bytes", "cpu", "host_cores")
@@ -298,31 +283,35 @@ def stated_differences(
         # One path must give its own frames again; diffusers' need not be those of the others.
         alike = mode_a == mode_b or (comparable(a.arms[mode_a]) and comparable(b.arms[mode_b]))
         if alike and sha_a is not None and sha_b is not None and sha_a != sha_b:
-            name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
-            found.append(Difference(f"frame_sha256 of {name}", _words(sha_a), _words(sha_b)))
+            name = f"frame_sha256 of {_both(mode_a, mode_b)}"
+            found.append(Difference(name, _words(sha_a), _words(sha_b)))
     return found
 
 
 def differences(a: Recording, b: Recording) -> list[Difference]:
     """All else that differs: code, versions, configuration, sink."""
-    known = {*SAME_MACHINE, *_NO_MATTER}
-    made = [name for name in type(a.provenance).model_fields if name not in known]
-    work = [name for name in type(a.workload).model_fields if name not in SAME_WORK]
-    found = _unequal(a.provenance, b.provenance, made)
+    found = _unequal(a.provenance, b.provenance, but=(*SAME_MACHINE, *_NO_MATTER))
     packages_a, packages_b = a.provenance.packages, b.provenance.packages
     for name in sorted(packages_a.keys() | packages_b.keys()):
         versions = packages_a.get(name, "missing"), packages_b.get(name, "missing")
         found += [Difference(name, *versions)] if versions[0] != versions[1] else []
-    found += _unequal(a.workload, b.workload, work)
-    found += _unequal(a.config, b.config, [field.name for field in fields(a.config)])
-    sink = _unequal(a.sink, b.sink, list(type(a.sink).model_fields))
+    found += _unequal(a.workload, b.workload, but=SAME_WORK) + _unequal(a.config, b.config)
+    sink = _unequal(a.sink, b.sink)
     found += [Difference(f"sink {one.name}", one.a, one.b) for one in sink]
     return found + _unequal(a, b, ["baseline"])
 
 
-def _unequal(a: Any, b: Any, names: Sequence[str]) -> list[Difference]:
-    values = [(name, getattr(a, name), getattr(b, name)) for name in names]
-    return [Difference(name, _words(x), _words(y)) for name, x, y in values if x != y]
+def _unequal(
+    a: Any, b: Any, names: Iterable[str] = (), but: Container[str] = ()
+) -> list[Difference]:
+    """Of these fields; of all if none is named."""
+    every = getattr(type(a), "model_fields", None) or [field.name for field in fields(a)]
+    values = [(name, getattr(a, name), getattr(b, name)) for name in names or every]
+    return [
+        Difference(name, _words(x), _words(y))
+        for name, x, y in values
+        if x != y and name not in but
+    ]
 
 
 def _words(value: Any) -> str:

@@ -7,6 +7,8 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
 
 COMMIT_VARIABLE = "VDKIT_COMMIT"
-_PACKAGES = ("torch", "diffusers", "numpy", "av")
-
-
 THROTTLE_BITS = {
     "software power cap": 0x4,
     "hardware slowdown": 0x8,
@@ -112,12 +111,10 @@ def collect_provenance(device: torch.device, driver: str | None = None) -> Prove
         cuda=torch.version.cuda if on_gpu else None,
         cudnn=torch.backends.cudnn.version() if on_gpu else None,
         cpu=_cpu_model(),
-        host_cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        host_cores=len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)),
         os=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
-        packages={name: version for name in _PACKAGES if (version := _version(name))},
+        packages=dict(_versions("torch", "diffusers", "numpy", "av")),
         torch_threads=torch.get_num_threads(),
         malloc=malloc_words(),
     )
@@ -169,20 +166,17 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _versions(*packages: str) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            yield package, metadata.version(package)
 
 
 def _cpu_model() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 

@@ -69,7 +69,7 @@ def run_energy_j(run: Run) -> float | None:
     starts again when the driver is loaded). The counter moves about every 100 ms, so the joules of
     runs shorter than about 1 s are imprecise.
     """
-    before, after = (one and one.energy_j for one in (run.gpu_before, run.gpu_after))
+    before, after = (one.energy_j if one else None for one in (run.gpu_before, run.gpu_after))
     return None if before is None or after is None or after < before else after - before
 
 

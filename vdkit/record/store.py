@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,11 +154,9 @@ def result_folder(
     for number in itertools.count(1):
         suffix = f"-{number}" if number > 1 else ""
         folder = out / f"{stamp}_{device}_{commit}_{label}{suffix}"
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
+            break
     try:
         CLAIMS[folder] = None
         write(folder)
