@@ -158,7 +158,7 @@ def run_sweep(
             for cell in sweep.left:
                 if cell not in sweep.plan.fit_cells and sweep.predictions is None:
                     sweep = _with_predictions(sweep)
-                bar.cell_begins(sweep)
+                bar.show(sweep)
                 try:
                     _check_host_memory(bench, cell)
                     result = _measure(bench, sweep, cell, sink_at, hashes, bar)
@@ -194,7 +194,7 @@ def _measure(
     arm = ArmPlan(bench, cell.mode, config, *sink_at(cell.mb_per_s), hashed=known not in hashes)
 
     def after_run(_: str, run: Run) -> None:
-        bar.run_done(sweep, run.latency_s)
+        bar.show(sweep, run.round + 1, run.latency_s)
 
     made = measure({cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=after_run)
     made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
@@ -363,26 +363,15 @@ class SweepBar(Bar):
         self._total = len(sweep.left) * sweep.plan.runs
         form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}"
         super().__init__(show, total=self._total, desc="sweep", bar_format=form)
-        self._start_s, self._latencies_s, self._cell_runs = time.perf_counter(), 0.0, 0
+        self._start_s, self._latencies_s = time.perf_counter(), 0.0
 
-    def run_done(self, sweep: Sweep, latency_s: float) -> None:
-        """One more run of the first cell left."""
+    def show(self, sweep: Sweep, runs: int = 0, latency_s: float = 0.0) -> None:
+        """``runs`` of the first cell left are done, the last one in ``latency_s``."""
         self._latencies_s += latency_s
-        self._cell_runs += 1
-        self._show(sweep)
-
-    def cell_begins(self, sweep: Sweep) -> None:
-        """The first cell left has no runs yet."""
-        self._cell_runs = 0
-        self._show(sweep)
-
-    def _show(self, sweep: Sweep) -> None:
         spent_s = time.perf_counter() - self._start_s
         overhead = max(1.0, spent_s / self._latencies_s) if self._latencies_s else 1.0
-        left_s = seconds_left(sweep, self._cell_runs, overhead)
-        words = "time left not known yet" if left_s is None else f"about {_duration(left_s)} left"
-        self.to(self._total - len(sweep.left) * sweep.plan.runs + self._cell_runs, words)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        words, left_s = "time left not known yet", seconds_left(sweep, runs, overhead)
+        if left_s is not None:
+            left = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
+            words = f"about {left} left"
+        self.to(self._total - len(sweep.left) * sweep.plan.runs + runs, words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -136,13 +137,10 @@ def recommend(
     """
     if not chunks or not slots:
         raise ValueError("nothing to choose from: give at least one chunk size and one slot count")
-
-    def asked(costs: StageCosts, config: DecodeConfig) -> Prediction:
-        return predict(costs, info, config, temporal_factor=temporal_factor)
-
+    asked = partial(predict, info=info, temporal_factor=temporal_factor)
     candidates = []
     for size, count in product(sorted(set(chunks)), sorted(set(slots))):
-        made = asked(costs, replace(config, chunk_size=size, slots=count))
+        made = asked(costs, config=replace(config, chunk_size=size, slots=count))
         candidates.append(Candidate(made.run.config, made, _over(made, limits)))
     allowed = [candidate for candidate in candidates if not candidate.over]
     if not allowed:
@@ -152,17 +150,17 @@ def recommend(
     chosen = next(one for one in allowed if one.latency_s <= (1 + margin / 100) * best_s)
     what_if = []
     for resource, faster in _doubled(costs).items():
-        latency_s = asked(faster, chosen.config).run.latency_s
+        latency_s = asked(faster, config=chosen.config).run.latency_s
         what_if.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
     what_if.sort(key=lambda one: -one.gain_percent)
     busy = _busy_s(chosen.prediction)
-    most = next(iter(busy))
-    bound = most if busy[most] >= BOUND * chosen.latency_s else None
+    most, most_s = next(iter(busy.items()))
+    bound = most if most_s >= BOUND * chosen.latency_s else None
     held = _held(busy, chosen.latency_s, bound)
     if bound == "storage" and costs.storage is not None:
         fastest = seconds(min(candidate.latency_s for candidate in candidates))
         held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {fastest} or more"
-    more_s = asked(costs, replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
+    more_s = asked(costs, config=replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
     helps = _helps(chosen.latency_s, more_s, what_if[0], margin)
     reason = f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}"
     return Recommendation(

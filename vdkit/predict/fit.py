@@ -70,23 +70,18 @@ def fit_costs(*recordings: Recording) -> StageCosts:
     closed = zip(lengths, (run.sink_close_s for _, run in runs), strict=True)
     whole = (run for arm, run in runs if arm.mode == "diffusers")
     return StageCosts(
-        decode=decode,
-        launch=launch,
-        lead=lead,
-        copy=_fit(copies[True]),
-        pageable_copy=_fit(copies[False]),
+        decode=decode, launch=launch, lead=lead,
+        copy=_fit(copies[True]), pageable_copy=_fit(copies[False]),
         convert=_fit(_points((run for _, run in chunked), lambda chunk: chunk.span_s("convert"))),
         video_convert=_fit(_points(whole, _video_conversion)),
         write=_fit(_points((run for _, run in runs), lambda chunk: chunk.span_s("write"))),
         setup_s=_mean(_setup_s(arm, run, step_s) for arm, run in chunked),
         open=_fit(opened, "fixed") or Cost(),
         close=_fit(closed, "fixed") or Cost(),
-        step_s=step_s,
         wake_s=_mean(wake for arm, run in chunked for wake in _wakes_s(arm, run)),
-        element_bytes=_ELEMENT_BYTES[load.dtype],
-        cuda=cuda,
+        step_s=step_s, element_bytes=_ELEMENT_BYTES[load.dtype], cuda=cuda,
         vram_bytes=_vram(chunked),
-    )
+    )  # fmt: skip
 
 
 def own_arms(recording: Recording) -> dict[str, Arm]:
@@ -117,9 +112,9 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
         )
     first, _, wanted = found[0]
     for where, _, given in found:
-        if name := next((name for name in given if given[name] != wanted[name]), None):
+        if off := next((name for name in given if given[name] != wanted[name]), None):
             raise ValueError(
-                f"{name} is {given[name]!r} in {where} and {wanted[name]!r} in {first}; fit each "
+                f"{off} is {given[off]!r} in {where} and {wanted[off]!r} in {first}; fit each "
                 "setting by itself (of variants: Recording.of_variant)"
             )
     if wanted["dtype"] not in _ELEMENT_BYTES:

@@ -198,15 +198,11 @@ def median_and_worst(errors: dict[Cell, float]) -> tuple[float, float, Cell]:
     return statistics.median(abs(error) for error in errors.values()), abs(errors[worst]), worst
 
 
-def _raise(error: Exception) -> None:
-    raise error
-
-
-def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _raise) -> Sweep:
+def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] | None = None) -> Sweep:
     """Read a sweep, finished or not.
 
     Args:
-        left_out: gets the error of a cell's file, which then counts as not there.
+        left_out: gets the error of a cell's file, which then counts as not there; None: raise it.
 
     Raises:
         FileNotFoundError: no ``sweep.json`` in ``folder``.
@@ -224,6 +220,8 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _ra
             elif (reason := unfit_path(folder, cell)).exists():
                 unfit[cell] = read_record(reason, Unfit, SCHEMA_VERSION).reason
         except (ValueError, OSError) as error:
+            if left_out is None:
+                raise
             left_out(error)
     path = folder / PREDICTIONS
     predictions = read_record(path, Predictions, SCHEMA_VERSION) if path.exists() else None

@@ -16,24 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from vdkit.record import stats
 from vdkit.record.money import run_energy_j
 from vdkit.record.recording import Recording, comparable
 from vdkit.record.runs import Run
-from vdkit.record.stats import (
-    CALL_BELOW_P,
-    LESS,
-    MORE,
-    TOO_FEW,
-    Decision,
-    Proportion,
-    Ratio,
-    Summary,
-    decide,
-    paired_ratio,
-    runs_needed,
-    summarize,
-    wilson,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +62,18 @@ class Compared:
     n_b: int
     throttled_a: int
     throttled_b: int
-    decision: Decision
+    decision: stats.Decision
 
     @property
     def verdict(self) -> str:
         """What B is against A: the metric's own word, or why there is none."""
-        words = {MORE: METRICS[self.metric].more, LESS: METRICS[self.metric].less}
+        words = {stats.MORE: METRICS[self.metric].more, stats.LESS: METRICS[self.metric].less}
         return words.get(self.decision.verdict, self.decision.verdict)
 
     def worse_than(self, percent: float) -> bool:
         """Called, and the mean is more than ``percent`` above A's."""
-        return self.decision.verdict == MORE and self.mean_b > self.mean_a * (1 + percent / 100)
+        more = self.decision.verdict == stats.MORE
+        return more and self.mean_b > self.mean_a * (1 + percent / 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +99,12 @@ class Comparison:
     @property
     def tests(self) -> int:
         """Rows with runs enough to call a difference."""
-        return sum(row.decision.verdict != TOO_FEW for row in self.rows)
+        return sum(row.decision.verdict != stats.TOO_FEW for row in self.rows)
 
     @property
     def expected_false_calls(self) -> float:
         """Differences to be expected from chance alone, at most, if nothing changed."""
-        return self.tests * CALL_BELOW_P
+        return self.tests * stats.CALL_BELOW_P
 
 
 def compare_results(
@@ -174,7 +161,7 @@ def compare_results(
             Compared(
                 mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(one.timed),
                 len(other.timed), one.throttled_runs, other.throttled_runs,
-                decide(mine, theirs, paired=paired),
+                stats.decide(mine, theirs, paired=paired),
             )
         )  # fmt: skip
     compared = {row.metric for row in rows}
@@ -338,10 +325,10 @@ class Judged:
         found: `CALLED_BY` to splits where slow was called slower than a.
     """
 
-    arms: dict[str, Summary]
-    planted: Ratio
-    false_calls: dict[str, Proportion]
-    found: dict[str, Proportion]
+    arms: dict[str, stats.Summary]
+    planted: stats.Ratio
+    false_calls: dict[str, stats.Proportion]
+    found: dict[str, stats.Proportion]
 
     def aims_met(self, how: str) -> tuple[bool, bool]:
         """Whether false calls were few enough, and finds many enough, of one of `CALLED_BY`."""
@@ -364,8 +351,7 @@ def judged(recording: Recording) -> dict[str, Judged]:
 
 def check_draws(rounds: int, pairs: int, splits: int) -> None:
     """ValueError, with what is allowed, for draws that could say nothing."""
-    fewest = runs_needed(paired=True)
-    if pairs < fewest:
+    if pairs < (fewest := stats.runs_needed(paired=True)):
         raise ValueError(
             f"pairs is {pairs}; fewer than {fewest} can never be called different, so use "
             f"{fewest} or more"
@@ -405,13 +391,13 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
         left = np.where(swapped, b[drawn], a[drawn])
         right = np.where(swapped, a[drawn], b[drawn])
         for how in CALLED_BY:
-            same = decide(left.tolist(), right.tolist(), paired=how == "paired")
+            same = stats.decide(left.tolist(), right.tolist(), paired=how == "paired")
             false_calls[how] += same.called
-            planted = decide(a[drawn].tolist(), slow[drawn].tolist(), paired=how == "paired")
-            found[how] += planted.verdict == MORE
-    return Judged(
-        arms={arm: summarize(values[arm]) for arm in ARMS},
-        planted=paired_ratio(values["slow"], values["a"]),
-        false_calls={how: wilson(count, splits) for how, count in false_calls.items()},
-        found={how: wilson(count, splits) for how, count in found.items()},
+            planted = stats.decide(a[drawn].tolist(), slow[drawn].tolist(), paired=how == "paired")
+            found[how] += planted.verdict == stats.MORE
+    arms = {arm: stats.summarize(values[arm]) for arm in ARMS}
+    ratio = stats.paired_ratio(values["slow"], values["a"])
+    calls, finds = (
+        {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (false_calls, found)
     )
+    return Judged(arms, ratio, calls, finds)

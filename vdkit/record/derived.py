@@ -206,6 +206,4 @@ def recorded_vram(
 def vram_growth_bytes(points: Iterable[VramPoint], mode: str) -> float | None:
     """Bytes that each frame of video adds, by a line through all lengths; None below two."""
     mine = {point.frames: point.peak_bytes for point in points if point.mode == mode}
-    if len(mine) < 2:
-        return None
-    return float(np.polyfit(list(mine), list(mine.values()), 1)[0])
+    return float(np.polyfit([*mine], [*mine.values()], 1)[0]) if len(mine) > 1 else None

@@ -100,24 +100,19 @@ def collect_provenance(device: torch.device, driver: str | None = None) -> Prove
     properties = torch.cuda.get_device_properties(device) if on_gpu else None
     return Provenance(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        vdkit=vdkit.__version__,
-        git_commit=commit,
-        git_dirty=dirty,
-        device=properties.name if properties else "cpu",
-        device_uuid=gpu_uuid(device),
+        vdkit=vdkit.__version__, git_commit=commit, git_dirty=dirty,
+        device=properties.name if properties else "cpu", device_uuid=gpu_uuid(device),
         vram_bytes=properties.total_memory if properties else None,
         compute_capability=f"{properties.major}.{properties.minor}" if properties else None,
-        driver=driver,
-        cuda=torch.version.cuda if on_gpu else None,
+        driver=driver, cuda=torch.version.cuda if on_gpu else None,
         cudnn=torch.backends.cudnn.version() if on_gpu else None,
         cpu=_cpu_model(),
         host_cores=len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)),
         os=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
         packages=dict(_versions("torch", "diffusers", "numpy", "av")),
-        torch_threads=torch.get_num_threads(),
-        malloc=malloc_words(),
-    )
+        torch_threads=torch.get_num_threads(), malloc=malloc_words(),
+    )  # fmt: skip
 
 
 def gpu_uuid(device: torch.device) -> str | None:
@@ -126,8 +121,7 @@ def gpu_uuid(device: torch.device) -> str | None:
         return None
     import torch
 
-    found = str(torch.cuda.get_device_properties(device).uuid)
-    return found if found.startswith("GPU-") else f"GPU-{found}"
+    return f"GPU-{str(torch.cuda.get_device_properties(device).uuid).removeprefix('GPU-')}"
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -199,7 +193,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    _kept = bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(_M_MMAP_MAX, 0))
+    _kept = bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_MMAP_MAX, 0))
     return _kept
 
 

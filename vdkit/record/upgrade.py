@@ -49,8 +49,7 @@ def read_record(path: Path, model: type[_Model], version: int) -> _Model:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no result at {path}")
-    data = read_json(path)
-    _check_version(path, data, version)
+    _check_version(path, data := read_json(path), version)
     return validated(path, lambda: model.model_validate(data))
 
 
@@ -89,8 +88,7 @@ def recorded_file(path: Path) -> Path:
             raise FileNotFoundError(f"no result at {path}")
         return path
     names = (FILE, *OLD_FILES)
-    found = [path / name for name in names if (path / name).is_file()]
-    if found:
+    if found := [path / name for name in names if (path / name).is_file()]:
         return found[0]
     there = sorted(one.name for one in path.iterdir())
     holds = f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
@@ -187,13 +185,13 @@ def _variants(data: Json, file: Path) -> Json:
         arms |= {f"{variant}/{mode}": arm for mode, arm in one["arms"].items()}
         if variant == data["baseline"]:
             baseline = f"{variant}/{one['baseline']}"
-    csv_file = file.parent / "families.csv"
+    families = file.parent / "families.csv"
     return {
         **_kept(data, f"{_SHARED} skipped psnr_db psnr_latent_frames"),
         "kind": "variants",
         "baseline": baseline,
         "arms": arms,
-        "families": read_families(csv_file) if csv_file.is_file() else {},
+        "families": read_families(families) if families.is_file() else {},
     }
 
 
