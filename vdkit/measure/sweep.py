@@ -10,7 +10,7 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -43,6 +43,8 @@ from vdkit.record.runs import MODES, Run, SinkInfo
 from vdkit.record.store import result_folder, write_record
 from vdkit.sinks.spec import held
 
+SinkAt = Callable[[float | None], tuple[SinkFactory, SinkInfo]]
+"""Storage speed in MB/s, or None, to a sink factory and its description."""
 _Hashes = dict[tuple[str, int, int | None], str | None]
 """Mode, chunk size and slots to the hash of their frames."""
 
@@ -128,7 +130,7 @@ def start_sweep(
 def run_sweep(
     folder: Path,
     bench: Bench,
-    sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
+    sink_at: SinkAt,
     *,
     progress: bool = True,
     report: Callable[[Sweep, Cell], None] = lambda sweep, cell: None,
@@ -142,7 +144,7 @@ def run_sweep(
     Args:
         folder: of `start_sweep`.
         bench: the same decoder and latents as the plan's.
-        sink_at: storage speed in MB/s, or None, to a sink factory and its description.
+        sink_at: of the sinks.
         progress: show a tqdm bar with an estimate of the time left.
         report: called after each cell.
 
@@ -179,12 +181,7 @@ def run_sweep(
 
 
 def _measure(
-    bench: Bench,
-    sweep: Sweep,
-    cell: Cell,
-    sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
-    hashes: _Hashes,
-    bar: SweepBar,
+    bench: Bench, sweep: Sweep, cell: Cell, sink_at: SinkAt, hashes: _Hashes, bar: SweepBar
 ) -> Recording:
     """Run one cell and record it."""
     known = (cell.mode, cell.chunk_size, cell.slots)
@@ -259,12 +256,11 @@ def _check_host_memory(bench: Bench, cell: Cell) -> None:
 
 def _available_bytes() -> int | None:
     """Host memory that can be had without swapping; None where /proc does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 FIT_SIZES = 3
@@ -318,12 +314,9 @@ def plan_cells(
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 
     def cell(mode: str, size: int, count: int, speed: float | None) -> Cell:
-        return Cell(
-            mode=mode,
-            chunk_size=1 if mode == "diffusers" else size,
-            slots=count if mode == "async" else None,
-            mb_per_s=None if mode == "compute_only" else speed,
-        )
+        slots, speed = count if mode == "async" else None, None if mode == "compute_only" else speed
+        size = 1 if mode == "diffusers" else size
+        return Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
 
     ordered = sorted(chunks)
     picks = {0, len(ordered) // 2, len(ordered) - 1}

@@ -77,11 +77,7 @@ class CostBook:
         self._fitted: dict[Decoding, StageCosts] = {}
 
     def add(
-        self,
-        result: Recording,
-        machine: str,
-        decoder: str | None = None,
-        sink: str | None = None,
+        self, result: Recording, machine: str, decoder: str | None = None, sink: str | None = None
     ) -> bool:
         """Keep a benchmark; False if it tells no costs: a throttled sink, or diffusers' path only.
 

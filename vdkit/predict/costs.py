@@ -166,9 +166,8 @@ def _is_number(value: object) -> TypeGuard[float]:
 def check_speed(mb_per_s: object) -> None:
     """ValueError unless ``mb_per_s`` is a storage speed in MB/s: a byte to a petabyte a second."""
     if not _is_number(mb_per_s) or not 1e-6 <= mb_per_s <= 1e9:
-        raise ValueError(
-            f"storage speed is {mb_per_s!r} MB/s; give one above 0, from 1e-06 to 1e+09"
-        )
+        remedy = "give one above 0, from 1e-06 to 1e+09"
+        raise ValueError(f"storage speed is {mb_per_s!r} MB/s; {remedy}")
 
 
 def _check_cost(name: str, cost: Cost) -> None:
@@ -177,9 +176,8 @@ def _check_cost(name: str, cost: Cost) -> None:
             check_seconds(f"{name}.{part}", value)
     sizes = [size for size, _ in cost.measured]
     if sizes != sorted(set(sizes)):
-        raise ValueError(
-            f"{name}.measured has the pixel frames {sizes}; give each size once, ascending"
-        )
+        remedy = "give each size once, ascending"
+        raise ValueError(f"{name}.measured has the pixel frames {sizes}; {remedy}")
     for size, seconds in cost.measured:
         check_seconds(f"{name}.measured at {size} frames", seconds)
 
@@ -210,9 +208,5 @@ def costs_from_totals(chunks: int, compute_s: float, sequential_s: float) -> Sta
             f"sequential_s is {sequential_s}, below compute_s, {compute_s}: the sequential path "
             "holds all of the compute; were they mixed up?"
         )
-    return StageCosts(
-        decode=Cost(fixed_s=compute_s / chunks),
-        write=Cost(fixed_s=(sequential_s - compute_s) / chunks),
-        pageable_copy=Cost(),
-        convert=Cost(),
-    )
+    decode, write = Cost(compute_s / chunks), Cost((sequential_s - compute_s) / chunks)
+    return StageCosts(decode=decode, write=write, pageable_copy=Cost(), convert=Cost())

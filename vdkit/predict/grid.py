@@ -231,12 +231,10 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] | Non
 def _read_cell(path: Path, cell: Cell) -> Recording:
     """ValueError unless the file is of this cell."""
     result = read_recording(path)
-    found = Cell(
-        mode=result.base.mode,
-        chunk_size=result.config.chunk_size,
-        slots=None if cell.slots is None else result.config.slots,
-        mb_per_s=result.sink.throttle_mb_per_s,
-    )
+    mode, size = result.base.mode, result.config.chunk_size
+    slots = None if cell.slots is None else result.config.slots
+    speed = result.sink.throttle_mb_per_s
+    found = Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
     if found != cell:
         raise ValueError(f"{path} holds {found.words}, not {cell.words}")
     return result

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
+from operator import attrgetter
 from statistics import fmean
 from typing import Any
 
@@ -21,24 +22,13 @@ from vdkit.record.money import run_energy_j
 from vdkit.record.recording import Recording, comparable
 from vdkit.record.runs import Run
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure of one run, lower is better; ``more`` and ``less`` are the words for a change."""
-
-    more: str
-    less: str
-    read: Callable[[Run], float | None]
-
-
-METRICS = {
-    "latency_s": Metric("slower", "faster", lambda run: run.latency_s),
-    "ttff_s": Metric("slower", "faster", lambda run: run.ttff_s),
-    "vram_peak_bytes": Metric("more", "less", lambda run: run.vram_peak_bytes),
-    "pinned_bytes": Metric("more", "less", lambda run: run.pinned_bytes),
-    "energy_j": Metric("more", "less", run_energy_j),
-}
-"""What is compared, by name; ``energy_j`` is the NVML counter after a run minus before it."""
+Pairs = Sequence[tuple[str, str]]
+"""Arms of A and of B, by name."""
+METRICS: dict[str, Callable[[Run], float | None]] = {
+    name: attrgetter(name) for name in ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
+} | {"energy_j": run_energy_j}
+"""What is compared, by name, of one run, lower is better; ``energy_j`` is the NVML counter after a
+run minus before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +57,7 @@ class Compared:
     @property
     def verdict(self) -> str:
         """What B is against A: the metric's own word, or why there is none."""
-        words = {stats.MORE: METRICS[self.metric].more, stats.LESS: METRICS[self.metric].less}
+        words = {stats.MORE: "slower", stats.LESS: "faster"} if self.metric.endswith("_s") else {}
         return words.get(self.decision.verdict, self.decision.verdict)
 
     def worse_than(self, percent: float) -> bool:
@@ -115,7 +105,7 @@ def compare_results(
     across: bool = False,
     modes: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
-    mode_pairs: Sequence[tuple[str, str]] | None = None,
+    mode_pairs: Pairs | None = None,
 ) -> Comparison:
     """Compare every metric of every mode that both recordings have.
 
@@ -178,10 +168,7 @@ def _both(mode_a: str, mode_b: str) -> str:
 
 
 def _mode_pairs(
-    a: Recording,
-    b: Recording,
-    modes: Sequence[str] | None,
-    mode_pairs: Sequence[tuple[str, str]] | None,
+    a: Recording, b: Recording, modes: Sequence[str] | None, mode_pairs: Pairs | None
 ) -> list[tuple[str, str]]:
     if modes is not None and mode_pairs is not None:
         raise ValueError("give modes or pairs of modes, not both")
@@ -228,8 +215,7 @@ def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) 
 
 def _values(runs: Sequence[Run], metric: str) -> list[float]:
     """Of the runs that recorded it."""
-    read = METRICS[metric].read
-    return [value for run in runs if (value := read(run)) is not None]
+    return [value for run in runs if (value := METRICS[metric](run)) is not None]
 
 
 def _unasked(values: Sequence[list[float]], counts: Sequence[int]) -> str | None:
@@ -259,9 +245,7 @@ class Difference:
         return f"{self.name} {self.a} against {self.b}"
 
 
-def stated_differences(
-    a: Recording, b: Recording, pairs: Sequence[tuple[str, str]]
-) -> list[Difference]:
+def stated_differences(a: Recording, b: Recording, pairs: Pairs) -> list[Difference]:
     """What two recordings need in common for a ratio to be of the code alone, and have not."""
     found = _unequal(a.provenance, b.provenance, SAME_MACHINE)
     found += _unequal(a.workload, b.workload, SAME_WORK)

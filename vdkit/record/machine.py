@@ -134,13 +134,10 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
     """
 
     def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
+        asked = ["git", "-C", str(folder), *arguments]
+        with suppress(OSError, subprocess.CalledProcessError):
+            return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return None
 
     # An installed copy may lie in a checkout too, which does not know it.
     commit = git("rev-parse", "HEAD") if git("ls-files") else None

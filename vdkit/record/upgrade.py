@@ -19,12 +19,7 @@ from pydantic_core import from_json
 from vdkit.record.recording import FILE, SCHEMA_VERSION, Recording
 from vdkit.record.runs import DECIMALS, MODES
 
-OLD_FILES = {
-    "result.json": 3,
-    "variants.json": 1,
-    "aa.json": 2,
-    "profile.json": 5,
-}
+OLD_FILES = {"result.json": 3, "variants.json": 1, "aa.json": 2, "profile.json": 5}
 """Earlier file to the newest schema that was ever written of it."""
 
 Json = dict[str, Any]
