@@ -16,7 +16,7 @@ _HOMES = {
     "decode.chunks": "DecodeConfig",
     "decode.protocols": "ChunkDecoder DecodeCancelled Sink",
     "decode.pipelined": "decode_async",
-    "decode.sequential": "decode_diffusers decode_sync",
+    "decode.sequential": "compute_only decode_diffusers decode_sync",
     "models.loading": "load_decoder load_pipeline",
     "models.latents": "load_latents save_latents",
     "models.pipeline": "generate_latents pipeline_decoder",
@@ -31,7 +31,6 @@ _HOMES = {
     "record.compare": "compare_results",
     "record.machine": "keep_freed_memory",
     "trace.read": "read_trace",
-    "trace.write": "write_trace",
     "trace.figures": "analyze",
     "predict.advise": "Limits recommend_from",
     "predict.fit": "fit_costs",
@@ -47,7 +46,7 @@ _PUBLIC = {name: f"vdkit.{home}" for home, names in _HOMES.items() for name in n
 
 _MOVED = {
     "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
-    "decode.sequential": "compute_only",
+    "trace.write": "write_trace",
     "models.latents": "latents_metadata",
     "sinks.files": "ThrottledSink",
     "trace.timeline": "balancing_mb_per_s chunk_steps",

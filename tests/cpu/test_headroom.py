@@ -111,6 +111,26 @@ def test_the_pictures_draw_what_was_measured(whole, recorded):
     assert "28 % of it is not decoding" in " ".join(text.get_text() for text in ax.texts)
 
 
+def test_bars_and_words_lie_within_the_axis_that_panels_share(whole):
+    """The longer panel decides, wherever it stands."""
+    slow = {
+        name: arm.model_copy(
+            update={
+                "runs": tuple(r.model_copy(update={"latency_s": 9 * r.latency_s}) for r in arm.runs)
+            }
+        )
+        for name, arm in whole.arms.items()
+    }
+    slower, profile = whole.model_copy(update={"arms": slow}), read_recording(PROFILE)
+    for figure in (
+        plot_hiding({"slower": slower, "as recorded": whole}),
+        plot_headroom({"slower": (slower, profile), "as recorded": (whole, profile)}),
+    ):
+        for ax in figure.axes:
+            right = ax.get_xlim()[1]
+            assert all(text.get_position()[0] < 0.7 * right for text in ax.texts)
+
+
 def test_what_is_hidden_in_words(whole):
     first, *_, last = overlaps_of(whole).values()
     assert hiding_words(whole) == (
@@ -140,14 +160,19 @@ def test_the_ceiling_is_a_line(whole, recorded):
     assert f"{room['fast'].percent:.0f} % of the ceiling" in ax.texts[-1].get_text()
 
 
-def test_panels_that_are_compared_share_their_axis(recorded):
+def only(whole, variant):
+    """The recording with one of its variants."""
+    arms = {name: arm for name, arm in whole.arms.items() if name.startswith(f"{variant}/")}
+    return whole.model_copy(update={"arms": arms, "baseline": next(iter(arms))})
+
+
+def test_panels_that_are_compared_share_their_axis(whole):
     """The longest bar of all panels fits, whichever is drawn last."""
-    slow, fast = {"diffusers": recorded["diffusers"]}, {"fast": recorded["fast"]}
+    slow, fast = only(whole, "diffusers"), only(whole, "fast")
     first, second = plot_hiding({"slow": slow, "fast": fast}).axes
-    longest = overlap_of(recorded["diffusers"]).sync_total_ms
+    longest = overlaps_of(slow)["diffusers"].sync_total_ms
     assert first.get_xlim() == second.get_xlim() and first.get_xlim()[1] > longest
     profile = read_recording(PROFILE)
-    tflop = profile.arms["compute_only"].profile.tflop
-    room = {name: headroom_of(one, tflop, profile.ceiling) for name, one in recorded.items()}
-    one, two = plot_headroom({n: {n: room[n]} for n in ("diffusers", "fast")}).axes
-    assert one.get_xlim() == two.get_xlim() and one.get_xlim()[1] > room["diffusers"].compute_ms
+    one, two = plot_headroom({"slow": (slow, profile), "fast": (fast, profile)}).axes
+    longest = headrooms_of(slow, profile)["diffusers"].compute_ms
+    assert one.get_xlim() == two.get_xlim() and one.get_xlim()[1] > longest

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.lib.pretty import pretty
 
 from vdkit import compare_results, document_of, read_recording, read_sweep
 from vdkit.__main__ import main
@@ -128,6 +129,7 @@ class TestFiveForms:
         assert "<script>" not in made and "&lt;script&gt;" in made and "c &amp; d" in made
         assert "<b>" not in made and 'style="text-align: right"' in made
         assert table._repr_markdown_() == table.markdown()
+        assert pretty(table) == table.text()
 
     def test_a_section_in_a_notebook(self, monkeypatch):
         shown = []

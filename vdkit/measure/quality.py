@@ -121,8 +121,10 @@ def ssim(a: Frames, b: Frames) -> FrameScores:
     one, other = _pair(a, b)
     _at_least(one, SSIM_WINDOW, "SSIM's window")
 
-    paper = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    score = partial(structural_similarity, **paper, data_range=PEAK, channel_axis=-1)
+    score = partial(
+        structural_similarity, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        data_range=PEAK, channel_axis=-1,
+    )  # fmt: skip
     with ThreadPoolExecutor() as pool:  # the filters release the GIL
         scores = np.array(list(pool.map(score, one, other)))
     return FrameScores(scores, float(scores.mean()))

@@ -110,7 +110,7 @@ def compare_results(
     """Compare every metric of every mode that both recordings have.
 
     Args:
-        a, b: as `read_result` gives them; the same one twice only with ``mode_pairs``.
+        a, b: as `read_recording` gives them; the same one twice only with ``mode_pairs``.
         paired: round i of A beside round i of B, for runs made in turns. None: only where both
             are one recording, whose modes were run in turns.
         across: compare other media (frames, height, width) all the same.
