@@ -52,7 +52,7 @@ _MOVED = {
     "trace.timeline": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
     "record.derived": "headroom_of overlap_of recorded_vram vram_points",
-    "record.money": "energy_j_per_video_s run_energy_j saving_usd usd_per_video_hour",
+    "record.money": "run_energy_j saving_usd usd_per_video_hour",
     "record.stats": "permutation_p unpaired_ratio",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",
@@ -82,6 +82,7 @@ _REPLACED = {
     "read_profile": "vdkit.read_recording",
     "read_control": "vdkit.read_recording",
     "run_control": "vdkit.measure.planted.run_aa",
+    "energy_j_per_video_s": "vdkit.record.money.mean_energy_j",
 }
 """Names of the version before that are gone, and what to use."""
 

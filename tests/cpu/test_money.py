@@ -16,7 +16,6 @@ from vdkit.present.documents import benchmark_table
 from vdkit.present.profile_document import paths_table
 from vdkit.record.money import (
     check_price,
-    energy_j_per_video_s,
     mean_energy_j,
     run_energy_j,
     saving_usd,
@@ -97,7 +96,6 @@ class TestByHand:
             ("video_s", lambda: saving_usd(1, 1, bad, 1)),
             ("the price", lambda: saving_usd(1, 1, 1, bad)),
             ("video_hours", lambda: saving_usd(1, 1, 1, 1, bad)),
-            ("seconds", lambda: energy_j_per_video_s([], bad)),
         ]
         for name, call in calls:
             with pytest.raises(ValueError, match=f"{name} {shown}.*must be finite and above 0"):
@@ -114,13 +112,12 @@ class TestEnergy:
         assert run_energy_j(with_energy(run, 5.0, 4.0)) is None, "the counter started again"
         assert run_energy_j(run.model_copy(update={"gpu_before": None, "gpu_after": None})) is None
 
-    def test_per_video_second_is_the_mean_run_over_the_playing_time(self, run):
-        runs = [with_energy(run, 0, joules) for joules in (100, 300)]
-        assert energy_j_per_video_s(runs, 10) == pytest.approx(20)
+    def test_the_mean_is_that_of_all_runs(self, run):
+        assert mean_energy_j([with_energy(run, 0, joules) for joules in (100, 300)]) == 200
 
     def test_one_run_without_a_reading_leaves_the_mean_unknown(self, run):
         runs = [with_energy(run, 0, joules) for joules in (100, None)]
-        assert energy_j_per_video_s(runs, 10) is None and mean_energy_j([]) is None
+        assert mean_energy_j(runs) is None and mean_energy_j([]) is None
 
     def test_recorded_joules_are_recorded_watts(self, result):
         """Energy over latency is a power that lies between idle and the H200's 700 W."""
@@ -186,7 +183,7 @@ class TestTables:
         for before, row, arm in zip(plain, rows, result.arms.values(), strict=True):
             assert list(row)[: len(before)] == list(before)
             assert row[COST].value == pytest.approx(arm.rtf * 3.36)
-            expected = energy_j_per_video_s(arm.timed, result.workload.seconds)
+            expected = mean_energy_j(arm.timed) / result.workload.seconds
             assert row[ENERGY].value == pytest.approx(expected)
             assert str(row[ENERGY]) == f"{expected:.1f}"
         saved = 3360 * (result.arms["sync"].rtf - result.arms["async"].rtf)

@@ -12,13 +12,20 @@ import torch
 
 from tests.helpers import Collect, NearestDecoder
 from tests.timelines import adds_up
-from vdkit.decode.chunks import ChunkRecord, DecodeConfig, VideoInfo, pixel_frames, plan_chunks
+from vdkit.decode.chunks import (
+    ChunkRecord,
+    DecodeConfig,
+    VideoInfo,
+    latent_frames,
+    pixel_frames,
+    plan_chunks,
+)
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.sequential import compute_only, decode_sync
 from vdkit.measure.study import as_run
-from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals, recorded_times
-from vdkit.predict.fit import _Points, fit_costs
-from vdkit.predict.recurrence import predict, video_info
+from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals
+from vdkit.predict.fit import _fit, fit_costs
+from vdkit.predict.recurrence import Pipeline, _times, predict, video_info
 from vdkit.record.recording import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -61,6 +68,30 @@ def random_config(rng, **given):
     made = {name: bool(rng.random() < 0.6) for name in SWITCHES}
     made |= {"chunk_size": int(rng.integers(1, 5)), "slots": int(rng.integers(1, 6))}
     return DecodeConfig(**made | given)
+
+
+def recorded_times(run):
+    """Seconds of each step that a run had, by chunk."""
+    found = {}
+    for step in ("launch", "decode", "copy", "convert", "write"):
+        spans = [chunk.span_s(step) for chunk in run.chunks]
+        if None not in spans:
+            found[step] = spans
+    return found
+
+
+def replayed(costs, info, config=DecodeConfig(), mode="async", **times):
+    """The model's run with measured seconds by chunk in place of the costs of some steps.
+
+    A measured decode holds the lead already, a measured write the storage.
+    """
+    if "decode" in times:
+        costs = replace(costs, lead=Cost())
+    if "write" in times:
+        costs = replace(costs, storage=None)
+    chunks = plan_chunks(latent_frames(info.frames), config.chunk_size)
+    times = _times(costs, chunks, config, mode, 4) | times
+    return Pipeline(costs, times, config, chunks, info, mode).run()
 
 
 # A discrete-event simulation of the same paths: threads and streams as processes, no recurrences.
@@ -361,10 +392,10 @@ def test_the_order_of_independent_costs_does_not_matter():
     )
     for mode, steps in (("sync", ("decode", "copy", "convert", "write")), ("async", ("decode",))):
         replay = {step: 1 + rng.random(9) for step in steps}
-        expected = predict(costs, video(), mode=mode, replay=replay).run.latency_s
+        expected = replayed(costs, video(), mode=mode, **replay).latency_s
         for _ in range(5):
             mixed = {step: rng.permutation(seconds) for step, seconds in replay.items()}
-            run = predict(costs, video(), mode=mode, replay=mixed).run
+            run = replayed(costs, video(), mode=mode, **mixed)
             assert run.latency_s == pytest.approx(expected)
 
 
@@ -405,7 +436,7 @@ def test_a_real_run_never_waits_less_than_the_model(off, slots):
         decode=Cost(1), pageable_copy=Cost(), convert=Cost(), open=opened, close=closed, cuda=False,
         element_bytes=4,
     )  # fmt: skip
-    model = predict(costs, done.info, config, replay=recorded_times(done)).run
+    model = replayed(costs, done.info, config, **recorded_times(done))
     assert model.latency_s <= done.latency_s
     real, modelled = recorded(done), recorded(model)
     assert real.keys() == modelled.keys()
@@ -504,9 +535,9 @@ def test_replayed_chunk_times_give_the_run_again(mode):
     result = load(ONE)
     run = result.arms[mode].typical()
     replay = recorded_times(run)
-    again = predict(fit_costs(result), video_info(result), result.config, mode, replay=replay)
-    assert again.run.latency_s == pytest.approx(run.latency_s, rel=0.005)
-    assert recorded_times(again.run)["decode"] == pytest.approx(replay["decode"])
+    again = replayed(fit_costs(result), video_info(result), result.config, mode, **replay)
+    assert again.latency_s == pytest.approx(run.latency_s, rel=0.005)
+    assert recorded_times(again)["decode"] == pytest.approx(replay["decode"])
 
 
 def of_runs(old, runs, config):
@@ -548,8 +579,8 @@ def test_a_wake_is_measured_only_where_the_writer_slept():
     """A write that lasts keeps the writer busy past the next copy: no wake in between."""
     old = load(ONE)
     costs = StageCosts(decode=Cost(0.1), write=Cost(0.01), wake_s=5e-4)
-    replay = {"write": [0.01] * 5 + [0.35] + [0.01] * 35}
-    made = as_run(predict(costs, video_info(old), old.config, replay=replay).run, 0)
+    writes = [0.01] * 5 + [0.35] + [0.01] * 35
+    made = as_run(replayed(costs, video_info(old), old.config, write=writes), 0)
     assert fit_costs(of_runs(old, {"async": made}, old.config)).wake_s == pytest.approx(5e-4)
 
 
@@ -562,18 +593,12 @@ def test_what_no_run_shows_is_not_guessed():
 
 
 def test_fits_stay_at_zero_or_above():
-    points = _Points()
-    for frames, seconds in ((1, 0.0), (4, 1.0), (8, 2.5)):
-        points.add(frames, seconds)
-    cost = points.fit()
+    cost = _fit([(1, 0.0), (4, 1.0), (8, 2.5)])
     assert cost.fixed_s == 0 and cost.per_frame_s == pytest.approx(
         (4 * 1 + 8 * 2.5) / (1 + 16 + 64)
     )
-    falling = _Points()
-    for frames, seconds in ((1, 2.0), (8, 1.0)):
-        falling.add(frames, seconds)
-    assert falling.fit() == Cost(1.5, 0.0)
-    assert _Points().fit() is None
+    assert _fit([(1, 2.0), (8, 1.0)]) == Cost(1.5, 0.0)
+    assert _fit([(4, None)]) is None
 
 
 def test_predicted_runs_are_drawn_like_real_ones():
@@ -629,21 +654,11 @@ COSTS = StageCosts(decode=Cost(1))
             "async without a primitive needs the cost convert, which is None: give",
         ),
         (lambda: predict(COSTS, video(), DecodeConfig(slots=0)), "slots is 0; use 1 to 16"),
-        (
-            lambda: predict(COSTS, video(), replay={"decode": [1.0]}),
-            "replay of decode has 1 times for 9 chunks; replay with",
-        ),
-        (lambda: predict(COSTS, video(), replay={"convert": [1] * 9}), "'convert', a step that"),
-        (
-            lambda: predict(COSTS, video(), replay={"write": [1] * 8 + [-1]}),
-            "replay of write, chunk 8, is -1; a cost is",
-        ),
         (lambda: predict(StageCosts(decode=Cost()), video()), "decode takes 0.0 s for chunk 0"),
         (lambda: Storage(0), "storage speed is 0 MB/s; give one above 0"),
         (lambda: Storage(None), "storage speed is None MB/s; give one above 0"),
         (lambda: Storage(1e-300), "storage speed is 1e-300 MB/s"),
         (lambda: costs_from_totals(None, 1, 2), "chunks is None; use a whole number"),
-        (lambda: predict(COSTS, video(), replay={"write": None}), "replay of write is None"),
         (lambda: Storage(1, -1), "burst_bytes is -1; use 0"),
         (lambda: costs_from_totals(0, 1, 2), "chunks is 0; use a whole number, 1 or more"),
         (lambda: costs_from_totals(41, 21.99, 20.17), "sequential_s is 20.17, below compute_s"),
@@ -722,10 +737,8 @@ def test_bad_measured_costs(measured, message):
 
 
 def test_three_sizes_are_not_forced_onto_a_line():
-    points = _Points()
-    for frames, seconds in ((4, 1.0), (4, 3.0), (8, 3.0), (16, 30.0)):
-        points.add(frames, seconds)
-    assert points.fit().measured == ((4, 2.0), (8, 3.0), (16, 30.0))
+    points = [(4, 1.0), (4, 3.0), (8, 3.0), (16, 30.0)]
+    assert _fit(points).measured == ((4, 2.0), (8, 3.0), (16, 30.0))
     results = [load(pattern) for pattern in (ONE, TWO, FOUR)]
     costs = fit_costs(*results)
     for result in results:  # what each chunk size's runs took, within what their means leave

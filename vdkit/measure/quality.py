@@ -133,12 +133,9 @@ def ssim(a: Frames, b: Frames) -> FrameScores:
 def compare_frames(a: Frames, b: Frames) -> QualityReport:
     """PSNR, SSIM and equality of bytes of two clips; errors as of `ssim`."""
     one, other = _pair(a, b)
-    return QualityReport(
-        psnr_db=psnr_db(one, other),
-        ssim=ssim(one, other),
-        max_difference=int((np.maximum(one, other) - np.minimum(one, other)).max()),
-        equal_percent=float(100 * (one == other).mean()),
-    )
+    largest = int((np.maximum(one, other) - np.minimum(one, other)).max())
+    equal_percent = float(100 * (one == other).mean())
+    return QualityReport(psnr_db(one, other), ssim(one, other), largest, equal_percent)
 
 
 def temporal_consistency(frames: Frames, flow_from: Frames | None = None) -> TemporalConsistency:
@@ -207,14 +204,11 @@ def compare_latents(a: Latents, b: Latents) -> LatentComparison:
         cosine = np.vdot(one, other) / (norm(one) * norm(other))
         by_channel = np.where(error.any(axis=1), norm(error, axis=1) / norm(one, axis=1), 0)
         relative = norm(error) / norm(one) if error.any() else 0
+    decibels = _decibels(np.array([np.mean(error**2)]), float(np.ptp(one))).clip
     return LatentComparison(
-        relative_l2=float(relative),
-        psnr_db=_decibels(np.array([np.mean(error**2)]), float(np.ptp(one))).clip,
-        cosine=float(np.clip(cosine, -1, 1)),
-        max_abs=float(np.abs(error).max()),
-        channel_relative_l2=by_channel,
-        worst_channel=int(by_channel.argmax()),
-    )
+        float(relative), decibels, float(np.clip(cosine, -1, 1)), float(np.abs(error).max()),
+        by_channel, int(by_channel.argmax()),
+    )  # fmt: skip
 
 
 def quality_against_bytes(

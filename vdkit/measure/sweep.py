@@ -10,9 +10,10 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -41,6 +42,11 @@ from vdkit.record.recording import Recording, read_recording
 from vdkit.record.runs import MODES, Run, SinkInfo
 from vdkit.record.store import result_folder, write_record
 from vdkit.sinks.spec import held
+
+SinkAt = Callable[[float | None], tuple[SinkFactory, SinkInfo]]
+"""Storage speed in MB/s, or None, to a sink factory and its description."""
+_Hashes = dict[tuple[str, int, int | None], str | None]
+"""Mode, chunk size and slots to the hash of their frames."""
 
 
 class SweepLocked(RuntimeError):
@@ -88,9 +94,8 @@ def sweep_grid(
     fit_cells, cells = plan_cells(modes, chunks, slots, tuple(speeds), latents.shape[2])
     bench = Bench(decoder, latents, fps, source, latents_source)
     folder = start_sweep(
-        bench, fit_cells, cells, out,
-        sink_info=info, config=config, runs=runs, label=label,
-    )  # fmt: skip
+        bench, fit_cells, cells, out, sink_info=info, config=config, runs=runs, label=label
+    )
 
     def sink_at(mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
         told = info.model_copy(update={"throttle_mb_per_s": mb_per_s})
@@ -114,26 +119,18 @@ def start_sweep(
     """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet."""
     if runs < 1:
         raise ValueError(f"runs is {runs}; use 1 or more")
+    made = collect_provenance(bench.decoder.device, bench.driver)
     plan = SweepPlan(
-        label=label,
-        command=command,
-        provenance=collect_provenance(bench.decoder.device, bench.driver),
-        workload=bench.workload,
-        sink=sink_info,
-        config=config,
-        runs=runs,
-        fit_cells=tuple(fit_cells),
-        cells=tuple(cells),
-    )
-    return result_folder(
-        out, label, plan.provenance, lambda folder: write_record(plan, folder / PLAN)
-    )
+        label=label, command=command, provenance=made, workload=bench.workload, sink=sink_info,
+        config=config, runs=runs, fit_cells=tuple(fit_cells), cells=tuple(cells),
+    )  # fmt: skip
+    return result_folder(out, label, made, lambda folder: write_record(plan, folder / PLAN))
 
 
 def run_sweep(
     folder: Path,
     bench: Bench,
-    sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
+    sink_at: SinkAt,
     *,
     progress: bool = True,
     report: Callable[[Sweep, Cell], None] = lambda sweep, cell: None,
@@ -147,7 +144,7 @@ def run_sweep(
     Args:
         folder: of `start_sweep`.
         bench: the same decoder and latents as the plan's.
-        sink_at: storage speed in MB/s, or None, to a sink factory and its description.
+        sink_at: of the sinks.
         progress: show a tqdm bar with an estimate of the time left.
         report: called after each cell.
 
@@ -156,15 +153,14 @@ def run_sweep(
         ValueError: the plan is of another machine, decoder or video.
     """
     with _locked(folder / PLAN):
-        sweep = read_sweep(folder)
+        sweep, hashes = read_sweep(folder), _Hashes()
         _check_same(sweep.plan, bench)
-        hashes: dict[tuple[str, int, int | None], str | None] = {}
         bar = SweepBar(sweep, progress)
         with bar:
             for cell in sweep.left:
                 if cell not in sweep.plan.fit_cells and sweep.predictions is None:
                     sweep = _with_predictions(sweep)
-                bar.cell_begins(sweep)
+                bar.show(sweep)
                 try:
                     _check_host_memory(bench, cell)
                     result = _measure(bench, sweep, cell, sink_at, hashes, bar)
@@ -185,12 +181,7 @@ def run_sweep(
 
 
 def _measure(
-    bench: Bench,
-    sweep: Sweep,
-    cell: Cell,
-    sink_at: Callable[[float | None], tuple[SinkFactory, SinkInfo]],
-    hashes: dict[tuple[str, int, int | None], str | None],
-    bar: SweepBar,
+    bench: Bench, sweep: Sweep, cell: Cell, sink_at: SinkAt, hashes: _Hashes, bar: SweepBar
 ) -> Recording:
     """Run one cell and record it."""
     known = (cell.mode, cell.chunk_size, cell.slots)
@@ -200,7 +191,7 @@ def _measure(
     arm = ArmPlan(bench, cell.mode, config, *sink_at(cell.mb_per_s), hashed=known not in hashes)
 
     def after_run(_: str, run: Run) -> None:
-        bar.run_done(sweep, run.latency_s)
+        bar.show(sweep, run.round + 1, run.latency_s)
 
     made = measure({cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=after_run)
     made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
@@ -233,23 +224,19 @@ def _check_same(plan: SweepPlan, bench: Bench) -> None:
     """ValueError if the plan's cells would not be comparable with what ``bench`` measures."""
     now = collect_provenance(bench.decoder.device)
     machine = ("device", "device_uuid", "cpu", "host_cores", "torch_threads", "malloc")
+    work = [name for name in type(plan.workload).model_fields if name not in ("source", "latents")]
     pairs = [(name, getattr(plan.provenance, name), getattr(now, name)) for name in machine]
     pairs.append(("torch", plan.provenance.packages.get("torch"), now.packages.get("torch")))
-    pairs += [
-        (name, getattr(plan.workload, name), getattr(bench.workload, name))
-        for name in type(plan.workload).model_fields
-        if name not in ("source", "latents")
-    ]
+    pairs += [(name, getattr(plan.workload, name), getattr(bench.workload, name)) for name in work]
     differ = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
     if differ:
         raise ValueError(f"this sweep cannot be resumed: {'; '.join(differ)}; start a new one")
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    known, said = isinstance(error, (MemoryError, torch.OutOfMemoryError)), str(error).lower()
     words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        one in str(error).lower() for one in words
-    )
+    return known or any(one in said for one in words)
 
 
 def _check_host_memory(bench: Bench, cell: Cell) -> None:
@@ -269,12 +256,11 @@ def _check_host_memory(bench: Bench, cell: Cell) -> None:
 
 def _available_bytes() -> int | None:
     """Host memory that can be had without swapping; None where /proc does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 FIT_SIZES = 3
@@ -322,36 +308,26 @@ def plan_cells(
     for count in slots:
         if not 1 <= count <= MAX_SLOTS:
             raise ValueError(f"slots is {count}; use 1 to {MAX_SLOTS}")
-    for speed in speeds:
-        if speed is not None:
-            check_speed(speed)
+    for speed in (one for one in speeds if one is not None):
+        check_speed(speed)
     if all(mode == "diffusers" for mode in modes):
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 
     def cell(mode: str, size: int, count: int, speed: float | None) -> Cell:
-        return Cell(
-            mode=mode,
-            chunk_size=1 if mode == "diffusers" else size,
-            slots=count if mode == "async" else None,
-            mb_per_s=None if mode == "compute_only" else speed,
-        )
+        slots, speed = count if mode == "async" else None, None if mode == "compute_only" else speed
+        size = 1 if mode == "diffusers" else size
+        return Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
 
     ordered = sorted(chunks)
     picks = {0, len(ordered) // 2, len(ordered) - 1}
     near = min(slots, key=lambda count: (abs(count - 2), count))
-    fit = {cell(m, ordered[i], near, None): None for m in modes for i in sorted(picks)}
-    grid = {
-        cell(m, size, count, speed): None
-        for m in modes
-        for size in chunks
-        for count in slots
-        for speed in speeds
-    }
+    fit = dict.fromkeys(cell(m, ordered[i], near, None) for m in modes for i in sorted(picks))
+    grid = dict.fromkeys(cell(*one) for one in product(modes, chunks, slots, speeds))
     shuffled = random.Random(seed)
-    first, rest = list(fit), [one for one in grid if one not in fit]
-    shuffled.shuffle(first)
-    shuffled.shuffle(rest)
-    return tuple(first), tuple(rest)
+    parts = list(fit), [one for one in grid if one not in fit]
+    for part in parts:
+        shuffled.shuffle(part)
+    return tuple(parts[0]), tuple(parts[1])
 
 
 def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> float | None:
@@ -364,14 +340,13 @@ def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> flo
         overhead: wall clock over latency, 1 or more: sinks are made and removed between runs.
     """
     known = [measured_s(result) for result in sweep.results.values()]
-    left = 0.0
-    for index, cell in enumerate(sweep.left):
-        one = sweep.predicted(cell)
-        if one is None and not known:
-            return None
-        each = one.latency_s if one is not None else sum(known) / len(known)
-        left += each * (sweep.plan.runs - (done_runs if index == 0 else 0))
-    return left * overhead
+    mean_s = sum(known) / len(known) if known else None
+    predicted = [sweep.predicted(cell) for cell in sweep.left]
+    each = [mean_s if one is None else one.latency_s for one in predicted]
+    sure = [one for one in each if one is not None]
+    if len(sure) < len(each):
+        return None
+    return (sum(sure) * sweep.plan.runs - (done_runs * sure[0] if sure else 0.0)) * overhead
 
 
 class SweepBar(Bar):
@@ -381,26 +356,15 @@ class SweepBar(Bar):
         self._total = len(sweep.left) * sweep.plan.runs
         form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}"
         super().__init__(show, total=self._total, desc="sweep", bar_format=form)
-        self._start_s, self._latencies_s, self._cell_runs = time.perf_counter(), 0.0, 0
+        self._start_s, self._latencies_s = time.perf_counter(), 0.0
 
-    def run_done(self, sweep: Sweep, latency_s: float) -> None:
-        """One more run of the first cell left."""
+    def show(self, sweep: Sweep, runs: int = 0, latency_s: float = 0.0) -> None:
+        """``runs`` of the first cell left are done, the last one in ``latency_s``."""
         self._latencies_s += latency_s
-        self._cell_runs += 1
-        self._show(sweep)
-
-    def cell_begins(self, sweep: Sweep) -> None:
-        """The first cell left has no runs yet."""
-        self._cell_runs = 0
-        self._show(sweep)
-
-    def _show(self, sweep: Sweep) -> None:
         spent_s = time.perf_counter() - self._start_s
         overhead = max(1.0, spent_s / self._latencies_s) if self._latencies_s else 1.0
-        left_s = seconds_left(sweep, self._cell_runs, overhead)
-        words = "time left not known yet" if left_s is None else f"about {_duration(left_s)} left"
-        self.to(self._total - len(sweep.left) * sweep.plan.runs + self._cell_runs, words)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        words, left_s = "time left not known yet", seconds_left(sweep, runs, overhead)
+        if left_s is not None:
+            left = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
+            words = f"about {left} left"
+        self.to(self._total - len(sweep.left) * sweep.plan.runs + runs, words)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, VideoInfo
-from vdkit.predict.costs import StageCosts, Storage
+from vdkit.predict.costs import StageCosts
 from vdkit.predict.recurrence import Prediction, predict, video_info
 
 if TYPE_CHECKING:
@@ -135,65 +137,44 @@ def recommend(
     """
     if not chunks or not slots:
         raise ValueError("nothing to choose from: give at least one chunk size and one slot count")
-
-    def asked(costs: StageCosts, config: DecodeConfig) -> Prediction:
-        return predict(costs, info, config, temporal_factor=temporal_factor)
-
+    asked = partial(predict, info=info, temporal_factor=temporal_factor)
     candidates = []
-    for size in sorted(set(chunks)):
-        for count in sorted(set(slots)):
-            one = replace(config, chunk_size=size, slots=count)
-            made = asked(costs, one)
-            candidates.append(Candidate(one, made, _over(made, limits)))
+    for size, count in product(sorted(set(chunks)), sorted(set(slots))):
+        made = asked(costs, config=replace(config, chunk_size=size, slots=count))
+        candidates.append(Candidate(made.run.config, made, _over(made, limits)))
     allowed = [candidate for candidate in candidates if not candidate.over]
     if not allowed:
         raise ValueError(f"no setting keeps the limits; {_least(candidates, limits)}")
     best_s = min(candidate.latency_s for candidate in allowed)
-    error = evidence.error_percent if evidence is not None else None
-    margin = max(NEAR_PERCENT, error or 0.0)
+    margin = max(NEAR_PERCENT, (evidence and evidence.error_percent) or 0.0)
     chosen = next(one for one in allowed if one.latency_s <= (1 + margin / 100) * best_s)
     what_if = []
     for resource, faster in _doubled(costs).items():
-        latency_s = asked(faster, chosen.config).run.latency_s
+        latency_s = asked(faster, config=chosen.config).run.latency_s
         what_if.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
     what_if.sort(key=lambda one: -one.gain_percent)
     busy = _busy_s(chosen.prediction)
-    most = max(busy, key=lambda name: busy[name])
-    bound = most if busy[most] >= BOUND * chosen.latency_s else None
+    most, most_s = next(iter(busy.items()))
+    bound = most if most_s >= BOUND * chosen.latency_s else None
+    held = _held(busy, chosen.latency_s, bound)
     if bound == "storage" and costs.storage is not None:
-        fastest_s = min(candidate.latency_s for candidate in candidates)
-        held = (
-            f"{costs.storage.mb_per_s:g} MB/s holds every setting at {seconds(fastest_s)} or more"
-        )
-    else:
-        held = _held(busy, chosen.latency_s, bound)
-    more_s = asked(costs, replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
+        fastest = seconds(min(candidate.latency_s for candidate in candidates))
+        held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {fastest} or more"
+    more_s = asked(costs, config=replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
     helps = _helps(chosen.latency_s, more_s, what_if[0], margin)
+    reason = f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}"
     return Recommendation(
-        config=chosen.config,
-        prediction=chosen.prediction,
-        best_latency_s=best_s,
-        margin_percent=margin,
-        bound=bound,
-        reason=f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}",
-        what_if=tuple(what_if),
-        candidates=tuple(candidates),
-        evidence=evidence,
-        remarks=_remarks(evidence),
-    )
+        chosen.config, chosen.prediction, best_s, margin, bound, reason, tuple(what_if),
+        tuple(candidates), evidence, _remarks(evidence),
+    )  # fmt: skip
 
 
 _LIMITED = {
-    "vram_bytes": ("VRAM", 1e9, "GB"),
-    "pinned_bytes": ("pinned memory", 1e6, "MB"),
-    "ttff_s": ("time to the first frame", 1.0, "s"),
+    "vram_bytes": ("VRAM", "vram_peak_bytes", 1e9, "GB"),
+    "pinned_bytes": ("pinned memory", "pinned_bytes", 1e6, "MB"),
+    "ttff_s": ("time to the first frame", "ttff_s", 1.0, "s"),
 }
-"""Each field of `Limits`: in words, and the unit that it is said in."""
-
-
-def _used(made: Prediction, name: str) -> float | None:
-    """What a setting takes of what may be limited."""
-    return getattr(made.run, "vram_peak_bytes" if name == "vram_bytes" else name)
+"""Each field of `Limits`: in words, as a run calls it, and the unit that it is said in."""
 
 
 def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
@@ -203,38 +184,31 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
             "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
             "StageCosts.vram_bytes"
         )
-    pairs = [(name, _used(made, name), getattr(limits, name)) for name in _LIMITED]
-    return tuple(name for name, used, most in pairs if None not in (used, most) and used > most)
+    limited = {name: most for name in _LIMITED if (most := getattr(limits, name)) is not None}
+    used = {name: getattr(made.run, _LIMITED[name][1]) for name in limited}
+    return tuple(name for name, most in limited.items() if used[name] > most)
 
 
 def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
     """The least of each limited quantity, in words."""
     said = []
-    for name, (what, scale, unit) in _LIMITED.items():
-        most = getattr(limits, name)
-        if most is not None:
-            every = [_used(candidate.prediction, name) for candidate in candidates]
-            least = min(used for used in every if used is not None)
-            said.append(
-                f"{what} is at least {least / scale:.3g} {unit} (the limit is "
-                f"{most / scale:.3g} {unit})"
-            )
+    for name, (what, field, scale, unit) in _LIMITED.items():
+        if (most := getattr(limits, name)) is not None:
+            least = min(getattr(one.prediction.run, field) for one in candidates) / scale
+            limit = f"the limit is {most / scale:.3g} {unit}"
+            said.append(f"{what} is at least {least:.3g} {unit} ({limit})")
     return ", ".join(said) + "; loosen one, or allow smaller chunks or fewer slots"
 
 
 def _busy_s(made: Prediction) -> dict[str, float]:
-    """Seconds that each resource works in the run, waiting for others left out."""
-
-    def total(step: str) -> float:
-        return sum(chunk.span_s(step) or 0.0 for chunk in made.run.chunks)
-
-    sink_s = (made.run.sink_open_s or 0.0) + (made.run.sink_close_s or 0.0)
-    return {
-        "decoder": total("decode"),
-        "storage": total("write") + sink_s,
-        "PCIe": total("copy"),
-        "host": total("convert"),
+    """Seconds that each resource works in the run, the most first, waiting for others left out."""
+    steps = {"decoder": "decode", "storage": "write", "PCIe": "copy", "host": "convert"}
+    run = made.run
+    busy = {
+        name: sum(chunk.span_s(step) or 0.0 for chunk in run.chunks) for name, step in steps.items()
     }
+    busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
+    return dict(sorted(busy.items(), key=lambda one: -one[1]))
 
 
 def _doubled(costs: StageCosts) -> dict[str, StageCosts]:
@@ -267,8 +241,7 @@ def _held(busy: dict[str, float], latency_s: float, bound: str | None) -> str:
     """What holds a run, in words."""
     if bound is not None:
         return f"{_WORDS[bound][0]} takes {seconds(busy[bound])} of {seconds(latency_s)}"
-    order = sorted(busy, key=lambda name: -busy[name])[:2]
-    steps = " and ".join(f"{_WORDS[name][0]} ({seconds(busy[name])})" for name in order)
+    steps = " and ".join(f"{_WORDS[name][0]} ({seconds(busy[name])})" for name in [*busy][:2])
     return f"{steps} overlap only in part in {seconds(latency_s)}"
 
 
@@ -287,24 +260,21 @@ def _helps(latency_s: float, more_slots_s: float, first: WhatIf, margin_percent:
 def _remarks(evidence: Evidence | None) -> tuple[str, ...]:
     if evidence is None:
         return ()
-    said, error = [], evidence.error_percent
+    said, error, many = [], evidence.error_percent, len(evidence.disturbed)
     if error is not None and error > NEAR_PERCENT:
         how = "predictions" if evidence.tested else "fit"
         said.append(
             f"The median error of the {how} is {error:.2g} %: the model cannot tell settings apart "
             f"that differ by less than {error:.2g} %."
         )
-    if evidence.disturbed:
+    if many:
         name, ratio = max(evidence.disturbed, key=lambda one: one[1])
-        count = len(evidence.disturbed)
         said.append(
-            f"The machine was disturbed: runs of one setting differ by more than half in {count} "
-            f"case{'s' * (count != 1)} (at the most {ratio:.2g} x, {name})."
+            f"The machine was disturbed: runs of one setting differ by more than half in {many} "
+            f"case{'s' * (many != 1)} (at the most {ratio:.2g} x, {name})."
         )
-    if evidence.throttled_runs:
-        said.append(
-            f"The machine was throttled in {evidence.throttled_runs} of {evidence.runs} runs."
-        )
+    if count := evidence.throttled_runs:
+        said.append(f"The machine was throttled in {count} of {evidence.runs} runs.")
     return tuple(said)
 
 
@@ -343,16 +313,13 @@ def recommend_from(
         raise ValueError(
             f"{sweep.plan.label} has no fitted costs of mode async; sweep async, to the end"
         )
-    costs = sweep.predictions.costs
     return recommend(
-        costs if mb_per_s is None else replace(costs, storage=Storage(mb_per_s)),
-        limits,
+        sweep.predictions.costs.at_speed(mb_per_s), limits,
         info=video_info(next(iter(sweep.results.values()))),
-        chunks=sorted({cell.chunk_size for cell in grid}),
-        slots=sorted({cell.slots for cell in grid if cell.slots is not None}),
-        config=sweep.plan.config,
-        evidence=sweep.evidence(),
-    )
+        chunks=[cell.chunk_size for cell in grid],
+        slots=[cell.slots for cell in grid if cell.slots is not None],
+        config=sweep.plan.config, evidence=sweep.evidence(),
+    )  # fmt: skip
 
 
 def storage_sensitivity(
@@ -371,11 +338,11 @@ def storage_sensitivity(
     mb = free.info.frames * free.info.frame_bytes / 1e6
     if speeds is None:
         speeds = [mb / free.latency_s * 2 ** (step / 16 * 3) for step in range(-16, 17)]
-    points = []
+    points, swept = [], any(cell.mode == "sync" for cell in sweep.results)
     for speed in speeds:
         advice, sync_s = recommend_from(sweep, limits, speed), None
-        if sweep.predictions is not None and any(cell.mode == "sync" for cell in sweep.results):
-            held = replace(sweep.predictions.costs, storage=Storage(speed))
-            sync_s = predict(held, free.info, advice.config, "sync").run.latency_s
+        if sweep.predictions is not None and swept:
+            costs = sweep.predictions.costs.at_speed(speed)
+            sync_s = predict(costs, free.info, advice.config, "sync").run.latency_s
         points.append(StoragePoint(speed, advice, sync_s, mb / speed))
     return tuple(points)

@@ -11,9 +11,9 @@ from fractions import Fraction
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, VideoInfo, pixel_frames
+from vdkit.decode.chunks import PRIMITIVES, DecodeConfig, VideoInfo, pixel_frames, plan_chunks
 from vdkit.predict.advise import seconds
-from vdkit.predict.costs import Cost, StageCosts, Storage, check_speed
+from vdkit.predict.costs import Cost, StageCosts, check_speed
 from vdkit.predict.fit import fit_costs
 from vdkit.predict.recurrence import Prediction, predict
 from vdkit.record.results import by_variant, find_recordings
@@ -77,11 +77,7 @@ class CostBook:
         self._fitted: dict[Decoding, StageCosts] = {}
 
     def add(
-        self,
-        result: Recording,
-        machine: str,
-        decoder: str | None = None,
-        sink: str | None = None,
+        self, result: Recording, machine: str, decoder: str | None = None, sink: str | None = None
     ) -> bool:
         """Keep a benchmark; False if it tells no costs: a throttled sink, or diffusers' path only.
 
@@ -97,12 +93,10 @@ class CostBook:
             machine, decoder or load.decoder, load.variant, load.dtype, load.height, load.width,
             sink or result.sink.kind,
         )  # fmt: skip
-        kept = [
-            one
-            for one in self._results.get(key, [])
-            if one.sink == result.sink  # another file system has writes of its own
-            and (one.config, one.arms.keys()) != (result.config, result.arms.keys())
-        ]
+        # Another file system has writes of its own.
+        alike = [one for one in self._results.get(key, []) if one.sink == result.sink]
+        new = result.config, result.arms.keys()
+        kept = [one for one in alike if (one.config, one.arms.keys()) != new]
         self._results[key] = [*kept, result]
         self._fitted.pop(key, None)
         return True
@@ -138,8 +132,7 @@ class CostBook:
         """
         if wanted in self._results:
             count = len(self._results[wanted])
-            origin = f"measured ({count} benchmark{'s' * (count > 1)})"
-            return Known(self._fit(wanted), origin, True, self._chunk_sizes(wanted))
+            return self._known(wanted, f"measured ({count} benchmark{'s' * (count > 1)})")
         same = attrgetter("machine", "decoder", "variant", "dtype")
         near = [key for key in self._results if same(key) == same(wanted)]
         if not near:
@@ -153,35 +146,34 @@ class CostBook:
             costs = _scaled(costs, wanted.pixels / base.pixels)
             said.append(f"scaled by pixels from {base.height}x{base.width}")
         if base.sink != wanted.sink:
-            costs, words = self._with_sink(costs, wanted)
+            other, words = self._writes(wanted)
+            costs = replace(costs, write=other.write, open=other.open, close=other.close)
             said.append(words)
         if not said:  # the same pixels in another shape
             said.append(f"those of {base.height}x{base.width}")
-        return Known(costs, "a guess: " + ", ".join(said), False, self._chunk_sizes(base))
+        return self._known(base, "a guess: " + ", ".join(said), costs)
+
+    def _known(self, key: Decoding, origin: str, guess: StageCosts | None = None) -> Known:
+        sizes = tuple(sorted({result.config.chunk_size for result in self._results[key]}))
+        return Known(guess or self._fit(key), origin, guess is None, sizes)
 
     def _fit(self, key: Decoding) -> StageCosts:
         if key not in self._fitted:
             self._fitted[key] = fit_costs(*self._results[key])
         return self._fitted[key]
 
-    def _chunk_sizes(self, key: Decoding) -> tuple[int, ...]:
-        return tuple(sorted({result.config.chunk_size for result in self._results[key]}))
-
-    def _with_sink(self, costs: StageCosts, wanted: Decoding) -> tuple[StageCosts, str]:
+    def _writes(self, wanted: Decoding) -> tuple[StageCosts, str]:
+        """Costs whose writes are those of the sink, and where they are from."""
         if wanted.sink == "null":
-            free = replace(costs, write=Cost(), open=Cost(), close=Cost())
-            return free, "writes taken as free"
-        with_it = [
-            key for key in self._results if (key.machine, key.sink) == (wanted.machine, wanted.sink)
-        ]
+            return StageCosts(decode=Cost()), "writes taken as free"
+        with_it = [key for key in self.known(wanted.machine) if key.sink == wanted.sink]
         if not with_it:
             raise LookupError(
                 f"what a write to {wanted.sink} costs on {wanted.machine} is not known yet"
             )
         key = min(with_it, key=lambda key: _distance(key, wanted))
         other = _scaled(self._fit(key), wanted.pixels / key.pixels)
-        moved = replace(costs, write=other.write, open=other.open, close=other.close)
-        return moved, f"writes from {key.decoder} at {key.height}x{key.width}"
+        return other, f"writes from {key.decoder} at {key.height}x{key.width}"
 
 
 def _distance(key: Decoding, wanted: Decoding) -> float:
@@ -220,15 +212,16 @@ class Setting:
     def __post_init__(self) -> None:
         if self.mb_per_s is not None:
             check_speed(self.mb_per_s)
-        if self.decoding.sink == "mp4" and (self.decoding.height % 2 or self.decoding.width % 2):
+        height, width = self.decoding.height, self.decoding.width
+        if self.decoding.sink == "mp4" and (height % 2 or width % 2):
             raise ValueError(
-                f"H.264 in 4:2:0 needs even sides, the video is "
-                f"{self.decoding.height}x{self.decoding.width}; take another sink or size"
+                f"H.264 in 4:2:0 needs even sides, the video is {height}x{width}; take another "
+                "sink or size"
             )
 
-    def info(self, temporal_factor: int = 4) -> VideoInfo:
+    def info(self) -> VideoInfo:
         """The video."""
-        frames = pixel_frames(self.latent_frames, temporal_factor)
+        frames = pixel_frames(self.latent_frames)
         return VideoInfo(frames, self.decoding.height, self.decoding.width, self.fps)
 
 
@@ -264,31 +257,26 @@ def predict_setting(
         ValueError: a setting that no run can have; names the value and the remedy.
     """
     known = book.lookup(setting.decoding)
-    costs = known.costs
-    if setting.mb_per_s is not None:
-        costs = replace(costs, storage=Storage(setting.mb_per_s))
-    info = setting.info()
+    costs, info = known.costs.at_speed(setting.mb_per_s), setting.info()
     made = {mode: predict(costs, info, setting.config, mode) for mode in MODES}
-    remarks = [*_dead_knobs(setting, costs), *_bottleneck(setting, costs, made["async"])]
+    remarks = _dead_knobs(setting, costs) + _bottleneck(setting, costs, made["async"])
     peak = max((one.run.vram_peak_bytes or 0) for one in made.values())
     if vram_bytes is not None and peak > vram_bytes:
         remarks.append(
             f"This does not fit: it needs {peak / 1e9:.1f} GB of device memory, there are "
             f"{vram_bytes / 1e9:.1f} GB. Take a smaller chunk size."
         )
-    if setting.config.chunk_size not in known.chunk_sizes:
+    if (size := setting.config.chunk_size) not in known.chunk_sizes:
         sizes = " and ".join(map(str, known.chunk_sizes))
-        remarks.append(
-            f"Chunk size {setting.config.chunk_size} was not measured here, only {sizes}: its "
-            "costs are taken from these."
-        )
+        said = f"Chunk size {size} was not measured here, only {sizes}"
+        remarks.append(f"{said}: its costs are taken from these.")
     return SettingPrediction(setting, made, known, tuple(remarks))
 
 
 def _dead_knobs(setting: Setting, costs: StageCosts) -> list[str]:
     """What is set but cannot matter."""
     config, said = setting.config, []
-    chunks = 1 + -(-(setting.latent_frames - 1) // config.chunk_size)
+    chunks = len(plan_chunks(setting.latent_frames, config.chunk_size))
     if chunks == 1:
         said.append("The video is a single chunk: there is nothing to overlap it with.")
     elif config.chunk_size >= setting.latent_frames:
@@ -314,8 +302,7 @@ def _bottleneck(setting: Setting, costs: StageCosts, made: Prediction) -> list[s
     decode_s = costs.decode.seconds(frames)
     write_s = costs.write.seconds(frames) if costs.write is not None else 0.0
     if setting.mb_per_s is not None:
-        size = frames * made.run.info.frame_bytes
-        write_s = max(write_s, size / (setting.mb_per_s * 1e6))
+        write_s = max(write_s, frames * made.run.info.frame_bytes / (setting.mb_per_s * 1e6))
     if not setting.config.uint8_on_gpu and costs.convert is not None:
         write_s += costs.convert.seconds(frames)
     if write_s <= decode_s:

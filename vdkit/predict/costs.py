@@ -7,12 +7,9 @@ into the timeline of any chunk size, number of slots and choice of primitives.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from vdkit.record.runs import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +41,9 @@ class Cost:
 
     def times(self, factor: float) -> Cost:
         """This cost ``factor`` times: 0.5 is a resource of twice the speed."""
-        return Cost(
-            self.fixed_s * factor,
-            self.per_frame_s * factor,
-            None if self.first_s is None else self.first_s * factor,
-            tuple((size, seconds * factor) for size, seconds in self.measured),
-        )
+        first_s = None if self.first_s is None else self.first_s * factor
+        measured = tuple((size, seconds * factor) for size, seconds in self.measured)
+        return Cost(self.fixed_s * factor, self.per_frame_s * factor, first_s, measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +119,8 @@ class StageCosts:
                 if isinstance(value, Cost):
                     _check_cost(name, value)
                 elif value is not None or field.type == "Cost":
-                    raise TypeError(
-                        f"{name} is {value!r}; give a Cost(fixed_s, per_frame_s) in seconds"
-                    )
+                    remedy = "give a Cost(fixed_s, per_frame_s) in seconds"
+                    raise TypeError(f"{name} is {value!r}; {remedy}")
         if self.element_bytes not in (2, 4):
             raise ValueError(
                 f"element_bytes is {self.element_bytes!r}; use 2 (half precision) or 4 (float32)"
@@ -142,6 +135,10 @@ class StageCosts:
                 "fit from a benchmark that ran such a path"
             )
         return cost
+
+    def at_speed(self, mb_per_s: float | None) -> StageCosts:
+        """With storage of this speed, MB/s; None: as they are."""
+        return self if mb_per_s is None else replace(self, storage=Storage(mb_per_s))
 
     def times(self, factor: float, *names: str) -> StageCosts:
         """With these costs, where they are known, ``factor`` times: 0.5 is twice the speed."""
@@ -169,21 +166,18 @@ def _is_number(value: object) -> TypeGuard[float]:
 def check_speed(mb_per_s: object) -> None:
     """ValueError unless ``mb_per_s`` is a storage speed in MB/s: a byte to a petabyte a second."""
     if not _is_number(mb_per_s) or not 1e-6 <= mb_per_s <= 1e9:
-        raise ValueError(
-            f"storage speed is {mb_per_s!r} MB/s; give one above 0, from 1e-06 to 1e+09"
-        )
+        remedy = "give one above 0, from 1e-06 to 1e+09"
+        raise ValueError(f"storage speed is {mb_per_s!r} MB/s; {remedy}")
 
 
 def _check_cost(name: str, cost: Cost) -> None:
-    check_seconds(f"{name}.fixed_s", cost.fixed_s)
-    check_seconds(f"{name}.per_frame_s", cost.per_frame_s)
-    if cost.first_s is not None:
-        check_seconds(f"{name}.first_s", cost.first_s)
+    for part in ("fixed_s", "per_frame_s", "first_s"):
+        if (value := getattr(cost, part)) is not None or part != "first_s":
+            check_seconds(f"{name}.{part}", value)
     sizes = [size for size, _ in cost.measured]
     if sizes != sorted(set(sizes)):
-        raise ValueError(
-            f"{name}.measured has the pixel frames {sizes}; give each size once, ascending"
-        )
+        remedy = "give each size once, ascending"
+        raise ValueError(f"{name}.measured has the pixel frames {sizes}; {remedy}")
     for size, seconds in cost.measured:
         check_seconds(f"{name}.measured at {size} frames", seconds)
 
@@ -214,23 +208,5 @@ def costs_from_totals(chunks: int, compute_s: float, sequential_s: float) -> Sta
             f"sequential_s is {sequential_s}, below compute_s, {compute_s}: the sequential path "
             "holds all of the compute; were they mixed up?"
         )
-    return StageCosts(
-        decode=Cost(fixed_s=compute_s / chunks),
-        write=Cost(fixed_s=(sequential_s - compute_s) / chunks),
-        pageable_copy=Cost(),
-        convert=Cost(),
-    )
-
-
-def recorded_times(run: Run) -> dict[str, tuple[float, ...]]:
-    """Measured seconds of each step by chunk, for `vdkit.predict.recurrence.predict` to replay.
-
-    Only the steps that the run had: launch, decode, copy, convert, write.
-    """
-    found = {}
-    for step in ("launch", "decode", "copy", "convert", "write"):
-        spans = [chunk.span_s(step) for chunk in run.chunks]
-        known = tuple(span for span in spans if span is not None)
-        if known and len(known) == len(spans):
-            found[step] = known
-    return found
+    decode, write = Cost(compute_s / chunks), Cost((sequential_s - compute_s) / chunks)
+    return StageCosts(decode=decode, write=write, pageable_copy=Cost(), convert=Cost())

@@ -6,8 +6,9 @@ Means, not medians: a run's latency is a sum, and what stalls now and then is a 
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import Run
 
+_Point = tuple[float, float | None]
+"""Measured (pixel frames, seconds) of one step; None: the chunk had no such step."""
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -58,34 +61,27 @@ def fit_costs(*recordings: Recording) -> StageCosts:
     cuda = recordings[0].provenance.device != "cpu"
     step_s = _mean(step for arm, run in chunked if arm.mode == "sync" for step in _steps_s(run))
     decode, launch, lead = _decode_and_launch([run for _, run in chunked])
-    copies = {True: _Points(), False: _Points()}
+    copies: dict[bool, list[_Point]] = {True: [], False: []}
     for arm, run in chunked:
-        pinned = is_pinned(cuda, arm.config, arm.mode)
-        for chunk in run.chunks:
-            copies[pinned].add(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy"))
-    opened, closed = _Points(), _Points()
-    for _, run in runs:
-        opened.add(run.chunks[-1].frame_stop, run.sink_open_s)
-        closed.add(run.chunks[-1].frame_stop, run.sink_close_s)
+        copied = copies[is_pinned(cuda, arm.config, arm.mode)]
+        copied += [(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy")) for chunk in run.chunks]
+    lengths = [run.chunks[-1].frame_stop for _, run in runs]
+    opened = zip(lengths, (run.sink_open_s for _, run in runs), strict=True)
+    closed = zip(lengths, (run.sink_close_s for _, run in runs), strict=True)
     whole = (run for arm, run in runs if arm.mode == "diffusers")
     return StageCosts(
-        decode=decode,
-        launch=launch,
-        lead=lead,
-        copy=copies[True].fit(),
-        pageable_copy=copies[False].fit(),
-        convert=_points((run for _, run in chunked), lambda chunk: chunk.span_s("convert")).fit(),
-        video_convert=_points(whole, _video_conversion).fit(),
-        write=_points((run for _, run in runs), lambda chunk: chunk.span_s("write")).fit(),
+        decode=decode, launch=launch, lead=lead,
+        copy=_fit(copies[True]), pageable_copy=_fit(copies[False]),
+        convert=_fit(_points((run for _, run in chunked), lambda chunk: chunk.span_s("convert"))),
+        video_convert=_fit(_points(whole, _video_conversion)),
+        write=_fit(_points((run for _, run in runs), lambda chunk: chunk.span_s("write"))),
         setup_s=_mean(_setup_s(arm, run, step_s) for arm, run in chunked),
-        open=opened.fit("fixed") or Cost(),
-        close=closed.fit("fixed") or Cost(),
-        step_s=step_s,
+        open=_fit(opened, "fixed") or Cost(),
+        close=_fit(closed, "fixed") or Cost(),
         wake_s=_mean(wake for arm, run in chunked for wake in _wakes_s(arm, run)),
-        element_bytes=_ELEMENT_BYTES[load.dtype],
-        cuda=cuda,
+        step_s=step_s, element_bytes=_ELEMENT_BYTES[load.dtype], cuda=cuda,
         vram_bytes=_vram(chunked),
-    )
+    )  # fmt: skip
 
 
 def own_arms(recording: Recording) -> dict[str, Arm]:
@@ -105,72 +101,55 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
                     "what a write costs; fit from an unthrottled run, and give the costs a "
                     "Storage(mb_per_s)"
                 )
-            setting: dict[str, object] = {"device": one.provenance.device}
-            setting |= {
-                n: getattr(load, n) for n in ("decoder", "variant", "dtype", "height", "width")
-            }
+            names = ("decoder", "variant", "dtype", "height", "width")
+            setting = {"device": one.provenance.device, **{n: getattr(load, n) for n in names}}
             setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
-            found.append(
-                (f"{one.label!r}" + f", arm {name}" * (one.kind == "variants"), arm, setting)
-            )
+            where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
+            found.append((where, arm, setting))
     if not found:
         raise ValueError(
             "no recording to fit costs from; give one or more, as read_recording reads"
         )
     first, _, wanted = found[0]
     for where, _, given in found:
-        for name, value in given.items():
-            if value != wanted[name]:
-                raise ValueError(
-                    f"{name} is {value!r} in {where} and {wanted[name]!r} in {first}; fit each "
-                    "setting by itself (of variants: Recording.of_variant)"
-                )
+        if off := next((name for name in given if given[name] != wanted[name]), None):
+            raise ValueError(
+                f"{off} is {given[off]!r} in {where} and {wanted[off]!r} in {first}; fit each "
+                "setting by itself (of variants: Recording.of_variant)"
+            )
     if wanted["dtype"] not in _ELEMENT_BYTES:
         raise ValueError(f"dtype is {wanted['dtype']!r}; known are {', '.join(_ELEMENT_BYTES)}")
     return [arm for _, arm, _ in found]
 
 
-@dataclass(slots=True)
-class _Points:
-    """Measured (pixel frames, seconds) of one step."""
+def _fit(
+    points: Iterable[_Point], alone: Literal["fixed", "per frame"] = "per frame"
+) -> Cost | None:
+    """Least squares with neither part below 0; one size alone gives one part, ``alone``.
 
-    frames: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def add(self, frames: float, seconds: float | None) -> None:
-        if seconds is not None:
-            self.frames.append(frames)
-            self.seconds.append(seconds)
-
-    def fit(self, alone: Literal["fixed", "per frame"] = "per frame") -> Cost | None:
-        """Least squares with neither part below 0; one size alone gives one part, ``alone``.
-
-        From three sizes on the means of each are kept too.
-        """
-        if not self.seconds:
-            return None
-        frames, seconds = np.array(self.frames), np.array(self.seconds)
-        fixed = (float(seconds.mean()), 0.0)
-        per_frame = (0.0, float(frames @ seconds / (frames @ frames)))
-        if np.ptp(frames) == 0:
-            return Cost(*(fixed if alone == "fixed" else per_frame))
-        table = np.column_stack([np.ones_like(frames), frames])
-        both = np.linalg.lstsq(table, seconds, rcond=None)[0]
-        if not (both >= 0).all():  # the optimum lies on an edge, where one of the two parts is 0
-            both = np.array(
-                min((fixed, per_frame), key=lambda c: float(((table @ c - seconds) ** 2).sum()))
-            )
-        sizes = np.unique(frames)
-        measured = tuple((float(s), float(seconds[frames == s].mean())) for s in sizes)
-        return Cost(float(both[0]), float(both[1]), None, measured if len(measured) > 2 else ())
+    From three sizes on the means of each are kept too.
+    """
+    known = [(size, took) for size, took in points if took is not None]
+    if not known:
+        return None
+    frames, seconds = np.array(known, dtype=float).T
+    fixed = (float(seconds.mean()), 0.0)
+    per_frame = (0.0, float(frames @ seconds / (frames @ frames)))
+    if np.ptp(frames) == 0:
+        return Cost(*(fixed if alone == "fixed" else per_frame))
+    table = np.column_stack([np.ones_like(frames), frames])
+    best = np.linalg.lstsq(table, seconds, rcond=None)[0].tolist()
+    if min(best) < 0:  # the optimum lies on an edge, where one of the two parts is 0
+        best = min((fixed, per_frame), key=lambda c: float(((table @ c - seconds) ** 2).sum()))
+    measured = tuple((float(s), float(seconds[frames == s].mean())) for s in np.unique(frames))
+    return Cost(best[0], best[1], None, measured if len(measured) > 2 else ())
 
 
-def _points(runs: Iterable[Run], seconds: Callable[[ChunkRecord], float | None]) -> _Points:
-    points = _Points()
+def _points(
+    runs: Iterable[Run], seconds: Callable[[ChunkRecord], float | None]
+) -> Iterator[_Point]:
     for run in runs:
-        for chunk in run.chunks:
-            points.add(chunk.frame_stop - chunk.frame_start, seconds(chunk))
-    return points
+        yield from ((chunk.frame_stop - chunk.frame_start, seconds(chunk)) for chunk in run.chunks)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -181,28 +160,27 @@ def _mean(values: Iterable[float]) -> float:
 
 def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
     """(decode, launch, lead): queued decodes if there are any, launches that no full queue held."""
-    spans = {(queued, step): _Points() for queued in (True, False) for step in ("launch", "decode")}
+    spans: dict[tuple[bool, str], list[tuple[float, float]]] = defaultdict(list)
     first: dict[str, list[float]] = {"launch": [], "decode": []}
-    for run in runs:
-        for chunk in run.chunks:
-            start, launched = chunk.decode_start_s, chunk.launch_done_s
-            assert start is not None and launched is not None
-            for step in ("launch", "decode"):
-                seconds = chunk.span_s(step)
-                assert seconds is not None
-                if chunk.index == 0:
-                    first[step].append(seconds)
-                else:
-                    frames = chunk.frame_stop - chunk.frame_start
-                    spans[start >= launched, step].add(frames, seconds)
-    late = spans[False, "decode"]
-    decode = spans[True, "decode"].fit() or late.fit()
-    launch = spans[False, "launch"].fit("fixed") or spans[True, "launch"].fit("fixed")
+    for chunk in (chunk for run in runs for chunk in run.chunks):
+        start, launched = chunk.decode_start_s, chunk.launch_done_s
+        assert start is not None and launched is not None
+        for step, of_first in first.items():
+            seconds = chunk.span_s(step)
+            assert seconds is not None
+            if chunk.index == 0:
+                of_first.append(seconds)
+            else:
+                frames = chunk.frame_stop - chunk.frame_start
+                spans[start >= launched, step].append((frames, seconds))
+    queued, late = spans[True, "decode"], spans[False, "decode"]
+    decode = _fit(queued) or _fit(late)
+    launch = _fit(spans[False, "launch"], "fixed") or _fit(spans[True, "launch"], "fixed")
     lead = Cost()
-    if decode is not None and spans[True, "decode"].seconds:
-        longer: dict[float, list[float]] = {}
-        for size, took in zip(late.frames, late.seconds, strict=True):
-            longer.setdefault(size, []).append(took - decode.seconds(size))
+    if decode is not None and queued:
+        longer: dict[float, list[float]] = defaultdict(list)
+        for size, took in late:
+            longer[size].append(took - decode.seconds(size))
         means = tuple((size, _mean(longer[size])) for size in sorted(longer))
         lead = Cost(_mean(mean for _, mean in means), 0.0, 0.0, means if len(means) > 1 else ())
     return (  # of a first decode its lead is a part: it always finds the stream idle
@@ -225,10 +203,9 @@ def _threaded(arm: Arm) -> bool:
 def _setup_s(arm: Arm, run: Run, step_s: float) -> float:
     """From the call until the sink opens or the first slot is asked for."""
     first = run.chunks[0]
-    reached = first.slot_wait_start_s
-    if reached is None:
-        assert first.launch_start_s is not None
-        reached = first.launch_start_s - step_s
+    assert first.launch_start_s is not None
+    waited = first.slot_wait_start_s
+    reached = first.launch_start_s - step_s if waited is None else waited
     return reached - (0.0 if _threaded(arm) else run.sink_open_s or 0.0)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.predict.costs import StageCosts, Storage
+from vdkit.predict.costs import StageCosts
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.machine import Provenance
@@ -162,16 +162,15 @@ class Sweep:
 
     def predicted(self, cell: Cell) -> PredictedCell | None:
         """The prediction of ``cell``; None if there is none."""
-        if self.predictions is None:
-            return None
-        return next((one for one in self.predictions.cells if one.cell == cell), None)
+        known = self.predictions.cells if self.predictions else ()
+        return next((one for one in known if one.cell == cell), None)
 
     def error_percent(self, cell: Cell) -> float | None:
         """Predicted over measured mean latency, less 1, %; None unless both are there."""
-        predicted = self.predicted(cell)
-        if predicted is None or cell not in self.results:
+        one = self.predicted(cell)
+        if one is None or cell not in self.results:
             return None
-        return 100 * (predicted.latency_s / measured_s(self.results[cell]) - 1)
+        return 100 * (one.latency_s / measured_s(self.results[cell]) - 1)
 
     def errors(self) -> dict[Cell, float]:
         """Error of every measured cell that was predicted, the fit cells left out, %."""
@@ -199,15 +198,11 @@ def median_and_worst(errors: dict[Cell, float]) -> tuple[float, float, Cell]:
     return statistics.median(abs(error) for error in errors.values()), abs(errors[worst]), worst
 
 
-def _raise(error: Exception) -> None:
-    raise error
-
-
-def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _raise) -> Sweep:
+def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] | None = None) -> Sweep:
     """Read a sweep, finished or not.
 
     Args:
-        left_out: gets the error of a cell's file, which then counts as not there.
+        left_out: gets the error of a cell's file, which then counts as not there; None: raise it.
 
     Raises:
         FileNotFoundError: no ``sweep.json`` in ``folder``.
@@ -225,6 +220,8 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _ra
             elif (reason := unfit_path(folder, cell)).exists():
                 unfit[cell] = read_record(reason, Unfit, SCHEMA_VERSION).reason
         except (ValueError, OSError) as error:
+            if left_out is None:
+                raise
             left_out(error)
     path = folder / PREDICTIONS
     predictions = read_record(path, Predictions, SCHEMA_VERSION) if path.exists() else None
@@ -234,12 +231,10 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] = _ra
 def _read_cell(path: Path, cell: Cell) -> Recording:
     """ValueError unless the file is of this cell."""
     result = read_recording(path)
-    found = Cell(
-        mode=result.base.mode,
-        chunk_size=result.config.chunk_size,
-        slots=None if cell.slots is None else result.config.slots,
-        mb_per_s=result.sink.throttle_mb_per_s,
-    )
+    mode, size = result.base.mode, result.config.chunk_size
+    slots = None if cell.slots is None else result.config.slots
+    speed = result.sink.throttle_mb_per_s
+    found = Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
     if found != cell:
         raise ValueError(f"{path} holds {found.words}, not {cell.words}")
     return result
@@ -265,24 +260,18 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
     info = video_info(records[0])
     cells, unpredicted = [], {}
     for cell in sweep.plan.all_cells:
-        held = costs if cell.mb_per_s is None else replace(costs, storage=Storage(cell.mb_per_s))
+        held, config = costs.at_speed(cell.mb_per_s), cell.config(sweep.plan.config)
         try:
-            made = predict(held, info, cell.config(sweep.plan.config), cell.mode)
+            made = predict(held, info, config, cell.mode)
         except ValueError as error:
             unpredicted[cell.key] = str(error)
             continue
         run, busy = made.run, made.utilization_percent
-        cells.append(
-            PredictedCell(
-                cell=cell, latency_s=run.latency_s, ttff_s=run.ttff_s,
-                vram_peak_bytes=run.vram_peak_bytes, pinned_bytes=run.pinned_bytes,
-                utilization_percent=busy.get("steady", busy["run"]),
-            )
-        )  # fmt: skip
+        names = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
+        told = {name: getattr(run, name) for name in names}
+        utilization = busy.get("steady", busy["run"])
+        cells.append(PredictedCell(cell=cell, **told, utilization_percent=utilization))
     return Predictions(
-        costs=costs,
-        fitted_from=fitted_from,
-        cells=tuple(cells),
-        unpredicted=unpredicted,
+        costs=costs, fitted_from=fitted_from, cells=tuple(cells), unpredicted=unpredicted,
         measured_before=sum(cell in sweep.results for cell in sweep.plan.cells),
-    )
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import (
@@ -23,7 +23,7 @@ from vdkit.decode.chunks import (
     latent_frames,
     plan_chunks,
 )
-from vdkit.predict.costs import Cost, StageCosts, check_seconds
+from vdkit.predict.costs import StageCosts
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
@@ -60,7 +60,6 @@ def predict(
     mode: str = "async",
     *,
     temporal_factor: int = 4,
-    replay: Mapping[str, Sequence[float]] | None = None,
 ) -> Prediction:
     """Every start and end of one run of one decode path.
 
@@ -70,13 +69,10 @@ def predict(
         config: chunk size, slots and primitives, read as the path itself reads them.
         mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
         temporal_factor: pixel frames per latent frame after the first.
-        replay: step (launch, decode, copy, convert, write) to measured seconds by chunk, in place
-            of the costs, e.g. from `vdkit.predict.costs.recorded_times`. A replayed decode already
-            holds ``lead``, and a replayed write ``storage``: neither is added again.
 
     Raises:
-        ValueError: unknown mode, a cost that this path needs and that is not known, or a replay
-            that does not fit; names the value and what to do.
+        ValueError: unknown mode, or a cost that this path needs and that is not known; names the
+            value and what to do.
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; use one of {', '.join(MODES)}")
@@ -86,13 +82,6 @@ def predict(
     else:
         chunks = plan_chunks(count, config.chunk_size, temporal_factor)
     times = _times(costs, chunks, config, mode, temporal_factor)
-    if replay is not None:
-        times |= _checked_replay(replay, times, len(chunks), mode)
-        costs = replace(
-            costs,
-            lead=Cost() if "decode" in replay else costs.lead,
-            storage=None if "write" in replay else costs.storage,
-        )
     for index, seconds in enumerate(times["decode"]):
         if seconds < _CLOCK_S:
             raise ValueError(
@@ -112,8 +101,12 @@ def _times(
     costs: StageCosts, chunks: Sequence[Chunk], config: DecodeConfig, mode: str, factor: int
 ) -> dict[str, list[float]]:
     """Seconds of each step that the path has, by chunk."""
+    pinned = is_pinned(costs.cuda, config, mode)
+    whole = mode != "async" or (pinned and config.uint8_on_gpu)
+    why = f"mode {mode}{'' if whole else ' without a primitive'}"
 
-    def column(cost: Cost, scale: int = 1) -> list[float]:
+    def column(name: str, scale: int = 1) -> list[float]:
+        cost = costs.known(name, why)
         return [cost.seconds(chunk.frames * scale, chunk.index == 0) for chunk in chunks]
 
     if mode == "diffusers":  # one call of the decoder per latent frame
@@ -122,40 +115,15 @@ def _times(
             name: [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
             for name, cost in (("launch", costs.launch), ("decode", costs.decode))
         }
-        found["convert"] = column(costs.known("video_convert", "mode diffusers"))
-        return found | {"write": column(costs.known("write", "mode diffusers"))}
-    found = {"launch": column(costs.launch), "decode": column(costs.decode)}
+        return found | {"convert": column("video_convert"), "write": column("write")}
+    found = {"launch": column("launch"), "decode": column("decode")}
     if mode == "compute_only":
         return found
-    pinned = is_pinned(costs.cuda, config, mode)
-    off = "" if mode == "sync" or (pinned and config.uint8_on_gpu) else " without a primitive"
-    why = f"mode {mode}{off}"
-    copy = costs.known("copy" if pinned else "pageable_copy", why)
-    found["copy"] = column(copy, _d2h_value_bytes(costs, config, mode))
+    name = "copy" if pinned else "pageable_copy"
+    found["copy"] = column(name, _d2h_value_bytes(costs, config, mode))
     if not converts_on_gpu(config, mode):
-        found["convert"] = column(costs.known("convert", why))
-    return found | {"write": column(costs.known("write", why))}
-
-
-def _checked_replay(
-    replay: Mapping[str, Sequence[float]], times: Mapping[str, object], count: int, mode: str
-) -> dict[str, list[float]]:
-    for step, seconds in replay.items():
-        if step not in times:
-            raise ValueError(
-                f"replay has {step!r}, a step that this {mode} run lacks; leave it out, it has "
-                f"{', '.join(times)}"
-            )
-        if not hasattr(seconds, "__len__"):
-            raise ValueError(f"replay of {step} is {seconds!r}; give seconds, one for each chunk")
-        if len(seconds) != count:
-            raise ValueError(
-                f"replay of {step} has {len(seconds)} times for {count} chunks; replay with the "
-                "recorded run's own video and chunk size"
-            )
-        for index, value in enumerate(seconds):
-            check_seconds(f"replay of {step}, chunk {index},", value)
-    return {step: [float(value) for value in seconds] for step, seconds in replay.items()}
+        found["convert"] = column("convert")
+    return found | {"write": column("write")}
 
 
 def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
@@ -178,8 +146,9 @@ def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
 class Pipeline:
     """One run in the making: when both streams and the storage are next free, s since the call.
 
-    Each path is a method that walks its thread's calls in order, fills the records and returns the
-    latency. ``host_s`` is the clock of the thread that launches.
+    A path is a method that walks its threads' calls in order, fills the records and returns the
+    latency. ``host_s`` is the clock of the thread that launches. ``times``: step to its seconds by
+    chunk.
     """
 
     def __init__(
@@ -194,52 +163,44 @@ class Pipeline:
         self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
         self.frame_bytes = info.frame_bytes * _d2h_value_bytes(costs, config, mode)
         self.records = [
-            ChunkRecord(
-                index=chunk.index, latent_start=chunk.latent_start, latent_stop=chunk.latent_stop,
-                frame_start=chunk.frame_start, frame_stop=chunk.frame_stop,
-                d2h_bytes=chunk.frames * self.frame_bytes,
-            )
+            ChunkRecord(**asdict(chunk), d2h_bytes=chunk.frames * self.frame_bytes)
             for chunk in chunks
-        ]  # fmt: skip
+        ]
         self.slots = min(config.slots, len(chunks))
         self.pinned = is_pinned(costs.cuda, config, mode)
         self.decoded_s: list[float] = []
-        self.copied_s: list[float] = []
         self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
         self.sink_open_s = costs.open.seconds(info.frames)
         self.sink_close_s: float | None = None
 
     def run(self) -> DecodeResult:
         """Walk the path."""
-        if self.mode == "async":
-            latency_s = self.threaded() if self.config.writer_thread else self.inline()
-        else:
-            latency_s = self.compute() if self.mode == "compute_only" else self.serial()
+        paths = {"compute_only": self.compute, "async": self.threaded}
+        alone = self.mode == "async" and not self.config.writer_thread
+        latency_s = (self.inline if alone else paths.get(self.mode, self.inline))()
         most = max(record.frame_stop - record.frame_start for record in self.records)
         has_sink = self.mode != "compute_only"
         buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
         ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)
         beside = None if self.mode == "diffusers" else self.costs.vram_peak_bytes(most)
         return DecodeResult(
-            mode=self.mode,
-            device="predicted",
-            info=self.info,
-            config=self.config,
-            started_s=0.0,
-            latency_s=latency_s,
-            ttff_s=self.records[0].write_done_s,
-            sink_open_s=self.sink_open_s if has_sink else None,
-            sink_close_s=self.sink_close_s,
-            pinned_bytes=ring_bytes if self.pinned else 0,
-            ring_bytes=ring_bytes,
+            mode=self.mode, device="predicted", info=self.info, config=self.config, started_s=0.0,
+            latency_s=latency_s, ttff_s=self.records[0].write_done_s,
+            sink_open_s=self.sink_open_s if has_sink else None, sink_close_s=self.sink_close_s,
+            pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
             vram_peak_bytes=None if beside is None else beside + ring_bytes,
-            device_mallocs_steady=None,
-            clock_residual_s=0.0,
-            chunks=tuple(self.records),
-        )
+            device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
+        )  # fmt: skip
 
     def launch(self, record: ChunkRecord, host_s: float) -> float:
-        """Launch the decode; returns when the call comes back."""
+        """Launch the decode; returns when the call comes back.
+
+        Where no copy blocks the host, it first sleeps until no more than `LAUNCH_AHEAD` chunks are
+        in front of it.
+        """
+        free = self.pinned or self.mode == "compute_only"
+        if free and record.index >= LAUNCH_AHEAD:
+            host_s = max(host_s, self.decoded_s[record.index - LAUNCH_AHEAD] + self.costs.wake_s)
         start_s = host_s + self.costs.step_s
         done_s = start_s + self.times["launch"][record.index]
         # Queued kernels run back to back; on an idle stream the first ones wait for their launch.
@@ -253,19 +214,26 @@ class Pipeline:
         self.decoded_s.append(decoded_s)
         return done_s
 
-    def copy(self, record: ChunkRecord) -> float:
-        """Copy to the host behind the decode; returns when it is done."""
+    def decode_and_copy(self, record: ChunkRecord, host_s: float) -> float:
+        """Launch, and copy to the host behind the decode; returns when the host goes on."""
+        host_s = self.launch(record, host_s)
+        if "copy" not in self.times:  # mode diffusers, whose conversion holds the copy
+            return host_s
         start_s = max(self.decoded_s[-1], self.copy_free_s)
         done_s = start_s + self.times["copy"][record.index]
         record.copy_start_s, record.copy_done_s = start_s, done_s
         self.copy_free_s = done_s
         if not self.config.copy_stream:
             self.compute_free_s = done_s
-        self.copied_s.append(done_s)
-        return done_s
+        return host_s if self.pinned else done_s
 
     def write(self, record: ChunkRecord, at_s: float) -> float:
-        """Convert, if the host has to, and write; returns when the sink lets go."""
+        """Once its copy has been seen to end, convert, if the host has to, and write.
+
+        Returns when the sink lets go.
+        """
+        seen_s = (record.copy_done_s or 0.0) + (self.costs.wake_s if self.pinned else 0.0)
+        at_s = max(at_s, seen_s)
         if "convert" in self.times:
             record.convert_start_s = at_s
             ready_s = max(at_s, self.decoded_s[record.index])  # waits only in mode diffusers
@@ -289,42 +257,15 @@ class Pipeline:
         self.sink_close_s = done_s - at_s
         return done_s
 
-    def ahead(self, index: int, host_s: float) -> float:
-        """The host sleeps until no more than `LAUNCH_AHEAD` chunks are in front of it."""
-        if index < LAUNCH_AHEAD:
-            return host_s
-        return max(host_s, self.decoded_s[index - LAUNCH_AHEAD] + self.costs.wake_s)
-
     def compute(self) -> float:
+        """Mode compute_only."""
         host_s = self.costs.setup_s
         for record in self.records:
-            host_s = self.launch(record, self.ahead(record.index, host_s))
+            host_s = self.launch(record, host_s)
         return max(host_s, self.compute_free_s + self.costs.wake_s)
 
-    def serial(self) -> float:
-        """Modes sync and diffusers; in the latter the conversion holds the copy."""
-        host_s = self.costs.setup_s + self.sink_open_s
-        for record in self.records:
-            host_s = self.launch(record, host_s)
-            if "copy" in self.times:
-                host_s = self.copy(record)
-            host_s = self.write(record, host_s)
-        return self.close(host_s)
-
-    def decode_and_copy(self, record: ChunkRecord, host_s: float) -> float:
-        """One chunk of mode async, its slot acquired; returns when the host goes on."""
-        if not self.pinned:  # the copy before blocked the host: there is nothing to sleep on
-            self.launch(record, host_s)
-            return self.copy(record)
-        host_s = self.launch(record, self.ahead(record.index, host_s))
-        self.copy(record)
-        return host_s
-
-    def ready(self, index: int) -> float:
-        """When the thread that writes has seen the copy's end."""
-        return self.copied_s[index] + (self.costs.wake_s if self.pinned else 0.0)
-
     def threaded(self) -> float:
+        """Mode async."""
         host_s = self.costs.setup_s
         writer_s = host_s + self.sink_open_s
         for record in self.records:
@@ -337,24 +278,25 @@ class Pipeline:
                     record.slot_held_by = held.phase_at(host_s)
                     record.slot_acquired_s = host_s = held.write_done_s
             host_s = self.decode_and_copy(record, host_s)
-            writer_s = self.write(record, max(writer_s, self.ready(record.index)))
+            writer_s = self.write(record, writer_s)
         return self.close(writer_s)
 
     def inline(self) -> float:
+        """The paths without a writer thread: only mode async has chunks in front of the write."""
         host_s = self.costs.setup_s + self.sink_open_s
         pending: deque[ChunkRecord] = deque()
 
         def write_until(left: int, host_s: float) -> float:
             while len(pending) > left:
-                record = pending.popleft()
-                host_s = self.write(record, max(host_s, self.ready(record.index)))
+                host_s = self.write(pending.popleft(), host_s)
             return host_s
 
         for record in self.records:
-            host_s = write_until(self.slots - 1, host_s)
-            record.slot = record.index % self.slots
-            record.slot_wait_start_s = record.slot_acquired_s = host_s
+            if self.mode == "async":
+                host_s = write_until(self.slots - 1, host_s)
+                record.slot = record.index % self.slots
+                record.slot_wait_start_s = record.slot_acquired_s = host_s
             host_s = self.decode_and_copy(record, host_s)
             pending.append(record)
-            host_s = write_until(LAUNCH_AHEAD, host_s)
+            host_s = write_until(LAUNCH_AHEAD if self.mode == "async" else 0, host_s)
         return self.close(write_until(0, host_s))

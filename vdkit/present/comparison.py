@@ -89,7 +89,7 @@ def _money(rows: Sequence[Row], asked: Asked) -> list[Any]:
 def _mean(metric: str, recording: Recording, mode: str) -> Number:
     """Of the timed runs: bytes as ever, what scatters as far as its interval goes."""
     _, unit, decimals = UNITS[metric]
-    read = (METRICS[metric].read(run) for run in recording.arms[mode].timed)
+    read = (METRICS[metric](run) for run in recording.arms[mode].timed)
     values = [value / unit for value in read if value is not None]
     return mean_of(values) if decimals is None else Number(fmean(values), decimals)
 

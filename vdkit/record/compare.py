@@ -8,50 +8,27 @@ itself: by recorded rounds of one setting against itself, and against planted wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
+from operator import attrgetter
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from vdkit.record import stats
 from vdkit.record.money import run_energy_j
 from vdkit.record.recording import Recording, comparable
 from vdkit.record.runs import Run
-from vdkit.record.stats import (
-    CALL_BELOW_P,
-    LESS,
-    MORE,
-    TOO_FEW,
-    Decision,
-    Proportion,
-    Ratio,
-    Summary,
-    decide,
-    paired_ratio,
-    runs_needed,
-    summarize,
-    wilson,
-)
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure of one run, lower is better; ``more`` and ``less`` are the words for a change."""
-
-    more: str
-    less: str
-    read: Callable[[Run], float | None]
-
-
-METRICS = {
-    "latency_s": Metric("slower", "faster", lambda run: run.latency_s),
-    "ttff_s": Metric("slower", "faster", lambda run: run.ttff_s),
-    "vram_peak_bytes": Metric("more", "less", lambda run: run.vram_peak_bytes),
-    "pinned_bytes": Metric("more", "less", lambda run: run.pinned_bytes),
-    "energy_j": Metric("more", "less", run_energy_j),
-}
-"""What is compared, by name; ``energy_j`` is the NVML counter after a run minus before it."""
+Pairs = Sequence[tuple[str, str]]
+"""Arms of A and of B, by name."""
+METRICS: dict[str, Callable[[Run], float | None]] = {
+    name: attrgetter(name) for name in ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
+} | {"energy_j": run_energy_j}
+"""What is compared, by name, of one run, lower is better; ``energy_j`` is the NVML counter after a
+run minus before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +52,18 @@ class Compared:
     n_b: int
     throttled_a: int
     throttled_b: int
-    decision: Decision
+    decision: stats.Decision
 
     @property
     def verdict(self) -> str:
         """What B is against A: the metric's own word, or why there is none."""
-        words = {MORE: METRICS[self.metric].more, LESS: METRICS[self.metric].less}
+        words = {stats.MORE: "slower", stats.LESS: "faster"} if self.metric.endswith("_s") else {}
         return words.get(self.decision.verdict, self.decision.verdict)
 
     def worse_than(self, percent: float) -> bool:
         """Called, and the mean is more than ``percent`` above A's."""
-        return self.decision.verdict == MORE and self.mean_b > self.mean_a * (1 + percent / 100)
+        more = self.decision.verdict == stats.MORE
+        return more and self.mean_b > self.mean_a * (1 + percent / 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +89,12 @@ class Comparison:
     @property
     def tests(self) -> int:
         """Rows with runs enough to call a difference."""
-        return sum(row.decision.verdict != TOO_FEW for row in self.rows)
+        return sum(row.decision.verdict != stats.TOO_FEW for row in self.rows)
 
     @property
     def expected_false_calls(self) -> float:
         """Differences to be expected from chance alone, at most, if nothing changed."""
-        return self.tests * CALL_BELOW_P
+        return self.tests * stats.CALL_BELOW_P
 
 
 def compare_results(
@@ -127,7 +105,7 @@ def compare_results(
     across: bool = False,
     modes: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
-    mode_pairs: Sequence[tuple[str, str]] | None = None,
+    mode_pairs: Pairs | None = None,
 ) -> Comparison:
     """Compare every metric of every mode that both recordings have.
 
@@ -145,8 +123,8 @@ def compare_results(
             recordings that differ in what must be equal (lists all of it).
     """
     pairs = _mode_pairs(a, b, modes, mode_pairs)
-    one = a is b or a == b
-    if one and any(mode_a == mode_b for mode_a, mode_b in pairs):
+    same = a is b or a == b
+    if same and any(mode_a == mode_b for mode_a, mode_b in pairs):
         raise ValueError(
             "A and B hold the same runs, and runs against themselves say nothing; give two "
             "recordings, or two modes of this one with --mode-a and --mode-b"
@@ -157,53 +135,40 @@ def compare_results(
             f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times "
             "says nothing. --across gives it all the same and says so"
         )
-    stated = [*media, *stated_differences(a, b, pairs)]
-    paired = one if paired is None else paired
+    paired = same if paired is None else paired
     if paired:
         for mode_a, mode_b in pairs:
             _check_rounds(mode_a, a.arms[mode_a].timed, mode_b, b.arms[mode_b].timed)
-    chosen = _metrics(metrics)
     rows: list[Compared] = []
     left_out: list[tuple[str, str, str]] = []
-    for mode_a, mode_b in pairs:
-        for metric in chosen:
-            left, right = a.arms[mode_a], b.arms[mode_b]
-            decision = _decision(left.timed, right.timed, metric, paired)
-            if isinstance(decision, str):
-                name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
-                left_out.append((metric, name, decision))
-                continue
-            rows.append(
-                Compared(
-                    mode_a=mode_a,
-                    mode_b=mode_b,
-                    metric=metric,
-                    mean_a=fmean(_values(left.timed, metric)),
-                    mean_b=fmean(_values(right.timed, metric)),
-                    n_a=len(left.timed),
-                    n_b=len(right.timed),
-                    throttled_a=left.throttled_runs,
-                    throttled_b=right.throttled_runs,
-                    decision=decision,
-                )
+    for (mode_a, mode_b), metric in product(pairs, _metrics(metrics)):
+        one, other = a.arms[mode_a], b.arms[mode_b]
+        mine, theirs = _values(one.timed, metric), _values(other.timed, metric)
+        if unasked := _unasked((mine, theirs), (len(one.timed), len(other.timed))):
+            left_out.append((metric, _both(mode_a, mode_b), unasked))
+            continue
+        rows.append(
+            Compared(
+                mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(one.timed),
+                len(other.timed), one.throttled_runs, other.throttled_runs,
+                stats.decide(mine, theirs, paired=paired),
             )
+        )  # fmt: skip
     compared = {row.metric for row in rows}
     if absent := [metric for metric in metrics or () if metric not in compared]:
         why = {metric: reason for metric, _, reason in left_out}
-        raise ValueError(
-            f"nothing to compare in {', '.join(f'{m} ({why[m]})' for m in absent)}; leave it out "
-            "of --metrics"
-        )
-    return Comparison(
-        a, b, paired, tuple(rows), tuple(stated), tuple(differences(a, b)), tuple(left_out)
-    )
+        named = ", ".join(f"{metric} ({why[metric]})" for metric in absent)
+        raise ValueError(f"nothing to compare in {named}; leave it out of --metrics")
+    stated, rest = (*media, *stated_differences(a, b, pairs)), tuple(differences(a, b))
+    return Comparison(a, b, paired, tuple(rows), stated, rest, tuple(left_out))
+
+
+def _both(mode_a: str, mode_b: str) -> str:
+    return mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
 
 
 def _mode_pairs(
-    a: Recording,
-    b: Recording,
-    modes: Sequence[str] | None,
-    mode_pairs: Sequence[tuple[str, str]] | None,
+    a: Recording, b: Recording, modes: Sequence[str] | None, mode_pairs: Pairs | None
 ) -> list[tuple[str, str]]:
     if modes is not None and mode_pairs is not None:
         raise ValueError("give modes or pairs of modes, not both")
@@ -212,9 +177,8 @@ def _mode_pairs(
         common = [mode for mode in a.arms if mode in b.arms]
         wanted = common if modes is None else modes
         if not common:
-            raise ValueError(
-                f"no mode in common: {have}; name one of each with --mode-a and --mode-b"
-            )
+            remedy = "name one of each with --mode-a and --mode-b"
+            raise ValueError(f"no mode in common: {have}; {remedy}")
         mode_pairs = [(mode, mode) for mode in wanted]
     if not mode_pairs or len(set(mode_pairs)) != len(mode_pairs):
         raise ValueError(f"modes {list(mode_pairs)}: name at least one, and each once")
@@ -228,9 +192,8 @@ def _mode_pairs(
 def _metrics(metrics: Sequence[str] | None) -> list[str]:
     unknown = [metric for metric in metrics or () if metric not in METRICS]
     if unknown or (metrics is not None and not metrics):
-        raise ValueError(
-            f"metric {', '.join(unknown) or 'is missing'}: use any of {', '.join(METRICS)}"
-        )
+        named = ", ".join(unknown) or "is missing"
+        raise ValueError(f"metric {named}: use any of {', '.join(METRICS)}")
     return [metric for metric in METRICS if metrics is None or metric in metrics]
 
 
@@ -252,20 +215,16 @@ def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) 
 
 def _values(runs: Sequence[Run], metric: str) -> list[float]:
     """Of the runs that recorded it."""
-    read = METRICS[metric].read
-    return [value for run in runs if (value := read(run)) is not None]
+    return [value for run in runs if (value := METRICS[metric](run)) is not None]
 
 
-def _decision(a: Sequence[Run], b: Sequence[Run], metric: str, paired: bool) -> Decision | str:
-    """Whether B differs, or why the records do not allow to ask."""
-    values_a, values_b = _values(a, metric), _values(b, metric)
-    if len(values_a) < len(a) or len(values_b) < len(b):
+def _unasked(values: Sequence[list[float]], counts: Sequence[int]) -> str | None:
+    """Why the records do not allow to ask for a difference; None if they do."""
+    if tuple(map(len, values)) != tuple(counts):
         return "not recorded in every run"
-    if not any(values_a) and not any(values_b):
+    if not any(map(any, values)):
         return "0 in every run"
-    if min(*values_a, *values_b) < 0:
-        return "below 0 in some run"
-    return decide(values_a, values_b, paired=paired)
+    return "below 0 in some run" if min(map(min, values)) < 0 else None
 
 
 SAME_MACHINE = ("device", "device_uuid", "vram_bytes", "cpu", "host_cores")
@@ -286,9 +245,7 @@ class Difference:
         return f"{self.name} {self.a} against {self.b}"
 
 
-def stated_differences(
-    a: Recording, b: Recording, pairs: Sequence[tuple[str, str]]
-) -> list[Difference]:
+def stated_differences(a: Recording, b: Recording, pairs: Pairs) -> list[Difference]:
     """What two recordings need in common for a ratio to be of the code alone, and have not."""
     found = _unequal(a.provenance, b.provenance, SAME_MACHINE)
     found += _unequal(a.workload, b.workload, SAME_WORK)
@@ -297,31 +254,35 @@ def stated_differences(
         # One path must give its own frames again; diffusers' need not be those of the others.
         alike = mode_a == mode_b or (comparable(a.arms[mode_a]) and comparable(b.arms[mode_b]))
         if alike and sha_a is not None and sha_b is not None and sha_a != sha_b:
-            name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
-            found.append(Difference(f"frame_sha256 of {name}", _words(sha_a), _words(sha_b)))
+            name = f"frame_sha256 of {_both(mode_a, mode_b)}"
+            found.append(Difference(name, _words(sha_a), _words(sha_b)))
     return found
 
 
 def differences(a: Recording, b: Recording) -> list[Difference]:
     """All else that differs: code, versions, configuration, sink."""
-    known = {*SAME_MACHINE, *_NO_MATTER}
-    made = [name for name in type(a.provenance).model_fields if name not in known]
-    work = [name for name in type(a.workload).model_fields if name not in SAME_WORK]
-    found = _unequal(a.provenance, b.provenance, made)
+    found = _unequal(a.provenance, b.provenance, but=(*SAME_MACHINE, *_NO_MATTER))
     packages_a, packages_b = a.provenance.packages, b.provenance.packages
     for name in sorted(packages_a.keys() | packages_b.keys()):
         versions = packages_a.get(name, "missing"), packages_b.get(name, "missing")
         found += [Difference(name, *versions)] if versions[0] != versions[1] else []
-    found += _unequal(a.workload, b.workload, work)
-    found += _unequal(a.config, b.config, [field.name for field in fields(a.config)])
-    sink = _unequal(a.sink, b.sink, list(type(a.sink).model_fields))
+    found += _unequal(a.workload, b.workload, but=SAME_WORK) + _unequal(a.config, b.config)
+    sink = _unequal(a.sink, b.sink)
     found += [Difference(f"sink {one.name}", one.a, one.b) for one in sink]
     return found + _unequal(a, b, ["baseline"])
 
 
-def _unequal(a: Any, b: Any, names: Sequence[str]) -> list[Difference]:
-    values = [(name, getattr(a, name), getattr(b, name)) for name in names]
-    return [Difference(name, _words(x), _words(y)) for name, x, y in values if x != y]
+def _unequal(
+    a: Any, b: Any, names: Iterable[str] = (), but: Container[str] = ()
+) -> list[Difference]:
+    """Of these fields; of all if none is named."""
+    every = getattr(type(a), "model_fields", None) or [field.name for field in fields(a)]
+    values = [(name, getattr(a, name), getattr(b, name)) for name in names or every]
+    return [
+        Difference(name, _words(x), _words(y))
+        for name, x, y in values
+        if x != y and name not in but
+    ]
 
 
 def _words(value: Any) -> str:
@@ -348,10 +309,10 @@ class Judged:
         found: `CALLED_BY` to splits where slow was called slower than a.
     """
 
-    arms: dict[str, Summary]
-    planted: Ratio
-    false_calls: dict[str, Proportion]
-    found: dict[str, Proportion]
+    arms: dict[str, stats.Summary]
+    planted: stats.Ratio
+    false_calls: dict[str, stats.Proportion]
+    found: dict[str, stats.Proportion]
 
     def aims_met(self, how: str) -> tuple[bool, bool]:
         """Whether false calls were few enough, and finds many enough, of one of `CALLED_BY`."""
@@ -374,8 +335,7 @@ def judged(recording: Recording) -> dict[str, Judged]:
 
 def check_draws(rounds: int, pairs: int, splits: int) -> None:
     """ValueError, with what is allowed, for draws that could say nothing."""
-    fewest = runs_needed(paired=True)
-    if pairs < fewest:
+    if pairs < (fewest := stats.runs_needed(paired=True)):
         raise ValueError(
             f"pairs is {pairs}; fewer than {fewest} can never be called different, so use "
             f"{fewest} or more"
@@ -415,13 +375,13 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
         left = np.where(swapped, b[drawn], a[drawn])
         right = np.where(swapped, a[drawn], b[drawn])
         for how in CALLED_BY:
-            same = decide(left.tolist(), right.tolist(), paired=how == "paired")
+            same = stats.decide(left.tolist(), right.tolist(), paired=how == "paired")
             false_calls[how] += same.called
-            planted = decide(a[drawn].tolist(), slow[drawn].tolist(), paired=how == "paired")
-            found[how] += planted.verdict == MORE
-    return Judged(
-        arms={arm: summarize(values[arm]) for arm in ARMS},
-        planted=paired_ratio(values["slow"], values["a"]),
-        false_calls={how: wilson(count, splits) for how, count in false_calls.items()},
-        found={how: wilson(count, splits) for how, count in found.items()},
+            planted = stats.decide(a[drawn].tolist(), slow[drawn].tolist(), paired=how == "paired")
+            found[how] += planted.verdict == stats.MORE
+    arms = {arm: stats.summarize(values[arm]) for arm in ARMS}
+    ratio = stats.paired_ratio(values["slow"], values["a"])
+    calls, finds = (
+        {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (false_calls, found)
     )
+    return Judged(arms, ratio, calls, finds)

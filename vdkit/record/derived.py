@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vdkit.record.recording import Ceiling, Recording
+    from vdkit.record.recording import Arm, Ceiling, Recording
     from vdkit.record.runs import Run
 
 
@@ -69,21 +69,20 @@ class Overlap:
 
 def overlap_of(result: Recording) -> Overlap:
     """Sync against async of one benchmark; ValueError if it lacks either of them."""
-    for mode in ("sync", "async"):
-        if mode not in result.arms:
-            raise ValueError(
-                f"{result.label} has no runs of mode {mode}; run the benchmark with sync and async"
-            )
+    sync, overlapped = (_arm(result, mode, "sync and async") for mode in ("sync", "async"))
     scale = 1e3 / result.workload.latent_frames
-    sync, overlapped = result.arms["sync"], result.arms["async"]
     steps = {step: scale * _mean_s(sync.timed, step) for step in STEPS}
     decode_ms = scale * _mean_s(overlapped.timed, "decode")
-    return Overlap(
-        sync_ms=steps,
-        sync_rest_ms=scale * sync.latency.mean - math.fsum(steps.values()),
-        async_decode_ms=decode_ms,
-        async_rest_ms=scale * overlapped.latency.mean - decode_ms,
-    )
+    rest_ms = scale * sync.latency.mean - math.fsum(steps.values())
+    return Overlap(steps, rest_ms, decode_ms, scale * overlapped.latency.mean - decode_ms)
+
+
+def _arm(result: Recording, mode: str, needed: str) -> Arm:
+    if mode not in result.arms:
+        raise ValueError(
+            f"{result.label} has no runs of mode {mode}; run the benchmark with {needed}"
+        )
+    return result.arms[mode]
 
 
 def _mean_s(runs: Sequence[Run], step: str) -> float:
@@ -123,10 +122,7 @@ def headroom_of(result: Recording, tflop: float, ceiling: Ceiling) -> Headroom:
     Raises:
         ValueError: no runs of mode compute_only, another dtype, or no operations.
     """
-    if "compute_only" not in result.arms:
-        raise ValueError(
-            f"{result.label} has no runs of mode compute_only; run the benchmark with compute_only"
-        )
+    arm = _arm(result, "compute_only", "compute_only")
     if ceiling.dtype != result.workload.dtype:
         raise ValueError(
             f"the ceiling is one of {ceiling.dtype}, the decoder ran in {result.workload.dtype}; "
@@ -134,13 +130,8 @@ def headroom_of(result: Recording, tflop: float, ceiling: Ceiling) -> Headroom:
         )
     if not (math.isfinite(tflop) and tflop > 0):
         raise ValueError(f"tflop is {tflop:g}; give the operations of the whole video, above 0")
-    latency_s = result.arms["compute_only"].latency.mean
-    count = result.workload.latent_frames
-    return Headroom(
-        compute_ms=1e3 * latency_s / count,
-        tflop_per_s=tflop / latency_s,
-        ceiling_ms=1e3 * tflop / ceiling.tflop_per_s / count,
-    )
+    latency_s, scale = arm.latency.mean, 1e3 / result.workload.latent_frames
+    return Headroom(scale * latency_s, tflop / latency_s, scale * tflop / ceiling.tflop_per_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +206,4 @@ def recorded_vram(
 def vram_growth_bytes(points: Iterable[VramPoint], mode: str) -> float | None:
     """Bytes that each frame of video adds, by a line through all lengths; None below two."""
     mine = {point.frames: point.peak_bytes for point in points if point.mode == mode}
-    if len(mine) < 2:
-        return None
-    return float(np.polyfit(list(mine), list(mine.values()), 1)[0])
+    return float(np.polyfit([*mine], [*mine.values()], 1)[0]) if len(mine) > 1 else None

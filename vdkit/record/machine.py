@@ -7,6 +7,8 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
 
 COMMIT_VARIABLE = "VDKIT_COMMIT"
-_PACKAGES = ("torch", "diffusers", "numpy", "av")
-
-
 THROTTLE_BITS = {
     "software power cap": 0x4,
     "hardware slowdown": 0x8,
@@ -101,26 +100,19 @@ def collect_provenance(device: torch.device, driver: str | None = None) -> Prove
     properties = torch.cuda.get_device_properties(device) if on_gpu else None
     return Provenance(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        vdkit=vdkit.__version__,
-        git_commit=commit,
-        git_dirty=dirty,
-        device=properties.name if properties else "cpu",
-        device_uuid=gpu_uuid(device),
+        vdkit=vdkit.__version__, git_commit=commit, git_dirty=dirty,
+        device=properties.name if properties else "cpu", device_uuid=gpu_uuid(device),
         vram_bytes=properties.total_memory if properties else None,
         compute_capability=f"{properties.major}.{properties.minor}" if properties else None,
-        driver=driver,
-        cuda=torch.version.cuda if on_gpu else None,
+        driver=driver, cuda=torch.version.cuda if on_gpu else None,
         cudnn=torch.backends.cudnn.version() if on_gpu else None,
         cpu=_cpu_model(),
-        host_cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        host_cores=len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)),
         os=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
-        packages={name: version for name in _PACKAGES if (version := _version(name))},
-        torch_threads=torch.get_num_threads(),
-        malloc=malloc_words(),
-    )
+        packages=dict(_versions("torch", "diffusers", "numpy", "av")),
+        torch_threads=torch.get_num_threads(), malloc=malloc_words(),
+    )  # fmt: skip
 
 
 def gpu_uuid(device: torch.device) -> str | None:
@@ -129,8 +121,7 @@ def gpu_uuid(device: torch.device) -> str | None:
         return None
     import torch
 
-    found = str(torch.cuda.get_device_properties(device).uuid)
-    return found if found.startswith("GPU-") else f"GPU-{found}"
+    return f"GPU-{str(torch.cuda.get_device_properties(device).uuid).removeprefix('GPU-')}"
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -143,13 +134,10 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
     """
 
     def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
+        asked = ["git", "-C", str(folder), *arguments]
+        with suppress(OSError, subprocess.CalledProcessError):
+            return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return None
 
     # An installed copy may lie in a checkout too, which does not know it.
     commit = git("rev-parse", "HEAD") if git("ls-files") else None
@@ -169,20 +157,17 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _versions(*packages: str) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            yield package, metadata.version(package)
 
 
 def _cpu_model() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
@@ -205,7 +190,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    _kept = bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(_M_MMAP_MAX, 0))
+    _kept = bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_MMAP_MAX, 0))
     return _kept
 
 

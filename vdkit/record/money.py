@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 def check_price(usd_per_hour: float) -> float:
     """``usd_per_hour`` as it is; ValueError unless it is finite and above 0."""
-    return _above_zero(
-        "the price", usd_per_hour, " USD per hour", "give what an hour costs, as 3.36"
-    )
+    remedy = "give what an hour costs, as 3.36"
+    return _above_zero("the price", usd_per_hour, " USD per hour", remedy)
 
 
 def usd_per_video_hour(rtf: float, usd_per_hour: float) -> float:
@@ -31,9 +30,8 @@ def usd_per_video_hour(rtf: float, usd_per_hour: float) -> float:
     Raises:
         ValueError: either is not finite and above 0.
     """
-    return _above_zero("rtf", rtf, "", "use decode seconds over video seconds") * check_price(
-        usd_per_hour
-    )
+    _above_zero("rtf", rtf, "", "use decode seconds over video seconds")
+    return rtf * check_price(usd_per_hour)
 
 
 def saving_usd(
@@ -54,11 +52,13 @@ def saving_usd(
     Raises:
         ValueError: an argument is not finite and above 0.
     """
-    remedy = "use the mean of timed runs"
-    _above_zero("latency_a_s", latency_a_s, " s", remedy)
-    _above_zero("latency_b_s", latency_b_s, " s", remedy)
-    _above_zero("video_s", video_s, " s", "use frames over frames per second")
-    _above_zero("video_hours", video_hours, " h", "the post takes 1000")
+    for name, value, unit, remedy in (
+        ("latency_a_s", latency_a_s, "s", "use the mean of timed runs"),
+        ("latency_b_s", latency_b_s, "s", "use the mean of timed runs"),
+        ("video_s", video_s, "s", "use frames over frames per second"),
+        ("video_hours", video_hours, "h", "the post takes 1000"),
+    ):
+        _above_zero(name, value, f" {unit}", remedy)
     return check_price(usd_per_hour) * (latency_a_s - latency_b_s) / video_s * video_hours
 
 
@@ -69,36 +69,14 @@ def run_energy_j(run: Run) -> float | None:
     starts again when the driver is loaded). The counter moves about every 100 ms, so the joules of
     runs shorter than about 1 s are imprecise.
     """
-    before = run.gpu_before.energy_j if run.gpu_before is not None else None
-    after = run.gpu_after.energy_j if run.gpu_after is not None else None
-    if before is None or after is None or after < before:
-        return None
-    return after - before
+    before, after = (one.energy_j if one else None for one in (run.gpu_before, run.gpu_after))
+    return None if before is None or after is None or after < before else after - before
 
 
 def mean_energy_j(runs: Sequence[Run]) -> float | None:
     """Joules per run, mean; None unless `run_energy_j` has an answer for every one of them."""
-    joules = [run_energy_j(run) for run in runs]
-    known = [value for value in joules if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(joules) else None
-
-
-def energy_j_per_video_s(runs: Sequence[Run], seconds: float) -> float | None:
-    """Joules per second of video: mean over ``runs``, all of one video, over its playing time.
-
-    Args:
-        runs: recorded runs of one mode, without warm-ups.
-        seconds: playing time of the video, s.
-
-    Returns:
-        None unless every run has readings of the energy counter (`run_energy_j`).
-
-    Raises:
-        ValueError: ``seconds`` is not finite and above 0.
-    """
-    _above_zero("seconds", seconds, " s", "use the workload's playing time")
-    energy_j = mean_energy_j(runs)
-    return None if energy_j is None else energy_j / seconds
+    known = [joules for run in runs if (joules := run_energy_j(run)) is not None]
+    return sum(known) / len(known) if known and len(known) == len(runs) else None
 
 
 def _above_zero(name: str, value: float, unit: str, remedy: str) -> float:

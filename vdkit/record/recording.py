@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record.machine import Provenance
@@ -181,12 +182,11 @@ class Arm(Record):
 def _steady_ms(run: Run, chunk_size: int) -> float | None:
     first = max(1, min(FIRST_STEADY_CHUNK, len(run.chunks) // 2))
     seconds, latent_frames = 0.0, 0
-    for before, chunk in zip(run.chunks[first - 1 :], run.chunks[first:], strict=False):
+    for before, chunk in pairwise(run.chunks[first - 1 :]):
         length = chunk.latent_stop - chunk.latent_start
-        if length < chunk_size or chunk.decode_done_s is None or before.decode_done_s is None:
-            continue
-        seconds += chunk.decode_done_s - before.decode_done_s
-        latent_frames += length
+        done_s, last_s = chunk.decode_done_s, before.decode_done_s
+        if length >= chunk_size and done_s is not None and last_s is not None:
+            seconds, latent_frames = seconds + (done_s - last_s), latent_frames + length
     return 1e3 * seconds / latent_frames if latent_frames else None
 
 
@@ -335,8 +335,7 @@ class Recording(Record):
     def summary(self) -> dict[str, Any]:
         """The answer without the raw values, for one line of JSON."""
         kept = self.model_dump(mode="json", exclude={"arms"})
-        shared = {name: getattr(self.base, name) for name in ("workload", "config", "sink")}
-        told = TypeAdapter(dict[str, Any]).dump_python(shared, mode="json")
+        told = self.base.model_dump(mode="json", include={"workload", "config", "sink"})
         arms = {name: _answer(arm, self.speedup(name)) for name, arm in self.arms.items()}
         return {**kept, **told, "frames_identical": self.frames_identical, "arms": arms}
 
@@ -347,36 +346,21 @@ class Recording(Record):
 
     def of_variant(self, variant: str) -> Recording:
         """The arms of one variant by mode, as a benchmark of its own."""
-        arms = {
-            name.partition("/")[2]: arm
-            for name, arm in self.arms.items()
-            if name.startswith(f"{variant}/")
-        }
+        named = {name.partition("/")[::2]: arm for name, arm in self.arms.items()}
+        arms = {mode: arm for (of, mode), arm in named.items() if of == variant}
         wanted = self.baseline.partition("/")[2]
-        return self.model_copy(
-            update={
-                "kind": "bench",
-                "label": f"{self.label}: {variant}",
-                "arms": arms,
-                "baseline": wanted if wanted in arms else usual_baseline(arms),
-            }
-        )
+        baseline = wanted if wanted in arms else usual_baseline(arms)
+        told = {"kind": "bench", "label": f"{self.label}: {variant}", "baseline": baseline}
+        return self.model_copy(update={**told, "arms": arms})
 
 
 def _answer(arm: Arm, speedup: Ratio | None) -> dict[str, Any]:
     """The figures of one arm."""
-    return {
-        "mode": arm.mode,
-        "frame_sha256": arm.frame_sha256,
-        "latency_s": asdict(arm.latency),
-        "ttff_s": arm.ttff and asdict(arm.ttff),
-        "rtf": arm.rtf,
-        "speedup": speedup and asdict(speedup),
-        "vram_peak_bytes": arm.vram_peak_bytes,
-        "pinned_bytes": arm.pinned_bytes,
-        "d2h_bytes": arm.d2h_bytes,
-        "throttled_runs": arm.throttled_runs,
-        "setup_s": arm.setup_s,
+    plain = ("mode", "frame_sha256", "rtf", "vram_peak_bytes", "pinned_bytes", "d2h_bytes",
+             "throttled_runs", "setup_s")  # fmt: skip
+    known = {"latency_s": arm.latency, "ttff_s": arm.ttff, "speedup": speedup}
+    return {name: getattr(arm, name) for name in plain} | {
+        name: found and asdict(found) for name, found in known.items()
     }
 
 
@@ -401,9 +385,9 @@ def identical(arms: Mapping[str, Arm]) -> bool | None:
     return len(set(compared)) == 1 if len(compared) > 1 else None
 
 
-def write_recording(recording: Recording, folder: Path, name: str = FILE) -> Path:
+def write_recording(recording: Recording, folder: Path) -> Path:
     """Write it into ``folder`` as one line of JSON; FileExistsError if one is there already."""
-    return write_record(recording, folder / name)
+    return write_record(recording, folder / FILE)
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ WORKLOAD = ("decoder", "source", "dtype", "weights_sha256", "latents", "latents_
             "latent_frames", "frames", "height", "width", "fps", "variant")  # fmt: skip
 CONFIG = ("chunk_size", "slots", "pinned_memory", "copy_stream", "writer_thread",
           "uint8_on_gpu", "sync_uint8_on_gpu")  # fmt: skip
+SINK = ("storage", "durable", "throttle_mb_per_s")
 RUN = ("mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
        "d2h_bytes", "throttled")  # fmt: skip
 
@@ -58,10 +60,10 @@ def find_recordings(
     Raises:
         FileNotFoundError: a path without wildcards that does not exist.
     """
-    named: dict[Path, bool] = {}
+    named: dict[Path, bool] = defaultdict(bool)
     for one in [pattern] if isinstance(pattern, (str, Path)) else pattern:
         for file, by_name in _files(str(one)).items():
-            named[file] = by_name or named.get(file, False)
+            named[file] |= by_name
     found: list[tuple[Path, Recording]] = []
     for file in sorted(named):
         try:
@@ -134,17 +136,14 @@ def runs_frame(recording: Recording) -> pd.DataFrame:
     """One row per run, warm-ups included, in full precision, without the per-chunk records."""
     import pandas as pd
 
-    moments = ("before", "during", "after")
     rows = []
     for name, arm in recording.arms.items():
         for run in arm.runs:
-            hidden = {"chunks", *(f"gpu_{moment}" for moment in moments)}
-            row = {"arm": name, **run.model_dump(mode="json", exclude=hidden)}
-            for moment in moments:
-                reading = getattr(run, f"gpu_{moment}")
-                if reading is not None:
-                    values = reading.model_dump(mode="json", exclude={"unsupported"})
-                    values["throttle_reasons"] = "; ".join(reading.throttle_reasons)
+            row = {"arm": name, **run.model_dump(mode="json", exclude={"chunks"})}
+            for moment in ("before", "during", "after"):
+                if values := row.pop(f"gpu_{moment}"):
+                    del values["unsupported"]
+                    values["throttle_reasons"] = "; ".join(values["throttle_reasons"])
                     row |= {f"{what}_{moment}": value for what, value in values.items()}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -158,7 +157,7 @@ def rows_by_run(found: Found) -> list[dict[str, Any]]:
     """
     rows = []
     for shared, arm, base in _arms(found):
-        pair_s = {} if base is None else {run.round: run.latency_s for run in base.runs}
+        pair_s = {run.round: run.latency_s for run in (base.runs if base else ())}
         for run in arm.runs:
             own = {name: getattr(run, name) for name in RUN}
             own |= {"rtf": run.latency_s / arm.workload.seconds, "energy_j": run_energy_j(run)}
@@ -178,21 +177,11 @@ def rows_by_mode(found: Found) -> list[dict[str, Any]]:
     for shared, arm, base in _arms(found):
         latency = arm.latency
         ttff = arm.ttff if len(arm.ttffs) == latency.n else None
-        own = {
-            "mode": arm.mode,
-            "n": latency.n,
-            "mean_s": latency.mean,
-            "std_s": latency.std,
-            "p99_s": latency.p99,
-            "max_s": latency.max,
-            "rtf": arm.rtf,
-            "ttff_s": ttff and ttff.mean,
-            "ttff_std_s": ttff and ttff.std,
-            "throttled_runs": arm.throttled_runs,
-            "energy_j": mean_energy_j(arm.timed),
-            "baseline_s": None if base is None else base.latency.mean,
-        }
-        rows.append(shared | own)
+        own = {"mode": arm.mode, "n": latency.n}
+        own |= {f"{name}_s": getattr(latency, name) for name in ("mean", "std", "p99", "max")}
+        own |= {"rtf": arm.rtf, "ttff_s": ttff and ttff.mean, "ttff_std_s": ttff and ttff.std}
+        own |= {"throttled_runs": arm.throttled_runs, "energy_j": mean_energy_j(arm.timed)}
+        rows.append(shared | own | {"baseline_s": base and base.latency.mean})
     return rows
 
 
@@ -228,12 +217,9 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         **{name: getattr(arm.workload, name) for name in WORKLOAD},
         **{name: getattr(arm.config, name) for name in CONFIG},
         "sink": arm.sink.kind,
-        "storage": arm.sink.storage,
-        "durable": arm.sink.durable,
-        "throttle_mb_per_s": arm.sink.throttle_mb_per_s,
+        **{name: getattr(arm.sink, name) for name in SINK},
         "baseline": prefix + one.baseline,
         "frames_identical": one.frames_identical,
-        "setup_s": arm.setup_s,
-        "other_bytes": arm.other_bytes,
+        **{name: getattr(arm, name) for name in ("setup_s", "other_bytes")},
         "video_s": arm.workload.seconds,
     }

@@ -46,15 +46,9 @@ def summarize(values: Sequence[float]) -> Summary:
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"cannot summarize {list(values)!r}: at least one finite value is needed")
-    return Summary(
-        n=int(data.size),
-        mean=float(data.mean()),
-        median=float(np.median(data)),
-        min=float(data.min()),
-        max=float(data.max()),
-        p99=float(np.percentile(data, 99)),
-        std=float(data.std(ddof=1)) if data.size > 1 else 0.0,
-    )
+    std = data.std(ddof=1) if data.size > 1 else 0.0
+    found = (data.mean(), np.median(data), data.min(), data.max(), np.percentile(data, 99), std)
+    return Summary(int(data.size), *map(float, found))
 
 
 def _t(freedom: float) -> float:
@@ -180,8 +174,7 @@ def permutation_p(
         if exact:
             picks = np.array(list(itertools.combinations(range(total), n)))
         else:
-            deck = np.tile(np.arange(total), (PERMUTATIONS, 1))
-            picks = random.permuted(deck, axis=1)[:, :n]
+            picks = random.permuted(np.tile(np.arange(total), (PERMUTATIONS, 1)), axis=1)[:, :n]
         observed, null = terms[:n].sum(), terms[picks].sum(axis=1)
     # The same sum in another order differs in its last bits; that must still count as equal.
     as_far = int((np.abs(null) >= abs(observed) - 1e-12 * np.abs(terms).sum()).sum())
@@ -237,9 +230,8 @@ def decide(a: Sequence[float], b: Sequence[float], *, paired: bool, seed: int = 
     """
     p = permutation_p(a, b, paired=paired, seed=seed)
     best = smallest_p(len(a), len(b), paired)
-    ratio = None
-    if min(a) > 0 and min(b) > 0:
-        ratio = paired_ratio(b, a) if paired else unpaired_ratio(b, a)
+    of = paired_ratio if paired else unpaired_ratio
+    ratio = of(b, a) if min(a) > 0 and min(b) > 0 else None
     if best >= CALL_BELOW_P or min(len(a), len(b)) == 1:
         return Decision(TOO_FEW, ratio, p, best)
     more, apart = float(np.mean(b)) > float(np.mean(a)), True

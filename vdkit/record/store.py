@@ -6,10 +6,9 @@ import itertools
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def written(path: Path, new: bool = False) -> Iterator[Path]:
 
     A reader never sees half a file. ``new``: FileExistsError if there is one, whoever made it.
     """
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    partial = path.with_name(_hidden(path.stem) + path.suffix)
     claim(path)
     try:
         yield partial
@@ -97,18 +96,26 @@ def check_out(out: Path, label: str, what: str = "--out") -> None:
         OSError: ``out``, or the nearest folder above it that exists, is a file or not writable.
     """
     if len(label) > 100:
-        raise ValueError(
-            f"label {label[:20]!r}... has {len(label)} characters; use 100 at the most"
-        )
+        raise ValueError(f"label {label[:20]!r}... has {len(label)} characters; use 100 at most")
+    named = f"{what} {str(out)!r}"
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"{what} {str(out)!r}: {there.name} is a file; give a folder")
+        raise NotADirectoryError(f"{named}: {there.name} is a file; give a folder")
+    _try(there / _hidden("vdkit"), f"{named} cannot be written to", "give another folder")
+
+
+def _hidden(name: str) -> str:
+    """A name that nothing else has."""
+    return f".{name}.{uuid.uuid4().hex[:8]}.partial"
+
+
+def _try(path: Path, what: str, remedy: str) -> None:
+    """OSError if ``path`` cannot be made."""
     try:
-        Path(tempfile.mkdtemp(prefix=".vdkit-", dir=there)).rmdir()
+        path.touch(exist_ok=False)
+        path.unlink()
     except OSError as error:
-        raise OSError(
-            f"{what} {str(out)!r} cannot be written to ({error.strerror}); give another folder"
-        ) from error
+        raise OSError(f"{what} ({error.strerror}); {remedy}") from error
 
 
 def check_file(path: Path, what: str, *endings: str) -> None:
@@ -127,12 +134,7 @@ def check_file(path: Path, what: str, *endings: str) -> None:
         raise IsADirectoryError(f"{named} is a folder; give a file name")
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise PermissionError(f"{named} is there and write-protected; choose another")
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.touch(exist_ok=False)
-        partial.unlink()
-    except OSError as error:
-        raise OSError(f"{named} cannot be written ({error.strerror}); choose another") from error
+    _try(path.with_name(_hidden(path.name)), f"{named} cannot be written", "choose another")
 
 
 def result_folder(
@@ -152,11 +154,9 @@ def result_folder(
     for number in itertools.count(1):
         suffix = f"-{number}" if number > 1 else ""
         folder = out / f"{stamp}_{device}_{commit}_{label}{suffix}"
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
+            break
     try:
         CLAIMS[folder] = None
         write(folder)

@@ -19,14 +19,8 @@ from pydantic_core import from_json
 from vdkit.record.recording import FILE, SCHEMA_VERSION, Recording
 from vdkit.record.runs import DECIMALS, MODES
 
-OLD_FILES = {
-    "result.json": 3,
-    "variants.json": 1,
-    "aa.json": 2,
-    "profile.json": 5,
-}
+OLD_FILES = {"result.json": 3, "variants.json": 1, "aa.json": 2, "profile.json": 5}
 """Earlier file to the newest schema that was ever written of it."""
-_AA_ARMS = ("a", "b", "slow")
 
 Json = dict[str, Any]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -50,8 +44,7 @@ def read_record(path: Path, model: type[_Model], version: int) -> _Model:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no result at {path}")
-    data = read_json(path)
-    _check_version(path, data, version)
+    _check_version(path, data := read_json(path), version)
     return validated(path, lambda: model.model_validate(data))
 
 
@@ -90,8 +83,7 @@ def recorded_file(path: Path) -> Path:
             raise FileNotFoundError(f"no result at {path}")
         return path
     names = (FILE, *OLD_FILES)
-    found = [path / name for name in names if (path / name).is_file()]
-    if found:
+    if found := [path / name for name in names if (path / name).is_file()]:
         return found[0]
     there = sorted(one.name for one in path.iterdir())
     holds = f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
@@ -117,13 +109,9 @@ def read_json(file: Path) -> Json:
 
 def _kind_of(data: Json) -> str | None:
     """Which earlier file this is, by what it holds; None for one of today."""
-    if "kind" in data:
-        return None
-    if "psnr_db" in data:
-        return "variants.json"
-    if "calibration" in data:
-        return "aa.json"
-    return "profile.json" if "nvml_interval_s" in data else "result.json"
+    marks = {"kind": None, "psnr_db": "variants.json", "calibration": "aa.json",
+             "nvml_interval_s": "profile.json"}  # fmt: skip
+    return next((file for mark, file in marks.items() if mark in data), "result.json")
 
 
 def _mode(name: str) -> str:
@@ -135,8 +123,11 @@ def _run(run: Json) -> Json:
     return {**run, "mode": _mode(run["mode"])}
 
 
-def _shared(data: Json) -> Json:
-    return {name: data[name] for name in ("label", "command", "provenance")}
+def _kept(data: Json, names: str) -> Json:
+    return {name: data[name] for name in names.split()}
+
+
+_SHARED, _SETTING = "label command provenance", "workload config sink"
 
 
 def _benchmark(data: Json, file: Path) -> Json:
@@ -148,14 +139,14 @@ def _benchmark(data: Json, file: Path) -> Json:
             "mode": _mode(mode),
             "runs": runs,
             "frame_sha256": stored["frame_sha256"],
-            **{name: data[name] for name in ("workload", "config", "sink")},
+            **_kept(data, _SETTING),
             **{name: data.get(name) for name in ("setup_s", "other_bytes")},
         }
     unknown = {run["mode"] for run in data["runs"]} - data["modes"].keys()
     if unknown:
         raise ValueError(f"a run of mode {unknown.pop()!r} is of another mode or video")
     kind = "cell" if "_chunk" in file.name and len(arms) == 1 else "bench"
-    return {**_shared(data), "kind": kind, "baseline": _mode(data["baseline"]), "arms": arms}
+    return {**_kept(data, _SHARED), "kind": kind, "baseline": _mode(data["baseline"]), "arms": arms}
 
 
 def _check_summary(mode: str, stored: Json, runs: list[Json]) -> None:
@@ -165,13 +156,9 @@ def _check_summary(mode: str, stored: Json, runs: list[Json]) -> None:
     timed = [run for run in runs if not run["warmup"]]
     if not timed:
         raise ValueError(f"mode {mode!r} has no timed run")
-    latencies = [run["latency_s"] for run in timed]
-    found = {
-        "n": len(latencies),
-        "mean": math.fsum(latencies) / len(latencies),
-        "min": min(latencies),
-        "max": max(latencies),
-    }
+    told = [run["latency_s"] for run in timed]
+    mean = math.fsum(told) / len(told)
+    found = {"n": len(told), "mean": mean, "min": min(told), "max": max(told)}
     same = all(
         math.isclose(stored["latency_s"][name], value, rel_tol=1e-9, abs_tol=10.0**-DECIMALS)
         for name, value in found.items()
@@ -181,28 +168,25 @@ def _check_summary(mode: str, stored: Json, runs: list[Json]) -> None:
 
 
 def _beside(file: Path, name: str) -> Json:
-    """An earlier benchmark in the same folder."""
-    return read_json(file.parent / f"result_{name}.json")
+    """An earlier benchmark in the same folder, as one of today."""
+    return _benchmark(read_json(file.parent / f"result_{name}.json"), file)
 
 
 def _variants(data: Json, file: Path) -> Json:
     arms: Json = {}
     baseline = None
     for variant in data["variants"]:
-        one = _benchmark(_beside(file, variant), file)
+        one = _beside(file, variant)
         arms |= {f"{variant}/{mode}": arm for mode, arm in one["arms"].items()}
         if variant == data["baseline"]:
             baseline = f"{variant}/{one['baseline']}"
-    csv_file = file.parent / "families.csv"
+    families = file.parent / "families.csv"
     return {
-        **_shared(data),
+        **_kept(data, f"{_SHARED} skipped psnr_db psnr_latent_frames"),
         "kind": "variants",
         "baseline": baseline,
         "arms": arms,
-        "skipped": data["skipped"],
-        "psnr_db": data["psnr_db"],
-        "psnr_latent_frames": data["psnr_latent_frames"],
-        "families": read_families(csv_file) if csv_file.is_file() else {},
+        "families": read_families(families) if families.is_file() else {},
     }
 
 
@@ -212,16 +196,10 @@ def read_families(file: Path) -> Json:
     try:
         with file.open(newline="") as text:
             for row in csv.DictReader(text):
-                family = {
-                    "name": row["family"],
-                    "kernels": int(row["kernels"]),
-                    "seconds": float(row["seconds"]),
-                    "percent": float(row["percent"]),
-                }
-                per_frame = float(row["ms_per_latent_frame"])
-                shares.setdefault(row["variant"], []).append(
-                    {"family": family, "ms_per_latent_frame": per_frame}
-                )
+                family: Json = {"name": row["family"], "kernels": int(row["kernels"])}
+                family |= {name: float(row[name]) for name in ("seconds", "percent")}
+                share = {"family": family, "ms_per_latent_frame": float(row["ms_per_latent_frame"])}
+                shares.setdefault(row["variant"], []).append(share)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a table of kernel families: {error}") from error
     return shares
@@ -230,17 +208,11 @@ def read_families(file: Path) -> Json:
 def _aa(data: Json, file: Path) -> Json:
     plan, made = data["plan"], data["calibration"]
     arms = {}
-    for arm in _AA_ARMS:
-        one = _benchmark(_beside(file, arm), file)
-        (arms[arm],) = one["arms"].values()
-    planted = {name: plan[name] for name in ("pairs", "splits", "seed", "orders")}
-    return {
-        **_shared(data),
-        "kind": "aa",
-        "baseline": "a",
-        "arms": arms,
-        "planted": planted | made | {"percent": plan["plant_percent"]},
-    }
+    for arm in ("a", "b", "slow"):
+        (arms[arm],) = _beside(file, arm)["arms"].values()
+    planted = _kept(plan, "pairs splits seed orders") | made | {"percent": plan["plant_percent"]}
+    told = {"kind": "aa", "baseline": "a", "arms": arms, "planted": planted}
+    return _kept(data, _SHARED) | told
 
 
 def _profile(data: Json, file: Path) -> Json:
@@ -252,38 +224,22 @@ def _profile(data: Json, file: Path) -> Json:
         arms[_mode(mode)] = {
             "mode": _mode(mode),
             "runs": [_run(run) for run in one["timed"]],
-            **{name: data[name] for name in ("workload", "config", "sink")},
+            **_kept(data, _SETTING),
             "profile": {
+                **_kept(one, "energy_j throttled_samples tflop tflop_per_s trace"),
                 "sampled": [_run(run) for run in one["sampled"]],
                 "run": _run(one["profiled"]),
                 "analysis": analysis,
-                **{
-                    name: one[name]
-                    for name in ("energy_j", "throttled_samples", "tflop", "tflop_per_s", "trace")
-                },
             },
         }
     sampling = None
     if data["nvml_interval_s"] is not None:
-        sampling = {
-            "interval_s": data["nvml_interval_s"],
-            "samples": data["nvml_samples"],
-            "mean_cost_ms": data["nvml_mean_cost_ms"],
-            "unsupported": data["nvml_unsupported"],
-        }
-    return {
-        **_shared(data),
-        "kind": "profile",
-        "baseline": next(m for m in ("sync", *MODES) if m in arms),
-        "arms": arms,
-        "sampling": sampling,
-        "ceiling": data["ceiling"],
-    }
+        names = ("interval_s", "samples", "mean_cost_ms", "unsupported")
+        sampling = {name: data[f"nvml_{name}"] for name in names}
+    told = {"kind": "profile", "baseline": next(m for m in ("sync", *MODES) if m in arms)}
+    return _kept(data, f"{_SHARED} ceiling") | told | {"arms": arms, "sampling": sampling}
 
 
-_UPGRADES: Mapping[str, Callable[[Json, Path], Json]] = {
-    "result.json": _benchmark,
-    "variants.json": _variants,
-    "aa.json": _aa,
-    "profile.json": _profile,
-}
+_UPGRADES: Mapping[str, Callable[[Json, Path], Json]] = dict(
+    zip(OLD_FILES, (_benchmark, _variants, _aa, _profile), strict=True)
+)
