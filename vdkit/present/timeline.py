@@ -116,7 +116,7 @@ def draw_lanes(
         for row, lane in enumerate(lanes)
         for chunk, start, stop in _spans(run, lane)
         if (left := max((start - begin_s) * scale, limits[0]))
-        < (right := min((stop - begin_s) * scale, limits[1]))
+        <= (right := min((stop - begin_s) * scale, limits[1]))  # a step of 0 s is a bar, too
     ]
     lefts, lengths, lows = np.array([row[:3] for row in rows], dtype=float).reshape(-1, 3).T
     colors = [tones[index % 2] for *_, index, tones in rows]
