@@ -14,7 +14,7 @@ from vdkit import decode_sync, document_of, load_results, read_recording
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pixels import frames_to_uint8
-from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, run_aa, time_product
+from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, run_aa
 from vdkit.present.study_charts import plot_rounds
 from vdkit.record.compare import ARMS, check_draws, compare_results, judge, judged
 from vdkit.record.recording import Planted
@@ -49,9 +49,12 @@ def controlled(decoder=None, **options):
 
 
 class Into(NearestDecoder):
-    """Also decodes into a buffer, as the paths then prefer."""
+    """Also decodes into a buffer, as the paths then prefer, and counts how often."""
+
+    into = 0
 
     def decode_into(self, state, start, stop, out):
+        self.into += 1
         frames = self.decode_chunk(state, start, stop)
         frames_to_uint8(frames, out)
         return (~frames.isfinite()).any()
@@ -63,16 +66,20 @@ def drawn(shift=1.0, rounds=40, scatter=0.01, bias=1.0, seed=0):
     return {"a": noise[0], "b": bias * noise[1], "slow": shift * noise[2]}
 
 
-def test_a_planted_decoder_gives_the_same_frames_and_is_slower():
+def test_a_planted_decoder_gives_the_same_frames_and_does_the_work(monkeypatch):
+    multiply, ran = torch.mm, []
+    monkeypatch.setattr(torch, "mm", lambda *of, **to: ran.append(multiply(*of, **to)))
     decoder = NearestDecoder()
     planted = PlantedDecoder(decoder, 20.0)
     plain, slow = Collect(), Collect()
     latents = latents_for(decoder)
     decode_sync(decoder, latents, plain, progress=False)
-    done = decode_sync(planted, latents, slow, progress=False)
+    assert not ran
+    decode_sync(planted, latents, slow, progress=False)
     assert plain.sha256 == slow.sha256
     assert planted.name == "nearest" and planted.temporal_factor == 4
-    assert chunk_seconds(done)[1] >= 20 * 0.2 * time_product(planted)
+    assert len(ran) == planted.done == 20 * latents.shape[2]
+    assert {one.shape for one in ran} == {(planted.size, planted.size)}
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 2.0, 2.7])
@@ -176,9 +183,10 @@ def test_rounds_run_every_arm_once_in_seeded_random_order():
 
 @pytest.mark.parametrize("mode", ["async", "compute_only"])
 def test_a_decoder_that_decodes_into_a_buffer_gets_the_work_too(mode):
-    recording = controlled(Into(delay_s=0.002), mode=mode)
-    assert recording.planted.done == (recording.planted.products,) * 8
-    assert judged(recording)["latency_s"].planted.value > 1.1  # 100 % of every chunk was planted
+    decoder = Into(delay_s=0.002)
+    planted = controlled(decoder, mode=mode).planted
+    assert decoder.into > 0 and planted.products > 0
+    assert planted.done == (planted.products,) * 8
 
 
 def test_work_that_does_not_run_is_an_error(monkeypatch):
@@ -196,7 +204,6 @@ def test_figures_are_those_of_the_runs():
     latency = judged(recording)["latency_s"]
     slow, a = (recording.arms[arm].latencies for arm in ("slow", "a"))
     assert latency.planted.value == pytest.approx(math.exp(np.log(np.divide(slow, a)).mean()))
-    assert latency.planted.value > 1.1  # 100 % of every chunk was planted
     assert latency.arms["b"].mean == pytest.approx(np.mean(recording.arms["b"].latencies))
     pair = compare_results(recording, recording, mode_pairs=[("a", "slow")])
     assert pair.paired and pair.rows[0].decision.ratio == latency.planted
