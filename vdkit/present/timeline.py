@@ -96,10 +96,9 @@ def draw_bars(
     left, length, low, high = np.broadcast_arrays(lefts, lengths, lows, highs)
     x = np.stack([left, left + length, left + length, left], axis=-1)
     corners = np.stack([x, np.stack([low, low, high, high], axis=-1)], axis=-1)
-    bars = PolyCollection(
-        list(corners.reshape(-1, 4, 2)), facecolors=colors, snap=False,
-        **({"edgecolors": colors, "linewidths": 0.3} | style),
-    )  # fmt: skip
+    look: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.3} | style
+    boxes: Any = corners.reshape(-1, 4, 2)
+    bars = PolyCollection(boxes, facecolors=colors, snap=False, **look)
     ax.add_collection(bars, autolim=False)
     return bars
 
@@ -124,22 +123,22 @@ def draw_lanes(
     """
     lanes = drawn_lanes(runs)
     height = 2 * BAR / len(runs)
-    rows = [
-        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, row)
+    bars = [
+        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, TONES[lane])
         for place, (run, begin_s) in enumerate(zip(runs, begins, strict=False))
         for row, lane in enumerate(lanes)
         for chunk, start, stop in _spans(run, lane)
         if (left := max((start - begin_s) * scale, limits[0]))
         < (right := min((stop - begin_s) * scale, limits[1]))
     ]
-    found = np.array(rows, dtype=float).reshape(-1, 5)
-    colors = [TONES[lanes[int(row)]][int(index) % 2] for index, row in found[:, 3:]]
-    low = found[:, 2]
-    drawn: list[Any] = [draw_bars(ax, found[:, 0], found[:, 1], low, low + height, colors)]
-    for left, length, low_at, index, _ in found if numbers else ():
+    place = np.array([bar[:3] for bar in bars], dtype=float).reshape(-1, 3)
+    colors = [tones[index % 2] for *_, index, tones in bars]
+    low = place[:, 2]
+    drawn: list[Any] = [draw_bars(ax, place[:, 0], place[:, 1], low, low + height, colors)]
+    for left, length, low_at, index, _ in bars if numbers else ():
         if length > _NUMBERED * (limits[1] - limits[0]):
             ink = "white" if index % 2 == 0 else "black"
-            drawn.append(ax.text(left + length / 2, low_at + height / 2, f"{index:.0f}", color=ink,
+            drawn.append(ax.text(left + length / 2, low_at + height / 2, str(index), color=ink,
                                  ha="center", va="center", fontsize=6.5))  # fmt: skip
     ax.set_yticks(range(len(lanes)), lanes)
     ax.tick_params(axis="y", length=0)
