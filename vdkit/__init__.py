@@ -24,14 +24,13 @@ _HOMES = {
     "sinks.memory": "MemorySink",
     "sinks.spec": "SinkSpec",
     "measure.plans": "run_ablation run_benchmark run_variants",
-    "measure.profiler": "profile_run",
+    "measure.profiler": "profile_run run_profile",
     "measure.sweep": "sweep_grid",
     "record.recording": "read_recording",
     "record.results": "load_results",
     "record.compare": "compare_results",
     "record.machine": "keep_freed_memory",
     "trace.read": "read_trace",
-    "trace.write": "write_trace",
     "trace.figures": "analyze",
     "predict.advise": "Limits recommend_from",
     "predict.fit": "fit_costs",
@@ -47,6 +46,7 @@ _PUBLIC = {name: f"vdkit.{home}" for home, names in _HOMES.items() for name in n
 
 _MOVED = {
     "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
+    "trace.write": "write_trace",
     "models.latents": "latents_metadata",
     "sinks.files": "ThrottledSink",
     "trace.timeline": "balancing_mb_per_s chunk_steps",
@@ -55,7 +55,7 @@ _MOVED = {
     "record.money": "energy_j_per_video_s run_energy_j saving_usd usd_per_video_hour",
     "record.stats": "permutation_p unpaired_ratio",
     "measure.nvml": "NvmlSampler",
-    "measure.profiler": "count_flops measure_ceiling run_profile",
+    "measure.profiler": "count_flops measure_ceiling",
     "measure.quality": "compare_frames compare_latents psnr_db quality_against_bytes ssim "
     "temporal_consistency",
     "predict.advise": "recommend storage_sensitivity",

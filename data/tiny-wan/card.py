@@ -15,8 +15,9 @@ from clips import FPS, FRAMES, HEIGHT, MOTIONS, WIDTH, parse
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
-from vdkit import Mp4Sink, VideoInfo
-from vdkit.present.tables import markdown_table
+from vdkit import Mp4Sink
+from vdkit.decode.chunks import VideoInfo
+from vdkit.present.table import Table
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 SHOWN, FILMED = 16, 3  # first prompts on the contact sheet, and as MP4
@@ -68,13 +69,13 @@ def card_block(metrics: Row) -> str:
         f"different ones), {how['steps']} steps, guidance {how['guidance']:g} and "
         f"{how['guidance_2']:g}, seeds from {how['seed']}; {made['seconds']['median']:.1f} s per "
         f"clip from text to frames (median; {made['seconds']['max']:.1f} s at most).",
-        markdown_table(targets),
+        Table(targets).markdown_body(),
         "What the judge saw in the generated clips:",
-        markdown_table(right),
+        Table(right).markdown_body(),
         "What it saw instead:" if wrong else "It saw nothing wrong.",
         *(["\n".join(wrong)] if wrong else []),
         f"The VAE alone, {vae['clips']} drawn clips encoded and decoded:",
-        markdown_table(quality),
+        Table(quality).markdown_body(),
     ]
     return "\n\n".join(text)
 

@@ -317,8 +317,8 @@ def main() -> None:
     """Render one caption into an MP4."""
     from fractions import Fraction
 
+    from vdkit import Mp4Sink
     from vdkit.decode.chunks import VideoInfo
-    from vdkit.sinks import Mp4Sink
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("caption", help="e.g. 'a red star rotates over a gray background'")

@@ -44,12 +44,13 @@ from clips import (
 )
 from judge import Score, Seen, describe, score
 from tqdm import tqdm
-from vdkit.measure.provenance import collect_provenance
 
-from vdkit import VideoInfo, decode_async
+from vdkit import decode_async
+from vdkit.decode.chunks import VideoInfo
 from vdkit.measure.quality import psnr_db, ssim
 from vdkit.models.loading import load_pipeline
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
+from vdkit.record.machine import collect_provenance
 
 HERE = Path(__file__).resolve().parent
 OF_A_SHAPE = ("color", "shape", "motion")

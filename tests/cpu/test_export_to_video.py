@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from tests.helpers import Collect, NearestDecoder, file_size_limit, latents_for, leftovers
-from vdkit import (
-    DecodeCancelled,
-    compute_only,
-    decode_async,
-    decode_diffusers,
-    decode_sync,
-    load_decoder,
-)
+from vdkit import DecodeCancelled, decode_async, decode_diffusers, decode_sync, load_decoder
 from vdkit.__main__ import main
 from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.sequential import compute_only
 from vdkit.sinks.files import ExportToVideoSink, ThrottledSink
 from vdkit.sinks.spec import SinkSpec
 
@@ -173,7 +167,7 @@ def test_in_a_record(tmp_path, capsys):
     assert main(bench) == 2
     assert "--modes diffusers, or sink mp4" in capsys.readouterr().err
     assert main([*bench, "--modes", "diffusers,compute"]) == 0
-    sink = json.loads(capsys.readouterr().out)["sink"]
+    sink = json.loads(capsys.readouterr().out)["arms"]["diffusers"]["sink"]
     assert (sink["kind"], sink["encoder"]) == ("export_to_video", ENCODER)
     assert [entry.name for entry in tmp_path.iterdir()] == ["results"]
 

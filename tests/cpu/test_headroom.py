@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from vdkit.present.study_charts import plot_headroom, plot_hiding
+from vdkit.present.study_charts import (
+    headroom_words,
+    headrooms_of,
+    hiding_words,
+    overlaps_of,
+    plot_headroom,
+    plot_hiding,
+)
+from vdkit.present.table import ratio_of
 from vdkit.record.derived import STEPS, Overlap, headroom_of, overlap_of
 from vdkit.record.recording import Ceiling, read_recording
 
@@ -13,9 +21,13 @@ PROFILE = RESULTS / "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
 
 
 @pytest.fixture(scope="module")
-def recorded():
+def whole():
+    return read_recording(RESULTS / "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16")
+
+
+@pytest.fixture(scope="module")
+def recorded(whole):
     """Variant to its benchmark."""
-    whole = read_recording(RESULTS / "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16")
     return {name: whole.of_variant(name) for name in whole.variants}
 
 
@@ -80,8 +92,8 @@ def test_headroom_refuses_what_cannot_be_compared(recorded):
         headroom_of(without(result, "compute_only"), 1.0, ceiling)
 
 
-def test_the_pictures_draw_what_was_measured(recorded):
-    figure = plot_hiding({"one": recorded, "two": recorded})
+def test_the_pictures_draw_what_was_measured(whole, recorded):
+    figure = plot_hiding({"one": whole, "two": whole})
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
     ax = figure.axes[0]
     names = [label.get_text() for label in ax.get_yticklabels()]
@@ -99,25 +111,68 @@ def test_the_pictures_draw_what_was_measured(recorded):
     assert "28 % of it is not decoding" in " ".join(text.get_text() for text in ax.texts)
 
 
-def test_the_ceiling_is_a_line(recorded):
+def test_bars_and_words_lie_within_the_axis_that_panels_share(whole):
+    """The longer panel decides, wherever it stands."""
+    slow = {
+        name: arm.model_copy(
+            update={
+                "runs": tuple(r.model_copy(update={"latency_s": 9 * r.latency_s}) for r in arm.runs)
+            }
+        )
+        for name, arm in whole.arms.items()
+    }
+    slower, profile = whole.model_copy(update={"arms": slow}), read_recording(PROFILE)
+    for figure in (
+        plot_hiding({"slower": slower, "as recorded": whole}),
+        plot_headroom({"slower": (slower, profile), "as recorded": (whole, profile)}),
+    ):
+        for ax in figure.axes:
+            right = ax.get_xlim()[1]
+            assert all(text.get_position()[0] < 0.7 * right for text in ax.texts)
+
+
+def test_what_is_hidden_in_words(whole):
+    first, *_, last = overlaps_of(whole).values()
+    assert hiding_words(whole) == (
+        f"Of diffusers and fast, what is not decoding takes {first.beside_ms:.1f} and "
+        f"{last.beside_ms:.1f} ms per latent frame, {first.beside_percent:.0f} % and 28 % of sync; "
+        f"sync / async is {ratio_of(recorded_ratio(whole, 'diffusers'))} and "
+        f"{ratio_of(recorded_ratio(whole, 'fast'))}."
+    )
+
+
+def recorded_ratio(whole, variant):
+    return whole.of_variant(variant).ratio("sync", "async")
+
+
+def test_the_ceiling_is_a_line(whole, recorded):
     profile = read_recording(PROFILE)
     tflop = profile.arms["compute_only"].profile.tflop
     room = {name: headroom_of(result, tflop, profile.ceiling) for name, result in recorded.items()}
-    (ax,) = plot_headroom({"here": room}).axes
+    assert headrooms_of(whole, profile) == room
+    assert f"fast {room['fast'].percent:.0f} %." in headroom_words(whole, profile)
+    with pytest.raises(ValueError, match="has no ceiling; profile compute_only for one"):
+        headrooms_of(whole, profile.model_copy(update={"ceiling": None}))
+    (ax,) = plot_headroom({"here": (whole, profile)}).axes
     assert [bar.get_width() for bar in ax.patches] == [one.compute_ms for one in room.values()]
     (line,) = ax.lines
     assert set(line.get_xdata()) == {room["fast"].ceiling_ms}
     assert f"{room['fast'].percent:.0f} % of the ceiling" in ax.texts[-1].get_text()
 
 
-def test_panels_that_are_compared_share_their_axis(recorded):
+def only(whole, variant):
+    """The recording with one of its variants."""
+    arms = {name: arm for name, arm in whole.arms.items() if name.startswith(f"{variant}/")}
+    return whole.model_copy(update={"arms": arms, "baseline": next(iter(arms))})
+
+
+def test_panels_that_are_compared_share_their_axis(whole):
     """The longest bar of all panels fits, whichever is drawn last."""
-    slow, fast = {"diffusers": recorded["diffusers"]}, {"fast": recorded["fast"]}
+    slow, fast = only(whole, "diffusers"), only(whole, "fast")
     first, second = plot_hiding({"slow": slow, "fast": fast}).axes
-    longest = overlap_of(recorded["diffusers"]).sync_total_ms
+    longest = overlaps_of(slow)["diffusers"].sync_total_ms
     assert first.get_xlim() == second.get_xlim() and first.get_xlim()[1] > longest
     profile = read_recording(PROFILE)
-    tflop = profile.arms["compute_only"].profile.tflop
-    room = {name: headroom_of(one, tflop, profile.ceiling) for name, one in recorded.items()}
-    one, two = plot_headroom({n: {n: room[n]} for n in ("diffusers", "fast")}).axes
-    assert one.get_xlim() == two.get_xlim() and one.get_xlim()[1] > room["diffusers"].compute_ms
+    one, two = plot_headroom({"slow": (slow, profile), "fast": (fast, profile)}).axes
+    longest = headrooms_of(slow, profile)["diffusers"].compute_ms
+    assert one.get_xlim() == two.get_xlim() and one.get_xlim()[1] > longest

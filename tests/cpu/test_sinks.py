@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -325,13 +326,13 @@ def test_specs(tmp_path):
         assert not list(tmp_path.iterdir())
     assert SinkSpec("null").describe()["storage"] is None
     assert SinkSpec("raw", tmp_path).describe()["storage"] == storage_kind(tmp_path)
+    assert SinkSpec("raw").folder == Path(tempfile.gettempdir())
     for bad, kind, message in (
         (
             {"kind": "avi"},
             ValueError,
             "sink 'avi' is unknown; use null, raw, png, mp4 or export_to_video",
         ),
-        ({"kind": "raw"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": tmp_path / "no"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": Path(__file__)}, NotADirectoryError, "is a file; give a folder"),
         ({"kind": "null", "folder": tmp_path}, ValueError, "takes no folder"),

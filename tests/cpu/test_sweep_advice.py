@@ -26,9 +26,7 @@ def recorded():
     return read_sweep(RESULTS / "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads")
 
 
-def sinks(*speeds):
-    specs = {speed: SinkSpec("null", throttle_mb_per_s=speed) for speed in speeds}
-    return {speed: (one.fresh, SinkInfo(**one.describe())) for speed, one in specs.items()}
+NULL = SinkSpec("null").fresh
 
 
 def nearest():
@@ -38,14 +36,13 @@ def nearest():
 
 def test_a_sweep_in_one_call(tmp_path):
     sweep = sweep_grid(
-        *nearest(), sinks(None, 5.0), tmp_path, chunks=(1, 2), slots=(1, 2), runs=1,
+        *nearest(), NULL, tmp_path, speeds=(None, 5.0), chunks=(1, 2), slots=(1, 2), runs=1,
         label="mine", progress=False,
     )  # fmt: skip
     assert not sweep.left and len(sweep.results) == 2 * 2 + 2 * 2 * 2
     assert {cell.mb_per_s for cell in sweep.results} == {None, 5.0}
-    assert all(
-        result.sink.throttle_mb_per_s == cell.mb_per_s for cell, result in sweep.results.items()
-    )
+    for cell, result in sweep.results.items():
+        assert result.sink == SinkInfo(kind="null", storage=None, throttle_mb_per_s=cell.mb_per_s)
     again = read_sweep(sweep.folder)
     assert sweep.folder.parent == tmp_path and again.plan.label == "mine"
     assert again.results == sweep.results and again.predictions == sweep.predictions
@@ -53,8 +50,8 @@ def test_a_sweep_in_one_call(tmp_path):
 
 
 def test_a_sweep_needs_full_speed(tmp_path):
-    with pytest.raises(ValueError, match="sinks has no None: give a sink at full speed"):
-        sweep_grid(*nearest(), sinks(5.0), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="speeds has no None: add full speed"):
+        sweep_grid(*nearest(), NULL, tmp_path, speeds=(5.0,), progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -158,7 +155,7 @@ def test_sensitivity_keeps_limits_and_given_speeds(recorded):
 
 def test_the_strip_names_the_settings(recorded):
     points = storage_sensitivity(recorded)
-    figure = plot_sensitivity({"here": points, "there": points})
+    figure = plot_sensitivity({"here": recorded, "there": recorded})
     curves, strip = figure.axes[:2]
     assert len(figure.axes) == 4 and curves.get_title(loc="left") == "here"
     named = [text.get_text() for text in strip.texts]
@@ -175,7 +172,7 @@ def test_a_sweep_without_sync_has_one_line_less(recorded):
     sweep = replace(recorded, results=results)
     points = storage_sensitivity(sweep, [50.0, 100.0])
     assert [one.sync_s for one in points] == [None, None]
-    assert len(plot_sensitivity({"here": points}).axes[0].lines) == 2
+    assert len(plot_sensitivity({"here": sweep}).axes[0].lines) == 2
     with pytest.raises(ValueError, match="has no cell of mode sync; sweep sync and async"):
         saving_line(sweep, Limits(), 50.0, 3.36)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.lib.pretty import pretty
 
 from vdkit import compare_results, document_of, read_recording, read_sweep
 from vdkit.__main__ import main
 from vdkit.present.comparison import comparison_table
-from vdkit.present.document import Document, Facts, Text, section
+from vdkit.present.document import Document, Facts, Picture, Section, Text, section
 from vdkit.present.documents import benchmark_table, breakdown_table
 from vdkit.present.latex import escape
 from vdkit.present.results_list import results_table
@@ -128,6 +129,19 @@ class TestFiveForms:
         assert "<script>" not in made and "&lt;script&gt;" in made and "c &amp; d" in made
         assert "<b>" not in made and 'style="text-align: right"' in made
         assert table._repr_markdown_() == table.markdown()
+        assert pretty(table) == table.text()
+
+    def test_a_section_in_a_notebook(self, monkeypatch):
+        shown = []
+        monkeypatch.setattr("IPython.display.display", lambda *what: shown.extend(what))
+        table, figure = Table(ROWS), object()
+        parts = (table, Text("words"), Picture(lambda: figure, "alt", "caption"))
+        document = Document("title", "", (), (Section("results", "Results", parts),))
+        document["results"]._ipython_display_()
+        assert shown[0] is table and shown[2] is figure
+        assert [shown[1].data, shown[3].data] == ["words", "caption"]
+        with pytest.raises(KeyError, match="no section 'stalls'; there are results"):
+            document["stalls"]
 
 
 class TestFrame:

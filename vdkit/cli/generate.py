@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,11 +147,10 @@ def run_generate(options: argparse.Namespace) -> int:
 def _keep(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
     """After a decode that failed: save the latents unless they are, and say what decodes them."""
     from vdkit.models.latents import save_latents
-    from vdkit.sinks.spec import default_folder
 
     out = options.out.absolute()
     name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there
-    for folder in (out.parent, default_folder()):
+    for folder in (out.parent, Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):
             kept = kept or save_latents(folder / name, made.latents, made.metadata)
     if kept is None:

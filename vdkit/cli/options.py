@@ -242,7 +242,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, dict[str
     from vdkit.models.latents import latents_metadata
     from vdkit.record.runs import SinkInfo
     from vdkit.record.store import check_out
-    from vdkit.sinks.spec import SinkSpec, default_folder
+    from vdkit.sinks.spec import SinkSpec
 
     kind, _, folder = options.sink.partition(":")
     if kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(
@@ -258,8 +258,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, dict[str
         nvtx=options.nvtx,
         **{name: getattr(options, name) for name in PRIMITIVES},
     )
-    where = Path(folder) if folder else None if kind == "null" else default_folder()
-    spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
+    spec = SinkSpec(kind, Path(folder) if folder else None, options.durable, options.throttle_mb_s)
     given, latents = Path(options.decoder), options.latents
     label = options.label or options.preset or given.name
     check_out(options.out, label)

@@ -63,12 +63,10 @@ class CudaEngine:
         self.name = torch.cuda.get_device_name(device)
         self._streams = {"compute": torch.cuda.current_stream(device)}
         self._streams["copy"] = (
-            torch.cuda.Stream(device) if copy_stream else self._streams["compute_only"]
+            torch.cuda.Stream(device) if copy_stream else self._streams["compute"]
         )
         self._steady_mallocs: int | None = None
-        self._streams[
-            "compute_only"
-        ].synchronize()  # not the device: another thread may be capturing
+        self._streams["compute"].synchronize()  # not the device: another thread may be capturing
         torch.cuda.reset_peak_memory_stats(device)
         first, first_s, self.clock_residual_s = self._read_clock()
         self._clock = EventClock(first, first_s)
@@ -77,7 +75,7 @@ class CudaEngine:
         """An event, its host time, and how far that can be wrong; the streams are idle here."""
         event = torch.cuda.Event(enable_timing=True)
         before = time.perf_counter()
-        event.record(self._streams["compute_only"])
+        event.record(self._streams["compute"])
         event.synchronize()
         after = time.perf_counter()
         return event, (before + after) / 2, (after - before) / 2

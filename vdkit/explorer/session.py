@@ -30,7 +30,7 @@ from vdkit.predict.book import (
 from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec, default_folder, held
+from vdkit.sinks.spec import SinkSpec, held
 
 CALIBRATION_LATENT_FRAMES = 9
 """Enough for steady chunks of one and of two latent frames."""
@@ -93,7 +93,7 @@ class ThisMachine:
         if name in self._sinks:
             info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
             return held(self._sinks[name], mb_per_s), info
-        where = None if name == "null" else Path(folder) if folder else default_folder()
+        where = Path(folder) if folder and name != "null" else None
         spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
         return spec.fresh, SinkInfo(**spec.describe())
 

@@ -32,6 +32,7 @@ from vdkit.measure.study import (
 from vdkit.record.recording import Recording, usual_baseline
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.memory import MemorySink
+from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
@@ -73,7 +74,7 @@ def run_benchmark(
     Args:
         decoder, latents, config, fps: as for `decode_async`.
         sink_factory: gives the sink of one run, and removes its output after.
-        sink_info: how the record describes the sink; None: by its class.
+        sink_info: how the record describes the sink; None: as `described` does.
         modes: keys of `MODES`.
         baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
             compute_only.
@@ -133,7 +134,10 @@ def headline_arms(
 
 
 def described(sink_factory: SinkFactory) -> SinkInfo:
-    """A sink by the name of its class, for the record."""
+    """For the record: what a `SinkSpec` says of itself, any other sink by the name of its class."""
+    spec = getattr(sink_factory, "__self__", None)
+    if isinstance(spec, SinkSpec):
+        return SinkInfo(**spec.describe())
     with sink_factory("described") as sink:
         return SinkInfo(kind=type(sink).__name__, storage=None)
 
@@ -186,6 +190,8 @@ def run_variants(
     names = [name for name, _ in variants]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"variants {', '.join(names) or 'are missing'}: name each once")
+    if wrong := [name for name in names if not name or "/" in name]:
+        raise ValueError(f"variant {wrong[0]!r}: give a name without a slash")
     check_modes(modes, baseline)
     check_rounds(runs, warmup)
     benches: dict[str, Bench] = {}

@@ -29,6 +29,7 @@ from vdkit.decode.chunks import DecodeConfig, plan_chunks
 from vdkit.decode.engines import on_device
 from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
+from vdkit.measure.plans import described
 from vdkit.measure.study import (
     MODES,
     ArmPlan,
@@ -287,7 +288,7 @@ def run_profile(
     latents: torch.Tensor,
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo,
+    sink_info: SinkInfo | None = None,
     modes: Sequence[str] = tuple(MODES),
     config: DecodeConfig = DecodeConfig(),
     fps: int | float | str | Fraction = 16,
@@ -330,7 +331,8 @@ def run_profile(
     bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
     uuid = gpu_uuid(decoder.device)
     sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
-    plans = {mode: ArmPlan(bench, mode, config, sink_factory, sink_info) for mode in modes}
+    info = sink_info or described(sink_factory)
+    plans = {mode: ArmPlan(bench, mode, config, sink_factory, info) for mode in modes}
     turns = {}
     for mode, plan in plans.items():
         turns[mode] = plan

@@ -9,7 +9,7 @@ import fcntl
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -20,6 +20,7 @@ import torch
 from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, check_chunk
 from vdkit.decode.protocols import ChunkDecoder
+from vdkit.measure.plans import described
 from vdkit.measure.study import ArmPlan, Bench, SinkFactory, measure, recording_of
 from vdkit.predict.costs import check_speed
 from vdkit.predict.grid import (
@@ -39,6 +40,7 @@ from vdkit.record.machine import collect_provenance
 from vdkit.record.recording import Recording, read_recording
 from vdkit.record.runs import MODES, Run, SinkInfo
 from vdkit.record.store import result_folder, write_record
+from vdkit.sinks.spec import held
 
 
 class SweepLocked(RuntimeError):
@@ -48,9 +50,11 @@ class SweepLocked(RuntimeError):
 def sweep_grid(
     decoder: ChunkDecoder,
     latents: torch.Tensor,
-    sinks: Mapping[float | None, tuple[SinkFactory, SinkInfo]],
+    sink_factory: SinkFactory,
     out: Path,
     *,
+    sink_info: SinkInfo | None = None,
+    speeds: Sequence[float | None] = (None,),
     chunks: Sequence[int] = (1, 2, 4),
     slots: Sequence[int] = (1, 2, 3, 4),
     modes: Sequence[str] = ("sync", "async"),
@@ -66,8 +70,9 @@ def sweep_grid(
 
     Args:
         decoder, latents, fps, config: as for `run_benchmark`; chunk size and slots are the grid's.
-        sinks: storage speed in MB/s to the factory and description of a sink held to it. None,
-            full speed, has to be there: costs are fitted at it.
+        sink_factory, sink_info: as for `run_benchmark`.
+        speeds: what the sink is held to, MB/s. None, as fast as it is, has to be there: costs are
+            fitted at it.
         out: a new folder in it takes the records (`read_sweep`).
         chunks, slots, modes: the other axes of the grid, as for `plan_cells`.
         runs: of each cell.
@@ -75,17 +80,23 @@ def sweep_grid(
         progress: show a tqdm bar with an estimate of the time left.
 
     Raises:
-        ValueError: no sink at full speed, or an axis that is wrong.
+        ValueError: full speed is missing, or an axis that is wrong.
     """
-    if None not in sinks:
-        raise ValueError("sinks has no None: give a sink at full speed, to fit costs at")
-    fit_cells, cells = plan_cells(modes, chunks, slots, tuple(sinks), latents.shape[2])
+    if None not in speeds:
+        raise ValueError("speeds has no None: add full speed, to fit costs at")
+    info = sink_info or described(sink_factory)
+    fit_cells, cells = plan_cells(modes, chunks, slots, tuple(speeds), latents.shape[2])
     bench = Bench(decoder, latents, fps, source, latents_source)
     folder = start_sweep(
         bench, fit_cells, cells, out,
-        sink_info=sinks[None][1], config=config, runs=runs, label=label,
+        sink_info=info, config=config, runs=runs, label=label,
     )  # fmt: skip
-    return run_sweep(folder, bench, sinks.__getitem__, progress=progress)
+
+    def sink_at(mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
+        told = info.model_copy(update={"throttle_mb_per_s": mb_per_s})
+        return held(sink_factory, mb_per_s), told
+
+    return run_sweep(folder, bench, sink_at, progress=progress)
 
 
 def start_sweep(

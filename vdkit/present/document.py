@@ -74,6 +74,16 @@ class Section:
     parts: tuple[Part, ...]
     page_only: bool = False
 
+    def _ipython_display_(self) -> None:
+        """In a notebook: tables, text and pictures, each an output of the cell."""
+        from IPython.display import Markdown, display
+
+        for part in self.parts:
+            if isinstance(part, Picture):
+                display(part.draw(), Markdown(part.caption))
+            else:
+                display(part if isinstance(part, Table) else Markdown(_text(part, terminal=False)))
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -89,6 +99,13 @@ class Document:
     kicker: str
     lead: tuple[str, ...]
     sections: tuple[Section, ...]
+
+    def __getitem__(self, name: str) -> Section:
+        """The section of this name; KeyError, with those that are there, if it has none."""
+        there = {section.name: section for section in self.sections}
+        if name not in there:
+            raise KeyError(f"no section {name!r}; there are {', '.join(there)}")
+        return there[name]
 
     def parts(self, page: bool = False) -> Iterator[Part]:
         """All of them in order; for a ``page``, or for text."""

@@ -23,6 +23,9 @@ from vdkit.present.words import (
 from vdkit.record.recording import Arm, Recording
 from vdkit.record.stats import LESS, MORE, Decision, decide
 
+ARITHMETIC = ("convolution", "matrix multiply")
+"""Families of kernels whose work is counted as operations; the others move memory."""
+
 # --- variants of a decoder -----------------------------------------------------------------------
 
 
@@ -113,6 +116,27 @@ def families_table(recording: Recording) -> Table:
     return Table(rows, "Kernels of the steady window by family")
 
 
+def families_words(recording: Recording) -> str:
+    """Kernel time of the first variant and of the last: arithmetic, and all that is not.
+
+    Empty unless two variants have their kernels recorded.
+    """
+    ends = list(recording.families.items())
+    if len(ends) < 2:
+        return ""
+    (first, a), (last, b) = ends[0], ends[-1]
+    whole, useful = (
+        [sum(one.ms_per_latent_frame for one in shares if keep(one)) for shares in (a, b)]
+        for keep in (lambda one: True, lambda one: one.family.name in ARITHMETIC)
+    )
+    rest = [both - some for both, some in zip(whole, useful, strict=True)]
+    return (
+        f"From {first} to {last} kernels go from {whole[0]:.1f} to {whole[1]:.1f} ms per latent "
+        f"frame: convolutions and matrix products from {useful[0]:.1f} to {useful[1]:.1f}, all "
+        f"others from {rest[0]:.1f} to {rest[1]:.1f}."
+    )
+
+
 def _variant_frames(name: str, one: Recording) -> str:
     words = {
         True: "identical, byte for byte",
@@ -139,7 +163,11 @@ def variants_document(recording: Recording, asked: Asked, source: Source) -> Doc
     families: list[Part] = [Text("No kernel families are recorded.")]
     if recording.families:
         draw = partial(plot_families, recording.families)
-        families = [Picture(draw, words, words, "families"), families_table(recording)]
+        families = [
+            Picture(draw, words, words, "families"),
+            Text(families_words(recording)),
+            families_table(recording),
+        ]
     timelines: list[Part] = []
     for name, one in parts.items():
         timelines += [Text(name, "head"), *timeline_parts(one, name)]

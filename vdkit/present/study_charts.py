@@ -18,11 +18,22 @@ from vdkit.present.columns import NAMES
 from vdkit.present.control import spread_percent
 from vdkit.present.studies import decision_of
 from vdkit.present.style import FAMILY_COLORS, MODE_COLORS, RED, STYLE, TONES, WIDTH_IN, keep_data
+from vdkit.present.table import ratio_of
 from vdkit.present.words import what_and_where
-from vdkit.record.derived import STEPS, Headroom, Overlap, overlap_of, vram_growth_bytes
+from vdkit.record.derived import (
+    STEPS,
+    Headroom,
+    Overlap,
+    headroom_of,
+    overlap_of,
+    recorded_vram,
+    vram_growth_bytes,
+    vram_points,
+)
 from vdkit.record.stats import CALL_BELOW_P
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -53,27 +64,41 @@ def _stacked(heights_in: Sequence[float]) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:, 0])
 
 
-def plot_hiding(panels: Mapping[str, Mapping[str, Recording]]) -> Figure:
+def overlaps_of(recording: Recording) -> dict[str, Overlap]:
+    """Variant to its sync against async, ms per latent frame; ValueError without both modes."""
+    return {name: overlap_of(recording.of_variant(name)) for name in recording.variants}
+
+
+def hiding_words(recording: Recording) -> str:
+    """What is not decoding, of the first variant and of the last, and what overlap makes of it."""
+    ends = list(overlaps_of(recording).items())
+    (first, a), (last, b) = ends[0], ends[-1]
+    ratios = [recording.ratio(f"{name}/sync", f"{name}/async") for name in (first, last)]
+    return (
+        f"Of {first} and {last}, what is not decoding takes {a.beside_ms:.1f} and "
+        f"{b.beside_ms:.1f} ms per latent frame, {a.beside_percent:.0f} % and "
+        f"{b.beside_percent:.0f} % of sync; sync / async is {ratio_of(ratios[0])} and "
+        f"{ratio_of(ratios[1])}."
+    )
+
+
+def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     """Where the time of sync and async goes, ms per latent frame: two bars for each variant.
 
     Args:
-        panels: title to variants, name to benchmark with the modes sync and async; drawn below
-            each other.
+        recordings: title to one of variants with the modes sync and async; drawn below each other.
 
     Raises:
-        ValueError: a benchmark without one of the two modes.
+        ValueError: a variant without one of the two modes.
     """
+    panels = {title: overlaps_of(recording) for title, recording in recordings.items()}
     heights = [0.42 + 0.42 * len(variants) for variants in panels.values()]
-    found = {
-        title: {name: overlap_of(result) for name, result in variants.items()}
-        for title, variants in panels.items()
-    }
-    overlaps = [one for variants in found.values() for one in variants.values()]
+    overlaps = [one for variants in panels.values() for one in variants.values()]
     longest = max(max(one.sync_total_ms, one.async_total_ms) for one in overlaps)
     with plt.rc_context(STYLE):
         figure, axes = _stacked(heights)
         axes[0].set_xlim(0, 1.55 * longest)
-        for ax, (title, variants) in zip(axes, found.items(), strict=True):
+        for ax, (title, variants) in zip(axes, panels.items(), strict=True):
             _draw_hiding(ax, variants, longest)
             ax.set_title(title, loc="left", fontsize=8)
         axes[-1].set_xlabel("ms per latent frame, mean latency of the run over its latent frames")
@@ -89,7 +114,7 @@ def plot_hiding(panels: Mapping[str, Mapping[str, Recording]]) -> Figure:
         | {f"sync_{step}_ms": ms for step, ms in one.sync_ms.items()}
         | {"sync_rest_ms": one.sync_rest_ms, "async_decode_ms": one.async_decode_ms}
         | {"async_rest_ms": one.async_rest_ms, "hidden_percent": one.hidden_percent}
-        for title, variants in found.items()
+        for title, variants in panels.items()
         for name, one in variants.items()
     ]
     return keep_data(figure, rows)
@@ -130,13 +155,39 @@ def _stack(ax: Axes, row: float, parts: list[tuple[float, str]]) -> None:
         left += max(0.0, width)
 
 
-def plot_headroom(panels: Mapping[str, Mapping[str, Headroom]]) -> Figure:
+def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
+    """Variant to how near it comes to the ceiling of ``profile``, by its count of operations.
+
+    Raises:
+        ValueError: no mode compute_only or no ceiling; as `headroom_of`.
+    """
+    seen = profile.arms["compute_only"].profile if "compute_only" in profile.arms else None
+    if profile.ceiling is None or seen is None or seen.tflop is None:
+        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
+    return {
+        name: headroom_of(recording.of_variant(name), seen.tflop, profile.ceiling)
+        for name in recording.variants
+    }
+
+
+def headroom_words(recording: Recording, profile: Recording) -> str:
+    """How much of the ceiling the variants reach."""
+    rooms = headrooms_of(recording, profile)
+    said = ", ".join(f"{name} {one.percent:.0f} %" for name, one in rooms.items())
+    return f"Of the ceiling of its arithmetic: {said}."
+
+
+def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figure:
     """Compute per latent frame of each variant, and the ceiling of its arithmetic as a line.
 
     Args:
-        panels: title to variants by name, all of one count of operations; drawn below
-            each other.
+        recordings: title to variants, and a profile of the first on the same video, whose count of
+            operations is that of all; drawn below each other.
+
+    Raises:
+        ValueError: as `headrooms_of`.
     """
+    panels = {title: headrooms_of(*both) for title, both in recordings.items()}
     heights = [0.4 + 0.26 * len(variants) for variants in panels.values()]
     longest = max(one.compute_ms for variants in panels.values() for one in variants.values())
     with plt.rc_context(STYLE):
@@ -215,6 +266,14 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]], title: str | None = N
             ax.set_title(title, loc="left", fontsize=8)
     rows = [{"set": words, **asdict(p)} for words, points in sets.items() for p in points]
     return keep_data(figure, rows)
+
+
+def vram_sets(
+    here: Sequence[Recording], recorded: pd.DataFrame, other_bytes: int = 0
+) -> dict[str, list[VramPoint]]:
+    """Points of what was measured here and of what is recorded, by where; `vram_points` of each."""
+    sets = {"here": vram_points(here, other_bytes), "recorded": recorded_vram(recorded)}
+    return {f"{how}, {points[0].device}": points for how, points in sets.items() if points}
 
 
 def vram_words(points: Sequence[VramPoint]) -> str:

@@ -74,6 +74,7 @@ STYLE: Any = {
     "hatch.linewidth": 0.5,
     "figure.dpi": 200,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a label may hold dollars
 }
 
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from vdkit.predict.advise import storage_sensitivity
 from vdkit.predict.grid import Cell, Sweep, measured_s
 from vdkit.present.style import MODE_COLORS, STYLE, TONES, WIDTH_IN, keep_data
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
@@ -213,12 +214,13 @@ def _legend(figure: Figure, shown: list[Cell], speeds: list[float | None], sweep
                   frameon=False, fontsize=7, columnspacing=1.2)  # fmt: skip
 
 
-def plot_sensitivity(panels: Mapping[str, Sequence[StoragePoint]]) -> Figure:
+def plot_sensitivity(sweeps: Mapping[str, Sweep]) -> Figure:
     """Predicted latency against storage speed, and below it the recommended setting.
 
     Args:
-        panels: title to points, ascending in speed (`storage_sensitivity`); drawn below each other.
+        sweeps: title to what `storage_sensitivity` is asked about; drawn below each other.
     """
+    panels = {title: storage_sensitivity(sweep) for title, sweep in sweeps.items()}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             2 * len(panels), 1, squeeze=False, layout="constrained",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vdkit.record.stats import mean_half_width, summarize
 from vdkit.record.store import new_paths, write_atomically
@@ -259,6 +259,9 @@ class Table:
 
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.text())
 
     def _repr_markdown_(self) -> str:
         return self.markdown()

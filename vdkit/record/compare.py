@@ -132,7 +132,7 @@ def compare_results(
     """Compare every metric of every mode that both recordings have.
 
     Args:
-        a, b: as `read_result` gives them; the same one twice only with ``mode_pairs``.
+        a, b: as `read_recording` gives them; the same one twice only with ``mode_pairs``.
         paired: round i of A beside round i of B, for runs made in turns. None: only where both
             are one recording, whose modes were run in turns.
         across: compare other media (frames, height, width) all the same.
@@ -167,24 +167,23 @@ def compare_results(
     left_out: list[tuple[str, str, str]] = []
     for mode_a, mode_b in pairs:
         for metric in chosen:
-            arms = a.arms[mode_a], b.arms[mode_b]
-            decision = _decision(*(arm.timed for arm in arms), metric, paired)
+            left, right = a.arms[mode_a], b.arms[mode_b]
+            decision = _decision(left.timed, right.timed, metric, paired)
             if isinstance(decision, str):
                 name = mode_a if mode_a == mode_b else f"{mode_a} and {mode_b}"
                 left_out.append((metric, name, decision))
                 continue
-            mean_a, mean_b = (fmean(_values(arm.timed, metric)) for arm in arms)
             rows.append(
                 Compared(
                     mode_a=mode_a,
                     mode_b=mode_b,
                     metric=metric,
-                    mean_a=mean_a,
-                    mean_b=mean_b,
-                    n_a=len(arms[0].timed),
-                    n_b=len(arms[1].timed),
-                    throttled_a=arms[0].throttled_runs,
-                    throttled_b=arms[1].throttled_runs,
+                    mean_a=fmean(_values(left.timed, metric)),
+                    mean_b=fmean(_values(right.timed, metric)),
+                    n_a=len(left.timed),
+                    n_b=len(right.timed),
+                    throttled_a=left.throttled_runs,
+                    throttled_b=right.throttled_runs,
                     decision=decision,
                 )
             )

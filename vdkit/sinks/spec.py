@@ -42,18 +42,14 @@ def storage_kind(folder: Path) -> str | None:
     return kind
 
 
-def default_folder() -> Path:
-    """The system's temporary folder: where sinks write unless told otherwise."""
-    return Path(tempfile.gettempdir())
-
-
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
     """Which sink a benchmark uses: one fresh sink per run, removed afterwards.
 
     Attributes:
         kind: one of `KINDS`; ``export_to_video`` is for `decode_diffusers` alone.
-        folder: where it writes; must exist. None only for ``null``.
+        folder: where it writes; must exist. None: the system's temporary folder, and for ``null``
+            nowhere.
         durable: fsync before a run ends (``raw`` only).
         throttle_mb_per_s: storage speed to hold it to, MB/s; None: as fast as it goes.
     """
@@ -81,18 +77,21 @@ class SinkSpec:
         if self.kind == "null":
             if self.folder is not None:
                 raise ValueError(f"sink null writes nothing, so it takes no folder {self.folder}")
-        elif self.folder is None or not self.folder.exists():
+            return
+        if self.folder is None:
+            object.__setattr__(self, "folder", Path(tempfile.gettempdir()))
+        assert self.folder is not None
+        if not self.folder.exists():
             raise FileNotFoundError(f"sink folder {str(self.folder)!r} does not exist; create it")
-        elif not self.folder.is_dir():
+        if not self.folder.is_dir():
             raise NotADirectoryError(f"sink folder {str(self.folder)!r} is a file; give a folder")
-        else:
-            try:
-                Path(tempfile.mkdtemp(prefix=".vdkit-", dir=self.folder)).rmdir()
-            except OSError as error:
-                raise OSError(
-                    f"sink folder {str(self.folder)!r} cannot be written to ({error.strerror}); "
-                    "give another"
-                ) from error
+        try:
+            Path(tempfile.mkdtemp(prefix=".vdkit-", dir=self.folder)).rmdir()
+        except OSError as error:
+            raise OSError(
+                f"sink folder {str(self.folder)!r} cannot be written to ({error.strerror}); "
+                "give another"
+            ) from error
 
     @contextlib.contextmanager
     def fresh(self, label: str) -> Iterator[Sink]:
