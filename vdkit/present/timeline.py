@@ -82,21 +82,14 @@ def draw_bars(
 ) -> PolyCollection:
     """Bars at exactly these places, one collection; each argument is a value for all, or one each.
 
-    Unless ``style`` says otherwise they have an edge in their color, so that the shortest is seen.
+    Unless ``look`` says otherwise they have an edge in their color, so that the shortest is seen.
     """
     left, length, low, high = np.broadcast_arrays(lefts, lengths, lows, highs)
     x = np.stack([left, left + length, left + length, left], axis=-1)
     corners = np.stack([x, np.stack([low, low, high, high], axis=-1)], axis=-1)
-<<<<<<< HEAD
-    bars = PolyCollection(
-        list(corners.reshape(-1, 4, 2)), facecolors=colors, snap=False,
-        **({"edgecolors": colors, "linewidths": 0.3} | look),
-    )  # fmt: skip
-=======
-    look: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.3} | style
     boxes: Any = corners.reshape(-1, 4, 2)
-    bars = PolyCollection(boxes, facecolors=colors, snap=False, **look)
->>>>>>> h-explorer
+    drawn: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.3} | look
+    bars = PolyCollection(boxes, facecolors=colors, snap=False, **drawn)
     ax.add_collection(bars, autolim=False)
     return bars
 
@@ -116,20 +109,14 @@ def draw_lanes(
     """
     lanes = drawn_lanes(runs)
     height = 2 * BAR / len(runs)
-<<<<<<< HEAD
     rows = [
         (left, right - left, row - BAR + place * (height + 0.01), chunk.index, style.TONES[lane])
-=======
-    bars = [
-        (left, right - left, row - BAR + place * (height + 0.01), chunk.index, TONES[lane])
->>>>>>> h-explorer
         for place, (run, begin_s) in enumerate(zip(runs, begins, strict=False))
         for row, lane in enumerate(lanes)
         for chunk, start, stop in _spans(run, lane)
         if (left := max((start - begin_s) * scale, limits[0]))
         < (right := min((stop - begin_s) * scale, limits[1]))
     ]
-<<<<<<< HEAD
     lefts, lengths, lows = np.array([row[:3] for row in rows], dtype=float).reshape(-1, 3).T
     colors = [tones[index % 2] for *_, index, tones in rows]
     drawn: list[Any] = [draw_bars(ax, lefts, lengths, lows, lows + height, colors)]
@@ -138,17 +125,6 @@ def draw_lanes(
         if length > _NUMBERED * (limits[1] - limits[0]):
             place, ink = (left + length / 2, low + height / 2), ("white", "black")[index % 2]
             drawn.append(style.say(ax, *place, str(index), color=ink, **look))
-=======
-    place = np.array([bar[:3] for bar in bars], dtype=float).reshape(-1, 3)
-    colors = [tones[index % 2] for *_, index, tones in bars]
-    low = place[:, 2]
-    drawn: list[Any] = [draw_bars(ax, place[:, 0], place[:, 1], low, low + height, colors)]
-    for left, length, low_at, index, _ in bars if numbers else ():
-        if length > _NUMBERED * (limits[1] - limits[0]):
-            ink = "white" if index % 2 == 0 else "black"
-            drawn.append(ax.text(left + length / 2, low_at + height / 2, str(index), color=ink,
-                                 ha="center", va="center", fontsize=6.5))  # fmt: skip
->>>>>>> h-explorer
     ax.set_yticks(range(len(lanes)), lanes)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
