@@ -26,7 +26,7 @@ from vdkit.record.store import write_atomically, written
 PAGE = "results/README.md"
 PICTURE = "timeline.png"
 
-MAIN = "20261121T004501Z_nvidia-h200_c942496_aws-float16"
+MAIN = "20261125T201846Z_nvidia-h100-80gb-hbm3_c4ae14f_aws-float16"
 """The run that README shows."""
 VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
 """The run of several variants that README shows."""

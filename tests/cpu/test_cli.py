@@ -31,7 +31,13 @@ def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
     summary = json.loads(lines[-1])
     (folder,) = out.iterdir()
     assert summary["folder"] == str(folder) and folder.name.endswith("_quick")
-    assert sorted(p.name for p in folder.iterdir()) == ["latency.png", "recording.json", "runs.csv", "table.md", "timeline.png"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "latency.png",
+        "recording.json",
+        "runs.csv",
+        "table.md",
+        "timeline.png",
+    ]
     result = read_recording(folder)
     mean = summary["arms"]["async"]["latency_s"]["mean"]
     assert mean == pytest.approx(result.arms["async"].latency.mean, abs=1e-6)

@@ -195,11 +195,14 @@ class Job:
     def decode_uint8(self, state: Any, chunk: Chunk, out: torch.Tensor) -> None:
         """Decode a chunk into ``out``, uint8 [F, H, W, 3], by ``decode_into`` if there is one."""
         into = getattr(self.decoder, "decode_into", None)
-        if into is None:
-            frames_to_uint8(self.decode(state, chunk), out)
-            return
-        with self.signals:
-            nonfinite = into(state, chunk.latent_start, chunk.latent_stop, out)
+        try:
+            if into is None:
+                frames_to_uint8(self.decode(state, chunk), out)
+                return
+            with self.signals:
+                nonfinite = into(state, chunk.latent_start, chunk.latent_stop, out)
+        finally:
+            del out  # or the traceback of an error would keep the slot's memory
         if not isinstance(nonfinite, torch.Tensor):
             raise TypeError(
                 f"decode_into of decoder {self.decoder.name!r} does not return whether it made NaN "

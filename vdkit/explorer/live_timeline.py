@@ -85,12 +85,14 @@ class LiveTimeline:
                 ax.spines["left"].set_visible(False)
                 ax.set_ylim(LANES - 0.45, -0.55)
                 ax.set_title(" ", loc="left", pad=2)
+            for _, zoom in self._axes:
+                zoom.tick_params(labelleft=False)
             self._axes[1][0].set_xlabel("time since the call, s", labelpad=0.5)
             self._axes[1][1].set_xlabel("time, ms", labelpad=0.5)
         self._drawn: list[Any] = []
         self._legend: Any = None
         self._labels: tuple[Any, ...] = ()
-        self._strip: np.ndarray | None = None
+        self._strips: dict[tuple[Any, ...], np.ndarray] = {}
 
     def draw(self, panels: Sequence[Panel]) -> None:
         """Show these panels, two at the most; fewer leave the rest of the room empty."""
@@ -139,7 +141,6 @@ class LiveTimeline:
         ax.set_title(title, loc="left", pad=2)
         self._drawn += draw_lanes(ax, panel.runs, limits, begins, scale, numbers=False)
         ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
-        ax.tick_params(labelleft=scale == 1)
         for (begin, end), dashes in zip(spans, DASHES, strict=False):
             self._drawn.append(ax.axvline((end - begin) * scale, linestyle=dashes, **_LINE))
         if panel.stalls is None:
@@ -168,34 +169,38 @@ class LiveTimeline:
             return
         if self._legend is not None:
             self._legend.remove()
-        self._labels, self._strip = labels, None
+        self._labels = labels
         self._legend = self.figure.legend(
             handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
             handlelength=1.8, columnspacing=1.1, bbox_to_anchor=(0.5, -0.012), labelspacing=0.3,
         )  # fmt: skip
 
     def png(self) -> bytes:
-        """The picture for the screen; its legend, which changes rarely, is drawn once and kept."""
+        """The picture for the screen; each legend is drawn once, for all pictures that have it."""
         from PIL import Image
 
-        shown = self._legend is not None and self._legend.get_visible()
-        if shown:
-            self._legend.set_visible(False)
+        legend = self._legend if self._legend is not None and self._legend.get_visible() else None
+        if legend and self._labels not in self._strips:
+            renderer = self._canvas.get_renderer()
+            renderer.clear()
+            self.figure.patch.draw(renderer)
+            legend.draw(renderer)
+            alone = self._pixels()
+            self._strips[self._labels] = alone[int((1 - LEGEND_PART) * len(alone)) :]
+        if legend:
+            legend.set_visible(False)
         self._canvas.draw()
-        pixels = np.array(self._canvas.buffer_rgba())[..., :3]
-        if shown:
-            self._legend.set_visible(True)
-            if self._strip is None:
-                renderer = self._canvas.get_renderer()
-                renderer.clear()
-                self.figure.patch.draw(renderer)
-                self._legend.draw(renderer)
-                alone = np.array(self._canvas.buffer_rgba())[..., :3]
-                self._strip = alone[int((1 - LEGEND_PART) * len(alone)) :]
-            pixels[-len(self._strip) :] = self._strip
+        pixels = self._pixels()
+        if legend:
+            legend.set_visible(True)
+            strip = self._strips[self._labels]
+            pixels[-len(strip) :] = strip
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "png", compress_level=1)
         return data.getvalue()
+
+    def _pixels(self) -> np.ndarray:
+        return np.array(np.asarray(self._canvas.buffer_rgba())[..., :3])
 
     def save(self, path: Path) -> Path:
         """Write the picture for a report; the ending says as what: png, svg or pdf."""

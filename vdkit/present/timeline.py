@@ -82,15 +82,14 @@ def draw_bars(
 ) -> PolyCollection:
     """Bars at exactly these places, one collection; each argument is a value for all, or one each.
 
-    Unless ``style`` says otherwise they have an edge in their color, so that the shortest is seen.
+    Unless ``look`` says otherwise they have an edge in their color, so that the shortest is seen.
     """
     left, length, low, high = np.broadcast_arrays(lefts, lengths, lows, highs)
     x = np.stack([left, left + length, left + length, left], axis=-1)
     corners = np.stack([x, np.stack([low, low, high, high], axis=-1)], axis=-1)
-    bars = PolyCollection(
-        list(corners.reshape(-1, 4, 2)), facecolors=colors, snap=False,
-        **({"edgecolors": colors, "linewidths": 0.3} | look),
-    )  # fmt: skip
+    boxes: Any = corners.reshape(-1, 4, 2)
+    drawn: dict[str, Any] = {"edgecolors": "face", "linewidths": 0.3} | look
+    bars = PolyCollection(boxes, facecolors=colors, snap=False, **drawn)
     ax.add_collection(bars, autolim=False)
     return bars
 

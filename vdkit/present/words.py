@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import SinkInfo, Workload
 
-_FEW = 5
 _IN_PAGE_CACHE = ("raw", "png", "mp4", "export_to_video")
 
 
@@ -190,8 +189,6 @@ def count_words(arms: Mapping[str, Arm]) -> str:
     n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
     if counts[0] == 1:
         return f"{n}: one run has no interval"
-    if counts[0] < _FEW:
-        return f"{n}: the intervals are no more than the spread"
     return f"{n}, so P99 is close to the maximum" if counts[0] < 100 else n
 
 
