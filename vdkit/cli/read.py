@@ -125,6 +125,7 @@ def add_reads(commands: Any) -> None:
 def run_show(options: argparse.Namespace) -> int:
     """Print what is recorded at ``options.result``; returns the exit status."""
     from vdkit.predict.grid import Sweep
+    from vdkit.record.store import check_file
 
     wants = asked(options)
     drawing = [n for n in ("timeline", "zoom", "modes") if getattr(options, n) is not None]
@@ -134,6 +135,8 @@ def run_show(options: argparse.Namespace) -> int:
         raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
     if options.timeline is None and drawing:
         raise ValueError(f"--{drawing[0]} is for a picture; name one with --timeline FILE")
+    if options.timeline is not None:
+        check_file(options.timeline, "timeline", ".png", ".svg", ".pdf")
     found, document = document_at(options.result, wants)
     if drawing and isinstance(found, Sweep):
         raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
@@ -154,9 +157,8 @@ def _timeline(recording: Any, options: argparse.Namespace) -> Any:
     """What draws the timeline of an arm's typical run above another's; ValueError if it cannot."""
     from vdkit.present.timeline import plot_timeline, steady_window
     from vdkit.present.words import config_words, what_and_where
-    from vdkit.record.store import check_file, written
+    from vdkit.record.store import written
 
-    check_file(options.timeline, "timeline", ".png", ".svg", ".pdf")
     wanted = words(options.modes) or list(recording.arms)
     if missing := [name for name in wanted if name not in recording.arms]:
         raise ValueError(
