@@ -34,7 +34,15 @@ def test_every_recorded_run_is_a_row():
     with warnings.catch_warnings():
         warnings.simplefilter("error", SkippedResultWarning)
         frame = load_results(f"{RESULTS}/2*/**")
-    names = ("result.json", "result_*_chunk*.json", "variants.json", "aa.json", "profile.json")
+    names = (
+        "recording.json",
+        "cell_*.json",
+        "result.json",
+        "result_*_chunk*.json",
+        "variants.json",
+        "aa.json",
+        "profile.json",
+    )
     recorded = {file for name in names for file in RESULTS.glob(f"2*/{name}")}
     found = {Path(one.folder) / one.file for one in frame.itertuples()}
     assert len(recorded) >= 99 and found == recorded
