@@ -437,7 +437,8 @@ WATCH_INTERVAL_S = 0.1
 class NvmlWatch:
     """Clocks, power, temperature and throttle reasons while a run lasts; ``seen`` holds them after.
 
-    A reading takes a few milliseconds of a thread of the lowest priority.
+    ``seen`` is None of a run shorter than `WATCH_INTERVAL_S`. A reading takes a few milliseconds of
+    a thread of the lowest priority.
     """
 
     seen: GpuReading | None = None
@@ -458,7 +459,7 @@ class NvmlWatch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.seen = mean_reading(self._readings or [self._nvml.read()])
+        self.seen = mean_reading(self._readings) if self._readings else None
 
 
 def mean_reading(readings: Sequence[GpuReading]) -> GpuReading:

@@ -351,25 +351,15 @@ def as_run(
     during: GpuReading | None = None,
 ) -> Run:
     """A finished decode as a record; ``number`` is its round, below 0 for a warm-up."""
+    seen = during or after
     return Run(
-        mode=done.mode,
+        **{name: getattr(done, name) for name in Run.model_fields if hasattr(done, name)},
         round=number,
         warmup=number < 0,
-        latency_s=done.latency_s,
-        ttff_s=done.ttff_s,
-        sink_open_s=done.sink_open_s,
-        sink_close_s=done.sink_close_s,
-        vram_peak_bytes=done.vram_peak_bytes,
-        device_mallocs_steady=done.device_mallocs_steady,
-        pinned_bytes=done.pinned_bytes,
-        ring_bytes=done.ring_bytes,
-        d2h_bytes=done.d2h_bytes,
-        clock_residual_s=done.clock_residual_s,
         gpu_before=before,
         gpu_after=after,
         gpu_during=during,
-        throttled=during is not None and bool(during.throttle_reasons),
-        chunks=done.chunks,
+        throttled=seen is not None and bool(seen.throttle_reasons),
     )
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from vdkit.present.document import Document, Facts, Picture, Section, Text
+from vdkit.present.document import Document, Facts, Picture, Text
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _drawn(part: Any) -> tuple[str, Any]:
     if isinstance(part, Picture):
         data, width, height = _png(part.draw())
         return "picture", {"part": part, "data": data, "width": width, "height": height}
-    names = {Table: "table", Text: "text", Facts: "facts", Section: "section"}
+    names = {Table: "table", Text: "text", Facts: "facts"}
     return names[type(part)], part
 
 

@@ -79,7 +79,8 @@ class Run(Record):
         gpu_before, gpu_after: NVML readings around the run; None without a GPU.
         gpu_during: means over the run, and every throttle reason that was set in it; None without a
             GPU and in records before schema 6.
-        throttled: a throttle reason was set during the run (before schema 6: before or after it).
+        throttled: a throttle reason was set during the run, or right after one too short for a
+            reading (before schema 6: before or after it).
     """
 
     mode: str
