@@ -410,10 +410,17 @@ class TestPresentation:
         assert noise_note(result) == "" or "ratios say little" in noise_note(result)
 
     def test_noise_is_warned_of(self, result):
-        first, *others = result.arms["sync"].timed
+        even = {
+            name: arm.model_copy(
+                update={"runs": tuple(r.model_copy(update={"latency_s": 1.0}) for r in arm.runs)}
+            )
+            for name, arm in result.arms.items()
+        }
+        assert noise_note(result.model_copy(update={"arms": even})) == ""
+        first, *others = even["sync"].timed
         slow = first.model_copy(update={"latency_s": 100.0})
-        arm = result.arms["sync"].model_copy(update={"runs": (slow, *others)})
-        noisy = result.model_copy(update={"arms": {**result.arms, "sync": arm}})
+        arm = even["sync"].model_copy(update={"runs": (slow, *others)})
+        noisy = result.model_copy(update={"arms": {**even, "sync": arm}})
         assert "runs of sync" in noise_note(noisy) and "ratios say little" in noise_note(noisy)
         assert document_of(noisy).text().startswith("Note: runs of ")
 
