@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vdkit.decode.pipelined import decode_async
+from vdkit.decode.paths import decode_async
 from vdkit.measure.plans import run_benchmark
 from vdkit.models.latents import latents_metadata, load_latents
 from vdkit.models.loading import TINY_WAN, load_decoder
@@ -18,8 +18,8 @@ from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import FILE, Recording, read_recording
 from vdkit.record.runs import SinkInfo
 from vdkit.record.store import check_out, claim, write_atomically, written
+from vdkit.sinks import SinkSpec
 from vdkit.sinks.files import Mp4Sink
-from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.timeline import balancing_mb_per_s
 
 LATENTS = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"

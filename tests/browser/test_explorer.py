@@ -10,7 +10,7 @@ from vdkit.record.recording import read_recording
 
 SETUP = """\
 import contextlib, threading, vdkit
-from vdkit.sinks.files import NullSink
+from vdkit.sinks import NullSink
 
 class Full(NullSink):
     def write(self, frames):

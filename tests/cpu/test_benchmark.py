@@ -39,7 +39,7 @@ from vdkit.record.results import runs_frame
 from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import paired_ratio, summarize
 from vdkit.record.store import check_out, result_folder
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 
 NULL = SinkSpec("null")
 

@@ -12,8 +12,8 @@ import torch
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit import decode_sync, document_of, load_results, read_recording
 from vdkit.__main__ import main
+from vdkit.decode import frames_to_uint8
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.decode.pixels import frames_to_uint8
 from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, run_aa
 from vdkit.present.study_charts import plot_rounds
 from vdkit.record.compare import ARMS, check_draws, compare_results, judge, judged

@@ -15,8 +15,8 @@ from diffusers import AutoencoderKLWan
 
 from tests.helpers import Collect, latents_for
 from vdkit import decode_async, load_decoder, load_pipeline
+from vdkit.decode import frames_to_uint8
 from vdkit.decode.chunks import plan_chunks
-from vdkit.decode.pixels import frames_to_uint8
 
 SIZES = {
     "tiny-wan": [(3, 5), (8, 6), (1, 1)],

@@ -12,9 +12,9 @@ from tests.helpers import Collect, NearestDecoder, file_size_limit, latents_for,
 from vdkit import DecodeCancelled, decode_async, decode_diffusers, decode_sync, load_decoder
 from vdkit.__main__ import main
 from vdkit.decode.chunks import VideoInfo
-from vdkit.decode.sequential import compute_only
-from vdkit.sinks.files import ExportToVideoSink, ThrottledSink
-from vdkit.sinks.spec import SinkSpec
+from vdkit.decode.paths import compute_only
+from vdkit.sinks import SinkSpec, ThrottledSink
+from vdkit.sinks.files import ExportToVideoSink
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="pip install 'vdkit[export]'")
 ENCODER = f"export_to_video, imageio-ffmpeg {imageio_ffmpeg.__version__}"

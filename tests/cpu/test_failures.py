@@ -37,7 +37,7 @@ from vdkit import (
 from vdkit.decode.engines import EventClock
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.models.fast.decoder import FastWanDecoder
-from vdkit.sinks.files import ThrottledSink
+from vdkit.sinks import ThrottledSink
 
 WAYS = [
     pytest.param(decode_sync, DecodeConfig(), id="sync"),

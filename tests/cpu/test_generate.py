@@ -34,7 +34,7 @@ from vdkit.measure.quality import psnr_db
 from vdkit.models.latents import latents_metadata
 from vdkit.models.loading import TINY_WAN
 from vdkit.models.pipeline import PromptWarning
-from vdkit.sinks.files import ThrottledSink
+from vdkit.sinks import ThrottledSink
 
 EXAMPLES = sorted((TINY_WAN.parent / "latents").glob("*.safetensors"))
 PROMPT = "a red circle moves left over a gray background"

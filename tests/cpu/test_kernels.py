@@ -65,7 +65,7 @@ print("alike")
 DECODE = """
 import torch
 from tests.cpu.test_wan_fast import frames_of, noise, random_vae
-from vdkit.decode.pixels import frames_to_uint8
+from vdkit.decode import frames_to_uint8
 from vdkit.models.wan import WanDecoder
 from vdkit.models.fast.decoder import FastWanDecoder
 for channels in (16, 48):

@@ -21,10 +21,10 @@ from vdkit import (
     decode_sync,
     load_decoder,
 )
+from vdkit.decode import DecodeCancelled
 from vdkit.decode.engines import HostEngine
-from vdkit.decode.protocols import DecodeCancelled
-from vdkit.decode.sequential import _rounded
-from vdkit.sinks.files import ThrottledSink
+from vdkit.decode.paths import _rounded
+from vdkit.sinks import ThrottledSink
 
 SWITCHES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
 COMBINATIONS = list(itertools.product([True, False], repeat=len(SWITCHES)))

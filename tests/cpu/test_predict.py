@@ -20,8 +20,7 @@ from vdkit.decode.chunks import (
     pixel_frames,
     plan_chunks,
 )
-from vdkit.decode.pipelined import decode_async
-from vdkit.decode.sequential import compute_only, decode_sync
+from vdkit.decode.paths import compute_only, decode_async, decode_sync
 from vdkit.measure.study import as_run
 from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals
 from vdkit.predict.fit import _fit, fit_costs

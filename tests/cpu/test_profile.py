@@ -26,8 +26,7 @@ from vdkit.present.documents import Source, document_of
 from vdkit.present.words import what_and_where
 from vdkit.record.recording import read_recording, write_recording
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.files import NullSink
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import NullSink, SinkSpec
 from vdkit.trace.figures import analyze, steady_windows
 from vdkit.trace.read import read_trace
 

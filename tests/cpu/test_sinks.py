@@ -15,10 +15,9 @@ import torch
 
 from tests.helpers import Collect, file_size_limit, leftovers
 from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink
+from vdkit.decode import frames_to_uint8
 from vdkit.decode.chunks import VideoInfo
-from vdkit.decode.pixels import frames_to_uint8
-from vdkit.sinks.files import ThrottledSink
-from vdkit.sinks.spec import SinkSpec, storage_kind
+from vdkit.sinks import SinkSpec, ThrottledSink, storage_kind
 
 INFO = VideoInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)
@@ -291,7 +290,7 @@ def test_bad_settings(tmp_path):
     with pytest.raises(ValueError, match="compression is 10"):
         PngSink(tmp_path, compression=10)
     for speed in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="give a storage speed above 0"):
+        with pytest.raises(ValueError, match=r"storage speed is .* MB/s; give a speed above 0"):
             ThrottledSink(NullSink(), speed)
 
 

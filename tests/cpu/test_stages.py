@@ -22,7 +22,7 @@ from vdkit.present.stages import (
 from vdkit.present.study_charts import plot_vram, vram_words
 from vdkit.record.derived import VramPoint, recorded_vram, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 
 
 def stage(name, seconds, expert=None, peak=None):

@@ -22,7 +22,7 @@ from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.recording import read_recording
 from vdkit.record.results import load_results
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 
 MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)
 

@@ -16,7 +16,7 @@ from vdkit.present.sweep_charts import plot_predictions, plot_sensitivity
 from vdkit.present.sweep_document import saving_line, sweep_table
 from vdkit.record.money import saving_usd
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 
 RESULTS = Path(__file__).parents[2] / "results"
 

@@ -27,7 +27,7 @@ from vdkit.present.style import FAMILY_COLORS
 from vdkit.record.recording import write_recording
 from vdkit.record.results import runs_frame
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 from vdkit.trace.figures import FAMILIES, steady_families
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
-from vdkit.decode.pixels import frames_to_uint8
+from vdkit.decode import frames_to_uint8
 from vdkit.measure.profiler import count_flops
 from vdkit.models.fast.blocks import NoPasses
 from vdkit.models.fast.decoder import FastWanDecoder

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLWan
 from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
-from vdkit.decode.pixels import frames_to_uint8
+from vdkit.decode import frames_to_uint8
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.fast.layers import Frames
 from vdkit.models.wan import WanDecoder

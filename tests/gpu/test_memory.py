@@ -8,7 +8,7 @@ import torch
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit import DecodeConfig, NullSink, decode_async, decode_sync, load_decoder
 from vdkit.decode.job import DecodeOutOfMemory
-from vdkit.decode.sequential import compute_only
+from vdkit.decode.paths import compute_only
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from tests.cpu.test_paths import *  # noqa: F403
 from tests.helpers import Collect, NearestDecoder, latents_for
 from vdkit import DecodeConfig, NullSink, decode_async, decode_sync
-from vdkit.decode.sequential import compute_only
+from vdkit.decode.paths import compute_only
 
 
 class Lingering(NearestDecoder):

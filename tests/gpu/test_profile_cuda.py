@@ -8,7 +8,7 @@ from tests.perfetto import load, problems
 from vdkit import DecodeConfig, NullSink, decode_async, load_decoder
 from vdkit.measure.profiler import count_flops, measure_ceiling, profile_run, run_profile
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 from vdkit.trace.figures import analyze
 from vdkit.trace.read import read_trace
 from vdkit.trace.stalls import stalls_from_records

@@ -11,7 +11,7 @@ from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document
 from vdkit.record.compare import judged
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 
 
 def sink_at(speed):

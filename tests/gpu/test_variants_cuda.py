@@ -10,7 +10,7 @@ from vdkit import load_decoder
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import SinkSpec
 
 SIZE = (12, 20)
 

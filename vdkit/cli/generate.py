@@ -61,7 +61,7 @@ def add_generate(commands: Any) -> None:
 
 def run_decode(options: argparse.Namespace) -> int:
     """Decode ``options.latents`` with ``options.decoder``; returns the exit status."""
-    from vdkit.decode.pipelined import decode_async
+    from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
     from vdkit.record.store import check_file
     from vdkit.sinks.files import Mp4Sink
@@ -79,8 +79,8 @@ def run_decode(options: argparse.Namespace) -> int:
 
 def run_generate(options: argparse.Namespace) -> int:
     """Run ``options.model`` on ``options.prompt``; returns the exit status."""
-    from vdkit.decode.pipelined import decode_async
-    from vdkit.decode.signals import HeldSignals
+    from vdkit.decode.paths import decode_async
+    from vdkit.decode.terminal import HeldSignals
     from vdkit.models.latents import save_latents
     from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder

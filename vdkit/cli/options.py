@@ -18,9 +18,9 @@ from vdkit.record.runs import MODES
 if TYPE_CHECKING:
     import torch
 
-    from vdkit.decode.protocols import ChunkDecoder
+    from vdkit.decode import ChunkDecoder
     from vdkit.present.columns import Asked
-    from vdkit.sinks.spec import SinkSpec
+    from vdkit.sinks import SinkSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
     "aws": {
@@ -242,7 +242,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, DecodeConfig, dict[str
     from vdkit.models.latents import latents_metadata
     from vdkit.record.runs import SinkInfo
     from vdkit.record.store import check_out
-    from vdkit.sinks.spec import SinkSpec
+    from vdkit.sinks import SinkSpec
 
     kind, _, folder = options.sink.partition(":")
     if kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(

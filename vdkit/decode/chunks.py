@@ -23,28 +23,6 @@ PRIMITIVES = {
 """The fields of `DecodeConfig` that switch a primitive of `decode_async` off, in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive latent frames decoded in one call, as half-open ranges.
-
-    Attributes:
-        index: position in the video, from 0.
-        latent_start, latent_stop: range of latent frames.
-        frame_start, frame_stop: range of pixel frames those latent frames become.
-    """
-
-    index: int
-    latent_start: int
-    latent_stop: int
-    frame_start: int
-    frame_stop: int
-
-    @property
-    def frames(self) -> int:
-        """Pixel frames in this chunk."""
-        return self.frame_stop - self.frame_start
-
-
 def pixel_frames(latent_frames: int, temporal_factor: int = 4) -> int:
     """Pixel frames of a causal video VAE: ``temporal_factor * (latent_frames - 1) + 1``."""
     if latent_frames < 1:
@@ -67,28 +45,35 @@ def latent_frames(frames: int, temporal_factor: int = 4) -> int:
     return (frames - 1) // temporal_factor + 1
 
 
-def plan_chunks(latent_frames: int, chunk_size: int, temporal_factor: int = 4) -> tuple[Chunk, ...]:
-    """Cut a video into chunks of ``chunk_size`` latent frames.
+def plan_chunks(
+    latent_frames: int, chunk_size: int | None, temporal_factor: int = 4
+) -> tuple[ChunkRecord, ...]:
+    """Cut a video into chunks of ``chunk_size`` latent frames: records that have no times yet.
 
     The first latent frame is a chunk of its own, because it becomes one pixel frame and every
-    later one becomes ``temporal_factor``. The last chunk may be short.
+    later one becomes ``temporal_factor``. The last chunk may be short. With ``chunk_size`` None
+    the whole video is one chunk, as diffusers decodes it.
 
     Raises:
         ValueError: ``latent_frames`` or ``chunk_size`` is below 1.
     """
-    total = pixel_frames(latent_frames, temporal_factor)
-    if chunk_size < 1:
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(
             f"chunk_size is {chunk_size}; it counts latent frames per call, so use 1 or more"
         )
-    chunks = [Chunk(0, 0, 1, 0, 1)]
-    for start in range(1, latent_frames, chunk_size):
-        stop = min(start + chunk_size, latent_frames)
-        first = chunks[-1].frame_stop
-        last = first + (stop - start) * temporal_factor
-        chunks.append(Chunk(len(chunks), start, stop, first, last))
-    assert chunks[-1].frame_stop == total
-    return tuple(chunks)
+    inner = range(1, latent_frames, chunk_size) if chunk_size else ()
+    latents = [0, *inner, latent_frames]
+    pixels = [0, *(pixel_frames(stop, temporal_factor) for stop in latents[1:])]
+    return tuple(
+        ChunkRecord(
+            index=i,
+            latent_start=latents[i],
+            latent_stop=latents[i + 1],
+            frame_start=pixels[i],
+            frame_stop=pixels[i + 1],
+        )
+        for i in range(len(latents) - 1)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +152,12 @@ class DecodeConfig:
     sync_uint8_on_gpu: bool = False
 
     def __post_init__(self) -> None:
-        for name, low, high in (("chunk_size", 1, None), ("slots", 1, MAX_SLOTS)):
+        for name, most in (("chunk_size", None), ("slots", MAX_SLOTS)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number")
-            if value < low or (high is not None and value > high):
-                limits = f"{low} to {high}" if high else f"{low} or more"
-                raise ValueError(f"{name} is {value}; use {limits}")
+            if not 1 <= value <= (most or value):
+                raise ValueError(f"{name} is {value}; use 1 {f'to {most}' if most else 'or more'}")
         for name in (*PRIMITIVES, "nvtx", "sync_uint8_on_gpu"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use True or False")
@@ -181,19 +165,22 @@ class DecodeConfig:
 
 @dataclass(slots=True, kw_only=True)
 class ChunkRecord:
-    """When each step of one chunk happened, s since the call; None where there was no such step.
+    """One chunk, decoded in one call, and when each step of it happened.
 
+    Times are s since the call, None where there was no such step and before there has been one.
     ``launch``, ``slot_wait``, ``convert`` and ``write`` are host-clock readings; ``decode`` and
     ``copy`` come from CUDA events put on the host clock (on a CPU, clock readings). ``decode``
     covers the conversion to uint8 where that runs on the GPU.
 
     Attributes:
+        index: position in the video, from 0.
+        latent_start, latent_stop: latent frames, half-open.
+        frame_start, frame_stop: pixel frames those latent frames become, half-open.
         slot: ring slot, None on paths without a ring.
         slot_wait_start_s, slot_acquired_s: waiting for the slot; equal when it was free.
         slot_held_by: what the chunk before in that slot was at when waiting began: ``decoding``
-            (the GPU
-            is the slowest part: all is well), ``copying``, ``ready`` (the writer is behind) or
-            ``writing``. None if the slot was free.
+            (the GPU is the slowest part: all is well), ``copying``, ``ready`` (the writer is
+            behind) or ``writing``. None if the slot was free.
         launch_start_s, launch_done_s: the host's call into the decoder.
         decode_start_s, decode_done_s: the compute stream working on the chunk.
         copy_start_s, copy_done_s: the device-to-host copy.
@@ -222,6 +209,11 @@ class ChunkRecord:
     write_start_s: float | None = None
     write_done_s: float | None = None
     d2h_bytes: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames in this chunk."""
+        return self.frame_stop - self.frame_start
 
     def phase_at(self, time_s: float) -> str:
         """What the chunk was at ``time_s`` after the call, while it held its slot."""

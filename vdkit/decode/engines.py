@@ -41,7 +41,7 @@ class EventClock:
             self._anchor, self._anchor_s = event, now_s
 
     def host_time(self, event: Any) -> float:
-        """`time.perf_counter` reading of a noted event that has happened, s."""
+        """`time.perf_counter` reading of a noted event that has happened, s; to about 1 us."""
         chain = [event]
         while not hasattr(chain[-1], "host_s"):
             chain.append(chain[-1].anchor)
@@ -50,7 +50,7 @@ class EventClock:
         return float(event.host_s)
 
 
-class CudaEngine:
+class CudaEngine(EventClock):
     """Two CUDA streams, ordered by events; event times are read after the end, never during a run.
 
     The compute stream is the caller's current stream, so work queued before the call is ordered
@@ -61,15 +61,14 @@ class CudaEngine:
     def __init__(self, device: torch.device, copy_stream: bool = True) -> None:
         self.device = device
         self.name = torch.cuda.get_device_name(device)
-        self._streams = {"compute": torch.cuda.current_stream(device)}
-        self._streams["copy"] = (
-            torch.cuda.Stream(device) if copy_stream else self._streams["compute"]
-        )
+        compute = torch.cuda.current_stream(device)
+        copy = torch.cuda.Stream(device) if copy_stream else compute
+        self._streams = {"compute": compute, "copy": copy}
         self._steady_mallocs: int | None = None
-        self._streams["compute"].synchronize()  # not the device: another thread may be capturing
+        compute.synchronize()  # not the device: another thread may be capturing
         torch.cuda.reset_peak_memory_stats(device)
         first, first_s, self.clock_residual_s = self._read_clock()
-        self._clock = EventClock(first, first_s)
+        super().__init__(first, first_s)
 
     def _read_clock(self) -> tuple[torch.cuda.Event, float, float]:
         """An event, its host time, and how far that can be wrong; the streams are idle here."""
@@ -84,7 +83,7 @@ class CudaEngine:
         """Note the moment the lane gets here; a host thread that waits for it sleeps."""
         event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record(self._streams[lane])
-        self._clock.note(event, time.perf_counter())
+        self.note(event, time.perf_counter())
         return event
 
     def after(self, lane: Lane, mark: Mark | None) -> None:
@@ -114,13 +113,9 @@ class CudaEngine:
         for stream in self._streams.values():
             stream.synchronize()
         end, end_s, half_width_s = self._read_clock()
-        self._clock.note(end, end_s)
+        self.note(end, end_s)
         drift_s = abs(self.host_time(end) - end_s)
         self.clock_residual_s = max(self.clock_residual_s, half_width_s, drift_s)
-
-    def host_time(self, mark: Mark) -> float:
-        """`time.perf_counter` reading of a mark that has been reached, s; good to about 1 us."""
-        return self._clock.host_time(mark)
 
     def vram_peak_bytes(self) -> int:
         """Highest torch allocation since the engine was made."""

@@ -37,21 +37,15 @@ class Slot:
     """One pair of buffers and the chunk that is in them."""
 
     def __init__(self, index: int, device: torch.Tensor, host: torch.Tensor) -> None:
-        self.index = index
+        self.index, self.device, self.host = index, device, host
         self.state = SlotState.FREE
         self.record: ChunkRecord | None = None
         self.copy_done: Mark = None
-        self._device = device
-        self._host = host
 
     def views(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """The front of the device and of the host buffer as contiguous tensors of ``shape``."""
         count = math.prod(shape)
-        return self._device[:count].view(shape), self._host[:count].view(shape)
-
-    def drop_buffers(self) -> None:
-        """Let go of the memory; an exception or a debugger may still hold the slot."""
-        del self._device, self._host
+        return self.device[:count].view(shape), self.host[:count].view(shape)
 
 
 class Ring:
@@ -62,16 +56,12 @@ class Ring:
     ) -> None:
         """Allocate everything at once. ``values``: elements of ``dtype`` in one buffer."""
         self._free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
-        self.slots = [
-            Slot(
-                index,
-                torch.empty(values, dtype=dtype, device=device),
-                torch.empty(values, dtype=dtype, pin_memory=pinned),
-            )
-            for index in range(slots)
-        ]
-        for slot in self.slots:
-            self._free.put(slot)
+        self.slots = []
+        for index in range(slots):
+            on_device = torch.empty(values, dtype=dtype, device=device)
+            on_host = torch.empty(values, dtype=dtype, pin_memory=pinned)
+            self.slots.append(Slot(index, on_device, on_host))
+            self._free.put(self.slots[-1])
         self.ring_bytes = slots * values * dtype.itemsize
         self.pinned_bytes = self.ring_bytes if pinned else 0
 
@@ -114,7 +104,7 @@ class Ring:
         self._free.put(None)
 
     def release(self) -> None:
-        """Let go of all buffers."""
+        """Let go of all buffers; an exception or a debugger may still hold a slot."""
         for slot in self.slots:
-            slot.drop_buffers()
+            del slot.device, slot.host
         self.slots.clear()

@@ -34,7 +34,7 @@ from vdkit.predict.book import Decoding, Setting, SettingPrediction
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:
-    from vdkit.decode.protocols import ChunkDecoder
+    from vdkit.decode import ChunkDecoder
     from vdkit.measure.study import SinkFactory
 
 

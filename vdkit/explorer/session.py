@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from vdkit.decode import ChunkDecoder, DecodeCancelled, require
 from vdkit.decode.chunks import pixel_frames
-from vdkit.decode.protocols import ChunkDecoder, DecodeCancelled, require
 from vdkit.explorer.views import SessionRun, bench_command
 from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
@@ -30,7 +30,7 @@ from vdkit.predict.book import (
 from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.spec import SinkSpec, held
+from vdkit.sinks import SinkSpec, held
 
 CALIBRATION_LATENT_FRAMES = 9
 """Enough for steady chunks of one and of two latent frames."""

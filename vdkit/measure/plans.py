@@ -15,10 +15,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from vdkit.decode import ChunkDecoder, Progress
 from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
 from vdkit.decode.job import DecodeOutOfMemory
-from vdkit.decode.protocols import ChunkDecoder, Progress
-from vdkit.decode.sequential import decode_sync
+from vdkit.decode.paths import decode_sync
 from vdkit.measure.study import (
     MODES,
     ArmPlan,
@@ -31,8 +31,7 @@ from vdkit.measure.study import (
 )
 from vdkit.record.recording import Recording, usual_baseline
 from vdkit.record.runs import SinkInfo
-from vdkit.sinks.memory import MemorySink
-from vdkit.sinks.spec import SinkSpec
+from vdkit.sinks import MemorySink, SinkSpec
 from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from vdkit.decode import ChunkDecoder
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
-from vdkit.decode.protocols import ChunkDecoder
 from vdkit.measure.plans import described
 from vdkit.measure.study import MODES, ArmPlan, Bench, Measured, SinkFactory, measure, recording_of
 from vdkit.record.compare import check_draws

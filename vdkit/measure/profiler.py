@@ -25,9 +25,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from vdkit.decode import ChunkDecoder, Sink
 from vdkit.decode.chunks import DecodeConfig, plan_chunks
 from vdkit.decode.engines import on_device
-from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
 from vdkit.measure.plans import described
 from vdkit.measure.study import (

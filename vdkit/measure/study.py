@@ -20,12 +20,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vdkit.decode.bar import Bar
+from vdkit.decode import ChunkDecoder, Progress, Sink, check_latents, require
 from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo, exact_fps, pixel_frames
-from vdkit.decode.pipelined import decode_async
-from vdkit.decode.pixels import check_latents
-from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, require
-from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
+from vdkit.decode.paths import compute_only, decode_async, decode_diffusers, decode_sync
+from vdkit.decode.terminal import Bar
 from vdkit.measure.nvml import Nvml, NvmlWatch
 from vdkit.record.machine import GpuReading, collect_provenance, gpu_uuid, tensor_sha256
 from vdkit.record.recording import Arm, Recording

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from vdkit.decode.bar import Bar
+from vdkit.decode import ChunkDecoder
 from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, check_chunk
-from vdkit.decode.protocols import ChunkDecoder
+from vdkit.decode.terminal import Bar
 from vdkit.measure.plans import described
 from vdkit.measure.study import ArmPlan, Bench, SinkFactory, measure, recording_of
 from vdkit.predict.costs import check_speed
@@ -41,7 +41,7 @@ from vdkit.record.machine import collect_provenance
 from vdkit.record.recording import Recording, read_recording
 from vdkit.record.runs import MODES, Run, SinkInfo
 from vdkit.record.store import result_folder, write_record
-from vdkit.sinks.spec import held
+from vdkit.sinks import held
 
 SinkAt = Callable[[float | None], tuple[SinkFactory, SinkInfo]]
 """Storage speed in MB/s, or None, to a sink factory and its description."""

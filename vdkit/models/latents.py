@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from vdkit.decode import ChunkDecoder
 from vdkit.decode.chunks import latent_frames
-from vdkit.decode.protocols import ChunkDecoder
 
 
 def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:

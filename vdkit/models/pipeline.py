@@ -13,8 +13,8 @@ import diffusers
 import torch
 from diffusers import WanPipeline
 
-from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import latent_frames
+from vdkit.decode.terminal import Bar
 from vdkit.models.wan import WanDecoder
 
 GUIDANCE = (4.0, 3.0)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import (
     LAUNCH_AHEAD,
-    Chunk,
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
@@ -77,10 +76,8 @@ def predict(
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; use one of {', '.join(MODES)}")
     count = latent_frames(info.frames, temporal_factor)
-    if mode == "diffusers":
-        chunks: tuple[Chunk, ...] = (Chunk(0, 0, count, 0, info.frames),)
-    else:
-        chunks = plan_chunks(count, config.chunk_size, temporal_factor)
+    chunk_size = None if mode == "diffusers" else config.chunk_size
+    chunks = plan_chunks(count, chunk_size, temporal_factor)
     times = _times(costs, chunks, config, mode, temporal_factor)
     for index, seconds in enumerate(times["decode"]):
         if seconds < _CLOCK_S:
@@ -98,7 +95,7 @@ def video_info(recorded: Recording | Arm) -> VideoInfo:
 
 
 def _times(
-    costs: StageCosts, chunks: Sequence[Chunk], config: DecodeConfig, mode: str, factor: int
+    costs: StageCosts, chunks: Sequence[ChunkRecord], config: DecodeConfig, mode: str, factor: int
 ) -> dict[str, list[float]]:
     """Seconds of each step that the path has, by chunk."""
     pinned = is_pinned(costs.cuda, config, mode)
@@ -156,15 +153,14 @@ class Pipeline:
         costs: StageCosts,
         times: Mapping[str, Sequence[float]],
         config: DecodeConfig,
-        chunks: Sequence[Chunk],
+        chunks: Sequence[ChunkRecord],
         info: VideoInfo,
         mode: str,
     ) -> None:
         self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
         self.frame_bytes = info.frame_bytes * _d2h_value_bytes(costs, config, mode)
         self.records = [
-            ChunkRecord(**asdict(chunk), d2h_bytes=chunk.frames * self.frame_bytes)
-            for chunk in chunks
+            replace(chunk, d2h_bytes=chunk.frames * self.frame_bytes) for chunk in chunks
         ]
         self.slots = min(config.slots, len(chunks))
         self.pinned = is_pinned(costs.cuda, config, mode)
@@ -178,7 +174,7 @@ class Pipeline:
         paths = {"compute_only": self.compute, "async": self.threaded}
         alone = self.mode == "async" and not self.config.writer_thread
         latency_s = (self.inline if alone else paths.get(self.mode, self.inline))()
-        most = max(record.frame_stop - record.frame_start for record in self.records)
+        most = max(record.frames for record in self.records)
         has_sink = self.mode != "compute_only"
         buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
         ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)

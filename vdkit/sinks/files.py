@@ -1,7 +1,7 @@
-"""Where frames go: nowhere, a raw file, PNG, H.264 (ours or diffusers'), or any made slow.
+"""Sinks that write: a raw file, PNG, H.264 (ours or diffusers').
 
-Each is a `vdkit.decode.protocols.Sink`. Files are written under a temporary name beside the final
-one and renamed when complete, so a failed run leaves whatever was there before.
+Files are written under a temporary name beside the final one and renamed when complete, so a failed
+run leaves whatever was there before.
 """
 
 from __future__ import annotations
@@ -10,31 +10,16 @@ import contextlib
 import io
 import json
 import os
-import queue
 import shutil
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import VideoInfo
-from vdkit.decode.protocols import wants_float
-from vdkit.decode.signals import HeldSignals
+from vdkit.decode.terminal import HeldSignals
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from vdkit.decode.protocols import Sink
-
-
-class NullSink:
-    """Takes frames and drops them."""
-
-    def open(self, info: VideoInfo) -> None: ...
-    def write(self, frames: np.ndarray) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
 
 
 class _File(io.FileIO):
@@ -50,9 +35,16 @@ class _File(io.FileIO):
 class _Output:
     """Written under a temporary name, put in place when complete; symbolic links are followed."""
 
+    ending = ""
+    """What the name has to end in."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.ending and self.path.suffix != self.ending:
+            kind = type(self).__name__
+            raise ValueError(f"{kind} writes {self.ending} files, not {self.path.name!r}")
         self._place = Path(os.path.realpath(self.path))
+        self._places = [self._place]
         self._partial = self._beside()
         self._file: _File | None = None
         self._info: VideoInfo | None = None
@@ -61,7 +53,7 @@ class _Output:
         """A new temporary name: in the same folder, so on the same file system; short."""
         return self._place.with_name(f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}")
 
-    def _begin(self, info: VideoInfo) -> None:
+    def open(self, info: VideoInfo) -> None:
         """Before anything is decoded: one use, and a place where the output can appear."""
         if self._info is not None:
             raise ValueError(
@@ -72,8 +64,13 @@ class _Output:
                 f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
                 "it first"
             )
-        self._check(self._place)
+        for place in self._places:
+            self._check(place)
         self._info = info
+        try:
+            self._create(info.frames * info.frame_bytes)
+        except OSError as error:  # which is about a temporary name
+            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
 
     def _check(self, place: Path) -> None:
         if place.is_dir():
@@ -81,13 +78,11 @@ class _Output:
         if place.exists() and not place.is_file():
             raise FileExistsError(f"cannot write {place}: it is no ordinary file")
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """What the system says of a temporary name, said of the output."""
-        try:
-            yield
-        except OSError as error:
-            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
+    def _create(self, size: int) -> None:
+        self._file = _File(self._partial, "x")
+
+    def close(self) -> None:
+        self._partial.replace(self._place)
 
     def abort(self) -> None:
         if self._file is not None:
@@ -110,15 +105,13 @@ class RawSink(_Output):
         super().__init__(path)
         self.durable = durable
         self.sidecar = self._place.with_name(self._place.name + ".json")
+        self._places.append(self.sidecar)
         self._partial_sidecar = self._beside()
 
-    def open(self, info: VideoInfo) -> None:
-        self._begin(info)
-        self._check(self.sidecar)
-        size = info.frames * info.frame_bytes
-        with self._named():
-            self._file = _File(self._partial, "x")
-            os.posix_fallocate(self._file.fileno(), 0, size)
+    def _create(self, size: int) -> None:
+        super()._create(size)
+        assert self._file is not None
+        os.posix_fallocate(self._file.fileno(), 0, size)
 
     def write(self, frames: np.ndarray) -> None:
         assert self._file is not None
@@ -131,7 +124,7 @@ class RawSink(_Output):
             raise ValueError(
                 f"{self.path}: {written} bytes written, {info.frames * info.frame_bytes} announced"
             )
-        self._sync(self._file)
+        self._sync(self._file.fileno())
         self._file.close()
         sidecar = {
             "shape": [info.frames, info.height, info.width, 3],
@@ -140,41 +133,35 @@ class RawSink(_Output):
             "fps": float(info.fps),
             "fps_exact": f"{info.fps.numerator}/{info.fps.denominator}",
         }
-        self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
         before = self.sidecar.read_bytes() if self.sidecar.exists() else None
-        self._partial_sidecar.replace(self.sidecar)
+        self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
         try:
-            self._partial.replace(self._place)
+            super().close()
         except BaseException:  # the two belong together
             if before is None:
                 self.sidecar.unlink()
             else:
                 self._write_sidecar(before)
-                self._partial_sidecar.replace(self.sidecar)
             raise
-        if self.durable:
-            _fsync_folder(self._place.parent)
+        folder = os.open(self._place.parent, os.O_RDONLY)
+        try:
+            self._sync(folder)
+        finally:
+            os.close(folder)
 
     def _write_sidecar(self, text: bytes) -> None:
         with _File(self._partial_sidecar, "x") as file:
             file.write(text)
-            self._sync(file)
+            self._sync(file.fileno())
+        self._partial_sidecar.replace(self.sidecar)
 
-    def _sync(self, file: _File) -> None:
+    def _sync(self, descriptor: int) -> None:
         if self.durable:
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
 
     def abort(self) -> None:
         super().abort()
         self._partial_sidecar.unlink(missing_ok=True)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class PngSink(_Output):
@@ -193,10 +180,8 @@ class PngSink(_Output):
         self.compression = compression
         self._count = 0
 
-    def open(self, info: VideoInfo) -> None:
-        self._begin(info)
-        with self._named():
-            self._partial.mkdir()
+    def _create(self, size: int) -> None:
+        self._partial.mkdir()
 
     def _check(self, place: Path) -> None:
         """Never delete what this sink did not make."""
@@ -249,12 +234,12 @@ class Mp4Sink(_Output):
         preset: x264's preset, ``ultrafast`` to ``veryslow``.
     """
 
+    ending = ".mp4"
+
     def __init__(
         self, path: str | os.PathLike[str], crf: int = 18, preset: str = "veryfast"
     ) -> None:
         super().__init__(path)
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"Mp4Sink writes .mp4 files, not {self.path.name!r}")
         if crf not in range(52):
             raise ValueError(f"crf is {crf}; use 0 (lossless) to 51")
         self.crf = crf
@@ -268,11 +253,9 @@ class Mp4Sink(_Output):
                 f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
                 f"RawSink or PngSink"
             )
-        self._begin(info)
+        super().open(info)
         import av
 
-        with self._named():
-            self._file = _File(self._partial, "x")
         # The file is ours: a container whose header cannot be written never closes its own.
         options = {"movflags": "+faststart"}
         self._container = av.open(self._file, "w", format="mp4", options=options)
@@ -302,7 +285,7 @@ class Mp4Sink(_Output):
         self._container.mux(self._stream.encode(None))
         self._container.close()
         self._file.close()
-        self._partial.replace(self._place)
+        super().close()
 
     def abort(self) -> None:
         if self._container is not None:
@@ -351,17 +334,16 @@ class ExportToVideoSink(_Output):
         path: the file to write, ending in ``.mp4``.
     """
 
+    ending = ".mp4"
     wants_float = True
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"ExportToVideoSink writes .mp4 files, not {self.path.name!r}")
-        self.encoder: str | None = None
+    encoder: str | None = None
 
     def open(self, info: VideoInfo) -> None:
         self.encoder = export_encoder()
-        self._begin(info)
+        super().open(info)
+
+    def _create(self, size: int) -> None:
+        """export_to_video makes the file."""
 
     def write(self, frames: np.ndarray) -> None:
         from diffusers.utils import export_to_video
@@ -389,49 +371,13 @@ class ExportToVideoSink(_Output):
                 f"{self.path}: export_to_video left a file with {found} of {self._info.frames} "
                 "frames; see whether the disk is full"
             )
-        self._partial.replace(self._place)
+        super().close()
 
 
-class ThrottledSink:
-    """Holds another sink to a storage speed: no write ends before its bytes could be stored.
-
-    Args:
-        inner: the sink that gets the frames.
-        mb_per_s: speed in MB/s (10**6 bytes), above 0. Idle time earns no credit.
-    """
-
-    def __init__(self, inner: Sink, mb_per_s: float) -> None:
-        if not mb_per_s > 0:
-            raise ValueError(f"mb_per_s is {mb_per_s}; give a storage speed above 0 MB/s")
-        if wants_float(inner):
-            raise TypeError(
-                f"{type(inner).__name__} cannot be throttled: it encodes the whole video at once; "
-                "use Mp4Sink"
-            )
-        self.inner = inner
-        self.mb_per_s = mb_per_s
-        # Not an Event: its lock is Python's, and an interrupt may leave that held.
-        self._interrupted: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def open(self, info: VideoInfo) -> None:
-        self.inner.open(info)
-
-    def write(self, frames: np.ndarray) -> None:
-        due = time.perf_counter() + frames.nbytes / (self.mb_per_s * 1e6)
-        self.inner.write(frames)
-        with contextlib.suppress(queue.Empty):
-            stop = self._interrupted.get(timeout=max(0.0, due - time.perf_counter()))
-            self._interrupted.put(stop)  # for the writes to come
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def abort(self) -> None:
-        self.inner.abort()
-
-    def interrupt(self) -> None:
-        """End the wait of a write in progress; called when the decode has failed."""
-        self._interrupted.put(True)
-        inner_interrupt = getattr(self.inner, "interrupt", None)
-        if inner_interrupt is not None:
-            inner_interrupt()
+SINKS: dict[str, tuple[Any, str]] = {
+    "raw": (RawSink, ".rgb"),
+    "png": (PngSink, ""),
+    "mp4": (Mp4Sink, ".mp4"),
+    "export_to_video": (ExportToVideoSink, ".mp4"),
+}
+"""The sink of each kind, made of a path alone, and what its names end in."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from vdkit.decode.pixels import frames_to_uint8
+from vdkit.decode import frames_to_uint8
 
 
 @dataclass(frozen=True, slots=True)
