@@ -201,11 +201,9 @@ def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
     )
     if not (traced := len(timeline.kernels) > 0) and run is not None:
         compute, copies, _ = record_intervals(run)
-    begin, end = gaps(compute, window)
-    sizes = (end - begin) / 1e3
-    places, bins = np.searchsorted(GAP_BOUNDS_US, sizes), len(GAP_BOUNDS_US) + 1
-    counts = np.bincount(places, minlength=bins).tolist()
-    seconds = (np.bincount(places, sizes, minlength=bins) / 1e6).tolist()
+    sizes = np.diff(gaps(compute, window), axis=0)[0] / 1e3
+    places = np.searchsorted(GAP_BOUNDS_US, sizes)
+    bins = [sizes[places == place] for place in range(len(GAP_BOUNDS_US) + 1)]
     copies, computing = clip(copies, window), clip(compute, window)
     copied = length(copies)
     either = length(union(*(np.concatenate(both) for both in zip(copies, computing, strict=True))))
@@ -221,7 +219,10 @@ def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
         gap_median_us=float(np.median(sizes)) if sizes.size else 0.0,
         gap_p99_us=float(np.percentile(sizes, 99)) if sizes.size else 0.0,
         gap_max_us=float(sizes.max(initial=0.0)),
-        gap_histogram=tuple(zip((*GAP_BOUNDS_US, None), counts, seconds, strict=True)),
+        gap_histogram=tuple(
+            (bound, len(some), float(some.sum() / 1e6))
+            for bound, some in zip((*GAP_BOUNDS_US, None), bins, strict=True)
+        ),
         stall_s={cause: value / 1e9 for cause, value in stalls.by_cause_ns.items()},
         drain_s={cause: value / 1e9 for cause, value in stalls.drain_ns.items()},
         explained_percent=stalls.explained_percent,
@@ -244,12 +245,11 @@ def _chunks(timeline: Timeline, run: Recorded) -> Iterator[ChunkFigures]:
     for chunk in run.chunks:
         mine = kernels.get(chunk.index)
         busy_s = length(mine.union()) / 1e9 if mine else 0.0
-        spans = (chunk.span_s(step) for step in ("copy", "convert", "write"))
         yield ChunkFigures(
             chunk.index,
             len(mine or ()) if traced else None,
             busy_s if traced else chunk.span_s("decode") or 0.0,
-            *spans,
+            *(chunk.span_s(step) for step in ("copy", "convert", "write")),
         )
 
 
