@@ -65,7 +65,6 @@ def profile_run(
     *,
     fps: int | float | str | Fraction = 16,
     config: DecodeConfig = DecodeConfig(),
-    timed_latency_s: tuple[float, ...] = (),
     keep: str | Path | None = None,
 ) -> Timeline:
     """Decode once under torch.profiler (CPU and CUDA activities, all threads).
@@ -77,7 +76,6 @@ def profile_run(
     Args:
         mode: key of `vdkit.measure.study.MODES`.
         decoder, latents, sink, fps, config: as for `decode_async`.
-        timed_latency_s: latencies of unprofiled runs of this setting, kept beside the figures.
         keep: also leave Kineto's own trace here (``.json`` or ``.json.gz``).
 
     Returns:
@@ -109,7 +107,6 @@ def profile_run(
     timeline.shift(offset - to_ns(done.started_s))
     timeline.run, timeline.started_s = as_run(done, 0), done.started_s
     timeline.config, timeline.device = config, done.device
-    timeline.timed_latency_s = timed_latency_s
     timeline.assign_chunks()
     kernels = timeline.chunk_kernels()
     apart = [  # the end of each chunk's last kernel, and its event
