@@ -58,7 +58,7 @@ _MOVED = {
     "measure.profiler": "count_flops measure_ceiling",
     "measure.quality": "psnr_db quality_against_bytes ssim temporal_consistency",
     "predict.advise": "recommend storage_sensitivity",
-    "predict.costs": "Cost StageCosts Storage costs_from_totals",
+    "predict": "Cost StageCosts Storage",
     "predict.recurrence": "predict",
     "present.comparison": "comparison_table",
     "present.documents": "benchmark_table breakdown_table",
@@ -81,6 +81,7 @@ _REPLACED = {
     "read_profile": "vdkit.read_recording",
     "read_control": "vdkit.read_recording",
     "run_control": "vdkit.measure.plans.run_aa",
+    "costs_from_totals": "vdkit.predict.StageCosts",
     "compare_frames": "vdkit.measure.quality.psnr_db",
     "energy_j_per_video_s": "vdkit.record.money.mean_energy_j",
 }

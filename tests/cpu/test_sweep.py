@@ -200,7 +200,7 @@ def test_reading_it_again_gives_the_same(finished):
 
 
 def test_predictions_are_the_models_own(finished):
-    from vdkit.predict.costs import Storage
+    from vdkit.predict import Storage
     from vdkit.predict.fit import fit_costs
     from vdkit.predict.recurrence import predict, video_info
 

@@ -23,7 +23,7 @@ from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import MAX_SLOTS, check_chunk
 from vdkit.decode.protocols import ChunkDecoder
 from vdkit.measure.study import Bench, Shared, SinkFactory, check_rounds, measure
-from vdkit.predict.costs import check_speed
+from vdkit.predict import check_speed
 from vdkit.predict.grid import (
     PLAN,
     PREDICTIONS,
@@ -31,11 +31,9 @@ from vdkit.predict.grid import (
     Sweep,
     SweepPlan,
     Unfit,
-    cell_path,
     measured_s,
     predict_cells,
     read_sweep,
-    unfit_path,
 )
 from vdkit.record.machine import collect_provenance
 from vdkit.record.recording import Recording, read_recording
@@ -150,7 +148,7 @@ def run_sweep(
                     if not _out_of_memory(error):
                         raise
                     reason = str(error) or "out of host memory"
-                    write_record(Unfit(cell=cell, reason=reason), unfit_path(folder, cell))
+                    write_record(Unfit(cell=cell, reason=reason), cell.file(folder, "unfit"))
                     sweep = replace(sweep, unfit=sweep.unfit | {cell: reason})
                     error.__traceback__ = None  # its frames hold the buffers
                 if bench.decoder.device.type == "cuda":
@@ -181,7 +179,7 @@ def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Sweep
     made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
     label = f"{sweep.plan.label}: {cell.words}"
     result = made.recording("cell", cell.mode, label=label, command=sweep.plan.command)
-    return read_recording(write_record(result, cell_path(sweep.folder, cell)))
+    return read_recording(write_record(result, cell.file(sweep.folder)))
 
 
 def _with_predictions(sweep: Sweep) -> Sweep:
