@@ -16,7 +16,7 @@ from vdkit.cli.options import ALL_MODES, PRICE, add_money, asked, numbers, words
 from vdkit.cli.read import FORMATS, left_out, opened
 
 if TYPE_CHECKING:
-    from vdkit.predict.costs import StageCosts
+    from vdkit.predict import StageCosts
     from vdkit.predict.fit import Evidence
     from vdkit.present.columns import Asked
     from vdkit.record.recording import Recording
@@ -55,8 +55,8 @@ def _add_recommend(commands: Any) -> None:
 def run_recommend(options: argparse.Namespace) -> int:
     """Print the advice; returns the exit status."""
     from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
+    from vdkit.predict import Storage
     from vdkit.predict.advise import Limits, recommend
-    from vdkit.predict.costs import Storage
     from vdkit.predict.recurrence import video_info
     from vdkit.present.sweep_document import advice_document, advice_record
     from vdkit.present.words import what_and_where

@@ -204,7 +204,7 @@ def _ablation(options: argparse.Namespace) -> Recording:
 
 
 def _aa(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.planted import check_plant, run_aa
+    from vdkit.measure.plans import check_plant, run_aa
 
     options.label = options.label or "aa"
     options.runs = 40 if options.runs is None else options.runs
@@ -373,7 +373,6 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.study import Bench
     from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
-    from vdkit.record.runs import SinkInfo
 
     wants = asked(options)
     folder: Path | None = options.resume
@@ -387,29 +386,15 @@ def run_sweep(options: argparse.Namespace) -> int:
     modes = asked_modes(options)
     plan_cells(modes, *grid)  # what is wrong with it without the video
     what = load(options, ready=False)  # every chunk size is prepared for in its turn
-    shared = what.shared
-    bench = Bench(
-        what.decoder, what.latents, options.fps, shared["source"], shared["latents_source"],
-        options.seed, shared["setup_s"],
-    )  # fmt: skip
+    for speed in grid[2]:
+        replace(what.spec, throttle_mb_per_s=speed)  # which not every kind of sink can be
+    shared = {name: value for name, value in what.shared.items() if name != "progress"}
+    bench = Bench(what.decoder, what.latents, what.spec.fresh, **shared)
     if folder is None:
-        fit_cells, cells = plan_cells(
-            modes, *grid, latent_frames=bench.workload.latent_frames, seed=options.seed
-        )
-        folder = start_sweep(
-            bench, fit_cells, cells, options.out, config=what.config, runs=options.runs,
-            **{name: shared[name] for name in ("sink_info", "label", "command")},
-        )  # fmt: skip
+        folder = start_sweep(bench, options.out, modes, *grid, runs=options.runs)
     say(options, f"Recording in {folder}")
-
-    def sink_at(speed: float | None) -> Any:
-        spec = replace(what.spec, throttle_mb_per_s=speed)
-        return spec.fresh, SinkInfo(**spec.describe())
-
     try:
-        sweep = measure(
-            folder, bench, sink_at, progress=progress(options), report=_reporter(options)
-        )
+        sweep = measure(folder, bench, progress=progress(options), report=_reporter(options))
         _finish(sweep, options, wants)
         return 0
     except SweepLocked as error:
