@@ -56,8 +56,7 @@ _MOVED = {
     "record.stats": "permutation_p unpaired_ratio",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",
-    "measure.quality": "compare_frames compare_latents psnr_db quality_against_bytes ssim "
-    "temporal_consistency",
+    "measure.quality": "psnr_db quality_against_bytes ssim temporal_consistency",
     "predict.advise": "recommend storage_sensitivity",
     "predict.costs": "Cost StageCosts Storage costs_from_totals",
     "predict.recurrence": "predict",
@@ -81,7 +80,8 @@ _REPLACED = {
     "read_variants": "vdkit.read_recording",
     "read_profile": "vdkit.read_recording",
     "read_control": "vdkit.read_recording",
-    "run_control": "vdkit.measure.planted.run_aa",
+    "run_control": "vdkit.measure.plans.run_aa",
+    "compare_frames": "vdkit.measure.quality.psnr_db",
     "energy_j_per_video_s": "vdkit.record.money.mean_energy_j",
 }
 """Names of the version before that are gone, and what to use."""
