@@ -70,9 +70,9 @@ def test_the_order_is_random_and_repeats():
     [
         ({"modes": ()}, "modes is empty"),
         ({"chunks": (1, 1)}, "chunks has a value twice: 1, 1"),
-        ({"modes": ("fast",)}, "mode 'fast' is unknown; use any of diffusers, sync"),
+        ({"modes": ("fast",)}, "modes fast: use any of diffusers, sync"),
         ({"modes": ("diffusers",)}, "mode diffusers alone has no chunks"),
-        ({"chunks": (0,)}, "chunk size is 0; use 1 or more"),
+        ({"chunks": (0,)}, "chunk_size is 0; use 1 or more"),
         ({"chunks": (9,)}, "chunk size 9: the video has 9 latent frames"),
         ({"slots": (0,)}, "slots is 0; use 1 to 16"),
         ({"slots": (17,)}, "slots is 17"),
@@ -200,7 +200,7 @@ def test_reading_it_again_gives_the_same(finished):
 
 
 def test_predictions_are_the_models_own(finished):
-    from vdkit.predict.costs import Storage
+    from vdkit.predict import Storage
     from vdkit.predict.fit import fit_costs
     from vdkit.predict.recurrence import predict, video_info
 
@@ -424,7 +424,7 @@ def test_the_command(tmp_path, capsys):
         (["--ring-slots", "0"], "slots is 0; use 1 to 16"),
         (["--chunks", "3"], "chunk size 3: the video has 2 latent frames"),
         (["--runs", "0"], "runs is 0; use 1 or more"),
-        (["--modes", "fast"], "mode 'fast' is unknown"),
+        (["--modes", "fast"], "modes fast: use any of"),
         (["--resume", "absent"], "no result at absent"),
     ],
 )

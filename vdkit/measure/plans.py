@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import torch
 
-from vdkit.decode.chunks import FIRST_STEADY_CHUNK, PRIMITIVES, DecodeConfig
+from vdkit.decode.chunks import CUDA_ONLY, FIRST_STEADY_CHUNK, PRIMITIVES, DecodeConfig
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.decode.protocols import ChunkDecoder, Progress
 from vdkit.decode.sequential import decode_sync
@@ -46,8 +46,6 @@ ALL_ON, ONE_SLOT, NONE, NONE_UINT8 = (
     "none (sync)",
     "none (sync), uint8 on the GPU",
 )
-CUDA_ONLY = frozenset({"pinned_memory", "copy_stream"})
-"""Primitives that exist on CUDA only: elsewhere the same code runs with them on or off."""
 
 
 def run_benchmark(

@@ -45,10 +45,9 @@ from vdkit.measure.study import (
 from vdkit.record.machine import gpu_uuid
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
 from vdkit.record.runs import Run
-from vdkit.trace.completeness import check_trace
-from vdkit.trace.figures import Analysis, analyze, chunk_starts
+from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
+from vdkit.trace.figures import Analysis, analyze, check_trace, chunk_starts
 from vdkit.trace.read import read_trace
-from vdkit.trace.timeline import CLOCK_MARKER, Alignment, Timeline, to_ns
 
 _MARKERS = 5
 _COUNTED_CHUNKS = 4
@@ -65,7 +64,6 @@ def profile_run(
     *,
     fps: int | float | str | Fraction = 16,
     config: DecodeConfig = DecodeConfig(),
-    timed_latency_s: tuple[float, ...] = (),
     keep: str | Path | None = None,
 ) -> Timeline:
     """Decode once under torch.profiler (CPU and CUDA activities, all threads).
@@ -77,7 +75,6 @@ def profile_run(
     Args:
         mode: key of `vdkit.measure.study.MODES`.
         decoder, latents, sink, fps, config: as for `decode_async`.
-        timed_latency_s: latencies of unprofiled runs of this setting, kept beside the figures.
         keep: also leave Kineto's own trace here (``.json`` or ``.json.gz``).
 
     Returns:
@@ -109,7 +106,6 @@ def profile_run(
     timeline.shift(offset - to_ns(done.started_s))
     timeline.run, timeline.started_s = as_run(done, 0), done.started_s
     timeline.config, timeline.device = config, done.device
-    timeline.timed_latency_s = timed_latency_s
     timeline.assign_chunks()
     kernels = timeline.chunk_kernels()
     apart = [  # the end of each chunk's last kernel, and its event

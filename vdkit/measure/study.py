@@ -186,18 +186,13 @@ class Measured:
         bench = self.plans[baseline].bench
         arms = {
             name: Arm(
-                mode=plan.mode,
-                workload=plan.bench.workload,
-                config=plan.config,
-                sink=plan.sink_info,
-                runs=tuple(self.runs[name]),
-                frame_sha256=self.sha256[name],
-                setup_s=plan.bench.setup_s,
-                other_bytes=plan.bench.other_bytes,
+                mode=plan.mode, workload=plan.bench.workload, config=plan.config,
+                sink=plan.sink_info, runs=tuple(self.runs[name]), frame_sha256=self.sha256[name],
+                setup_s=plan.bench.setup_s, other_bytes=plan.bench.other_bytes,
                 same_code=plan.same_code,
             )
             for name, plan in self.plans.items()
-        }
+        }  # fmt: skip
         given = {"label": bench.label or kind, "command": bench.command} | more
         return Recording(
             kind=kind, baseline=baseline, provenance=bench.provenance(), arms=arms, **given
@@ -352,13 +347,9 @@ def as_run(
     seen = during or after
     return Run(
         **{name: getattr(done, name) for name in Run.model_fields if hasattr(done, name)},
-        round=number,
-        warmup=number < 0,
-        gpu_before=before,
-        gpu_after=after,
-        gpu_during=during,
+        round=number, warmup=number < 0, gpu_before=before, gpu_after=after, gpu_during=during,
         throttled=seen is not None and bool(seen.throttle_reasons),
-    )
+    )  # fmt: skip
 
 
 def seconds_on(device: torch.device, work: Callable[[], object], times: int) -> list[float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import math
 import random
 import re
 import time
@@ -15,15 +16,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Unpack
 
 import torch
 
 from vdkit.decode.bar import Bar
-from vdkit.decode.chunks import MAX_SLOTS, check_chunk
+from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.decode.protocols import ChunkDecoder
-from vdkit.measure.study import Bench, Shared, SinkFactory, check_rounds, measure
-from vdkit.predict.costs import check_speed
+from vdkit.measure.study import Bench, Shared, SinkFactory, check_modes, check_rounds, measure
+from vdkit.predict import check_speed
 from vdkit.predict.grid import (
     PLAN,
     PREDICTIONS,
@@ -31,15 +33,13 @@ from vdkit.predict.grid import (
     Sweep,
     SweepPlan,
     Unfit,
-    cell_path,
     measured_s,
     predict_cells,
     read_sweep,
-    unfit_path,
 )
 from vdkit.record.machine import collect_provenance
 from vdkit.record.recording import Recording, read_recording
-from vdkit.record.runs import MODES, Run
+from vdkit.record.runs import Run
 from vdkit.record.store import result_folder, write_record
 from vdkit.sinks.spec import held
 
@@ -150,7 +150,7 @@ def run_sweep(
                     if not _out_of_memory(error):
                         raise
                     reason = str(error) or "out of host memory"
-                    write_record(Unfit(cell=cell, reason=reason), unfit_path(folder, cell))
+                    write_record(Unfit(cell=cell, reason=reason), cell.file(folder, "unfit"))
                     sweep = replace(sweep, unfit=sweep.unfit | {cell: reason})
                     error.__traceback__ = None  # its frames hold the buffers
                 if bench.decoder.device.type == "cuda":
@@ -181,7 +181,7 @@ def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Sweep
     made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
     label = f"{sweep.plan.label}: {cell.words}"
     result = made.recording("cell", cell.mode, label=label, command=sweep.plan.command)
-    return read_recording(write_record(result, cell_path(sweep.folder, cell)))
+    return read_recording(write_record(result, cell.file(sweep.folder)))
 
 
 def _with_predictions(sweep: Sweep) -> Sweep:
@@ -225,25 +225,23 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _check_host_memory(bench: Bench, cell: Cell) -> None:
     """MemoryError before a decode exhausts the machine, which kills processes rather than tell."""
-    estimate = getattr(bench.decoder, "working_bytes", None)
-    available = _available_bytes()
-    if bench.decoder.device.type != "cpu" or estimate is None or available is None:
+    work, estimate = bench.workload, getattr(bench.decoder, "working_bytes", None)
+    if bench.decoder.device.type != "cpu" or estimate is None:
         return
-    work = bench.workload
     needed = estimate(cell.chunk_size, work.latent_height, work.latent_width)
-    if needed > available:
+    if needed > (available := _available_bytes()):
         raise MemoryError(
             f"a chunk of {cell.chunk_size} latent frames needs about {needed / 1e9:.1f} GB, "
             f"{available / 1e9:.1f} GB are available"
         )
 
 
-def _available_bytes() -> int | None:
-    """Host memory that can be had without swapping; None where /proc does not say."""
+def _available_bytes() -> float:
+    """Host memory that can be had without swapping; any where /proc does not say."""
     with suppress(OSError):
-        found = re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text())
-        return int(found[1]) * 1024 if found else None
-    return None
+        if found := re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text()):
+            return int(found[1]) * 1024
+    return math.inf
 
 
 FIT_SIZES = 3
@@ -280,19 +278,13 @@ def plan_cells(
             raise ValueError(f"{name} is empty; a sweep needs at least one value")
         if len(set(values)) != len(values):
             raise ValueError(f"{name} has a value twice: {', '.join(map(str, values))}")
-    for mode in modes:
-        if mode not in MODES:
-            raise ValueError(f"mode {mode!r} is unknown; use any of {', '.join(MODES)}")
-    for size in chunks:
-        if size < 1:
-            raise ValueError(f"chunk size is {size}; use 1 or more")
-        if latent_frames is not None:
-            check_chunk(size, latent_frames)
-    for count in slots:
-        if not 1 <= count <= MAX_SLOTS:
-            raise ValueError(f"slots is {count}; use 1 to {MAX_SLOTS}")
-    for speed in (one for one in speeds if one is not None):
-        check_speed(speed)
+    check_modes(modes)
+    for size, count in product(chunks, slots):
+        DecodeConfig(chunk_size=size, slots=count)
+        check_chunk(size, latent_frames or size + 1)
+    for speed in speeds:
+        if speed is not None:
+            check_speed(speed)
     if all(mode == "diffusers" for mode in modes):
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 
@@ -323,13 +315,11 @@ def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> flo
         overhead: wall clock over latency, 1 or more: sinks are made and removed between runs.
     """
     known = [measured_s(result) for result in sweep.results.values()]
-    mean_s = sum(known) / len(known) if known else None
     predicted = [sweep.predicted(cell) for cell in sweep.left]
-    each = [mean_s if one is None else one.latency_s for one in predicted]
-    sure = [one for one in each if one is not None]
-    if len(sure) < len(each):
+    if not known and None in predicted:
         return None
-    return (sum(sure) * sweep.plan.runs - (done_runs * sure[0] if sure else 0.0)) * overhead
+    each = [fmean(known) if one is None else one.latency_s for one in predicted]
+    return (sum(each) * sweep.plan.runs - done_runs * sum(each[:1])) * overhead
 
 
 class SweepBar(Bar):
