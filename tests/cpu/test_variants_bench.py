@@ -16,7 +16,7 @@ from tests.cpu.test_benchmark import RESULTS
 from tests.helpers import NearestDecoder, latents_for
 from vdkit import document_of, load_results, read_recording
 from vdkit.__main__ import main
-from vdkit.cli.options import VARIANTS as NAMED
+from vdkit.cli import VARIANTS as NAMED
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
