@@ -21,6 +21,8 @@ PRIMITIVES = {
     "uint8_on_gpu": "uint8 on the GPU",
 }
 """The fields of `DecodeConfig` that switch a primitive of `decode_async` off, in words."""
+CUDA_ONLY = ("pinned_memory", "copy_stream")
+"""Primitives that exist on CUDA only: elsewhere the same code runs with them on or off."""
 
 
 def pixel_frames(latent_frames: int, temporal_factor: int = 4) -> int:
