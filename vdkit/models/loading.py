@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.latents import open_safetensors
-from vdkit.models.variants import ChannelsLastWanDecoder, CompiledWanDecoder
-from vdkit.models.wan import WanDecoder
+from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
