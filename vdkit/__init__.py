@@ -62,11 +62,10 @@ _MOVED = {
     "predict.costs": "Cost StageCosts Storage costs_from_totals",
     "predict.recurrence": "predict",
     "present.comparison": "comparison_table",
-    "present.documents": "benchmark_table breakdown_table",
+    "present.documents": "benchmark_table breakdown_table variant_table",
     "present.profile_charts": "plot_latencies plot_nvml plot_utilization plot_waterfall",
     "present.results_list": "results_table",
     "present.stages": "plot_denoising plot_frames plot_stages stage_rows stages_table",
-    "present.studies": "variant_table",
     "present.study_charts": "plot_ablation plot_families plot_headroom plot_hiding plot_rounds "
     "plot_vram vram_words",
     "present.sweep_charts": "plot_heatmap plot_predictions plot_sensitivity",

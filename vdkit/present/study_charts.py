@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from vdkit.present import style
 from vdkit.present.columns import NAMES
-from vdkit.present.studies import decision_of, spread_percent
+from vdkit.present.comparison import spread_percent
+from vdkit.present.documents import decision_of
 from vdkit.present.table import ratio_of
 from vdkit.present.words import what_and_where
 from vdkit.record import derived
