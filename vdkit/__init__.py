@@ -49,29 +49,27 @@ _MOVED = {
     "trace.write": "write_trace",
     "models.latents": "latents_metadata",
     "sinks.files": "ThrottledSink",
-    "trace.timeline": "balancing_mb_per_s chunk_steps",
+    "trace": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
     "record.derived": "headroom_of overlap_of recorded_vram vram_points",
     "record.money": "run_energy_j saving_usd usd_per_video_hour",
     "record.stats": "permutation_p unpaired_ratio",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",
-    "measure.quality": "compare_frames compare_latents psnr_db quality_against_bytes ssim "
-    "temporal_consistency",
+    "measure.quality": "psnr_db quality_against_bytes ssim temporal_consistency",
     "predict.advise": "recommend storage_sensitivity",
-    "predict.costs": "Cost StageCosts Storage costs_from_totals",
+    "predict": "Cost StageCosts Storage",
     "predict.recurrence": "predict",
     "present.comparison": "comparison_table",
     "present.documents": "benchmark_table breakdown_table variant_table",
-    "present.profile_charts": "plot_latencies plot_nvml plot_utilization plot_waterfall",
+    "present.charts": "plot_ablation plot_families plot_headroom plot_heatmap plot_hiding "
+    "plot_predictions plot_rounds plot_sensitivity",
     "present.results_list": "results_table",
-    "present.stages": "plot_denoising plot_frames plot_stages stage_rows stages_table",
-    "present.study_charts": "plot_ablation plot_families plot_headroom plot_hiding plot_rounds "
-    "plot_vram vram_words",
-    "present.sweep_charts": "plot_heatmap plot_predictions plot_sensitivity",
+    "present.stages": "plot_denoising plot_frames plot_stages plot_vram stage_rows stages_table "
+    "vram_words",
     "present.sweep_document": "sweep_table",
     "present.table": "Table",
-    "present.timeline": "plot_overlap",
+    "present.timeline": "plot_latencies plot_nvml plot_overlap plot_utilization plot_waterfall",
 }
 """Module to names that were public in the version before."""
 
@@ -80,7 +78,9 @@ _REPLACED = {
     "read_variants": "vdkit.read_recording",
     "read_profile": "vdkit.read_recording",
     "read_control": "vdkit.read_recording",
-    "run_control": "vdkit.measure.planted.run_aa",
+    "run_control": "vdkit.measure.plans.run_aa",
+    "costs_from_totals": "vdkit.predict.StageCosts",
+    "compare_frames": "vdkit.measure.quality.psnr_db",
     "energy_j_per_video_s": "vdkit.record.money.mean_energy_j",
 }
 """Names of the version before that are gone, and what to use."""

@@ -18,7 +18,7 @@ from tests.helpers import Collect, NearestDecoder, wait_for
 from vdkit.__main__ import build_parser
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer.views import SessionRun, bench_command, difference_words, setting_panels
-from vdkit.predict.book import Setting
+from vdkit.predict.advise import Setting
 from vdkit.record.recording import read_recording
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 99 GiB"

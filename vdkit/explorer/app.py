@@ -30,7 +30,8 @@ from vdkit.explorer.views import (
     setting_panels,
     setting_words,
 )
-from vdkit.predict.book import Decoding, Setting, SettingPrediction
+from vdkit.predict.advise import Setting, SettingPrediction
+from vdkit.predict.fit import Decoding
 from vdkit.present.table import Table
 
 if TYPE_CHECKING:

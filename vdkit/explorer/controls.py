@@ -11,7 +11,7 @@ from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 
 if TYPE_CHECKING:
     from vdkit.explorer.session import JobProgress, Session, ThisMachine
-    from vdkit.predict.book import Decoding
+    from vdkit.predict.fit import Decoding
 
 
 SIDE_BY_SIDE = "side by side"

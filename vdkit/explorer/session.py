@@ -19,14 +19,8 @@ from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models.latents import load_latents
 from vdkit.models.loading import VARIANTS, load_decoder, resolve_device
-from vdkit.predict.book import (
-    MODES,
-    CostBook,
-    Decoding,
-    Setting,
-    SettingPrediction,
-    predict_setting,
-)
+from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
+from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo
@@ -138,7 +132,7 @@ class Session:
         return tuple(dict.fromkeys((self.here.name, *self.book.machines())))
 
     def predict(self, setting: Setting) -> SettingPrediction:
-        """What a setting would give; raises as `vdkit.predict.book.predict_setting`.
+        """What a setting would give; raises as `vdkit.predict.advise.predict_setting`.
 
         ValueError too for sides that the decoder has no latents for.
         """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.explorer.live_timeline import LiveTimeline, Panel
-from vdkit.predict.book import MODES, Setting, SettingPrediction
+from vdkit.predict.advise import MODES, Setting, SettingPrediction
 from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.words import config_words
 from vdkit.record.recording import FILE, Recording, write_recording

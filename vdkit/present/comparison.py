@@ -323,7 +323,7 @@ def planted_words(recording: Recording, found: Mapping[str, compare.Judged]) -> 
 
 def control(recording: Recording, asked: Asked, source: Source) -> Said:
     """Arms, calls and every round of an A/A control."""
-    from vdkit.present.study_charts import plot_rounds
+    from vdkit.present.charts import plot_rounds
 
     found = compare.judged(recording)
     latency = found["latency_s"]

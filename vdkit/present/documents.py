@@ -100,8 +100,7 @@ def document_of(
 
 def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
     """Sync over async in the steady window and, but of a ``variant``, every timed run's latency."""
-    from vdkit.present.profile_charts import plot_latencies
-    from vdkit.present.timeline import plot_timeline, steady_window
+    from vdkit.present.timeline import plot_latencies, plot_timeline, steady_window
 
     who = variant and f", variant {variant}"
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}
@@ -467,7 +466,7 @@ def _variant_frames(name: str, one: Recording) -> str:
 
 def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
     """Variants side by side, their kernels, timelines and predictions."""
-    from vdkit.present.study_charts import plot_families
+    from vdkit.present.charts import plot_families
 
     parts = {name: recording.of_variant(name) for name in recording.variants}
     noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
@@ -573,7 +572,7 @@ def ablation_words(recording: Recording) -> str:
 
 def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
     """What each primitive buys."""
-    from vdkit.present.study_charts import plot_ablation
+    from vdkit.present.charts import plot_ablation
 
     words = ablation_words(recording)
     picture = Picture(

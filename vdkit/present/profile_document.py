@@ -359,7 +359,7 @@ def ceiling_words(recording: Recording) -> str:
 
 def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     """Everything about one profile."""
-    from vdkit.present.profile_charts import profile_figures
+    from vdkit.present.timeline import profile_figures
 
     analyses = analyses_of(recording)
     drawn = {
