@@ -258,11 +258,7 @@ def _advice_by_speed(sweep: Sweep) -> str:
     margin = f"{first.margin_percent:.2g} %"
     head = f"The smallest setting of async within {margin} of the fastest, by the model:"
     items = [f"- Sink at {speed_words(s)}: {advice_line(one)}." for s, one in advice.items()]
-    return f"{head}\n\n" + "\n".join(items) + _doubts(first)
-
-
-def _doubts(advice: Recommendation) -> str:
-    return "".join(f"\n\n{remark}" for remark in advice.remarks)
+    return "\n\n".join([head, "\n".join(items), *first.remarks])
 
 
 def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
@@ -345,8 +341,8 @@ def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
         for one in advice.what_if
     )
     use = f"Use {advice_line(advice)}."
-    said = lines(use, f"At twice the speed, latency saved: {gains}.")
-    parts = (Text(said + _doubts(advice)), candidate_table(advice, asked))
+    said = [lines(use, f"At twice the speed, latency saved: {gains}."), *advice.remarks]
+    parts = (Text("\n\n".join(said)), candidate_table(advice, asked))
     return Document("Advice", "Advice · mode async", (use,), (section("advice", "Advice", *parts),))
 
 
