@@ -49,7 +49,7 @@ _MOVED = {
     "trace.write": "write_trace",
     "models.latents": "latents_metadata",
     "sinks.files": "ThrottledSink",
-    "trace.timeline": "balancing_mb_per_s chunk_steps",
+    "trace": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
     "record.derived": "headroom_of overlap_of recorded_vram vram_points",
     "record.money": "run_energy_j saving_usd usd_per_video_hour",

@@ -45,10 +45,9 @@ from vdkit.measure.study import (
 from vdkit.record.machine import gpu_uuid
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
 from vdkit.record.runs import Run
-from vdkit.trace.completeness import check_trace
-from vdkit.trace.figures import Analysis, analyze, chunk_starts
+from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
+from vdkit.trace.figures import Analysis, analyze, check_trace, chunk_starts
 from vdkit.trace.read import read_trace
-from vdkit.trace.timeline import CLOCK_MARKER, Alignment, Timeline, to_ns
 
 _MARKERS = 5
 _COUNTED_CHUNKS = 4
