@@ -153,13 +153,11 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def _paths(options: argparse.Namespace) -> Recording:
     from vdkit.measure.plans import headline_arms, run_benchmark
-    from vdkit.record.runs import SinkInfo
 
     what, modes, export = load(options), runnable(options), None
     if what.spec.kind == "mp4" and what.spec.throttle_mb_per_s is None and "diffusers" in modes:
         try:
-            spec = replace(what.spec, kind="export_to_video")
-            export = spec.fresh, SinkInfo(**spec.describe())
+            export = replace(what.spec, kind="export_to_video").fresh
         except ImportError as error:
             say(options, f"no arm of diffusers' own export_to_video: {error}")
     return run_benchmark(

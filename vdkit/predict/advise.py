@@ -98,7 +98,6 @@ class Recommendation:
         reason: one sentence.
         what_if: the largest gain first.
         candidates: every setting asked about, also those over the limits.
-        evidence: for the costs; None if none was given.
         remarks: what makes the advice doubtful, in sentences: an error that is larger than
             `NEAR_PERCENT`, a machine that was disturbed.
     """
@@ -111,7 +110,6 @@ class Recommendation:
     reason: str
     what_if: tuple[WhatIf, ...]
     candidates: tuple[Candidate, ...]
-    evidence: Evidence | None
     remarks: tuple[str, ...]
 
 
@@ -184,7 +182,7 @@ def recommend(
         remedy = f"{'and ' * slots_help}{better}"
     return Recommendation(
         chosen.config, chosen.prediction, best_s, margin, bound, f"{held}; {helps}, {remedy}",
-        tuple(what_if), tuple(candidates), evidence, _remarks(evidence),
+        tuple(what_if), tuple(candidates), _remarks(evidence),
     )  # fmt: skip
 
 
@@ -203,9 +201,9 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
             "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
             "StageCosts.vram_bytes"
         )
-    limited = {name: most for name in _LIMITED if (most := getattr(limits, name)) is not None}
-    used = {name: getattr(made.run, _LIMITED[name][1]) for name in limited}
-    return tuple(name for name, most in limited.items() if used[name] > most)
+    used = {name: getattr(made.run, called) for name, (_, called, *_) in _LIMITED.items()}
+    most = {name: getattr(limits, name) for name in _LIMITED}
+    return tuple(name for name in used if most[name] is not None and used[name] > most[name])
 
 
 def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
