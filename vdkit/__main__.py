@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -10,26 +9,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 
-import vdkit
 from vdkit.record.store import CLAIMS, kept
-
-
-def build_parser() -> argparse.ArgumentParser:
-    from vdkit.cli.generate import add_generate
-    from vdkit.cli.read import add_reads
-    from vdkit.cli.results import add_results
-    from vdkit.cli.run import add_runs
-
-    parser = argparse.ArgumentParser(
-        prog="vdkit",
-        description="What does it cost to get decoded video frames off a GPU, "
-        "and how much of it can be hidden?",
-    )
-    parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_runs, add_generate, add_reads, add_results):
-        add(commands)
-    return parser
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -44,11 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup ignores
                 signal.signal(number, _terminate)
     try:
-        from vdkit.cli.options import apply_preset  # here, where an interrupt is answered
+        from vdkit.cli import parse  # here, where an interrupt is answered
 
-        options = build_parser().parse_args(arguments)
-        apply_preset(options)
-        options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+        options = parse(sys.argv[1:] if arguments is None else arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(
                 f"vdkit: warning: {message}", file=sys.stderr

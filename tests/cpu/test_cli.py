@@ -11,9 +11,9 @@ from unittest.mock import MagicMock
 import pytest
 
 from vdkit import read_recording
-from vdkit.__main__ import build_parser, main
-from vdkit.cli.options import ALL_MODES, PRESETS
-from vdkit.present.page import MARKER
+from vdkit.__main__ import main
+from vdkit.cli import ALL_MODES, PRESETS, build_parser
+from vdkit.present.document import MARKER
 from vdkit.record import store
 
 ROOT = Path(__file__).parents[2]
@@ -242,7 +242,7 @@ def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch,
     document.parts.return_value = ()
     for name, quick in (
         ("measure.plans.run_benchmark", lambda *_, **__: result),
-        ("cli.run.load", lambda options: MagicMock(shared={})),
+        ("cli.load", lambda options: (None, None, MagicMock(), {})),
         ("present.documents.document_of", lambda *_, **__: document),
     ):
         monkeypatch.setattr(f"vdkit.{name}", quick)

@@ -1,6 +1,5 @@
 """Money and energy: by hand, against the published example, and in every table that shows them."""
 
-import argparse
 import json
 import math
 import re
@@ -10,7 +9,7 @@ import pytest
 
 from vdkit import document_of, read_recording
 from vdkit.__main__ import main
-from vdkit.cli.options import command_line
+from vdkit.cli import command_line
 from vdkit.present.columns import COST, ENERGY, SAVING, Asked, Row, cells, legend
 from vdkit.present.documents import benchmark_table
 from vdkit.present.profile_document import paths_table
@@ -260,7 +259,7 @@ class TestCommands:
     def test_a_price_that_is_none_is_refused_before_anything_is_loaded(
         self, command, price, capsys, monkeypatch
     ):
-        monkeypatch.setattr("vdkit.cli.run.load", None)
+        monkeypatch.setattr("vdkit.cli.load", None)
         assert main([*command, "--usd-per-hour", price]) == 2
         captured = capsys.readouterr()
         assert f"the price is {price} USD per hour" in captured.err and captured.out == ""
@@ -269,5 +268,4 @@ class TestCommands:
     def test_the_price_is_left_out_of_the_recorded_command(self, form):
         price = form.split()
         for given in (["bench", *price, "--runs", "3"], ["bench", "--runs", "3", *price]):
-            options = argparse.Namespace(arguments=given)
-            assert command_line(options) == "vdkit bench --runs 3"
+            assert command_line(given) == "vdkit bench --runs 3"

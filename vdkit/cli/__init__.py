@@ -1,0 +1,482 @@
+"""One table of options, of which each command names those it takes; what they ask, loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vdkit
+from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
+from vdkit.record.runs import MODES
+
+if TYPE_CHECKING:
+    import torch
+
+    from vdkit.decode.protocols import ChunkDecoder
+    from vdkit.present.columns import Asked
+    from vdkit.sinks.spec import SinkSpec
+
+DEFAULTS: dict[str, Any] = {
+    "decoder": "tiny-wan",
+    "latents": "random:33x96x160",
+    "chunk": DecodeConfig().chunk_size,
+    "slots": DecodeConfig().slots,
+    "warmup": 1,
+}
+PRESETS = {"aws": DEFAULTS | {"decoder": "wan2.1", "latents": "random:161x480x832"}}
+"""``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
+
+ALL_MODES = ",".join(MODES)
+VARIANTS = "diffusers,channels_last,compiled,fast"
+BY_CHUNK_ONLY = frozenset({"compiled", "fast"})
+FORMATS = ("text", "markdown", "latex", "csv")
+"""Forms of a table, which are methods of `vdkit.Table` too."""
+RESULT = "a folder of bench, profile, sweep or demo, or the JSON file in it"
+FLAG: Any = "store_true"
+OFF: Any = "store_false"
+
+
+def opt(
+    text: str, kind: Any = None, default: Any = None, told: Any = None, **more: Any
+) -> dict[str, Any]:
+    """What argparse takes; help ends in the default, or in what is ``told`` of it; "": nothing."""
+    shown = default if told is None else told
+    more["help"] = text if shown in (None, "") else f"{text} (default: {shown})"
+    if kind in (FLAG, OFF, argparse.BooleanOptionalAction):
+        return more | {"action": kind}
+    return more | {"type": kind, "default": default}
+
+
+_DECODER = "wan2.1, wan2.2, tiny-wan, a folder or a hub id"
+_MODES, _RUNS = f"which paths, of {ALL_MODES}", "timed runs of each mode"
+_ONE_LINE, _CHUNK = "print only one line of JSON", "latent frames per decoder call"
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    # What to decode, how, and where to write.
+    "preset": opt("aws: wan2.1, 161 frames 480x832, chunk 1, 2 slots", choices=PRESETS),
+    "decoder": opt(_DECODER, told=DEFAULTS["decoder"]),
+    "variant": opt(f"how the weights are run, of {VARIANTS}", default="diffusers", metavar="NAME"),
+    "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
+    "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
+    "latents": opt("random:FRAMESxHxW in pixels, or a safetensors file", told=DEFAULTS["latents"]),
+    "denormalize": opt(
+        "the latents come from a pipeline: undo its scaling (ComfyUI has undone it)", FLAG),
+    "seed": opt("of random latents", int, 0),
+    "modes": opt(_MODES, default=ALL_MODES, told="all four"),
+    "runs": opt(_RUNS, int, told="by what is run"),
+    "chunk": opt(_CHUNK, int, told=DEFAULTS["chunk"]),
+    "slots": opt(f"ring slots of async, 1 to {MAX_SLOTS}", int, told=DEFAULTS["slots"]),
+    **{
+        f"no-{name.replace('_', '-')}": opt(f"async without {words}", OFF, dest=name)
+        for name, words in PRIMITIVES.items()
+    },
+    "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
+    "sink": opt("null, raw, png, mp4 or (mode diffusers alone) export_to_video, and where",
+        default="raw", told="raw in the system's temporary folder", metavar="KIND[:FOLDER]"),
+    "durable": opt("raw sink: fsync before a run ends", FLAG),
+    "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),
+    "fps": opt("frame rate, e.g. 16 or 24000/1001", default="16"),
+    "out": opt("parent of the new folder", Path, Path("results")),
+    "label": opt("end of the folder's name", told="the preset, the study or the decoder"),
+    "json": opt("print only the line of JSON", FLAG),
+    # Shown beside what is recorded, and never recorded.
+    "usd-per-hour": opt(
+        "price of an hour of the machine, US dollars: adds what an hour of video costs and what "
+        "1,000 hours save against the baseline; never recorded", float, metavar="PRICE"),
+    "energy": opt("add joules per second of video, from the NVML energy counter around each run",
+        FLAG),
+    "demo:out": opt("folder to write into", Path, Path("results/demo"), ""),
+    # bench
+    "variants": opt(
+        f"ways to run one decoder side by side, of {VARIANTS}, or all; the first is what the "
+        "others are compared with (10 runs)", metavar="NAME,..."),
+    "ablation": opt("async with each of its primitives off in turn (8 runs)", FLAG),
+    "aa": opt(
+        "one mode against itself, and with work planted after every chunk: does compare stay "
+        "quiet, and find it? (40 runs)", FLAG),
+    "no-families": opt("with --variants: do not profile kernels by family afterwards", OFF,
+        dest="families"),
+    "only": opt("with --ablation: only these settings", metavar="NAME,..."),
+    "mode": opt("with --aa: sync, async or compute_only", told="async"),
+    "pairs": opt("with --aa: rounds drawn in each split", int, told=10),
+    "splits": opt("with --aa: how often to draw and ask", int, told=40),
+    "plant": opt("with --aa: work planted after each chunk, %% of its decode time", float,
+        told="2 on a GPU, 5 on a CPU", metavar="PERCENT"),
+    "baseline": opt("the mode that speed-ups are against", told="sync"),
+    "warmup": opt("untimed runs of each mode", int, told=DEFAULTS["warmup"]),
+    # profile
+    "profile:runs": opt(f"{_RUNS}, and on a GPU as many again with the NVML sampler on", int, 5),
+    "nvml-ms": opt("milliseconds between NVML samples, 1 to 10000", float, 20.0, 20, metavar="MS"),
+    "keep-kineto": opt("also leave the profiler's own traces (large)", FLAG),
+    # sweep
+    "sweep:modes": opt(_MODES, default="sync,async"),
+    "sweep:runs": opt(_RUNS, int, 3),
+    "chunks": opt(_CHUNK, default="1,2,4"),
+    "ring-slots": opt("ring slots of async", default="1,2,3,4"),
+    "speeds": opt("what the sink is held to, full for not at all", default="full,400,100,40",
+        metavar="MB/S,..."),
+    "resume": opt("go on with this sweep, by the options it was begun with", Path,
+        metavar="FOLDER"),
+    # generate, decode
+    "prompt": opt("what the video shows", required=True),
+    "model": opt("tiny-wan, a pipeline folder or a hub id", default="tiny-wan", told=""),
+    "negative-prompt": opt("what guidance leads away from", default=""),
+    "generate:frames": opt("4n+1; tiny-wan: 33", int, 33),
+    "height": opt("a multiple of 16; tiny-wan: 96", int, 96),
+    "width": opt("a multiple of 16; tiny-wan: 160", int, 160),
+    "steps": opt("denoising steps, 1 to 1000", int, 20),
+    "generate:seed": opt("of the noise", int, 0),
+    "guidance": opt("high-noise expert; 1: none", float, 4.0, 4),
+    "guidance-2": opt("low-noise expert", float, 3.0, 3),
+    "generate:dtype": opt("of the transformers", told="bfloat16 on a GPU, float32 on a CPU"),
+    "save-latents": opt("keep the latents too, replacing FILE", Path, metavar="FILE"),
+    "generate:json": opt(f"{_ONE_LINE}, no progress bars", FLAG),
+    **dict.fromkeys(
+        ("generate:out", "decode:out"), opt("MP4 to write", Path, Path("clip.mp4"))),
+    "<latents>": opt("safetensors, whatever it ends in, or random:FRAMESxHxW", metavar="FILE"),
+    "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
+    # compare, analyze, show, report
+    **dict.fromkeys(
+        ("analyze:json", "recommend:json", "results:json"), opt(_ONE_LINE, FLAG)),
+    "<a>": opt(f"before: {RESULT}", Path, metavar="A"),
+    "<b>": opt("after", Path, metavar="B"),
+    "compare:modes": opt("only these, separated by commas", told="all that both have"),
+    "mode-a": opt("compare this mode of A ...", metavar="MODE"),
+    "mode-b": opt("... with this mode of B, which may be the same recording", metavar="MODE"),
+    "metrics": opt("only these of latency_s, ttff_s, vram_peak_bytes, pinned_bytes, energy_j",
+        told="all that are recorded"),
+    "paired": opt("round i of A beside round i of B, for runs made in turns",
+        argparse.BooleanOptionalAction, told="only within one recording"),
+    "across": opt("compare other media (frames, size) all the same", FLAG),
+    "fail-above": opt(
+        "exit status 1 if a called difference is worse by more than this, e.g. 2%%",
+        metavar="PERCENT"),
+    "<trace>": opt("a trace: .json or .json.gz", Path),
+    "gpu": opt("which GPU, if the trace holds several", int),
+    "<result>": opt(RESULT, Path),
+    "show:modes": opt("draw only these arms", told="all"),
+    "timeline": opt("write the timeline here (.png, .svg or .pdf)", Path),
+    "zoom": opt("draw only N consecutive chunks from the middle", int, metavar="N"),
+    "show:format": opt(
+        "print the tables alone: aligned text, Markdown, LaTeX (booktabs) or CSV (the first "
+        "table, intervals in columns of their own)", choices=FORMATS),
+    "<records>": opt(RESULT, Path, nargs="+", metavar="RUN"),
+    "report:out": opt(
+        "write it here (default: report.html); an earlier report is replaced, another file never",
+        Path, Path("report.html"), "", metavar="FILE"),
+    "report:across": opt("compare other media all the same", FLAG),
+    # recommend, results
+    "<results>": opt("folders of bench, or one of sweep", Path, nargs="+", metavar="RESULT"),
+    "vram-gb": opt("limit on peak VRAM (10**9 bytes)", float, metavar="GB"),
+    "pinned-mb": opt("limit on the ring's pinned memory", float, metavar="MB"),
+    "ttff-s": opt("limit on the time to the first frame", float, metavar="S"),
+    "storage-mb-s": opt("storage that keeps up only so far", float, metavar="MB/S"),
+    "burst-mb": opt("what a cache in front of it takes at once", float, metavar="MB"),
+    "frames": opt("length of the video in pixel frames", int, told="the recorded"),
+    "recommend:chunks": opt("chunk sizes to choose from", told="those that were measured"),
+    "recommend:ring-slots": opt("slots to choose from", default="1,2,3,4"),
+    "recommend:usd-per-hour": opt("price of an hour of the machine, US dollars", float,
+        metavar="PRICE"),
+    "<where>": opt(
+        "folders, searched with all folders in them, result files, or quoted patterns, ** for any "
+        "depth", default=["results"], told="results", nargs="*", metavar="PATTERN"),
+    "results:runs": opt("a row for every run, warm-ups too", FLAG),
+    "cells": opt("a row for every cell of a sweep too, not one line", FLAG),
+    "results:modes": opt(f"only these of {ALL_MODES}", told="all"),
+    "csv": opt("also write every column of every run of every mode here, as CSV", Path,
+        metavar="FILE"),
+    "format": opt(
+        "print the table alone: aligned text, Markdown, LaTeX (booktabs) or CSV of what is shown "
+        "(--csv has everything, unrounded)", choices=FORMATS),
+}  # fmt: skip
+"""``command:name``, or ``name`` of every command, as argparse takes it; <arguments> too."""
+
+WORKLOAD = (
+    "preset decoder variant device dtype latents denormalize seed modes runs chunk slots "
+    "no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
+    "throttle-mb-s fps out label json"
+)
+MONEY = "usd-per-hour energy"
+
+
+Run = Callable[[argparse.Namespace], int]
+COMMANDS: dict[str, tuple[Run, str, dict[str, Any]]] = {}
+"""By name: what runs it and gives the exit status, what it takes, what is fixed."""
+
+
+def command(takes: str, **fixed: Any) -> Callable[[Run], Run]:
+    """Of ``run_NAME``, whose docstring is the help: a line, then what it does.
+
+    Args:
+        takes: names of `OPTIONS`; of those joined by | one at a time.
+        fixed: options that are not to be chosen here.
+    """
+
+    def add(run: Run) -> Run:
+        COMMANDS[run.__name__.removeprefix("run_")] = (run, takes, fixed)
+        return run
+
+    return add
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Of every command, with the options it takes."""
+    for home in ("run", "generate", "read"):
+        import_module(f"vdkit.cli.{home}")
+    parser = argparse.ArgumentParser(
+        prog="vdkit",
+        description="What does it cost to get decoded video frames off a GPU, "
+        "and how much of it can be hidden?",
+    )
+    parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (run, takes, fixed) in COMMANDS.items():
+        line, _, more = (run.__doc__ or "").partition("\n")
+        made = commands.add_parser(name, help=line, description=more.strip() or None)
+        made.set_defaults(run=run, **fixed)
+        for several in takes.split():
+            if several.replace("-", "_") in fixed:
+                continue
+            group = made.add_mutually_exclusive_group() if "|" in several else made
+            for one in several.split("|"):
+                how = OPTIONS.get(f"{name}:{one}") or OPTIONS[one]
+                group.add_argument(one.strip("<>") if "<" in one else f"--{one}", **how)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options given; those of a workload left out are the preset's, else of `DEFAULTS`."""
+    options = build_parser().parse_args(arguments)
+    options.arguments = list(arguments)
+    if hasattr(options, "preset"):
+        for name, value in PRESETS.get(options.preset, DEFAULTS).items():
+            if getattr(options, name, None) is None:
+                setattr(options, name, value)
+    return options
+
+
+def asked(options: argparse.Namespace) -> Asked:
+    """Price and energy for what makes tables; ValueError for an unusable price.
+
+    Call it before anything is loaded or measured.
+    """
+    from vdkit.present.columns import Asked
+
+    return Asked(options.usd_per_hour, getattr(options, "energy", False))
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """For the record: without the price, which says nothing about the runs."""
+    price = argparse.ArgumentParser(add_help=False)
+    price.add_argument("--usd-per-hour")
+    return shlex.join(["vdkit", *price.parse_known_args(arguments)[1]])
+
+
+def words(text: str | None) -> list[str] | None:
+    """``a,b`` as names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def numbers(name: str, text: str, kind: Any) -> list[Any]:
+    """``1,2,4`` as numbers of ``kind``; ValueError that names the word that is none."""
+    found = []
+    for word in words(text) or []:
+        try:
+            found.append(kind(word))
+        except ValueError:
+            also = " or full" if name == "speeds" else ""
+            raise ValueError(
+                f"--{name} {text!r}: {word!r} is no number; give numbers{also}, separated by commas"
+            ) from None
+    return found
+
+
+def say(options: argparse.Namespace, line: str) -> None:
+    """A line for people, unless only JSON was asked for."""
+    if not options.json:
+        print(line, flush=True)
+
+
+def progress(options: argparse.Namespace) -> bool:
+    """Whether to draw a bar."""
+    return not getattr(options, "json", False) and sys.stderr.isatty()
+
+
+def print_json(made: Any) -> None:
+    """One line; dataclasses and records in it as objects."""
+    from pydantic_core import to_jsonable_python
+
+    print(json.dumps(made, default=to_jsonable_python, separators=(",", ":")))
+
+
+def asked_modes(options: argparse.Namespace) -> list[str]:
+    """The decode paths of --modes; ``compute`` is the name that compute_only had."""
+    return ["compute_only" if m == "compute" else m for m in words(options.modes) or []]
+
+
+def runnable(options: argparse.Namespace) -> list[str]:
+    """Those of --modes that --variant can run; a line says what is left out."""
+    modes = asked_modes(options)
+    if options.variant in BY_CHUNK_ONLY and "diffusers" in modes:
+        modes.remove("diffusers")
+        say(options, f"{options.variant}: mode diffusers is skipped, it decodes by chunk only")
+    return modes
+
+
+def asked_variants(options: argparse.Namespace) -> list[str]:
+    """--variant alone, or the names of --variants; ValueError for what is none of those."""
+    given = getattr(options, "variants", None)
+    if given is None:
+        return [options.variant]
+    known = VARIANTS.split(",")
+    names = known if given == "all" else words(given) or []
+    if "" in names:
+        raise ValueError(f"a name is missing in --variants {given!r}")
+    if options.variant != "diffusers":
+        raise ValueError("--variant and --variants exclude each other; name all in --variants")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"variants {', '.join(map(repr, unknown))}: use any of {', '.join(known)}, or all"
+        )
+    return names
+
+
+def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
+    """The sink, and the arguments that every study takes: configuration, what the record says.
+
+    Raises for all that is wrong without a decoder.
+    """
+    from vdkit.measure.study import check_modes, check_rounds
+    from vdkit.models.latents import latents_metadata
+    from vdkit.record.store import check_out
+    from vdkit.sinks.spec import SinkSpec
+
+    variants, modes = asked_variants(options), asked_modes(options)
+    kind, _, folder = options.sink.partition(":")
+    if kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(modes):
+        raise ValueError(
+            f"sink export_to_video takes diffusers' frames, --modes is {options.modes}; use "
+            "--modes diffusers, or sink mp4"
+        )
+    switches = {name: getattr(options, name) for name in PRIMITIVES}
+    config = DecodeConfig(options.chunk, options.slots, nvtx=options.nvtx, **switches)
+    spec = SinkSpec(kind, Path(folder) if folder else None, options.durable, options.throttle_mb_s)
+    given, latents = Path(options.decoder), options.latents
+    label = options.label or options.preset or given.name
+    check_out(options.out, label)
+    check_modes(modes, getattr(options, "baseline", None))
+    check_rounds(options.runs, getattr(options, "warmup", 0))
+    for name in BY_CHUNK_ONLY.intersection(variants if modes == ["diffusers"] else ()):
+        raise ValueError(
+            f"variant {name!r} decodes by chunk only, --modes asks for diffusers' decode of a "
+            "whole video; add sync, async or compute_only"
+        )
+    exact_fps(options.fps)
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
+    latents_metadata(latents)
+    return spec, {
+        "config": config,
+        "fps": options.fps,
+        "source": given.name if given.exists() else options.decoder,
+        "latents_source": latents if latents.startswith("random:") else Path(latents).name,
+        "seed": options.seed,
+        "label": label,
+        "command": command_line(options.arguments),
+        "progress": progress(options),
+    }
+
+
+def load(
+    options: argparse.Namespace, ready: bool = True
+) -> tuple[ChunkDecoder, torch.Tensor, SinkSpec, dict[str, Any]]:
+    """Check everything that can be checked before a decoder is loaded, then load: as `check`.
+
+    Args:
+        ready: prepare it for ``--chunk`` too.
+    """
+    from vdkit.measure.study import prepare
+
+    spec, shared = check(options)
+    start_device(options)
+    begun = time.perf_counter()
+    with getting(options.variant):
+        decoder = load_variant(options, options.variant)
+    setup_s = time.perf_counter() - begun
+    latents = latents_of(options, decoder)
+    say(options, f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
+    for note in getattr(decoder, "notes", ()):
+        say(options, note)
+    if ready:
+        with getting(options.variant):
+            setup_s += prepare(decoder, latents, options.chunk)
+        say(options, f"set-up of {options.variant}: {setup_s:.1f} s")
+    return decoder, latents, spec, shared | {"setup_s": setup_s}
+
+
+def start_device(options: argparse.Namespace) -> None:
+    """Load the libraries and wake the device, which is no decoder's set-up."""
+    import torch
+
+    from vdkit.models.loading import resolve_device
+
+    torch.zeros(1, device=resolve_device(options.device))
+
+
+def load_variant(
+    options: argparse.Namespace, variant: str, dtype: str | None = None
+) -> ChunkDecoder:
+    """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
+    from vdkit.models.loading import load_decoder
+    from vdkit.record.machine import keep_freed_memory
+
+    decoder: ChunkDecoder = load_decoder(
+        options.decoder, options.device, dtype or options.dtype, variant
+    )
+    if decoder.device.type == "cpu":
+        keep_freed_memory()
+    return decoder
+
+
+def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
+    """The latents that the options name, as ``decoder`` takes them."""
+    from vdkit.decode.chunks import check_chunk
+    from vdkit.models.latents import latents_metadata, load_latents
+
+    latents = load_latents(options.latents, decoder, options.seed)
+    if latents.dim() > 3:  # else the decode says what is wrong with it
+        check_chunk(options.chunk, latents.shape[-3])
+    if not options.denormalize:
+        return latents
+    if latents_metadata(options.latents).get("normalization") == "undone":
+        raise ValueError(
+            f"{options.latents} says that its normalization is undone already; leave out "
+            "--denormalize"
+        )
+    denormalized: torch.Tensor = decoder.denormalize(latents)
+    return denormalized
+
+
+@contextmanager
+def getting(variant: str) -> Iterator[None]:
+    """Errors of loading, preparing or running a variant name it, and the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        line = f"{error}".partition("\n")[0] or type(error).__name__
+        if isinstance(error, MemoryError) or "out of memory" in line.lower():
+            raise MemoryError(
+                f"variant {variant!r} does not fit into memory ({line}); use a smaller video or "
+                "--chunk, or fewer variants"
+            ) from error
+        if variant == "diffusers":
+            raise
+        raise ValueError(f"variant {variant!r} cannot be had: {line}; take another") from error

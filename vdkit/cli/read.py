@@ -1,27 +1,31 @@
-"""The commands that read one recording, or two: any of them takes any kind. No torch, no GPU."""
+"""The commands that read recordings: one, two or many, of any kind. No torch, no GPU."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import os
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.cli.options import add_money, asked, words
+from vdkit.cli import MONEY, asked, command, numbers, print_json, words
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from vdkit.predict import StageCosts
+    from vdkit.predict.fit import Evidence
     from vdkit.predict.grid import Sweep
     from vdkit.present.columns import Asked
     from vdkit.present.document import Document
     from vdkit.record.compare import Comparison
     from vdkit.record.recording import Recording
 
-FORMATS = ("text", "markdown", "latex", "csv")
-"""Forms of a table, which are methods of `vdkit.Table` too."""
-RESULT = "a folder of bench, profile, sweep or demo, or the JSON file in it"
+
 _OTHERS = {
     "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
     "HolisticTraceAnalysis",
@@ -47,12 +51,9 @@ def opened(path: Path) -> Recording | Sweep:
     home = path.parent if path.name == PLAN else path
     if (home / PLAN).is_file():
         return read_sweep(home, left_out)
-    there = {one.name for one in path.iterdir()} if path.is_dir() else {path.name}
-    for name in there & _OTHERS.keys():
-        if path.exists():
-            raise ValueError(
-                f"{path} is no recording: {name} holds {_OTHERS[name]}; read that file"
-            )
+    there = os.listdir(path) if path.is_dir() else [path.name]
+    for name in _OTHERS.keys() & set(there if path.exists() else ()):
+        raise ValueError(f"{path} is no recording: {name} holds {_OTHERS[name]}; read that file")
     return read_recording(path)
 
 
@@ -68,242 +69,15 @@ def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep, Document]:
     return found, document_of(found, wants, source_of(path))
 
 
-def add_reads(commands: Any) -> None:
-    """``compare``, ``analyze``, ``show`` and ``report``."""
-    _add_compare(commands)
-    analyze = commands.add_parser(
-        "analyze",
-        help="the figures of a profile for any Kineto trace, on a machine without a GPU",
-        description="Utilization, gaps, stalls by cause and kernel families of a PyTorch profiler "
-        "trace, of vdkit's own or any program's.",
-    )
-    analyze.add_argument("trace", type=Path, help="a trace: .json or .json.gz")
-    analyze.add_argument("--gpu", type=int, help="which GPU, if the trace holds several")
-    analyze.add_argument("--json", action="store_true", help="print only one line of JSON")
-    analyze.set_defaults(run=run_analyze)
-    show = commands.add_parser(
-        "show",
-        help="print a recording of any kind; draw a benchmark's timeline",
-        description="Prints what bench, demo, profile or sweep recorded. --timeline draws the "
-        "timeline of timed runs; other pictures lie beside the recording.",
-    )
-    show.add_argument("result", type=Path, help=RESULT)
-    show.add_argument("--modes", help="draw only these arms (default: all)")
-    show.add_argument("--timeline", type=Path, help="write the timeline here (.png, .svg or .pdf)")
-    show.add_argument(
-        "--zoom", type=int, metavar="N", help="draw only N consecutive chunks from the middle"
-    )
-    show.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="print the tables alone: aligned text, Markdown, LaTeX (booktabs) or CSV (the first "
-        "table, intervals in columns of their own)",
-    )
-    add_money(show)
-    show.set_defaults(run=run_show)
-    report = commands.add_parser(
-        "report",
-        help="a recording, or two compared, as one self-contained HTML file",
-        description="Writes a recording of any kind as one HTML file: summary, tables, pictures "
-        "drawn anew, provenance and command line. It runs no script, loads nothing and prints to "
-        "A4. Two are compared, the second against the first.",
-    )
-    report.add_argument("records", type=Path, nargs="+", metavar="RUN", help=RESULT)
-    report.add_argument(
-        "--out",
-        type=Path,
-        default=Path("report.html"),
-        metavar="FILE",
-        help="write it here (default: report.html); an earlier report is replaced, another file "
-        "never",
-    )
-    report.add_argument("--across", action="store_true", help="compare other media all the same")
-    add_money(report)
-    report.set_defaults(run=run_report)
-
-
-def run_show(options: argparse.Namespace) -> int:
-    """Print what is recorded at ``options.result``; returns the exit status."""
-    from vdkit.predict.grid import Sweep
-    from vdkit.record.store import check_file
-
-    wants = asked(options)
-    drawing = [n for n in ("timeline", "zoom", "modes") if getattr(options, n) is not None]
-    if drawing and options.format is not None:
-        raise ValueError(f"--format prints tables only; leave out --{drawing[0]}")
-    if options.zoom is not None and options.zoom < 1:
-        raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
-    if options.timeline is None and drawing:
-        raise ValueError(f"--{drawing[0]} is for a picture; name one with --timeline FILE")
-    if options.timeline is not None:
-        check_file(options.timeline, "timeline", ".png", ".svg", ".pdf")
-    found, document = document_at(options.result, wants)
-    if drawing and isinstance(found, Sweep):
-        raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
-    if options.format is not None:
-        tables = document.tables()
-        tables = tables[:1] if options.format == "csv" else tables
-        print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
-        return 0
-    draw = _timeline(found, options) if options.timeline is not None else None  # may refuse
-    print(document.text(terminal=sys.stdout.isatty()))
-    if draw is not None:
-        draw()
-        print(f"\nTimeline in {options.timeline}")
-    return 0
-
-
-def _timeline(recording: Any, options: argparse.Namespace) -> Any:
-    """What draws the timeline of an arm's typical run above another's; ValueError if it cannot."""
-    from vdkit.present.timeline import plot_timeline, steady_window
-    from vdkit.present.words import config_words, what_and_where
-    from vdkit.record.store import written
-
-    wanted = words(options.modes) or list(recording.arms)
-    if missing := [name for name in wanted if name not in recording.arms]:
-        raise ValueError(
-            f"no arm {', '.join(missing)} in this recording; it has {', '.join(recording.arms)}"
-        )
-    runs = {name: recording.arms[name].typical() for name in wanted}
-    window = None
-    if options.zoom is not None:
-        runs = {name: run for name, run in runs.items() if len(run.chunks) > 1} or runs
-        middle = runs.get("async") or next(iter(runs.values()))
-        most = len(middle.chunks) - 2
-        if options.zoom > most:
-            raise ValueError(
-                f"zoom is {options.zoom}, but {middle.mode} has {len(middle.chunks)} chunks: "
-                + (f"draw {most} at the most" if most > 0 else "draw it whole, without --zoom")
-            )
-        window = steady_window(middle, options.zoom)
-    how = config_words(recording.config)
-    title = f"{recording.label}: {how[:1].lower()}{how[1:]}\n{what_and_where(recording)}"
-
-    def draw() -> None:
-        with written(options.timeline) as partial:
-            plot_timeline(runs, window, title=title).savefig(partial)
-
-    return draw
-
-
-def run_report(options: argparse.Namespace) -> int:
-    """Write the page, print where it is and its size; returns the exit status."""
-    import vdkit
-    from vdkit.predict.grid import Sweep
-    from vdkit.present.comparison import comparison_document
-    from vdkit.present.documents import source_of
-    from vdkit.record.compare import compare_results
-    from vdkit.record.store import write_atomically
-
-    wants = asked(options)
-    out: Path = options.out
-    _check_page(out)
-    if len(options.records) > 2:
-        raise ValueError(f"{len(options.records)} recordings; give one, or two to compare")
-    if len(options.records) == 1:
-        if options.across:
-            raise ValueError("--across is for a comparison; give two recordings")
-        found, document = document_at(options.records[0], wants)
-        made_of = options.records[0].resolve().name
-        if not isinstance(found, Sweep):
-            made_of = source_of(options.records[0]).name
-    else:
-        a, b = (opened(path) for path in options.records)
-        if isinstance(a, Sweep) or isinstance(b, Sweep):
-            raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
-        comparison = compare_results(a, b, across=options.across)
-        sources = [source_of(path) for path in options.records]
-        document = comparison_document(comparison, wants, sources)
-        made_of = " and ".join(source.name for source in sources)
-    foot = f"Made by vdkit report {vdkit.__version__} from {made_of}; nothing was measured anew."
-    text = document.html(foot)
-    new = not out.exists()
-    _check_page(out)
-    write_atomically(out, text, new)
-    print(f"Report in {out} ({len(text) / 1e3:.0f} kB)")
-    return 0
-
-
-def _check_page(out: Path) -> None:
-    """Before anything is read: can a report be written at ``out``?"""
-    from vdkit.present.page import MARKER
-    from vdkit.record.store import check_file
-
-    check_file(out, "--out", ".html", ".htm")
-    if out.exists() or out.is_symlink():
-        head = b""
-        if out.is_file() and not out.is_symlink():
-            with out.open("rb") as file:
-                head = file.read(200)
-        if MARKER.encode() not in head:
-            raise FileExistsError(
-                f"--out {str(out)!r} is there and no report of vdkit; name a new file or remove it"
-            )
-
-
-def run_analyze(options: argparse.Namespace) -> int:
-    """Print the figures of a trace; returns the exit status."""
-    from vdkit.trace.figures import analyze
-    from vdkit.trace.read import read_trace
-
-    timeline = read_trace(options.trace, options.gpu)
-    try:
-        analysis = analyze(timeline)
-    except ValueError as error:
-        raise ValueError(f"{options.trace}: {error}") from error
-    if options.json:
-        print(json.dumps({"trace": str(options.trace), **asdict(analysis)}, separators=(",", ":")))
-    else:
-        from vdkit.present.profile_document import analysis_document
-
-        name = timeline.run.mode if timeline.run else options.trace.name
-        print(analysis_document(name, analysis).text(terminal=sys.stdout.isatty()))
-    if analysis.failed:
-        print("vdkit: error: the trace is incomplete", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser(
-        "compare",
-        help="two recordings: what changed, and what is only chance",
-        description="Compares latency, time to the first frame, memory and energy of two "
-        "recordings, B against A, arm by arm. What else differs (machine, decoder, frames) stands "
-        "above the table; other media are refused. The last line of standard output is one line of "
-        "JSON: what was called; with --json it is the only line, and everything.",
-    )
-    add = compare.add_argument
-    add("a", type=Path, metavar="A", help=f"before: {RESULT}")
-    add("b", type=Path, metavar="B", help="after")
-    add("--modes", help="only these, separated by commas (default: all that both have)")
-    add("--mode-a", metavar="MODE", help="compare this mode of A ...")
-    add("--mode-b", metavar="MODE", help="... with this mode of B, which may be the same recording")
-    add(
-        "--metrics",
-        help="only these of latency_s, ttff_s, vram_peak_bytes, pinned_bytes, energy_j "
-        "(default: all that are recorded)",
-    )
-    add(
-        "--paired",
-        action=argparse.BooleanOptionalAction,
-        help="round i of A beside round i of B, for runs made in turns (default: only within one "
-        "recording)",
-    )
-    add("--across", action="store_true", help="compare other media (frames, size) all the same")
-    add(
-        "--fail-above",
-        metavar="PERCENT",
-        help="exit status 1 if a called difference is worse by more than this, e.g. 2%%",
-    )
-    add("--json", action="store_true", help="print only the line of JSON")
-    add_money(compare)
-    compare.set_defaults(run=run_compare)
-
-
+@command(f"<a> <b> modes mode-a mode-b metrics paired across fail-above json {MONEY}")
 def run_compare(options: argparse.Namespace) -> int:
-    """Print what differs between two recordings; returns the exit status."""
-    from vdkit.predict.grid import Sweep
+    """two recordings: what changed, and what is only chance
+
+    Compares latency, time to the first frame, memory and energy of two recordings, B against A, arm
+    by arm. What else differs (machine, decoder, frames) stands above the table; other media are
+    refused. The last line of standard output is one line of JSON: what was called; with --json it
+    is the only line, and everything.
+    """
     from vdkit.present.comparison import comparison_record, comparison_table
     from vdkit.record.compare import compare_results
 
@@ -311,30 +85,31 @@ def run_compare(options: argparse.Namespace) -> int:
     limit = None if options.fail_above is None else _percent(options.fail_above)
     if (options.mode_a is None) != (options.mode_b is None):
         raise ValueError("--mode-a and --mode-b belong together; give both")
-    pair = [(options.mode_a, options.mode_b)] if options.mode_a is not None else None
-    same = options.a.exists() and options.b.exists() and options.a.samefile(options.b)
-    a = opened(options.a)
-    b = a if same else opened(options.b)
-    if isinstance(a, Sweep) or isinstance(b, Sweep):
-        raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
     comparison = compare_results(
-        a,
-        b,
-        paired=options.paired,
-        across=options.across,
-        modes=words(options.modes),
-        metrics=words(options.metrics),
-        mode_pairs=pair,
-    )
+        *_sides(options.a, options.b), paired=options.paired, across=options.across,
+        modes=words(options.modes), metrics=words(options.metrics),
+        mode_pairs=[(options.mode_a, options.mode_b)] if options.mode_a is not None else None,
+    )  # fmt: skip
     failed = [] if limit is None else _gate(comparison, limit)
     if not options.json:
         print(f"{comparison_table(comparison, wants).markdown()}\n")
-    record = {"a": str(options.a), "b": str(options.b)}
-    record |= comparison_record(comparison, whole=options.json)
-    print(json.dumps(record, separators=(",", ":")))
+    record = comparison_record(comparison, whole=options.json)
+    print_json({"a": str(options.a), "b": str(options.b), **record})
     for line in failed:
         print(f"vdkit: error: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _sides(*paths: Path) -> list[Recording]:
+    """Recordings to compare: one object for one file; ValueError for a sweep."""
+    from vdkit.predict.grid import Sweep
+
+    found = {path.resolve(): opened(path) for path in paths}
+    sides = [found[path.resolve()] for path in paths]
+    recordings = [side for side in sides if not isinstance(side, Sweep)]
+    if len(recordings) < len(sides):
+        raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
+    return recordings
 
 
 def _percent(given: str) -> float:
@@ -367,3 +142,345 @@ def _gate(comparison: Comparison, limit: float) -> list[str]:
             by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
             lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
     return lines
+
+
+@command("<trace> gpu json")
+def run_analyze(options: argparse.Namespace) -> int:
+    """the figures of a profile for any Kineto trace, on a machine without a GPU
+
+    Utilization, gaps, stalls by cause and kernel families of a PyTorch profiler trace, of vdkit's
+    own or any program's.
+    """
+    from vdkit.trace.figures import analyze
+    from vdkit.trace.read import read_trace
+
+    timeline = read_trace(options.trace, options.gpu)
+    try:
+        analysis = analyze(timeline)
+    except ValueError as error:
+        raise ValueError(f"{options.trace}: {error}") from error
+    if options.json:
+        print_json({"trace": str(options.trace), **asdict(analysis)})
+    else:
+        from vdkit.present.profile_document import analysis_document
+
+        name = timeline.run.mode if timeline.run else options.trace.name
+        print(analysis_document(name, analysis).text(terminal=sys.stdout.isatty()))
+    if analysis.failed:
+        print("vdkit: error: the trace is incomplete", file=sys.stderr)
+        return 1
+    return 0
+
+
+@command(f"<result> modes timeline zoom format {MONEY}")
+def run_show(options: argparse.Namespace) -> int:
+    """print a recording of any kind; draw a benchmark's timeline
+
+    Prints what bench, demo, profile or sweep recorded. --timeline draws the timeline of timed runs;
+    other pictures lie beside the recording.
+    """
+    from vdkit.predict.grid import Sweep
+    from vdkit.record.store import check_file, written
+
+    wants = asked(options)
+    picture: Path | None = options.timeline
+    drawing = [n for n in ("timeline", "zoom", "modes") if getattr(options, n) is not None]
+    if drawing and options.format is not None:
+        raise ValueError(f"--format prints tables only; leave out --{drawing[0]}")
+    if options.zoom is not None and options.zoom < 1:
+        raise ValueError(f"zoom is {options.zoom}; draw 1 chunk or more")
+    if drawing and picture is None:
+        raise ValueError(f"--{drawing[0]} is for a picture; name one with --timeline FILE")
+    if picture is not None:
+        check_file(picture, "timeline", ".png", ".svg", ".pdf")
+    found, document = document_at(options.result, wants)
+    if drawing and isinstance(found, Sweep):
+        raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
+    if options.format is not None:
+        tables = document.tables()
+        tables = tables[:1] if options.format == "csv" else tables
+        print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
+        return 0
+    figure = picture and _timeline(found, options)  # may refuse
+    print(document.text(terminal=sys.stdout.isatty()))
+    if picture and figure:
+        with written(picture) as partly:
+            figure.savefig(partly)
+        print(f"\nTimeline in {picture}")
+    return 0
+
+
+def _timeline(recording: Any, options: argparse.Namespace) -> Figure:
+    """The timeline of an arm's typical run above another's; ValueError if it cannot be drawn."""
+    from vdkit.present.timeline import plot_timeline, steady_window
+    from vdkit.present.words import config_words, what_and_where
+
+    wanted = words(options.modes) or list(recording.arms)
+    if missing := [name for name in wanted if name not in recording.arms]:
+        raise ValueError(
+            f"no arm {', '.join(missing)} in this recording; it has {', '.join(recording.arms)}"
+        )
+    runs = {name: recording.arms[name].typical() for name in wanted}
+    window = None
+    if options.zoom is not None:
+        runs = {name: run for name, run in runs.items() if len(run.chunks) > 1} or runs
+        middle = runs.get("async") or next(iter(runs.values()))
+        most = len(middle.chunks) - 2
+        if options.zoom > most:
+            raise ValueError(
+                f"zoom is {options.zoom}, but {middle.mode} has {len(middle.chunks)} chunks: "
+                + (f"draw {most} at the most" if most > 0 else "draw it whole, without --zoom")
+            )
+        window = steady_window(middle, options.zoom)
+    how = config_words(recording.config)
+    title = f"{recording.label}: {how[:1].lower()}{how[1:]}\n{what_and_where(recording)}"
+    return plot_timeline(runs, window, title=title)
+
+
+@command(f"<records> out across {MONEY}")
+def run_report(options: argparse.Namespace) -> int:
+    """a recording, or two compared, as one self-contained HTML file
+
+    Writes a recording of any kind as one HTML file: summary, tables, pictures drawn anew,
+    provenance and command line. It runs no script, loads nothing and prints to A4. Two are
+    compared, the second against the first.
+    """
+    import vdkit
+    from vdkit.predict.grid import Sweep
+    from vdkit.present.comparison import comparison_document
+    from vdkit.present.documents import source_of
+    from vdkit.record.compare import compare_results
+    from vdkit.record.store import write_atomically
+
+    wants = asked(options)
+    out: Path = options.out
+    _check_page(out)
+    paths: list[Path] = options.records
+    if len(paths) > 2:
+        raise ValueError(f"{len(paths)} recordings; give one, or two to compare")
+    if len(paths) == 1:
+        if options.across:
+            raise ValueError("--across is for a comparison; give two recordings")
+        (path,) = paths
+        found, document = document_at(path, wants)
+        made_of: list[Any] = [path.resolve() if isinstance(found, Sweep) else source_of(path)]
+    else:
+        comparison = compare_results(*_sides(*paths), across=options.across)
+        made_of = [source_of(path) for path in paths]
+        document = comparison_document(comparison, wants, made_of)
+    names = " and ".join(one.name for one in made_of)
+    foot = f"Made by vdkit report {vdkit.__version__} from {names}; nothing was measured anew."
+    text = document.html(foot)
+    new = not out.exists()
+    _check_page(out)
+    write_atomically(out, text, new)
+    print(f"Report in {out} ({len(text) / 1e3:.0f} kB)")
+    return 0
+
+
+def _check_page(out: Path) -> None:
+    """Before anything is read: can a report be written at ``out``?"""
+    from vdkit.present.document import MARKER
+    from vdkit.record.store import check_file
+
+    check_file(out, "--out", ".html", ".htm")
+    readable = out.is_file() and not out.is_symlink()
+    if os.path.lexists(out) and not (readable and MARKER.encode() in out.read_bytes()[:200]):
+        raise FileExistsError(
+            f"--out {str(out)!r} is there and no report of vdkit; name a new file or remove it"
+        )
+
+
+@command(
+    "<results> vram-gb pinned-mb ttff-s storage-mb-s burst-mb frames chunks ring-slots "
+    "usd-per-hour json"
+)
+def run_recommend(options: argparse.Namespace) -> int:
+    """which chunk size and how many slots, within limits, and what to buy next
+
+    Fits the costs of each step from recorded benchmarks (several chunk sizes of one setting are
+    best) or takes those of a sweep, predicts mode async at every chunk size and slot count, and
+    names the smallest that is as fast as can be told, the reason, and what storage, PCIe and
+    decoder of twice the speed would gain.
+    """
+    from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
+    from vdkit.predict import Storage
+    from vdkit.predict.advise import Limits, recommend
+    from vdkit.predict.recurrence import video_info
+    from vdkit.present.sweep_document import advice_document, advice_record
+    from vdkit.present.words import what_and_where
+
+    wants = asked(options)
+    for name in ("vram_gb", "pinned_mb", "ttff_s", "burst_mb"):
+        value = getattr(options, name)
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"--{name.replace('_', '-')} is {value:g}; give 0 or more")
+    vram_bytes = options.vram_gb and options.vram_gb * 1e9
+    limits = Limits(vram_bytes, options.pinned_mb and options.pinned_mb * 1e6, options.ttff_s)
+    chosen = None if options.chunks is None else numbers("chunks", options.chunks, int)
+    slots = numbers("ring-slots", options.ring_slots, int)
+    for size, count in product(chosen or [1], slots):
+        DecodeConfig(size, count)  # says what is wrong with it
+    if options.burst_mb is not None and options.storage_mb_s is None:
+        raise ValueError("--burst-mb is the cache of a storage; give its --storage-mb-s too")
+    costs, results, evidence = _costs(options.results)
+    info, sizes = video_info(results[0]), sorted({one.config.chunk_size for one in results})
+    chunks = chosen or sizes
+    if options.storage_mb_s is not None:
+        burst_bytes = round((options.burst_mb or 0) * 1e6)
+        costs = replace(costs, storage=Storage(options.storage_mb_s, burst_bytes))
+    if options.frames is not None:
+        info = replace(info, frames=options.frames)
+    check_chunk(max(chosen or [1]), latent_frames(info.frames))
+    advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence)
+    if not options.json:
+        modes = dict.fromkeys(mode for result in results for mode in result.arms)
+        print(
+            f"{what_and_where(results[0])}; fitted at chunk size{'s' * (len(sizes) > 1)} "
+            f"{', '.join(map(str, sizes))} of {', '.join(modes)}"
+        )
+        print("\n".join(_doubts(results, chunks, sizes)))
+        print(f"{advice_document(advice, wants).text()}\n")
+    print_json(advice_record(advice))
+    return 0
+
+
+def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
+    """Costs, the recordings they are fitted from, and how good the fit is."""
+    from vdkit.predict.fit import fit_costs, fit_evidence
+    from vdkit.predict.grid import PLAN, Sweep
+    from vdkit.record.recording import read_recording
+
+    sweeps = [path for path in where if (path / PLAN).is_file()]
+    if not sweeps:
+        results = [read_recording(path) for path in where]
+        costs = fit_costs(*results)
+        return costs, results, fit_evidence(costs, *results)
+    if len(where) > 1:
+        raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
+    sweep = opened(sweeps[0])
+    assert isinstance(sweep, Sweep)
+    fitted = sweep.predictions.fitted_from if sweep.predictions is not None else ()
+    results = [sweep.results[cell] for cell in fitted if cell in sweep.results]
+    if sweep.predictions is None or not results:
+        raise ValueError(
+            f"{sweeps[0]} has no fitted costs yet; finish it with vdkit sweep --resume {sweeps[0]}"
+        )
+    if not any(cell.mode == "async" for cell in fitted):
+        raise ValueError(
+            f"{sweeps[0]} has no cell of mode async, which is what is recommended for; sweep async"
+        )
+    return sweep.predictions.costs, results, sweep.evidence()
+
+
+def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:
+    """What makes the fit or the advice doubtful; an empty line at the end."""
+    lines = []
+    machines = {(one.provenance.device_uuid, one.provenance.cpu) for one in results}
+    if len(machines) > 1:
+        lines.append(f"Note: fitted from runs of {len(machines)} machines; costs hold for one.")
+    outside = [size for size in chunks if not sizes[0] <= size <= sizes[-1]]
+    if outside:
+        lines.append(
+            f"Note: chunk size {', '.join(map(str, outside))} is beyond the measured ones, so its "
+            "latency is a guess: what a call costs by itself is known only from two sizes on."
+        )
+    return [*lines, ""]
+
+
+@command(f"<where> runs cells modes csv format|json {MONEY}")
+def run_results(options: argparse.Namespace) -> int:
+    """list everything recorded
+
+    One row per recording and arm, the oldest first. Files that cannot be read are named on standard
+    error and left out.
+    """
+    from vdkit.present.results_list import results_table, results_text
+    from vdkit.record.results import find_recordings, frame_of, rows_by_mode, rows_by_run
+    from vdkit.record.store import check_file, write_atomically
+
+    wants = asked(options)
+    if options.csv is not None:
+        check_file(options.csv, "--csv")
+        if os.path.lexists(options.csv):
+            raise FileExistsError(
+                f"--csv {str(options.csv)!r} is there already; name a new file or remove it"
+            )
+    skipped: list[Exception] = []
+    found = find_recordings(options.where, skipped.append)
+    for error in skipped:
+        left_out(error)
+    if not found:
+        raise FileNotFoundError(
+            f"no recording at {', '.join(map(repr, options.where))}"
+            + (f" that can be read ({len(skipped)} left out)" if skipped else "")
+            + "; give the folder that bench wrote into, or one above it"
+        )
+    frame = frame_of(found)
+    modes = words(options.modes)
+    if options.csv is not None:
+        write_atomically(options.csv, frame.to_csv(index=False), new=True)
+    if options.json:
+        rows = (rows_by_run if options.runs else rows_by_mode)(found)
+        rows = [_priced(row, wants) for row in rows if modes is None or row["mode"] in modes]
+        print_json({"rows": rows})
+        return 0
+    sweeps = [] if options.cells or options.runs else _sweeps(found, options.where)
+    shown = [one for one in found if one[0].parent not in sweeps]
+    if options.format is not None:
+        if not shown:
+            raise ValueError("only sweeps are recorded there; add --cells for a row of each cell")
+        if sweeps:
+            print(f"vdkit: {len(sweeps)} sweeps left out; --cells adds them", file=sys.stderr)
+        table = results_table(shown, wants, options.runs, modes)
+        print(getattr(table, options.format)().rstrip("\n"))
+        return 0
+    if shown:
+        print(results_text(shown, wants, options.runs, modes))
+    if sweeps:
+        print(("\n" if shown else "") + _sweep_lines(sweeps))
+    if options.csv is not None:
+        print(f"\nAll {len(frame)} runs, {len(frame.columns)} columns, in {options.csv}")
+    return 0
+
+
+def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
+    """A row with the values behind the cells of money and energy, where they are asked for."""
+    from vdkit.record.money import saving_usd, usd_per_video_hour
+
+    more: dict[str, Any] = {}
+    base_s, video_s, joules = row["baseline_s"], row["video_s"], row["energy_j"]
+    if (price := wants.usd_per_hour) is not None:
+        took_s = row["mean_s"] if "n" in row else row["latency_s"]
+        saved = None if base_s is None else saving_usd(base_s, took_s, video_s, price)
+        each = usd_per_video_hour(row["rtf"], price)
+        more = {
+            "usd_per_hour": price, "usd_per_video_hour": each, "saving_usd_per_1000_h": saved
+        }  # fmt: skip
+    if wants.energy:
+        more["energy_j_per_video_s"] = None if joules is None else joules / video_s
+    return row | more
+
+
+def _sweeps(found: Sequence[tuple[Path, Recording]], where: Sequence[str]) -> list[Path]:
+    """Folders of sweeps among them, but for those that were asked for by name."""
+    from vdkit.predict.grid import PLAN
+
+    named = {Path(one) for one in where}
+    folders = [one for one in dict.fromkeys(p.parent for p, _ in found) if (one / PLAN).is_file()]
+    return [one for one in folders if named.isdisjoint((one, *one.iterdir()))]
+
+
+def _sweep_lines(folders: Sequence[Path]) -> str:
+    from vdkit.predict.grid import read_sweep
+    from vdkit.present.sweep_document import verdict
+
+    lines = ["Sweeps (vdkit show FOLDER prints one, --cells lists their cells here):"]
+    for folder in folders:
+        try:
+            sweep = read_sweep(folder, lambda error: None)  # a cell's file has been named
+        except (ValueError, OSError) as error:
+            left_out(error)
+        else:
+            lines += [f"  {folder}", f"    {len(sweep.results)} cells measured. {verdict(sweep)}"]
+    return "\n".join(lines)
