@@ -294,22 +294,21 @@ def vram_words(points: Sequence[derived.VramPoint]) -> str:
     Raises:
         ValueError: no length has both ``diffusers`` and ``async``.
     """
-    whole = {p.frames: p for p in points if p.mode == "diffusers"}
-    chunked = {p.frames: p for p in points if p.mode == "async"}
-    both = sorted(whole.keys() & chunked.keys())
-    if not both:
-        raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
-    longest = both[-1]
-    text = (
-        f"{longest} frames decoded whole need {whole[longest].peak_bytes / 1e9:.2f} GB, in chunks "
-        f"{chunked[longest].peak_bytes / 1e9:.2f} GB."
+    whole, chunked = (
+        {p.frames: p.peak_bytes / 1e9 for p in points if p.mode == mode}
+        for mode in ("diffusers", "async")
     )
-    growth = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
-    if growth[0] is not None and growth[1] is not None:
-        text += (
-            f" Over all lengths a frame adds {growth[0] / 1e6:.2f} MB on average to the first and "
-            f"{growth[1] / 1e6:.2f} MB to the second."
-        )
+    if not (both := whole.keys() & chunked.keys()):
+        raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
+    text = (
+        f"{max(both)} frames decoded whole need {whole[max(both)]:.2f} GB, in chunks "
+        f"{chunked[max(both)]:.2f} GB."
+    )
+    grows = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
+    first, second = (f"{(one or 0) / 1e6:.2f} MB" for one in grows)
+    if None not in grows:
+        text += f" Over all lengths a frame adds {first} on average to the first and {second} to "
+        text += "the second."
     return text
 
 
