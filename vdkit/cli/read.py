@@ -280,7 +280,7 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _check_page(out: Path) -> None:
     """Before anything is read: can a report be written at ``out``?"""
-    from vdkit.present.page import MARKER
+    from vdkit.present.document import MARKER
     from vdkit.record.store import check_file
 
     check_file(out, "--out", ".html", ".htm")
