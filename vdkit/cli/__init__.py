@@ -356,7 +356,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     """
     from vdkit.measure.study import check_modes, check_rounds
     from vdkit.models.latents import latents_metadata
-    from vdkit.record.runs import SinkInfo
     from vdkit.record.store import check_out
     from vdkit.sinks.spec import SinkSpec
 
@@ -385,7 +384,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
         raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
     latents_metadata(latents)
     return spec, {
-        "sink_info": SinkInfo(**spec.describe()),
         "config": config,
         "fps": options.fps,
         "source": given.name if given.exists() else options.decoder,
