@@ -15,9 +15,10 @@ from PIL import Image
 
 import vdkit
 from tests.helpers import Collect, NearestDecoder, wait_for
-from vdkit.__main__ import build_parser
+from vdkit.cli import build_parser
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.explorer.views import SessionRun, bench_command, difference_words, setting_panels
+from vdkit.explorer import SessionRun, bench_command, difference_words
+from vdkit.explorer.live_timeline import setting_panels
 from vdkit.predict.book import Setting
 from vdkit.record.recording import read_recording
 
