@@ -4,7 +4,7 @@ import numpy as np
 
 from vdkit.decode.chunks import ChunkRecord, DecodeConfig
 from vdkit.record.runs import Run
-from vdkit.trace.timeline import D2D, D2H, KERNEL, MEMSET, Events, Timeline
+from vdkit.trace import D2D, D2H, KERNEL, MEMSET, Events, Timeline
 
 COPY_STREAM = 9
 

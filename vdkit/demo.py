@@ -20,7 +20,7 @@ from vdkit.record.runs import SinkInfo
 from vdkit.record.store import check_out, claim, write_atomically, written
 from vdkit.sinks.files import Mp4Sink
 from vdkit.sinks.spec import SinkSpec
-from vdkit.trace.timeline import balancing_mb_per_s
+from vdkit.trace import balancing_mb_per_s
 
 LATENTS = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"
 LABEL = "demo"

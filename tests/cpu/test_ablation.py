@@ -24,7 +24,7 @@ from vdkit.present.studies import ablation_table, ablation_words, decision_of
 from vdkit.present.study_charts import plot_ablation
 from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import TOO_FEW
-from vdkit.trace.timeline import balancing_mb_per_s, chunk_steps
+from vdkit.trace import balancing_mb_per_s, chunk_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SINK = SinkInfo(kind="collect", storage=None)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer.live_timeline import LiveTimeline, Panel
-from vdkit.predict.book import CostBook, Decoding, Setting, predict_setting
-from vdkit.predict.fit import fit_costs
+from vdkit.predict.advise import Setting, predict_setting
+from vdkit.predict.fit import CostBook, Decoding, fit_costs
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.recording import read_recording
 from vdkit.record.runs import SinkInfo

@@ -14,7 +14,7 @@ from vdkit import decode_sync, document_of, load_results, read_recording
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pixels import frames_to_uint8
-from vdkit.measure.planted import PlantedDecoder, calibrate, chunk_seconds, run_aa
+from vdkit.measure.plans import PlantedDecoder, calibrate, chunk_seconds, run_aa
 from vdkit.present.study_charts import plot_rounds
 from vdkit.record.compare import ARMS, check_draws, compare_results, judge, judged
 from vdkit.record.recording import Planted
@@ -96,7 +96,7 @@ def test_shares_that_are_not_whole_add_up(rate):
 
 def test_calibration_doses_the_work(monkeypatch):
     planted = PlantedDecoder(NearestDecoder())
-    monkeypatch.setattr("vdkit.measure.planted.time_product", lambda planted: 1e-4)
+    monkeypatch.setattr("vdkit.measure.plans.time_product", lambda planted: 1e-4)
     made = calibrate(planted, 0.010, 0.080, 5, chunk_size=2, frames=21)
     assert made["products_per_latent_frame"] == pytest.approx(0.05 * 0.080 / 1e-4 / 2)
     assert planted.products_per_latent_frame == made["products_per_latent_frame"]

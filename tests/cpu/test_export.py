@@ -9,9 +9,9 @@ import pytest
 from tests.cpu.test_trace import chunked
 from tests.perfetto import load, problems
 from tests.timelines import timeline
+from vdkit.trace import Alignment
 from vdkit.trace.figures import analyze
 from vdkit.trace.read import read_trace
-from vdkit.trace.timeline import Alignment
 from vdkit.trace.write import tracks, write_trace
 
 

@@ -76,7 +76,7 @@ def test_the_check_would_notice():
 
 def test_a_module_is_read_in_one_sitting():
     lengths = {str(path): len(path.read_text().splitlines()) for path in MODULES}
-    assert {path: lines for path, lines in lengths.items() if not 1 <= lines <= 500} == {}
+    assert {path: lines for path, lines in lengths.items() if not 1 <= lines <= 600} == {}
 
 
 def test_no_two_classes_share_a_name():

@@ -23,7 +23,7 @@ from vdkit.decode.chunks import (
 from vdkit.decode.pipelined import decode_async
 from vdkit.decode.sequential import compute_only, decode_sync
 from vdkit.measure.study import as_run
-from vdkit.predict.costs import Cost, StageCosts, Storage, costs_from_totals
+from vdkit.predict import Cost, StageCosts, Storage
 from vdkit.predict.fit import _fit, fit_costs
 from vdkit.predict.recurrence import Pipeline, _times, predict, video_info
 from vdkit.record.recording import read_recording
@@ -58,9 +58,7 @@ def random_costs(rng, **given):
     made["element_bytes"] = int(rng.choice([2, 4]))
     if rng.random() < 0.5:
         speed = video().frame_bytes / (0.01 + seconds(0.5)) / 1e6
-        made["storage"] = Storage(
-            speed, int(rng.integers(0, 20)) * video().frame_bytes, bool(rng.random() < 0.5)
-        )
+        made["storage"] = Storage(speed, int(rng.integers(0, 20)) * video().frame_bytes)
     return StageCosts(**made | given)
 
 
@@ -232,9 +230,6 @@ class Simulated:
         return seconds
 
     def close(self):
-        if self.costs.storage is not None and self.costs.storage.durable:
-            left = self.level / (self.costs.storage.mb_per_s * 1e6)
-            yield max(0.0, self.level_at + left - self.sim.now)
         yield self.costs.close.seconds(self.info.frames)
         self.latency = self.sim.now
 
@@ -463,25 +458,29 @@ def test_storage_takes_a_burst_and_then_its_own_speed():
     frame = video().frame_bytes
     free = StageCosts(decode=Cost(0.01), write=Cost(0.01))
     held = replace(free, storage=Storage(frame / 1e6))  # one frame a second
-    slow, cached, durable = (
+    slow, cached = (
         predict(replace(held, storage=replace(held.storage, **given)), video())
-        for given in ({}, {"burst_bytes": 12 * frame}, {"burst_bytes": 99 * frame, "durable": True})
+        for given in ({}, {"burst_bytes": 12 * frame})
     )
     assert slow.run.latency_s == pytest.approx(0.01 + 33)
     assert cached.run.latency_s == pytest.approx(0.01 + 33 - 12)
     fast = [c.write_done_s - c.write_start_s < 0.02 for c in cached.run.chunks]
     assert fast == [True] * 3 + [False] * 6  # 1, 5 and 9 frames fit, 13 do not
-    assert durable.run.latency_s == pytest.approx(0.01 + 33)
-    assert durable.run.sink_close_s > 32
     assert slow.stalls.by_cause_ns["slot held by sink"] > 24e9
 
 
 # Typed-in figures.
 
 
+def even_costs(chunks, compute_s, sequential_s):
+    """All chunks cost the same, and what is not compute is one step on the host."""
+    decode, write = Cost(compute_s / chunks), Cost((sequential_s - compute_s) / chunks)
+    return StageCosts(decode=decode, write=write, pageable_copy=Cost(), convert=Cost())
+
+
 def test_published_figures():
     """AWS and Synthesia on G7e: 41 chunks, 20.17 s of compute, 21.99 s sequential."""
-    costs = costs_from_totals(41, 20.17, 21.99)
+    costs = even_costs(41, 20.17, 21.99)
     info = VideoInfo(161, 480, 832, Fraction(16))
     sync, pipelined, floor = (
         predict(costs, info, mode=m) for m in ("sync", "async", "compute_only")
@@ -605,8 +604,7 @@ def test_predicted_runs_are_drawn_like_real_ones():
     from vdkit.present.timeline import plot_timeline
 
     made = {
-        m: as_run(predict(costs_from_totals(9, 9, 12), video(), mode=m).run, 0)
-        for m in ("sync", "async")
+        m: as_run(predict(even_costs(9, 9, 12), video(), mode=m).run, 0) for m in ("sync", "async")
     }
     figure = plot_timeline(made)
     lanes = [[label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes]
@@ -658,10 +656,7 @@ COSTS = StageCosts(decode=Cost(1))
         (lambda: Storage(0), "storage speed is 0 MB/s; give one above 0"),
         (lambda: Storage(None), "storage speed is None MB/s; give one above 0"),
         (lambda: Storage(1e-300), "storage speed is 1e-300 MB/s"),
-        (lambda: costs_from_totals(None, 1, 2), "chunks is None; use a whole number"),
         (lambda: Storage(1, -1), "burst_bytes is -1; use 0"),
-        (lambda: costs_from_totals(0, 1, 2), "chunks is 0; use a whole number, 1 or more"),
-        (lambda: costs_from_totals(41, 21.99, 20.17), "sequential_s is 20.17, below compute_s"),
         (lambda: fit_costs(), "no recording to fit costs from; give one"),
     ],
 )

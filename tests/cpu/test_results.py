@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vdkit import load_results
-from vdkit.predict.book import CostBook
+from vdkit.predict.fit import CostBook
 from vdkit.record.recording import read_recording
 from vdkit.record.results import (
     SkippedResultWarning,

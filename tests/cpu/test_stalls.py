@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+import vdkit.trace as intervals
 from tests.timelines import adds_up, chunk, ms, run, timeline
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.trace import timeline as intervals
 from vdkit.trace.stalls import CAUSES, stalls_from_records, stalls_from_trace
 
 
@@ -236,6 +236,6 @@ def test_intervals():
     assert [x.tolist() for x in a] == [[0, 5], [4, 8]]
     assert intervals.length(a) == 7
     assert [x.tolist() for x in intervals.gaps(a, (-2, 10))] == [[-2, 4, 8], [0, 5, 10]]
-    b = intervals.union(np.array([2]), np.array([6]))
-    assert [x.tolist() for x in intervals.overlap(a, b)] == [[2, 5], [4, 6]]
-    assert intervals.length(intervals.overlap(a, intervals.empty())) == 0
+    nothing = intervals.merged([(3, 3)])
+    assert [x.tolist() for x in nothing] == [[], []] and intervals.length(nothing) == 0
+    assert [x.tolist() for x in intervals.gaps(nothing, (1, 2))] == [[1], [2]]

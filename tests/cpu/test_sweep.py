@@ -21,25 +21,20 @@ from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.recording import read_recording
 from vdkit.record.results import load_results
-from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
 
 MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)
 
 
-def sink_at(speed):
-    spec = SinkSpec("null", throttle_mb_per_s=speed)
-    return spec.fresh, SinkInfo(**spec.describe())
-
-
 def make_bench(frames=5, delay_s=0.01, decoder=None):
     decoder = decoder or NearestDecoder(delay_s=delay_s)
-    return Bench(decoder, latents_for(decoder, frames=frames, height=12, width=20))
+    return Bench(
+        decoder, latents_for(decoder, frames=frames, height=12, width=20), SinkSpec("null").fresh
+    )
 
 
 def begin(bench, out, chunks=CHUNKS, modes=MODES, slots=SLOTS, speeds=SPEEDS, runs=2):
-    cells = plan_cells(modes, chunks, slots, speeds, bench.workload.latent_frames)
-    return start_sweep(bench, *cells, out, sink_info=sink_at(None)[1], runs=runs)
+    return start_sweep(bench, out, modes, chunks, slots, speeds, runs=runs)
 
 
 def test_the_grid_has_every_setting_once():
@@ -75,9 +70,9 @@ def test_the_order_is_random_and_repeats():
     [
         ({"modes": ()}, "modes is empty"),
         ({"chunks": (1, 1)}, "chunks has a value twice: 1, 1"),
-        ({"modes": ("fast",)}, "mode 'fast' is unknown; use any of diffusers, sync"),
+        ({"modes": ("fast",)}, "modes fast: use any of diffusers, sync"),
         ({"modes": ("diffusers",)}, "mode diffusers alone has no chunks"),
-        ({"chunks": (0,)}, "chunk size is 0; use 1 or more"),
+        ({"chunks": (0,)}, "chunk_size is 0; use 1 or more"),
         ({"chunks": (9,)}, "chunk size 9: the video has 9 latent frames"),
         ({"slots": (0,)}, "slots is 0; use 1 to 16"),
         ({"slots": (17,)}, "slots is 17"),
@@ -98,7 +93,7 @@ def finished(tmp_path_factory):
     folder = begin(bench, tmp_path_factory.mktemp("sweep"))
     seen = []
     sweep = run_sweep(
-        folder, bench, sink_at, progress=False,
+        folder, bench, progress=False,
         report=lambda now, cell: seen.append((cell, now.predictions is not None)),
     )  # fmt: skip
     return sweep, seen
@@ -137,7 +132,7 @@ def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
     hashed, real = [], bench.frame_hash
     bench.frame_hash = lambda *given: hashed.append(given) or real(*given)
     folder = begin(bench, tmp_path, speeds=(None, 1e6), runs=1)
-    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    sweep = run_sweep(folder, bench, progress=False)
     settings = [(mode, config.chunk_size, config.slots) for mode, config in hashed]
     assert len(settings) == len(set(settings)) == 2 + 2 * 2
     assert len(sweep.results) == 12
@@ -169,7 +164,7 @@ def test_recorded_sweeps_read_as_ever(label):
 def test_a_sweep_from_before_compute_was_called_compute_only(tmp_path):
     bench = make_bench(delay_s=0)
     folder = begin(bench, tmp_path, chunks=(1,), modes=("sync", "compute_only"), speeds=(None,))
-    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    sweep = run_sweep(folder, bench, progress=False)
     for path in folder.glob("*compute_only*.json"):
         path.rename(folder / path.name.replace("cell_", "result_").replace("_only", ""))
     for name in ("sweep.json", "predictions.json"):
@@ -189,7 +184,7 @@ def test_predictions_made_after_the_measurement_are_no_test(finished, tmp_path):
         f"predictions.json is missing; vdkit sweep --resume {tmp_path}"
         in sweep_document(lost).text()
     )
-    again = run_sweep(tmp_path, make_bench(), sink_at, progress=False)
+    again = run_sweep(tmp_path, make_bench(), progress=False)
     assert again.predictions.cells == sweep.predictions.cells
     assert again.predictions.measured_before == len(sweep.plan.cells)
     assert "NOT A TEST: the predictions were made when 8 of these" in sweep_document(again).text()
@@ -205,7 +200,7 @@ def test_reading_it_again_gives_the_same(finished):
 
 
 def test_predictions_are_the_models_own(finished):
-    from vdkit.predict.costs import Storage
+    from vdkit.predict import Storage
     from vdkit.predict.fit import fit_costs
     from vdkit.predict.recurrence import predict, video_info
 
@@ -244,15 +239,15 @@ def test_a_finished_cell_is_never_run_twice(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(folder, bench, sink_at, progress=False, report=stop_after_two)
+        run_sweep(folder, bench, progress=False, report=stop_after_two)
     before = {path: path.read_bytes() for path in folder.glob("*.json")}
     assert len(read_sweep(folder).results) == 2 and len(read_sweep(folder).left) == 2
     ran = []
-    run_sweep(folder, bench, sink_at, progress=False, report=lambda sweep, cell: ran.append(cell))
+    run_sweep(folder, bench, progress=False, report=lambda sweep, cell: ran.append(cell))
     assert len(ran) == 2 and not read_sweep(folder).left
     assert {path: path.read_bytes() for path in before} == before
     ran.clear()
-    run_sweep(folder, bench, sink_at, progress=False, report=lambda sweep, cell: ran.append(cell))
+    run_sweep(folder, bench, progress=False, report=lambda sweep, cell: ran.append(cell))
     assert ran == []
 
 
@@ -269,7 +264,7 @@ def test_an_interrupted_cell_leaves_nothing(tmp_path):
 
     bench.run = interrupted
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(folder, bench, sink_at, progress=False)
+        run_sweep(folder, bench, progress=False)
     sweep = read_sweep(folder)
     assert len(sweep.results) == 1
     assert {path.name for path in folder.iterdir()} == {
@@ -302,7 +297,7 @@ def test_a_cell_that_does_not_fit_is_recorded_and_the_rest_runs(tmp_path, error)
     decoder.error = error
     bench = make_bench(decoder=decoder)
     folder = begin(bench, tmp_path, speeds=(None,), runs=1)
-    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    sweep = run_sweep(folder, bench, progress=False)
     assert {cell.chunk_size for cell in sweep.unfit} == {2} and len(sweep.unfit) == 3
     assert {cell.chunk_size for cell in sweep.results} == {1} and not sweep.left
     assert all(sweep.unfit.values())
@@ -310,7 +305,7 @@ def test_a_cell_that_does_not_fit_is_recorded_and_the_rest_runs(tmp_path, error)
     assert text.count("does not fit") >= 6
     assert "does\nnot fit" in [t.get_text() for ax in plot_heatmap(sweep).axes for t in ax.texts]
     again = []
-    run_sweep(folder, bench, sink_at, progress=False, report=lambda _, cell: again.append(cell))
+    run_sweep(folder, bench, progress=False, report=lambda _, cell: again.append(cell))
     assert again == []
 
 
@@ -319,7 +314,7 @@ def test_host_memory_is_asked_for_before_it_is_gone(tmp_path, monkeypatch):
     bench.decoder.working_bytes = lambda size, height, width: size * 10**9
     monkeypatch.setattr("vdkit.measure.sweep._available_bytes", lambda: 1.5e9)
     folder = begin(bench, tmp_path, speeds=(None,), runs=1)
-    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    sweep = run_sweep(folder, bench, progress=False)
     assert {cell.chunk_size for cell in sweep.unfit} == {2}
     assert "needs about 2.0 GB, 1.5 GB are available" in next(iter(sweep.unfit.values()))
 
@@ -330,7 +325,7 @@ def test_other_errors_are_no_lack_of_memory(tmp_path):
     bench = make_bench(decoder=decoder)
     folder = begin(bench, tmp_path, speeds=(None,), runs=1)
     with pytest.raises(RuntimeError, match="the decoder failed"):
-        run_sweep(folder, bench, sink_at, progress=False)
+        run_sweep(folder, bench, progress=False)
 
 
 def test_two_sweeps_into_one_folder(tmp_path):
@@ -339,18 +334,18 @@ def test_two_sweeps_into_one_folder(tmp_path):
 
     def second(sweep, cell):
         with pytest.raises(SweepLocked, match="another process is sweeping into"):
-            run_sweep(folder, bench, sink_at, progress=False)
+            run_sweep(folder, bench, progress=False)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(folder, bench, sink_at, progress=False, report=second)
-    run_sweep(folder, bench, sink_at, progress=False)  # the lock is gone with its holder
+        run_sweep(folder, bench, progress=False, report=second)
+    run_sweep(folder, bench, progress=False)  # the lock is gone with its holder
 
 
 def test_another_video_cannot_go_on_with_it(tmp_path):
     folder = begin(make_bench(delay_s=0), tmp_path)
     with pytest.raises(ValueError, match=r"cannot be resumed: latents_sha256 was .*latent_frames"):
-        run_sweep(folder, make_bench(frames=6), sink_at, progress=False)
+        run_sweep(folder, make_bench(frames=6), progress=False)
 
 
 def test_a_file_of_another_cell_is_noticed(finished, tmp_path):
@@ -429,7 +424,7 @@ def test_the_command(tmp_path, capsys):
         (["--ring-slots", "0"], "slots is 0; use 1 to 16"),
         (["--chunks", "3"], "chunk size 3: the video has 2 latent frames"),
         (["--runs", "0"], "runs is 0; use 1 or more"),
-        (["--modes", "fast"], "mode 'fast' is unknown"),
+        (["--modes", "fast"], "modes fast: use any of"),
         (["--resume", "absent"], "no result at absent"),
     ],
 )
@@ -475,7 +470,7 @@ def test_decoders_are_prepared_for_every_chunk_size_outside_the_runs(tmp_path):
 
     bench = make_bench(decoder=Prepared())
     folder = begin(bench, tmp_path, chunks=(1, 2), modes=("sync",), speeds=(None,), runs=1)
-    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    sweep = run_sweep(folder, bench, progress=False)
     assert sorted(set(bench.decoder.asked)) == [(12, 20, 1), (12, 20, 2)]
     assert {one.workload.variant for one in sweep.results.values()} == {"prepared"}
     assert all(one.base.setup_s >= 0 for one in sweep.results.values())

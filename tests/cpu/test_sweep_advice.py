@@ -7,8 +7,8 @@ import pytest
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit.measure.sweep import sweep_grid
+from vdkit.predict import Storage
 from vdkit.predict.advise import Limits, recommend, recommend_from, storage_sensitivity
-from vdkit.predict.costs import Storage
 from vdkit.predict.grid import read_sweep
 from vdkit.predict.recurrence import video_info
 from vdkit.present.columns import ENERGY, Asked

@@ -28,7 +28,8 @@ from vdkit.record.recording import write_recording
 from vdkit.record.results import runs_frame
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
-from vdkit.trace.figures import FAMILIES, steady_families
+from vdkit.trace import FAMILIES
+from vdkit.trace.figures import steady_families
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

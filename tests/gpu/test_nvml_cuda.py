@@ -10,6 +10,10 @@ from vdkit.record.machine import gpu_uuid
 _BUSY_S = 0.3
 
 
+def known(samples, column):
+    return [value for value in samples.columns[column] if value is not None]
+
+
 def test_the_sampler_sees_a_busy_device():
     device = torch.device("cuda", torch.cuda.current_device())
     matrix = torch.randn(4096, 4096, device=device, dtype=torch.float16)
@@ -31,11 +35,10 @@ def test_the_sampler_sees_a_busy_device():
     for column in ("power_w", "sm_clock_mhz"):
         assert column in answered or column in refused
         if column in answered:
-            assert samples.summary()[column]["min"] > 0
+            assert min(known(samples, column)) > 0
     energy_j = samples.energy_j()
     assert (energy_j is None) == ("energy_j" in refused)
     assert energy_j is None or energy_j > 0
     if torch.cuda.get_device_capability(device) >= (9, 0):
         assert "sm_active_percent" in answered, refused.get("sm_active_percent")
-        active = samples.summary()["sm_active_percent"]
-        assert 1 < active["max"] <= 101  # percent, and no fraction
+        assert 1 < max(known(samples, "sm_active_percent")) <= 101  # percent, and no fraction

@@ -4,19 +4,14 @@ import pytest
 import torch
 
 from tests.helpers import NearestDecoder, latents_for
-from vdkit.measure.planted import run_aa
+from vdkit.measure.plans import run_aa
 from vdkit.measure.study import Bench
-from vdkit.measure.sweep import plan_cells, run_sweep, start_sweep
+from vdkit.measure.sweep import run_sweep, start_sweep
 from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document
 from vdkit.record.compare import judged
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec
-
-
-def sink_at(speed):
-    spec = SinkSpec("null", throttle_mb_per_s=speed)
-    return spec.fresh, SinkInfo(**spec.describe())
 
 
 class Greedy(NearestDecoder):
@@ -31,10 +26,9 @@ class Greedy(NearestDecoder):
 @pytest.mark.parametrize("decoder", [NearestDecoder, Greedy])
 def test_a_sweep(decoder, device, tmp_path):
     made = decoder(device, torch.float16, delay_s=0.002)
-    bench = Bench(made, latents_for(made, frames=9, height=12, width=20))
-    cells = plan_cells(("sync", "async"), (1, 2), (1, 2), (None, 5.0), 9)
-    folder = start_sweep(bench, *cells, tmp_path, sink_info=sink_at(None)[1], runs=2)
-    sweep = run_sweep(folder, bench, sink_at, progress=False)
+    bench = Bench(made, latents_for(made, frames=9, height=12, width=20), SinkSpec("null").fresh)
+    folder = start_sweep(bench, tmp_path, ("sync", "async"), (1, 2), (1, 2), (None, 5.0), runs=2)
+    sweep = run_sweep(folder, bench, progress=False)
     unfit = {cell.chunk_size for cell in sweep.unfit}
     assert not sweep.left and unfit == ({2} if decoder is Greedy else set())
     assert all("memory" in reason for reason in sweep.unfit.values())

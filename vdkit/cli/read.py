@@ -17,7 +17,7 @@ from vdkit.cli import MONEY, asked, command, numbers, print_json, words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vdkit.predict.costs import StageCosts
+    from vdkit.predict import StageCosts
     from vdkit.predict.fit import Evidence
     from vdkit.predict.grid import Sweep
     from vdkit.present.columns import Asked
@@ -304,8 +304,8 @@ def run_recommend(options: argparse.Namespace) -> int:
     decoder of twice the speed would gain.
     """
     from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
+    from vdkit.predict import Storage
     from vdkit.predict.advise import Limits, recommend
-    from vdkit.predict.costs import Storage
     from vdkit.predict.recurrence import video_info
     from vdkit.present.sweep_document import advice_document, advice_record
     from vdkit.present.words import what_and_where

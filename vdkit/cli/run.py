@@ -106,7 +106,7 @@ def _ablation(options: argparse.Namespace) -> Recording:
 
 
 def _aa(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.planted import check_plant, run_aa
+    from vdkit.measure.plans import check_plant, run_aa
 
     mode = "compute_only" if options.mode == "compute" else options.mode or "async"
     pairs = 10 if options.pairs is None else options.pairs
@@ -217,7 +217,6 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.sweep import run_sweep as measure
     from vdkit.predict.grid import median_and_worst
     from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
-    from vdkit.record.runs import SinkInfo
 
     wants = cli.asked(options)
     folder: Path | None = options.resume
@@ -231,26 +230,20 @@ def run_sweep(options: argparse.Namespace) -> int:
     modes = cli.asked_modes(options)
     plan_cells(modes, *grid)  # what is wrong with it without the video
     decoder, latents, spec, shared = cli.load(options, ready=False)  # every chunk size has its turn
-    told = {name: shared[name] for name in ("fps", "source", "latents_source", "seed", "setup_s")}
-    bench = Bench(decoder, latents, **told)
+    for speed in grid[2]:
+        replace(spec, throttle_mb_per_s=speed)  # which not every kind of sink can be
+    show_bar = shared.pop("progress")
+    bench = Bench(decoder, latents, spec.fresh, **shared)
     if folder is None:
-        fit_cells, cells = plan_cells(
-            modes, *grid, latent_frames=bench.workload.latent_frames, seed=options.seed
-        )
-        told = {name: shared[name] for name in ("sink_info", "config", "label", "command")}
-        folder = start_sweep(bench, fit_cells, cells, options.out, runs=options.runs, **told)
+        folder = start_sweep(bench, options.out, modes, *grid, runs=options.runs)
     cli.say(options, f"Recording in {folder}")
-
-    def sink_at(speed: float | None) -> Any:
-        held = replace(spec, throttle_mb_per_s=speed)
-        return held.fresh, SinkInfo(**held.describe())
 
     def report(sweep: Sweep, cell: Cell) -> None:
         done, of = len(sweep.results) + len(sweep.unfit), len(sweep.plan.all_cells)
         cli.say(options, f"{done:3} of {of}  {cell_line(sweep, cell)}")
 
     try:
-        sweep = measure(folder, bench, sink_at, progress=shared["progress"], report=report)
+        sweep = measure(folder, bench, progress=show_bar, report=report)
         document = sweep_document(sweep, wants)
         show(document, options)
         leave(folder, document, ("cells.csv", sweep_frame(sweep)), options)

@@ -21,6 +21,8 @@ PRIMITIVES = {
     "uint8_on_gpu": "uint8 on the GPU",
 }
 """The fields of `DecodeConfig` that switch a primitive of `decode_async` off, in words."""
+CUDA_ONLY = ("pinned_memory", "copy_stream")
+"""Primitives that exist on CUDA only: elsewhere the same code runs with them on or off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,11 @@ class ChunkRecord:
     write_start_s: float | None = None
     write_done_s: float | None = None
     d2h_bytes: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames in this chunk."""
+        return self.frame_stop - self.frame_start
 
     def phase_at(self, time_s: float) -> str:
         """What the chunk was at ``time_s`` after the call, while it held its slot."""

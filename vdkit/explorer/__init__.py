@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import PRIMITIVES
-from vdkit.predict.book import MODES, Setting, SettingPrediction
+from vdkit.predict.advise import MODES, Setting, SettingPrediction
 from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.words import config_words
 from vdkit.record.recording import Recording

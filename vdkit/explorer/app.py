@@ -16,19 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
+from vdkit import explorer as told
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
-from vdkit.explorer import (
-    SessionRun,
-    difference_words,
-    pair_figures,
-    pair_words,
-    runs_table,
-    setting_figures,
-    setting_words,
-)
 from vdkit.explorer.live_timeline import LiveTimeline, pair_panels, setting_panels
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
-from vdkit.predict.book import Decoding, Setting, SettingPrediction
+from vdkit.predict.advise import Setting, SettingPrediction
+from vdkit.predict.fit import Decoding
 from vdkit.present.table import Table
 from vdkit.record.recording import FILE, write_recording
 from vdkit.record.store import check_out, result_folder
@@ -39,7 +32,8 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = "side by side"
 SIZES = ("64x96", "96x160", "480x832", "720x1280")
-_LOOK: Any = {"style": {"description_width": "94px"}, "layout": {"width": "98%"}}
+_STYLE: Any = {"description_width": "94px"}
+_LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
 
 STYLE_SHEET = """<style>
 .vdkit-explorer { max-width: 1180px; }
@@ -88,8 +82,8 @@ class Controls:
                 raise ValueError(f"{name} is {value!r}; use {low} to {high}")
             return kind(description=words, value=value, min=low, max=high, **_LOOK)
 
-        def button(words: str, width: str | None = "31%", **look: Any) -> Any:
-            return w.Button(description=words, layout={"width": width} if width else {}, **look)
+        def button(words: str, **look: Any) -> Any:
+            return w.Button(description=words, layout={"width": "31%"}, **look)
 
         self.machine = choice("machine", machines)
         self.decoder = typed("decoder", "decoder", here.decoders)
@@ -120,9 +114,10 @@ class Controls:
         )  # fmt: skip
         menu = {"width": "auto", "flex": "1 1 0"}
         self.first, self.second = (w.Dropdown(disabled=True, layout=menu) for _ in range(2))
-        self.label = w.Text("explorer", description="label", layout={"width": "330px"})
-        self.label.style = _LOOK["style"]
-        self.export = button("Export", None)
+        self.label = w.Text(
+            "explorer", description="label", **_LOOK | {"layout": {"width": "330px"}}
+        )
+        self.export = w.Button(description="Export")
         self.hold_storage(start["mb_per_s"])
         buttons = w.HBox([self.run, self.cancel, self.calibrate])
         grid = {"grid_template_columns": "50% 50%", "margin": "0 0 0 8px"}
@@ -157,20 +152,14 @@ class Controls:
 
     def hold_storage(self, mb_per_s: float | None) -> None:
         """Hold the storage to this speed; None: let it go. ValueError beyond the slider."""
-        if mb_per_s is not None:
-            low, high = (10**power for power in (self.speed.min, self.speed.max))
-            if not low <= mb_per_s <= high:
-                raise ValueError(
-                    f"mb_per_s is {mb_per_s!r}; use {low:g} to {high:g} MB/s, or None for as fast "
-                    "as it goes"
-                )
-            self.speed.value = mb_per_s
+        low, high = 10**self.speed.min, 10**self.speed.max
+        if mb_per_s is not None and not low <= mb_per_s <= high:
+            raise ValueError(
+                f"mb_per_s is {mb_per_s!r}; use {low:g} to {high:g} MB/s, or None for as fast as "
+                "it goes"
+            )
+        self.speed.value = mb_per_s or self.speed.value
         self.held.value = mb_per_s is not None
-
-    def go_to(self, decoding: Decoding) -> None:
-        """Choose the decoder, variant, size and sink of ``decoding``."""
-        self.decoder.value, self.variant.value = decoding.decoder, decoding.variant
-        self.size.value, self.sink.value = f"{decoding.height}x{decoding.width}", decoding.sink
 
     @property
     def size_pixels(self) -> tuple[int, int]:
@@ -203,14 +192,13 @@ class Controls:
         left = "" if progress.left_s is None else f", {progress.left_s:.0f} s left"
         self.state.value = f"{progress.doing}{left}"
 
-    def offer(self, runs: Sequence[tuple[str, int]]) -> None:
-        """(Words, number) of what can be laid side by side: the newest is B, the last B is A."""
-        numbers = [number for _, number in runs]
-        kept = self.second.value if self.second.value in numbers else numbers[0]
-        for control, value in ((self.first, kept), (self.second, numbers[-1])):
-            control.options = runs
+    def offer(self, runs: Sequence[told.SessionRun]) -> None:
+        """What can be laid side by side: the newest is B, the last B is A."""
+        menu = [(f"{run.number}: {told.setting_words(run.setting)}", run.number) for run in runs]
+        kept = self.second.value or runs[0].number
+        for control, value in ((self.first, kept), (self.second, runs[-1].number)):
+            control.options, control.disabled = menu, False
             control.value = value
-            control.disabled = False
 
 
 TICK_S = 0.25
@@ -281,10 +269,7 @@ class Explorer(w.VBox):
             wait_s: wait for it, and first for a job in hand, each so long at the most; None: not
                 at all.
         """
-        rounds = self.controls.rounds.value
-        return self._begin(
-            lambda setting, folder: self.session.run(setting, rounds, folder), wait_s
-        )
+        return self._begin(partial(self.session.run, self.controls.rounds.value), wait_s)
 
     def calibrate(self, wait_s: float | None = None) -> Explorer:
         """Measure only what it costs, with a short video; arguments as for `run`."""
@@ -300,9 +285,8 @@ class Explorer(w.VBox):
             self._say([str(error)], warning=True)
             return self
         self.controls.busy(True)
-        self._ticker = threading.Thread(
-            target=self._tick, name="vdkit-explorer-progress", daemon=True
-        )
+        name = "vdkit-explorer-progress"
+        self._ticker = threading.Thread(target=self._tick, name=name, daemon=True)
         self._ticker.start()
         if wait_s is not None:
             self.wait(wait_s)
@@ -323,8 +307,7 @@ class Explorer(w.VBox):
             with self._lock:
                 runs = self.session.runs
                 if runs and self.session.error is None:
-                    self.controls.offer([(f"{r.number}: {setting_words(r.setting)}", r.number)
-                                         for r in runs])  # fmt: skip
+                    self.controls.offer(runs)
                     self._table.value = self.table()._repr_html_()
                 self._redraw()
         finally:
@@ -342,7 +325,8 @@ class Explorer(w.VBox):
         chosen = (c.decoder.value.strip(), c.variant.value)
         here = c.machine.value == self.session.here.name
         if not here and chosen not in {(key.decoder, key.variant) for key in known}:
-            c.go_to(known[0])
+            c.decoder.value, c.variant.value = known[0].decoder, known[0].variant
+            c.size.value, c.sink.value = f"{known[0].height}x{known[0].width}", known[0].sink
 
     def _redraw(self) -> None:
         """Predict and draw; an impossible setting is explained in place of the picture."""
@@ -364,40 +348,37 @@ class Explorer(w.VBox):
             self._predicted = made
             remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
             if run is not None:
-                remarks.insert(0, difference_words(run))
+                remarks.insert(0, told.difference_words(run))
         except LookupError as missing:
-            words = str(missing.args[0])
-            remarks = [f"{words[0].upper()}{words[1:]}. {self._remedy(machine)}"]
+            words, known = str(missing.args[0]), self.session.book.known(machine)
+            listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
+            remedy = f"Recorded there: {', '.join(listed)}."
+            if machine == self.session.here.name:
+                remedy = "Calibrate measures it, as Run does before it starts."
+            remarks = [f"{words[0].upper()}{words[1:]}. {remedy}"]
         except ValueError as error:
             remarks, warning = [str(error)], True
         if self._predicted is None:
             self._picture.say(remarks[0])
-        self._figures.value = setting_figures(self._predicted, run)._repr_html_()
+        self._figures.value = told.setting_figures(self._predicted, run)._repr_html_()
         self._say(remarks, warning)
-
-    def _remedy(self, machine: str) -> str:
-        if machine == self.session.here.name:
-            return "Calibrate measures it, as Run does before it starts."
-        known = self.session.book.known(machine)
-        listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
-        return f"Recorded there: {', '.join(listed)}."
 
     def _draw_pair(self) -> None:
         """Two runs of the session, mode async, above each other on one time axis."""
-        chosen = self._pair()
-        if len(chosen) < 2:
-            words = "Two runs are needed side by side: measure some, then choose them above."
-            self._picture.say(words)
-        else:
-            words = pair_words(*chosen)
+        words = "Two runs are needed side by side: measure some, then choose them above."
+        if chosen := self._pair():
+            words = told.pair_words(*chosen)
             self._picture.draw(pair_panels(chosen))
-            self._figures.value = pair_figures(*chosen)._repr_html_()
+            self._figures.value = told.pair_figures(*chosen)._repr_html_()
+        else:
+            self._picture.say(words)
         self._say([words])
 
-    def _pair(self) -> list[SessionRun]:
-        """The two runs that the menus name; fewer before there are two."""
-        numbers = (self.controls.first.value, self.controls.second.value)
-        return [run for number in numbers for run in self.session.runs if run.number == number]
+    def _pair(self) -> list[told.SessionRun]:
+        """The two runs that the menus name; none before there is one."""
+        by_number = {run.number: run for run in self.session.runs}
+        menus = (self.controls.first, self.controls.second)
+        return [by_number[menu.value] for menu in menus if menu.value in by_number]
 
     def _say(self, remarks: list[str], warning: bool = False) -> None:
         if self.session.error is not None and not self.session.running:
@@ -409,7 +390,7 @@ class Explorer(w.VBox):
         """The runs of this session; ValueError before the first one."""
         if not self.session.runs:
             raise ValueError("nothing is measured yet; press Run")
-        return runs_table(self.session.runs)
+        return told.runs_table(self.session.runs)
 
     def snapshot(self) -> Any:
         """The picture as it is now, for a page that shows no widgets."""
@@ -436,17 +417,18 @@ class Explorer(w.VBox):
         runs, picture = self.session.runs, LiveTimeline()
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
-        pair = self._pair() if self.controls.view.value == SIDE_BY_SIDE else []
-        shown = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
-        run = pair[1] if len(pair) == 2 else shown
-        picture.draw(pair_panels(pair) if len(pair) == 2 else setting_panels(run.predicted, run))
+        run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
+        panels = setting_panels(run.predicted, run)
+        if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
+            run, panels = pair[1], pair_panels(pair)
+        picture.draw(panels)
         label = self.controls.label.value.strip()
         check_out(self.results, label, "results folder")
-        made = run.recording.model_copy(update={"label": label or setting_words(run.setting)})
+        made = run.recording.model_copy(update={"label": label or told.setting_words(run.setting)})
         write = partial(write_recording, made)
         folder = result_folder(self.results, made.label, made.provenance, write)
         pictures = [picture.save(folder / f"timeline.{end}") for end in ("png", "svg", "pdf")]
-        written = [folder / FILE, *pictures, *runs_table(runs).write(folder, "table")]
+        written = [folder / FILE, *pictures, *told.runs_table(runs).write(folder, "table")]
         names = ", ".join(path.name for path in written)
         self._exported.value = _html([f"Run {run.number}, written into {folder}: {names}"])
         return written

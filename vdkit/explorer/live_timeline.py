@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vdkit.decode.chunks import DecodeResult
 from vdkit.explorer import SessionRun
-from vdkit.predict.book import SettingPrediction
+from vdkit.predict.advise import SettingPrediction
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
 from vdkit.present.timeline import (
     BAR,

@@ -19,14 +19,8 @@ from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models.latents import load_latents
 from vdkit.models.loading import VARIANTS, load_decoder, resolve_device
-from vdkit.predict.book import (
-    MODES,
-    CostBook,
-    Decoding,
-    Setting,
-    SettingPrediction,
-    predict_setting,
-)
+from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
+from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo
@@ -131,7 +125,7 @@ class Session:
         return tuple(dict.fromkeys((self.here.name, *self.book.machines())))
 
     def predict(self, setting: Setting) -> SettingPrediction:
-        """What a setting would give; raises as `vdkit.predict.book.predict_setting`.
+        """What a setting would give; raises as `vdkit.predict.advise.predict_setting`.
 
         ValueError too for sides that the decoder has no latents for.
         """
@@ -155,12 +149,12 @@ class Session:
         """The latest run of a setting."""
         return next((run for run in reversed(self.runs) if run.setting == setting), None)
 
-    def run(self, setting: Setting, rounds: int, folder: str = "") -> None:
+    def run(self, rounds: int, setting: Setting, folder: str = "") -> None:
         """Measure a setting on the thread: ``rounds`` of sync and async, in turns.
 
         Args:
-            setting: of this machine.
             rounds: timed runs of each path, 1 or more.
+            setting: of this machine.
             folder: where the sink writes; empty: the system's temporary folder.
 
         Raises:

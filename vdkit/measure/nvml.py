@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,19 +128,17 @@ class Nvml:
 
     def read(self) -> GpuReading:
         """Read once what is kept of a run; takes well under a millisecond to a few milliseconds."""
-        found: dict[str, Any] = {}
-        unsupported: dict[str, str] = {}
+        found: dict[str, Any] = {"unsupported": {}}
         for field in FIELDS:
-            (column, *_) = field.columns
+            column = field.columns[0]
             name = "throttle_reasons" if column == REASONS else column
-            if name not in GpuReading.model_fields:
-                continue
-            (value,) = self.ask(field)
-            if isinstance(value, self.nvml.NVMLError):
-                unsupported[name] = str(value)
-            else:
-                found[name] = throttle_names(value) if column == REASONS else value
-        return GpuReading(**found, unsupported=unsupported)
+            if name in GpuReading.model_fields:
+                (value,) = self.ask(field)
+                if isinstance(value, self.nvml.NVMLError):
+                    found["unsupported"][name] = str(value)
+                else:
+                    found[name] = throttle_names(value) if column == REASONS else value
+        return GpuReading(**found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,28 +179,18 @@ class Samples:
     def between(self, start_s: float, stop_s: float, zero_s: float | None = None) -> Samples:
         """The samples between two `time.perf_counter` readings; time 0 is ``zero_s``, or start."""
         zero_s = start_s if zero_s is None else zero_s
-        times = [time_s for time_s in self.columns["time_s"] if time_s is not None]
-        low = bisect_left(times, start_s - self.start_s)
-        high = bisect_right(times, stop_s - self.start_s)
-        columns = {name: values[low:high] for name, values in self.columns.items()}
-        columns["time_s"] = [time_s - (zero_s - self.start_s) for time_s in times[low:high]]
-        cost_s = self.cost_s * (high - low) / max(len(times), 1)
+        low_s, high_s, moved_s = (at_s - self.start_s for at_s in (start_s, stop_s, zero_s))
+        times = [time_s or 0.0 for time_s in self.columns["time_s"]]
+        kept = [index for index, time_s in enumerate(times) if low_s <= time_s <= high_s]
+        columns = {name: [values[index] for index in kept] for name, values in self.columns.items()}
+        columns["time_s"] = [times[index] - moved_s for index in kept]
+        cost_s = self.cost_s * len(kept) / max(len(times), 1)
         return replace(self, start_s=zero_s, columns=columns, cost_s=cost_s)
 
     def energy_j(self) -> float | None:
         """Difference of the energy counter from first to last sample, J; None if not answered."""
         values = [v for v in self.columns.get("energy_j", []) if v is not None]
         return values[-1] - values[0] if len(values) > 1 else None
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, min and max of each column that holds a value, except of ``time_s``."""
-        found = {}
-        for name, column in self.columns.items():
-            values = [value for value in column if value is not None]
-            if values and name != "time_s":
-                mean = sum(values) / len(values)
-                found[name] = {"mean": mean, "min": min(values), "max": max(values)}
-        return found
 
     def to_csv(self) -> str:
         """A header and a line per sample, in full precision; None is left empty."""
@@ -219,32 +207,31 @@ class Gpm:
         self._nvml, self._handle = device.nvml, device.handle
         self._held: list[Any] = []
         self._asked_s = -math.inf
-        self.columns: tuple[str, ...] = ()
+        self.columns = GPM_COLUMNS
         """What `read` gives, in that order."""
 
-    def probe(self) -> tuple[list[Any], str | None]:
-        """Ask for every column of `GPM_COLUMNS` once.
+    def probe(self) -> list[Any]:
+        """Ask for every column of `GPM_COLUMNS` once, as `read` does.
 
-        Returns:
-            What `read` would for all of them, and None; or no values, and why there is no GPM. A
-            value may be an NVMLError.
+        RuntimeError or an NVMLError, with why, if there is no GPM.
         """
-        nvml = self._nvml
-        try:
-            if not nvml.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
-                return [], "this GPU has no GPM (Hopper and later do)"
-            for _ in range(2):
-                self._held.append(nvml.nvmlGpmSampleAlloc())
-            self.columns = GPM_COLUMNS
-            nvml.nvmlGpmSampleGet(self._handle, self._held[0])
-            time.sleep(0.005)  # two readings have to lie apart
-            return self._ask(), None
-        except nvml.NVMLError as error:
-            return [], str(error)
+        if not self._nvml.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
+            raise RuntimeError("this GPU has no GPM (Hopper and later do)")
+        for _ in range(2):
+            self._held.append(self._nvml.nvmlGpmSampleAlloc())
+        self._nvml.nvmlGpmSampleGet(self._handle, self._held[0])
+        time.sleep(0.005)  # two readings have to lie apart
+        return self.read()
 
-    def _ask(self) -> list[Any]:
-        nvml = self._nvml
-        self._asked_s = time.perf_counter()
+    def read(self, *_: Any) -> list[Any]:
+        """The columns since the last reading; None until `GPM_INTERVAL_S` have passed.
+
+        A value may be an NVMLError instead; NVMLError is raised if NVML refuses the reading.
+        """
+        nvml, now_s = self._nvml, time.perf_counter()
+        if now_s - self._asked_s < GPM_INTERVAL_S:
+            return [None] * len(self.columns)
+        self._asked_s = now_s
         older, newer = self._held
         nvml.nvmlGpmSampleGet(self._handle, newer)
         self._held = [newer, older]
@@ -256,32 +243,18 @@ class Gpm:
             request.metrics[slot].metricId = getattr(nvml, _GPM[column][0])
         nvml.nvmlGpmMetricsGet(request)
         values: list[Any] = []
-        for slot, column in enumerate(self.columns):
-            metric = request.metrics[slot]
-            if metric.nvmlReturn != 0:
-                values.append(nvml.NVMLError(metric.nvmlReturn))
-            else:
-                value = float(metric.value) * _GPM[column][1]
-                values.append(value if math.isfinite(value) else None)
+        for metric, column in zip(request.metrics, self.columns, strict=False):
+            value = float(metric.value) * _GPM[column][1]
+            refused = metric.nvmlReturn != 0
+            known = value if math.isfinite(value) else None
+            values.append(nvml.NVMLError(metric.nvmlReturn) if refused else known)
         return values
-
-    def read(self, *_: Any) -> list[Any]:
-        """Selected columns since the last reading; None until `GPM_INTERVAL_S` have passed.
-
-        A value may be an NVMLError instead; NVMLError is raised if NVML refuses the reading.
-        """
-        if time.perf_counter() - self._asked_s < GPM_INTERVAL_S:
-            return [None] * len(self.columns)
-        return self._ask()
 
     def free(self) -> None:
         """Free both samples, even where NVML refuses the first; they are memory of the host."""
         while self._held:
-            sample = self._held.pop()
-            try:
-                self._nvml.nvmlGpmSampleFree(sample)
-            except self._nvml.NVMLError:
-                continue  # the device is gone, and this process holds nothing else of it
+            with suppress(self._nvml.NVMLError):  # the device is gone: nothing else is held of it
+                self._nvml.nvmlGpmSampleFree(self._held.pop())
 
 
 def check_interval(interval_s: float) -> None:
@@ -388,14 +361,14 @@ class NvmlSampler:
         for field in FIELDS:
             if self._answered(field.columns, self._device.ask(field)):
                 self._asked.append((field, every if field.slow else 1))
-        values, reason = self._gpm.probe()
-        found = self._answered(GPM_COLUMNS, values) if reason is None else ()
-        if reason is not None:
-            self._unsupported |= dict.fromkeys(GPM_COLUMNS, reason)
+        try:
+            found = self._answered(GPM_COLUMNS, self._gpm.probe())
+        except (RuntimeError, self._device.nvml.NVMLError) as reason:
+            found = ()
+            self._unsupported |= dict.fromkeys(GPM_COLUMNS, str(reason))
         for field in _WITHOUT_GPM:
-            if field.columns[0] not in found and self._answered(
-                field.columns, self._device.ask(field)
-            ):
+            known = field.columns[0] in found
+            if not known and self._answered(field.columns, self._device.ask(field)):
                 self._asked.append((field, None))
         if found:
             self._gpm.columns = found
@@ -434,43 +407,36 @@ WATCH_INTERVAL_S = 0.1
 """Between the readings of a timed run; power and clock event reasons move no faster."""
 
 
-class NvmlWatch:
-    """Clocks, power, temperature and throttle reasons while a run lasts; ``seen`` holds them after.
+@contextmanager
+def watching(nvml: Nvml) -> Iterator[list[GpuReading]]:
+    """Readings every `WATCH_INTERVAL_S` of the block, in a list; none of a shorter one.
 
-    ``seen`` is None of a run shorter than `WATCH_INTERVAL_S`. A reading takes a few milliseconds of
-    a thread of the lowest priority.
+    A reading takes a few milliseconds of a thread of the lowest priority.
     """
+    readings: list[GpuReading] = []
+    stop = threading.Event()
 
-    seen: GpuReading | None = None
+    def run() -> None:
+        for _ in _ticks(stop, time.perf_counter(), WATCH_INTERVAL_S):
+            readings.append(nvml.read())
 
-    def __init__(self, nvml: Nvml) -> None:
-        self._nvml, self._readings = nvml, list[GpuReading]()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vdkit-nvml-watch", daemon=True)
-
-    def __enter__(self) -> NvmlWatch:
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        for _ in _ticks(self._stop, time.perf_counter(), WATCH_INTERVAL_S):
-            self._readings.append(self._nvml.read())
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.seen = mean_reading(self._readings) if self._readings else None
+    thread = threading.Thread(target=run, name="vdkit-nvml-watch", daemon=True)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        stop.set()
+        thread.join()
 
 
-def mean_reading(readings: Sequence[GpuReading]) -> GpuReading:
-    """Means of what was answered; every throttle reason that was set in any of them."""
-    means = {}
+def mean_reading(readings: Sequence[GpuReading]) -> GpuReading | None:
+    """Means of what was answered; every throttle reason that was set in any; None of none."""
+    if not readings:
+        return None
+    found: dict[str, Any] = {"unsupported": readings[0].unsupported}
     for name in ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c"):
         values = [value for one in readings if (value := getattr(one, name)) is not None]
-        means[name] = sum(values) / len(values) if values else None
+        found[name] = sum(values) / len(values) if values else None
     reasons = {reason for one in readings for reason in one.throttle_reasons}
-    return GpuReading(
-        **means,
-        throttle_reasons=tuple(name for name in THROTTLE_BITS if name in reasons),
-        unsupported=readings[0].unsupported,
-    )
+    found["throttle_reasons"] = tuple(name for name in THROTTLE_BITS if name in reasons)
+    return GpuReading(**found)

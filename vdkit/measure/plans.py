@@ -1,21 +1,22 @@
-"""What to compare, as plans of arms: paths, variants of a decoder, or primitives off one by one."""
+"""What to compare, as plans of arms: paths, variants, primitives off one by one, planted work."""
 
 from __future__ import annotations
 
 import gc
 import math
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
 
-from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
+from vdkit.decode.chunks import CUDA_ONLY, FIRST_STEADY_CHUNK, PRIMITIVES, DecodeConfig
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.decode.protocols import ChunkDecoder, Progress
 from vdkit.decode.sequential import decode_sync
@@ -23,16 +24,18 @@ from vdkit.measure.study import (
     MODES,
     ArmPlan,
     Bench,
+    Measured,
+    Shared,
     SinkFactory,
     check_modes,
     check_rounds,
     measure,
-    recording_of,
+    seconds_on,
 )
-from vdkit.record.recording import Recording, usual_baseline
-from vdkit.record.runs import SinkInfo
+from vdkit.record.compare import check_draws
+from vdkit.record.recording import Planted, Recording, usual_baseline
+from vdkit.record.runs import Run, SinkInfo
 from vdkit.sinks.memory import MemorySink
-from vdkit.sinks.spec import SinkSpec
 from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
@@ -43,8 +46,6 @@ ALL_ON, ONE_SLOT, NONE, NONE_UINT8 = (
     "none (sync)",
     "none (sync), uint8 on the GPU",
 )
-CUDA_ONLY = frozenset({"pinned_memory", "copy_stream"})
-"""Primitives that exist on CUDA only: elsewhere the same code runs with them on or off."""
 
 
 def run_benchmark(
@@ -52,39 +53,30 @@ def run_benchmark(
     latents: torch.Tensor,
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo | None = None,
     modes: Sequence[str] = tuple(MODES),
     baseline: str | None = None,
-    config: DecodeConfig = DecodeConfig(),
-    fps: int | float | str | Fraction = 16,
     runs: int = 10,
     warmup: int = 1,
-    source: str | None = None,
-    latents_source: str = "given",
-    seed: int = 0,
-    label: str = "bench",
-    command: str | None = None,
-    setup_s: float | None = None,
     extra: Callable[[ArmPlan], dict[str, ArmPlan]] = lambda first: {},
     progress: Progress = True,
     cancel: threading.Event | None = None,
+    **shared: Unpack[Shared],
 ) -> Recording:
     """Run decode paths in turns (A B B A ...) and record everything: `vdkit.measure.study.measure`.
 
     Args:
-        decoder, latents, config, fps: as for `decode_async`.
+        decoder, latents: as for `decode_async`.
         sink_factory: gives the sink of one run, and removes its output after.
-        sink_info: how the record describes the sink; None: as `described` does.
         modes: keys of `MODES`.
         baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
             compute_only.
         runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
-        source, latents_source, seed, label, command, setup_s: for the record only.
         extra: is given the first arm's plan, and gives further arms, as copies with changes.
         progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
             to decode in all), called on this thread as chunks of every run are written: it should
             take no time.
         cancel: set it to stop within a chunk.
+        shared: sink_info, config, fps, and what the record says: `vdkit.measure.study.Shared`.
 
     Raises:
         DecodeCancelled: ``cancel`` was set.
@@ -93,13 +85,12 @@ def run_benchmark(
     """
     check_modes(modes, baseline)
     check_rounds(runs, warmup)
-    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
+    bench = Bench(decoder, latents, sink_factory, **shared)
     bench.cancel = cancel
-    info = sink_info or described(sink_factory)
-    plans = {mode: ArmPlan(bench, mode, config, sink_factory, info) for mode in modes}
+    plans = {mode: bench.arm(mode) for mode in modes}
     plans |= extra(plans[modes[0]])
     measured = measure(plans, runs, warmup, progress=progress)
-    return recording_of(measured, "bench", baseline or usual_baseline(plans), label, command)
+    return measured.recording("bench", baseline or usual_baseline(plans))
 
 
 SYNC_UINT8, AS_WRITTEN = "sync, uint8 on the GPU", "diffusers, export_to_video"
@@ -119,27 +110,15 @@ def headline_arms(
     """
 
     def arms(first: ArmPlan) -> dict[str, ArmPlan]:
-        made = {}
+        made, arm = {}, first.bench.arm
         if {"sync", "async"} <= set(modes) and first.bench.decoder.device.type == "cuda":
-            config = replace(first.config, sync_uint8_on_gpu=True)
-            made[SYNC_UINT8] = replace(first, mode="sync", config=config)
+            made[SYNC_UINT8] = arm("sync", config=replace(first.config, sync_uint8_on_gpu=True))
         if export is not None and "diffusers" in modes:
             sink, info = export
-            made[AS_WRITTEN] = replace(
-                first, mode="diffusers", sink=sink, sink_info=info, hashed=False
-            )
+            made[AS_WRITTEN] = arm("diffusers", sink=sink, sink_info=info, hashed=False)
         return made
 
     return arms
-
-
-def described(sink_factory: SinkFactory) -> SinkInfo:
-    """For the record: what a `SinkSpec` says of itself, any other sink by the name of its class."""
-    spec = getattr(sink_factory, "__self__", None)
-    if isinstance(spec, SinkSpec):
-        return SinkInfo(**spec.describe())
-    with sink_factory("described") as sink:
-        return SinkInfo(kind=type(sink).__name__, storage=None)
 
 
 Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
@@ -151,33 +130,25 @@ def run_variants(
     latents_for: Callable[[ChunkDecoder], torch.Tensor],
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo | None = None,
     modes: Sequence[str],
     baseline: str | None = None,
-    config: DecodeConfig = DecodeConfig(),
-    fps: int | float | str | Fraction = 16,
     runs: int = 10,
     warmup: int = 1,
-    source: str | None = None,
-    latents_source: str = "given",
-    seed: int = 0,
-    label: str = "variants",
-    command: str | None = None,
     families: bool = True,
     exact: Callable[[], ChunkDecoder] | None = None,
     guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
     say: Callable[[str], None] = lambda line: None,
     progress: bool = True,
+    **shared: Unpack[Shared],
 ) -> Recording:
     """Get every variant, then run all their modes in turns (A B B A over variant and mode).
 
     Args:
         variants: the first is what the others are compared with.
         latents_for: gives the latents for the first decoder; all decode the same.
-        sink_factory, sink_info, config, fps, runs, warmup: as for `run_benchmark`.
+        sink_factory, runs, warmup, shared: as for `run_benchmark`.
         modes: of every variant; ``diffusers`` is skipped for those without ``decode_video``.
         baseline: the mode that speed-ups within a variant are against; None: as `run_benchmark`.
-        source, latents_source, seed, label, command: for the record only.
         families: afterwards profile one ``compute_only`` run of each variant, on CUDA.
         exact: gives the decoder in float32, with which frames are compared; None: they are not.
         guard: entered with a variant's name wherever it is loaded or first run, to word errors.
@@ -201,14 +172,12 @@ def run_variants(
         before, begun = _allocated(), time.perf_counter()
         with guard(name):
             decoder = get()
-            loaded_s = time.perf_counter() - begun
+            shared["setup_s"] = time.perf_counter() - begun
             latents = latents_for(decoder) if latents is None else latents
-            bench = Bench(decoder, latents, fps, source, latents_source, seed, loaded_s)
-            bench.prepare(config.chunk_size)
-        benches[name] = bench
+            bench = benches[name] = Bench(decoder, latents, sink_factory, **shared)
+            bench.prepare(bench.config.chunk_size)
         own[name] = _allocated() - before
         say(f"set-up of {name}: {bench.setup_s:.1f} s")
-    info = sink_info or described(sink_factory)
     plans: dict[str, ArmPlan] = {}
     skipped: dict[str, tuple[str, ...]] = {}
     for name, bench in benches.items():
@@ -223,28 +192,18 @@ def run_variants(
                 f"variant {name!r} decodes by chunk only; add sync, async or compute_only"
             )
         words = partial(_naming, name, guard)
-        for mode in there:
-            plans[f"{name}/{mode}"] = ArmPlan(bench, mode, config, sink_factory, info, guard=words)
+        plans |= {f"{name}/{mode}": bench.arm(mode, guard=words) for mode in there}
     measured = measure(plans, runs, warmup, progress=progress)
-    first = [plan.mode for key, plan in plans.items() if key.startswith(f"{names[0]}/")]
-    shares: Mapping[str, tuple[FamilyShare, ...]] = {}
-    if families:
-        shares, why = _families(benches, config)
-        if why:
-            say(f"no kernel families: {why}")
-    psnr_db, length = _psnr_db(benches, exact, config, say) if exact else ({}, 0)
+    first = [plan.mode for plan in plans.values() if plan.bench is benches[names[0]]]
+    shares, why = _families(benches) if families else ({}, None)
+    if why:
+        say(f"no kernel families: {why}")
+    psnr_db, length = _psnr_db(benches, exact, say) if exact else ({}, 0)
     chosen = baseline if baseline in first else usual_baseline(dict.fromkeys(first))
-    return recording_of(
-        measured,
-        "variants",
-        f"{names[0]}/{chosen}",
-        label,
-        command,
-        skipped=skipped,
-        psnr_db=psnr_db,
-        psnr_latent_frames=length,
-        families=shares,
-    )
+    return measured.recording(
+        "variants", f"{names[0]}/{chosen}", skipped=skipped, psnr_db=psnr_db,
+        psnr_latent_frames=length, families=shares,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -253,14 +212,13 @@ def _naming(variant: str, guard: Callable[[str], AbstractContextManager[None]]) 
     try:
         with guard(variant):
             yield
-    except DecodeOutOfMemory as error:
-        raise DecodeOutOfMemory(f"variant {variant!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"variant {variant!r}: {error}") from error
+    except (DecodeOutOfMemory, ValueError) as error:
+        kind = DecodeOutOfMemory if isinstance(error, DecodeOutOfMemory) else ValueError
+        raise kind(f"variant {variant!r}: {error}") from error
 
 
 def _families(
-    benches: Mapping[str, Bench], config: DecodeConfig
+    benches: Mapping[str, Bench],
 ) -> tuple[dict[str, tuple[FamilyShare, ...]], str | None]:
     """Profile one run of each; or why there is nothing to show."""
     from vdkit.measure.profiler import profile_run
@@ -273,7 +231,7 @@ def _families(
         try:
             timeline = profile_run(
                 "compute_only", bench.decoder, bench.latents, MemorySink(), fps=bench.fps,
-                config=config,
+                config=bench.config,
             )  # fmt: skip
         except RuntimeError as error:  # the timed runs are not lost for it
             return {}, f"profiling {name} failed: {error}"
@@ -284,36 +242,30 @@ def _families(
 
 
 def _psnr_db(
-    benches: Mapping[str, Bench],
-    exact: Callable[[], ChunkDecoder],
-    config: DecodeConfig,
-    say: Callable[[str], None],
+    benches: Mapping[str, Bench], exact: Callable[[], ChunkDecoder], say: Callable[[str], None]
 ) -> tuple[dict[str, float | None], int]:
     """PSNR of each variant's first frames against float32, None for equal; of how many latent."""
     from vdkit.measure.quality import psnr_db
 
     bench = next(iter(benches.values()))
-    latents = bench.latents[:, :, : 1 + (WATCHED_CHUNKS - 1) * config.chunk_size]
+    latents = bench.latents[:, :, : 1 + (WATCHED_CHUNKS - 1) * bench.config.chunk_size]
+
+    def frames(decoder: ChunkDecoder, config: DecodeConfig) -> np.ndarray:
+        sink = MemorySink()
+        decode_sync(decoder, latents, sink, config=config, progress=False)
+        return sink.frames
+
     reduced = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # or convolutions round as float16 does
     try:
-        expected = _frames(exact(), latents, replace(config, chunk_size=1))
+        expected = frames(exact(), replace(bench.config, chunk_size=1))
     except torch.OutOfMemoryError as error:  # the timed runs are not lost for it
         say(f"frames are not compared with float32: {str(error).splitlines()[0]}")
         return {}, 0
     finally:
         torch.backends.cudnn.allow_tf32 = reduced
-    found: dict[str, float | None] = {}
-    for name, one in benches.items():
-        made = psnr_db(_frames(one.decoder, latents, config), expected).clip
-        found[name] = made if math.isfinite(made) else None
-    return found, latents.shape[2]
-
-
-def _frames(decoder: ChunkDecoder, latents: torch.Tensor, config: DecodeConfig) -> np.ndarray:
-    sink = MemorySink()
-    decode_sync(decoder, latents, sink, config=config, progress=False)
-    return sink.frames
+    found = {n: psnr_db(frames(b.decoder, b.config), expected).clip for n, b in benches.items()}
+    return {n: db if math.isfinite(db) else None for n, db in found.items()}, latents.shape[2]
 
 
 def _allocated() -> int:
@@ -324,8 +276,7 @@ def _allocated() -> int:
     return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))
 
 
-@dataclass(frozen=True, slots=True)
-class AblationArm:
+class Ablated(NamedTuple):
     """One way to decode: mode and configuration, and whether it is the code of "all on" here."""
 
     mode: str
@@ -333,7 +284,7 @@ class AblationArm:
     same_code: bool = False
 
 
-def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, AblationArm]:
+def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Ablated]:
     """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
 
     And once more none, but the conversion to uint8 on the GPU: what lies between that and "all on"
@@ -351,13 +302,13 @@ def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, AblationA
         raise ValueError(f"off already: {', '.join(off)}; begin with every primitive on")
     if config.slots < 2:
         raise ValueError(f"slots is {config.slots}; use 2 or more, so that one can be taken away")
-    settings = {ALL_ON: AblationArm("async", config)}
+    settings = {ALL_ON: Ablated("async", config)}
     for name, words in PRIMITIVES.items():
         same = name in CUDA_ONLY and not on_gpu
-        settings[f"no {words}"] = AblationArm("async", replace(config, **{name: False}), same)
-    settings[ONE_SLOT] = AblationArm("async", replace(config, slots=1))
-    settings[NONE] = AblationArm("sync", config)
-    settings[NONE_UINT8] = AblationArm("sync", replace(config, sync_uint8_on_gpu=True))
+        settings[f"no {words}"] = Ablated("async", replace(config, **{name: False}), same)
+    settings[ONE_SLOT] = Ablated("async", replace(config, slots=1))
+    settings[NONE] = Ablated("sync", config)
+    settings[NONE_UINT8] = Ablated("sync", replace(config, sync_uint8_on_gpu=True))
     return settings
 
 
@@ -366,18 +317,10 @@ def run_ablation(
     latents: torch.Tensor,
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo | None = None,
-    config: DecodeConfig = DecodeConfig(),
     only: Sequence[str] | None = None,
-    fps: int | float | str | Fraction = 16,
     runs: int = 8,
-    source: str | None = None,
-    latents_source: str = "given",
-    seed: int = 0,
-    label: str = "ablation",
-    command: str | None = None,
-    setup_s: float | None = None,
     progress: bool = True,
+    **shared: Unpack[Shared],
 ) -> Recording:
     """What each primitive of `decode_async` buys: switched off one at a time, all in turns.
 
@@ -385,11 +328,9 @@ def run_ablation(
     `vdkit compare` calls one, so that an ingredient that buys nothing is seen too.
 
     Args:
-        decoder, latents, config, fps: as for `decode_async`.
-        sink_factory, sink_info: as for `run_benchmark`.
+        decoder, latents, sink_factory, shared: as for `run_benchmark`.
         only: names of the settings to run besides "all on"; None: all of them.
         runs: timed rounds, 1 or more; below 8 no difference can be called (`decide`).
-        source, latents_source, seed, label, command, setup_s: for the record only.
         progress: show a tqdm bar of runs.
 
     Raises:
@@ -397,17 +338,236 @@ def run_ablation(
             `decode_async`.
     """
     check_rounds(runs, 0)
-    settings = ablation_settings(config, decoder.device.type == "cuda")
-    if only is not None:
-        unknown = [name for name in only if name not in settings]
-        if unknown:
-            raise ValueError(f"no setting {', '.join(unknown)}; use any of {', '.join(settings)}")
-        settings = {name: one for name, one in settings.items() if name in (ALL_ON, *only)}
-    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
-    info = sink_info or described(sink_factory)
-    plans = {
-        name: ArmPlan(bench, one.mode, one.config, sink_factory, info, one.same_code)
-        for name, one in settings.items()
+    on_gpu = decoder.device.type == "cuda"
+    settings = ablation_settings(shared.get("config", DecodeConfig()), on_gpu)
+    chosen = list(settings) if only is None else [ALL_ON, *only]
+    if unknown := [name for name in chosen if name not in settings]:
+        raise ValueError(f"no setting {', '.join(unknown)}; use any of {', '.join(settings)}")
+    bench = Bench(decoder, latents, sink_factory, **shared)
+    plans = {name: bench.arm(**one._asdict()) for name, one in settings.items() if name in chosen}
+    return measure(plans, runs, 0, progress=progress).recording("ablation", ALL_ON)
+
+
+PRODUCTS_TIMED, TIMINGS = 20, 9
+# On a GPU one product lasts far longer than its launch; on a CPU it is a fraction of a small plant.
+MATRICES = {"cuda": (4096, torch.float16), "cpu": (192, torch.float32)}
+
+
+class PlantedDecoder:
+    """A decoder that does needless work behind every chunk, and gives the same frames.
+
+    The work is matrix products on the decoder's device and stream, so that it delays what comes
+    after as a slower kernel would. Each latent frame has its share of products, the first one,
+    which a causal decoder has sooner, a smaller one; a share that is not whole is made up over the
+    frames after it.
+
+    Args:
+        decoder: any `ChunkDecoder`.
+        products_per_latent_frame: 0 or more; may be changed between runs, as ``first_share`` may:
+            of the first latent frame, as a part of what the others have.
+    """
+
+    def __init__(self, decoder: ChunkDecoder, products_per_latent_frame: float = 0.0) -> None:
+        self._decoder = decoder
+        self.products_per_latent_frame, self.first_share, self.done = (
+            products_per_latent_frame,
+            1.0,
+            0,
+        )
+        device = decoder.device
+        self.size, self.matrix_dtype = MATRICES.get(device.type, MATRICES["cpu"])
+        random, shape = torch.Generator(device).manual_seed(0), (self.size, self.size)
+        self._left, self._right, self._product = (
+            torch.randn(shape, generator=random, dtype=self.matrix_dtype, device=device)
+            for _ in range(3)
+        )
+        if hasattr(decoder, "decode_into"):  # or the paths would go past the work
+            self.decode_into = self._decode_into
+        if device.type == "cuda":  # filled on this stream, but read on those of the decode paths
+            torch.cuda.current_stream(device).synchronize()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def decode_chunk(self, state: Any, start: int, stop: int) -> torch.Tensor:
+        frames = self._decoder.decode_chunk(state, start, stop)
+        self.work(self.products_until(stop) - self.products_until(start))
+        return frames
+
+    def _decode_into(self, state: Any, start: int, stop: int, out: torch.Tensor) -> Any:
+        flag = self._decoder.decode_into(state, start, stop, out)  # type: ignore[attr-defined]
+        self.work(self.products_until(stop) - self.products_until(start))
+        return flag
+
+    def products_until(self, latent_frame: int) -> int:
+        """Products planted before this latent frame."""
+        shares = latent_frame - 1 + self.first_share if latent_frame else 0.0
+        return math.floor(self.products_per_latent_frame * shares)
+
+    @torch.no_grad()
+    def work(self, products: int) -> None:
+        """Multiply on the current stream, without waiting for it."""
+        for _ in range(products):
+            torch.mm(self._left, self._right, out=self._product)
+        self.done += products
+
+
+def time_product(planted: PlantedDecoder) -> float:
+    """Median time of one product, s: by CUDA events on a GPU, by the clock elsewhere."""
+    planted.work(PRODUCTS_TIMED)
+    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), TIMINGS)
+    return statistics.median(seconds) / PRODUCTS_TIMED
+
+
+def chunk_seconds(run: Run) -> tuple[float, float]:
+    """Decode time of the first chunk, and the median of the steady ones, s.
+
+    The median is of all but the first if there are no steady ones, of the first if it is alone.
+    """
+    spans = [
+        chunk.decode_done_s - chunk.decode_start_s
+        for chunk in run.chunks
+        if chunk.decode_done_s is not None and chunk.decode_start_s is not None
+    ]
+    return spans[0], statistics.median(spans[FIRST_STEADY_CHUNK:] or spans[1:] or spans)
+
+
+def calibrate(
+    planted: PlantedDecoder,
+    first_s: float,
+    chunk_s: float,
+    percent: float,
+    chunk_size: int,
+    frames: int,
+) -> dict[str, Any]:
+    """Set the products of ``planted`` to last ``percent`` of the decode of every chunk.
+
+    Args:
+        first_s, chunk_s: decode time of the first latent frame, and of ``chunk_size`` others, s.
+        frames: latent frames of the video.
+
+    Returns:
+        What `Planted` records of it.
+
+    Raises:
+        ValueError: one product is longer than half of the work to plant, so that it cannot be
+            dosed.
+    """
+    product_s = time_product(planted)
+    wanted_s = chunk_s * percent / 100
+    if product_s > wanted_s / 2:
+        least = 200 * product_s / chunk_s
+        raise ValueError(
+            f"plant is {percent:g} % of a chunk's {chunk_s * 1e3:.3g} ms, which is "
+            f"{wanted_s * 1e3:.3g} ms, but one product of {planted.size}x{planted.size} matrices "
+            f"takes {product_s * 1e3:.3g} ms: plant {math.ceil(least * 1.1):g} % or more, or "
+            "decode larger frames or chunks"
+        )
+    planted.products_per_latent_frame = wanted_s / product_s / chunk_size
+    planted.first_share = first_s * chunk_size / chunk_s
+    return {
+        "matrix_size": planted.size,
+        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."),
+        "product_s": product_s,
+        "first_s": first_s,
+        "chunk_s": chunk_s,
+        "products_per_latent_frame": planted.products_per_latent_frame,
+        "products": planted.products_until(frames),
     }
-    measured = measure(plans, runs, 0, progress=progress)
-    return recording_of(measured, "ablation", ALL_ON, label, command)
+
+
+def check_plant(mode: str, rounds: int, pairs: int, splits: int, percent: float | None) -> None:
+    """ValueError, with what is allowed, for a plan that cannot be run or could say nothing."""
+    if mode not in MODES or mode == "diffusers":
+        raise ValueError(
+            f"mode {mode!r} cannot be controlled: use one of sync, async, compute_only "
+            "(diffusers decodes whole videos, and work is planted after chunks)"
+        )
+    check_draws(rounds, pairs, splits)
+    if percent is not None and not 0 < percent <= 1000:
+        raise ValueError(f"plant is {percent:g} %; use more than 0 and up to 1000")
+
+
+def run_aa(
+    decoder: ChunkDecoder,
+    latents: torch.Tensor,
+    sink_factory: SinkFactory,
+    *,
+    mode: str = "async",
+    rounds: int = 40,
+    pairs: int = 10,
+    splits: int = 40,
+    plant_percent: float | None = None,
+    progress: bool = True,
+    **shared: Unpack[Shared],
+) -> Recording:
+    """Does the comparison find work planted behind every chunk, and stay quiet where there is none?
+
+    Runs a setting twice, ``a`` and ``b``, and with planted work, ``slow``, in random turns.
+    `vdkit.record.compare.judge` then asks, over and over, about rounds drawn at random. A
+    comparison that has not been seen to stay quiet and to speak up is an opinion.
+
+    Args:
+        decoder, latents, sink_factory, shared: as for `run_benchmark`; ``seed`` is also that of the
+            orders, draws and swaps.
+        mode: sync, async or compute_only.
+        rounds: each runs every arm once, in random order.
+        pairs, splits: as for `judge`.
+        plant_percent: work planted after each chunk, % of its decode time; None: 2 on a GPU, and 5
+            on a CPU, whose timing scatters more.
+        progress: show a tqdm bar of runs.
+
+    Raises:
+        ValueError: a plan as in `check_plant`, work that cannot be dosed (see `calibrate`),
+            arms whose frames differ; or bad input as for `decode_async`.
+        RuntimeError: the planted work did not run as often as it should.
+    """
+    check_plant(mode, rounds, pairs, splits, plant_percent)
+    usual = 2.0 if decoder.device.type == "cuda" else 5.0
+    percent = usual if plant_percent is None else plant_percent
+    planted = PlantedDecoder(decoder)
+    plain = Bench(decoder, latents, sink_factory, **shared)
+    slow = Bench(planted, latents, sink_factory, **shared)
+    plans = {"a": plain.arm(mode), "b": plain.arm(mode), "slow": slow.arm(mode)}
+    made: dict[str, Any] = {}
+    turns: list[str] = []
+    done: list[int] = []
+
+    def before_rounds(measured: Measured) -> None:
+        with sink_factory("calibration") as sink:
+            spans_s = chunk_seconds(plain.run(mode, -1, sink, plain.config))
+        count = plain.workload.latent_frames
+        made.update(calibrate(planted, *spans_s, percent, plain.config.chunk_size, count))
+        found = measured.sha256
+        found["slow"] = slow.frame_hash(mode, slow.config)
+        if found["b"] != found["a"]:
+            raise ValueError(
+                "the decoder gave different frames in two runs of the same setting, so no "
+                "comparison of its runs means anything; make it deterministic"
+            )
+        if found["slow"] != found["a"]:
+            raise ValueError("the planted work changed the frames, so the arms cannot be compared")
+        planted.done = 0
+
+    def after_run(arm: str, run: Run) -> None:
+        turns.append(arm)
+        if arm == "slow" and not run.warmup:
+            done.append(planted.done)
+        planted.done = 0
+
+    seed = shared.get("seed", 0)
+    measured = measure(
+        plans, rounds, 1, order="random", seed=seed, progress=progress,
+        before_rounds=before_rounds, after_run=after_run,
+    )  # fmt: skip
+    if any(count != made["products"] for count in done):
+        raise RuntimeError(
+            f"{made['products']} products were to run behind the chunks of every slow run, "
+            f"{min(done)} to {max(done)} did; the decoder has a way past decode_chunk"
+        )
+    orders = tuple(tuple(turns[at : at + len(plans)]) for at in range(0, len(turns), len(plans)))
+    record = Planted(
+        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=tuple(done),
+        **made,
+    )  # fmt: skip
+    return measured.recording("aa", "a", planted=record)

@@ -14,41 +14,40 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from vdkit.decode.bar import Bar
 from vdkit.decode.chunks import DecodeConfig, plan_chunks
 from vdkit.decode.engines import on_device
 from vdkit.decode.protocols import ChunkDecoder, Sink
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
-from vdkit.measure.plans import described
 from vdkit.measure.study import (
     MODES,
     ArmPlan,
     Bench,
+    Shared,
     SinkFactory,
     as_run,
     check_modes,
     check_rounds,
     measure,
-    progress_bar,
-    recording_of,
+    seconds_on,
 )
 from vdkit.record.machine import gpu_uuid
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
-from vdkit.record.runs import Run, SinkInfo
-from vdkit.trace.completeness import check_trace
-from vdkit.trace.figures import Analysis, analyze, chunk_starts
+from vdkit.record.runs import Run
+from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
+from vdkit.trace.figures import Analysis, analyze, check_trace, chunk_starts
 from vdkit.trace.read import read_trace
-from vdkit.trace.timeline import CLOCK_MARKER, Alignment, Timeline, to_ns
 
 _MARKERS = 5
 _COUNTED_CHUNKS = 4
@@ -65,7 +64,6 @@ def profile_run(
     *,
     fps: int | float | str | Fraction = 16,
     config: DecodeConfig = DecodeConfig(),
-    timed_latency_s: tuple[float, ...] = (),
     keep: str | Path | None = None,
 ) -> Timeline:
     """Decode once under torch.profiler (CPU and CUDA activities, all threads).
@@ -77,7 +75,6 @@ def profile_run(
     Args:
         mode: key of `vdkit.measure.study.MODES`.
         decoder, latents, sink, fps, config: as for `decode_async`.
-        timed_latency_s: latencies of unprofiled runs of this setting, kept beside the figures.
         keep: also leave Kineto's own trace here (``.json`` or ``.json.gz``).
 
     Returns:
@@ -107,13 +104,21 @@ def profile_run(
         timeline = read_trace(file, decoder.device.index if on_gpu else None, require_gpu=on_gpu)
     offset, residual = align(timeline.markers, before, after)
     timeline.shift(offset - to_ns(done.started_s))
-    timeline.run = as_run(done, 0)
-    timeline.started_s = done.started_s
-    timeline.config = config
-    timeline.device = done.device
-    timeline.timed_latency_s = timed_latency_s
+    timeline.run, timeline.started_s = as_run(done, 0), done.started_s
+    timeline.config, timeline.device = config, done.device
     timeline.assign_chunks()
-    timeline.alignment = _alignment(timeline, residual, to_ns(done.clock_residual_s))
+    kernels = timeline.chunk_kernels()
+    apart = [  # the end of each chunk's last kernel, and its event
+        abs(to_ns(chunk.decode_done_s or 0.0) - kernels[chunk.index].span[1])
+        for chunk in done.chunks
+        if chunk.index in kernels
+    ]
+    timeline.alignment = Alignment(
+        host_residual_ns=residual,
+        event_residual_ns=max(apart) if apart else None,
+        event_median_ns=round(statistics.median(apart)) if apart else None,
+        record_residual_ns=to_ns(done.clock_residual_s),
+    )
     return timeline
 
 
@@ -152,23 +157,6 @@ def align(
     return (offset + other) // 2, max(width // 2 + 1, other_width // 2 + 1, apart)
 
 
-def _alignment(timeline: Timeline, residual: int, recorded: int) -> Alignment:
-    """How far the end of each chunk's last kernel lies from its event, beside what is known."""
-    assert timeline.run is not None
-    kernels = timeline.chunk_kernels()
-    apart = [
-        abs(to_ns(chunk.decode_done_s or 0.0) - kernels[chunk.index].span[1])
-        for chunk in timeline.run.chunks
-        if chunk.index in kernels
-    ]
-    return Alignment(
-        host_residual_ns=residual,
-        event_residual_ns=max(apart) if apart else None,
-        event_median_ns=round(statistics.median(apart)) if apart else None,
-        record_residual_ns=recorded,
-    )
-
-
 @torch.inference_mode()
 def count_flops(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> list[int]:
     """Floating-point operations of each chunk's decode, by torch's FlopCounter.
@@ -204,33 +192,18 @@ def count_flops(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -
 @torch.inference_mode()
 def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
     """The rate of one large matrix product on random values: what the device can do at best."""
-    on_gpu = device.type == "cuda"
-    size, repeats = (8192, 20) if on_gpu else (1024, 5)
+    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 5)
     generator = torch.Generator(device).manual_seed(0)
-    shape = (size, size)
     left, right = (
-        torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(2)
+        torch.randn((size, size), generator=generator, device=device, dtype=dtype) for _ in range(2)
     )
     out = torch.empty_like(left)
-    seconds = []
-    for _ in range(repeats + 3):
-        if on_gpu:
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            torch.mm(left, right, out=out)
-            stop.record()
-            stop.synchronize()
-            seconds.append(start.elapsed_time(stop) / 1e3)
-        else:
-            begun = time.perf_counter()
-            torch.mm(left, right, out=out)
-            seconds.append(time.perf_counter() - begun)
-    typical = statistics.median(seconds[3:])
+    seconds = seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
     return Ceiling(
         size=size,
         dtype=str(dtype).removeprefix("torch."),
         n=repeats,
-        tflop_per_s=2 * size**3 / typical / 1e12,
+        tflop_per_s=2 * size**3 / statistics.median(seconds[3:]) / 1e12,
     )
 
 
@@ -247,9 +220,8 @@ class Profile:
         lines: list[str] = []
         for name, samples in self.samples.items():
             header, *rows = samples.to_csv().splitlines()
-            lines += ["run," + header] if not lines else []
-            lines += [f"{name},{row}" for row in rows]
-        return "\n".join(lines) + "\n" if lines else ""
+            lines += [f"run,{header}"] * (not lines) + [f"{name},{row}" for row in rows]
+        return "".join(f"{line}\n" for line in lines)
 
 
 class _Sampled(Bench):
@@ -260,9 +232,12 @@ class _Sampled(Bench):
         self.uuid, self.interval_s = uuid, interval_s
         self.samples: dict[str, list[Samples]] = {mode: [] for mode in MODES}
 
+    def sampler(self) -> NvmlSampler:
+        return NvmlSampler(self.uuid, self.interval_s)
+
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         gc.collect()
-        with NvmlSampler(self.uuid, self.interval_s) as sampler:
+        with self.sampler() as sampler:
             done = self.decode(mode, sink, config)
         mine = sampler.samples.between(-math.inf, math.inf, done.started_s)
         self.samples[mode].append(mine)
@@ -278,9 +253,9 @@ class _Try:
     file: Path | None
 
     @property
-    def latency_s(self) -> float:
-        assert self.timeline.run is not None
-        return self.timeline.run.latency_s
+    def run(self) -> Run:
+        assert isinstance(self.timeline.run, Run)
+        return self.timeline.run
 
 
 def run_profile(
@@ -288,21 +263,13 @@ def run_profile(
     latents: torch.Tensor,
     sink_factory: SinkFactory,
     *,
-    sink_info: SinkInfo | None = None,
     modes: Sequence[str] = tuple(MODES),
-    config: DecodeConfig = DecodeConfig(),
-    fps: int | float | str | Fraction = 16,
     runs: int = 5,
     profiled: int = 3,
     nvml_interval_s: float = 0.02,
-    source: str | None = None,
-    latents_source: str = "given",
-    seed: int = 0,
-    label: str = "profile",
-    command: str | None = None,
-    setup_s: float | None = None,
     keep: Path | None = None,
     progress: bool = True,
+    **shared: Unpack[Shared],
 ) -> Profile:
     """Time each path in turns with the NVML sampler off and on, then profile each a few times.
 
@@ -310,12 +277,11 @@ def run_profile(
     turns with them. No profiled run is timed; of those of a path a typical one is kept.
 
     Args:
-        decoder, latents, sink_factory, sink_info, modes, config, fps: as for `run_benchmark`.
+        decoder, latents, sink_factory, modes, shared: as for `run_benchmark`.
         runs: timed rounds, 1 or more.
         profiled: profiled runs of each path, 1 or more; the one nearest their median is kept, of
             those whose trace lost no events if there are any.
         nvml_interval_s: between NVML samples, s.
-        source, latents_source, seed, label, command, setup_s: for the record only.
         keep: folder in which Kineto's own traces of the kept runs are left as well.
         progress: show a tqdm bar of runs.
 
@@ -328,11 +294,10 @@ def run_profile(
     check_interval(nvml_interval_s)
     if profiled < 1:
         raise ValueError(f"profiled is {profiled}; use 1 or more")
-    bench = Bench(decoder, latents, fps, source, latents_source, seed, setup_s)
+    bench = Bench(decoder, latents, sink_factory, **shared)
     uuid = gpu_uuid(decoder.device)
     sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
-    info = sink_info or described(sink_factory)
-    plans = {mode: ArmPlan(bench, mode, config, sink_factory, info) for mode in modes}
+    plans = {mode: bench.arm(mode) for mode in modes}
     turns = {}
     for mode, plan in plans.items():
         turns[mode] = plan
@@ -340,14 +305,14 @@ def run_profile(
             turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
     measured = measure(turns, runs, 0, progress=progress)
     tries: dict[str, list[_Try]] = {mode: [] for mode in modes}
-    with progress_bar(len(modes) * profiled, progress) as advance:
+    with Bar(progress, total=len(modes) * profiled, desc="runs", unit="run") as bar:
         for number in range(profiled):
             for mode, plan in plans.items():
                 file = keep / f"kineto_{mode}-{number}.json.gz" if keep else None
                 with sink_factory(f"{mode}-profiled-{number}") as sink:
                     tries[mode].append(_profiled(plan, sink, sampled, file))
-                advance()
-    flops = count_flops(decoder, bench.latents.to(decoder.device), config.chunk_size)
+                bar.add()
+    flops = count_flops(decoder, bench.latents.to(decoder.device), bench.config.chunk_size)
     timelines: dict[str, Timeline] = {}
     samples: dict[str, Samples] = {}
     profiles = {}
@@ -358,15 +323,24 @@ def run_profile(
         mine = sampled.samples[mode] if sampled else []
         samples |= {f"{mode}-{number:03d}": one for number, one in enumerate(mine)}
         samples |= {f"{mode}-profiled": one for one in kept.samples}
-        profiles[mode] = _arm_profile(
-            kept, made, mine, measured.runs.get(f"{mode}, sampled", []), flops
+        analysis = analyze(kept.timeline)
+        throttled = sum(
+            (Counter(one.throttle_reasons) for one in (*mine, *kept.samples)), Counter()
         )
-    recording = recording_of(
-        replace(measured, plans=plans),
+        profiles[mode] = ArmProfile(
+            sampled=tuple(measured.runs.get(f"{mode}, sampled", [])),
+            energy_j=tuple(joules for one in mine if (joules := one.energy_j()) is not None),
+            throttled_samples=dict(throttled),
+            run=kept.run,
+            analysis=analysis,
+            tflop=sum(flops) / 1e12 if any(flops) else None,
+            tflop_per_s=_rates(analysis, kept.timeline, flops),
+            trace=f"trace_{mode}.json.gz",
+            latencies_s=tuple(one.run.latency_s for one in made),
+        )
+    recording = replace(measured, plans=plans).recording(
         "profile",
         usual_baseline(plans),
-        label,
-        command,
         sampling=_sampling(nvml_interval_s, list(samples.values())),
         ceiling=measure_ceiling(decoder.device, decoder.dtype) if any(flops) else None,
     )
@@ -376,13 +350,10 @@ def run_profile(
 
 def _profiled(plan: ArmPlan, sink: Sink, sampled: _Sampled | None, file: Path | None) -> _Try:
     gc.collect()
-    bench, sampler = plan.bench, None
-    with ExitStack() as stack:
-        if sampled:
-            sampler = stack.enter_context(NvmlSampler(sampled.uuid, sampled.interval_s))
+    with sampled.sampler() if sampled else nullcontext() as sampler:
         made = profile_run(
-            plan.mode, bench.decoder, bench.latents, sink, fps=bench.fps, config=plan.config,
-            keep=file,
+            plan.mode, plan.bench.decoder, plan.bench.latents, sink, fps=plan.bench.fps,
+            config=plan.config, keep=file,
         )  # fmt: skip
     if sampler is None:
         return _Try(made, (), file)
@@ -396,35 +367,14 @@ def _profiled(plan: ArmPlan, sink: Sink, sampled: _Sampled | None, file: Path | 
 def _typical(tries: Sequence[_Try]) -> _Try:
     """The run nearest the median, of whole traces if there are any; only its file stays."""
     whole = [one for one in tries if not any(c.ok is False for c in check_trace(one.timeline))]
-    median = statistics.median(one.latency_s for one in tries)
-    kept = min(whole or tries, key=lambda one: abs(one.latency_s - median))
+    median = statistics.median(one.run.latency_s for one in tries)
+    kept = min(whole or tries, key=lambda one: abs(one.run.latency_s - median))
     for one in tries:
         if one.file is not None and one is not kept:
             one.file.unlink()
     if kept.file is not None:
         kept.file.rename(kept.file.with_name(re.sub(r"-\d+\.", ".", kept.file.name)))
     return kept
-
-
-def _arm_profile(
-    kept: _Try, tries: list[_Try], samples: list[Samples], sampled: list[Run], flops: list[int]
-) -> ArmProfile:
-    run, analysis = kept.timeline.run, analyze(kept.timeline)
-    assert isinstance(run, Run)
-    reasons: Counter[str] = Counter()
-    for one in (*samples, *kept.samples):
-        reasons.update(one.throttle_reasons)
-    return ArmProfile(
-        sampled=tuple(sampled),
-        energy_j=tuple(joules for one in samples if (joules := one.energy_j()) is not None),
-        throttled_samples=dict(reasons),
-        run=run,
-        analysis=analysis,
-        tflop=sum(flops) / 1e12 if any(flops) else None,
-        tflop_per_s=_rates(analysis, kept.timeline, flops),
-        trace=f"trace_{run.mode}.json.gz",
-        latencies_s=tuple(one.latency_s for one in tries),
-    )
 
 
 def _sampling(interval_s: float, samples: Sequence[Samples]) -> Sampling | None:

@@ -1,4 +1,4 @@
-"""What frames and latents are worth: faster or smaller must still be the same picture.
+"""What frames are worth: faster or smaller must still be the same picture.
 
 Frames are uint8 RGB, [F, H, W, 3], 0 to 255, of numpy or torch on any device; figures are computed
 on the CPU in float64 unless said. Loads no torch, and OpenCV and scikit-image on first use only.
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     Frames = NDArray[np.uint8] | torch.Tensor
-    Latents = NDArray[np.floating[Any]] | torch.Tensor
 
 Floats = NDArray[np.float64]
 PEAK = 255
@@ -37,16 +36,6 @@ class FrameScores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class QualityReport:
-    """`psnr_db`, `ssim`, the largest difference of two bytes, and the share of equal bytes."""
-
-    psnr_db: FrameScores
-    ssim: FrameScores
-    max_difference: int
-    equal_percent: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class TemporalConsistency:
     """How steady a clip is, see `temporal_consistency`; a still clip has 0 throughout.
 
@@ -60,25 +49,6 @@ class TemporalConsistency:
     warp_error: FrameScores
     masked_percent: FrameScores
     flicker_index: float | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LatentComparison:
-    """How far latents ``b`` are from the reference ``a``; ``max_abs`` is the largest difference.
-
-    Attributes:
-        relative_l2: ``||b - a|| / ||a||``; 0 if equal, inf if only ``a`` is all zeros.
-        psnr_db: over the range of ``a``, max - min; inf if equal, else -inf if that range is 0.
-        cosine: of the two as vectors, -1 to 1; nan if one of them is all zeros.
-        channel_relative_l2: float64 [C], the same of each channel; largest in ``worst_channel``.
-    """
-
-    relative_l2: float
-    psnr_db: float
-    cosine: float
-    max_abs: float
-    channel_relative_l2: Floats
-    worst_channel: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +73,11 @@ def psnr_db(a: Frames, b: Frames) -> FrameScores:
     """
     one, other = _pair(a, b)
     errors = (np.subtract(x, y, dtype=np.int32) for x, y in zip(one, other, strict=True))
-    return _decibels(np.array([np.vdot(e, e.astype(np.int64)) / e.size for e in errors]), PEAK)
+    squares = [np.vdot(error, error.astype(np.int64)) / error.size for error in errors]
+    pooled = np.array([*squares, np.mean(squares)])  # all frames have one size
+    with np.errstate(divide="ignore"):
+        found = 20 * np.log10(PEAK) - 10 * np.log10(pooled)
+    return FrameScores(found[:-1], float(found[-1]))
 
 
 def ssim(a: Frames, b: Frames) -> FrameScores:
@@ -128,14 +102,6 @@ def ssim(a: Frames, b: Frames) -> FrameScores:
     with ThreadPoolExecutor() as pool:  # the filters release the GIL
         scores = np.array(list(pool.map(score, one, other)))
     return FrameScores(scores, float(scores.mean()))
-
-
-def compare_frames(a: Frames, b: Frames) -> QualityReport:
-    """PSNR, SSIM and equality of bytes of two clips; errors as of `ssim`."""
-    one, other = _pair(a, b)
-    largest = int((np.maximum(one, other) - np.minimum(one, other)).max())
-    equal_percent = float(100 * (one == other).mean())
-    return QualityReport(psnr_db(one, other), ssim(one, other), largest, equal_percent)
 
 
 def temporal_consistency(frames: Frames, flow_from: Frames | None = None) -> TemporalConsistency:
@@ -190,27 +156,6 @@ def temporal_consistency(frames: Frames, flow_from: Frames | None = None) -> Tem
     return TemporalConsistency(warp_error, FrameScores(masked, float(masked.mean())), flicker)
 
 
-def compare_latents(a: Latents, b: Latents) -> LatentComparison:
-    """Latents ``b`` against the reference ``a``: two sources, or one in two dtypes.
-
-    [C, T, h, w] or [1, C, T, h, w], each of any floating dtype.
-
-    Raises:
-        ValueError: another shape or dtype, unequal shapes, or a value that is not finite.
-    """
-    one, other = (array.reshape(len(array), -1) for array in _pair(a, b, read=_latents))
-    error, norm = other - one, np.linalg.norm
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = np.vdot(one, other) / (norm(one) * norm(other))
-        by_channel = np.where(error.any(axis=1), norm(error, axis=1) / norm(one, axis=1), 0)
-        relative = norm(error) / norm(one) if error.any() else 0
-    decibels = _decibels(np.array([np.mean(error**2)]), float(np.ptp(one))).clip
-    return LatentComparison(
-        float(relative), decibels, float(np.clip(cosine, -1, 1)), float(np.abs(error).max()),
-        by_channel, int(by_channel.argmax()),
-    )  # fmt: skip
-
-
 def quality_against_bytes(
     reference: Frames, encodings: Mapping[str, tuple[Frames, int]]
 ) -> list[QualityRow]:
@@ -231,14 +176,6 @@ def quality_against_bytes(
     return sorted(rows, key=lambda row: (row.nbytes, row.name))
 
 
-def _decibels(mean_squares: Floats, peak: float) -> FrameScores:
-    """PSNR of frames of one size, whose pooled error is the mean of theirs."""
-    errors = np.append(mean_squares, mean_squares.mean())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.where(errors == 0, np.inf, 20 * np.log10(peak) - 10 * np.log10(errors))
-    return FrameScores(values[:-1], float(values[-1]))
-
-
 def _at_least(clip: NDArray[np.uint8], side: int, what: str) -> None:
     if min(clip.shape[1:3]) < side:
         raise ValueError(
@@ -248,44 +185,22 @@ def _at_least(clip: NDArray[np.uint8], side: int, what: str) -> None:
 
 
 def _frames(value: Any, name: str) -> NDArray[np.uint8]:
-    array = _host(value)
+    dtype = getattr(value, "dtype", None)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.double() if value.is_floating_point() else value  # numpy has no bfloat16
+    array = np.asarray(value)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or array.size == 0:
         raise ValueError(
-            f"{name} is {getattr(value, 'dtype', array.dtype)} {list(array.shape)}, not uint8 "
-            "[F, H, W, 3]; scale to 0 to 255, clip and round, move channels last, and give a "
-            "single frame as frame[None]"
+            f"{name} is {dtype or array.dtype} {list(array.shape)}, not uint8 [F, H, W, 3]; scale "
+            "to 0 to 255, clip and round, move channels last, and give a single frame as "
+            "frame[None]"
         )
     return array
 
 
-def _latents(value: Any, name: str) -> Floats:
-    """As finite float64 [C, T, h, w]."""
-    array = _host(value)
-    one_clip = array.ndim == 4 or (array.ndim == 5 and len(array) == 1)
-    if array.dtype.kind != "f" or not one_clip or array.size == 0:
-        raise ValueError(
-            f"{name} is {array.dtype} {list(array.shape)}, not floating [C, T, h, w] or "
-            "[1, C, T, h, w]; give one clip at a time, converted to a floating dtype"
-        )
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        raise ValueError(
-            f"{name} has {len(bad)} values of {array.size} not finite, {array[tuple(bad[0])]} at "
-            f"{bad[0].tolist()}; float16 ends at 65504: compute in bfloat16 or float32"
-        )
-    return array.reshape(array.shape[-4:]).astype(np.float64)
-
-
-def _host(value: Any) -> NDArray[Any]:
-    """As numpy; floating tensors as float64, since numpy has no bfloat16."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.double() if value.is_floating_point() else value
-    return np.asarray(value)
-
-
-def _pair(a: Any, b: Any, first: str = "a", second: str = "b", read: Any = _frames) -> Any:
-    one, other = read(a, first), read(b, second)
+def _pair(a: Any, b: Any, first: str = "a", second: str = "b") -> Any:
+    one, other = _frames(a, first), _frames(b, second)
     if one.shape != other.shape:
         raise ValueError(
             f"{first} has shape {one.shape} and {second} {other.shape}; only equal shapes compare: "

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from vdkit.decode.pipelined import decode_async
 from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, require
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
-from vdkit.measure.nvml import Nvml, NvmlWatch
-from vdkit.record.machine import GpuReading, collect_provenance, gpu_uuid, tensor_sha256
+from vdkit.measure.nvml import Nvml, mean_reading, watching
+from vdkit.record.machine import GpuReading, Provenance, collect_provenance, gpu_uuid, tensor_sha256
 from vdkit.record.recording import Arm, Recording
 from vdkit.record.runs import Run, SinkInfo, Workload
 
@@ -42,15 +42,35 @@ MODES: Mapping[str, Callable[..., DecodeResult]] = {
 SinkFactory = Callable[[str], AbstractContextManager[Sink]]
 """Called with a run's label; entering gives a fresh sink, leaving removes what it wrote."""
 
-Order = Literal["abba", "random"]
+
+class Shared(TypedDict, total=False):
+    """What every study takes by keyword, beside decoder, latents, sink factory and its own.
+
+    Attributes:
+        sink_info: how the record describes the sink; None: as `described` does.
+        config, fps: as for `decode_async`.
+        source, latents_source, seed, setup_s, command: for the record only.
+        label: the recording's; by default its kind.
+    """
+
+    sink_info: SinkInfo | None
+    config: DecodeConfig
+    fps: int | float | str | Fraction
+    source: str | None
+    latents_source: str
+    seed: int
+    setup_s: float | None
+    label: str | None
+    command: str | None
 
 
 class Bench:
-    """One decoder and one video, set up once, to run any path on in any configuration.
+    """One decoder, video and sink, set up once, to run any path on in any configuration.
 
     Args:
-        decoder, latents, fps: as for `decode_async`.
-        source, latents_source, seed, setup_s: for the record only.
+        decoder, latents: as for `decode_async`.
+        sink: gives the sink of one run, and removes its output after.
+        shared: see `Shared`.
     """
 
     other_bytes: int | None = None
@@ -62,35 +82,40 @@ class Bench:
         self,
         decoder: ChunkDecoder,
         latents: torch.Tensor,
-        fps: int | float | str | Fraction = 16,
-        source: str | None = None,
-        latents_source: str = "given",
-        seed: int = 0,
-        setup_s: float | None = None,
+        sink: SinkFactory,
+        **shared: Unpack[Shared],
     ) -> None:
         require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
-        self.decoder, self.fps, self.setup_s = decoder, fps, setup_s
         # Kept on the host: each run moves them, and so holds no more of them than it needs.
         host = torch.device("cpu")
+        self.decoder, self.sink = decoder, sink
         self.latents = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
-        self.workload = describe_workload(decoder, self.latents, fps, source, latents_source, seed)
-        self.nvml = open_nvml(decoder.device)
+        self.fps, self.config = shared.get("fps", 16), shared.get("config", DecodeConfig())
+        self.setup_s = shared.get("setup_s")
+        self.label, self.command = shared.get("label"), shared.get("command")
+        self.workload = _workload(decoder, self.latents, shared)
+        self.sink_info = shared.get("sink_info") or described(sink)
+        self.nvml = _open_nvml(decoder.device)
         self._progress: Progress = False
         self._frames_before = 0
 
-    @property
-    def driver(self) -> str | None:
-        """The NVIDIA driver's version; None without NVML."""
-        return self.nvml.driver if self.nvml else None
+    def provenance(self) -> Provenance:
+        """Code, machine and versions."""
+        return collect_provenance(self.decoder.device, self.nvml.driver if self.nvml else None)
+
+    def arm(self, mode: str, **more: Any) -> ArmPlan:
+        """A plan of this bench's configuration and sink; ``more``: other fields of `ArmPlan`."""
+        given: dict[str, Any] = {
+            "config": self.config,
+            "sink": self.sink,
+            "sink_info": self.sink_info,
+        } | more
+        return ArmPlan(self, mode, **given)
 
     def watch(self, report: Callable[[int, int], None], decodes: int) -> None:
         """Report (frames decoded, frames in all) over this many decodes to come."""
         total = decodes * self.workload.frames
-
-        def forward(done: int, _: int) -> None:
-            report(self._frames_before + done, total)
-
-        self._progress = forward
+        self._progress = lambda done, _: report(self._frames_before + done, total)
 
     def prepare(self, chunk_size: int) -> None:
         """Let the decoder do its one-time work for this chunk size; it counts as set-up."""
@@ -113,9 +138,9 @@ class Bench:
         if self.nvml is None:
             return as_run(self.decode(mode, sink, config), number)
         before = self.nvml.read()
-        with NvmlWatch(self.nvml) as watch:
+        with watching(self.nvml) as readings:
             done = self.decode(mode, sink, config)
-        return as_run(done, number, before, self.nvml.read(), watch.seen)
+        return as_run(done, number, before, self.nvml.read(), mean_reading(readings))
 
     def decode(self, mode: str, sink: Sink, config: DecodeConfig) -> DecodeResult:
         """One decode, with nothing around it."""
@@ -135,6 +160,7 @@ class ArmPlan:
         sink: makes a fresh sink for each run.
         same_code: on this device it runs what the baseline runs.
         hashed: its frames are hashed before the rounds; not where the sink makes its own of them.
+        guard: entered where its frames are hashed, to word errors.
     """
 
     bench: Bench
@@ -155,22 +181,22 @@ class Measured:
     runs: dict[str, list[Run]] = field(default_factory=dict)
     sha256: dict[str, str | None] = field(default_factory=dict)
 
-    def arms(self) -> dict[str, Arm]:
-        """As they are recorded."""
-        return {
+    def recording(self, kind: str, baseline: str, **more: Any) -> Recording:
+        """As it is recorded, by the baseline's bench; ``more``: fields of `Recording`."""
+        bench = self.plans[baseline].bench
+        arms = {
             name: Arm(
-                mode=plan.mode,
-                workload=plan.bench.workload,
-                config=plan.config,
-                sink=plan.sink_info,
-                runs=tuple(self.runs[name]),
-                frame_sha256=self.sha256[name],
-                setup_s=plan.bench.setup_s,
-                other_bytes=plan.bench.other_bytes,
+                mode=plan.mode, workload=plan.bench.workload, config=plan.config,
+                sink=plan.sink_info, runs=tuple(self.runs[name]), frame_sha256=self.sha256[name],
+                setup_s=plan.bench.setup_s, other_bytes=plan.bench.other_bytes,
                 same_code=plan.same_code,
             )
             for name, plan in self.plans.items()
-        }
+        }  # fmt: skip
+        given = {"label": bench.label or kind, "command": bench.command} | more
+        return Recording(
+            kind=kind, baseline=baseline, provenance=bench.provenance(), arms=arms, **given
+        )
 
 
 def measure(
@@ -178,7 +204,7 @@ def measure(
     rounds: int,
     warmup: int = 1,
     *,
-    order: Order = "abba",
+    order: Literal["abba", "random"] = "abba",
     seed: int = 0,
     progress: Progress = True,
     before_rounds: Callable[[Measured], None] = lambda measured: None,
@@ -188,7 +214,7 @@ def measure(
 
     The untimed run also warms the device up. Nothing is measured inside a run but what the decode
     path itself records, and on a GPU its clocks, power and throttle reasons, every tenth of a
-    second (`NvmlWatch`).
+    second (`vdkit.measure.nvml.watching`).
 
     Args:
         plans: arm to its plan, in order.
@@ -203,39 +229,35 @@ def measure(
         ValueError: no rounds, or a warm-up below 0.
     """
     check_rounds(rounds, warmup)
-    made = Measured(plans, {name: [] for name in plans})
+    made = Measured(plans, {name: [] for name in plans}, dict.fromkeys(plans))
     hashed = [name for name, plan in plans.items() if plan.hashed]
     total = len(hashed) + len(plans) * (warmup + rounds)
     if callable(progress):
         for bench in {id(plan.bench): plan.bench for plan in plans.values()}.values():
             bench.watch(progress, total)
     random = np.random.default_rng(seed)
-    with progress_bar(total, progress is True) as advance, _quick_collections():
-        for name, plan in plans.items():
-            made.sha256[name] = None
-            if plan.hashed:
-                with plan.guard():
-                    made.sha256[name] = plan.bench.frame_hash(plan.mode, plan.config)
-                advance()
+    bar = Bar(progress is True, total=total, desc="runs", unit="run")
+    with bar, _quick_collections():
+        for name in hashed:
+            with plans[name].guard():
+                made.sha256[name] = plans[name].bench.frame_hash(
+                    plans[name].mode, plans[name].config
+                )
+            bar.add()
         before_rounds(made)
         for number in range(-warmup, rounds):
-            for name in _turn(list(plans), number, order, random):
+            turn = list(plans)[:: -1 if number % 2 else 1]
+            if order == "random":
+                turn = [str(name) for name in random.permutation(list(plans))]
+            for name in turn:
                 plan = plans[name]
                 label = f"{name.replace('/', '-').replace(' ', '-')}-{number + warmup:03d}"
                 with plan.sink(label) as sink:
                     run = plan.bench.run(plan.mode, number, sink, plan.config)
                 made.runs[name].append(run)
                 after_run(name, run)
-                advance()
+                bar.add()
     return made
-
-
-def _turn(
-    names: Sequence[str], number: int, order: Order, random: np.random.Generator
-) -> Sequence[str]:
-    if order == "random":
-        return [str(name) for name in random.permutation(names)]
-    return names if number % 2 == 0 else names[::-1]
 
 
 @contextmanager
@@ -251,27 +273,6 @@ def _quick_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def recording_of(
-    measured: Measured,
-    kind: str,
-    baseline: str,
-    label: str,
-    command: str | None = None,
-    **more: Any,
-) -> Recording:
-    """What was measured, as a recording; ``more``: its other fields."""
-    bench = measured.plans[baseline].bench
-    return Recording(
-        kind=kind,
-        label=label,
-        command=command,
-        provenance=collect_provenance(bench.decoder.device, bench.driver),
-        baseline=baseline,
-        arms=measured.arms(),
-        **more,
-    )
 
 
 def check_modes(modes: Sequence[str], baseline: str | None = None) -> None:
@@ -295,39 +296,32 @@ def check_rounds(runs: int, warmup: int) -> None:
         raise ValueError(f"warmup is {warmup}; use 0 or more")
 
 
-@contextmanager
-def progress_bar(total: int, show: bool) -> Iterator[Callable[[], object]]:
-    """A bar of runs, advanced by calling what it yields."""
-    with Bar(show, total=total, desc="runs", unit="run") as bar:
-        yield bar.add
+def described(sink: SinkFactory) -> SinkInfo:
+    """For the record: what a `SinkSpec` says of itself, any other sink by the name of its class."""
+    if describe := getattr(getattr(sink, "__self__", None), "describe", None):
+        return SinkInfo(**describe())
+    with sink("described") as made:
+        return SinkInfo(kind=type(made).__name__, storage=None)
 
 
-def describe_workload(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    fps: int | float | str | Fraction,
-    source: str | None,
-    latents_source: str,
-    seed: int,
-) -> Workload:
-    """What is decoded; ``latents`` are [1, C, T, h, w], checked already."""
+def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> Workload:
     _, _, frames, height, width = latents.shape
     weights = getattr(decoder, "weights_sha256", None)
     return Workload(
         decoder=decoder.name,
-        source=source or decoder.name,
+        source=shared.get("source") or decoder.name,
         dtype=str(decoder.dtype).removeprefix("torch."),
         weights_sha256=weights() if weights is not None else None,
-        latents=latents_source,
+        latents=shared.get("latents_source", "given"),
         latents_sha256=tensor_sha256(latents),
-        seed=seed,
+        seed=shared.get("seed", 0),
         latent_frames=frames,
         latent_height=height,
         latent_width=width,
         frames=pixel_frames(frames, decoder.temporal_factor),
         height=height * decoder.spatial_factor,
         width=width * decoder.spatial_factor,
-        fps=float(exact_fps(fps)),
+        fps=float(exact_fps(shared.get("fps", 16))),
         variant=getattr(decoder, "variant", "diffusers"),
         notes=tuple(getattr(decoder, "notes", ())),
     )
@@ -335,8 +329,7 @@ def describe_workload(
 
 def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> float:
     """Let the decoder do its one-time work for these latents and chunks, if it has any; s."""
-    work = getattr(decoder, "prepare", None)
-    if work is None:
+    if (work := getattr(decoder, "prepare", None)) is None:
         return 0.0
     begun = time.perf_counter()
     work(*latents.shape[-2:], chunk_size)
@@ -354,19 +347,33 @@ def as_run(
     seen = during or after
     return Run(
         **{name: getattr(done, name) for name in Run.model_fields if hasattr(done, name)},
-        round=number,
-        warmup=number < 0,
-        gpu_before=before,
-        gpu_after=after,
-        gpu_during=during,
+        round=number, warmup=number < 0, gpu_before=before, gpu_after=after, gpu_during=during,
         throttled=seen is not None and bool(seen.throttle_reasons),
-    )
+    )  # fmt: skip
 
 
-def open_nvml(device: torch.device) -> Nvml | None:
+def seconds_on(device: torch.device, work: Callable[[], object], times: int) -> list[float]:
+    """Seconds of each call of ``work``: by CUDA events on a GPU, by the clock elsewhere."""
+    found = []
+    for _ in range(times):
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                work()
+                stop.record()
+                stop.synchronize()
+                found.append(start.elapsed_time(stop) / 1e3)
+        else:
+            begun = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - begun)
+    return found
+
+
+def _open_nvml(device: torch.device) -> Nvml | None:
     """NVML on ``device``; None on a CPU, and with a warning where NVML does not answer."""
-    uuid = gpu_uuid(device)
-    if uuid is None:
+    if (uuid := gpu_uuid(device)) is None:
         return None
     try:
         return Nvml(uuid)

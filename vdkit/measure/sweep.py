@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from statistics import fmean
+from typing import Unpack
 
 import torch
 
 from vdkit.decode.bar import Bar
-from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, check_chunk
+from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.decode.protocols import ChunkDecoder
-from vdkit.measure.plans import described
-from vdkit.measure.study import ArmPlan, Bench, SinkFactory, measure, recording_of
-from vdkit.predict.costs import check_speed
+from vdkit.measure.study import Bench, Shared, SinkFactory, check_modes, check_rounds, measure
+from vdkit.predict import check_speed
 from vdkit.predict.grid import (
     PLAN,
     PREDICTIONS,
@@ -31,20 +33,16 @@ from vdkit.predict.grid import (
     Sweep,
     SweepPlan,
     Unfit,
-    cell_path,
     measured_s,
     predict_cells,
     read_sweep,
-    unfit_path,
 )
 from vdkit.record.machine import collect_provenance
 from vdkit.record.recording import Recording, read_recording
-from vdkit.record.runs import MODES, Run, SinkInfo
+from vdkit.record.runs import Run
 from vdkit.record.store import result_folder, write_record
 from vdkit.sinks.spec import held
 
-SinkAt = Callable[[float | None], tuple[SinkFactory, SinkInfo]]
-"""Storage speed in MB/s, or None, to a sink factory and its description."""
 _Hashes = dict[tuple[str, int, int | None], str | None]
 """Mode, chunk size and slots to the hash of their frames."""
 
@@ -59,30 +57,24 @@ def sweep_grid(
     sink_factory: SinkFactory,
     out: Path,
     *,
-    sink_info: SinkInfo | None = None,
     speeds: Sequence[float | None] = (None,),
     chunks: Sequence[int] = (1, 2, 4),
     slots: Sequence[int] = (1, 2, 3, 4),
     modes: Sequence[str] = ("sync", "async"),
-    fps: int | float | str | Fraction = 16,
-    config: DecodeConfig = DecodeConfig(),
     runs: int = 3,
-    source: str | None = None,
-    latents_source: str = "given",
-    label: str = "sweep",
     progress: bool = True,
+    **shared: Unpack[Shared],
 ) -> Sweep:
     """Measure a few cells of a grid, predict the others from them, then measure those too.
 
     Args:
-        decoder, latents, fps, config: as for `run_benchmark`; chunk size and slots are the grid's.
-        sink_factory, sink_info: as for `run_benchmark`.
+        decoder, latents, sink_factory, shared: as for `run_benchmark`; chunk size and slots are the
+            grid's, and ``seed`` is also that of the order.
+        out: a new folder in it takes the records (`read_sweep`).
         speeds: what the sink is held to, MB/s. None, as fast as it is, has to be there: costs are
             fitted at it.
-        out: a new folder in it takes the records (`read_sweep`).
         chunks, slots, modes: the other axes of the grid, as for `plan_cells`.
         runs: of each cell.
-        source, latents_source, label: for the record only.
         progress: show a tqdm bar with an estimate of the time left.
 
     Raises:
@@ -90,39 +82,30 @@ def sweep_grid(
     """
     if None not in speeds:
         raise ValueError("speeds has no None: add full speed, to fit costs at")
-    info = sink_info or described(sink_factory)
-    fit_cells, cells = plan_cells(modes, chunks, slots, tuple(speeds), latents.shape[2])
-    bench = Bench(decoder, latents, fps, source, latents_source)
-    folder = start_sweep(
-        bench, fit_cells, cells, out, sink_info=info, config=config, runs=runs, label=label
-    )
-
-    def sink_at(mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
-        told = info.model_copy(update={"throttle_mb_per_s": mb_per_s})
-        return held(sink_factory, mb_per_s), told
-
-    return run_sweep(folder, bench, sink_at, progress=progress)
+    bench = Bench(decoder, latents, sink_factory, **shared)
+    folder = start_sweep(bench, out, modes, chunks, slots, speeds, runs)
+    return run_sweep(folder, bench, progress=progress)
 
 
 def start_sweep(
     bench: Bench,
-    fit_cells: Sequence[Cell],
-    cells: Sequence[Cell],
     out: Path,
-    *,
-    sink_info: SinkInfo,
-    config: DecodeConfig = DecodeConfig(),
+    modes: Sequence[str],
+    chunks: Sequence[int],
+    slots: Sequence[int],
+    speeds: Sequence[float | None],
     runs: int = 3,
-    label: str = "sweep",
-    command: str | None = None,
 ) -> Path:
-    """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet."""
-    if runs < 1:
-        raise ValueError(f"runs is {runs}; use 1 or more")
-    made = collect_provenance(bench.decoder.device, bench.driver)
+    """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet.
+
+    The axes are those of `plan_cells`, whose errors are raised.
+    """
+    check_rounds(runs, 0)
+    work, made, label = bench.workload, bench.provenance(), bench.label or "sweep"
+    fit_cells, cells = plan_cells(modes, chunks, slots, speeds, work.latent_frames, work.seed)
     plan = SweepPlan(
-        label=label, command=command, provenance=made, workload=bench.workload, sink=sink_info,
-        config=config, runs=runs, fit_cells=tuple(fit_cells), cells=tuple(cells),
+        label=label, command=bench.command, provenance=made, workload=work, sink=bench.sink_info,
+        config=bench.config, runs=runs, fit_cells=fit_cells, cells=cells,
     )  # fmt: skip
     return result_folder(out, label, made, lambda folder: write_record(plan, folder / PLAN))
 
@@ -130,7 +113,6 @@ def start_sweep(
 def run_sweep(
     folder: Path,
     bench: Bench,
-    sink_at: SinkAt,
     *,
     progress: bool = True,
     report: Callable[[Sweep, Cell], None] = lambda sweep, cell: None,
@@ -143,8 +125,7 @@ def run_sweep(
 
     Args:
         folder: of `start_sweep`.
-        bench: the same decoder and latents as the plan's.
-        sink_at: of the sinks.
+        bench: the same decoder, latents and sink as the plan's.
         progress: show a tqdm bar with an estimate of the time left.
         report: called after each cell.
 
@@ -163,13 +144,13 @@ def run_sweep(
                 bar.show(sweep)
                 try:
                     _check_host_memory(bench, cell)
-                    result = _measure(bench, sweep, cell, sink_at, hashes, bar)
+                    result = _measure(bench, sweep, cell, hashes, bar)
                     sweep = replace(sweep, results=sweep.results | {cell: result})
                 except (MemoryError, RuntimeError) as error:
                     if not _out_of_memory(error):
                         raise
                     reason = str(error) or "out of host memory"
-                    write_record(Unfit(cell=cell, reason=reason), unfit_path(folder, cell))
+                    write_record(Unfit(cell=cell, reason=reason), cell.file(folder, "unfit"))
                     sweep = replace(sweep, unfit=sweep.unfit | {cell: reason})
                     error.__traceback__ = None  # its frames hold the buffers
                 if bench.decoder.device.type == "cuda":
@@ -180,15 +161,18 @@ def run_sweep(
         return sweep if sweep.predictions is not None else _with_predictions(sweep)
 
 
-def _measure(
-    bench: Bench, sweep: Sweep, cell: Cell, sink_at: SinkAt, hashes: _Hashes, bar: SweepBar
-) -> Recording:
+def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: SweepBar) -> Recording:
     """Run one cell and record it."""
     known = (cell.mode, cell.chunk_size, cell.slots)
     if known not in hashes:
         bench.prepare(cell.chunk_size)
-    config = cell.config(sweep.plan.config)
-    arm = ArmPlan(bench, cell.mode, config, *sink_at(cell.mb_per_s), hashed=known not in hashes)
+    arm = bench.arm(
+        cell.mode,
+        config=cell.config(sweep.plan.config),
+        sink=held(bench.sink, cell.mb_per_s),
+        sink_info=bench.sink_info.model_copy(update={"throttle_mb_per_s": cell.mb_per_s}),
+        hashed=known not in hashes,
+    )
 
     def after_run(_: str, run: Run) -> None:
         bar.show(sweep, run.round + 1, run.latency_s)
@@ -196,8 +180,8 @@ def _measure(
     made = measure({cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=after_run)
     made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
     label = f"{sweep.plan.label}: {cell.words}"
-    result = recording_of(made, "cell", cell.mode, label, sweep.plan.command)
-    return read_recording(write_record(result, cell_path(sweep.folder, cell)))
+    result = made.recording("cell", cell.mode, label=label, command=sweep.plan.command)
+    return read_recording(write_record(result, cell.file(sweep.folder)))
 
 
 def _with_predictions(sweep: Sweep) -> Sweep:
@@ -241,26 +225,23 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _check_host_memory(bench: Bench, cell: Cell) -> None:
     """MemoryError before a decode exhausts the machine, which kills processes rather than tell."""
-    estimate = getattr(bench.decoder, "working_bytes", None)
-    available = _available_bytes()
-    if bench.decoder.device.type != "cpu" or estimate is None or available is None:
+    work, estimate = bench.workload, getattr(bench.decoder, "working_bytes", None)
+    if bench.decoder.device.type != "cpu" or estimate is None:
         return
-    work = bench.workload
     needed = estimate(cell.chunk_size, work.latent_height, work.latent_width)
-    if needed > available:
+    if needed > (available := _available_bytes()):
         raise MemoryError(
             f"a chunk of {cell.chunk_size} latent frames needs about {needed / 1e9:.1f} GB, "
             f"{available / 1e9:.1f} GB are available"
         )
 
 
-def _available_bytes() -> int | None:
-    """Host memory that can be had without swapping; None where /proc does not say."""
+def _available_bytes() -> float:
+    """Host memory that can be had without swapping; any where /proc does not say."""
     with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+        if found := re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text()):
+            return int(found[1]) * 1024
+    return math.inf
 
 
 FIT_SIZES = 3
@@ -297,19 +278,13 @@ def plan_cells(
             raise ValueError(f"{name} is empty; a sweep needs at least one value")
         if len(set(values)) != len(values):
             raise ValueError(f"{name} has a value twice: {', '.join(map(str, values))}")
-    for mode in modes:
-        if mode not in MODES:
-            raise ValueError(f"mode {mode!r} is unknown; use any of {', '.join(MODES)}")
-    for size in chunks:
-        if size < 1:
-            raise ValueError(f"chunk size is {size}; use 1 or more")
-        if latent_frames is not None:
-            check_chunk(size, latent_frames)
-    for count in slots:
-        if not 1 <= count <= MAX_SLOTS:
-            raise ValueError(f"slots is {count}; use 1 to {MAX_SLOTS}")
-    for speed in (one for one in speeds if one is not None):
-        check_speed(speed)
+    check_modes(modes)
+    for size, count in product(chunks, slots):
+        DecodeConfig(chunk_size=size, slots=count)
+        check_chunk(size, latent_frames or size + 1)
+    for speed in speeds:
+        if speed is not None:
+            check_speed(speed)
     if all(mode == "diffusers" for mode in modes):
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 
@@ -319,15 +294,15 @@ def plan_cells(
         return Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
 
     ordered = sorted(chunks)
-    picks = {0, len(ordered) // 2, len(ordered) - 1}
+    picks = sorted({0, len(ordered) // 2, len(ordered) - 1})
     near = min(slots, key=lambda count: (abs(count - 2), count))
-    fit = dict.fromkeys(cell(m, ordered[i], near, None) for m in modes for i in sorted(picks))
+    fit = list(dict.fromkeys(cell(mode, ordered[i], near, None) for mode in modes for i in picks))
     grid = dict.fromkeys(cell(*one) for one in product(modes, chunks, slots, speeds))
+    rest = [one for one in grid if one not in fit]
     shuffled = random.Random(seed)
-    parts = list(fit), [one for one in grid if one not in fit]
-    for part in parts:
+    for part in (fit, rest):
         shuffled.shuffle(part)
-    return tuple(parts[0]), tuple(parts[1])
+    return tuple(fit), tuple(rest)
 
 
 def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> float | None:
@@ -340,13 +315,11 @@ def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> flo
         overhead: wall clock over latency, 1 or more: sinks are made and removed between runs.
     """
     known = [measured_s(result) for result in sweep.results.values()]
-    mean_s = sum(known) / len(known) if known else None
     predicted = [sweep.predicted(cell) for cell in sweep.left]
-    each = [mean_s if one is None else one.latency_s for one in predicted]
-    sure = [one for one in each if one is not None]
-    if len(sure) < len(each):
+    if not known and None in predicted:
         return None
-    return (sum(sure) * sweep.plan.runs - (done_runs * sure[0] if sure else 0.0)) * overhead
+    each = [fmean(known) if one is None else one.latency_s for one in predicted]
+    return (sum(each) * sweep.plan.runs - done_runs * sum(each[:1])) * overhead
 
 
 class SweepBar(Bar):

@@ -1,20 +1,29 @@
-"""What to set and what to buy: the pipeline model asked about every setting within limits."""
+"""What a setting would give, what to set and what to buy: questions to the pipeline model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from vdkit.decode.chunks import MAX_SLOTS, DecodeConfig, VideoInfo
-from vdkit.predict.costs import StageCosts
+from vdkit.decode.chunks import (
+    CUDA_ONLY,
+    MAX_SLOTS,
+    PRIMITIVES,
+    DecodeConfig,
+    VideoInfo,
+    pixel_frames,
+    plan_chunks,
+)
+from vdkit.predict import StageCosts, check_speed
 from vdkit.predict.recurrence import Prediction, predict, video_info
 
 if TYPE_CHECKING:
-    from vdkit.predict.fit import Evidence
+    from vdkit.predict.fit import CostBook, Decoding, Evidence, Known
     from vdkit.predict.grid import Sweep
 
 
@@ -40,10 +49,10 @@ class Limits:
     ttff_s: float | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"limit {field.name} is {value}; give 0 or more, or None for none")
+                raise ValueError(f"limit {one.name} is {value}; give 0 or more, or None for none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,6 @@ def recommend(
     chunks: Sequence[int] = CHUNKS,
     slots: Sequence[int] = SLOTS,
     config: DecodeConfig = DecodeConfig(),
-    temporal_factor: int = 4,
     evidence: Evidence | None = None,
 ) -> Recommendation:
     """The smallest chunk and then slots of mode async that is as good as the best, as predicted.
@@ -137,7 +145,7 @@ def recommend(
     """
     if not chunks or not slots:
         raise ValueError("nothing to choose from: give at least one chunk size and one slot count")
-    asked = partial(predict, info=info, temporal_factor=temporal_factor)
+    asked = partial(predict, info=info)
     candidates = []
     for size, count in product(sorted(set(chunks)), sorted(set(slots))):
         made = asked(costs, config=replace(config, chunk_size=size, slots=count))
@@ -154,18 +162,31 @@ def recommend(
         what_if.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
     what_if.sort(key=lambda one: -one.gain_percent)
     busy = _busy_s(chosen.prediction)
-    most, most_s = next(iter(busy.items()))
-    bound = most if most_s >= BOUND * chosen.latency_s else None
-    held = _held(busy, chosen.latency_s, bound)
-    if bound == "storage" and costs.storage is not None:
+    bound, most_s = next(iter(busy.items()))
+    doing = [f"{_RESOURCES[name].doing} ({seconds(busy[name])})" for name in [*busy][:2]]
+    held = f"not bound by one step: {' and '.join(doing)} overlap only in part in"
+    held = f"{held} {seconds(chosen.latency_s)}"
+    bounded = most_s >= BOUND * chosen.latency_s
+    if bounded:
+        takes = f"takes {seconds(most_s)} of {seconds(chosen.latency_s)}"
+        held = f"{bound}-bound: {_RESOURCES[bound].doing} {takes}"
+    if bounded and bound == "storage" and costs.storage is not None:
         fastest = seconds(min(candidate.latency_s for candidate in candidates))
-        held = f"{costs.storage.mb_per_s:g} MB/s holds every setting at {fastest} or more"
+        speed = f"{costs.storage.mb_per_s:g} MB/s"
+        held = f"storage-bound: {speed} holds every setting at {fastest} or more"
     more_s = asked(costs, config=replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
-    helps = _helps(chosen.latency_s, more_s, what_if[0], margin)
-    reason = f"{f'{bound}-bound' if bound else 'not bound by one step'}: {held}; {helps}"
+    slots_help = more_s * (1 + margin / 100) < chosen.latency_s
+    helps = "more slots do not help"
+    if slots_help:
+        helps = f"more slots would bring {seconds(more_s)} but are not allowed"
+    first, and_so = what_if[0], "and " * slots_help
+    remedy = f"{and_so}{_RESOURCES[first.resource].remedy} does (x 2: {seconds(first.latency_s)})"
+    if first.gain_percent < margin:
+        remedy = "and neither does a resource of twice the speed"
     return Recommendation(
-        chosen.config, chosen.prediction, best_s, margin, bound, reason, tuple(what_if),
-        tuple(candidates), evidence, _remarks(evidence),
+        chosen.config, chosen.prediction, best_s, margin, bound if bounded else None,
+        f"{held}; {helps}, {remedy}", tuple(what_if), tuple(candidates), evidence,
+        _remarks(evidence),
     )  # fmt: skip
 
 
@@ -192,20 +213,36 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
 def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
     """The least of each limited quantity, in words."""
     said = []
-    for name, (what, field, scale, unit) in _LIMITED.items():
+    for name, (what, used, scale, unit) in _LIMITED.items():
         if (most := getattr(limits, name)) is not None:
-            least = min(getattr(one.prediction.run, field) for one in candidates) / scale
+            least = min(getattr(one.prediction.run, used) for one in candidates) / scale
             limit = f"the limit is {most / scale:.3g} {unit}"
             said.append(f"{what} is at least {least:.3g} {unit} ({limit})")
     return ", ".join(said) + "; loosen one, or allow smaller chunks or fewer slots"
 
 
+class _Resource(NamedTuple):
+    """Its step of a chunk, what it does, and what twice its speed is, in words."""
+
+    step: str
+    doing: str
+    remedy: str
+
+
+_RESOURCES = {
+    "decoder": _Resource("decode", "decoding", "a faster decoder"),
+    "storage": _Resource("write", "writing", "a faster disk"),
+    "PCIe": _Resource("copy", "copying", "a faster link to the host"),
+    "host": _Resource("convert", "converting on the host", ""),
+}
+
+
 def _busy_s(made: Prediction) -> dict[str, float]:
     """Seconds that each resource works in the run, the most first, waiting for others left out."""
-    steps = {"decoder": "decode", "storage": "write", "PCIe": "copy", "host": "convert"}
     run = made.run
     busy = {
-        name: sum(chunk.span_s(step) or 0.0 for chunk in run.chunks) for name, step in steps.items()
+        name: sum(chunk.span_s(one.step) or 0.0 for chunk in run.chunks)
+        for name, one in _RESOURCES.items()
     }
     busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
     return dict(sorted(busy.items(), key=lambda one: -one[1]))
@@ -213,48 +250,17 @@ def _busy_s(made: Prediction) -> dict[str, float]:
 
 def _doubled(costs: StageCosts) -> dict[str, StageCosts]:
     """The costs with each resource at twice its speed."""
-    disk, faster = costs.storage, costs.times(0.5, "write")
-    if disk is not None:
-        faster = replace(faster, storage=replace(disk, mb_per_s=2 * disk.mb_per_s))
+    storage = costs.storage and replace(costs.storage, mb_per_s=2 * costs.storage.mb_per_s)
     return {
-        "storage": faster,
+        "storage": replace(costs.times(0.5, "write"), storage=storage),
         "PCIe": costs.times(0.5, "copy", "pageable_copy"),
         "decoder": costs.times(0.5, "decode", *() if costs.cuda else ("launch",)),
     }
 
 
-_WORDS = {
-    "storage": ("writing", "a faster disk"),
-    "PCIe": ("copying", "a faster link to the host"),
-    "decoder": ("decoding", "a faster decoder"),
-    "host": ("converting on the host", ""),
-}
-"""Resource to what it does, and what twice its speed is."""
-
-
 def seconds(value_s: float) -> str:
     """Three digits, as ``3.65 s`` or ``41.2 ms``."""
     return f"{value_s:.3g} s" if value_s >= 1 else f"{1e3 * value_s:.3g} ms"
-
-
-def _held(busy: dict[str, float], latency_s: float, bound: str | None) -> str:
-    """What holds a run, in words."""
-    if bound is not None:
-        return f"{_WORDS[bound][0]} takes {seconds(busy[bound])} of {seconds(latency_s)}"
-    steps = " and ".join(f"{_WORDS[name][0]} ({seconds(busy[name])})" for name in [*busy][:2])
-    return f"{steps} overlap only in part in {seconds(latency_s)}"
-
-
-def _helps(latency_s: float, more_slots_s: float, first: WhatIf, margin_percent: float) -> str:
-    """Whether slots would help, or the most useful of the resources, in words."""
-    slots_help = more_slots_s * (1 + margin_percent / 100) < latency_s
-    said = "more slots do not help"
-    if slots_help:
-        said = f"more slots would bring {seconds(more_slots_s)} but are not allowed"
-    if first.gain_percent < margin_percent:
-        return f"{said}, and neither does a resource of twice the speed"
-    remedy = f"{_WORDS[first.resource][1]} does (x 2: {seconds(first.latency_s)})"
-    return f"{said}, {'and ' * slots_help}{remedy}"
 
 
 def _remarks(evidence: Evidence | None) -> tuple[str, ...]:
@@ -346,3 +352,120 @@ def storage_sensitivity(
             sync_s = predict(costs, free.info, advice.config, "sync").run.latency_s
         points.append(StoragePoint(speed, advice, sync_s, mb / speed))
     return tuple(points)
+
+
+MODES = ("sync", "async")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """All that can be chosen.
+
+    Attributes:
+        decoding: machine, decoder, variant, dtype, size of the video, sink.
+        latent_frames: length of the video.
+        config: chunk size, slots and primitives.
+        mb_per_s: speed of the storage, MB/s; None: as fast as it goes.
+        fps: of the video.
+    """
+
+    decoding: Decoding
+    latent_frames: int
+    config: DecodeConfig = field(default_factory=DecodeConfig)
+    mb_per_s: float | None = None
+    fps: Fraction = Fraction(16)
+
+    def __post_init__(self) -> None:
+        if self.mb_per_s is not None:
+            check_speed(self.mb_per_s)
+        height, width = self.decoding.height, self.decoding.width
+        if self.decoding.sink == "mp4" and (height % 2 or width % 2):
+            raise ValueError(
+                f"H.264 in 4:2:0 needs even sides, the video is {height}x{width}; take another "
+                "sink or size"
+            )
+
+    def info(self) -> VideoInfo:
+        """The video."""
+        frames = pixel_frames(self.latent_frames)
+        return VideoInfo(frames, self.decoding.height, self.decoding.width, self.fps)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingPrediction:
+    """What a setting would give.
+
+    Attributes:
+        setting: the question.
+        predictions: of modes sync and async.
+        known: the costs used and their origin.
+        remarks: what does nothing, what is a guess, what is the bottleneck; in sentences.
+    """
+
+    setting: Setting
+    predictions: dict[str, Prediction]
+    known: Known
+    remarks: tuple[str, ...]
+
+
+def predict_setting(
+    book: CostBook, setting: Setting, vram_bytes: int | None = None
+) -> SettingPrediction:
+    """Predict both chunked paths of a setting by what is known of costs.
+
+    Args:
+        vram_bytes: device memory there is, to say what does not fit; None: not known.
+
+    Raises:
+        LookupError: no costs are known for it; says which.
+        ValueError: a setting that no run can have; names the value and the remedy.
+    """
+    known, config = book.lookup(setting.decoding), setting.config
+    costs, info = known.costs.at_speed(setting.mb_per_s), setting.info()
+    made = {mode: predict(costs, info, config, mode) for mode in MODES}
+    said = []
+    chunks = len(plan_chunks(setting.latent_frames, config.chunk_size))
+    if chunks == 1:
+        said.append("The video is a single chunk: there is nothing to overlap it with.")
+    elif config.chunk_size >= setting.latent_frames:
+        said.append(
+            f"Chunk size {config.chunk_size} is more than the video's "
+            f"{setting.latent_frames - 1} latent frames after the first: it is two chunks."
+        )
+    elif config.slots == 1:
+        said.append("With one slot no chunk is decoded before the one before it is written.")
+    elif config.slots > chunks:
+        said.append(f"The video is {chunks} chunks: more slots than that stay empty.")
+    off = [PRIMITIVES[name] for name in CUDA_ONLY if not getattr(config, name)]
+    if off and not costs.cuda:
+        words = " and ".join(off)
+        said.append(f"On a CPU switching off {words} changes nothing: a copy is a memcpy.")
+    said += _bottleneck(setting, costs, made["async"])
+    peak = max((one.run.vram_peak_bytes or 0) for one in made.values())
+    if vram_bytes is not None and peak > vram_bytes:
+        said.append(
+            f"This does not fit: it needs {peak / 1e9:.1f} GB of device memory, there are "
+            f"{vram_bytes / 1e9:.1f} GB. Take a smaller chunk size."
+        )
+    if config.chunk_size not in known.chunk_sizes:
+        sizes = " and ".join(map(str, known.chunk_sizes))
+        not_here = f"Chunk size {config.chunk_size} was not measured here, only {sizes}"
+        said.append(f"{not_here}: its costs are taken from these.")
+    return SettingPrediction(setting, made, known, tuple(said))
+
+
+def _bottleneck(setting: Setting, costs: StageCosts, made: Prediction) -> list[str]:
+    """Which engine the steady state of mode async waits for, if it is not the decoder."""
+    frames = max(chunk.frames for chunk in made.run.chunks)
+    decode_s = costs.decode.seconds(frames)
+    write_s = costs.write.seconds(frames) if costs.write is not None else 0.0
+    if setting.mb_per_s is not None:
+        write_s = max(write_s, frames * made.run.info.frame_bytes / (setting.mb_per_s * 1e6))
+    if not setting.config.uint8_on_gpu and costs.convert is not None:
+        write_s += costs.convert.seconds(frames)
+    if write_s <= decode_s:
+        return []
+    return [
+        f"The sink is the bottleneck: a chunk takes {seconds(write_s)} to write and "
+        f"{seconds(decode_s)} to decode. The decoder waits for it, however many slots there are."
+    ]

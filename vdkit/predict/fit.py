@@ -1,23 +1,28 @@
 """From recordings to the costs of each step, by least squares, and how well they give them back.
 
-Means, not medians: a run's latency is a sum, and what stalls now and then is a part of it.
+Means, not medians: a run's latency is a sum, and what stalls now and then is a part of it. A
+`CostBook` holds what is known of costs by machine, decoder, size and sink: where nothing was
+measured of a setting it puts them together from the nearest ones, and says so.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict.costs import Cost, StageCosts
+from vdkit.predict import Cost, StageCosts
 from vdkit.predict.recurrence import is_pinned, predict, video_info
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vdkit.decode.chunks import ChunkRecord
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import Run
@@ -65,47 +70,48 @@ def fit_costs(*recordings: Recording) -> StageCosts:
     for arm, run in chunked:
         copied = copies[is_pinned(cuda, arm.config, arm.mode)]
         copied += [(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy")) for chunk in run.chunks]
-    lengths = [run.chunks[-1].frame_stop for _, run in runs]
-    opened = zip(lengths, (run.sink_open_s for _, run in runs), strict=True)
-    closed = zip(lengths, (run.sink_close_s for _, run in runs), strict=True)
-    whole = (run for arm, run in runs if arm.mode == "diffusers")
+    opened, closed = (
+        _fit(((run.chunks[-1].frame_stop, getattr(run, name)) for _, run in runs), "fixed")
+        or Cost()
+        for name in ("sink_open_s", "sink_close_s")
+    )
+    whole = (run.chunks[0] for arm, run in runs if arm.mode == "diffusers")
     return StageCosts(
         decode=decode, launch=launch, lead=lead,
         copy=_fit(copies[True]), pageable_copy=_fit(copies[False]),
-        convert=_fit(_points((run for _, run in chunked), lambda chunk: chunk.span_s("convert"))),
-        video_convert=_fit(_points(whole, _video_conversion)),
-        write=_fit(_points((run for _, run in runs), lambda chunk: chunk.span_s("write"))),
+        convert=_fit((c.frames, c.span_s("convert")) for _, run in chunked for c in run.chunks),
+        video_convert=_fit((chunk.frames, _video_conversion(chunk)) for chunk in whole),
+        write=_fit((c.frames, c.span_s("write")) for _, run in runs for c in run.chunks),
         setup_s=_mean(_setup_s(arm, run, step_s) for arm, run in chunked),
-        open=_fit(opened, "fixed") or Cost(),
-        close=_fit(closed, "fixed") or Cost(),
+        open=opened, close=closed,
         wake_s=_mean(wake for arm, run in chunked for wake in _wakes_s(arm, run)),
         step_s=step_s, element_bytes=_ELEMENT_BYTES[load.dtype], cuda=cuda,
         vram_bytes=_vram(chunked),
     )  # fmt: skip
 
 
-def own_arms(recording: Recording) -> dict[str, Arm]:
-    """The arms whose times are the decoder's own: all but the one with work planted in it."""
-    arms = recording.arms
-    return {name: arms[name] for name in arms if recording.planted is None or name != "slow"}
+def _own_arms(recordings: Iterable[Recording]) -> Iterator[tuple[Recording, str, Arm]]:
+    """The arms whose times are the decoder's own: all but those with work planted in them."""
+    for one in recordings:
+        for name, arm in one.arms.items():
+            if one.planted is None or name != "slow":
+                yield one, name, arm
 
 
 def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
     found: list[tuple[str, Arm, dict[str, object]]] = []
-    for one in recordings:
-        for name, arm in own_arms(one).items():
-            load, sink = arm.workload, arm.sink
-            if sink.throttle_mb_per_s is not None:
-                raise ValueError(
-                    f"{one.label!r} was throttled to {sink.throttle_mb_per_s} MB/s, which hides "
-                    "what a write costs; fit from an unthrottled run, and give the costs a "
-                    "Storage(mb_per_s)"
-                )
-            names = ("decoder", "variant", "dtype", "height", "width")
-            setting = {"device": one.provenance.device, **{n: getattr(load, n) for n in names}}
-            setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
-            where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
-            found.append((where, arm, setting))
+    for one, name, arm in _own_arms(recordings):
+        load, sink = arm.workload, arm.sink
+        if sink.throttle_mb_per_s is not None:
+            raise ValueError(
+                f"{one.label!r} was throttled to {sink.throttle_mb_per_s} MB/s, which hides what a "
+                "write costs; fit from an unthrottled run, and give the costs a Storage(mb_per_s)"
+            )
+        names = ("decoder", "variant", "dtype", "height", "width")
+        setting = {"device": one.provenance.device, **{n: getattr(load, n) for n in names}}
+        setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
+        where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
+        found.append((where, arm, setting))
     if not found:
         raise ValueError(
             "no recording to fit costs from; give one or more, as read_recording reads"
@@ -145,13 +151,6 @@ def _fit(
     return Cost(best[0], best[1], None, measured if len(measured) > 2 else ())
 
 
-def _points(
-    runs: Iterable[Run], seconds: Callable[[ChunkRecord], float | None]
-) -> Iterator[_Point]:
-    for run in runs:
-        yield from ((chunk.frame_stop - chunk.frame_start, seconds(chunk)) for chunk in run.chunks)
-
-
 def _mean(values: Iterable[float]) -> float:
     """Mean, at least 0 (clocks differ by microseconds); 0 of nothing."""
     found = list(values)
@@ -171,8 +170,7 @@ def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
             if chunk.index == 0:
                 of_first.append(seconds)
             else:
-                frames = chunk.frame_stop - chunk.frame_start
-                spans[start >= launched, step].append((frames, seconds))
+                spans[start >= launched, step].append((chunk.frames, seconds))
     queued, late = spans[True, "decode"], spans[False, "decode"]
     decode = _fit(queued) or _fit(late)
     launch = _fit(spans[False, "launch"], "fixed") or _fit(spans[True, "launch"], "fixed")
@@ -233,7 +231,7 @@ def _vram(runs: Sequence[tuple[Arm, Run]]) -> tuple[tuple[int, int], ...]:
     found: dict[int, int] = {}
     for arm, run in runs:
         if run.vram_peak_bytes is not None:
-            most = max(chunk.frame_stop - chunk.frame_start for chunk in run.chunks)
+            most = max(chunk.frames for chunk in run.chunks)
             own = run.vram_peak_bytes - run.ring_bytes - (arm.other_bytes or 0)
             found[most] = max(found.get(most, 0), own)
     return tuple(sorted(found.items()))
@@ -281,11 +279,176 @@ def evidence_of(found: Sequence[tuple[str, Arm, float | None]], tested: bool) ->
 def fit_evidence(costs: StageCosts, *recordings: Recording) -> Evidence:
     """Of the recordings that the costs were fitted from."""
     found: list[tuple[str, Arm, float | None]] = []
-    for one in recordings:
-        for name, arm in own_arms(one).items():
-            error = None
-            if arm.mode != "diffusers":  # which is not advised on
-                made = predict(costs, video_info(arm), arm.config, arm.mode)
-                error = 100 * (made.run.latency_s / arm.latency.mean - 1)
-            found.append((f"{one.label}, chunk {arm.config.chunk_size}: {name}", arm, error))
+    for one, name, arm in _own_arms(recordings):
+        error = None
+        if arm.mode != "diffusers":  # which is not advised on
+            made = predict(costs, video_info(arm), arm.config, arm.mode)
+            error = 100 * (made.run.latency_s / arm.latency.mean - 1)
+        found.append((f"{one.label}, chunk {arm.config.chunk_size}: {name}", arm, error))
     return evidence_of(found, tested=False)
+
+
+_GROWS_WITH_PIXELS = ("decode", "copy", "pageable_copy", "convert", "video_convert", "write")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What runs where: the part of a setting that costs belong to.
+
+    Attributes:
+        machine: as the book was told, e.g. ``here`` or ``NVIDIA H200, recorded``.
+        decoder, variant, dtype: as records name them.
+        height, width: of the video, pixels.
+        sink: ``null``, ``raw``, ``png``, ``mp4``, or another name.
+    """
+
+    machine: str
+    decoder: str
+    variant: str
+    dtype: str
+    height: int
+    width: int
+    sink: str
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a frame."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Costs of a setting and where they come from.
+
+    Attributes:
+        costs: without a throttle.
+        origin: in words, e.g. ``measured (3 benchmarks)``.
+        exact: fitted from benchmarks of just this machine, decoder, size and sink.
+        chunk_sizes: latent frames per call that were measured.
+    """
+
+    costs: StageCosts
+    origin: str
+    exact: bool
+    chunk_sizes: tuple[int, ...]
+
+
+class CostBook:
+    """Benchmarks by what they decoded; of two of the same configuration the later one counts."""
+
+    def __init__(self) -> None:
+        self._results: dict[Decoding, list[Recording]] = {}
+        self._fitted: dict[Decoding, StageCosts] = {}
+
+    def add(
+        self, result: Recording, machine: str, decoder: str | None = None, sink: str | None = None
+    ) -> bool:
+        """Keep a benchmark; False if it tells no costs: a throttled sink, or diffusers' path only.
+
+        Args:
+            machine: whose costs these are.
+            decoder, sink: names to file it under; None: those in the record.
+        """
+        chunked = {arm.mode for arm in result.arms.values()} - {"diffusers", "compute_only"}
+        if result.sink.throttle_mb_per_s is not None or not chunked:
+            return False
+        load = result.workload
+        key = Decoding(
+            machine, decoder or load.decoder, load.variant, load.dtype, load.height, load.width,
+            sink or result.sink.kind,
+        )  # fmt: skip
+        # Another file system has writes of its own.
+        alike = [one for one in self._results.get(key, []) if one.sink == result.sink]
+        new = result.config, result.arms.keys()
+        kept = [one for one in alike if (one.config, one.arms.keys()) != new]
+        self._results[key] = [*kept, result]
+        self._fitted.pop(key, None)
+        return True
+
+    def read(self, folder: Path) -> None:
+        """Keep every benchmark recorded below ``folder``, those of sweeps and variants too.
+
+        Their machine is the device with ``, recorded`` after it. Damaged files are left out, as are
+        A/A controls and profiles.
+        """
+        from vdkit.record.results import by_variant, find_recordings
+
+        for _, result in find_recordings(folder, lambda error: None):
+            if result.kind not in ("aa", "profile"):
+                for _, one in by_variant(result):
+                    self.add(one, f"{result.provenance.device}, recorded")
+
+    def machines(self) -> tuple[str, ...]:
+        """Every machine in the book, the first added first."""
+        return tuple(dict.fromkeys(key.machine for key in self._results))
+
+    def known(self, machine: str) -> tuple[Decoding, ...]:
+        """All that was measured on a machine."""
+        return tuple(key for key in self._results if key.machine == machine)
+
+    def lookup(self, wanted: Decoding) -> Known:
+        """Costs of ``wanted``, exact or put together.
+
+        A size that was not measured is scaled by pixels from the nearest one; a sink that was not
+        measured with this decoder takes its writes from another decoder's.
+
+        Raises:
+            LookupError: nothing of this machine, decoder and variant, or nothing of this sink;
+                says what is missing.
+        """
+        if wanted in self._results:
+            count = len(self._results[wanted])
+            return self._known(wanted, f"measured ({count} benchmark{'s' * (count > 1)})")
+        same = attrgetter("machine", "decoder", "variant", "dtype")
+        near = [key for key in self._results if same(key) == same(wanted)]
+        if not near:
+            raise LookupError(
+                f"nothing is known yet of {wanted.decoder} ({wanted.variant}) in {wanted.dtype} on "
+                f"{wanted.machine}"
+            )
+        base = min(near, key=lambda key: (_distance(key, wanted), key.sink != wanted.sink))
+        costs, said = self._fit(base), []
+        if base.pixels != wanted.pixels:
+            costs = _scaled(costs, wanted.pixels / base.pixels)
+            said.append(f"scaled by pixels from {base.height}x{base.width}")
+        if base.sink != wanted.sink:
+            other, words = self._writes(wanted)
+            costs = replace(costs, write=other.write, open=other.open, close=other.close)
+            said.append(words)
+        if not said:  # the same pixels in another shape
+            said.append(f"those of {base.height}x{base.width}")
+        return self._known(base, "a guess: " + ", ".join(said), costs)
+
+    def _known(self, key: Decoding, origin: str, guess: StageCosts | None = None) -> Known:
+        sizes = tuple(sorted({result.config.chunk_size for result in self._results[key]}))
+        return Known(guess or self._fit(key), origin, guess is None, sizes)
+
+    def _fit(self, key: Decoding) -> StageCosts:
+        if key not in self._fitted:
+            self._fitted[key] = fit_costs(*self._results[key])
+        return self._fitted[key]
+
+    def _writes(self, wanted: Decoding) -> tuple[StageCosts, str]:
+        """Costs whose writes are those of the sink, and where they are from."""
+        if wanted.sink == "null":
+            return StageCosts(decode=Cost()), "writes taken as free"
+        with_it = [key for key in self.known(wanted.machine) if key.sink == wanted.sink]
+        if not with_it:
+            raise LookupError(
+                f"what a write to {wanted.sink} costs on {wanted.machine} is not known yet"
+            )
+        key = min(with_it, key=lambda key: _distance(key, wanted))
+        other = _scaled(self._fit(key), wanted.pixels / key.pixels)
+        return other, f"writes from {key.decoder} at {key.height}x{key.width}"
+
+
+def _distance(key: Decoding, wanted: Decoding) -> float:
+    """How far apart two frame sizes are, as the larger's pixels over the smaller's."""
+    low, high = sorted((key.pixels, wanted.pixels))
+    return high / low
+
+
+def _scaled(costs: StageCosts, factor: float) -> StageCosts:
+    """Costs at ``factor`` times the pixels: launches cost the same, memory is not known."""
+    grown = costs.times(factor, *_GROWS_WITH_PIXELS)
+    return grown if factor == 1 else replace(grown, vram_bytes=())

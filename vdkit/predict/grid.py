@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.predict.costs import StageCosts
+from vdkit.predict import StageCosts
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.machine import Provenance
@@ -65,6 +65,10 @@ class Cell(Record):
         speed = "full speed" if self.mb_per_s is None else f"{self.mb_per_s:g} MB/s"
         speed = "" if self.mode == "compute_only" else f", {speed}"
         return f"{self.mode}, chunk {self.chunk_size}{slots}{speed}"
+
+    def file(self, folder: Path, kind: str = "cell") -> Path:
+        """Of a measured cell, or (``unfit``) of one that does not fit."""
+        return folder / f"{kind}_{self.key}.json"
 
     def config(self, base: DecodeConfig) -> DecodeConfig:
         """``base`` with this cell's chunk size and slots."""
@@ -213,11 +217,11 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] | Non
     results, unfit = {}, {}
     for cell in plan.all_cells:
         old = f"result_{cell.key.replace('compute_only', 'compute')}.json"
-        files = [path for path in (cell_path(folder, cell), folder / old) if path.exists()]
+        files = [path for path in (cell.file(folder), folder / old) if path.exists()]
         try:
             if files:
                 results[cell] = _read_cell(files[0], cell)
-            elif (reason := unfit_path(folder, cell)).exists():
+            elif (reason := cell.file(folder, "unfit")).exists():
                 unfit[cell] = read_record(reason, Unfit, SCHEMA_VERSION).reason
         except (ValueError, OSError) as error:
             if left_out is None:
@@ -231,23 +235,15 @@ def read_sweep(folder: str | Path, left_out: Callable[[Exception], object] | Non
 def _read_cell(path: Path, cell: Cell) -> Recording:
     """ValueError unless the file is of this cell."""
     result = read_recording(path)
-    mode, size = result.base.mode, result.config.chunk_size
-    slots = None if cell.slots is None else result.config.slots
-    speed = result.sink.throttle_mb_per_s
-    found = Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
+    found = Cell(
+        mode=result.base.mode,
+        chunk_size=result.config.chunk_size,
+        slots=None if cell.slots is None else result.config.slots,
+        mb_per_s=result.sink.throttle_mb_per_s,
+    )
     if found != cell:
         raise ValueError(f"{path} holds {found.words}, not {cell.words}")
     return result
-
-
-def cell_path(folder: Path, cell: Cell) -> Path:
-    """Of a measured cell."""
-    return folder / f"cell_{cell.key}.json"
-
-
-def unfit_path(folder: Path, cell: Cell) -> Path:
-    """Of a cell that does not fit."""
-    return folder / f"unfit_{cell.key}.json"
 
 
 def predict_cells(sweep: Sweep) -> Predictions | None:
@@ -266,9 +262,9 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
         except ValueError as error:
             unpredicted[cell.key] = str(error)
             continue
-        run, busy = made.run, made.utilization_percent
         names = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
-        told = {name: getattr(run, name) for name in names}
+        told = {name: getattr(made.run, name) for name in names}
+        busy = made.utilization_percent
         utilization = busy.get("steady", busy["run"])
         cells.append(PredictedCell(cell=cell, **told, utilization_percent=utilization))
     return Predictions(

@@ -1,8 +1,7 @@
 """The pipeline as a model: from what each step costs to when each step of each chunk happens.
 
 Gives the records of a real run, so that the same plots, tables and stall causes read them. The
-costs come from `vdkit.predict.costs` (typed in) or `vdkit.predict.fit` (recorded runs), the rules
-from `vdkit.predict.recurrence`.
+costs are typed in (`vdkit.predict.StageCosts`) or come from recorded runs (`vdkit.predict.fit`).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from vdkit.decode.chunks import (
     latent_frames,
     plan_chunks,
 )
-from vdkit.predict.costs import StageCosts
+from vdkit.predict import StageCosts
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
@@ -101,29 +100,27 @@ def _times(
     costs: StageCosts, chunks: Sequence[Chunk], config: DecodeConfig, mode: str, factor: int
 ) -> dict[str, list[float]]:
     """Seconds of each step that the path has, by chunk."""
-    pinned = is_pinned(costs.cuda, config, mode)
+    pinned, value_bytes = is_pinned(costs.cuda, config, mode), _d2h_value_bytes(costs, config, mode)
     whole = mode != "async" or (pinned and config.uint8_on_gpu)
     why = f"mode {mode}{'' if whole else ' without a primitive'}"
-
-    def column(name: str, scale: int = 1) -> list[float]:
-        cost = costs.known(name, why)
-        return [cost.seconds(chunk.frames * scale, chunk.index == 0) for chunk in chunks]
-
-    if mode == "diffusers":  # one call of the decoder per latent frame
-        calls = plan_chunks(chunks[0].latent_stop, 1, factor)
-        found = {
-            name: [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
-            for name, cost in (("launch", costs.launch), ("decode", costs.decode))
-        }
-        return found | {"convert": column("video_convert"), "write": column("write")}
-    found = {"launch": column("launch"), "decode": column("decode")}
-    if mode == "compute_only":
-        return found
-    name = "copy" if pinned else "pageable_copy"
-    found["copy"] = column(name, _d2h_value_bytes(costs, config, mode))
-    if not converts_on_gpu(config, mode):
-        found["convert"] = column("convert")
-    return found | {"write": column("write")}
+    names = {"launch": "launch", "decode": "decode"}
+    if mode == "diffusers":
+        names["convert"] = "video_convert"
+    elif mode != "compute_only":
+        names["copy"] = "copy" if pinned else "pageable_copy"
+        if value_bytes > 1:
+            names["convert"] = "convert"
+    if mode != "compute_only":
+        names["write"] = "write"
+    found = {}
+    for step, name in names.items():
+        cost, scale = costs.known(name, why), value_bytes if step == "copy" else 1
+        each = [cost.seconds(chunk.frames * scale, chunk.index == 0) for chunk in chunks]
+        if mode == "diffusers" and step in ("launch", "decode"):  # one call per latent frame
+            calls = plan_chunks(chunks[0].latent_stop, 1, factor)
+            each = [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
+        found[step] = each
+    return found
 
 
 def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
@@ -131,14 +128,9 @@ def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
     return mode == "async" and config.pinned_memory and cuda
 
 
-def converts_on_gpu(config: DecodeConfig, mode: str) -> bool:
-    """Whether frames are made uint8 before they are copied."""
-    return {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode, False)
-
-
 def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
-    """Bytes per color value that go to the host; 0 if none do."""
-    if converts_on_gpu(config, mode):
+    """Bytes per color value that go to the host, 1 where the GPU converts; 0 if none do."""
+    if {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode, False):
         return 1
     return {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
 
@@ -175,10 +167,10 @@ class Pipeline:
 
     def run(self) -> DecodeResult:
         """Walk the path."""
-        paths = {"compute_only": self.compute, "async": self.threaded}
-        alone = self.mode == "async" and not self.config.writer_thread
-        latency_s = (self.inline if alone else paths.get(self.mode, self.inline))()
-        most = max(record.frame_stop - record.frame_start for record in self.records)
+        threaded = self.threaded if self.config.writer_thread else self.inline
+        paths = {"compute_only": self.compute, "async": threaded}
+        latency_s = paths.get(self.mode, self.inline)()
+        most = max(record.frames for record in self.records)
         has_sink = self.mode != "compute_only"
         buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
         ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)
@@ -204,8 +196,7 @@ class Pipeline:
         start_s = host_s + self.costs.step_s
         done_s = start_s + self.times["launch"][record.index]
         # Queued kernels run back to back; on an idle stream the first ones wait for their launch.
-        frames = record.frame_stop - record.frame_start
-        lead_s = self.costs.lead.seconds(frames, record.index == 0)
+        lead_s = self.costs.lead.seconds(record.frames, record.index == 0)
         begin_s = max(start_s + lead_s, self.compute_free_s)
         decoded_s = max(begin_s + self.times["decode"][record.index], done_s)
         record.launch_start_s, record.launch_done_s = start_s, done_s
@@ -242,7 +233,7 @@ class Pipeline:
         storage = self.costs.storage
         if storage is not None:
             rate = storage.mb_per_s * 1e6
-            nbytes = (record.frame_stop - record.frame_start) * self.info.frame_bytes
+            nbytes = record.frames * self.info.frame_bytes
             begin_s = max(at_s, self.cache_empty_s)
             done_s = max(done_s, begin_s + (nbytes - storage.burst_bytes) / rate)
             self.cache_empty_s = max(done_s, begin_s + nbytes / rate)
@@ -251,11 +242,8 @@ class Pipeline:
 
     def close(self, at_s: float) -> float:
         """Close the sink; returns the latency."""
-        durable = self.costs.storage is not None and self.costs.storage.durable
-        stored_s = max(at_s, self.cache_empty_s) if durable else at_s
-        done_s = stored_s + self.costs.close.seconds(self.info.frames)
-        self.sink_close_s = done_s - at_s
-        return done_s
+        self.sink_close_s = self.costs.close.seconds(self.info.frames)
+        return at_s + self.sink_close_s
 
     def compute(self) -> float:
         """Mode compute_only."""

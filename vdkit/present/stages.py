@@ -16,7 +16,7 @@ from vdkit.decode.chunks import LAUNCH_AHEAD
 from vdkit.present.style import TONES, WIDTH_IN, chart, keep_data, name_rows, say
 from vdkit.present.table import Cell, Number, Table, significant
 from vdkit.present.timeline import BAR, draw_bars
-from vdkit.trace.timeline import chunk_steps
+from vdkit.trace import chunk_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vdkit.decode.chunks import DecodeResult
     from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
-    from vdkit.trace.timeline import Recorded
+    from vdkit.trace import Recorded
 
 
 @dataclass(frozen=True, slots=True)

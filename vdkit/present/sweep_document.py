@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
-from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, measured_s, median_and_worst, unfit_path
+from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, measured_s, median_and_worst
 from vdkit.present.columns import NOTHING, Asked, Row, cells, columns_of
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
@@ -234,7 +234,7 @@ def _remarks(sweep: Sweep) -> list[str]:
         said.append(f"{done} of {total} cells are done.")
     for cell, reason in sweep.unfit.items():
         first, *rest = reason.splitlines()
-        more = f" (the rest is in {unfit_path(sweep.folder, cell).name})" if rest else ""
+        more = f" (the rest is in {cell.file(sweep.folder, 'unfit').name})" if rest else ""
         said.append(f"{cell.words} does not fit: {first}{more}")
     if sweep.predictions is not None:
         unpredicted = sweep.predictions.unpredicted

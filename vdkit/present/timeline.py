@@ -22,6 +22,7 @@ from vdkit.present.columns import NAMES
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
 from vdkit.record.runs import Run
+from vdkit.trace import Recorded, Timeline
 from vdkit.trace.figures import steady_windows
 from vdkit.trace.stalls import (
     Stalls,
@@ -30,7 +31,6 @@ from vdkit.trace.stalls import (
     stalls_from_records,
     stalls_from_trace,
 )
-from vdkit.trace.timeline import Recorded, Timeline
 
 LEGEND_CHARACTERS = 130
 """Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""

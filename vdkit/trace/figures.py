@@ -1,42 +1,45 @@
-"""The figures of a timeline, each with its window named; no torch."""
+"""The figures of a timeline, each with its window named, and whether its trace is complete.
+
+Profilers drop events without a word; the checks notice. No torch.
+"""
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK
-from vdkit.trace.completeness import Check, check_trace
+from vdkit.trace import (
+    COMMUNICATION,
+    D2H,
+    KERNEL,
+    Alignment,
+    Recorded,
+    Timeline,
+    clip,
+    family_of,
+    gaps,
+    length,
+    to_ns,
+    union,
+)
 from vdkit.trace.stalls import (
     SHORT_NS,
     Stalls,
     record_intervals,
     run_window,
-    stalls_from_records,
-    stalls_from_trace,
-)
-from vdkit.trace.timeline import (
-    COMMUNICATION,
-    D2H,
-    KERNEL,
-    Alignment,
-    Intervals,
-    Recorded,
-    Timeline,
-    clip,
-    gaps,
-    length,
-    overlap,
-    to_ns,
+    stalls_of,
 )
 
-GAP_BOUNDS_US = (2, 5, 10, 20, 50, 100, 1_000, 10_000)
+TOLERANCE_NS = 200_000
+"""How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
+CLOCKS_NS = 20_000
+"""How far host and GPU clocks of a trace may be apart."""
+GAP_BOUNDS_US = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1_000.0, 10_000.0)
 LONGEST = 20
 
 
@@ -84,9 +87,8 @@ class WindowFigures:
 
     @property
     def communication_percent(self) -> float | None:
-        if self.communication_s is None:
-            return None
-        return 100 * self.communication_s / max(self.window_s, 1e-9)
+        seconds = self.communication_s
+        return None if seconds is None else 100 * seconds / max(self.window_s, 1e-9)
 
     @property
     def idle_s(self) -> float:
@@ -117,6 +119,18 @@ class ChunkFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One check: its name, whether it passed, and the figures it looked at.
+
+    ``ok`` is None where there was nothing to check, with the reason in ``detail``.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """Everything that is said about one timeline."""
 
@@ -144,8 +158,7 @@ class Analysis:
         """How much longer the profiled run took than the timed runs' mean."""
         if self.profiled_latency_s is None or not self.timed_latency_s:
             return None
-        mean = sum(self.timed_latency_s) / len(self.timed_latency_s)
-        return 100 * (self.profiled_latency_s / mean - 1)
+        return 100 * (self.profiled_latency_s / statistics.fmean(self.timed_latency_s) - 1)
 
 
 def analyze(timeline: Timeline) -> Analysis:
@@ -160,14 +173,14 @@ def analyze(timeline: Timeline) -> Analysis:
             f"no compute kernels among {len(timeline.gpu)} GPU events: there is no "
             "utilization and no stall to tell of"
         )
-    stalls = {name: _stalls(timeline, window) for name, window in find_windows(timeline).items()}
+    stalls = {name: stalls_of(timeline, window) for name, window in find_windows(timeline).items()}
     copies = timeline.gpu.of(D2H)
     recorded = sum(chunk.d2h_bytes for chunk in run.chunks) if run else 0
     return Analysis(
         device=timeline.device,
         windows={name: _window(timeline, one) for name, one in stalls.items()},
-        longest_gaps=_longest(timeline, next(iter(stalls.values()))),
-        chunks=_chunks(timeline),
+        longest_gaps=tuple(_longest(timeline, next(iter(stalls.values())))),
+        chunks=tuple(_chunks(timeline, run)) if run else (),
         families=kernel_families(timeline),
         d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded,
         kernels=len(kernels),
@@ -180,92 +193,64 @@ def analyze(timeline: Timeline) -> Analysis:
     )
 
 
-def _stalls(timeline: Timeline, window: tuple[int, int]) -> Stalls:
-    if len(timeline.kernels):
-        return stalls_from_trace(timeline, window)
-    assert timeline.run is not None and timeline.config is not None
-    return stalls_from_records(timeline.run, timeline.config, window)
-
-
 def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
-    if not len(timeline.kernels):
-        assert timeline.run is not None
-        compute, copies, _ = record_intervals(timeline.run)
-        return _figures(stalls, compute, copies)
-    gpu = timeline.gpu
+    gpu, window, run = timeline.gpu, stalls.window, timeline.run
+    compute, copies = timeline.kernels.union(), gpu.of(D2H).union()
     everything, between = (
-        length(clip(events.union(), stalls.window)) / 1e9 for events in (gpu, gpu.of(COMMUNICATION))
+        length(clip(events.union(), window)) / 1e9 for events in (gpu, gpu.of(COMMUNICATION))
     )
-    made = _figures(stalls, timeline.kernels.union(), gpu.of(D2H).union())
-    return replace(made, gpu_busy_s=everything, communication_s=between)
-
-
-def _figures(stalls: Stalls, compute: Intervals, copies: Intervals) -> WindowFigures:
-    start, stop = stalls.window
-    begin, end = gaps(compute, stalls.window)
-    sizes = (end - begin) / 1e3
-    inside = clip(copies, stalls.window)
-    copied = length(inside)
-    bounds = np.array([0, *GAP_BOUNDS_US, np.inf])
-    places = np.searchsorted(bounds, sizes, side="left") - 1
-    histogram = tuple(
-        (
-            None if np.isinf(bounds[place + 1]) else float(bounds[place + 1]),
-            int((places == place).sum()),
-            float(sizes[places == place].sum() / 1e6),
-        )
-        for place in range(len(bounds) - 1)
-    )
+    if not (traced := len(timeline.kernels) > 0) and run is not None:
+        compute, copies, _ = record_intervals(run)
+    sizes = np.diff(gaps(compute, window), axis=0)[0] / 1e3
+    places = np.searchsorted(GAP_BOUNDS_US, sizes)
+    bins = [sizes[places == place] for place in range(len(GAP_BOUNDS_US) + 1)]
+    copies, computing = clip(copies, window), clip(compute, window)
+    copied = length(copies)
+    either = length(union(*(np.concatenate(both) for both in zip(copies, computing, strict=True))))
+    hidden = copied + length(computing) - either
     return WindowFigures(
-        start_s=start / 1e9,
-        stop_s=stop / 1e9,
+        start_s=window[0] / 1e9,
+        stop_s=window[1] / 1e9,
         resolution=stalls.resolution,
         busy_s=stalls.busy_ns / 1e9,
-        kernel_utilization_percent=100 * stalls.busy_ns / max(stop - start, 1),
-        gpu_busy_s=None,
+        kernel_utilization_percent=100 * stalls.busy_ns / max(window[1] - window[0], 1),
+        gpu_busy_s=everything if traced else None,
         gap_count=int(sizes.size),
         gap_median_us=float(np.median(sizes)) if sizes.size else 0.0,
         gap_p99_us=float(np.percentile(sizes, 99)) if sizes.size else 0.0,
-        gap_max_us=float(sizes.max()) if sizes.size else 0.0,
-        gap_histogram=histogram,
+        gap_max_us=float(sizes.max(initial=0.0)),
+        gap_histogram=tuple(
+            (bound, len(some), float(some.sum() / 1e6))
+            for bound, some in zip((*GAP_BOUNDS_US, None), bins, strict=True)
+        ),
         stall_s={cause: value / 1e9 for cause, value in stalls.by_cause_ns.items()},
         drain_s={cause: value / 1e9 for cause, value in stalls.drain_ns.items()},
         explained_percent=stalls.explained_percent,
         d2h_s=copied / 1e9,
-        copy_hidden_percent=100 * length(overlap(inside, compute)) / copied if copied else None,
+        copy_hidden_percent=100 * hidden / copied if copied else None,
+        communication_s=between if traced else None,
     )
 
 
-def _longest(timeline: Timeline, stalls: Stalls) -> tuple[LongGap, ...]:
+def _longest(timeline: Timeline, stalls: Stalls) -> Iterator[LongGap]:
     kernels = timeline.kernels
-    longest = sorted(stalls.gaps, key=lambda gap: -gap.length_ns)[:LONGEST]
-    found = []
-    for gap in longest:
+    for gap in sorted(stalls.gaps, key=lambda gap: -gap.length_ns)[:LONGEST]:
         at = int(np.searchsorted(kernels.start_ns, gap.stop_ns))
         name = timeline.names[kernels.name[at]] if at < len(kernels) else ""
-        found.append(LongGap(gap.start_ns / 1e9, gap.length_ns / 1e3, gap.cause, gap.before, name))
-    return tuple(found)
+        yield LongGap(gap.start_ns / 1e9, gap.length_ns / 1e3, gap.cause, gap.before, name)
 
 
-def _chunks(timeline: Timeline) -> tuple[ChunkFigures, ...]:
-    if timeline.run is None:
-        return ()
+def _chunks(timeline: Timeline, run: Recorded) -> Iterator[ChunkFigures]:
     kernels, traced = timeline.chunk_kernels(), len(timeline.kernels) > 0
-    found = []
-    for chunk in timeline.run.chunks:
+    for chunk in run.chunks:
         mine = kernels.get(chunk.index)
-        busy = length(mine.union()) / 1e9 if mine else 0.0
-        found.append(
-            ChunkFigures(
-                index=chunk.index,
-                kernels=len(mine or ()) if traced else None,
-                compute_s=busy if traced else chunk.span_s("decode") or 0.0,
-                copy_s=chunk.span_s("copy"),
-                convert_s=chunk.span_s("convert"),
-                write_s=chunk.span_s("write"),
-            )
+        busy_s = length(mine.union()) / 1e9 if mine else 0.0
+        yield ChunkFigures(
+            chunk.index,
+            len(mine or ()) if traced else None,
+            busy_s if traced else chunk.span_s("decode") or 0.0,
+            *(chunk.span_s(step) for step in ("copy", "convert", "write")),
         )
-    return tuple(found)
 
 
 def find_windows(timeline: Timeline) -> dict[str, tuple[int, int]]:
@@ -284,8 +269,7 @@ def steady_windows(starts: Sequence[int]) -> dict[str, tuple[int, int]]:
     if first < 1 or len(starts) < first + 2:
         return {}
     found = {"steady": (starts[first], starts[-1])}
-    pairs = list(zip(starts[first:], starts[first + 2 :], strict=False))
-    if pairs:
+    if pairs := list(zip(starts[first:], starts[first + 2 :], strict=False)):
         median = statistics.median(stop - start for start, stop in pairs)
         found["two chunks"] = min(pairs, key=lambda pair: abs(pair[1] - pair[0] - median))
     return found
@@ -315,31 +299,6 @@ def busy_percent(run: Recorded) -> dict[str, float]:
     }
 
 
-# First match wins. The division and the scaling of an unfused norm are elementwise kernels.
-# torch.compile's kernels are named after all that they fuse, a convolution's bias among it.
-FAMILIES = (
-    ("communication", r"\b(nccl|rccl|msccl)|nvshmem|cross_device_reduce"),
-    ("matrix multiply", r"Cijk_"),
-    ("elementwise", r"^triton_poi_"),
-    ("normalization", r"^triton_(red|per)_"),
-    ("layout conversion", r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw|transpose"),
-    (
-        "convolution",
-        r"conv(?!e)|fprop|dgrad|wgrad|implicit_gemm|igemm_(?:fwd|bwd|wrw)|winograd|\dcudnn|scudnn",
-    ),
-    ("matrix multiply", r"(?<!fb)gemm|nvjet|cutlass|cublas|fmha|flash|attention|matmul"),
-    ("normalization", r"norm|welford|rsqrt"),
-    (
-        "copy, cat, pad, cast",
-        r"copy_kernel|CatArray|FillFunctor|_pad|convert|gather(?!TopK)|index_?select|"
-        r"(?<!rotary)(?<!rotary_)embedding",
-    ),
-    ("upsampling", r"upsample|interpolate"),
-    ("elementwise", r"elementwise|silu|clamp"),
-)
-_FAMILIES = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in FAMILIES)
-
-
 @dataclass(frozen=True, slots=True)
 class Family:
     """Kernels of one kind: how many, seconds summed, share of all kernel time in percent."""
@@ -348,11 +307,6 @@ class Family:
     kernels: int
     seconds: float
     percent: float
-
-
-def family_of(kernel: str) -> str:
-    """The family of a kernel by its name; ``other`` if no rule fits."""
-    return next((name for name, rule in _FAMILIES if rule.search(kernel)), "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,19 +329,17 @@ def kernel_families(
     kernels = timeline.gpu.of(KERNEL, COMMUNICATION)
     if window is not None:
         kernels = kernels.where((kernels.start_ns >= window[0]) & (kernels.start_ns < window[1]))
-    if not len(kernels):
-        return ()
-    seconds, counts = defaultdict[str, float](float), Counter[str]()
+    seconds, counts = Counter[str](), Counter[str]()
     spent = np.bincount(kernels.name, (kernels.stop_ns - kernels.start_ns) / 1e9)
     often = np.bincount(kernels.name)
     for index in np.flatnonzero(often).tolist():
         family = family_of(timeline.names[index])
-        seconds[family] += float(spent[index])
+        seconds[family] += float(spent[index])  # type: ignore[assignment]
         counts[family] += int(often[index])
-    total = sum(seconds.values())
+    total = seconds.total()
     return tuple(
         Family(name, counts[name], spent_s, 100 * spent_s / total)
-        for name, spent_s in sorted(seconds.items(), key=lambda one: -one[1])
+        for name, spent_s in seconds.most_common()
     )
 
 
@@ -434,19 +386,114 @@ class Agreement:
 
 def agreement(timeline: Timeline) -> Agreement | None:
     """Chunk-level gaps both ways; None without a trace or with fewer than two chunks."""
-    run = timeline.run
-    if run is None or len(run.chunks) < 2:
+    run, kernels = timeline.run, timeline.chunk_kernels()
+    if run is None or len(run.chunks) < 2 or any(c.index not in kernels for c in run.chunks):
         return None
-    kernels = timeline.chunk_kernels()
-    if any(chunk.index not in kernels for chunk in run.chunks):
-        return None
-    traced = [kernels[chunk.index].span for chunk in run.chunks]
-    noted = [
-        (to_ns(chunk.decode_start_s or 0.0), to_ns(chunk.decode_done_s or 0.0))
-        for chunk in run.chunks
-    ]
-    between = ([max(0, b[0] - a[1]) for a, b in pairwise(spans)] for spans in (noted, traced))
-    pairs = list(zip(*between, strict=True))
-    long = [pair for pair in pairs if max(pair) > SHORT_NS]
-    records, trace = (sum(pair[side] for pair in long) / 1e9 for side in (0, 1))
-    return Agreement(records, trace, len(long), len(pairs))
+    noted = [(to_ns(chunk.decode_start_s), to_ns(chunk.decode_done_s)) for chunk in run.chunks]
+    spans = np.array([noted, [kernels[chunk.index].span for chunk in run.chunks]])
+    between = np.maximum(spans[:, 1:, 0] - spans[:, :-1, 1], 0)
+    long = between[:, between.max(axis=0) > SHORT_NS]
+    records, trace = (long.sum(axis=1) / 1e9).tolist()
+    return Agreement(records, trace, long.shape[1], between.shape[1])
+
+
+def check_trace(timeline: Timeline) -> tuple[Check, ...]:
+    """Every check that this timeline allows; other programs' traces allow the first few."""
+    found, run = timeline.dropped, timeline.run
+    detail = "; ".join(found[:3]) if found else "no marker of dropped events"
+    checks = [Check("dropped events", not found, detail)]
+    if len(timeline.kernels):
+        checks += [_launches(timeline), _causal(timeline)]
+        checks += _against_records(timeline, run) if run is not None and run.chunks else ()
+    elif run is not None and timeline.device != "cpu":
+        checks.append(Check("kernels", False, f"none, of a run on {timeline.device}"))
+    return tuple(checks)
+
+
+_NO_CALLS = "the trace holds no calls to match with its kernels"
+
+
+def _launches(timeline: Timeline) -> Check:
+    """Each launch call has its kernel, and each kernel its launch call.
+
+    What another program launched before its recording began is no loss: ids count upwards.
+    """
+    title, calls, names = "launches = kernels", timeline.calls, timeline.names
+    ran = set(timeline.gpu.of(KERNEL, COMMUNICATION).correlation.tolist()) - {-1}
+    called = set(calls.correlation.tolist()) - {-1}
+    if not called or not ran:
+        return Check(title, None, _NO_CALLS)
+    launching = np.array(["Launch" in name and "Host" not in name for name in names])
+    graphs = np.array(["GraphLaunch" in name or "BeginCapture" in name for name in names])
+    launches = calls.where((launching & ~graphs)[calls.name])
+    asked = set(launches.correlation.tolist())
+    lost, stray = asked - ran, ran - called
+    detail = f"{len(asked)} launches, {len(lost)} without a kernel"
+    without = np.isin(launches.correlation, list(lost))
+    last = launches.start_ns[~without].max(initial=-1)
+    if after := int((launches.start_ns[without] > last).sum()):
+        detail += f" ({after} at the end: the trace stopped before they ran)"
+    detail += f"; {len(stray)} kernels without a launch"
+    if before := {one for one in stray if one < min(called)}:
+        detail += f" ({len(before)} launched before the trace begins: it started in mid-run)"
+    if timeline.run is None:
+        stray -= before
+    if timeline.calls_elsewhere:
+        detail += f"; {timeline.calls_elsewhere} calls of other GPUs left out"
+    if graphs[calls.name].any() and not stray:  # captured launches run later, or never
+        return Check(title, None, f"{detail}; with CUDA graphs that tells nothing")
+    return Check(title, not lost and not stray, detail)
+
+
+def _causal(timeline: Timeline) -> Check:
+    """Nothing starts before the call that launched it, as far as the clocks can tell."""
+    name, launched = "starts after launches", timeline.launches(timeline.gpu)[0]
+    if not len(early := (launched - timeline.gpu.start_ns)[launched >= 0]):
+        return Check(name, None, _NO_CALLS)
+    count, worst = int((early > CLOCKS_NS).sum()), max(int(early.max()), 0)
+    allowed = f"at most {worst / 1e3:.0f} us (allowed {CLOCKS_NS / 1e3:.0f})"
+    return Check(name, not count, f"{count} of {len(early)} before; {allowed}")
+
+
+def _against_records(timeline: Timeline, run: Recorded) -> Iterator[Check]:
+    """The trace against what the decode path recorded, as far as the clocks can tell."""
+    chunks, kernels, name = run.chunks, timeline.chunk_kernels(), "kernels per chunk"
+    count = {chunk.index: len(kernels.get(chunk.index, ())) for chunk in chunks}
+    sizes = [chunk.latent_stop - chunk.latent_start for chunk in chunks]
+    steady = list(zip(chunks, sizes, strict=True))[min(FIRST_STEADY_CHUNK, len(chunks) // 2) :]
+    numbers = {count[chunk.index] for chunk, size in steady if size == max(sizes)}
+    if len(chunks) == 1:
+        yield Check(name, bool(count[0]), f"{count[0]} kernels in the one chunk")
+    else:
+        values = " or ".join(map(str, sorted(numbers)))
+        yield Check(name, len(numbers) == 1 and 0 not in numbers, f"{values} in the steady state")
+
+    allowed, clocks = TOLERANCE_NS, timeline.alignment
+    if clocks is not None:
+        allowed += clocks.host_residual_ns + clocks.record_residual_ns
+    worst = 0
+    for chunk in (chunk for chunk in chunks if chunk.index in kernels):
+        first, last = kernels[chunk.index].span  # between the chunk's two CUDA events
+        early, late = to_ns(chunk.decode_start_s) - first, last - to_ns(chunk.decode_done_s)
+        worst = max(worst, early, abs(late))
+    detail = f"at most {worst / 1e3:.0f} us apart (allowed {allowed / 1e3:.0f})"
+    if missing := len(chunks) - len(kernels):
+        detail += f"; {missing} chunks without kernels"
+    yield Check("kernels within CUDA events", worst <= allowed and not missing, detail)
+
+    (first, last), latency = timeline.kernels.span, to_ns(run.latency_s)
+    ok = first >= -TOLERANCE_NS and last <= latency + TOLERANCE_NS
+    detail = f"kernels from {first / 1e6:.1f} to {last / 1e6:.1f} ms, run of {latency / 1e6:.1f} ms"
+    yield Check("kernels within the run", ok, detail)
+
+    copies, wanted = timeline.gpu.of(D2H), {chunk.index: chunk.d2h_bytes for chunk in chunks}
+    if not any(wanted.values()) and not (copies.chunk >= 0).any():
+        yield Check("copies", None, f"{run.mode} copies nothing to the host")
+    elif run.mode == "diffusers":  # VideoProcessor copies; the record knows how much
+        whole = sum(wanted.values())
+        copied = int(copies.nbytes[copies.nbytes >= whole].sum())
+        yield Check("copies", copied == whole, f"{copied} bytes copied of {whole}")
+    else:
+        right = sum(copies.nbytes[copies.chunk == n].sum() == size for n, size in wanted.items())
+        detail = f"{right} of {len(chunks)} chunks copied whole"
+        yield Check("copies", bool(right == len(chunks)), detail)

@@ -10,15 +10,13 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vdkit.trace.figures import family_of
-from vdkit.trace.timeline import (
+from vdkit.trace import (
     CLOCK_MARKER,
     COMMUNICATION,
     D2D,
@@ -28,16 +26,13 @@ from vdkit.trace.timeline import (
     MEMSET,
     OTHER_COPY,
     Events,
-    Intervals,
     Timeline,
-    union,
+    family_of,
+    merged,
 )
 
-_SPACE = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"\s*")
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?|[\x00-\x1f]')
-
-# Numbers with a point stay text until `_ns` reads them exactly; the rest are ints.
-_DECODER, _PLAIN = json.JSONDecoder(parse_float=str), json.JSONDecoder()
 _TRACES = ("*.json.gz", "*trace*.json", "*kineto*.json")
 
 
@@ -60,27 +55,22 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
     notes: list[str] = []
     collected, head = _read(file, _text(file, notes), notes)
     devices = sorted({device for device, _ in collected.gpu})
-    own = head.get("vdkit")
+    own, listed = head.get("vdkit"), ", ".join(map(str, devices))
     if gpu is not None and gpu not in devices:
-        raise ValueError(
-            f"{file} has no events of GPU {gpu}; it has "
-            + (", ".join(map(str, devices)) if devices else "none of any GPU")
-        )
+        raise ValueError(f"{file} has no events of GPU {gpu}; it has {listed or 'none of any GPU'}")
     if not devices and own is None and require_gpu:
         raise ValueError(
             f"{file} holds no GPU events ({collected.count} events in all); profile with "
             "ProfilerActivity.CUDA on a machine with a GPU"
         )
     if len(devices) > 1 and gpu is None:
-        raise ValueError(
-            f"{file} has events of GPUs {', '.join(map(str, devices))}; choose one with --gpu"
-        )
-    device = gpu if gpu is not None else devices[0] if devices else 0
+        raise ValueError(f"{file} has events of GPUs {listed}; choose one with --gpu")
+    device = next(iter(devices), 0) if gpu is None else gpu
     rows = [row for there, found in collected.gpu.items() if there[0] == device for row in found]
     calls = _calls(collected, device, rows)
     try:
         gpu_events, call_events = Events.from_rows(rows), Events.from_rows(calls)
-        ops = {thread: _merged(spans) for thread, spans in collected.ops.items()}
+        ops = {thread: merged(spans) for thread, spans in collected.ops.items()}
     except OverflowError as error:
         raise ValueError(
             f"{file} is damaged: a stream, correlation or size is beyond 64 bits"
@@ -166,46 +156,32 @@ def _text(file: Path, notes: list[str]) -> str:
 
 def _read(file: Path, text: str, notes: list[str]) -> tuple[Collected, dict[str, Any]]:
     """Collect every event as it is parsed; returns them and the other top-level entries."""
-    head: dict[str, Any] = {}
-    found = False
+    at = _SPACE.match(text).end()  # type: ignore[union-attr]
+    if text[at : at + 1] not in ("{", "["):
+        what = f"it begins with {text[at : at + 12]!r}" if text[at:] else "it is empty"
+        raise ValueError(f"{file} is not a trace: {what}")
     collected = Collected(file)
+    # Numbers with a point stay text until `_ns` reads them exactly; the rest are ints.
+    decoder = json.JSONDecoder(parse_float=str, object_hook=collected.parsed)
     try:
-        at = _SPACE.match(text).end()  # type: ignore[union-attr]
-        if text[at : at + 1] == "[":
-            found = True
-            at = _each(text, at, collected.add)
-        elif text[at : at + 1] == "{":
-            at += 1
-            while text[(at := _SPACE.match(text, at).end())] != "}":  # type: ignore[union-attr]
-                key, at = _DECODER.raw_decode(text, at)
-                colon = text.find(":", at)
-                if not isinstance(key, str) or colon < 0:
-                    raise json.JSONDecodeError("A name and a colon are expected", text, at)
-                at = _SPACE.match(text, colon + 1).end()  # type: ignore[union-attr]
-                if key == "traceEvents" and text[at] == "[":
-                    found = True
-                    at = _each(text, at, collected.add)
-                else:
-                    decoder = _PLAIN if key == "vdkit" else _DECODER
-                    head[key], at = decoder.raw_decode(text, at)
-            at += 1
-        else:
-            what = f"it begins with {text[at : at + 12]!r}" if text[at:] else "it is empty"
-            raise ValueError(f"{file} is not a trace: {what}")
+        data, at = decoder.raw_decode(text, at)
     except json.JSONDecodeError as error:
         what = error.msg.removesuffix(" at").rstrip(": ")
         where = f"{what} at line {error.lineno}, column {error.colno}"
         if error.msg.startswith("Invalid"):  # inside a string: a control character, an escape
             notes.append(f"{where}: replaced")
             return _read(file, _ESCAPE.sub(_strict, text), notes)
-        if found:
-            raise ValueError(f"{file} is cut short or damaged: {where}") from error
-        raise ValueError(f"{file} is not a trace: it is not JSON ({where})") from error
-    except (IndexError, RecursionError) as error:
-        what = "it ends too early" if isinstance(error, IndexError) else "it is nested too deep"
-        raise ValueError(f"{file} is cut short or damaged: {what}") from error
-    if not found:
+        found = collected.count or '"traceEvents"' in text
+        what = "cut short or damaged: " if found else "not a trace: it is not JSON, "
+        raise ValueError(f"{file} is {what}{where}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} is cut short or damaged: it is nested too deep") from error
+    head = data if isinstance(data, dict) else {"traceEvents": data}
+    if not isinstance(events := head.pop("traceEvents", None), list):
         raise ValueError(f"{file} is not a trace: it has no traceEvents")
+    for number, event in enumerate(events, start=1):
+        if event is not _TAKEN:
+            collected.add(event, number)
     if rest := text[at:].strip():
         notes.append(f"{len(rest)} characters after the end of the JSON, {rest[:12]!r}: not read")
     return collected, head
@@ -218,38 +194,18 @@ def _strict(escape: re.Match[str]) -> str:
     return r"\\" if escape[0] == "\\" else " "
 
 
-def _each(text: str, at: int, take: Callable[[Any], None]) -> int:
-    """Give ``take`` each value of the list that opens at ``at``, as it is parsed; where it ends."""
-    decode, skip = _DECODER.raw_decode, _SPACE.match
-    at = skip(text, at + 1).end()  # type: ignore[union-attr]
-    while text[at] != "]":
-        value, at = decode(text, at)
-        at = skip(text, at).end()  # type: ignore[union-attr]
-        take(value)
-    return at + 1
-
-
-def _merged(spans: list[tuple[int, int]]) -> Intervals:
-    table = np.array(spans, np.int64).reshape(-1, 2)
-    return union(table[:, 0], table[:, 1])
-
-
 def _device_name(head: dict[str, Any], device: int) -> str:
     listed = head.get("deviceProperties")
-    for properties in listed if isinstance(listed, list) else []:
-        if isinstance(properties, dict) and properties.get("id") == device:
-            return str(properties.get("name") or "").strip() or f"GPU {device}"
-    return f"GPU {device}"
+    known = [p for p in (listed if isinstance(listed, list) else ()) if isinstance(p, dict)]
+    names = (str(p.get("name") or "").strip() for p in known if p.get("id") == device)
+    return next(filter(None, names), f"GPU {device}")
 
 
 def _dropped(head: dict[str, Any]) -> list[str]:
     """Warnings and errors of the profiler that speak of dropped events."""
-    found = []
-    for key in ("WARNING", "ERROR"):
-        messages = head.get(key) or []
-        messages = messages if isinstance(messages, list) else [messages]
-        found += [str(message) for message in messages if DROPPED.search(str(message))]
-    return found
+    given = (head.get(key) or [] for key in ("WARNING", "ERROR"))
+    said = [str(one) for some in given for one in (some if isinstance(some, list) else [some])]
+    return [message for message in said if DROPPED.search(message)]
 
 
 DROPPED = re.compile(r"\b(dropp\w*|lost)\b.*\b(event|record|activit|buffer)|buffer.*\bdropp", re.I)
@@ -263,6 +219,7 @@ _CALLS = ("cuda_runtime", "cuda_driver", "Runtime")
 _OPS = ("cpu_op", "Operator")
 _COPIES = (("DtoH", D2H), ("HtoD", H2D), ("DtoD", D2D))
 _FAR_NS = 2**62
+_TAKEN: Any = object()
 
 
 class Collected:
@@ -279,14 +236,21 @@ class Collected:
         self.markers: list[tuple[int, int]] = []
         self.count = 0
 
-    def add(self, event: Any) -> None:
+    def parsed(self, value: dict[str, Any]) -> Any:
+        """Of each object, as it is parsed: an event is added and not kept; others stay."""
+        if "ph" not in value or "pid" not in value:
+            return value
+        self.add(value, self.count + 1)
+        return _TAKEN
+
+    def add(self, event: Any, number: int) -> None:
         """Keep one event; ValueError, with the file, the event and the value, for a damaged one."""
         self.count += 1
         try:
             self._take(event)
         except (TypeError, KeyError, AttributeError, ArithmeticError, ValueError) as error:
             raise ValueError(
-                f"{self.file} is damaged or no Chrome trace: event {self.count} {fault(event)}"
+                f"{self.file} is damaged or no Chrome trace: event {number} {fault(event)}"
             ) from error
 
     def _take(self, event: Any) -> None:
@@ -295,27 +259,21 @@ class Collected:
             if category != "ac2g" and DROPPED.search(str(event.get("name", ""))):
                 self.dropped.append(str(event["name"]))
             return
-        kind = _GPU.get(category)
-        if kind is not None:
-            start, stop = _span(event)
-            details = event.get("args", {})
-            name, pid = event["name"], event.get("pid")
+        details = event.get("args", {})
+        if (kind := _GPU.get(category)) is not None:
+            name, pid, stream = event["name"], event.get("pid"), details.get("stream")
             if kind == OTHER_COPY:
                 kind = next((code for word, code in _COPIES if word in name), OTHER_COPY)
-            stream, device = details.get("stream"), details.get("device", 0)
-            if stream is None:
-                stream, device = _last(event["tid"]), details.get("device", _last(pid))
+            device = details.get("device", 0 if stream is not None else _last(pid))
+            stream = _last(event["tid"]) if stream is None else stream
             row = (
-                start, stop, self._name(name), int(stream), kind,
+                *_span(event), self._name(name), int(stream), kind,
                 int(details.get("correlation", -1)), int(details.get("bytes", 0)),
             )  # fmt: skip
             self.gpu.setdefault((int(device), pid), []).append(row)
         elif category in _CALLS:
-            start, stop = _span(event)
-            correlation = int(event.get("args", {}).get("correlation", -1))
-            self.calls.append(
-                (start, stop, self._name(event["name"]), self._thread(event), 0, correlation, 0)
-            )
+            name, correlation = self._name(event["name"]), int(details.get("correlation", -1))
+            self.calls.append((*_span(event), name, self._thread(event), 0, correlation, 0))
         elif category in _OPS:
             self.ops.setdefault(self._thread(event), []).append(_span(event))
         elif category == "user_annotation" and event["name"] == CLOCK_MARKER:
@@ -328,12 +286,9 @@ class Collected:
         return self.threads.setdefault((event.get("pid"), event["tid"]), len(self.threads))
 
     def _name(self, name: str) -> int:
-        number = self.names.get(name)
-        if number is None:
-            if not isinstance(name, str):
-                raise TypeError(name)
-            number = self.names[name] = len(self.names)
-        return number
+        if not isinstance(name, str):
+            raise TypeError(name)
+        return self.names.setdefault(name, len(self.names))
 
 
 def fault(event: Any) -> str:

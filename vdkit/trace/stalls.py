@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.trace.timeline import (
+from vdkit.trace import (
     COMMUNICATION,
     D2H,
     KERNEL,
@@ -30,6 +31,7 @@ from vdkit.trace.timeline import (
     Timeline,
     empty,
     gaps,
+    merged,
     to_ns,
     union,
 )
@@ -112,30 +114,27 @@ class Stalls:
     @property
     def explained_percent(self) -> float:
         """Share of the stall time whose cause is not ``unknown``; 100 if there is no stall."""
-        if self.stall_ns == 0:
-            return 100.0
-        return 100 * (1 - self.by_cause_ns["unknown"] / self.stall_ns)
+        return 100 * (1 - self.by_cause_ns["unknown"] / self.stall_ns) if self.stall_ns else 100.0
+
+
+Launches = dict[int, tuple[tuple[int, int] | None, int]]
+"""Start of a compute interval to ((launch start, stop) or None, chunk)."""
 
 
 def attribute(
-    compute: Intervals,
-    window: tuple[int, int],
-    host: Host,
-    next_launch: dict[int, tuple[tuple[int, int] | None, int]],
-    resolution: str,
+    compute: Intervals, window: tuple[int, int], host: Host, launches: Launches, resolution: str
 ) -> Stalls:
-    """Give every gap of ``compute`` inside ``window`` its causes.
+    """Give every gap of ``compute`` inside ``window`` (start, stop), ns, its causes.
 
     Args:
         compute: merged intervals of compute work of the whole run, ns: what lies outside of them is
             fill and drain.
-        window: (start, stop), ns.
         host: what the launching thread did.
-        next_launch: start of a compute interval to ((launch start, stop) or None, chunk).
+        launches: of the compute intervals.
         resolution: for the result.
     """
     by_cause, drain = Counter(dict.fromkeys(CAUSES, 0)), Counter[str]()
-    edges = (int(compute[0][0]), int(compute[1][-1]))
+    first, last = int(compute[0][0]), int(compute[1][-1])
     found: list[Gap] = []
     short = 0
     for start, stop in zip(*(edge.tolist() for edge in gaps(compute, window)), strict=True):
@@ -143,18 +142,17 @@ def attribute(
             by_cause["short"] += stop - start
             short += 1
             continue
-        launch, before = next_launch.get(stop, (None, -1))
-        if stop == window[1] and stop not in next_launch:  # the window ends inside the gap
-            at = int(np.searchsorted(compute[0], stop))
-            if at < len(compute[0]):
-                launch, before = next_launch.get(int(compute[0][at]), (None, -1))
-        cuts = host.cuts(start, stop) | {t for t in launch or () if start < t < stop}
-        cuts |= {t for t in edges if start < t < stop}
+        at = int(np.searchsorted(compute[0], stop))  # later than the gap if the window ends in it
+        ending = int(compute[0][at]) if at < len(compute[0]) else stop
+        launch, before = launches.get(ending, (None, -1))
+        cuts = host.cuts(start, stop) | {
+            t for t in (first, last, *(launch or ())) if start < t < stop
+        }
         points = [start, *sorted(cuts), stop]
         causes = []
         for left, right in pairwise(points):
-            cause = "fill" if right <= edges[0] else host.cause(left, launch)
-            if left >= edges[1]:
+            cause = "fill" if right <= first else host.cause(left, launch)
+            if left >= last:
                 drain[cause] += right - left
                 cause = "drain"
             causes.append(cause)
@@ -164,7 +162,7 @@ def attribute(
             own[piece.cause] += piece.stop_ns - piece.start_ns
         by_cause.update(own)
         found.append(Gap(start, stop, max(own, key=own.__getitem__), before, tuple(pieces)))
-    busy = window[1] - window[0] - sum(by_cause.values())
+    busy = window[1] - window[0] - by_cause.total()
     return Stalls(window, busy, dict(by_cause), dict(drain), tuple(found), short, resolution)
 
 
@@ -185,6 +183,14 @@ def _joined(points: Sequence[int], causes: list[str]) -> list[Piece]:
     return pieces
 
 
+def stalls_of(timeline: Timeline, window: tuple[int, int]) -> Stalls:
+    """From its trace where that holds kernels, else from the records of its run."""
+    if len(timeline.kernels):
+        return stalls_from_trace(timeline, window)
+    assert timeline.run is not None and timeline.config is not None
+    return stalls_from_records(timeline.run, timeline.config, window)
+
+
 def stalls_from_records(
     run: Recorded, config: DecodeConfig, window: tuple[int, int] | None = None
 ) -> Stalls:
@@ -196,54 +202,46 @@ def stalls_from_records(
         window: ns since the call; None: from the first launch to the end of the run.
     """
     compute, copies, starts = record_intervals(run)
-    launches: dict[int, tuple[tuple[int, int] | None, int]] = {}
-    for chunk, start in zip(run.chunks, starts, strict=True):
-        launch = (to_ns(chunk.launch_start_s or 0.0), to_ns(chunk.launch_done_s or 0.0))
-        launches[start] = (launch, chunk.index)
+    launches: Launches = {
+        start: ((to_ns(chunk.launch_start_s), to_ns(chunk.launch_done_s)), chunk.index)
+        for chunk, start in zip(run.chunks, starts, strict=True)
+    }
     host = Host(host_activities(run, config), copies, empty(), _serial(run, config))
     return attribute(compute, window or run_window(run), host, launches, "chunk")
 
 
 def record_intervals(run: Recorded) -> tuple[Intervals, Intervals, list[int]]:
     """(compute, copies to the host, start of each chunk's decode) of a run's records, ns."""
-    starts = [to_ns(chunk.decode_start_s or 0.0) for chunk in run.chunks]
-    stops = [to_ns(chunk.decode_done_s or 0.0) for chunk in run.chunks]
-    pairs = [(chunk.copy_start_s, chunk.copy_done_s) for chunk in run.chunks]
-    copies = [(to_ns(a), to_ns(b)) for a, b in pairs if a is not None and b is not None]
-    table = np.array(copies, np.int64).reshape(-1, 2)
-    compute = union(np.array(starts, np.int64), np.array(stops, np.int64))
-    return compute, union(table[:, 0], table[:, 1]), starts
+    decodes = [(to_ns(chunk.decode_start_s), to_ns(chunk.decode_done_s)) for chunk in run.chunks]
+    copies = [(to_ns(chunk.copy_start_s), to_ns(chunk.copy_done_s)) for chunk in run.chunks]
+    return merged(decodes), merged(copies), [start for start, _ in decodes]
 
 
 def run_window(run: Recorded) -> tuple[int, int]:
     """First launch to the end of the run (sink closed), ns since the call."""
-    return to_ns(run.chunks[0].launch_start_s or 0.0), to_ns(run.latency_s)
+    return to_ns(run.chunks[0].launch_start_s), to_ns(run.latency_s)
 
 
 def stalls_from_trace(timeline: Timeline, window: tuple[int, int]) -> Stalls:
     """Stalls at kernel resolution inside ``window`` (ns on the timeline's clock)."""
-    kernels = timeline.kernels
-    launch_start, launch_stop, threads = timeline.launches(kernels)
-    launches: dict[int, tuple[tuple[int, int] | None, int]] = {}
-    known = launch_start >= 0
-    for start, begin, end, ok, chunk in zip(
-        kernels.start_ns.tolist(), launch_start.tolist(), launch_stop.tolist(), known.tolist(),
-        kernels.chunk.tolist(), strict=True,
-    ):  # fmt: skip
-        launches.setdefault(start, ((begin, end) if ok else None, chunk))
+    kernels, gpu = timeline.kernels, timeline.gpu
+    called = timeline.launches(kernels)
+    launches: Launches = {}
+    columns = (kernels.start_ns, *called[:2], kernels.chunk)
+    for start, begin, end, chunk in zip(*(one.tolist() for one in columns), strict=True):
+        launches.setdefault(start, ((begin, end) if begin >= 0 else None, chunk))
     lanes, counts = np.unique(kernels.lane, return_counts=True)
-    compute_lane = int(lanes[np.argmax(counts)])
-    to_host = timeline.gpu.of(D2H)
-    on_compute = timeline.gpu.lane == compute_lane
-    other = ~np.isin(timeline.gpu.kind, (KERNEL, COMMUNICATION, D2H))
-    inner = timeline.gpu.where(on_compute & other)
+    compute_lane = lanes[np.argmax(counts)]
+    to_host = gpu.of(D2H)
+    other = ~np.isin(gpu.kind, (KERNEL, COMMUNICATION, D2H))
+    inner = gpu.where((gpu.lane == compute_lane) & other)
     if timeline.run is not None and timeline.config is not None:
-        activities, certain = host_activities(timeline.run, timeline.config), None
+        activities, known = host_activities(timeline.run, timeline.config), None
         serial = _serial(timeline.run, timeline.config)
     else:
-        activities, certain = operator_activities(timeline, threads[known])
+        activities, known = operator_activities(timeline, called[2][called[0] >= 0])
         serial = bool((to_host.lane == compute_lane).all())
-    host = Host(activities, to_host.union(), inner.union(), serial, certain)
+    host = Host(activities, to_host.union(), inner.union(), serial, known)
     return attribute(kernels.union(), window, host, launches, "kernel")
 
 
@@ -251,24 +249,22 @@ def _serial(run: Recorded, config: DecodeConfig) -> bool:
     return run.mode != "async" or not config.copy_stream
 
 
+@dataclass(frozen=True, slots=True)
 class Host:
-    """The launching thread's activities, and the copies that a queued kernel may wait for."""
+    """The launching thread's activities, and the copies that a queued kernel may wait for.
 
-    def __init__(
-        self,
-        activities: Sequence[Piece],
-        copies: Intervals,
-        inner: Intervals,
-        serial: bool,
-        known: Intervals | None = None,
-    ) -> None:
-        """``copies``: to the host. ``inner``: inside the device, on the compute stream.
-        ``serial``: copies to the host run on the compute stream or block the host.
-        ``known``: when the trace tells what the host did; None: always."""
-        self.known = known
-        self.activities = sorted(activities)
-        self.starts = [activity.start_ns for activity in self.activities]
-        self.copies, self.inner, self.serial = copies, inner, serial
+    Attributes:
+        activities: in order, apart from each other.
+        copies, inner: to the host; inside the device, on the compute stream.
+        serial: copies to the host run on the compute stream or block the host.
+        known: when the trace tells what the host did; None: always.
+    """
+
+    activities: Sequence[Piece]
+    copies: Intervals
+    inner: Intervals
+    serial: bool
+    known: Intervals | None = None
 
     def cause(self, time_ns: int, launch: tuple[int, int] | None) -> str:
         """The cause at one moment of a gap whose next kernel was launched at ``launch``."""
@@ -283,21 +279,24 @@ class Host:
             launch is None or (time_ns < launch[0] and not _inside(self.known, time_ns))
         ):
             return "unknown"
-        at = bisect_right(self.starts, time_ns) - 1
+        at = bisect_right(self.activities, time_ns, key=_START) - 1
         if at >= 0 and time_ns < self.activities[at].stop_ns:
             return self.activities[at].cause
         return "host work" if launch is None or time_ns < launch[0] else "launch late"
 
     def cuts(self, start_ns: int, stop_ns: int) -> set[int]:
         """Moments inside a gap where the cause may change."""
-        low = max(bisect_right(self.starts, start_ns) - 1, 0)
-        high = bisect_right(self.starts, stop_ns)
+        low = max(bisect_right(self.activities, start_ns, key=_START) - 1, 0)
+        high = bisect_right(self.activities, stop_ns, key=_START)
         found = {t for a in self.activities[low:high] for t in (a.start_ns, a.stop_ns)}
         for spans in (self.copies, self.inner, self.known or empty()):
             first = int(np.searchsorted(spans[1], start_ns, side="right"))
             last = int(np.searchsorted(spans[0], stop_ns))
             found.update(int(t) for edges in spans for t in edges[first:last])
         return {t for t in found if start_ns < t < stop_ns}
+
+
+_START = attrgetter("start_ns")
 
 
 def _inside(spans: Intervals, time_ns: int) -> bool:
@@ -334,17 +333,12 @@ def host_activities(run: Recorded, config: DecodeConfig) -> list[Piece]:
         elif run.mode == "async" and not threaded:  # an inline writer waits for the copy
             reached = chunk.convert_start_s or chunk.write_start_s or run.latency_s
             add(chunk.copy_start_s, min(reached, chunk.copy_done_s or reached), "synchronous copy")
-    return _disjoint(found)
-
-
-def _disjoint(activities: list[Piece]) -> list[Piece]:
-    """In order of start; a later one begins where the one before ends."""
-    result: list[Piece] = []
-    for activity in sorted(activities):
-        start = max(activity.start_ns, result[-1].stop_ns) if result else activity.start_ns
-        if activity.stop_ns > start:
-            result.append(activity._replace(start_ns=start))
-    return result
+    apart: list[Piece] = []  # a later one begins where the one before ends
+    for one in sorted(found):
+        start = max(one.start_ns, apart[-1].stop_ns) if apart else one.start_ns
+        if one.stop_ns > start:
+            apart.append(one._replace(start_ns=start))
+    return apart
 
 
 def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Piece], Intervals]:
@@ -359,10 +353,9 @@ def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Piece], I
         launching thread. A thread without operators was not recorded, and may have done anything.
     """
     ops = [timeline.ops[t] for t in np.unique(threads).tolist() if t in timeline.ops]
-    spans = [span for span in ops if len(span[0])]
-    if not spans:
+    if not (spans := [span for span in ops if len(span[0])]):
         return [], empty()
-    inside = union(*(np.concatenate([span[side] for span in spans]) for side in (0, 1)))
-    first, last = (np.array([span[s][at] for span in spans]) for s, at in ((0, 0), (1, -1)))
+    inside = union(*(np.concatenate(edges) for edges in zip(*spans, strict=True)))
+    known = merged([(span[0][0], span[1][-1]) for span in spans])
     pairs = zip(inside[0].tolist(), inside[1].tolist(), strict=True)
-    return [Piece(*pair, "launch late") for pair in pairs], union(first, last)
+    return [Piece(*pair, "launch late") for pair in pairs], known

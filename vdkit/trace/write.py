@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ import numpy as np
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.record.runs import Run
 from vdkit.record.store import written
-from vdkit.trace.timeline import (
+from vdkit.trace import (
     COMMUNICATION,
     D2H,
     KERNEL,
     MEMSET,
     Alignment,
     Events,
-    Recorded,
     Timeline,
     chunk_steps,
     to_ns,
@@ -39,7 +38,9 @@ _NVML_COUNTERS = (
     "power_w", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "gpu_util_percent",
     "sm_active_percent", "tensor_active_percent", "dram_bandwidth_percent", "pcie_tx_mb_per_s",
 )  # fmt: skip
-_ON_GPU = ("decode", "copy")
+_COLUMNS = ("start_ns", "stop_ns", "name", "kind", "lane", "correlation", "nbytes", "chunk")
+Slice = tuple[int, str, str, str, int, int, dict[str, Any]]
+"""Process, track's title, name, category, start and stop in ns, arguments."""
 
 
 def write_trace(timeline: Timeline, path: str | Path) -> Path:
@@ -49,15 +50,17 @@ def write_trace(timeline: Timeline, path: str | Path) -> Path:
         ValueError: the timeline has no run; another program's trace is a Chrome trace already.
         FileExistsError: there is one already; recorded traces are never overwritten.
     """
-    path = Path(path)
-    if not isinstance(timeline.run, Run) or timeline.config is None:
+    path, run = Path(path), timeline.run
+    if not isinstance(run, Run) or timeline.config is None:
         raise ValueError("only a run of vdkit can be exported; this timeline has no records")
-    shift = _shift(timeline)
+    firsts = [int(e.start_ns.min()) for e in (timeline.gpu, timeline.calls) if len(e)]
+    firsts += [to_ns(step.start_s) for n in range(len(run.chunks)) for step in chunk_steps(run, n)]
+    shift = -min(0, *firsts)  # no time is negative
     head = {
         "schema": SCHEMA,
         "shift_ns": shift,
         "device": timeline.device,
-        "run": timeline.run.model_dump(mode="json"),
+        "run": run.model_dump(mode="json"),
         "config": asdict(timeline.config),
         "alignment": asdict(timeline.alignment) if timeline.alignment else None,
         "timed_latency_s": list(timeline.timed_latency_s),
@@ -71,22 +74,12 @@ def write_trace(timeline: Timeline, path: str | Path) -> Path:
     ):
         packed.write(f'{{"vdkit": {json.dumps(head)},\n"displayTimeUnit": "ms",\n'.encode())
         packed.write(b'"traceEvents": [\n')
-        lines = _Lines(timeline, shift).all(timeline.run, timeline.config)
-        packed.write(next(lines).encode())
-        for line in lines:
-            packed.write(f",\n{line}".encode())
+        encode, comma = json.JSONEncoder(separators=(",", ":")).encode, ""
+        for event in _events(timeline, run, timeline.config, shift):
+            packed.write(f"{comma}{encode(event)}".encode())
+            comma = ",\n"
         packed.write(b"\n]}\n")
     return path
-
-
-def _shift(timeline: Timeline) -> int:
-    """What to add so that no time is negative, ns."""
-    assert timeline.run is not None
-    first = [int(e.start_ns.min()) for e in (timeline.gpu, timeline.calls) if len(e)]
-    for chunk in timeline.run.chunks:
-        spans = (chunk.slot_wait_start_s, chunk.launch_start_s, chunk.decode_start_s)
-        first += [to_ns(span) for span in spans if span is not None]
-    return -min([0, *first])
 
 
 def restore(timeline: Timeline, own: dict[str, Any], file: Path) -> None:
@@ -102,7 +95,10 @@ def restore(timeline: Timeline, own: dict[str, Any], file: Path) -> None:
             timeline.alignment = Alignment(**own["alignment"])
         timeline.timed_latency_s = tuple(float(s) for s in own["timed_latency_s"])
         timeline.dropped = (*own["dropped"], *timeline.dropped)
-        timeline.nvml = own["nvml"]
+        timeline.nvml = {
+            name: [None if value is None else float(value) for value in column]
+            for name, column in own["nvml"].items()
+        }
         timeline.device = own["device"]
         shift = int(own["shift_ns"])
     except (KeyError, TypeError, ValueError) as error:
@@ -129,121 +125,78 @@ def tracks(starts: Sequence[int], stops: Sequence[int]) -> list[int]:
     return places
 
 
-class _Lines:
-    """The trace's events, a line of JSON each; times are shifted by ``shift`` ns.
-
-    Numbers tracks by title as they are met; `metadata` names and orders them in the end.
-    """
-
-    def __init__(self, timeline: Timeline, shift: int) -> None:
-        self.timeline, self.shift = timeline, shift
-        self.names = [json.dumps(name) for name in timeline.names]
-        self.numbers: dict[tuple[int, str], int] = {}
-
-    def all(self, run: Recorded, config: DecodeConfig) -> Iterator[str]:
-        gpu, calls = self.timeline.gpu, self.timeline.calls
-        yield from self.steps(run, threaded=run.mode == "async" and config.writer_thread)
-        for lane in np.unique(gpu.lane).tolist():
-            mine = gpu.where(gpu.lane == lane)
-            role = "compute stream" if len(mine.of(KERNEL)) else "stream"
-            if role == "stream" and len(mine.of(D2H)):
-                role = "copy stream"
-            yield from self.events(mine, _GPU, f"{role} {lane}", _gpu_values)
-        for lane in np.unique(calls.lane).tolist():
-            title = f"CUDA calls of thread {lane}"
-            yield from self.events(calls.where(calls.lane == lane), _HOST, title, _call_values)
-        yield from self.slots(run)
-        yield from self.nvml()
-        yield from self.metadata()
-
-    def steps(self, run: Recorded, threaded: bool) -> Iterator[str]:
-        """What the run recorded of each chunk."""
-        for index in range(len(run.chunks)):
-            for step in chunk_steps(run, index):
-                writer = threaded and step.name in ("convert", "write")
-                process, title = _HOST, "writer thread" if writer else "main thread"
-                if step.name in _ON_GPU:
-                    process, title = _GPU, f"{step.name} (CUDA events)"
-                name, track = json.dumps(f"{step.name} {index}"), self.track(process, title)
-                times, args = (to_ns(step.start_s), to_ns(step.stop_s)), f'{{"chunk":{index}}}'
-                yield self.slice(name, "vdkit", process, track, *times, args)
-
-    def events(
-        self, events: Events, process: int, title: str, values: Callable[..., tuple[str, str]]
-    ) -> Iterator[str]:
-        """Of one stream or thread, on as many tracks as it takes."""
-        places = tracks(events.start_ns.tolist(), events.stop_ns.tolist())
-        columns = (getattr(events, column).tolist() for column in Events.__slots__)
-        for place, (start, stop, name, *row) in zip(
-            places, zip(*columns, strict=True), strict=True
-        ):
-            category, args = values(*row)
-            track = self.track(process, f"{title} ({place + 1})" if place else title)
-            yield self.slice(self.names[name], category, process, track, start, stop, args)
-
-    def slots(self, run: Recorded) -> Iterator[str]:
-        """Slots in use: taken when acquired, given back when written."""
-        changes = []
-        for chunk in run.chunks:
-            if chunk.slot is not None and chunk.slot_acquired_s is not None:
-                changes.append((to_ns(chunk.slot_acquired_s), 1))
-                changes.append((to_ns(chunk.write_done_s or run.latency_s), -1))
-        used = 0
-        for at, change in sorted(changes):
-            used += change
-            yield self.counter("slots in use", at, {"slots": used})
-
-    def nvml(self) -> Iterator[str]:
-        columns = self.timeline.nvml
-        for name in _NVML_COUNTERS:
-            for time_s, value in zip(
-                columns.get("time_s", []), columns.get(name, []), strict=False
-            ):
-                at = to_ns(time_s or 0.0)
-                if value is not None and at + self.shift >= 0:
-                    yield self.counter(name, at, {name: value})
-
-    def metadata(self) -> Iterator[str]:
-        names = {_HOST: "vdkit host", _GPU: f"GPU: {self.timeline.device}", _COUNTERS: "counters"}
-        rows = [("process", process, 0, name, process) for process, name in names.items()]
-        rows += [("thread", process, n, t, n) for (process, t), n in self.numbers.items()]
-        for kind, process, track, name, place in rows:
-            for what, values in (("name", {"name": name}), ("sort_index", {"sort_index": place})):
-                event = {"ph": "M", "name": f"{kind}_{what}", "pid": process, "tid": track}
-                yield json.dumps(event | {"args": values})
-
-    def track(self, process: int, title: str) -> int:
-        return self.numbers.setdefault((process, title), len(self.numbers) + 1)
-
-    def slice(
-        self, name: str, category: str, process: int, track: int, start: int, stop: int, args: str
-    ) -> str:
-        """One complete event; ``name`` and ``args`` are JSON already, times in ns."""
-        return (
-            f'{{"ph":"X","name":{name},"cat":"{category}","pid":{process},"tid":{track},'
-            f'"ts":{_us(start + self.shift)},"dur":{_us(max(stop - start, 0))},"args":{args}}}'
-        )
-
-    def counter(self, name: str, at: int, values: dict[str, float]) -> str:
-        body = json.dumps({"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values})
-        return f'{body[:-1]}, "ts": {_us(at + self.shift)}}}'
+def _events(
+    timeline: Timeline, run: Run, config: DecodeConfig, shift: int
+) -> Iterator[dict[str, Any]]:
+    """The trace's events; tracks are numbered as they are met, and named in the end."""
+    numbers: dict[tuple[int, str], int] = {}
+    for process, title, name, category, start, stop, args in _slices(timeline, run, config):
+        track = numbers.setdefault((process, title), len(numbers) + 1)
+        yield {
+            "ph": "X", "name": name, "cat": category, "pid": process, "tid": track,
+            "ts": (start + shift) / 1e3, "dur": max(stop - start, 0) / 1e3, "args": args,
+        }  # fmt: skip
+    for name, at, values in _counters(timeline, run):
+        if at + shift >= 0:
+            counter = {"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values}
+            yield counter | {"ts": (at + shift) / 1e3}
+    names = {_HOST: "vdkit host", _GPU: f"GPU: {timeline.device}", _COUNTERS: "counters"}
+    rows = [("process", process, 0, name, process) for process, name in names.items()]
+    rows += [("thread", process, n, title, n) for (process, title), n in numbers.items()]
+    for kind, process, track, name, place in rows:
+        for what, value in (("name", name), ("sort_index", place)):
+            event = {"ph": "M", "name": f"{kind}_{what}", "pid": process, "tid": track}
+            yield event | {"args": {what: value}}
 
 
-def _us(ns: int) -> str:
-    return f"{ns // 1000}.{ns % 1000:03d}"
+def _slices(timeline: Timeline, run: Run, config: DecodeConfig) -> Iterator[Slice]:
+    """What the run recorded of each chunk, then the trace's streams and threads."""
+    threaded = run.mode == "async" and config.writer_thread
+    for index in range(len(run.chunks)):
+        for step, start_s, stop_s in chunk_steps(run, index):
+            writer = threaded and step in ("convert", "write")
+            place = (_HOST, "writer thread" if writer else "main thread")
+            if step in ("decode", "copy"):
+                place = (_GPU, f"{step} (CUDA events)")
+            times, args = (to_ns(start_s), to_ns(stop_s)), {"chunk": index}
+            yield *place, f"{step} {index}", "vdkit", *times, args
+    for process, events in ((_GPU, timeline.gpu), (_HOST, timeline.calls)):
+        for lane in np.unique(events.lane).tolist():
+            mine = events.where(events.lane == lane)
+            role = "compute " * bool(len(mine.of(KERNEL))) or "copy " * bool(len(mine.of(D2H)))
+            title = f"{role}stream {lane}" if process == _GPU else f"CUDA calls of thread {lane}"
+            yield from _lane(mine, process, title, timeline.names)
 
 
-def _gpu_values(lane: int, kind: int, correlation: int, nbytes: int, chunk: int) -> tuple[str, str]:
-    """Category and ``args``."""
-    runs = kind in (KERNEL, COMMUNICATION)
-    size = "" if runs else f'"bytes":{nbytes},'
-    return (
-        "kernel" if runs else "gpu_memset" if kind == MEMSET else "gpu_memcpy",
-        f'{{"device":0,"stream":{lane},"correlation":{correlation},{size}"chunk":{chunk}}}',
-    )
+def _lane(events: Events, process: int, title: str, names: Sequence[str]) -> Iterator[Slice]:
+    """The events of one stream or thread, on as many tracks as it takes."""
+    columns = [getattr(events, column).tolist() for column in _COLUMNS]
+    places = tracks(*columns[:2])
+    for place, row in zip(places, zip(*columns, strict=True), strict=True):
+        start, stop, name, kind, lane, correlation, nbytes, chunk = row
+        category, args = "cuda_runtime", {"correlation": correlation, "chunk": chunk}
+        if process == _GPU:
+            category, args = "kernel", {"device": 0, "stream": lane} | args
+            if kind not in (KERNEL, COMMUNICATION):
+                category = "gpu_memset" if kind == MEMSET else "gpu_memcpy"
+                args["bytes"] = nbytes
+        track = f"{title} ({place + 1})" if place else title
+        yield process, track, names[name], category, start, stop, args
 
 
-def _call_values(
-    lane: int, kind: int, correlation: int, nbytes: int, chunk: int
-) -> tuple[str, str]:
-    return "cuda_runtime", f'{{"correlation":{correlation},"chunk":{chunk}}}'
+def _counters(timeline: Timeline, run: Run) -> Iterator[tuple[str, int, dict[str, float]]]:
+    """Slots in use (taken when acquired, given back when written), and what NVML sampled."""
+    changes = []
+    for chunk in run.chunks:
+        if chunk.slot is not None and chunk.slot_acquired_s is not None:
+            changes.append((to_ns(chunk.slot_acquired_s), 1))
+            changes.append((to_ns(chunk.write_done_s or run.latency_s), -1))
+    used = 0
+    for at, change in sorted(changes):
+        used += change
+        yield "slots in use", at, {"slots": used}
+    columns = timeline.nvml
+    for name in _NVML_COUNTERS:
+        for time_s, value in zip(columns.get("time_s", []), columns.get(name, []), strict=False):
+            if value is not None:
+                yield name, to_ns(time_s), {name: value}
