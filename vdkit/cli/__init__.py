@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
-from vdkit.record.runs import MODES, SinkInfo
+from vdkit.record.runs import MODES
 from vdkit.record.store import check_out
 
 if TYPE_CHECKING:
@@ -384,7 +384,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
         raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
     latents_metadata(latents)
     return spec, {
-        "sink_info": SinkInfo(**spec.describe()),
         "config": config,
         "fps": options.fps,
         "source": given.name if given.exists() else options.decoder,
