@@ -244,23 +244,17 @@ class Explorer(w.VBox):
 
     @property
     def setting(self) -> Setting:
-        """What the controls ask for; ValueError if no run can have it."""
-        c = self.controls
-        height, width = c.size_pixels
-        machine = c.machine.value
-        decoding = Decoding(
-            machine, c.decoder.value.strip(), c.variant.value, self._dtype(machine), height, width,
-            c.sink.value,
-        )  # fmt: skip
-        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
+        """What the controls ask for; ValueError if no run can have it.
 
-    def _dtype(self, machine: str) -> str:
-        """This machine's, or for a recorded one what it was measured in, float16 first."""
-        if machine == self.session.here.name:
-            return self.session.here.dtype
-        decoder = self.controls.decoder.value.strip()
+        The dtype is this machine's, or of a recorded one what it was measured in, float16 first.
+        """
+        c, here = self.controls, self.session.here
+        machine, decoder = c.machine.value, c.decoder.value.strip()
         known = {key.dtype for key in self.session.book.known(machine) if key.decoder == decoder}
-        return next((d for d in ("float16", "bfloat16", "float32") if d in known), "float16")
+        dtype = next((one for one in ("float16", "bfloat16", "float32") if one in known), "float16")
+        dtype = here.dtype if machine == here.name else dtype
+        decoding = Decoding(machine, decoder, c.variant.value, dtype, *c.size_pixels, c.sink.value)
+        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
 
     def run(self, wait_s: float | None = None) -> Explorer:
         """Measure what the controls ask for, as the button does.
@@ -506,15 +500,14 @@ def explore(
         _open.pop().close()
     here = ThisMachine(device, decoders, sinks)
     usual = ("wan2.1", "480x832", 41) if here.on_gpu else ("tiny-wan", "96x160", 17)
-    near = [folder for folder in (Path("results"), Path("../results")) if folder.is_dir()]
     start = {
-        "decoder": decoder or usual[0],
-        "size": size or usual[1],
+        "decoder": decoder or usual[0], "size": size or usual[1],
         "latent_frames": usual[2] if latent_frames is None else latent_frames,
         "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
         "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
     }  # fmt: skip
-    found = Path(results) if results is not None else next(iter(near), Path("results"))
+    near = (one for one in ("results", "../results") if Path(one).is_dir())
+    found = Path(next(near, "results") if results is None else results)
     made = Explorer(here, found, start)
     _open.append(made)
     return made.calibrate() if calibrate else made

@@ -94,12 +94,12 @@ class LiveTimeline:
         with mpl.rc_context(_FONT):
             self.figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=SCREEN_DPI)
             self._canvas = FigureCanvasAgg(self.figure)
-            self._axes: list[tuple[Axes, Axes]] = []
-            for bottom in (0.624, 0.238):
-                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.308))
-                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.308))
-                self._axes.append((whole, zoom))
-            for ax in (ax for pair in self._axes for ax in pair):
+            add = self.figure.add_axes
+            self._axes: list[tuple[Axes, Axes]] = [
+                (add((0.078, bottom, 0.552, 0.308)), add((0.66, bottom, 0.322, 0.308)))
+                for bottom in (0.624, 0.238)
+            ]
+            for ax in self.figure.axes:
                 ax.tick_params(axis="y", length=0)
                 ax.tick_params(axis="x", length=2, pad=1.5)
                 ax.spines["left"].set_visible(False)
@@ -125,15 +125,12 @@ class LiveTimeline:
             windows = {id(run): window for run in runs if (window := two_chunks(run))}
             widest = max((stop - start for start, stop in windows.values()), default=0.0)
             causes: set[str] = set()
-            for row, (whole, zoom) in enumerate(self._axes):
-                there = row < len(panels)
-                whole.set_visible(there)
-                zoom.set_visible(there and all(id(run) in windows for run in panels[row].runs))
-                if there:
-                    panel = panels[row]
-                    ends = [(0.0, run.latency_s) for run in panel.runs]
-                    causes |= self._panel(whole, panel, panel.title, ends, longest, 1.0)
-                if zoom.get_visible():
+            for ax in self.figure.axes:
+                ax.set_visible(False)
+            for (whole, zoom), panel in zip(self._axes, panels, strict=False):
+                ends = [(0.0, run.latency_s) for run in panel.runs]
+                causes |= self._panel(whole, panel, panel.title, ends, longest, 1.0)
+                if all(id(run) in windows for run in panel.runs):
                     ends = [windows[id(run)] for run in panel.runs]
                     took = " / ".join(f"{1e3 * (stop - start):.1f}" for start, stop in ends)
                     title = f"two chunks, to the line: {took} ms"
@@ -156,6 +153,7 @@ class LiveTimeline:
 
         x is the time since that start, times ``scale``. Returns the causes of stalls to be seen.
         """
+        ax.set_visible(True)
         limits = (0.0, 1.005 * widest_s * scale)
         begins = [begin for begin, _ in spans]
         ax.set_title(title, loc="left", pad=2)
@@ -174,11 +172,9 @@ class LiveTimeline:
         if panels:
             handles += lane_handles([run for panel in panels for run in panel.runs])
             handles += [cause_handle(cause) for cause in CAUSE_COLORS if cause in causes]
-            both = any(len(panel.runs) == 2 for panel in panels)
-            for name, dashes in zip(
-                ["predicted: ", "measured: "][: 1 + both], DASHES, strict=False
-            ):
-                label = f"{name * both}sink closed"
+            whose = WHOSE if any(len(panel.runs) == 2 for panel in panels) else ("",)
+            for name, dashes in zip(whose, DASHES, strict=False):
+                label = f"{name}sink closed"
                 handles.append(Line2D([], [], label=label, linestyle=dashes, **_LINE))
         labels = tuple(handle.get_label() for handle in handles)
         if labels == self._labels:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from vdkit.sinks.spec import SinkSpec, held
 CALIBRATION_LATENT_FRAMES = 9  # enough for steady chunks of one and of two latent frames
 SMALLEST_SPATIAL_FACTOR = 8  # pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16
 LARGEST_SIDE = 8192  # pixels: beyond it nothing fits, and a slip of the finger would take hours
+Job = Callable[[Setting, str], None]
 _ANY_CHUNK_SIZE = frozenset({"diffusers", "channels_last"})
 """Variants that need no set-up for a chunk size, so that calibration may take several."""
 
@@ -161,11 +163,11 @@ class Session:
             RuntimeError: a job is in hand.
             ValueError: the setting is another machine's.
         """
-        self._start(lambda: self._measure(setting, rounds, folder), setting)
+        self._start(partial(self._measure, rounds), setting, folder)
 
     def calibrate(self, setting: Setting, folder: str = "") -> None:
         """Measure the costs of a setting on the thread, with a short video; raises as `run`."""
-        self._start(lambda: self._calibrate(setting, folder), setting)
+        self._start(self._calibrate, setting, folder)
 
     def cancel(self) -> None:
         """Stop the job in hand within a chunk; none is no error."""
@@ -183,7 +185,7 @@ class Session:
         self.wait()
         self._release()
 
-    def _start(self, job: Callable[[], None], setting: Setting) -> None:
+    def _start(self, job: Job, setting: Setting, folder: str) -> None:
         if self.running:
             raise RuntimeError(
                 f"a job is in hand ({self.progress.doing}); cancel it or wait for it"
@@ -197,15 +199,14 @@ class Session:
         self.error = None
         self.progress = JobProgress("starting")
         # A daemon: a kernel that is told to end does not wait for a measurement.
-        self._thread = threading.Thread(
-            target=self._guard, args=(job,), name="vdkit-explorer", daemon=True
-        )
+        job_of = (job, setting, folder)
+        self._thread = threading.Thread(None, self._guard, "vdkit-explorer", job_of, daemon=True)
         self._thread.start()
 
-    def _guard(self, job: Callable[[], None]) -> None:
+    def _guard(self, job: Job, setting: Setting, folder: str) -> None:
         ended = "done"
         try:
-            job()
+            job(setting, folder)
         except DecodeCancelled as stopped:
             ended, self.error = "cancelled", f"Cancelled: {stopped}"
         except Exception as error:  # whatever a decoder or a sink raises is shown, not lost
@@ -214,7 +215,7 @@ class Session:
         if ended == "failed" and "memory" in str(self.error).lower():
             self._release()  # only now: the error's frames held the decoder and its tensors
 
-    def _measure(self, setting: Setting, rounds: int, folder: str) -> None:
+    def _measure(self, rounds: int, setting: Setting, folder: str) -> None:
         decoding = setting.decoding
         try:
             known = self.book.lookup(decoding).exact
