@@ -62,16 +62,15 @@ _MOVED = {
     "predict.recurrence": "predict",
     "present.comparison": "comparison_table",
     "present.documents": "benchmark_table breakdown_table",
-    "present.profile_charts": "plot_latencies plot_nvml plot_utilization plot_waterfall",
+    "present.charts": "plot_ablation plot_families plot_headroom plot_heatmap plot_hiding "
+    "plot_predictions plot_rounds plot_sensitivity",
     "present.results_list": "results_table",
-    "present.stages": "plot_denoising plot_frames plot_stages stage_rows stages_table",
+    "present.stages": "plot_denoising plot_frames plot_stages plot_vram stage_rows stages_table "
+    "vram_words",
     "present.studies": "variant_table",
-    "present.study_charts": "plot_ablation plot_families plot_headroom plot_hiding plot_rounds "
-    "plot_vram vram_words",
-    "present.sweep_charts": "plot_heatmap plot_predictions plot_sensitivity",
     "present.sweep_document": "sweep_table",
     "present.table": "Table",
-    "present.timeline": "plot_overlap",
+    "present.timeline": "plot_latencies plot_nvml plot_overlap plot_utilization plot_waterfall",
 }
 """Module to names that were public in the version before."""
 

@@ -18,10 +18,10 @@ from vdkit.measure.plans import (
     run_ablation,
     run_benchmark,
 )
+from vdkit.present.charts import plot_ablation
 from vdkit.present.documents import document_of
 from vdkit.present.stages import chunk_life_table, chunk_life_words
 from vdkit.present.studies import ablation_table, ablation_words, decision_of
-from vdkit.present.study_charts import plot_ablation
 from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import TOO_FEW
 from vdkit.trace import balancing_mb_per_s, chunk_steps

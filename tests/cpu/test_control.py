@@ -15,7 +15,7 @@ from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.pixels import frames_to_uint8
 from vdkit.measure.plans import PlantedDecoder, calibrate, chunk_seconds, run_aa
-from vdkit.present.study_charts import plot_rounds
+from vdkit.present.charts import plot_rounds
 from vdkit.record.compare import ARMS, check_draws, compare_results, judge, judged
 from vdkit.record.recording import Planted
 from vdkit.record.runs import SinkInfo

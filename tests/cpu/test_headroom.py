@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vdkit.present.study_charts import (
+from vdkit.present.charts import (
     headroom_words,
     headrooms_of,
     hiding_words,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from vdkit import plot_timeline, read_sweep, save_figure
-from vdkit.present.sweep_charts import plot_heatmap
+from vdkit.present.charts import plot_heatmap
 from vdkit.present.timeline import plot_overlap, steady_window
 from vdkit.record.recording import read_recording
 

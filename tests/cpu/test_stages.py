@@ -15,11 +15,12 @@ from vdkit.present.stages import (
     plot_denoising,
     plot_frames,
     plot_stages,
+    plot_vram,
     size_words,
     stage_rows,
     stages_table,
+    vram_words,
 )
-from vdkit.present.study_charts import plot_vram, vram_words
 from vdkit.record.derived import VramPoint, recorded_vram, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks.spec import SinkSpec

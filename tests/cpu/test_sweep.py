@@ -17,7 +17,7 @@ from vdkit.__main__ import main
 from vdkit.measure.study import Bench
 from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left, start_sweep
 from vdkit.predict.grid import Cell, measured_s, median_and_worst, predict_cells, read_sweep
-from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
+from vdkit.present.charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.recording import read_recording
 from vdkit.record.results import load_results

@@ -11,8 +11,8 @@ from vdkit.predict import Storage
 from vdkit.predict.advise import Limits, recommend, recommend_from, storage_sensitivity
 from vdkit.predict.grid import read_sweep
 from vdkit.predict.recurrence import video_info
+from vdkit.present.charts import plot_predictions, plot_sensitivity
 from vdkit.present.columns import ENERGY, Asked
-from vdkit.present.sweep_charts import plot_predictions, plot_sensitivity
 from vdkit.present.sweep_document import saving_line, sweep_table
 from vdkit.record.money import saving_usd
 from vdkit.record.runs import SinkInfo

@@ -20,9 +20,9 @@ from vdkit.cli import VARIANTS as NAMED
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
+from vdkit.present.charts import plot_families
 from vdkit.present.document import write_pictures
 from vdkit.present.studies import families_table, variant_lines, variant_table
-from vdkit.present.study_charts import plot_families
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.record.recording import write_recording
 from vdkit.record.results import runs_frame

@@ -7,7 +7,7 @@ from tests.helpers import NearestDecoder, latents_for
 from vdkit.measure.plans import run_aa
 from vdkit.measure.study import Bench
 from vdkit.measure.sweep import run_sweep, start_sweep
-from vdkit.present.sweep_charts import plot_heatmap, plot_predictions
+from vdkit.present.charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document
 from vdkit.record.compare import judged
 from vdkit.record.runs import SinkInfo

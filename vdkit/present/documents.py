@@ -206,8 +206,7 @@ def _benchmark_parts(recording: Recording, asked: Asked) -> list[Part]:
 
 def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
     """Sync over async in the steady window and, but of a ``variant``, every timed run's latency."""
-    from vdkit.present.profile_charts import plot_latencies
-    from vdkit.present.timeline import plot_timeline, steady_window
+    from vdkit.present.timeline import plot_latencies, plot_timeline, steady_window
 
     who = variant and f", variant {variant}"
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}

@@ -372,7 +372,7 @@ def ceiling_words(recording: Recording) -> str:
 
 def profile_document(recording: Recording, asked: Asked, source: Source) -> Document:
     """Everything about one profile."""
-    from vdkit.present.profile_charts import profile_figures
+    from vdkit.present.timeline import profile_figures
 
     analyses = analyses_of(recording)
     drawn = {

@@ -7,23 +7,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vdkit.decode.chunks import LAUNCH_AHEAD
-from vdkit.present.style import TONES, WIDTH_IN, chart, keep_data, name_rows, say
+from vdkit.present.columns import NAMES
+from vdkit.present.style import (
+    MODE_COLORS,
+    TONES,
+    WIDTH_IN,
+    chart,
+    keep_data,
+    legend_below,
+    name_rows,
+    say,
+)
 from vdkit.present.table import Cell, Number, Table, significant
 from vdkit.present.timeline import BAR, draw_bars
+from vdkit.record import derived
 from vdkit.trace import chunk_steps
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
     from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
+    from vdkit.record.recording import Recording
     from vdkit.trace import Recorded
 
 
@@ -251,6 +264,76 @@ def _sheet(
                 if picture is not None:
                     ax.imshow(picture, aspect="equal")
         yield figure, axes
+
+
+_LINES: tuple[dict[str, Any], ...] = (
+    {"marker": "o"},
+    {"marker": "s", "markerfacecolor": "white", "linestyle": "--"},
+)
+
+
+def plot_vram(
+    measured: Mapping[str, Sequence[derived.VramPoint]], title: str | None = None
+) -> Figure:
+    """A line for each path, over the pixel frames of the video.
+
+    Args:
+        measured: where or when, in words, to its points; two at most, the second dashed.
+
+    Raises:
+        ValueError: no points, or more than two sets.
+    """
+    sets = {words: points for words, points in measured.items() if points}
+    if not 1 <= len(sets) <= len(_LINES):
+        raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
+    with chart(2.9, title=title) as (figure, ((ax,),)):
+        for look, (words, points) in zip(_LINES, sets.items(), strict=False):
+            for mode in (name for name in NAMES if name in {p.mode for p in points}):
+                mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
+                grows = derived.vram_growth_bytes(points, mode)
+                label = f"{NAMES[mode]}: {words}"
+                if grows is not None:
+                    label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
+                mark = {"color": MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2}
+                ax.plot(*zip(*mine, strict=True), label=label, **mark | look)
+        ax.set(xlabel="frames in the video", ylabel="peak VRAM of the decode, GB,\nweights in it")
+        ax.set(xlim=(0, 1.05 * ax.dataLim.x1), ylim=(0, 1.12 * ax.get_ylim()[1]))
+        legend_below(figure, loc="outside lower left", handlelength=2)
+    return figure
+
+
+def vram_sets(
+    here: Sequence[Recording], recorded: pd.DataFrame, other_bytes: int = 0
+) -> dict[str, list[derived.VramPoint]]:
+    """Points of what was measured here and of what is recorded, by where; `vram_points` of each."""
+    measured = derived.vram_points(here, other_bytes)
+    sets = {"here": measured, "recorded": derived.recorded_vram(recorded)}
+    return {f"{how}, {points[0].device}": points for how, points in sets.items() if points}
+
+
+def vram_words(points: Sequence[derived.VramPoint]) -> str:
+    """Whole video against chunked, in words: at the longest length that has both, and per frame.
+
+    Raises:
+        ValueError: no length has both ``diffusers`` and ``async``.
+    """
+    whole = {p.frames: p for p in points if p.mode == "diffusers"}
+    chunked = {p.frames: p for p in points if p.mode == "async"}
+    both = sorted(whole.keys() & chunked.keys())
+    if not both:
+        raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
+    longest = both[-1]
+    text = (
+        f"{longest} frames decoded whole need {whole[longest].peak_bytes / 1e9:.2f} GB, in chunks "
+        f"{chunked[longest].peak_bytes / 1e9:.2f} GB."
+    )
+    growth = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
+    if growth[0] is not None and growth[1] is not None:
+        text += (
+            f" Over all lengths a frame adds {growth[0] / 1e6:.2f} MB on average to the first and "
+            f"{growth[1] / 1e6:.2f} MB to the second."
+        )
+    return text
 
 
 PIPELINED = {

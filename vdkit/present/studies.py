@@ -149,7 +149,7 @@ def _variant_frames(name: str, one: Recording) -> str:
 
 def variants_document(recording: Recording, asked: Asked, source: Source) -> Document:
     """Variants side by side, their kernels, timelines and predictions."""
-    from vdkit.present.study_charts import plot_families
+    from vdkit.present.charts import plot_families
 
     parts = {name: recording.of_variant(name) for name in recording.variants}
     noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
@@ -264,7 +264,7 @@ def ablation_words(recording: Recording) -> str:
 
 def ablation_document(recording: Recording, asked: Asked, source: Source) -> Document:
     """What each primitive buys."""
-    from vdkit.present.study_charts import plot_ablation
+    from vdkit.present.charts import plot_ablation
 
     words = ablation_words(recording)
     return _document(
@@ -391,7 +391,7 @@ def planted_words(recording: Recording, found: Mapping[str, compare.Judged]) -> 
 
 def control_document(recording: Recording, asked: Asked, source: Source) -> Document:
     """Arms, calls and every round of an A/A control."""
-    from vdkit.present.study_charts import plot_rounds
+    from vdkit.present.charts import plot_rounds
 
     found = compare.judged(recording)
     latency = found["latency_s"]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -29,7 +31,6 @@ TONES = {
     "convert": ("#CC79A7", "#E2B1CB"),
     "write": ("#009E73", "#66C4A9"),
 }
-LANES = tuple(TONES)
 LANE_MEANING = {
     "compute": "decode on the compute stream",
     "copy": "copy to the host",
@@ -82,21 +83,137 @@ STYLE: Any = {
 
 @contextmanager
 def chart(
-    height_in: float, rows: int = 1, columns: int = 1, title: str | None = None, **options: Any
-) -> Iterator[tuple[Figure, Any]]:
+    height_in: float, rows: int = 1, columns: int = 1, title: str | None = None,
+    warning: str = "", **options: Any,
+) -> Iterator[tuple[Figure, Any]]:  # fmt: skip
     """A figure in this style and its axes, [rows, columns]; ``title`` stands above it at the left.
 
     Args:
+        warning: red words above the title, which is red then, too.
         options: of `matplotlib.pyplot.subplots`.
     """
+    words = "\n".join(filter(None, (warning, title)))
     given: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
-    given["figsize"] = (WIDTH_IN, height_in)
+    given["figsize"] = (WIDTH_IN, height_in + 0.12 * words.count("\n"))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, **(given | options))
         plt.close(figure)
         yield figure, axes
-        if title:
-            figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+        if words:
+            color = RED if warning else "black"
+            figure.suptitle(words, fontsize=8, x=0.01, ha="left", color=color)
+
+
+class Part(NamedTuple):
+    """A part of a row's bar: what it is and how long; its value stands in it in ``ink``."""
+
+    name: str
+    length: float
+    color: str
+    hatch: str = ""
+    edge: str = "none"
+    ink: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChartRow:
+    """What is known of one arm, in one row.
+
+    Attributes:
+        name: at the axis.
+        parts: of its bar, laid end to end from ``left``.
+        words: behind all that is drawn.
+        dots: a value for each run, in ``color``.
+        interval: low and high around the value, or nothing.
+        gap: free above it, in rows.
+    """
+
+    name: str
+    parts: Sequence[Part] = ()
+    words: str = ""
+    left: float = 0.0
+    dots: Sequence[float] = ()
+    interval: Sequence[float] = ()
+    color: str = "black"
+    gap: float = 0.0
+
+    @property
+    def ends(self) -> list[float]:
+        """Where its parts begin and end."""
+        return list(accumulate((part.length for part in self.parts), initial=self.left))
+
+    @property
+    def extent(self) -> list[float]:
+        """All that is drawn of it; of runs alone no bar's beginning."""
+        return [*(() if self.dots and not self.parts else self.ends), *self.dots, *self.interval]
+
+
+@contextmanager
+def row_chart(
+    panels: Mapping[str, Sequence[ChartRow]], xlabel: str,
+    limits: tuple[float, float] | None = None, *, row_in: float = 0.3, room: float = 0.12,
+    across: bool = False, **options: Any,
+) -> Iterator[tuple[Figure, list[Axes]]]:  # fmt: skip
+    """Values by row, with intervals and runs: panels on one axis, with what they show as data.
+
+    Args:
+        panels: title to rows; below each other, or side by side if ``across``.
+        limits: of the axis; None: all that is drawn, 0, and ``room`` (a part of that) for words.
+        row_in: height of a row, in.
+        options: of `chart`.
+    """
+    places = {t: list(accumulate(1 + row.gap for row in rows)) for t, rows in panels.items()}
+    heights = [0.15 + 0.2 * bool(t) + row_in * (ys[-1] - ys[0] + 1) for t, ys in places.items()]
+    shape = (1, len(panels)) if across else (len(panels), 1)
+    height_in = 0.55 + (max(heights) if across else sum(heights))
+    grid = {} if across else {"height_ratios": heights}
+    every = [row for rows in panels.values() for row in rows]
+    drawn = [0.0, *(value for row in every for value in row.extent)]
+    low, span = min(drawn), max(drawn) - min(drawn) or 1.0
+    given: dict[str, Any] = {"sharex": True, "sharey": across, "gridspec_kw": grid}
+    with chart(height_in, *shape, **(given | options)) as (figure, axes):
+        for ax, (title, rows) in zip(axes.flat, panels.items(), strict=True):
+            for row, y in zip(rows, places[title], strict=True):
+                _draw_row(ax, row, y, span)
+            ax.set_title(title, loc="left", fontsize=8)
+            name_rows(ax, [row.name for row in rows], places[title])
+            ax.set(ylim=(places[title][-1] + 0.55, places[title][0] - 0.55), xlabel=xlabel)
+            ax.label_outer()
+        axes[0, 0].set_xlim(limits or (low - 0.04 * span * (low < 0), low + (1 + room) * span))
+        yield figure, list(axes.flat)
+    keep_data(
+        figure,
+        [
+            {"panel": title, "row": row.name, "what": what, "value": value}
+            for title, rows in panels.items()
+            for row in rows
+            for what, value in (
+                *((part.name, part.length) for part in row.parts),
+                *zip(("low", "high"), row.interval, strict=False),
+                *(("run", value) for value in row.dots),
+            )
+        ],
+    )
+
+
+def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
+    for part, left in zip(row.parts, row.ends, strict=False):
+        edge = {"edgecolor": part.edge, "linewidth": 0.3 * (part.edge == "black")}
+        look: dict[str, Any] = {"facecolor": part.color, "hatch": part.hatch} | edge
+        ax.barh(y, part.length, left=left, height=0.72, **look)
+        if part.ink and part.length > 0.04 * span:
+            inside = f"{part.length:.2f}"
+            say(ax, left + part.length / 2, y, inside, color=part.ink, fontsize=6, ha="center")
+    if row.interval:
+        ax.plot(row.interval, [y, y], color="black", linewidth=1.1, marker="|", zorder=3)
+    if row.dots:
+        at, size = y + 0.2 * bool(row.parts), 4 if row.parts else 10
+        look = {"s": size, "color": row.color, "alpha": 0.5, "linewidth": 0}
+        ax.scatter(row.dots, [at] * len(row.dots), **look)
+    ax.annotate(
+        row.words, (max(row.extent), y), (4, 0), textcoords="offset points", va="center",
+        fontsize=7, color="black" if row.parts else "#666666",
+    )  # fmt: skip
 
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: Any) -> None:
@@ -166,6 +283,7 @@ def _drawn(figure: Figure) -> list[dict[str, Any]]:
             marks += [(one, points) for points in shapes]
         panel = ax.get_title(loc="left") or f"panel {number}"
         for count, (artist, points) in enumerate(marks):
-            name = f"{type(artist).__name__} {count}"
+            label = str(artist.get_label())
+            name = f"{type(artist).__name__} {count}" if label.startswith("_") else label
             rows += [{"panel": panel, "mark": name, "x": x, "y": y} for x, y in points]
     return rows

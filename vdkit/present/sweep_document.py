@@ -300,9 +300,9 @@ def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
 
 
 def _draw(name: str, sweep: Sweep) -> Figure:
-    from vdkit.present import sweep_charts  # matplotlib, which text does without
+    from vdkit.present import charts  # matplotlib, which text does without
 
-    figure: Figure = getattr(sweep_charts, name)(sweep)
+    figure: Figure = getattr(charts, name)(sweep)
     return figure
 
 

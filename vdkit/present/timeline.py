@@ -1,12 +1,15 @@
-"""Timelines from recorded runs: matplotlib only, no torch, no figure that a table lacks.
+"""Timelines of runs, and what else a profile shows: matplotlib only, no torch.
 
-Every bar is drawn by `draw_bars`, at its exact place: bars snapped to pixels would make equal
-events unequally wide.
+Every bar of a timeline is drawn by `draw_bars`, at its exact place: bars snapped to pixels would
+make equal events unequally wide. No figure shows what no table has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import csv
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,21 +18,26 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.present import style
 from vdkit.present.columns import NAMES
+from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
+from vdkit.present.style import ChartRow, Part
 from vdkit.present.words import config_words, what_and_where
+from vdkit.record.machine import THROTTLE_BITS
 from vdkit.record.recording import Recording
 from vdkit.record.runs import Run
 from vdkit.trace import Recorded, Timeline
-from vdkit.trace.figures import steady_windows
+from vdkit.trace.figures import Analysis, steady_windows
+from vdkit.trace.read import read_trace
 from vdkit.trace.stalls import (
     Stalls,
     record_intervals,
     run_window,
     stalls_from_records,
-    stalls_from_trace,
+    stalls_of,
 )
 
 LEGEND_CHARACTERS = 130
@@ -43,6 +51,8 @@ _HATCHED = 0.01
 _VISIBLE = 1e-3
 """Of an axis: half a pixel of a printed figure; a cause that takes less is not in the legend."""
 _CLOSED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (3, 2))}
+Windows = Mapping[str, tuple[float, float] | None]
+"""Mode to start and stop of two chunks, s; None of a run that is too short."""
 _PAIR_ENDS: Any = _CLOSED | {"linestyle": ":"}
 
 
@@ -57,7 +67,7 @@ def _spans(run: Recorded, lane: str) -> Iterable[tuple[Any, float, float]]:
 
 def drawn_lanes(runs: Collection[Recorded]) -> list[str]:
     """The lanes that any of the runs has."""
-    return [lane for lane in style.LANES if any(True for run in runs for _ in _spans(run, lane))]
+    return [lane for lane in style.TONES if any(True for run in runs for _ in _spans(run, lane))]
 
 
 def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
@@ -141,37 +151,32 @@ def draw_stalls(
     Args:
         stalls: of the run that `draw_lanes` drew with these limits, begin and scale.
     """
-    width = limits[1] - limits[0]
-    spans: dict[str, list[tuple[float, float]]] = {}
-    for piece in (piece for gap in stalls.gaps for piece in gap.pieces):
-        left = max((piece.start_ns / 1e9 - begin_s) * scale, limits[0])
-        right = min((piece.stop_ns / 1e9 - begin_s) * scale, limits[1])
-        if right > left:
-            spans.setdefault(piece.cause, []).append((left, right - left))
-    drawn = []
+    drawn, seen, width = [], [], limits[1] - limits[0]
     look: Any = {"edgecolors": "black", "linewidths": 0}
-    for cause, pieces in spans.items():
+    for cause in dict.fromkeys(piece.cause for piece in stalls.pieces):
         color, hatch = style.CAUSE_COLORS[cause]
-        left, length = np.array(pieces).T
-        wide = length > _HATCHED * width
-        for some, lines in ((~wide, None), (wide, hatch or None)):
+        edges = np.array([piece[:2] for piece in stalls.pieces if piece.cause == cause]).T / 1e9
+        left, right = np.clip((edges - begin_s) * scale, *limits)
+        length, wide = right - left, right - left > _HATCHED * width
+        for some, lines in ((~wide & (length > 0), None), (wide, hatch or None)):
             if some.any():
                 place = left[some], length[some], -BAR, height - BAR
                 drawn.append(draw_bars(ax, *place, color, hatch=lines, **look))
-    seen = [c for c, pieces in spans.items() if sum(n for _, n in pieces) >= _VISIBLE * width]
+        if length.sum() >= _VISIBLE * width:
+            seen.append(cause)
     return drawn, seen
 
 
-def plot_lanes(run: Run, ax: Axes, limits: tuple[float, float]) -> None:
-    """Draw one run: a lane each for compute, copy, convert and write, a bar for each chunk.
-
-    Args:
-        limits: (start, stop) in seconds since the call.
-    """
-    draw_lanes(ax, [run], limits)
+def _draw_run(
+    ax: Axes, run: Run, limits: tuple[float, float], stalls: Stalls | None = None,
+    begin_s: float = 0.0, scale: float = 1.0,
+) -> list[str]:  # fmt: skip
+    """One run's lanes, where its sink was closed, and its stalls; those causes to be seen."""
+    draw_lanes(ax, [run], limits, [begin_s], scale)
     ax.set_ylim(len(drawn_lanes([run])) - 0.45, -0.55)
-    if limits[0] <= run.latency_s <= limits[1]:
+    if scale == 1 and limits[0] <= run.latency_s <= limits[1]:
         ax.axvline(run.latency_s, **_CLOSED)
+    return draw_stalls(ax, stalls, limits, begin_s, scale)[1] if stalls else []
 
 
 def title_of(title: str | Recording | None) -> str:
@@ -181,14 +186,65 @@ def title_of(title: str | Recording | None) -> str:
     return title or ""
 
 
-def _kept(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
-    """The bars as rows: run, lane, chunk, start and stop in s."""
-    return [
-        {"run": name, "lane": lane, "chunk": chunk.index, "start_s": start, "stop_s": stop}
+def _draw_runs(
+    runs: Mapping[str, Run], title: str, span: tuple[float, float], warning: str = "",
+    stalls: Mapping[str, Stalls] | None = None, windows: Windows | None = None,
+) -> Figure:  # fmt: skip
+    """The runs above each other on one time axis; with ``windows`` a zoom of each beside it."""
+    stalls, windows, causes = stalls or {}, windows or {}, []
+    lanes = [len(drawn_lanes([run])) for run in runs.values()]
+    height = 0.95 + sum(0.24 * count + 0.34 for count in lanes)
+    grid = {"height_ratios": lanes, "width_ratios": (1.7, 1)[: 1 + bool(windows)]}
+    shape = (height + bool(stalls), len(runs), 1 + bool(windows))
+    widest_ms = max((1e3 * (w[1] - w[0]) for w in windows.values() if w), default=0.0)
+    handles: list[Any] = lane_handles(runs.values())
+    with style.chart(*shape, title, warning, sharex="col", gridspec_kw=grid) as (figure, axes):
+        for (whole, *zooms), (name, run) in zip(axes, runs.items(), strict=True):
+            causes += _draw_run(whole, run, span, stalls.get(name))
+            whole.set_title(f"{NAMES.get(name, name)}: {run.latency_s:.3f} s", loc="left", pad=3)
+            for zoom in zooms:
+                if (window := windows[name]) is None:
+                    zoom.set_axis_off()
+                    continue
+                pair, stop_ms = (0.0, widest_ms), 1e3 * (window[1] - window[0])
+                causes += _draw_run(zoom, run, pair, stalls.get(name), window[0], 1e3)
+                zoom.axvline(stop_ms, **_PAIR_ENDS)
+                zoom.set_title(f"two chunks: {stop_ms:.1f} ms", loc="left", pad=3)
+        axes[-1, 0].set_xlabel("time since the call, s")
+        if any(span[0] <= run.latency_s <= span[1] for run in runs.values()):
+            handles.append(Line2D([], [], label="sink closed", **_CLOSED))
+        if zoomed := [axes[row, 1] for row, window in enumerate(windows.values()) if window]:
+            handles.append(Line2D([], [], label="end of two chunks", **_PAIR_ENDS))
+            zoomed[-1].set_xlabel("time, ms")
+            zoomed[-1].tick_params(labelbottom=True)
+        for cause in (cause for cause in style.CAUSE_COLORS if cause in causes):
+            took = " / ".join(f"{one.by_cause_ns[cause] / 1e6:.1f}" for one in stalls.values())
+            handles.append(cause_handle(cause, f", {took} ms"))
+        how = " and ".join(_FROM[how] for how in sorted({s.resolution for s in stalls.values()}))
+        said = f"Stalls above 20 us of {' / '.join(stalls)}, window run, {how}" if stalls else None
+        rows = 1 + (sum(len(one.get_label()) + 7 for one in handles) > LEGEND_CHARACTERS)
+        columns = 3 if stalls else -(-len(handles) // rows)
+        look: Any = {"fontsize": 6.5, "title": said, "title_fontsize": 6.5}
+        style.legend_below(figure, handles, ncols=columns, **look)
+    kept = [
+        (name, lane, chunk.index, start, stop)
         for name, run in runs.items()
         for lane in drawn_lanes([run])
         for chunk, start, stop in _spans(run, lane)
     ]
+    kept += [
+        (name, f"stall: {piece.cause}", None, piece.start_ns / 1e9, piece.stop_ns / 1e9)
+        for name, found in stalls.items()
+        for piece in found.pieces
+    ]
+    names = ("run", "lane", "chunk", "start_s", "stop_s")
+    return style.keep_data(figure, [dict(zip(names, row, strict=True)) for row in kept])
+
+
+_FROM = {
+    "kernel": "from the trace (kernel resolution)",
+    "chunk": "from event records (chunk resolution: only between chunks)",
+}
 
 
 def plot_timeline(
@@ -211,22 +267,8 @@ def plot_timeline(
     if isinstance(runs, Recording):
         title = runs if title is None else title
         runs = {name: arm.typical() for name, arm in runs.arms.items()}
-    lanes = [len(drawn_lanes([run])) for run in runs.values()]
-    words = title_of(title)
-    height = 0.95 + sum(0.24 * count + 0.34 for count in lanes) + 0.1 * words.count("\n")
-    grid: Any = {"sharex": True, "gridspec_kw": {"height_ratios": lanes}}
-    span = window or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    with style.chart(height, len(runs), title=words, **grid) as (figure, axes):
-        for ax, (name, run) in zip(axes[:, 0], runs.items(), strict=True):
-            plot_lanes(run, ax, span)
-            ax.set_title(f"{NAMES.get(name, name)}: {run.latency_s:.3f} s", loc="left", pad=3)
-        axes[-1, 0].set_xlabel("time since the call, s")
-        handles = lane_handles(runs.values())
-        if any(span[0] <= run.latency_s <= span[1] for run in runs.values()):
-            handles.append(Line2D([], [], label="sink closed", **_CLOSED))
-        rows = 1 + (sum(len(str(handle.get_label())) + 7 for handle in handles) > LEGEND_CHARACTERS)
-        style.legend_below(figure, handles, ncols=-(-len(handles) // rows))
-    return style.keep_data(figure, _kept(runs))
+    whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+    return _draw_runs(runs, title_of(title), window or whole)
 
 
 def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
@@ -250,27 +292,11 @@ def two_chunks(run: Recorded) -> tuple[float, float] | None:
     return None if window is None else (window[0] / 1e9, window[1] / 1e9)
 
 
-def run_stalls(run: Run, config: DecodeConfig, timeline: Timeline | None = None) -> Stalls:
-    """Stalls of window ``run``: from its trace where that holds kernels, else from its records."""
-    if timeline is not None and len(timeline.kernels):
-        return stalls_from_trace(timeline, run_window(run))
-    return stalls_from_records(run, config)
-
-
-_FROM = {
-    "kernel": "from the trace (kernel resolution)",
-    "chunk": "from event records (chunk resolution: only between chunks)",
-}
-
-
 def plot_overlap(
-    runs: Mapping[str, Run],
-    config: DecodeConfig,
-    title: str | Recording | None = None,
-    warning: str = "",
-    timelines: Mapping[str, Timeline] | None = None,
-    windows: Mapping[str, tuple[float, float] | None] | None = None,
-) -> Figure:
+    runs: Mapping[str, Run], config: DecodeConfig, title: str | Recording | None = None,
+    warning: str = "", timelines: Mapping[str, Timeline] | None = None,
+    windows: Windows | None = None,
+) -> Figure:  # fmt: skip
     """Whole runs above each other on one time axis, and two consecutive chunks of each beside.
 
     Gaps of the compute lane are shaded by cause: at kernel resolution where ``timelines`` has the
@@ -284,52 +310,228 @@ def plot_overlap(
         timelines: mode to the timeline of the same run.
         windows: mode to the window of the two chunks, s; None: as the event records have it.
     """
-    stalls = {m: run_stalls(run, config, (timelines or {}).get(m)) for m, run in runs.items()}
+    stalls = {mode: stalls_from_records(run, config) for mode, run in runs.items()}
+    traced = (timelines or {}).items()
+    stalls |= {mode: stalls_of(made, run_window(runs[mode])) for mode, made in traced}
     windows = windows or {mode: two_chunks(run) for mode, run in runs.items()}
-    widest = max((w[1] - w[0] for w in windows.values() if w is not None), default=0.0)
-    limits = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    causes: list[str] = []
-    lanes = [len(drawn_lanes([run])) for run in runs.values()]
-    height = 1.95 + sum(0.27 * count + 0.3 for count in lanes)
-    grid = {"height_ratios": lanes, "width_ratios": (1.7, 1)}
-    words = "\n".join(filter(None, (warning, title_of(title))))
-    with style.chart(height, len(runs), 2, sharex="col", gridspec_kw=grid) as (figure, axes):
-        zoomed = []
-        for (whole, zoom), (mode, run) in zip(axes, runs.items(), strict=True):
-            plot_lanes(run, whole, limits)
-            causes += draw_stalls(whole, stalls[mode], limits)[1]
-            whole.set_title(f"{NAMES.get(mode, mode)}: {run.latency_s:.3f} s", loc="left", pad=3)
-            if (window := windows[mode]) is None:
-                zoom.set_axis_off()
-                continue
-            pair, length_ms = (0.0, 1e3 * widest), 1e3 * (window[1] - window[0])
-            draw_lanes(zoom, [run], pair, window[:1], 1e3)
-            causes += draw_stalls(zoom, stalls[mode], pair, window[0], 1e3)[1]
-            zoom.set_ylim(whole.get_ylim())
-            zoom.axvline(length_ms, **_PAIR_ENDS)
-            zoom.set_title(f"two chunks: {length_ms:.1f} ms", loc="left", pad=3)
-            zoomed.append(zoom)
-        axes[-1, 0].set_xlabel("time since the call, s")
-        for ax in zoomed[-1:]:
-            ax.set_xlabel("time, ms")
-            ax.tick_params(labelbottom=True)
-        handles = [*lane_handles(runs.values()), Line2D([], [], label="sink closed", **_CLOSED)]
-        if zoomed:
-            handles.append(Line2D([], [], label="end of two chunks", **_PAIR_ENDS))
-        for cause in (cause for cause in style.CAUSE_COLORS if cause in causes):
-            took = " / ".join(f"{one.by_cause_ns[cause] / 1e6:.1f}" for one in stalls.values())
-            handles.append(cause_handle(cause, f", {took} ms"))
-        origins = " and ".join(
-            _FROM[how] for how in sorted({s.resolution for s in stalls.values()})
+    whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+    return _draw_runs(runs, title_of(title), whole, warning, stalls, windows)
+
+
+_BLUE = style.TONES["compute"][0]
+_MEAN: Any = {"color": "black", "linewidth": 1.2}
+
+
+def _costs(title: str | None, analyses: Mapping[str, Analysis]) -> str:
+    """The title, and below it what the profiler itself cost, as it stands beside every figure."""
+    costs = {mode: a.profiler_cost_percent for mode, a in analyses.items()}
+    known = {mode: percent for mode, percent in costs.items() if percent is not None}
+    words = ", ".join(f"{m} {NOISE if p < 0 else f'{p:+.1f} %'}" for m, p in known.items())
+    cost = f"profiler cost: {words}" if words else "profiler cost unknown"
+    return f"{title}\n{cost}" if title else cost
+
+
+def plot_utilization(analyses: Mapping[str, Analysis], title: str | None = None) -> Figure:
+    """Kernel utilization by window and path, as bars with their figure."""
+    what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
+    panels = {
+        window: [
+            ChartRow(
+                mode, [Part(what, percent, style.MODE_COLORS.get(mode, _BLUE))], f"{percent:.2f} %"
+            )
+            for mode, one in analyses.items()
+            if window in one.windows
+            for percent in [one.windows[window].kernel_utilization_percent]
+        ]
+        for window in ("run", "steady", "two chunks")
+        if any(window in one.windows for one in analyses.values())
+    }
+    options: Any = {"title": _costs(title, analyses), "warning": incomplete(analyses)}
+    words, limits = f"{what}, % of the window", (0.0, 112.0)
+    with style.row_chart(panels, words, limits, row_in=0.18, **options) as (figure, axes):
+        axes[0].set_xticks(range(0, 101, 20))
+    return figure
+
+
+def plot_waterfall(analyses: Mapping[str, Analysis], title: str | None = None) -> Figure:
+    """Where the milliseconds of the run went from sync to async: busy time and each stall cause.
+
+    Below stands how much of what async gains when timed lies between the two profiled runs.
+    """
+    pair = {mode: analyses[mode] for mode in ("sync", "async")}
+    first, last = (one.windows["run"] for one in pair.values())
+    begin, end = 1e3 * first.window_s, 1e3 * last.window_s
+    busy = Part("busy", 1e3 * (last.busy_s - first.busy_s), _BLUE, "", "black")
+    stalls = [
+        Part("gaps up to 20 us" if cause == "short" else cause, change, *look, "black")
+        for cause, look in style.CAUSE_COLORS.items()
+        if abs(change := 1e3 * (last.stall_s[cause] - first.stall_s[cause])) >= 1e-4 * begin
+    ]
+    rest = end - begin - busy.length - sum(part.length for part in stalls)
+    stalls += [Part("all others", rest, "#BBBBBB", "", "black")] if abs(rest) >= 0.05 else []
+    rows, at = [], begin
+    for part in (busy, *sorted(stalls, key=lambda part: part.length)):
+        rows.append(ChartRow(part.name, [part], f"{part.length:+.1f} ms", left=at))
+        at += part.length
+    for place, mode, whole in ((0, "sync", begin), (len(rows) + 1, "async", end)):
+        words = f"{whole:#.4g} ms".replace(". ", " ")
+        rows.insert(place, ChartRow(mode, [Part("run", whole, style.MODE_COLORS[mode])], words))
+    ends = [row.ends[-1] for row in rows]
+    left = max(0.0, min(ends) - 0.25 * max(max(ends) - min(ends), 0.02 * min(ends)))
+    width = 1.16 * (max(ends) - left)
+    broken = " (the axis does not start at 0)" if left > 0 else ""
+    below = coverage_words(pair).replace(": ", ":\n")
+    words = "\n".join(filter(None, (f"window 'run', ms{broken}", below)))
+    options: Any = {"title": _costs(title, pair), "warning": incomplete(pair), "row_in": 0.22}
+    with style.row_chart({"": rows}, words, (left, left + width), **options) as (figure, (ax,)):
+        for row, one in enumerate(rows[1:-1], start=2):  # from where the row before ends
+            ax.plot([one.left] * 2, [row - 0.65, row + 0.35], color="black", linewidth=0.5)
+        cut: Any = {"fontsize": 14, "color": "white", "weight": "bold"}
+        for row in (1, len(rows)) if left > 0 else ():  # a gap in each bar that is cut off
+            style.say(ax, left + 0.02 * width, row, "//", **cut)
+    return figure
+
+
+def plot_latencies(latencies: Mapping[str, Sequence[float]], title: str | None = None) -> Figure:
+    """Every timed run as a dot, by path; the mean as a line above it, P99 as one below.
+
+    Args:
+        latencies: mode to latencies of the timed runs, s.
+    """
+    few = min(len(values) for values in latencies.values()) < 100
+    p99 = "P99 (below; n < 100: read it as the maximum)" if few else "P99 (below)"
+    tail, words = _MEAN | {"color": style.RED}, "latency, s (the axis does not start at 0)"
+    rows = [
+        ChartRow(
+            f"{mode} (n = {len(values)})", dots=values, color=style.MODE_COLORS.get(mode, _BLUE)
         )
-        said = f"Stalls above 20 us of {' / '.join(stalls)}, window run, {origins}"
-        style.legend_below(figure, handles, ncols=3, fontsize=6.5, title=said, title_fontsize=6.5)
-        if words:
-            color = style.RED if warning else "black"
-            figure.suptitle(words, fontsize=8, x=0.01, ha="left", color=color)
-    gaps = [
-        {"run": mode, "lane": f"stall: {piece.cause}", "start_s": piece.start_ns / 1e9,
-         "stop_s": piece.stop_ns / 1e9}
-        for mode, found in stalls.items() for gap in found.gaps for piece in gap.pieces
-    ]  # fmt: skip
-    return style.keep_data(figure, [*_kept(runs), *gaps])
+        for mode, values in latencies.items()
+    ]
+    with style.row_chart({"": rows}, words, row_in=0.33, title=title) as (figure, (ax,)):
+        ax.set_xlim(auto=True)
+        for row, values in enumerate(latencies.values(), start=1):
+            ax.vlines(np.mean(values), row - 0.4, row - 0.1, **_MEAN)
+            ax.vlines(np.percentile(values, 99), row + 0.1, row + 0.4, **tail)
+        ax.autoscale(axis="x")
+        handles = [Line2D([], [], label=label, **look)
+                   for label, look in (("mean (above)", _MEAN), (p99, tail))]  # fmt: skip
+        style.legend_below(figure, handles, loc="outside lower right", ncols=2)
+    return figure
+
+
+def profile_figures(
+    recording: Recording, home: Path | None = None
+) -> dict[str, Callable[[], Figure]]:
+    """Every picture of a profile by name, each drawn when called.
+
+    Args:
+        home: the folder with its traces and ``nvml.csv``. Of a path whose trace is not there stalls
+            come from the event records.
+    """
+    where = what_and_where(recording)
+    analyses, titled = analyses_of(recording), f"Profiled runs: {where}"
+    latencies = {name: arm.latencies for name, arm in recording.arms.items()}
+    profiles = {name: arm.profile for name, arm in recording.arms.items() if arm.profile}
+    shown = {n: p for n, p in profiles.items() if n in ("sync", "async")} or profiles
+    mine = {name: analyses[name] for name in shown}
+
+    def lanes() -> Figure:
+        """Sync over async, or what there is, with the stalls of the traces beside the recording."""
+        paths = {name: home / one.trace for name, one in shown.items()} if home else {}
+        traces = {name: read_trace(path) for name, path in paths.items() if path.is_file()}
+        pairs = {name: one.windows.get("two chunks") for name, one in mine.items()}
+        windows = {name: (p.start_s, p.stop_s) if p else None for name, p in pairs.items()}
+        runs, words = {name: one.run for name, one in shown.items()}, _costs(titled, mine)
+        return plot_overlap(runs, recording.config, words, incomplete(mine), traces, windows)
+
+    drawn: dict[str, Callable[[], Figure]] = {
+        "latency": partial(plot_latencies, latencies, f"Timed runs: {where}"),
+        "utilization": partial(plot_utilization, analyses, titled),
+        "timeline": lanes,
+    }
+    if {"sync", "async"} <= analyses.keys():
+        drawn["waterfall"] = partial(plot_waterfall, analyses, titled)
+    if home is not None and (home / "nvml.csv").exists():
+        name = "async" if "async" in profiles else next(iter(profiles))
+        columns = read_nvml_csv(home / "nvml.csv", f"{name}-profiled")
+        title = f"{NAMES[name]}, profiled: {where}"
+        drawn["nvml"] = partial(plot_nvml, profiles[name].run, columns, title)
+    return drawn
+
+
+_NVML_ROWS = (
+    ("power, W", [("power_w", "#D55E00", "board")]),
+    ("clock, MHz", [("sm_clock_mhz", "#0072B2", "SM"), ("memory_clock_mhz", "#56B4E9", "memory")]),
+    ("GPM, %", [("sm_active_percent", "#009E73", "SM active"),
+                ("tensor_active_percent", "#CC79A7", "tensor active"),
+                ("dram_bandwidth_percent", "#E69F00", "DRAM bandwidth,\nof its peak")]),
+)  # fmt: skip
+
+
+def plot_nvml(
+    run: Run, nvml: Mapping[str, Sequence[float | None]], title: str | None = None
+) -> Figure:
+    """NVML samples (power, clocks, activity) under the timeline of the run they were taken in.
+
+    Where a throttle reason was set the rows are shaded; the legend names it, or says never.
+
+    Args:
+        nvml: column to values, ``time_s`` (s since the call) among them; fields that the device
+            does not answer are left out of the picture.
+    """
+    rows = {label: [one for one in lines if nvml.get(one[0])] for label, lines in _NVML_ROWS}
+    rows = {label: lines for label, lines in rows.items() if lines}
+    grid: Any = {"sharex": True, "gridspec_kw": {"height_ratios": [1.1, *([1] * len(rows))]}}
+    held, shade = throttled_spans(nvml), {"facecolor": style.RED, "alpha": 0.15, "linewidth": 0}
+    times = np.array(nvml["time_s"], float)
+    with style.chart(1.5 + 0.85 * len(rows), 1 + len(rows), title=title, **grid) as (figure, axes):
+        _draw_run(axes[0, 0], run, (0.0, 1.005 * run.latency_s))
+        for ax, (label, lines) in zip(axes[1:, 0], rows.items(), strict=True):
+            for column, color, name in lines:
+                values = np.array(nvml[column], float)  # None becomes NaN
+                known = np.isfinite(values)
+                ax.plot(times[known], values[known], color=color, linewidth=1, label=name)
+            ax.set_ylabel(label, fontsize=7)
+            ax.set_ylim(0, 105 if "%" in label else None)
+            ticks = MultipleLocator(25) if "%" in label else MaxNLocator(4, min_n_ticks=3)
+            ax.yaxis.set_major_locator(ticks)
+            for start, stop, _ in held or []:
+                ax.axvspan(start, stop, **shade)
+            if label == _NVML_ROWS[0][0] and held is not None:
+                for reasons in dict.fromkeys(names for *_, names in held):
+                    ax.fill_between([], [], label=f"throttled:\n{reasons}", **shade)
+                if not held:
+                    ax.plot([], [], linestyle="", label="never throttled")
+            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
+        axes[-1, 0].set_xlabel("time since the call, s")
+    return figure
+
+
+def throttled_spans(
+    nvml: Mapping[str, Sequence[float | None]],
+) -> list[tuple[float, float, str]] | None:
+    """(start, stop, reasons), s: from each reading with a throttle reason set to the next reading.
+
+    None if the samples do not hold the clock event reasons.
+    """
+    if not nvml.get("clock_event_reasons"):
+        return None
+    pairs = zip(nvml["time_s"], nvml["clock_event_reasons"], strict=True)
+    read = [(t, int(bits)) for t, bits in pairs if t is not None and bits is not None]
+    spans = []
+    for (start, bits), (stop, _) in zip(read, [*read[1:], *read[-1:]], strict=True):
+        if names := [name for name, bit in THROTTLE_BITS.items() if bits & bit]:
+            spans.append((start, stop, ", ".join(names)))
+    return spans
+
+
+def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
+    """The columns of one run in ``nvml.csv``; ValueError, with the names, if it is not there."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    old = run.replace("compute_only", "compute")  # what earlier files call it
+    if not (mine := [row for row in rows if row["run"] in (run, old)]):
+        known = ", ".join(dict.fromkeys(row["run"] for row in rows))
+        raise ValueError(f"{path} has no run {run!r}; it has {known}")
+    names = [name for name in mine[0] if name != "run"]
+    return {name: [float(row[name]) if row[name] else None for row in mine] for name in names}

@@ -107,6 +107,11 @@ class Stalls:
     resolution: str
 
     @property
+    def pieces(self) -> list[Piece]:
+        """What all gaps are made of."""
+        return [piece for gap in self.gaps for piece in gap.pieces]
+
+    @property
     def stall_ns(self) -> int:
         """Gaps above `SHORT_NS`, summed."""
         return sum(self.by_cause_ns.values()) - self.by_cause_ns["short"]

@@ -1,0 +1,475 @@
+"""Charts of studies: variants, primitives off one by one, rounds, sweeps. matplotlib, no torch.
+
+Panels that are compared share their axis; an axis that does not start at 0 says so.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from vdkit.predict.advise import storage_sensitivity
+from vdkit.predict.grid import Sweep
+from vdkit.present import style
+from vdkit.present.columns import NAMES
+from vdkit.present.studies import decision_of, spread_percent
+from vdkit.present.style import (
+    MODE_COLORS,
+    TONES,
+    WIDTH_IN,
+    ChartRow,
+    Part,
+    chart,
+    keep_data,
+    legend_below,
+    row_chart,
+    say,
+)
+from vdkit.present.sweep_document import cell_records, speed_words, verdict
+from vdkit.present.table import ratio_of
+from vdkit.present.words import what_and_where
+from vdkit.record import derived
+from vdkit.record.recording import Recording
+from vdkit.record.runs import MODES
+from vdkit.record.stats import CALL_BELOW_P
+from vdkit.trace.figures import FamilyShare
+
+_BLUE, _GREY = "#0072B2", "#BBBBBB"
+_DASHES: Any = {"linewidth": 1, "linestyle": (0, (4, 2))}
+
+
+_STEPS = {
+    "decode": (TONES["compute"][0], "decode"),
+    **{lane: (TONES[lane][0], words) for lane, words in style.LANE_MEANING.items()},
+    "rest": (_GREY, "open, close and wait"),
+}
+del _STEPS["compute"]
+"""Color and meaning of what a run's time goes to."""
+
+
+def overlaps_of(recording: Recording) -> dict[str, derived.Overlap]:
+    """Variant to its sync against async, ms per latent frame; ValueError without both modes."""
+    return {name: derived.overlap_of(recording.of_variant(name)) for name in recording.variants}
+
+
+def hiding_words(recording: Recording) -> str:
+    """What is not decoding, of the first variant and of the last, and what overlap makes of it."""
+    (first, a), *_, (last, b) = [*overlaps_of(recording).items()] * 2
+    ratios = [ratio_of(recording.ratio(f"{name}/sync", f"{name}/async")) for name in (first, last)]
+    return (
+        f"Of {first} and {last}, what is not decoding takes {a.beside_ms:.1f} and "
+        f"{b.beside_ms:.1f} ms per latent frame, {a.beside_percent:.0f} % and "
+        f"{b.beside_percent:.0f} % of sync; sync / async is {ratios[0]} and {ratios[1]}."
+    )
+
+
+def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
+    """Where the time of sync and async goes, ms per latent frame: two bars for each variant.
+
+    Args:
+        recordings: title to one of variants with the modes sync and async; drawn below each other.
+
+    Raises:
+        ValueError: a variant without one of the two modes.
+    """
+    panels: dict[str, list[ChartRow]] = {}
+    for title, recording in recordings.items():
+        panels[title] = rows = []
+        for name, one in overlaps_of(recording).items():
+            sync_ms, async_ms = one.sync_total_ms, one.async_total_ms
+            words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
+            took = dict(one.sync_ms) | {"rest": one.sync_rest_ms}
+            rows.append(ChartRow(f"{name}  sync", _stack(took), words, gap=0.35))
+            words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
+            took = {"decode": one.async_decode_ms, "rest": one.async_rest_ms}
+            rows.append(ChartRow("async", _stack(took), f"{words}{sync_ms / async_ms:.2f}"))
+    words = "ms per latent frame, mean latency of the run over its latent frames"
+    with row_chart(panels, words, row_in=0.19, room=0.55) as (figure, _):
+        handles = [Patch(color=color, label=label) for color, label in _STEPS.values()]
+        legend_below(figure, handles, ncols=len(handles))
+    return figure
+
+
+def _stack(took_ms: Mapping[str, float]) -> list[Part]:
+    return [Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
+
+
+def headrooms_of(recording: Recording, profile: Recording) -> dict[str, derived.Headroom]:
+    """Variant to how near it comes to the ceiling of ``profile``, by its count of operations.
+
+    Raises:
+        ValueError: no mode compute_only or no ceiling; as `headroom_of`.
+    """
+    seen = profile.arms["compute_only"].profile if "compute_only" in profile.arms else None
+    if profile.ceiling is None or seen is None or seen.tflop is None:
+        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
+    return {
+        name: derived.headroom_of(recording.of_variant(name), seen.tflop, profile.ceiling)
+        for name in recording.variants
+    }
+
+
+def headroom_words(recording: Recording, profile: Recording) -> str:
+    """How much of the ceiling the variants reach."""
+    rooms = headrooms_of(recording, profile)
+    said = ", ".join(f"{name} {one.percent:.0f} %" for name, one in rooms.items())
+    return f"Of the ceiling of its arithmetic: {said}."
+
+
+def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figure:
+    """Compute per latent frame of each variant, and the ceiling of its arithmetic as a line.
+
+    Args:
+        recordings: title to variants, and a profile of the first on the same video, whose count of
+            operations is that of all; drawn below each other.
+
+    Raises:
+        ValueError: as `headrooms_of`.
+    """
+    rooms = {title: headrooms_of(*both) for title, both in recordings.items()}
+    what, color = "compute only, ms per latent frame", MODE_COLORS["compute_only"]
+    panels = {
+        title: [
+            ChartRow(
+                name,
+                [Part(what, one.compute_ms, color)],
+                f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
+                f"{one.percent:.0f} % of the ceiling",
+            )
+            for name, one in variants.items()
+        ]
+        for title, variants in rooms.items()
+    }
+    with row_chart(panels, what, row_in=0.26, room=0.7) as (figure, axes):
+        for ax, variants in zip(axes, rooms.values(), strict=True):
+            for ceiling_ms in {one.ceiling_ms for one in variants.values()}:
+                ax.axvline(ceiling_ms, color=style.RED, **_DASHES)
+        words = "ceiling: the same operations at the rate of a large matrix product"
+        legend_below(figure, [Line2D([], [], label=words, color=style.RED, **_DASHES)])
+    return figure
+
+
+def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) -> Figure:
+    """How much longer a decode takes with a primitive off: a bar each, with a 95 % interval.
+
+    Args:
+        ablations: title of a panel to what was measured, drawn from left to right on one scale.
+        title: above the figure; None: what ran, and where.
+    """
+    one = next(iter(ablations.values()))
+    names = dict.fromkeys(n for each in ablations.values() for n in each.arms if n != each.baseline)
+    panels = {
+        f"{panel}: {each.baseline} {each.base.latency.mean:.3f} s": [
+            _ablated(each, name) if name in each.arms else ChartRow(name, words="not run")
+            for name in names
+        ]
+        for panel, each in ablations.items()
+    }
+    words, room = f"longer than with {one.baseline}, %", 0.3 * len(panels) ** 0.5
+    options: Any = {"title": title or what_and_where(one), "across": True, "room": room}
+    with row_chart(panels, words, **options) as (figure, axes):
+        for ax in axes:
+            ax.axvline(0, color="black", linewidth=0.8)
+            ax.spines["left"].set_visible(False)
+        same: Any = {"facecolor": _GREY, "hatch": "////", "edgecolor": "white", "linewidth": 0}
+        handles: list[Any] = [
+            Patch(color=_BLUE, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
+            Patch(color=_GREY, label="no difference seen"),
+            Patch(label="same code on a CPU", **same),
+            Line2D([], [], color="black", linewidth=1.1, label="95 % interval"),
+            Line2D([], [], color="black", marker="o", markersize=2, linewidth=0, label="one round"),
+        ]
+        if not any(arm.same_code for each in ablations.values() for arm in each.arms.values()):
+            del handles[2]
+        legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
+    return figure
+
+
+def _ablated(one: Recording, name: str) -> ChartRow:
+    """How much longer it took, %, in all and by round."""
+    arm, decision = one.arms[name], decision_of(one, name)
+    assert decision is not None and decision.ratio is not None
+    ratio = decision.ratio
+    percent, *interval = (
+        100 * (value - 1) for value in (ratio.value, ratio.low, ratio.high) if value is not None
+    )
+    look = (_GREY, "////", "white") if arm.same_code else (_BLUE if decision.called else _GREY,)
+    pairs = zip(one.base.latencies, arm.latencies, strict=True)
+    rounds = [100 * (b / a - 1) for a, b in pairs]
+    bar = [Part("longer, %", percent, *look)]
+    return ChartRow(name, bar, f"{percent:+.1f} %", dots=rounds, interval=interval)
+
+
+def plot_families(
+    families: Mapping[str, Sequence[FamilyShare]], title: str | None = None
+) -> Figure:
+    """A stacked bar per variant: ms of kernels per latent frame, by family."""
+    took = {
+        name: {share.family.name: share.ms_per_latent_frame for share in shares}
+        for name, shares in families.items()
+    }
+    there = {
+        family: look
+        for family, look in style.FAMILY_COLORS.items()
+        if any(family in one for one in took.values())
+    }
+    rows = [
+        ChartRow(
+            name,
+            [Part(f, one.get(f, 0.0), color, ink=ink) for f, (color, ink) in there.items()],
+            f"{sum(one.values()):.2f}",
+        )
+        for name, one in took.items()
+    ]
+    words = "kernels by family, ms per latent frame (profiled, steady window)"
+    with row_chart({"": rows}, words, row_in=0.34, title=title) as (figure, _):
+        handles = [Patch(color=color, label=name) for name, (color, _) in there.items()]
+        legend_below(figure, handles, ncols=4, fontsize=6, handlelength=2, columnspacing=2)
+    return figure
+
+
+_ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^")}
+
+
+def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
+    """Latency of every round of each arm of an A/A control, with the arms' means as lines.
+
+    Args:
+        title: None: what ran, and where.
+    """
+    title = title or f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
+    with chart(2.7, title=title) as (figure, ((ax,),)):
+        for name, (color, marker) in _ROUNDS.items():
+            arm = recording.arms[name]
+            mean, spread = arm.latency.mean, spread_percent(arm.latency)
+            look: Any = {"marker": marker, "markersize": 3.5, "color": color, "alpha": 0.85}
+            look |= {"label": f"{name}: mean {mean:.4f} s, spread {spread:.2f} %", "linestyle": ""}
+            ax.plot([run.round for run in arm.timed], arm.latencies, **look)
+            ax.axhline(mean, color=color, zorder=1, **_DASHES)
+        ax.set(xlabel="round", ylabel="latency, s\n(the axis does not start at 0)")
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
+    return figure
+
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}
+"""Errors, %, that the scatter plot shades."""
+TITLE_CHARACTERS = 105
+"""Of a line above a figure of 16 cm."""
+_PANEL_IN, _COLUMN_IN, _BESIDE_IN = 0.2, 0.45, 1.3
+"""Of a heat map: around a panel, a column (more if the title needs it), and beside all panels."""
+WIDE_ENOUGH = 0.06
+"""Of a strip's width: a setting that its words fit into."""
+
+
+def plot_heatmap(sweep: Sweep, beside: Sequence[Sweep] = ()) -> Figure:
+    """Mean latency, s: a panel per sink speed, chunk sizes down, paths and slots across.
+
+    Large: measured; small: error of the prediction, %. Empty: not done. As wide as its columns
+    need, 16 cm at the most.
+
+    Args:
+        beside: sweeps whose maps it is compared with: the colors mean the same in all of them.
+    """
+    rows = _mapped(sweep)
+    speeds = _speeds(rows)
+    sizes = sorted({row["chunk_size"] for row in rows})
+    columns = {(MODES.index(row["mode"]), row["slots"] or 0) for row in rows}
+    paths = [(MODES[mode], slots or None) for mode, slots in sorted(columns)]
+    names = [mode if slots is None else f"{mode}\n{_slots(slots)}" for mode, slots in paths]
+    every = [row["latency_mean_s"] for one in (sweep, *beside) for row in _mapped(one)]
+    known = [value for value in every if value is not None]
+    panel_in = max(1.0, _PANEL_IN + _COLUMN_IN * len(paths))
+    across = max(1, min(len(speeds), int((WIDTH_IN - _BESIDE_IN) / panel_in)))
+    down = -(-len(speeds) // across)
+    width_in = min(WIDTH_IN, _BESIDE_IN + across * panel_in)
+    size_in = (width_in, 1.0 + down * (0.62 + 0.36 * len(sizes)))
+    said = "mean latency in s; below it, what the prediction was off, % (fit: fitted from)"
+    title = _title(sweep, said, width_in)
+    colors = {"cmap": "cividis_r", "vmin": min(known, default=0), "vmax": max(known, default=1)}
+    with chart(0, down, across, title, sharey=True, figsize=size_in) as (figure, axes):
+        for ax in axes.flat[len(speeds) :]:
+            ax.set_axis_off()
+        for ax, speed in zip(axes.flat, speeds, strict=False):
+            grid = np.full((len(sizes), len(paths)), np.nan)
+            image = ax.imshow(grid, aspect="auto", **colors)
+            for row in (row for row in rows if row["sink_mb_per_s"] == speed):
+                y, x = sizes.index(row["chunk_size"]), paths.index((row["mode"], row["slots"]))
+                grid[y, x] = row["latency_mean_s"]
+                _annotate(ax, row, x, y, image)
+            image.set_data(grid)
+            ax.set_xticks(range(len(paths)), names)
+            ax.set_yticks(range(len(sizes)), [f"chunk {size}" for size in sizes])
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+            ax.set_title(f"sink at {speed_words(speed)}", loc="left")
+        bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.01)
+        bar.set_label("mean latency, s")
+        bar.outline.set_visible(False)
+    return keep_data(figure, cell_records(sweep))
+
+
+def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
+    """Of the sinks, the fastest first; None: without a limit."""
+    return sorted({row["sink_mb_per_s"] for row in rows}, key=lambda s: -(s or float("inf")))
+
+
+def _mapped(sweep: Sweep) -> list[dict[str, Any]]:
+    """All cells but those without a sink, unless there are no others."""
+    every = cell_records(sweep)
+    return [row for row in every if row["mode"] != "compute_only"] or every
+
+
+def _title(sweep: Sweep, words: str, width_in: float = WIDTH_IN) -> str:
+    """What was swept and ``words``, in lines that fit the figure."""
+    per_line = int(TITLE_CHARACTERS * width_in / WIDTH_IN)
+    said = (f"{sweep.plan.label}: {what_and_where(sweep.plan)}", words)
+    return "\n".join(textwrap.fill(line, per_line) for line in said)
+
+
+def _slots(count: int) -> str:
+    return f"{count} slot{'s' * (count != 1)}"
+
+
+def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: AxesImage) -> None:
+    value, error = row["latency_mean_s"], row["error_percent"]
+    if row["outcome"] == "does not fit":
+        say(ax, x, y, "does\nnot fit", ha="center", fontsize=6)
+    elif value is not None:
+        red, green, blue, _ = image.to_rgba(np.array([value]))[0]
+        ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        small = "-" if error is None else f"{round(error, 1) + 0.0:+.1f}"
+        small = "fit" if row["role"] == "fit" else small
+        say(ax, x, y - 0.14, f"{value:.2f}", ha="center", color=ink, fontsize=7.5)
+        say(ax, x, y + 0.27, small, ha="center", color=ink, fontsize=5.5)
+
+
+def plot_predictions(sweep: Sweep) -> Figure:
+    """Predicted against measured mean latency, and the error, one mark per cell.
+
+    Color: path; shape: sink speed; hollow: used for the fit. A bar spans the error against the
+    fastest and the slowest run of the cell.
+    """
+    predicted = [row for row in cell_records(sweep) if row["predicted_latency_s"]]
+    rows = [row for row in predicted if row["latency_mean_s"]]
+    shapes = dict(zip(_speeds(rows), MARKERS * len(rows), strict=False))
+    mark: dict[str, Any] = {"markersize": 4, "linewidth": 0, "markeredgewidth": 0.8}
+    title = _title(sweep, verdict(sweep))
+    with chart(3.1, 1, 2, title, width_ratios=(1, 1.25)) as (figure, ((left, right),)):
+        for row in rows:
+            color, mean, told = MODE_COLORS[row["mode"]], *(row[k] for k in _BOTH)
+            face = "none" if row["role"] == "fit" else color
+            marker = shapes[row["sink_mb_per_s"]]
+            look = mark | {"color": color, "marker": marker, "markerfacecolor": face}
+            ends = [100 * (told / row[f"latency_{end}_s"] - 1) for end in ("max", "min")]
+            left.plot(mean, told, **look)
+            right.plot([mean] * 2, ends, color=color, linewidth=0.5, alpha=0.6)
+            right.plot(mean, 100 * (told / mean - 1), **look)
+        if every := [row[key] for row in rows for key in _BOTH]:
+            span = (0.95 * min(every), 1.05 * max(every))
+            left.plot(span, span, color="black", linewidth=0.6)
+            left.set(xlim=span, ylim=span)
+        right.axhline(0, color="black", linewidth=0.6)
+        for percent, tone in BANDS.items():
+            right.axhspan(-percent, percent, color=tone, zorder=-percent, linewidth=0)
+        right.yaxis.set_major_locator(ticker.MaxNLocator(7))
+        right.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        for ax, words in ((left, "predicted latency, s"), (right, "error of the prediction, %")):
+            ax.set(xlabel="measured mean latency, s", ylabel=words)
+            ax.xaxis.set_major_locator(ticker.MaxNLocator(6))
+        there = {row["mode"] for row in rows}
+        marks = [(mode, c, "o", c) for mode, c in MODE_COLORS.items() if mode in there]
+        marks += [(speed_words(s), "black", marker, "black") for s, marker in shapes.items()]
+        handles: list[Any] = [
+            Line2D([], [], label=label, color=color, marker=marker, markerfacecolor=face, **mark)
+            for label, color, marker, face in (*marks, ("used for the fit", "black", "o", "none"))
+        ]
+        handles.append(Line2D([], [], color="black", linewidth=0.5, label="fastest to slowest run"))
+        handles += [Patch(color=tone, label=f"±{percent} %") for percent, tone in BANDS.items()]
+        legend_below(figure, handles, ncols=-(-len(handles) // 2), handlelength=2)
+    return keep_data(figure, predicted)
+
+
+_BOTH = ("latency_mean_s", "predicted_latency_s")
+_CURVES: dict[str, Any] = {
+    "storage_s": {"label": "storage alone", "color": TONES["write"][0], "linestyle": (0, (3, 3))},
+    "sync_s": {"label": "sync, at that chunk size", "color": MODE_COLORS["sync"]},
+    "async_s": {"label": "async, as recommended", "color": MODE_COLORS["async"]},
+}
+
+
+def plot_sensitivity(sweeps: Mapping[str, Sweep]) -> Figure:
+    """Predicted latency against storage speed, and below it the recommended setting.
+
+    Args:
+        sweeps: title to what `storage_sensitivity` is asked about; drawn below each other.
+    """
+    rows: list[dict[str, Any]] = [
+        {"panel": title, "storage_mb_per_s": one.mb_per_s}
+        | {"chunk_size": one.advice.config.chunk_size, "slots": one.advice.config.slots}
+        | {"async_s": one.advice.prediction.run.latency_s}
+        | {"sync_s": one.sync_s, "storage_s": one.storage_s}
+        for title, sweep in sweeps.items()
+        for one in storage_sensitivity(sweep)
+    ]
+    count = len(sweeps)
+    grid = {"height_ratios": (5, 1) * count}
+    with chart(0.4 + 2.3 * count, 2 * count, gridspec_kw=grid) as (figure, axes):
+        for (ax, strip), title in zip(axes.reshape(-1, 2), sweeps, strict=True):
+            mine = [row for row in rows if row["panel"] == title]
+            speeds, values = [row["storage_mb_per_s"] for row in mine], []
+            for key, look in _CURVES.items():
+                known = [
+                    (row["storage_mb_per_s"], row[key]) for row in mine if row[key] is not None
+                ]
+                values += [value for _, value in known]
+                if known:
+                    ax.plot(*zip(*known, strict=True), **look)
+            _log_axes(ax, strip, speeds, values)
+            ax.set_ylabel("predicted latency, s")
+            ax.set_title(title, loc="left", fontsize=8)
+            _draw_settings(strip, speeds, [(row["chunk_size"], row["slots"]) for row in mine])
+        axes[-1, 0].set_xlabel("storage speed, MB/s")
+        legend_below(figure, axes[0, 0].lines, ncols=3, handlelength=2)
+    return keep_data(figure, rows)
+
+
+def _log_axes(ax: Axes, strip: Axes, speeds: Sequence[float], values: Sequence[float]) -> None:
+    """Logarithmic, with plain numbers, and one speed axis for both."""
+    for one in (ax, strip):
+        one.set(xscale="log", xlim=(speeds[0], speeds[-1]))
+    ax.tick_params(labelbottom=False)
+    ax.set(yscale="log", ylim=(max(min(values), max(values) / 100), 1.1 * max(values)))
+    for axis in (ax.xaxis, strip.xaxis, ax.yaxis):
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(ticker.NullLocator())
+
+
+def _draw_settings(ax: Axes, speeds: Sequence[float], settings: Sequence[tuple[int, int]]) -> None:
+    """A strip of the recommended settings; each begins halfway from the point before."""
+    edges = [speeds[0], *(math.sqrt(a * b) for a, b in pairwise(speeds)), speeds[-1]]
+    sizes = sorted({size for size, _ in settings})
+    for (size, slots), same in groupby(range(len(settings)), lambda index: settings[index]):
+        places = list(same)
+        left, right = edges[places[0]], edges[places[-1] + 1]
+        light = sizes.index(size) % 2
+        tone, ink = TONES["compute"][light], ("white", "black")[light]
+        ax.barh(0, right - left, left=left, height=0.8, color=tone, edgecolor="white")
+        if math.log(right / left) > WIDE_ENOUGH * math.log(edges[-1] / edges[0]):
+            words = f"chunk {size}\n{_slots(slots)}"
+            say(ax, math.sqrt(left * right), 0, words, ha="center", fontsize=6, color=ink)
+    ax.set_yticks([])
+    ax.spines[["left", "bottom"]].set_visible(False)
