@@ -61,13 +61,12 @@ _MOVED = {
     "predict": "Cost StageCosts Storage",
     "predict.recurrence": "predict",
     "present.comparison": "comparison_table",
-    "present.documents": "benchmark_table breakdown_table",
+    "present.documents": "benchmark_table breakdown_table variant_table",
     "present.charts": "plot_ablation plot_families plot_headroom plot_heatmap plot_hiding "
     "plot_predictions plot_rounds plot_sensitivity",
     "present.results_list": "results_table",
     "present.stages": "plot_denoising plot_frames plot_stages plot_vram stage_rows stages_table "
     "vram_words",
-    "present.studies": "variant_table",
     "present.sweep_document": "sweep_table",
     "present.table": "Table",
     "present.timeline": "plot_latencies plot_nvml plot_overlap plot_utilization plot_waterfall",

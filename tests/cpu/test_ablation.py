@@ -19,9 +19,8 @@ from vdkit.measure.plans import (
     run_benchmark,
 )
 from vdkit.present.charts import plot_ablation
-from vdkit.present.documents import document_of
+from vdkit.present.documents import ablation_table, ablation_words, decision_of, document_of
 from vdkit.present.stages import chunk_life_table, chunk_life_words
-from vdkit.present.studies import ablation_table, ablation_words, decision_of
 from vdkit.record.runs import SinkInfo
 from vdkit.record.stats import TOO_FEW
 from vdkit.trace import balancing_mb_per_s, chunk_steps

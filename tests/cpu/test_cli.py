@@ -13,7 +13,7 @@ import pytest
 from vdkit import read_recording
 from vdkit.__main__ import main
 from vdkit.cli import ALL_MODES, PRESETS, build_parser
-from vdkit.present.page import MARKER
+from vdkit.present.document import MARKER
 from vdkit.record import store
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,8 @@ from vdkit import compare_results, document_of, read_recording
 from vdkit.__main__ import main
 from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_table
-from vdkit.present.document import Document, Facts, Text, section
-from vdkit.present.documents import benchmark_table, source_of
-from vdkit.present.page import MARKER
-from vdkit.present.studies import families_table, variant_table
+from vdkit.present.document import MARKER, Document, Facts, Text, section
+from vdkit.present.documents import benchmark_table, families_table, source_of, variant_table
 from vdkit.present.table import Number, Table
 from vdkit.record.upgrade import read_families
 

@@ -14,15 +14,14 @@ from vdkit import compare_results, document_of, read_recording, read_sweep
 from vdkit.__main__ import main
 from vdkit.present.comparison import comparison_table
 from vdkit.present.document import Document, Facts, Picture, Section, Text, section
-from vdkit.present.documents import benchmark_table, breakdown_table
-from vdkit.present.latex import escape
+from vdkit.present.documents import benchmark_table, breakdown_table, variant_table
 from vdkit.present.results_list import results_table
-from vdkit.present.studies import variant_table
 from vdkit.present.sweep_document import sweep_document
 from vdkit.present.table import (
     Number,
     Table,
     decimals_for,
+    escape,
     mean_of,
     ratio_of,
     shown,

@@ -22,7 +22,7 @@ from vdkit.measure.plans import run_variants
 from vdkit.models.loading import VARIANTS
 from vdkit.present.charts import plot_families
 from vdkit.present.document import write_pictures
-from vdkit.present.studies import families_table, variant_lines, variant_table
+from vdkit.present.documents import families_table, variant_lines, variant_table
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.record.recording import write_recording
 from vdkit.record.results import runs_frame

@@ -22,7 +22,7 @@ from vdkit.predict.grid import PLAN, Sweep, read_sweep
 from vdkit.predict.recurrence import video_info
 from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
-from vdkit.present.document import Document
+from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
 from vdkit.present.profile_document import analysis_document
 from vdkit.present.results_list import results_table, results_text
@@ -263,8 +263,6 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _check_page(out: Path) -> None:
     """Before anything is read: can a report be written at ``out``?"""
-    from vdkit.present.page import MARKER
-
     check_file(out, "--out", ".html", ".htm")
     readable = out.is_file() and not out.is_symlink()
     if os.path.lexists(out) and not (readable and MARKER.encode() in out.read_bytes()[:200]):

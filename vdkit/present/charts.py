@@ -23,7 +23,8 @@ from vdkit.predict.advise import storage_sensitivity
 from vdkit.predict.grid import Sweep
 from vdkit.present import style
 from vdkit.present.columns import NAMES
-from vdkit.present.studies import decision_of, spread_percent
+from vdkit.present.comparison import spread_percent
+from vdkit.present.documents import decision_of
 from vdkit.present.style import (
     MODE_COLORS,
     TONES,

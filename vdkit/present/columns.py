@@ -6,8 +6,8 @@ notebooks follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from vdkit.present.table import (
     DIGITS_LEGEND,
@@ -15,6 +15,7 @@ from vdkit.present.table import (
     Number,
     decimals_for,
     mean_of,
+    number,
     ratio_of,
     significant,
     summary_decimals,
@@ -88,6 +89,7 @@ class Row:
 
 Read = Callable[[Row, Asked], Cell]
 Rows = Sequence[Row]
+Words = str | Callable[[Rows, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +99,22 @@ class Column:
     Attributes:
         name: with the unit; a callable is given the rows and the words for the ratio's base.
         read: gives the cell, None where it is missing.
-        tables: those that have it.
+        tables: those that have it, parted by spaces.
         meaning: for the legend; a callable is given rows and the words for what savings are
             against.
         wanted: for which rows, and what was asked, the column is there.
     """
 
-    name: str | Callable[[Rows, str], str]
+    name: Words
     read: Read
-    tables: frozenset[str]
-    meaning: str | Callable[[Rows, str], str] = ""
-    wanted: Callable[[Rows, Asked], bool] = field(default=lambda rows, asked: True)
-
-    def title(self, rows: Rows, over: str) -> str:
-        return self.name if isinstance(self.name, str) else self.name(rows, over)
-
-    def says(self, rows: Rows, against: str) -> str:
-        return self.meaning if isinstance(self.meaning, str) else self.meaning(rows, against)
+    tables: str
+    meaning: Words = ""
+    wanted: Callable[[Rows, Asked], object] = lambda rows, asked: True
 
 
-def _latency(pick: Callable[[Arm], float]) -> Read:
+def _latency(name: str) -> Read:
     """A figure of the runs to the place where their mean ends."""
-    return lambda row, _: Number(pick(row.arm), summary_decimals(row.arm.latency))
-
-
-def _few(rows: Rows) -> bool:
-    return min(len(row.arm.timed) for row in rows) < ENOUGH_FOR_P99
+    return lambda row, _: Number(getattr(row.arm.latency, name), summary_decimals(row.arm.latency))
 
 
 def _std(row: Row, _: Asked) -> Cell:
@@ -130,8 +122,12 @@ def _std(row: Row, _: Asked) -> Cell:
     return Number(std, decimals_for(std)) if len(row.arm.timed) > 1 else None
 
 
-def _rtf(row: Row, _: Asked) -> Cell:
-    return mean_of(row.arm.latencies, 1 / row.arm.workload.seconds)
+def _bytes(name: str, unit: float, decimals: int = 1) -> Read:
+    return lambda row, _: number(getattr(row.arm, name), decimals, 1 / unit)
+
+
+def _few(rows: Rows) -> bool:
+    return min(len(row.arm.timed) for row in rows) < ENOUGH_FOR_P99
 
 
 def _rtf_says(rows: Rows, _: str) -> str:
@@ -140,14 +136,20 @@ def _rtf_says(rows: Rows, _: str) -> str:
     return f"RTF (real-time factor): mean latency / {length}."
 
 
-def _vram(row: Row, _: Asked) -> Cell:
-    peak = row.arm.vram_peak_bytes
-    return None if peak is None else Number(peak / 1e9, 2)
+def _latent_ms(row: Row, _: Asked) -> Cell:
+    steady = row.arm.latent_frame_ms if row.arm.mode == "compute_only" else []
+    return mean_of(steady) if steady else None
 
 
-def _cost(row: Row, asked: Asked) -> Cell:
-    assert asked.usd_per_hour is not None
-    return significant(usd_per_video_hour(row.arm.rtf, asked.usd_per_hour), 4)
+def _peak_says(rows: Rows, _: str) -> str:
+    held = any(row.arm.other_bytes for row in rows)
+    return "Peak VRAM: without what other variants hold." if held else ""
+
+
+def cost_of(rtf: float, asked: Asked) -> Number | None:
+    """US dollars for an hour of video; None without a price."""
+    price = asked.usd_per_hour
+    return None if price is None else significant(usd_per_video_hour(rtf, price), 4)
 
 
 def _saving(row: Row, asked: Asked) -> Cell:
@@ -160,139 +162,109 @@ def _saving(row: Row, asked: Asked) -> Cell:
     return Number(saved, 0 if abs(saved) >= 10 else 2)
 
 
-def _joules(row: Row, _: Asked) -> Cell:
-    joules = mean_energy_j(row.arm.timed)
-    return None if joules is None else Number(joules / row.arm.workload.seconds, 1)
-
-
 def _priced(rows: Rows, asked: Asked) -> bool:
     return asked.usd_per_hour is not None
 
 
 COST, SAVING, ENERGY = "USD / video h", "saves USD / 1000 h", "J / video s"
+COUNTED = "the whole GPU and nothing else, mean, over the seconds of video."
+"""What NVML's energy counter counts."""
 
 
 def _energy_says(rows: Rows, _: str) -> str:
-    lines = []
-    joules = [(row, mean_energy_j(row.arm.timed)) for row in rows]
-    if any(value is not None for _, value in joules):
-        lines.append(
-            f"{ENERGY}: difference of NVML's energy counter over each run, the whole GPU and "
-            "nothing else, mean, over the seconds of video."
-        )
-    if any(value is not None and row.arm.latency.mean < _COUNTER_S for row, value in joules):
-        lines.append(
-            f"{ENERGY} is imprecise for runs below {_COUNTER_S:g} s: the counter moves only about "
-            "every 100 ms."
-        )
-    without = {row.device for row, value in joules if value is None}
-    if "cpu" in without:
-        lines.append("No energy: runs on a CPU have no NVML counter.")
-    if gpus := sorted(without - {"cpu"}):
-        lines.append(f"No energy: NVML gave no counter around every run on {', '.join(gpus)}.")
-    return "\n".join(lines)
+    known = [mean_energy_j(row.arm.timed) is not None for row in rows]
+    short = any(
+        row.arm.latency.mean < _COUNTER_S for row, has in zip(rows, known, strict=True) if has
+    )
+    without = {row.device for row, has in zip(rows, known, strict=True) if not has}
+    gpus = ", ".join(sorted(without - {"cpu"}))
+    said = {
+        f"{ENERGY}: difference of NVML's energy counter over each run, {COUNTED}": any(known),
+        f"{ENERGY} is imprecise for runs below {_COUNTER_S:g} s: the counter moves only about "
+        "every 100 ms.": short,
+        "No energy: runs on a CPU have no NVML counter.": "cpu" in without,
+        f"No energy: NVML gave no counter around every run on {gpus}.": gpus,
+    }
+    return "\n".join(words for words, true in said.items() if true)
 
 
-_ALL = frozenset({"bench", "variants", "results"})
-_MONEY = _ALL | {"money"}
+_ALL = "bench variants results"
 
 CATALOGUE = (
     Column(
-        "mean s",
-        _latency(lambda arm: arm.latency.mean),
-        _ALL | {"ablation"},
+        "mean s", _latency("mean"), f"{_ALL} ablation",
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
         "device was done).",
     ),
-    Column("median s", _latency(lambda arm: arm.latency.median), frozenset({"bench"})),
+    Column("median s", _latency("median"), "bench"),
     Column(
-        lambda rows, _: f"P99 s{'†' * _few(rows)}",
-        _latency(lambda arm: arm.latency.p99),
-        _ALL,
-        lambda rows, _: "† n < 100: read P99 as the maximum." if _few(rows) else "",
+        lambda rows, _: f"P99 s{'†' * _few(rows)}", _latency("p99"), _ALL,
+        lambda rows, _: "† n < 100: read P99 as the maximum." * _few(rows),
     ),
-    Column("min s", _latency(lambda arm: arm.latency.min), frozenset({"bench", "ablation"})),
-    Column("max s", _latency(lambda arm: arm.latency.max), _ALL | {"ablation"}),
-    Column("std s", _std, frozenset({"bench"})),
-    Column("n", lambda row, _: Number(len(row.arm.timed), 0), _ALL | {"ablation"}),
+    Column("min s", _latency("min"), "bench ablation"),
+    Column("max s", _latency("max"), f"{_ALL} ablation"),
+    Column("std s", _std, "bench"),
+    Column("n", lambda row, _: Number(len(row.arm.timed), 0), f"{_ALL} ablation"),
     Column(
-        "TTFF s",
-        lambda row, _: mean_of(row.arm.ttffs) if row.arm.ttffs else None,
-        _ALL,
+        "TTFF s", lambda row, _: mean_of(row.arm.ttffs) if row.arm.ttffs else None, _ALL,
         "TTFF (time to first frame): until the sink had it, mean.",
     ),
-    Column("RTF", _rtf, _ALL, _rtf_says),
     Column(
-        "ms per latent frame",
-        lambda row, _: (
-            mean_of(row.arm.latent_frame_ms)
-            if row.arm.mode == "compute_only" and row.arm.latent_frame_ms
-            else None
-        ),
-        frozenset({"variants"}),
+        "RTF", lambda row, _: mean_of(row.arm.latencies, 1 / row.arm.workload.seconds), _ALL,
+        _rtf_says,
+    ),
+    Column(
+        "ms per latent frame", _latent_ms, "variants",
         "ms per latent frame: from the end of a chunk's decode to the end of the next's, steady "
         "chunks only.",
     ),
     Column(
-        lambda _, over: over,
-        lambda row, _: ratio_of(row.ratio) if row.base else Number(1, 0),
-        frozenset({"bench", "variants", "ablation"}),
+        lambda _, over: over, lambda row, _: ratio_of(row.ratio) if row.base else Number(1, 0),
+        "bench variants ablation",
         "Ratios: geometric mean over interleaved pairs, with a Student-t 95 % interval on their "
         "logarithms.",
     ),
     Column(
-        "D2H MB",
-        lambda row, _: Number(row.arm.d2h_bytes / 1e6, 1),
-        frozenset({"bench", "ablation"}),
+        "D2H MB", _bytes("d2h_bytes", 1e6), "bench ablation",
         "D2H: copied from the device to the host.",
     ),
+    Column("pinned MB", _bytes("pinned_bytes", 1e6), "bench ablation"),
     Column(
-        "pinned MB",
-        lambda row, _: Number(row.arm.pinned_bytes / 1e6, 1),
-        frozenset({"bench", "ablation"}),
+        "peak VRAM GB", _bytes("vram_peak_bytes", 1e9, 2), "bench variants", _peak_says,
+        lambda rows, _: any(row.arm.vram_peak_bytes is not None for row in rows),
     ),
     Column(
-        "peak VRAM GB",
-        _vram,
-        frozenset({"bench", "variants"}),
-        lambda rows, _: (
-            "Peak VRAM: without what other variants hold."
-            if any(row.arm.other_bytes for row in rows)
-            else ""
-        ),
-        wanted=lambda rows, _: any(row.arm.vram_peak_bytes is not None for row in rows),
-    ),
-    Column(
-        "throttled",
-        lambda row, _: f"{row.arm.throttled_runs} of {len(row.arm.timed)}",
-        _ALL,
+        "throttled", lambda row, _: f"{row.arm.throttled_runs} of {len(row.arm.timed)}", _ALL,
         "Throttled: runs in which the GPU named a reason for a lower clock.",
-        wanted=lambda rows, _: any(row.arm.throttled_runs for row in rows),
+        lambda rows, _: any(row.arm.throttled_runs for row in rows),
     ),
     Column(
-        COST,
-        _cost,
-        _MONEY,
-        f"{COST}: RTF x price, with one video on the machine at a time.",
-        wanted=_priced,
+        COST, lambda row, asked: cost_of(row.arm.rtf, asked), f"{_ALL} money",
+        f"{COST}: RTF x price, with one video on the machine at a time.", _priced,
     ),
     Column(
-        SAVING,
-        _saving,
-        _MONEY,
+        SAVING, _saving, f"{_ALL} money",
         lambda _, against: (
             f"{SAVING}: against {against}, over 1,000 hours of video; below 0 it costs more."
         ),
-        wanted=_priced,
+        _priced,
     ),
-    Column(ENERGY, _joules, _MONEY, _energy_says, wanted=lambda _, asked: asked.energy),
-)
+    Column(
+        ENERGY,
+        lambda row, _: number(mean_energy_j(row.arm.timed), 1, 1 / row.arm.workload.seconds),
+        f"{_ALL} money", _energy_says, lambda _, asked: asked.energy,
+    ),
+)  # fmt: skip
 """In the order of the tables. A new figure is one more entry."""
 
 
-def columns_of(table: str, rows: Rows, asked: Asked = NOTHING) -> Iterator[Column]:
+def columns_of(table: str, rows: Rows, asked: Asked = NOTHING) -> list[Column]:
     """The columns that this table of these rows has."""
-    return (c for c in CATALOGUE if table in c.tables and c.wanted(rows, asked))
+    return [c for c in CATALOGUE if table in c.tables.split() and c.wanted(rows, asked)]
+
+
+def _said(words: Words, rows: Rows, given: str) -> str:
+    return words if isinstance(words, str) else words(rows, given)
 
 
 def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> list[dict[str, Cell]]:
@@ -302,13 +274,18 @@ def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> lis
         table: its name in `Column.tables`.
         over: what the ratio's column is called.
     """
-    there = list(columns_of(table, rows, asked))
+    there = {_said(c.name, rows, over): c.read for c in columns_of(table, rows, asked)}
     return [
-        {**row.labels, **{c.title(rows, over): c.read(row, asked) for c in there}} for row in rows
+        {**row.labels, **{name: read(row, asked) for name, read in there.items()}} for row in rows
     ]
 
 
+def meanings(table: str, rows: Rows, against: str, asked: Asked = NOTHING) -> list[str]:
+    """What each column means. ``against``: the words for what savings are against."""
+    said = [_said(c.meaning, rows, against) for c in columns_of(table, rows, asked)]
+    return [words for words in said if words]
+
+
 def legend(table: str, rows: Rows, against: str = "the baseline", asked: Asked = NOTHING) -> str:
-    """What the columns mean. ``against``: the words for what savings are against."""
-    said = [c.says(rows, against) for c in columns_of(table, rows, asked)]
-    return " ".join([*filter(None, said), DIGITS_LEGEND])
+    """`meanings` as a paragraph, and how many digits are shown."""
+    return " ".join([*meanings(table, rows, against, asked), DIGITS_LEGEND])

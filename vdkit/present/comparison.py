@@ -1,20 +1,39 @@
-"""Two recordings, or two modes of one, as a document: what was called, and how far to trust it."""
+"""Two recordings, or two modes of one, as a document: what was called, and how far to trust it.
+
+And an A/A control: does a comparison stay quiet, and find what was planted? No torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from vdkit.present.columns import NAMES, NOTHING, Asked, Row, columns_of
-from vdkit.present.document import Document, Part, lines, section
-from vdkit.present.documents import Source, ends, results_of
-from vdkit.present.table import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of
-from vdkit.present.words import read_with_care, recording_words, what_and_where, what_sentence
-from vdkit.record.compare import METRICS, Compared, Comparison
+from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, meanings
+from vdkit.present.document import Document, Picture, lines, section
+from vdkit.present.documents import Said, Source, document_of, ends, study
+from vdkit.present.table import (
+    DIGITS_LEGEND,
+    Cell,
+    Number,
+    Table,
+    mean_of,
+    ratio_of,
+    summary_decimals,
+)
+from vdkit.present.words import (
+    read_with_care,
+    recording_words,
+    setting,
+    what_and_where,
+    what_sentence,
+)
+from vdkit.record import compare
+from vdkit.record.compare import METRICS, Comparison
 from vdkit.record.recording import Recording
-from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, runs_needed
+from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, Proportion, Summary, runs_needed
 
 UNITS = {
     "latency_s": ("latency s", 1.0, None),
@@ -25,6 +44,8 @@ UNITS = {
 }
 """Metric to its name in tables, what to divide by, and decimals: None where runs scatter."""
 assert UNITS.keys() == METRICS.keys()
+TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
+"""What an A/A control is asked about, in tables."""
 
 
 def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
@@ -33,57 +54,48 @@ def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
     ``asked``: what B costs, and saves against A, in the rows of the latency.
     """
     a, b = comparison.a, comparison.b
-    one = a is b
-    heads = [f"A and B: {recording_words(a)}"] if one else [
-        f"A: {recording_words(a)}", f"B: {recording_words(b)}"
-    ]  # fmt: skip
+    heads = [f"A: {recording_words(a)}", f"B: {recording_words(b)}"]
+    if a is b:
+        heads = [f"A and B: {recording_words(a)}"]
     # Compared across machines or workloads there is no one line that is true of both.
     if not comparison.stated:
-        heads.append(f"{'It ran' if one else 'Both ran'} {what_and_where(a)}.")
-    above = [lines(*heads, asked.line), stated_words(comparison)]
-    below = [_legend(comparison, asked), _notes(comparison)]
-    return Table(
-        _rows(comparison, asked), "\n\n".join(filter(None, above)), "\n\n".join(filter(None, below))
-    )
-
-
-def _rows(comparison: Comparison, asked: Asked) -> list[dict[str, Cell]]:
+        heads.append(f"{'It ran' if a is b else 'Both ran'} {what_and_where(a)}.")
+    stated = [f"- {one}" for one in comparison.stated]
+    if stated:
+        stated.insert(0, "COMPARED ACROSS what differs, so a ratio is of that too:")
     throttled = any(row.throttled_a or row.throttled_b for row in comparison.rows)
-    rows = []
+    rows, priced = [], []
     for row in comparison.rows:
-        cells: dict[str, Cell] = {
-            "mode": _modes(row),
+        one, other = a.arms[row.mode_a], b.arms[row.mode_b]
+        mode = f"A {row.mode_a}, B {row.mode_b}"
+        made: dict[str, Cell] = {
+            "mode": NAMES.get(row.mode_a, row.mode_a) if row.mode_a == row.mode_b else mode,
             "metric": UNITS[row.metric][0],
-            "A": _mean(row.metric, comparison.a, row.mode_a),
-            "B": _mean(row.metric, comparison.b, row.mode_b),
+            "A": _mean(row.metric, a, row.mode_a),
+            "B": _mean(row.metric, b, row.mode_b),
             "B / A": ratio_of(row.decision.ratio),
             "p": Number(row.decision.p, 4),
             "n": f"{row.n_a} pairs" if comparison.paired else f"{row.n_a}, {row.n_b}",
             "B is": row.verdict,
         }
         if throttled:
-            sides = ((row.throttled_a, row.n_a), (row.throttled_b, row.n_b))
-            counts = [f"{count} of {n}{'†' if count else ''}" for count, n in sides]
-            cells["throttled A"], cells["throttled B"] = counts
-        arm = _priced(comparison, row)
-        for column in _money([arm], asked):
-            cells[f"B: {column.name}"] = (
-                column.read(arm, asked) if row.metric == "latency_s" else None
-            )
-        rows.append(cells)
-    return rows
+            made["throttled A"] = _held(row.throttled_a, row.n_a)
+            made["throttled B"] = _held(row.throttled_b, row.n_b)
+        if row.metric == "latency_s":
+            # B saves against A if both decoded the same length of video.
+            base = one if one.workload.seconds == other.workload.seconds else None
+            priced.append(Row({}, other, None, base, b.provenance.device))
+            (money,) = cells("money", priced[-1:], asked=asked)
+            made |= {f"B: {name}": cell for name, cell in money.items()}
+        rows.append(made)
+    said = meanings("money", priced, "A", asked) if priced else []
+    above = lines(*heads, asked.line), "\n".join(stated)
+    below = lines(_legend(comparison, throttled), *said), _notes(comparison)
+    return Table(rows, "\n\n".join(filter(None, above)), "\n\n".join(filter(None, below)))
 
 
-def _priced(comparison: Comparison, row: Compared) -> Row:
-    """B's arm, which saves against A's if both decoded the same length of video."""
-    arm, base = comparison.b.arms[row.mode_b], comparison.a.arms[row.mode_a]
-    same = arm.workload.seconds == base.workload.seconds
-    device = comparison.b.provenance.device
-    return Row({}, arm, None, base if same else None, device)
-
-
-def _money(rows: Sequence[Row], asked: Asked) -> list[Any]:
-    return list(columns_of("money", rows, asked))
+def _held(count: int, n: int) -> str:
+    return f"{count} of {n}{'†' * bool(count)}"
 
 
 def _mean(metric: str, recording: Recording, mode: str) -> Number:
@@ -94,22 +106,7 @@ def _mean(metric: str, recording: Recording, mode: str) -> Number:
     return mean_of(values) if decimals is None else Number(fmean(values), decimals)
 
 
-def _modes(row: Compared) -> str:
-    if row.mode_a == row.mode_b:
-        return NAMES.get(row.mode_a, row.mode_a)
-    return f"A {row.mode_a}, B {row.mode_b}"
-
-
-def stated_words(comparison: Comparison) -> str:
-    """What makes this more than a comparison of two commits, as a list; empty if nothing."""
-    if not comparison.stated:
-        return ""
-    return "COMPARED ACROSS what differs, so a ratio is of that too:\n" + "\n".join(
-        f"- {one}" for one in comparison.stated
-    )
-
-
-def _legend(comparison: Comparison, asked: Asked) -> str:
+def _legend(comparison: Comparison, throttled: bool) -> str:
     """What the columns mean, and how far to trust a call."""
     how = (
         "Paired: round i of A beside round i of B."
@@ -123,10 +120,9 @@ def _legend(comparison: Comparison, asked: Asked) -> str:
         f"out 1. {DIGITS_LEGEND}"
     )
     if tests := comparison.tests:
-        what = f"{tests} {'tests' if tests > 1 else 'test'}"
         text += (
-            f" {what} at {CALL_BELOW_P * 100:g} %: if nothing had changed, up to "
-            f"{comparison.expected_false_calls:.2f} false calls by chance."
+            f" {tests} test{'s' * (tests > 1)} at {CALL_BELOW_P * 100:g} %: if nothing had "
+            f"changed, up to {comparison.expected_false_calls:.2f} false calls by chance."
         )
     if any(row.decision.verdict == TOO_FEW for row in comparison.rows):
         needed = "pairs of runs" if comparison.paired else "runs of each side"
@@ -134,39 +130,34 @@ def _legend(comparison: Comparison, asked: Asked) -> str:
             f" {TOO_FEW.capitalize()}: at least {runs_needed(comparison.paired)} {needed} are "
             "needed."
         )
-    if any(row.throttled_a or row.throttled_b for row in comparison.rows):
+    if throttled:
         text += (
             " † Runs with a throttle reason: the GPU was held below the clock it wanted, so what "
             "differs may be its clocks."
         )
-    priced = [_priced(comparison, row) for row in comparison.rows if row.metric == "latency_s"]
-    money = [column.says(priced, "A") for column in _money(priced, asked)] if priced else []
-    return lines(text, *money)
+    return text
 
 
 def _notes(comparison: Comparison) -> str:
     """What else differs, uncommitted code, and what was not compared."""
+    a, b = comparison.a, comparison.b
     found = []
     if comparison.differences:
         found.append(f"What differs (A against B): {'; '.join(map(str, comparison.differences))}.")
-    elif not comparison.stated and comparison.a is not comparison.b:
+    elif not comparison.stated and a is not b:
         found.append("What differs: nothing that is recorded.")
-    sides = (("A", comparison.a), ("B", comparison.b))
-    if dirty := [name for name, side in sides if side.provenance.git_dirty]:
+    if dirty := [
+        name for name, side in zip("AB", (a, b), strict=True) if side.provenance.git_dirty
+    ]:
         found.append(
             f"{' and '.join(dirty)} ran code with uncommitted changes: the commit does not say "
             "which."
         )
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for metric, mode, reason in comparison.left_out:
-        reasons.setdefault((metric, reason), []).append(mode)
-    if reasons:
-        told = "; ".join(
-            f"{metric} of {', '.join(modes)} ({reason})"
-            for (metric, reason), modes in reasons.items()
-        )
-        found.append(f"Not compared: {told}.")
-    return "\n".join(found)
+    modes: dict[tuple[str, str], list[str]] = {}
+    for metric, mode, why in comparison.left_out:
+        modes.setdefault((metric, why), []).append(mode)
+    told = [f"{metric} of {', '.join(of)} ({why})" for (metric, why), of in modes.items()]
+    return lines(*found, f"Not compared: {'; '.join(told)}." if told else "")
 
 
 def comparison_record(comparison: Comparison, whole: bool = True) -> dict[str, Any]:
@@ -180,19 +171,14 @@ def comparison_record(comparison: Comparison, whole: bool = True) -> dict[str, A
                 ratio = row.decision.ratio
                 called.setdefault(mode, {})[row.metric] = round(ratio.value, 6) if ratio else None
         return short | {"called": called}
-    rows = []
-    for row in comparison.rows:
-        made = asdict(row)
-        rows.append(made | made.pop("decision") | {"verdict": row.verdict})
+    made = [(asdict(row), row.verdict) for row in comparison.rows]
+    names = ("metric", "mode", "reason")
     return short | {
         "expected_false_calls": comparison.expected_false_calls,
-        "rows": rows,
+        "rows": [row | row.pop("decision") | {"verdict": verdict} for row, verdict in made],
         "across": [asdict(one) for one in comparison.stated],
         "differences": [asdict(one) for one in comparison.differences],
-        "left_out": [
-            {"metric": metric, "mode": mode, "reason": reason}
-            for metric, mode, reason in comparison.left_out
-        ],
+        "left_out": [dict(zip(names, one, strict=True)) for one in comparison.left_out],
     }
 
 
@@ -201,23 +187,23 @@ def comparison_document(
     asked: Asked = NOTHING,
     sources: Sequence[Source] = (Source(), Source()),
 ) -> Document:
-    """The verdicts, then each recording by itself."""
+    """The verdicts, then results and timeline of each recording by itself."""
     a, b = comparison.a, comparison.b
-    parts: list[Part] = [comparison_table(comparison, asked)]
+    both = [a] if a is b else [a, b]
     title = f"{b.label} against {a.label}" if a.label != b.label else f"{a.label}, twice"
-    if a is b:
-        title = f"Modes of {a.label}"
-    both = [a, b] if a is not b else [a]
-    sides = list(zip("AB", both, sources, strict=True)) if a is not b else []
+    sections = [section("comparison", "B against A", comparison_table(comparison, asked))]
+    for side, one, source in zip("AB", both, sources, strict=False) if a is not b else ():
+        titles = {"results": f"{side}: {one.label}", "timeline": f"Timeline of {side}"}
+        sections += [
+            replace(part, name=f"{part.name}-{side}", title=titles[part.name], page_only=True)
+            for part in document_of(one, asked, source).sections
+            if part.name in titles
+        ]
     return Document(
-        title,
+        f"Modes of {a.label}" if a is b else title,
         "Two recordings compared",
         _lead(comparison),
-        (
-            section("comparison", "B against A", *parts),
-            *(part for side, one, source in sides for part in results_of(one, asked, side, source)),
-            *ends(both, sources[: len(both)]),
-        ),
+        (*sections, *ends(both, sources[: len(both)])),
     )
 
 
@@ -246,3 +232,112 @@ def _lead(comparison: Comparison) -> tuple[str, ...]:
         f"Latency of B against A, {told}.",
         read_with_care(care),
     )
+
+
+# --- an A/A control ------------------------------------------------------------------------------
+
+
+def spread_percent(summary: Summary) -> float:
+    """Coefficient of variation: sample standard deviation, % of the mean."""
+    return 100 * summary.std / summary.mean
+
+
+def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> Table:
+    """A row per arm: means, and spread as the standard deviation in % of the mean."""
+    throttled = any(arm.throttled_runs for arm in recording.arms.values())
+    rows = []
+    for name in compare.ARMS:
+        arm = recording.arms[name]
+        row: dict[str, Cell] = {"arm": name, "n": Number(len(arm.timed), 0)}
+        for metric, one in found.items():
+            summary = one.arms[name]
+            row[f"{TITLES[metric]} s"] = Number(summary.mean, summary_decimals(summary))
+            row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summary), 2)
+        if throttled:
+            row["throttled"] = _held(arm.throttled_runs, len(arm.timed))
+        rows.append(row)
+    rounds = (
+        f"{NAMES[recording.base.mode]}, {len(recording.base.timed)} rounds, in each every arm once "
+        "in random order: a and b are the same setting, slow is the same with work planted after "
+        "every chunk."
+    )
+    caption = "\n\n".join((setting(recording), rounds, planted_words(recording, found)))
+    note = (
+        "Spread: standard deviation, % of the mean." + " † Runs with a throttle reason." * throttled
+    )
+    return Table(rows, caption, note)
+
+
+def calls_table(recording: Recording, found: Mapping[str, compare.Judged]) -> Table:
+    """A row per metric and way to ask: how often a difference was called."""
+    at_most = f"at most {100 * compare.FALSE_CALLS_AT_MOST:g} %"
+    at_least = f"at least {100 * compare.FOUND_AT_LEAST:g} %"
+    rows: list[dict[str, Cell]] = []
+    for metric, one in found.items():
+        for how in compare.CALLED_BY:
+            quiet, sharp = ("met" if met else "NOT MET" for met in one.aims_met(how))
+            row: dict[str, Cell] = {"metric": TITLES[metric], "asked": how}
+            row |= {"a against b: called %": _share(one.false_calls[how]), at_most: quiet}
+            row |= {"slow against a: found %": _share(one.found[how]), at_least: sharp}
+            rows.append(row)
+    plan = recording.planted
+    assert plan is not None
+    note = (
+        f"{plan.splits} splits: each draws {plan.pairs} of the {len(recording.base.timed)} rounds "
+        f"and asks as vdkit compare does (p < {CALL_BELOW_P:g}, and an interval without 1). Labels "
+        "of a and b are swapped at random, so every call there is a false one. [ ]: Wilson 95 % "
+        "intervals; they take the splits as independent, which draws from the same rounds are not."
+    )
+    return Table(rows, "Calls", note)
+
+
+def _share(share: Proportion) -> Number:
+    low, high = 100 * share.low, 100 * share.high
+    return Number(100 * share.count / share.n, 1, low, high, mark=f"{share.count} of {share.n}")
+
+
+def planted_words(recording: Recording, found: Mapping[str, compare.Judged]) -> str:
+    """What was planted, and how much slower it made arm slow."""
+    made = recording.planted
+    assert made is not None
+    planned = 100 * made.planted_s / recording.arms["a"].latency.mean
+    said = []
+    for metric, one in found.items():
+        ratio = one.planted
+        low, high = (None if end is None else 100 * (end - 1) for end in (ratio.low, ratio.high))
+        more = Number(100 * (ratio.value - 1), 2, low, high, sign=True)
+        said.append(f"{TITLES[metric]} {more} %")
+    text = (
+        f"Planted: {made.percent:g} % of a chunk's {1e3 * made.chunk_s:.3f} ms, as {made.products} "
+        f"products of {made.matrix_size}x{made.matrix_size} {made.matrix_dtype} matrices of "
+        f"{1e3 * made.product_s:.4f} ms in a run: {planned:+.2f} % of its latency. Measured, slow "
+        f"against a: {', '.join(said)}."
+    )
+    if "ttff_s" in found and made.first_s is None:
+        text += (
+            " Each latent frame has the same share, so the first one, which is decoded faster, is "
+            "slowed by more of its time."
+        )
+    return text
+
+
+def control(recording: Recording, asked: Asked, source: Source) -> Said:
+    """Arms, calls and every round of an A/A control."""
+    from vdkit.present.charts import plot_rounds
+
+    found = compare.judged(recording)
+    latency = found["latency_s"]
+    told = "; ".join(
+        f"{how}, {latency.false_calls[how].count} false calls in {latency.false_calls[how].n} "
+        f"splits, and what was planted found in {latency.found[how].count}"
+        for how in compare.CALLED_BY
+    )
+    lead = f"Latency, asked as vdkit compare does: {told}."
+    picture = Picture(
+        partial(plot_rounds, recording),
+        "Latency of every round by arm, with the means as lines",
+        "Latency of every round of each arm; lines are the means.",
+        "rounds",
+    )
+    results = aa_arms_table(recording, found), calls_table(recording, found)
+    return study(recording, "A setting against itself", lead, results, "Rounds", picture)

@@ -1,48 +1,45 @@
-"""What is said of a recorded study, as a document: the way in, what kinds share, and a benchmark.
+"""What is said of a recorded study: which tables, pictures and sentences its document has.
 
-The other kinds lie in `studies` and `profile_document` beside it. No torch.
+A kind of study is one function, named in `document_of`; those of a profile and of an A/A control
+lie in `profile_document` and `comparison`. No torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, legend
-from vdkit.present.document import (
-    Document,
-    Facts,
-    Part,
-    Picture,
-    Section,
-    Text,
-    lines,
-    section,
-)
-from vdkit.present.table import Cell, Number, Table, mean_of
+from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
+from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.words import (
     care_words,
+    count_words,
     frames_line,
     gain_sentence,
     noise_note,
+    overlap_words,
     read_with_care,
     setting,
     what_and_where,
     what_sentence,
 )
-from vdkit.record.recording import FILE, Recording
+from vdkit.record.recording import FILE, Arm, Recording
+from vdkit.record.stats import LESS, MORE, Decision, decide
 from vdkit.record.upgrade import OLD_FILES, recorded_file
-
-if TYPE_CHECKING:
-    from vdkit.record.runs import Run
 
 CHUNKS = 4
 """Consecutive chunks in a picture of the steady window."""
+ARITHMETIC = ("convolution", "matrix multiply")
+"""Families of kernels whose work is counted as operations; the others move memory."""
 _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "write": "writing"}
+
+Said = tuple[str, tuple[str, ...], tuple[Section, ...]]
+"""What kind of study it is, the sentences of the lead, and the sections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,123 +82,20 @@ def document_of(
     Raises:
         ValueError: the price is not finite and above 0.
     """
-    if recording.kind == "profile":
-        from vdkit.present.profile_document import profile_document
+    from vdkit.present.comparison import control  # which imports this module, as the next does
+    from vdkit.present.profile_document import profile
 
-        return profile_document(recording, asked, source)
-    from vdkit.present import studies  # which imports this module
-
-    others = {
-        "variants": studies.variants_document,
-        "ablation": studies.ablation_document,
-        "aa": studies.control_document,
-    }
-    return others.get(recording.kind, benchmark_document)(recording, asked, source)
-
-
-# --- a benchmark ---------------------------------------------------------------------------------
-
-
-def benchmark_rows(recording: Recording) -> list[Row]:
-    """A row per arm, against the baseline."""
-    return [
-        Row(
-            {"mode": NAMES.get(name, name)},
-            arm,
-            None if name == recording.baseline else recording.base,
-            device=recording.provenance.device,
-        )
-        for name, arm in recording.arms.items()
-    ]
-
-
-def benchmark_table(recording: Recording, asked: Asked = NOTHING) -> Table:
-    """A row per arm, with caption and legend."""
-    rows = benchmark_rows(recording)
-    over = f"{recording.baseline} / mode"
-    return Table(
-        cells("bench", rows, over, asked),
-        lines(caption(recording), asked.line),
-        lines(legend("bench", rows, recording.baseline, asked)),
-    )
-
-
-def caption(recording: Recording) -> str:
-    """What was measured and where, in three lines or so."""
-    typical = recording.base.typical()
-    reading = typical.gpu_during or typical.gpu_after
-    clocks = ""
-    if reading is not None and reading.sm_clock_mhz is not None:
-        when = "in" if typical.gpu_during else "after"
-        clocks = f", SM clock {reading.sm_clock_mhz:.0f} MHz {when} a run of {recording.baseline}"
-    return setting(recording, clocks) + "\n" + frames_line(recording)
-
-
-def breakdown_table(recording: Recording) -> Table:
-    """Where each arm's time goes: seconds per run summed over chunks, mean of the timed runs."""
-    rows = []
-    for name, arm in recording.arms.items():
-        row: dict[str, Cell] = {"mode": NAMES.get(name, name)}
-        for column, step in (
-            ("decode", "decode"),
-            ("copy", "copy"),
-            ("convert on host", "convert"),
-            ("write", "write"),
-        ):
-            spans = [span for run in arm.timed if (span := _total(run, step)) is not None]
-            row[f"{column} s"] = mean_of(spans) if spans else None
-        row["open + close s"] = mean_of(
-            [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in arm.timed]
-        )
-        row["gaps s"] = mean_of([_gaps(run) for run in arm.timed])
-        rows.append(row)
-    return Table(
-        rows,
-        "Where the time goes, seconds per run",
-        "Summed over chunks, mean of the timed runs. Gaps: the compute stream idle between the "
-        "first decode and the last; the other columns overlap it, or each other, where a mode "
-        "overlaps them.",
-    )
-
-
-def _total(run: Run, step: str) -> float | None:
-    """Seconds of one step in a run; None if the mode has no such step."""
-    taken = [span for chunk in run.chunks if (span := chunk.span_s(step)) is not None]
-    return sum(taken) if taken else None
-
-
-def _gaps(run: Run) -> float:
-    starts = [chunk.decode_start_s or 0.0 for chunk in run.chunks]
-    ends = [chunk.decode_done_s or 0.0 for chunk in run.chunks]
-    return sum(max(0.0, start - end) for start, end in zip(starts[1:], ends, strict=False))
-
-
-def benchmark_document(recording: Recording, asked: Asked, source: Source) -> Document:
-    """Decode paths against each other: results, timeline, prediction."""
+    kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
+    what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)
     return Document(
         recording.label,
-        f"Benchmark · {what_and_where(recording)}",
-        (
-            what_sentence(recording),
-            gain_sentence(recording.arms),
-            read_with_care(care_words(recording), _limit(recording)),
-        ),
-        (
-            section("results", "Results", *_benchmark_parts(recording, asked)),
-            section("timeline", "Timeline", *timeline_parts(recording), page_only=True),
-            prediction_section([recording]),
-            *ends([recording], [source]),
-        ),
+        f"{what} · {what_and_where(recording)}",
+        lead,
+        (*sections, *ends([recording], [source])),
     )
 
 
-def _benchmark_parts(recording: Recording, asked: Asked) -> list[Part]:
-    unlike = "The modes gave different frames." if recording.frames_identical is False else ""
-    return [
-        Text(lines(unlike, noise_note(recording)), "warning"),
-        benchmark_table(recording, asked),
-        breakdown_table(recording),
-    ]
+# --- what several kinds share --------------------------------------------------------------------
 
 
 def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
@@ -252,6 +146,7 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
         work = one.workload
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
         who = f"{work.variant}, " if labels else ""
+        factor = (work.frames - 1) // (work.latent_frames - 1) if work.latent_frames > 1 else 4
         try:
             if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
                 raise ValueError("its runs hold no chunks")
@@ -259,24 +154,20 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
         except ValueError as error:
             missing.append(f"- {who}not predicted: {error}.")
             continue
-        factor = (work.frames - 1) // (work.latent_frames - 1) if work.latent_frames > 1 else 4
         for name, arm in one.arms.items():
-            shown = NAMES.get(name, name)
+            shown, measured_s = NAMES.get(name, name), arm.latency.mean
             try:
                 made = predict(costs, video_info(one), arm.config, arm.mode, temporal_factor=factor)
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
-            predicted_s, measured_s = made.run.latency_s, arm.latency.mean
-            rows.append(
-                labels
-                | {
-                    "mode": shown,
-                    "predicted s": Number(predicted_s, 3),
-                    "measured s": Number(measured_s, 3),
-                    "error %": Number(100 * (predicted_s / measured_s - 1), 2, sign=True),
-                }
-            )
+            predicted_s = made.run.latency_s
+            figures: dict[str, Cell] = {
+                "predicted s": Number(predicted_s, 3),
+                "measured s": Number(measured_s, 3),
+                "error %": Number(100 * (predicted_s / measured_s - 1), 2, sign=True),
+            }
+            rows.append({**labels, "mode": shown, **figures})
     words = (
         "The pipeline model puts the mean cost of each step of a chunk together again. The costs "
         "are fitted to these very runs: a small error says that the steps explain the latency, a "
@@ -286,20 +177,6 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     table = Table(rows, note=words) if rows else None
     told = Text("\n".join(missing), "note")
     return section("predicted", "Predicted against measured", table, told, page_only=True)
-
-
-# --- what several kinds share --------------------------------------------------------------------
-
-
-def results_of(recording: Recording, asked: Asked, side: str, source: Source) -> list[Section]:
-    """Results and timeline of one of two recordings, for the page of both."""
-    made = document_of(recording, asked, source).sections
-    titles = {"results": f"{side}: {recording.label}", "timeline": f"Timeline of {side}"}
-    return [
-        replace(one, name=f"{one.name}-{side}", title=titles[one.name], page_only=True)
-        for one in made
-        if one.name in titles
-    ]
 
 
 def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:
@@ -370,19 +247,340 @@ def _facts(recording: Recording) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
+def study(
+    recording: Recording, what: str, lead: str, results: Sequence[Part], title: str, pic: Picture
+) -> Said:
+    """Results and one picture."""
+    return (
+        what,
+        (what_sentence(recording), lead, read_with_care(care_words(recording))),
+        (
+            section("results", "Results", Text(noise_note(recording), "warning"), *results),
+            section("picture", title, pic, page_only=True),
+        ),
+    )
+
+
+# --- a benchmark ---------------------------------------------------------------------------------
+
+
+def benchmark_table(recording: Recording, asked: Asked = NOTHING) -> Table:
+    """A row per arm, with caption and legend."""
+    base, device = recording.baseline, recording.provenance.device
+    rows = [
+        Row({"mode": NAMES.get(n, n)}, a, None if n == base else recording.base, device=device)
+        for n, a in recording.arms.items()
+    ]
+    return Table(
+        cells("bench", rows, f"{base} / mode", asked),
+        lines(caption(recording), asked.line),
+        legend("bench", rows, base, asked),
+    )
+
+
+def caption(recording: Recording) -> str:
+    """What was measured and where, in three lines or so."""
+    typical = recording.base.typical()
+    reading = typical.gpu_during or typical.gpu_after
+    clocks = ""
+    if reading is not None and reading.sm_clock_mhz is not None:
+        when = "in" if typical.gpu_during else "after"
+        clocks = f", SM clock {reading.sm_clock_mhz:.0f} MHz {when} a run of {recording.baseline}"
+    return setting(recording, clocks) + "\n" + frames_line(recording)
+
+
+def breakdown_table(recording: Recording) -> Table:
+    """Where each arm's time goes: seconds per run summed over chunks, mean of the timed runs."""
+    rows: list[dict[str, Cell]] = []
+    for name, arm in recording.arms.items():
+        taken = {step: _totals(arm, step) for step in _STEPS}
+        taken["convert on host"] = taken.pop("convert")
+        taken["write"] = taken.pop("write")
+        taken["open + close"] = [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in arm.timed]
+        taken["gaps"] = [
+            sum(
+                max(0.0, (after.decode_start_s or 0.0) - (before.decode_done_s or 0.0))
+                for before, after in pairwise(run.chunks)
+            )
+            for run in arm.timed
+        ]
+        figures = {f"{what} s": mean_of(s) if s else None for what, s in taken.items()}
+        rows.append({"mode": NAMES.get(name, name), **figures})
+    return Table(
+        rows,
+        "Where the time goes, seconds per run",
+        "Summed over chunks, mean of the timed runs. Gaps: the compute stream idle between the "
+        "first decode and the last; the other columns overlap it, or each other, where a mode "
+        "overlaps them.",
+    )
+
+
+def _totals(arm: Arm, step: str) -> list[float]:
+    """Seconds of one step in each timed run that has it."""
+    runs = [[chunk.span_s(step) for chunk in run.chunks] for run in arm.timed]
+    taken = [[span for span in spans if span is not None] for spans in runs]
+    return [sum(spans) for spans in taken if spans]
+
+
+def _benchmark(recording: Recording, asked: Asked, source: Source) -> Said:
+    """Decode paths against each other: results, timeline, prediction."""
+    unlike = "The modes gave different frames." if recording.frames_identical is False else ""
+    care = read_with_care(care_words(recording), _limit(recording))
+    return (
+        "Benchmark",
+        (what_sentence(recording), gain_sentence(recording.arms), care),
+        (
+            section(
+                "results", "Results", Text(lines(unlike, noise_note(recording)), "warning"),
+                benchmark_table(recording, asked), breakdown_table(recording),
+            ),
+            section("timeline", "Timeline", *timeline_parts(recording), page_only=True),
+            prediction_section([recording]),
+        ),
+    )  # fmt: skip
+
+
 def _limit(recording: Recording) -> list[str]:
     """The step that fills an async run, if one does."""
     from vdkit.predict.advise import BOUND
 
     if "async" not in recording.arms:
         return []
-    runs = recording.arms["async"].timed
-    total = sum(run.latency_s for run in runs)
-    shares = {
-        words: sum(_total(run, step) or 0.0 for run in runs) / total
-        for step, words in _STEPS.items()
-    }
+    arm = recording.arms["async"]
+    shares = {words: sum(_totals(arm, s)) / sum(arm.latencies) for s, words in _STEPS.items()}
     most = max(shares, key=lambda words: shares[words])
     if shares[most] >= BOUND:
         return [f"{most} fills {100 * shares[most]:.1f} % of an async run and limits it"]
     return [f"no step fills an async run ({most}, the longest, is {100 * shares[most]:.1f} %)"]
+
+
+# --- variants of a decoder -----------------------------------------------------------------------
+
+
+def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
+    """A row per variant and mode, with caption and legend; ratios are of the same mode."""
+    first, *_ = recording.variants
+    rows = []
+    for name, arm in recording.arms.items():
+        variant = name.partition("/")[0]
+        own = recording.of_variant(variant)
+        labels: dict[str, Cell] = {"variant": variant, "mode": NAMES[arm.mode]}
+        other = recording.arms.get(f"{first}/{arm.mode}") if variant != first else None
+        base = None if arm.mode == own.baseline else own.base
+        rows.append(Row(labels, arm, other, base, recording.provenance.device))
+    against = recording.baseline.partition("/")[2]
+    return Table(
+        cells("variants", rows, f"{first} / variant", asked),
+        lines(setting(recording), asked.line),
+        f"{legend('variants', rows, against, asked)} {first} / variant: of the same mode.",
+    )
+
+
+def variant_lines(recording: Recording) -> list[str]:
+    """What else the runs say."""
+    parts = {name: recording.of_variant(name) for name in recording.variants}
+    first = recording.variants[0]
+    setups = {name: one.base.setup_s for name, one in parts.items()}
+    setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
+    found = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
+    overlap = [(name, one.ratio("sync", "async")) for name, one in parts.items()]
+    if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
+        found.append(f"sync / async: {', '.join(said)}")
+    for name in recording.variants[1:]:
+        both = recording.ratio(f"{first}/diffusers", f"{name}/async")
+        if both is not None:
+            found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
+    found += [_variant_frames(name, one) for name, one in parts.items()]
+    if psnrs := recording.psnr_db.items():
+        values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
+        found.append(
+            "uint8 frames against diffusers' in float32 (PSNR, latent frames 0 to "
+            f"{recording.psnr_latent_frames - 1}): {', '.join(values)}"
+        )
+    for name, modes in recording.skipped.items():
+        found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
+    for name in recording.variants[1:]:
+        found += [f"{name}: {note}" for note in parts[name].workload.notes]
+    return found
+
+
+def families_table(recording: Recording) -> Table:
+    """Kernels of the steady window by variant and family.
+
+    Raises:
+        ValueError: none are recorded.
+    """
+    rows: list[dict[str, Cell]] = [
+        {
+            "variant": variant,
+            "family": one.family.name,
+            "kernels": Number(one.family.kernels, 0),
+            "ms": Number(1e3 * one.family.seconds, 3),
+            "ms per latent frame": Number(one.ms_per_latent_frame, 3),
+            "% of kernel time": Number(one.family.percent, 2),
+        }
+        for variant, shares in recording.families.items()
+        for one in shares
+    ]
+    return Table(rows, "Kernels of the steady window by family")
+
+
+def families_words(recording: Recording) -> str:
+    """Kernel time of the first variant and of the last: arithmetic, and all that is not.
+
+    Empty unless two variants have their kernels recorded.
+    """
+    ends = list(recording.families.items())
+    if len(ends) < 2:
+        return ""
+    first, last = ends[0][0], ends[-1][0]
+    a, b = (
+        {one.family.name: one.ms_per_latent_frame for one in shares}
+        for _, shares in (ends[0], ends[-1])
+    )
+    (whole_a, sums_a), (whole_b, sums_b) = (
+        (sum(ms.values()), sum(ms.get(name, 0.0) for name in ARITHMETIC)) for ms in (a, b)
+    )
+    return (
+        f"From {first} to {last} kernels go from {whole_a:.1f} to {whole_b:.1f} ms per latent "
+        f"frame: convolutions and matrix products from {sums_a:.1f} to {sums_b:.1f}, all "
+        f"others from {whole_a - sums_a:.1f} to {whole_b - sums_b:.1f}."
+    )
+
+
+def _variant_frames(name: str, one: Recording) -> str:
+    hashes = {mode: arm.frame_sha256 for mode, arm in one.arms.items() if arm.frame_sha256}
+    whole = hashes.pop("diffusers", None)
+    if one.frames_identical is False and len(hashes) > 1 and len({*hashes.values()}) == 1:
+        return (
+            f"{name}: frames of {', '.join(hashes)}: identical, byte for byte; those of mode "
+            f"diffusers are NOT ({str(whole)[:8]} against {next(iter(hashes.values()))[:8]})"
+        )
+    words = {
+        True: "identical, byte for byte",
+        False: "NOT IDENTICAL",
+        None: "not compared: that takes two modes that deliver them at one chunk size",
+    }
+    return f"{name}: frames of its modes: {words[one.frames_identical]}"
+
+
+def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
+    """Variants side by side, their kernels, timelines and predictions."""
+    from vdkit.present.charts import plot_families
+
+    parts = {name: recording.of_variant(name) for name in recording.variants}
+    noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
+    words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
+    families: list[Part] = [Text("No kernel families are recorded.")]
+    if recording.families:
+        picture = Picture(partial(plot_families, recording.families), words, words, "families")
+        families = [picture, Text(families_words(recording)), families_table(recording)]
+    timelines = [p for n, one in parts.items() for p in (Text(n, "head"), *timeline_parts(one, n))]
+    told = Text("\n".join(f"- {line}" for line in variant_lines(recording)))
+    return (
+        "Variants of a decoder",
+        _variants_lead(recording, parts),
+        (
+            section(
+                "results", "Variants side by side", Text(noise, "warning"),
+                variant_table(recording, asked), told,
+            ),
+            section("families", "Kernels by family", *families, page_only=True),
+            section("timeline", "Timelines", *timelines, page_only=True),
+            prediction_section(list(parts.values())),
+        ),
+    )  # fmt: skip
+
+
+def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tuple[str, ...]:
+    first = recording.variants[0]
+    modes = parts[first].arms
+    mode = next(m for m in ("compute_only", "async", "sync", "diffusers") if m in modes)
+    there = {name: one.arms[mode].latency.mean for name, one in parts.items() if mode in one.arms}
+    best = min(there, key=lambda name: there[name])
+    arms = parts[best].arms
+    steady = arms["compute_only"].latent_frame_ms if "compute_only" in arms else []
+    frame = f", {mean_of(steady)} ms per latent frame when steady" if steady else ""
+    gain = f"In mode {mode} {best} takes {mean_of(arms[mode].latencies)} s a video{frame}"
+    ratio = recording.ratio(f"{first}/{mode}", f"{best}/{mode}")
+    if best != first and ratio is not None:
+        gain += f": {first} / {best} is {ratio_of(ratio)}"
+    if (hidden := parts[best].ratio("sync", "async")) is not None:
+        gain += f"; sync / async of {best} is {ratio_of(hidden)}"
+    held = [name for name, one in parts.items() if any(a.throttled_runs for a in one.arms.values())]
+    unlike = [name for name, one in parts.items() if one.frames_identical is False]
+    compared = [name for name, one in parts.items() if one.frames_identical is not None]
+    same = f"each mode of {', '.join(compared)} gave the same frames"
+    care = [
+        count_words(recording.arms),
+        f"some runs of {', '.join(held)} had a throttle reason set" if held else "",
+        f"FRAMES OF THE MODES OF {', '.join(unlike)} ARE NOT IDENTICAL" if unlike else "",
+        "" if unlike else same if compared else "frames were not compared",
+    ]
+    who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
+    return what_sentence(recording, who), gain + ".", read_with_care(care)
+
+
+# --- an ablation ---------------------------------------------------------------------------------
+
+
+def decision_of(recording: Recording, name: str) -> Decision | None:
+    """Whether an arm differs from the baseline, as `vdkit compare` asks; None for the baseline."""
+    if name == recording.baseline:
+        return None
+    return decide(recording.base.latencies, recording.arms[name].latencies, paired=True)
+
+
+def ablation_table(recording: Recording) -> Table:
+    """A row per setting: latency, ratio to "all on", what that reads as, bytes."""
+    over = f"/ {recording.baseline}"
+    arms = [Row({"setting": name}, arm) for name, arm in recording.arms.items()]
+    rows = cells("ablation", arms, over)
+    for made, (name, arm) in zip(rows, recording.arms.items(), strict=True):
+        decision = decision_of(recording, name)
+        made |= {"ms more": None, "reads as": None}
+        if decision:
+            added_ms = 1e3 * (arm.latency.mean - recording.base.latency.mean)
+            made[over] = ratio_of(decision.ratio)
+            made["ms more"] = Number(added_ms, 1, sign=True)
+            said = {MORE: "slower", LESS: "faster"}.get(decision.verdict, decision.verdict)
+            made["reads as"] = "same code here: noise" if arm.same_code else said
+    above = setting(recording) + "\n" + frames_line(recording)
+    return Table(rows, above, legend("ablation", arms))
+
+
+def ablation_words(recording: Recording) -> str:
+    """In words: without what the decode took longer, and without what no longer."""
+    arms = {n: a for n, a in recording.arms.items() if n != recording.baseline and a.mode != "sync"}
+    same = [name for name, arm in arms.items() if arm.same_code]
+    asked = {name: decision_of(recording, name) for name in arms if name not in same}
+    longer = {n: d.ratio.value for n, d in asked.items() if d and d.ratio and d.verdict == MORE}
+    parts = []
+    if longer:
+        ranked = sorted(longer, key=lambda name: -longer[name])
+        said = ", ".join(f"{name} {100 * (longer[name] - 1):.1f} %" for name in ranked)
+        parts.append(f"Slower than with {recording.baseline}: {said}.")
+    if rest := [name for name in asked if name not in longer]:
+        parts.append(f"Not seen to be slower: {', '.join(rest)}.")
+    if same:
+        parts.append(
+            f"The same code as {recording.baseline}, because the device is a CPU: "
+            f"{', '.join(same)} (how far they are from 0 is what noise does)."
+        )
+    return " ".join(filter(None, [*parts, overlap_words(recording.arms, recording.baseline)]))
+
+
+def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
+    """What each primitive buys."""
+    from vdkit.present.charts import plot_ablation
+
+    words = ablation_words(recording)
+    picture = Picture(
+        partial(plot_ablation, {recording.label: recording}),
+        "A bar for each primitive: how much longer a decode takes without it",
+        "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
+        "rounds.",
+        "ablation",
+    )
+    results = ablation_table(recording), Text(words)
+    return study(recording, "Each primitive off in turn", words, results, "Picture", picture)

@@ -7,24 +7,23 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from vdkit.present.columns import ENERGY, NAMES, NOTHING, Asked, Row, cells, legend
+from vdkit.present.columns import COUNTED, ENERGY, NAMES, NOTHING, Asked, Row, cells, legend
 from vdkit.present.document import Document, Picture, Text, lines, section
-from vdkit.present.documents import Source, ends, prediction_section
-from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of, significant
+from vdkit.present.documents import Said, Source, prediction_section
+from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, significant
 from vdkit.present.words import (
     count_words,
     frames_words,
     gain_sentence,
     read_with_care,
     setting,
-    what_and_where,
     what_sentence,
 )
 from vdkit.record.stats import paired_ratio
 from vdkit.trace.stalls import CAUSES, SHORT_NS
 
 if TYPE_CHECKING:
-    from vdkit.record.recording import Arm, Recording
+    from vdkit.record.recording import Recording
     from vdkit.trace.figures import Analysis
 
     Analyses = Mapping[str, Analysis]
@@ -75,44 +74,41 @@ def on_cpu(analyses: Analyses) -> bool:
 def cost_cell(analysis: Analysis) -> Cell:
     """The profiler's cost, %; None without timed runs."""
     percent = analysis.profiler_cost_percent
-    return NOISE if percent is not None and percent < 0 else _number(percent, 1, sign=True)
+    return NOISE if percent is not None and percent < 0 else number(percent, 1, sign=True)
 
 
-def _number(value: float | None, decimals: int, scale: float = 1.0, sign: bool = False) -> Cell:
-    return None if value is None else Number(scale * value, decimals, sign=sign)
+def _said_of(cause: str) -> str:
+    return "gaps up to 20 us" if cause == "short" else cause
 
 
 def windows_table(analyses: Analyses) -> Table:
     """A row per path and window: utilization, busy seconds, gaps, hidden copies."""
-    rows: list[dict[str, Cell]] = []
     cpu = on_cpu(analyses)
-    ranks = any(w.communication_s for a in analyses.values() for w in a.windows.values())
-    for mode, analysis in analyses.items():
-        for name, window in analysis.windows.items():
-            long = [
-                n for high, n, _ in window.gap_histogram if high is None or high > SHORT_NS / 1e3
-            ]
-            busy = Number(window.kernel_utilization_percent, 2)
-            between = {"communication %": _number(window.communication_percent, 2)}
-            rows.append(
-                {
-                    "path": NAMES.get(mode, mode),
-                    "window": name,
-                    "from": "trace" if window.resolution == "kernel" else "records",
-                    "length s": Number(window.window_s, 3),
-                    "busy s": Number(window.busy_s, 3),
-                    "decoder call %" if cpu else "kernel utilization %": busy,
-                    **(between if ranks else {}),
-                    "gaps": Number(window.gap_count, 0),
-                    "> 20 us": Number(sum(long), 0),
-                    "median us": Number(window.gap_median_us, 1),
-                    "P99 us": Number(window.gap_p99_us, 0),
-                    "max us": Number(window.gap_max_us, 0),
-                    "copy ms" if cpu else "D2H ms": Number(1e3 * window.d2h_s, 2),
-                    "copy hidden %": _number(window.copy_hidden_percent, 1),
-                    "stalls explained %": Number(window.explained_percent, 2),
-                }
-            )
+    busy, copied = ("decoder call %", "copy ms") if cpu else ("kernel utilization %", "D2H ms")
+    windows = [(m, name, w) for m, a in analyses.items() for name, w in a.windows.items()]
+    ranks = any(window.communication_s for *_, window in windows)
+    rows: list[dict[str, Cell]] = [
+        {
+            "path": NAMES.get(mode, mode),
+            "window": name,
+            "from": "trace" if one.resolution == "kernel" else "records",
+            "length s": Number(one.window_s, 3),
+            "busy s": Number(one.busy_s, 3),
+            busy: Number(one.kernel_utilization_percent, 2),
+            **({"communication %": number(one.communication_percent, 2)} if ranks else {}),
+            "gaps": Number(one.gap_count, 0),
+            "> 20 us": Number(
+                sum(n for end, n, _ in one.gap_histogram if end is None or end > SHORT_NS / 1e3), 0
+            ),
+            "median us": Number(one.gap_median_us, 1),
+            "P99 us": Number(one.gap_p99_us, 0),
+            "max us": Number(one.gap_max_us, 0),
+            copied: Number(1e3 * one.d2h_s, 2),
+            "copy hidden %": number(one.copy_hidden_percent, 1),
+            "stalls explained %": Number(one.explained_percent, 2),
+        }
+        for mode, name, one in windows
+    ]
     return Table(rows, "Windows")
 
 
@@ -121,23 +117,21 @@ def stalls_table(analyses: Analyses, window: str) -> Table | None:
     there = {mode: a.windows[window] for mode, a in analyses.items() if window in a.windows}
     if not there:
         return None
-
-    def row(label: str, seconds: Mapping[str, float]) -> dict[str, Cell]:
-        return {"ms": label} | {NAMES.get(m, m): Number(1e3 * s, 3) for m, s in seconds.items()}
-
-    rows = []
+    seconds: dict[str, list[float]] = {}
     for cause in CAUSES:
-        if any(one.stall_s[cause] for one in there.values()):
-            label = "gaps up to 20 us" if cause == "short" else cause
-            rows.append(row(label, {mode: one.stall_s[cause] for mode, one in there.items()}))
+        if any(lost := [one.stall_s[cause] for one in there.values()]):
+            seconds[_said_of(cause)] = lost
         kinds = dict.fromkeys(kind for one in there.values() for kind in one.drain_s)
         if cause == "drain" and len(kinds) > 1:
-            rows += [
-                row(f"  in it: {kind}", {m: one.drain_s.get(kind, 0) for m, one in there.items()})
-                for kind in kinds
-            ]
-    rows.append(row("busy", {mode: one.busy_s for mode, one in there.items()}))
-    rows.append(row("window", {mode: one.window_s for mode, one in there.items()}))
+            for kind in kinds:
+                seconds[f"  in it: {kind}"] = [one.drain_s.get(kind, 0) for one in there.values()]
+    seconds["busy"] = [one.busy_s for one in there.values()]
+    seconds["window"] = [one.window_s for one in there.values()]
+    paths = [NAMES.get(mode, mode) for mode in there]
+    rows: list[dict[str, Cell]] = [
+        {"ms": label, **{p: Number(1e3 * s, 3) for p, s in zip(paths, lost, strict=True)}}
+        for label, lost in seconds.items()
+    ]
     return Table(rows, f"Where window {window!r} went")
 
 
@@ -176,14 +170,14 @@ def coverage_words(analyses: Analyses) -> str:
 
 def families_table(analyses: Analyses) -> Table | None:
     """A row per kernel family: milliseconds by path; of one path share and count too."""
-    names = dict.fromkeys(f.name for a in analyses.values() for f in a.families)
+    found = {mode: {f.name: f for f in one.families} for mode, one in analyses.items()}
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for families in found.values() for name in families):
         row: dict[str, Cell] = {"kernel family": name}
-        for mode, analysis in analyses.items():
-            mine = next((f for f in analysis.families if f.name == name), None)
-            row[f"{NAMES.get(mode, mode)} ms"] = _number(mine.seconds if mine else None, 1, 1e3)
-            if mine and len(analyses) == 1:
+        for mode, families in found.items():
+            mine = families.get(name)
+            row[f"{NAMES.get(mode, mode)} ms"] = number(mine.seconds if mine else None, 1, 1e3)
+            if mine and len(found) == 1:
                 row |= {"share %": Number(mine.percent, 1), "kernels": Number(mine.kernels, 0)}
         rows.append(row)
     return Table(rows, "Kernel time of the whole trace") if rows else None
@@ -230,12 +224,16 @@ def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
 
 def _gaps_table(analysis: Analysis, window: str, between: str) -> Table:
     """Distribution of the gaps of a window: how many, and what they sum to."""
-    rows: list[dict[str, Cell]] = []
-    low = 0.0
-    for high, count, seconds in analysis.windows[window].gap_histogram:
-        label = f"above {low:g} us" if high is None else f"{low:g} to {high:g} us"
-        rows.append({"gap": label, "count": Number(count, 0), "ms": Number(1e3 * seconds, 3)})
-        low = high or low
+    histogram = analysis.windows[window].gap_histogram
+    lows = [0.0, *(high or 0.0 for high, *_ in histogram)]
+    rows: list[dict[str, Cell]] = [
+        {
+            "gap": f"above {low:g} us" if high is None else f"{low:g} to {high:g} us",
+            "count": Number(count, 0),
+            "ms": Number(1e3 * seconds, 3),
+        }
+        for low, (high, count, seconds) in zip(lows, histogram, strict=False)
+    ]
     return Table(rows, f"Gaps between {between}")
 
 
@@ -257,14 +255,12 @@ def longest_table(analysis: Analysis) -> Table | None:
 
 def _chunks_table(analysis: Analysis) -> Table | None:
     """A row per chunk: kernels (on a GPU), milliseconds of compute, copy, conversion, write."""
+    steps = ("compute", "copy", "convert", "write")
     rows: list[dict[str, Cell]] = [
         {
             "chunk": Number(chunk.index, 0),
             **({} if chunk.kernels is None else {"kernels": Number(chunk.kernels, 0)}),
-            "compute ms": Number(1e3 * chunk.compute_s, 3),
-            "copy ms": _number(chunk.copy_s, 3, 1e3),
-            "convert ms": _number(chunk.convert_s, 3, 1e3),
-            "write ms": _number(chunk.write_s, 3, 1e3),
+            **{f"{step} ms": number(getattr(chunk, f"{step}_s"), 3, 1e3) for step in steps},
         }
         for chunk in analysis.chunks
     ]
@@ -298,11 +294,6 @@ def analysis_document(name: str, analysis: Analysis) -> Document:
 # --- a profile -----------------------------------------------------------------------------------
 
 
-def _energy_j(arm: Arm) -> float | None:
-    """Mean joules of the sampled runs; None without any."""
-    return fmean(arm.profile.energy_j) if arm.profile and arm.profile.energy_j else None
-
-
 def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     """A row per path: timed and profiled latency, rate, energy, sampling cost, throttling, money.
 
@@ -310,42 +301,38 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     """
     base, top = recording.base, recording.ceiling
     device, seconds = recording.provenance.device, recording.workload.seconds
-    arms = {name: arm for name, arm in recording.arms.items() if arm.profile}
-    sampled = any(_energy_j(arm) is not None for arm in arms.values())
-    throttled = any(arm.profile and arm.profile.throttled_samples for arm in arms.values())
+    arms = {name: (arm, arm.profile) for name, arm in recording.arms.items() if arm.profile}
+    sampled = any(seen.energy_j for _, seen in arms.values())
+    throttled = any(seen.throttled_samples for _, seen in arms.values())
     asked = replace(asked, energy=asked.energy and not sampled)
-    beside = [Row({}, arm, None if arm is base else base, device=device) for arm in arms.values()]
+    beside = [Row({}, a, None if a is base else base, device=device) for a, _ in arms.values()]
     rows: list[dict[str, Cell]] = []
-    for (name, arm), money in zip(arms.items(), cells("money", beside, "", asked), strict=True):
-        profile = arm.profile
-        assert profile is not None
-        steady = profile.tflop_per_s.get("steady")
+    for (name, (arm, seen)), money in zip(
+        arms.items(), cells("money", beside, "", asked), strict=True
+    ):
+        rate, joules = seen.tflop_per_s, fmean(seen.energy_j) if seen.energy_j else None
         row: dict[str, Cell] = {
             "path": NAMES[name],
             "timed s": mean_of(arm.latencies),
             "n": Number(len(arm.timed), 0),
-            "profiled s": Number(profile.run.latency_s, 3),
-            "profiler cost %": cost_cell(profile.analysis),
-            "TFLOP/s run": significant(profile.tflop_per_s.get("run")),
-            "TFLOP/s steady": significant(steady),
-            "of ceiling %": _number(steady, 1, 100 / top.tflop_per_s) if top else None,
+            "profiled s": Number(seen.run.latency_s, 3),
+            "profiler cost %": cost_cell(seen.analysis),
+            "TFLOP/s run": significant(rate.get("run")),
+            "TFLOP/s steady": significant(rate.get("steady")),
+            "of ceiling %": number(rate.get("steady"), 1, 100 / top.tflop_per_s) if top else None,
         }
         if sampled:
-            row["J / video"] = _number(_energy_j(arm), 0)
-            row[ENERGY] = _number(_energy_j(arm), 1, 1 / seconds)
-        if profile.sampled:
-            latencies = [run.latency_s for run in profile.sampled]
-            row["sampled / plain"] = ratio_of(paired_ratio(latencies, arm.latencies))
+            row |= {"J / video": number(joules, 0), ENERGY: number(joules, 1, 1 / seconds)}
+        if seen.sampled:
+            ratio = paired_ratio([run.latency_s for run in seen.sampled], arm.latencies)
+            row["sampled / plain"] = ratio_of(ratio)
         if throttled:
-            row["throttled"] = ", ".join(profile.throttled_samples) or "no"
+            row["throttled"] = ", ".join(seen.throttled_samples) or "no"
         rows.append(row | money)
-    joules = (
-        f"{ENERGY}: difference of NVML's energy counter over each sampled run, the whole GPU and "
-        "nothing else, mean, over the seconds of video."
-        if sampled
-        else ""
+    note = lines(
+        f"{ENERGY}: difference of NVML's energy counter over each sampled run, {COUNTED}" * sampled,
+        legend("money", beside, recording.baseline, asked),
     )
-    note = lines(joules, legend("money", beside, recording.baseline, asked))
     return Table(rows, lines(setting(recording), asked.line), note)
 
 
@@ -370,7 +357,7 @@ def ceiling_words(recording: Recording) -> str:
     return lines(*told, f"Not answered by NVML here: {absent}." if absent else "")
 
 
-def profile_document(recording: Recording, asked: Asked, source: Source) -> Document:
+def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     """Everything about one profile."""
     from vdkit.present.timeline import profile_figures
 
@@ -385,9 +372,8 @@ def profile_document(recording: Recording, asked: Asked, source: Source) -> Docu
         for name, arm in recording.arms.items()
         if arm.profile
     ]
-    return Document(
-        recording.label,
-        f"Profile · {what_and_where(recording)}",
+    return (
+        "Profile",
         (what_sentence(recording), gain_sentence(recording.arms), _found(recording, analyses)),
         (
             section(
@@ -409,7 +395,6 @@ def profile_document(recording: Recording, asked: Asked, source: Source) -> Docu
             section("nvml", "Power, clocks, activity", drawn.get("nvml", absent), page_only=True),
             section("trust", "How far to trust the traces", *trust),
             prediction_section([recording]),
-            *ends([recording], [source]),
         ),
     )  # fmt: skip
 
@@ -426,8 +411,9 @@ def _found(recording: Recording, analyses: Analyses) -> str:
     mode = "sync" if "sync" in analyses else next(iter(analyses))
     if (run := analyses[mode].windows.get("run")) is not None:
         cause = max(run.stall_s, key=lambda name: run.stall_s[name])
-        words = "gaps up to 20 us" if cause == "short" else cause
-        told.append(f"{mode} loses most to {words}, {1e3 * run.stall_s[cause]:.1f} ms in all")
+        told.append(
+            f"{mode} loses most to {_said_of(cause)}, {1e3 * run.stall_s[cause]:.1f} ms in all"
+        )
     held = [m for m, a in recording.arms.items() if a.profile and a.profile.throttled_samples]
     failed = sum(len(one.failed) for one in analyses.values())
     care = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
 from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, measured_s, median_and_worst
-from vdkit.present.columns import NOTHING, Asked, Row, cells, columns_of
+from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
 from vdkit.present.table import Number, Table, significant
@@ -177,7 +177,7 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
         for cell in shown
     ]
     against = "mode sync at the same chunk size and sink speed"
-    said = [one.says(arms, against) for one in columns_of("money", arms, asked)]
+    said = meanings("money", arms, against, asked)
     note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in arms)
     plan = sweep.plan
     where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")

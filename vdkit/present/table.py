@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,22 @@ DIGITS_LEGEND = (
     "Digits: down to the second one of the 95 % interval of the mean (Student's t) or ratio, "
     f"{MOST_DECIMALS} decimals at the most; three digits for a single run."
 )
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}",
+    "*": "{*}", '"': "''", "†": r"\dag{}", "×": r"$\times$", "µ": r"$\mu$", "μ": r"$\mu$",
+    "±": r"$\pm$", "°": r"$^{\circ}$", "²": "$^{2}$", "³": "$^{3}$", "−": "$-$", "·": r"$\cdot$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\rightarrow$", "–": r"\textendash{}",
+    "—": r"\textemdash{}", "…": r"\dots{}", "‘": "`", "’": "'", "“": "``", "”": "''", "§": r"\S{}",
+    "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}",
+}  # fmt: skip
+_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r",
+    "\u030c": "v", "\u0327": "c",
+}  # fmt: skip
+"""Combining marks that every LaTeX font encoding can set."""
+_NEGATIVE = re.compile(r"(?<![\w.)])-(?=\d)")
 _LOOKS_NUMERIC = re.compile(r"[-+]?\d[\d.,]*†?( .*)?$|-$")
 
 
@@ -50,11 +67,6 @@ class Number:
     mark: str = ""
     sign: bool = False
 
-    @property
-    def rounded(self) -> float | int:
-        """As shown; an int where no decimals are."""
-        return _rounded(self.value, self.decimals)
-
     def __str__(self) -> str:
         mark = f" ({self.mark})" if " " in self.mark else self.mark
         text = self._shown(self.value) + mark
@@ -71,8 +83,11 @@ Cell = Number | str | None
 """None, like a column that a row lacks, is a missing value."""
 
 
-def _rounded(value: float, decimals: int) -> float | int:
-    return round(value, decimals) + 0.0 if decimals > 0 else int(round(value, decimals))
+def number(
+    value: float | None, decimals: int = 0, scale: float = 1.0, sign: bool = False, mark: str = ""
+) -> Number | None:
+    """``value`` times ``scale``; None if there is none."""
+    return None if value is None else Number(scale * value, decimals, sign=sign, mark=mark)
 
 
 def shown(value: float, decimals: int) -> str:
@@ -192,23 +207,19 @@ class Table:
         """
         import pandas as pd
 
-        made: dict[str, pd.Series] = {}
+        made: dict[str, list[Any]] = {}
         for name in self.columns:
-            column = [row[name] for row in self.rows]
-            cells = [None if cell == MISSING else cell for cell in column]
-            if any(isinstance(cell, str) for cell in cells) or not any(cells):
-                made[name] = pd.Series([math.nan if c is None else str(c) for c in cells])
+            cells = [None if row[name] == MISSING else row[name] for row in self.rows]
+            if any(isinstance(cell, str) for cell in cells):
+                made[name] = [math.nan if cell is None else str(cell) for cell in cells]
                 continue
             numbers = [cell if isinstance(cell, Number) else None for cell in cells]
-            made[name] = pd.Series([None if n is None else n.rounded for n in numbers])
-            made[name] = pd.to_numeric(made[name])
-            if any(n.low is not None for n in numbers if n):
+            made[name] = [_rounded(one, "value") for one in numbers]
+            if any(one.low is not None for one in numbers if one):
                 for end in ("low", "high"):
-                    made[f"{name} {end}"] = pd.to_numeric(
-                        pd.Series([_end(number, end) for number in numbers])
-                    )
-            if any(n.mark for n in numbers if n):
-                made[f"{name} mark"] = pd.Series([(n and n.mark) or math.nan for n in numbers])
+                    made[f"{name} {end}"] = [_rounded(one, end) for one in numbers]
+            if any(one.mark for one in numbers if one):
+                made[f"{name} mark"] = [(one and one.mark) or math.nan for one in numbers]
         return pd.DataFrame(made)
 
     def csv(self) -> str:
@@ -237,9 +248,28 @@ class Table:
 
     def latex(self) -> str:
         r"""A ``table`` environment for LaTeX with ``\usepackage{booktabs}`` and nothing else."""
-        from vdkit.present.latex import latex_table
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            *([rf"\caption{{{escape(self.caption)}}}"] if self.caption else []),
+            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in self.numeric)}}}",
+            r"\toprule",
+            self._latex_row(self.columns),
+            r"\midrule",
+            *map(self._latex_row, self.cells),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *([rf"\par\smallskip{{\footnotesize {escape(self.note)}\par}}"] if self.note else []),
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
 
-        return latex_table(self.columns, self.cells, self.numeric, self.caption, self.note)
+    def _latex_row(self, cells: Sequence[str]) -> str:
+        made = [
+            _NEGATIVE.sub("$-$", escape(cell)) if right else escape(cell)
+            for cell, right in zip(cells, self.numeric, strict=True)
+        ]
+        return " & ".join(made) + r" \\"
 
     def text(self) -> str:
         """For a terminal: columns two spaces apart under a rule, words left, numbers right.
@@ -267,7 +297,7 @@ class Table:
         return self.markdown()
 
     def _repr_html_(self) -> str:
-        from vdkit.present.page import table_html
+        from vdkit.present.document import table_html
 
         return table_html(self)
 
@@ -295,9 +325,13 @@ def _text(cell: Cell) -> str:
     return MISSING if cell is None or cell == "" else str(cell)
 
 
-def _end(number: Number | None, end: str) -> float | int | None:
-    value = None if number is None else getattr(number, end)
-    return None if number is None or value is None else _rounded(value, number.decimals)
+def _rounded(number: Number | None, name: str) -> float | int:
+    """A figure of a cell as shown, an int where no decimals are; NaN if it is missing."""
+    value = None if number is None else getattr(number, name)
+    if number is None or value is None:
+        return math.nan
+    rounded = round(value, number.decimals) + 0.0
+    return rounded if number.decimals > 0 else int(rounded)
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
@@ -305,3 +339,21 @@ def _padded(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) 
         cell.rjust(width) if to_right else cell.ljust(width)
         for cell, width, to_right in zip(cells, widths, right, strict=True)
     ]
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX sets it; a line break becomes a space, what no plain LaTeX can set a ``?``."""
+    text = re.sub(r"\s+", " ", text)
+    # Two hyphens in a row would become a dash.
+    return "".join(map(_character, text)).replace("--", "-{}-")
+
+
+def _character(one: str) -> str:
+    if one in _SPECIAL:
+        return _SPECIAL[one]
+    if one.isascii():
+        return one if one.isprintable() else "?"
+    base, *marks = list(unicodedata.normalize("NFKD", one))
+    if len(marks) == 1 and marks[0] in _ACCENTS and base.isascii():
+        return f"\\{_ACCENTS[marks[0]]}{{{base}}}"
+    return "".join(map(_character, (base, *marks))) if base.isascii() and not marks else "?"
