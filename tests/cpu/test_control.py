@@ -1,9 +1,9 @@
 """The A/A control: quiet about nothing, loud about planted work, recorded whole or not at all."""
 
-import itertools
 import json
 import math
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -112,11 +112,7 @@ def test_calibration_doses_the_work(monkeypatch):
 def test_the_chunk_time_is_of_steady_chunks():
     class Run:
         def __init__(self, spans):
-            starts = np.cumsum([0, *spans])
-            self.chunks = [
-                type("C", (), {"decode_start_s": a, "decode_done_s": b})
-                for a, b in itertools.pairwise(starts)
-            ]
+            self.chunks = [Mock(span_s=lambda step, took=took: took) for took in spans]
 
     assert chunk_seconds(Run([9, 8, 8, 8, 8, 1, 2, 3])) == (9, 2)
     assert chunk_seconds(Run([9, 4, 5, 6])) == (9, 5)

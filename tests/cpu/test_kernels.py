@@ -14,10 +14,9 @@ needs_triton = pytest.mark.skipif(
 PASSES = """
 import itertools
 import torch
-from vdkit.models.fast.blocks import Work
-from vdkit.models.fast.launch import KernelPasses
-from vdkit.models.fast.layers import Convolution, Entry, Norm, Space, StageFrames
-from vdkit.models.fast.layers import PlainPasses
+from types import SimpleNamespace
+from vdkit.models.fast import Convolution, PlainPasses, Space, Work
+from vdkit.models.fast.kernels import KernelPasses
 
 torch.manual_seed(0)
 size, cpu = (2, 5), torch.device("cpu")
@@ -29,9 +28,8 @@ cases = (
 for source, frames, dtype in itertools.product(cases, (1, 2), (torch.float32, torch.float16)):
     convolution = Convolution(source.to(dtype))
     most = {torch.float32: 1e-5, torch.float16: 4e-3}[dtype]
-    after = Convolution(torch.nn.Conv3d(convolution.out, 16, 3).to(dtype))
-    then = Entry(Norm(torch.rand(convolution.out)), after)
-    step = StageFrames(clock=3, rate=2, start=1, frames=frames)
+    norm = SimpleNamespace(gamma=torch.rand(convolution.out), scale=1.0)
+    after = Convolution(torch.nn.Conv3d(convolution.out, 16, 3).to(dtype), norm)
     written = frames * (2 if convolution.doubling else 1)
     larger = (2 * size[0], 2 * size[1]) if convolution.enlarging else size
     filling = torch.randn(8, *size, convolution.channels).to(dtype)
@@ -39,20 +37,21 @@ for source, frames, dtype in itertools.product(cases, (1, 2), (torch.float32, to
     kept = []
     for passes in (PlainPasses(), KernelPasses(cpu, [convolution])):
         space = Space(cpu, dtype)
-        space.control[0] = step.clock
-        ring = space.ring(convolution, step, size)
-        ring.inner()[:] = filling[: ring.slots]
+        work = Work(passes, space, clock=3, rate=2, start=1, frames=frames)
+        space.control[0] = work.clock
+        ring = space.ring(convolution, work, size)
+        ring.inner()[:] = filling[: len(ring.data)]
         around = space.scratch("around", written, larger, convolution.out)
         around.inner()[:] = sides[:written]
         summed = space.scratch("sums", written, larger, convolution.out)
-        work, causal = Work(passes, space, step), convolution.kernel == (3, 3, 3)
+        causal = convolution.kernel == (3, 3, 3)
         work.convolve(
             convolution, ring, around=around if causal else None, summed=summed,
-            then=None if convolution.doubling else then,
+            then=None if convolution.doubling else after,
         )
         made = [summed.data.float()]
         if not convolution.doubling:
-            made.append(space.ring(after, step, larger).data.float())
+            made.append(space.ring(after, work, larger).data.float())
         kept.append(made)
     for plain, kernel in zip(*kept, strict=True):
         border = kernel.clone()
@@ -101,6 +100,6 @@ def test_triton_gives_the_same(code):
      (112, (16, 0)), (256, (128, 0)), (384, (128, 0)), (768, (128, 0)), (1024, (128, 0))],
 )  # fmt: skip
 def test_columns_are_cut_into_powers_of_two(columns, parts):
-    from vdkit.models.fast.launch import split
+    from vdkit.models.fast.kernels import split
 
     assert split(columns) == parts and columns % sum(parts) == 0

@@ -83,10 +83,10 @@ def off_by(sweep, percent):
 def test_advice_claims_no_more_than_the_model_can_tell(recorded):
     """Predicted 1 / 1.25 of what was measured: 20 % off, so 20 % apart is not told apart."""
     sure, off = recommend_from(recorded), recommend_from(off_by(recorded, 25.0))
-    assert sure.margin_percent == 1.0 and sure.evidence.tested
-    assert 0 < sure.evidence.error_percent < 1
+    assert sure.margin_percent == 1.0 and recorded.evidence().tested
+    assert 0 < recorded.evidence().error_percent < 1
     assert not any("cannot tell" in remark for remark in sure.remarks)
-    assert off.evidence.error_percent == pytest.approx(20.0) == off.margin_percent
+    assert off.margin_percent == pytest.approx(20.0)
     said = "the model cannot tell settings apart that differ by less than 20 %."
     assert off.remarks[0].endswith(said)
     latency = {(c.config.chunk_size, c.config.slots): c.latency_s for c in off.candidates}

@@ -11,8 +11,7 @@ from vdkit import DecodeConfig, decode_async, decode_diffusers, decode_sync, loa
 from vdkit.measure.profiler import count_flops
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.loading import VARIANTS
-from vdkit.models.variants import ChannelsLastWanDecoder, CompiledWanDecoder
-from vdkit.models.wan import WanDecoder
+from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

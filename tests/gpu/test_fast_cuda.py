@@ -11,8 +11,8 @@ from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_sync, load_decoder
 from vdkit.decode.pixels import frames_to_uint8
+from vdkit.models.fast import Frames
 from vdkit.models.fast.decoder import FastWanDecoder
-from vdkit.models.fast.layers import Frames
 from vdkit.models.wan import WanDecoder
 
 LEAST_DB = {torch.float16: 60, torch.bfloat16: 48}
@@ -248,7 +248,7 @@ def test_a_lost_layout_is_an_error(small, monkeypatch):
         return Frames(frames.data.transpose(1, 2), frames.rate)
 
     kept = type(fast.begin(on_gpu(fast, 2, 3, 4)).space).ring
-    monkeypatch.setattr("vdkit.models.fast.layers.Space.ring", turned)
+    monkeypatch.setattr("vdkit.models.fast.Space.ring", turned)
     state = fast.begin(on_gpu(fast, 2, 4, 4))
     with pytest.raises(RuntimeError, match="the kernels need them contiguous"):
         fast.decode_chunk(state, 0, 1)

@@ -76,8 +76,7 @@ def _paths(options: argparse.Namespace) -> Recording:
     modes, export = cli.runnable(options), None
     if spec.kind == "mp4" and spec.throttle_mb_per_s is None and "diffusers" in modes:
         try:
-            own = replace(spec, kind="export_to_video")
-            export = own.fresh, SinkInfo(**own.describe())
+            export = replace(spec, kind="export_to_video").fresh
         except ImportError as error:
             cli.say(options, f"no arm of diffusers' own export_to_video: {error}")
     return run_benchmark(

@@ -313,17 +313,16 @@ class NvmlSampler:
         self._asked: list[tuple[Field, int | None]] = []
         """Fields that are answered, and in each how-many-th sample; None: not in first and last."""
         self._unsupported: dict[str, str] = {}
-        self._rows: list[list[Value]] = []
-        self._start_s: float | None = None
-        self._cost_s = 0.0
+        self._rows: list[dict[str, Any]] = []
+        self._start_s = self._cost_s = 0.0
 
     def __enter__(self) -> NvmlSampler:
-        if self._start_s is not None:
+        if self._rows:
             raise RuntimeError("an NvmlSampler samples one block; make another for the next")
         try:
             self._probe()
             self._start_s = time.perf_counter()
-            self._take(self._start_s)
+            self._take()
             self._thread.start()  # from here on the thread owns the fields and the rows
         except BaseException:
             self._gpm.free()
@@ -333,23 +332,19 @@ class NvmlSampler:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stop.set()
         self._thread.join()
-        assert self._start_s is not None
         names = ["time_s", *(name for field, _ in self._asked for name in field.columns)]
-        by_column = zip(*self._rows, strict=True)
-        columns = {name: list(values) for name, values in zip(names, by_column, strict=True)}
+        columns = {name: [row.get(name) for row in self._rows] for name in names}
         self.samples = Samples(self._start_s, columns, self._unsupported, self._cost_s)
-        if self._error is None:
-            return
-        if error is None:
-            raise self._error
-        error.add_note(f"NVML sampling failed too: {self._error!r}")
+        if self._error is not None:
+            if error is None:
+                raise self._error
+            error.add_note(f"NVML sampling failed too: {self._error!r}")
 
     def _run(self) -> None:
-        assert self._start_s is not None
         try:
             for count in _ticks(self._stop, self._start_s, self.interval_s):
-                self._take(self._start_s, count)
-            self._take(self._start_s)
+                self._take(count)
+            self._take()
         except BaseException as error:  # carried to the thread that leaves the block
             self._error = error
         finally:
@@ -377,28 +372,25 @@ class NvmlSampler:
     def _answered(self, columns: Sequence[str], values: Sequence[Any]) -> tuple[str, ...]:
         """The columns that NVML answers; the others' reasons are noted."""
         for name, value in zip(columns, values, strict=True):
+            self._unsupported.pop(name, None)
             if isinstance(value, self._device.nvml.NVMLError):
                 self._unsupported[name] = str(value)
-            else:
-                self._unsupported.pop(name, None)
         return tuple(name for name in columns if name not in self._unsupported)
 
-    def _take(self, start_s: float, count: int | None = None) -> None:
+    def _take(self, count: int | None = None) -> None:
         """One sample: the ``count``-th between the first and the last, or (None) one of these."""
-        nvml = self._device.nvml
-        row: list[Value] = [None]
+        nvml, row = self._device.nvml, dict[str, Any]()
         begun_s = time.perf_counter()
         for field, every in self._asked:
-            due = every is not None if count is None else count % (every or PCIE_EVERY) == 0
-            values = self._device.ask(field) if due else [None] * len(field.columns)
-            for name, value in zip(field.columns, values, strict=True):
-                if isinstance(value, nvml.NVMLError):
-                    if value.value != nvml.NVML_ERROR_NOT_SUPPORTED:
-                        raise RuntimeError(f"NVML failed at {name}: {value}") from value
-                    value = None
-                row.append(value)
+            if every is not None if count is None else count % (every or PCIE_EVERY) == 0:
+                row |= zip(field.columns, self._device.ask(field), strict=True)
         done_s = time.perf_counter()
-        row[0] = (begun_s + done_s) / 2 - start_s
+        for name, value in row.items():
+            if isinstance(value, nvml.NVMLError):
+                if value.value != nvml.NVML_ERROR_NOT_SUPPORTED:
+                    raise RuntimeError(f"NVML failed at {name}: {value}") from value
+                row[name] = None
+        row["time_s"] = (begun_s + done_s) / 2 - self._start_s
         self._cost_s += done_s - begun_s
         self._rows.append(row)
 

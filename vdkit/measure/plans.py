@@ -29,12 +29,13 @@ from vdkit.measure.study import (
     SinkFactory,
     check_modes,
     check_rounds,
+    described,
     measure,
     seconds_on,
 )
 from vdkit.record.compare import check_draws
 from vdkit.record.recording import Planted, Recording, usual_baseline
-from vdkit.record.runs import Run, SinkInfo
+from vdkit.record.runs import Run
 from vdkit.sinks.memory import MemorySink
 from vdkit.trace.figures import FamilyShare, steady_families
 
@@ -97,7 +98,7 @@ SYNC_UINT8, AS_WRITTEN = "sync, uint8 on the GPU", "diffusers, export_to_video"
 
 
 def headline_arms(
-    modes: Sequence[str], export: tuple[SinkFactory, SinkInfo] | None = None
+    modes: Sequence[str], export: SinkFactory | None = None
 ) -> Callable[[ArmPlan], dict[str, ArmPlan]]:
     """Arms that say what a ratio of the paths is made of, for ``extra`` of `run_benchmark`.
 
@@ -106,7 +107,7 @@ def headline_arms(
     truncates, are exempt from the comparison.
 
     Args:
-        export: a sink of kind ``export_to_video``; None: the sink is no MP4.
+        export: gives a sink of kind ``export_to_video``; None: the sink is no MP4.
     """
 
     def arms(first: ArmPlan) -> dict[str, ArmPlan]:
@@ -114,8 +115,8 @@ def headline_arms(
         if {"sync", "async"} <= set(modes) and first.bench.decoder.device.type == "cuda":
             made[SYNC_UINT8] = arm("sync", config=replace(first.config, sync_uint8_on_gpu=True))
         if export is not None and "diffusers" in modes:
-            sink, info = export
-            made[AS_WRITTEN] = arm("diffusers", sink=sink, sink_info=info, hashed=False)
+            told = described(export)
+            made[AS_WRITTEN] = arm("diffusers", sink=export, sink_info=told, hashed=False)
         return made
 
     return arms
@@ -424,11 +425,7 @@ def chunk_seconds(run: Run) -> tuple[float, float]:
 
     The median is of all but the first if there are no steady ones, of the first if it is alone.
     """
-    spans = [
-        chunk.decode_done_s - chunk.decode_start_s
-        for chunk in run.chunks
-        if chunk.decode_done_s is not None and chunk.decode_start_s is not None
-    ]
+    spans = [span_s for chunk in run.chunks if (span_s := chunk.span_s("decode")) is not None]
     return spans[0], statistics.median(spans[FIRST_STEADY_CHUNK:] or spans[1:] or spans)
 
 

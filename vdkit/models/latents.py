@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from vdkit.decode.chunks import latent_frames
 from vdkit.decode.protocols import ChunkDecoder
@@ -78,9 +79,6 @@ def save_latents(
         FileNotFoundError: no such folder.
         OSError: it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"latents file {str(path)!r}: end the name in .safetensors")
@@ -137,13 +135,7 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
             raise ValueError(
                 f"latents {text!r}: {name} {side} is not a multiple of {factor}, use {near}"
             )
-    shape = (
-        1,
-        decoder.latent_channels,
-        count,
-        height // factor,
-        width // factor,
-    )
+    shape = (1, decoder.latent_channels, count, height // factor, width // factor)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
     try:
@@ -152,13 +144,13 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         raise ValueError(f"latents {text!r}: {list(shape)} do not fit in memory") from error
 
 
-_PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"
+PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"
 _BEGINNINGS = (
     (rb"\Z", "is empty"),
     (rb"version https://git-lfs", "is a Git LFS pointer; fetch the file itself: git lfs pull"),
     (rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|!--)", "is a web page; download the file itself"),
-    (rb"PK\x03\x04.{26,99}data\.pkl", _PICKLE),
-    (rb"\x80[\x02-\x05](?!.{6}\{)", _PICKLE),
+    (rb"PK\x03\x04.{26,99}data\.pkl", PICKLE),
+    (rb"\x80[\x02-\x05](?!.{6}\{)", PICKLE),
     (rb".{8}[^{]", "is no safetensors file"),
 )
 """What a file is that is not safetensors, by its first bytes: 8 of a length, then a brace."""

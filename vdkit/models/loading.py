@@ -7,7 +7,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +16,20 @@ from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 
 from vdkit.models.fast.decoder import FastWanDecoder
-from vdkit.models.latents import open_safetensors
-from vdkit.models.variants import ChannelsLastWanDecoder, CompiledWanDecoder
-from vdkit.models.wan import WanDecoder
+from vdkit.models.latents import PICKLE, open_safetensors
+from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
 
-
 SEED = 0
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-# The VAE of Wan-AI/Wan2.2-T2V-A14B-Diffusers (that of Wan 2.1): diffusers' defaults are its
-# configuration.
-_WAN21: dict[str, Any] = {}
+_CLONE = Path(__file__).parents[2] / "data"
+_INSTALLED = Path(sysconfig.get_path("data"), "share", "vdkit")
+TINY_WAN = (_CLONE if (_CLONE / "tiny-wan").is_dir() else _INSTALLED) / "tiny-wan"
+"""The trained miniature, of the clone that vdkit runs from or as installed; see its model card."""
 
 # fmt: off
 _WAN22_MEAN = [
@@ -49,21 +50,23 @@ _WAN22_STD = [
 ]
 # fmt: on
 
-# The VAE of Wan-AI/Wan2.2-TI2V-5B-Diffusers, figures from its vae/config.json.
-_WAN22: dict[str, Any] = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-    "latents_mean": _WAN22_MEAN,
-    "latents_std": _WAN22_STD,
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # The VAE of Wan-AI/Wan2.2-T2V-A14B-Diffusers: diffusers' defaults are its configuration.
+    "wan2.1": {},
+    # The VAE of Wan-AI/Wan2.2-TI2V-5B-Diffusers, figures from its vae/config.json.
+    "wan2.2": {
+        "base_dim": 160,
+        "decoder_base_dim": 256,
+        "z_dim": 48,
+        "is_residual": True,
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_size": 2,
+        "scale_factor_spatial": 16,
+        "latents_mean": _WAN22_MEAN,
+        "latents_std": _WAN22_STD,
+    },
 }
-
-ARCHITECTURES = {"wan2.1": _WAN21, "wan2.2": _WAN22}
 
 
 def _fast(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
@@ -80,8 +83,6 @@ VARIANTS: Mapping[str, Callable[[AutoencoderKLWan, str], Any]] = {
 }
 """Ways to run the same weights, by the name that records and tables use."""
 
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the current GPU if there is one, else the CPU.
@@ -89,31 +90,26 @@ def resolve_device(device: str | torch.device) -> torch.device:
     Raises:
         ValueError: no such device, or a kind that vdkit does not run on.
     """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if count else "cpu"
     try:
         found = torch.device(device)
     except RuntimeError:
         raise ValueError(
             f"device {str(device)!r} is unknown; use auto, cpu, cuda or cuda:N"
         ) from None
-    if found.type not in ("cpu", "cuda"):
+    if found.type == "cpu":
+        return found
+    if found.type != "cuda":
         raise ValueError(f"device {str(found)!r} is not supported; vdkit runs on cpu and cuda")
-    if found.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(
-                f"device {str(found)!r} asked for, but torch {torch.__version__} sees "
-                "no CUDA GPU; use cpu"
-            )
-        found = torch.device(
-            "cuda", torch.cuda.current_device() if found.index is None else found.index
-        )
-        if found.index >= torch.cuda.device_count():
-            raise ValueError(
-                f"device {str(found)!r} asked for, but there are {torch.cuda.device_count()} "
-                f"GPUs, from cuda:0"
-            )
-    return found
+    asked = f"device {str(found)!r} asked for, but"
+    if not count:
+        raise ValueError(f"{asked} torch {torch.__version__} sees no CUDA GPU; use cpu")
+    index = torch.cuda.current_device() if found.index is None else found.index
+    if index >= count:
+        raise ValueError(f"{asked} there are {count} GPUs, from cuda:0")
+    return torch.device("cuda", index)
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
@@ -159,25 +155,22 @@ def load_decoder(
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; use one of {', '.join(VARIANTS)}")
-    on = resolve_device(device)
+    on, name = resolve_device(device), str(source)
     as_dtype = resolve_dtype(dtype, on)
-    decoder = VARIANTS[variant](*_vae_and_name(source, on, as_dtype))
+    if name in ARCHITECTURES:
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+            torch.manual_seed(SEED)
+            vae = AutoencoderKLWan(**ARCHITECTURES[name])
+        vae = torch.nn.Module.to(vae, on, as_dtype)
+    else:
+        found = _find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
+        name = found if isinstance(found, str) else found.resolve().name
+        vae = _load_vae(found, as_dtype).to(on)
+    decoder = VARIANTS[variant](vae, name)
     if decoder.device.type == "cuda":  # on a CPU nobody expects more
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)
     return decoder
-
-
-def _vae_and_name(
-    source: str | Path, device: torch.device, dtype: torch.dtype
-) -> tuple[AutoencoderKLWan, str]:
-    name = str(source)
-    if name in ARCHITECTURES:
-        return _random_vae(ARCHITECTURES[name], device, dtype), name
-    found = find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
-    if isinstance(found, Path):
-        return _vae_from_folder(found, dtype).to(device), found.resolve().name
-    return _vae_from_hub(found, dtype).to(device), found
 
 
 def load_pipeline(
@@ -203,73 +196,72 @@ def load_pipeline(
         FileNotFoundError: a folder without pipeline or weights, or an unreachable hub id.
     """
     from diffusers import WanPipeline  # brings transformers along
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     on = resolve_device(device)
     fallback = torch.bfloat16 if on.type == "cuda" else torch.float32
     as_dtype = resolve_dtype(dtype or fallback, on)
-    found = find_source(source, "pipeline", (TINY_WAN.name,))
+    found = _find_source(source, "pipeline", (TINY_WAN.name,))
     if isinstance(found, Path):
-        _check_folder(found)
-    try:
-        with hub(found, "pipeline", "model_index.json") as cached, loading_bars(progress):
+        _check_pipeline(found)
+    with ExitStack() as stack:
+        for bars in (diffusers_logging, transformers_logging):
+            if bars.is_progress_bar_enabled() and not progress:
+                bars.disable_progress_bar()
+                stack.callback(bars.enable_progress_bar)
+        try:
             pipeline = WanPipeline.from_pretrained(
                 found,
                 dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
                 use_safetensors=True,
-                local_files_only=cached,
+                local_files_only=stack.enter_context(_hub(found, "pipeline", "model_index.json")),
             )
-    except SafetensorError as error:
-        raise ValueError(f"{found} has a damaged weights file: {error}") from error
+        except SafetensorError as error:
+            raise ValueError(f"{found} has a damaged weights file: {error}") from error
     return pipeline.to(on)
 
 
-def _check_folder(folder: Path) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"{folder} holds no pipeline: model_index.json is not there")
-    kind = read_class(index)
-    if kind != "WanPipeline":
-        raise ValueError(f"{index} describes {kind!r}; vdkit generates with WanPipeline")
-    parts = json.loads(index.read_text())
-    for part in ("text_encoder", "vae", "transformer", "transformer_2"):
-        if parts.get(part, [None])[0] is None:
-            continue
-        if not (folder / part).is_dir():
-            raise FileNotFoundError(f"{index} lists {part}, but {folder / part} is not there")
-        check_weights(folder / part)
+def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
+    """The local folder, or the hub id, that ``source`` means; ``tiny-wan`` is a folder too.
 
-
-def _random_vae(
-    config: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> AutoencoderKLWan:
-    """The architecture with weights drawn from `SEED`; the caller's random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        vae = AutoencoderKLWan(**config)
-    return torch.nn.Module.to(vae, device, dtype)
-
-
-def _vae_from_folder(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
-    home = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
-    config_file = home / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no VAE: neither config.json nor vae/config.json is there"
+    For messages: ``kind`` says what is looked for, ``names`` what may stand for it.
+    """
+    name, path = str(source), Path(source)
+    if name == TINY_WAN.name:
+        if not TINY_WAN.is_dir():
+            raise FileNotFoundError(
+                f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
+                "vdkit; install from one, with pip install -e . (without --user or --target)"
+            )
+        return TINY_WAN
+    if path.suffix in _PICKLES:
+        raise ValueError(f"{path} {PICKLE}")
+    if name and path.is_dir():
+        return path
+    if name.startswith((".", "/", "~")) and not path.exists():
+        raise FileNotFoundError(f"{kind} folder {name!r} does not exist")
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(
+            f"{kind} source {name!r} is unknown; use {', '.join(names)}, a folder in diffusers' "
+            "layout, or a hub id owner/name"
         )
-    kind = read_class(config_file)
-    if kind != "AutoencoderKLWan":
-        raise ValueError(f"{config_file} describes {kind!r}; vdkit decodes AutoencoderKLWan")
-    check_weights(home)
-    return _read(str(home), None, dtype, cached=False)
+    return name
 
 
-def _vae_from_hub(name: str, dtype: torch.dtype) -> AutoencoderKLWan:
-    with hub(name, "VAE", "vae/config.json") as cached:
+def _load_vae(source: Path | str, dtype: torch.dtype) -> AutoencoderKLWan:
+    if isinstance(source, Path):
+        home = source / "vae" if (source / "vae" / "config.json").is_file() else source
+        missing = f"{source} holds no VAE: neither config.json nor vae/config.json is there"
+        _configuration(home / "config.json", "decodes AutoencoderKLWan", missing)
+        _check_weights(home)
+        return _read(str(home), None, dtype, cached=False)
+    with _hub(source, "VAE", "vae/config.json") as cached:
         try:
-            return _read(name, "vae", dtype, cached)
+            return _read(source, "vae", dtype, cached)
         except OSError:
             with suppress(OSError):
-                return _read(name, None, dtype, cached)
+                return _read(source, None, dtype, cached)
             raise
 
 
@@ -293,72 +285,36 @@ def _read(source: str, part: str | None, dtype: torch.dtype, cached: bool) -> Au
     return vae
 
 
-_CLONE = Path(__file__).parents[2] / "data"
-_INSTALLED = Path(sysconfig.get_path("data"), "share", "vdkit")
-TINY_WAN = (_CLONE if (_CLONE / "tiny-wan").is_dir() else _INSTALLED) / "tiny-wan"
-"""The trained miniature, of the clone that vdkit runs from or as installed; see its model card."""
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-def find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
-    """The local folder, or the hub id, that ``source`` means; ``tiny-wan`` is a folder too.
-
-    Args:
-        kind: what is looked for, for messages: ``decoder`` or ``pipeline``.
-        names: the words that are allowed beside folders and hub ids, for messages.
-
-    Raises:
-        ValueError: a pickle, or neither name, folder nor hub id.
-        FileNotFoundError: a path that does not exist, or a vdkit without its data.
-    """
-    name, path = str(source), Path(source)
-    if name == TINY_WAN.name:
-        if not TINY_WAN.is_dir():
-            raise FileNotFoundError(
-                f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
-                "vdkit; install from one, with pip install -e . (without --user or --target)"
-            )
-        return TINY_WAN
-    if path.suffix in _PICKLES:
-        raise ValueError(
-            f"{path} is a pickle, which can run code when read; convert it to safetensors first"
-        )
-    if name and path.is_dir():
-        return path
-    if name.startswith((".", "/", "~")) and not path.exists():
-        raise FileNotFoundError(f"{kind} folder {name!r} does not exist")
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(
-            f"{kind} source {name!r} is unknown; use {', '.join(names)}, a folder in diffusers' "
-            "layout, or a hub id owner/name"
-        )
-    return name
+def _check_pipeline(folder: Path) -> None:
+    index = folder / "model_index.json"
+    missing = f"{folder} holds no pipeline: model_index.json is not there"
+    parts = _configuration(index, "generates with WanPipeline", missing)
+    for part in ("text_encoder", "vae", "transformer", "transformer_2"):
+        if parts.get(part, [None])[0] is not None:
+            if not (folder / part).is_dir():
+                raise FileNotFoundError(f"{index} lists {part}, but {folder / part} is not there")
+            _check_weights(folder / part)
 
 
-def read_class(file: Path) -> str | None:
-    """``_class_name`` of a configuration in diffusers' layout.
-
-    Raises:
-        ValueError: no JSON, or no object in it.
-    """
+def _configuration(file: Path, does: str, missing: str) -> dict[str, Any]:
+    """A configuration in diffusers' layout, of the class whose name ends ``does``."""
+    if not file.is_file():
+        raise FileNotFoundError(missing)
     try:
-        return json.loads(file.read_text()).get("_class_name")
+        found: dict[str, Any] = json.loads(file.read_text())
+        kind = found.get("_class_name")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{file} is not a JSON configuration: {error}") from error
+    if kind != does.split()[-1]:
+        raise ValueError(f"{file} describes {kind!r}; vdkit {does}")
+    return found
 
 
-def check_weights(folder: Path) -> None:
-    """That a component's folder has safetensors and that they can be opened.
-
-    Raises:
-        ValueError: only pickles, or a damaged file.
-        FileNotFoundError: no weights.
-    """
+def _check_weights(folder: Path) -> None:
+    """That a component's folder has safetensors, not pickles, and that they can be opened."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        pickles = [entry.name for entry in folder.iterdir() if entry.suffix in _PICKLES]
-        if pickles:
+        if pickles := [entry.name for entry in folder.iterdir() if entry.suffix in _PICKLES]:
             raise ValueError(
                 f"{folder} holds weights only as a pickle ({pickles[0]}), which is refused; "
                 "convert it to safetensors"
@@ -370,7 +326,7 @@ def check_weights(folder: Path) -> None:
 
 
 @contextmanager
-def hub(source: Path | str, what: str, file: str) -> Iterator[bool]:
+def _hub(source: Path | str, what: str, file: str) -> Iterator[bool]:
     """Whether the ``what`` of a hub id can be had from the cache only; False for a folder.
 
     The hub is asked for ``file`` once; huggingface_hub would ask six times, in 24 s, for each file.
@@ -402,20 +358,3 @@ def hub(source: Path | str, what: str, file: str) -> Iterator[bool]:
         raise FileNotFoundError(
             f"{source!r} is no local folder, and the hub gave no Wan {what}: {why}"
         ) from error
-
-
-@contextmanager
-def loading_bars(shown: bool) -> Iterator[None]:
-    """The bars of diffusers and transformers while weights load; restored on leaving."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    homes = (diffusers_logging, transformers_logging)
-    hidden = [home for home in homes if home.is_progress_bar_enabled() and not shown]
-    for home in hidden:
-        home.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for home in hidden:
-            home.enable_progress_bar()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from vdkit.models.wan import WanDecoder
 
 GUIDANCE = (4.0, 3.0)
 """Guidance scales of the high-noise and the low-noise expert: Wan2.2-T2V-A14B's model card."""
+TEXT_TOKENS = 512
+"""What a prompt is padded to: WanPipeline's own default, which its ``encode_prompt`` has not."""
 
 
 class PromptWarning(UserWarning):
@@ -134,47 +138,57 @@ def generate_latents(
     """
     check_request(prompt, steps, seed, guidance, guidance_2)
     check_fit(pipeline, frames, height, width, steps)
-    check_keep_steps(keep_steps, steps)
-    for note in prompt_notes(pipeline, prompt, negative_prompt):
-        warnings.warn(note, PromptWarning, stacklevel=2)
-    watch = _Watch(pipeline._execution_device)
-    two = pipeline.transformer is not None and pipeline.transformer_2 is not None
-    with torch.inference_mode(), _bar("text encoder", 1, progress) as bar:
+    for step in keep_steps:
+        if step not in range(1, steps + 1):
+            near = min(max(round(step), 1), steps)
+            raise ValueError(f"keep_steps has {step}; steps are 1 to {steps}, e.g. {near}")
+    tokenizer = pipeline.tokenizer
+    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+        for note in _unread(tokenizer, text):
+            warnings.warn(f"the {name} has {note}", PromptWarning, stacklevel=2)
+    device, two = pipeline._execution_device, len(_experts(pipeline)) == 2
+    bars = partial(Bar, progress, unit="step", leave=True)
+    laps = _laps(device)
+    next(laps)
+    with torch.inference_mode(), bars(total=1, desc="text encoder") as bar:
         positive, negative = pipeline.encode_prompt(
             prompt,
             negative_prompt,
             do_classifier_free_guidance=guidance > 1,
             max_sequence_length=TEXT_TOKENS,
-            device=pipeline._execution_device,
+            device=device,
         )
-        stages = [Stage("text encoder", *watch.lap())]
+        stages = [Stage("text encoder", *next(laps))]
         bar.add()
     decoder = pipeline_decoder(pipeline)
     ran: list[str] = []
     keeping: list[KeptStep] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-        for name, module in experts(pipeline).items()
-    ]
 
-    def on_step(
-        _: WanPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, Any]
-    ) -> dict[str, Any]:
-        lap = watch.lap()
-        stages.append(Stage(f"step {step + 1}", *lap, expert=ran[-1], timestep=float(timestep)))
+    def plain(normalized: torch.Tensor) -> torch.Tensor:
+        return decoder.denormalize(normalized.float()).cpu()
+
+    def on_step(_: Any, step: int, timestep: torch.Tensor, tensors: dict[str, Any]) -> Any:
+        stages.append(Stage(f"step {step + 1}", *next(laps), ran[-1], float(timestep)))
         if step + 1 in keep_steps:
-            latents = _plain(decoder, tensors["latents"])
-            end = _predicted(pipeline.scheduler)
-            predicted = None if end is None else _plain(decoder, end)
+            # The clean latents that the step was made of, normalized, if the scheduler has them.
+            predicts = pipeline.scheduler.config.get("predict_x0")
+            ends = getattr(pipeline.scheduler, "model_outputs", None) if predicts else None
+            predicted = plain(ends[-1]) if ends else None
+            latents = plain(tensors["latents"])
             keeping.append(KeptStep(step + 1, ran[-1], float(timestep), latents, predicted))
-            watch.lap()
+            next(laps)
         bar.add(f"denoise, {ran[-1]} expert" if two else None)
         return tensors
 
-    quiet = getattr(pipeline, "_progress_bar_config", {})
-    pipeline.set_progress_bar_config(disable=True)
-    try:
-        with _bar("denoise", steps, progress) as bar:
+    with ExitStack() as stack:
+        for name, module in _experts(pipeline).items():
+            hook = module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+            stack.callback(hook.remove)
+        as_before = getattr(pipeline, "_progress_bar_config", {})
+        stack.callback(pipeline.set_progress_bar_config, **as_before)
+        pipeline.set_progress_bar_config(disable=True)
+        bar = stack.enter_context(bars(total=steps, desc="denoise"))
+        try:
             normalized = pipeline(
                 prompt_embeds=positive,
                 negative_prompt_embeds=negative,
@@ -188,18 +202,14 @@ def generate_latents(
                 output_type="latent",
                 callback_on_step_end=on_step,
             ).frames
-    except RuntimeError as error:  # of CUDA, or of the CPU's allocator
-        if "memory" not in str(error):
-            raise
-        line = str(error).strip().splitlines()[0]
-        raise MemoryError(
-            f"{frames} frames of {height}x{width} do not fit in memory; ask for fewer: {line}"
-        ) from error
-    finally:
-        pipeline.set_progress_bar_config(**quiet)
-        for hook in hooks:
-            hook.remove()
-    latents = _plain(decoder, normalized)
+        except RuntimeError as error:  # of CUDA, or of the CPU's allocator
+            if "memory" not in str(error):
+                raise
+            line = str(error).strip().splitlines()[0]
+            raise MemoryError(
+                f"{frames} frames of {height}x{width} do not fit in memory; ask for fewer: {line}"
+            ) from error
+    latents = plain(normalized)
     metadata = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -215,76 +225,43 @@ def generate_latents(
     return GeneratedLatents(
         latents,
         tuple(stages),
-        unknown_words(pipeline, prompt),
+        _unknown_words(tokenizer, prompt),
         metadata,
-        tuple(pipeline.tokenizer(prompt, verbose=False).input_ids[:TEXT_TOKENS]),
+        tuple(tokenizer(prompt, verbose=False).input_ids[:TEXT_TOKENS]),
         positive.clone().cpu(),  # as an ordinary tensor, not one of inference mode
         tuple(keeping),
     )
 
 
-def _plain(decoder: WanDecoder, normalized: torch.Tensor) -> torch.Tensor:
-    """De-normalized, float32, on the CPU."""
-    return decoder.denormalize(normalized.float()).cpu()
+def _laps(device: torch.device) -> Iterator[tuple[float, int | None]]:
+    """Seconds since the lap before, and the most bytes that were allocated in it on a GPU."""
+    since_s, peak = 0.0, None
+    while True:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            peak = torch.cuda.max_memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        before, since_s = since_s, time.perf_counter()
+        yield since_s - before, peak
 
 
-def _predicted(scheduler: Any) -> torch.Tensor | None:
-    """The clean latents that the scheduler's last step was made of, normalized, if it has them."""
-    outputs = getattr(scheduler, "model_outputs", None)
-    return outputs[-1] if outputs and scheduler.config.get("predict_x0") else None
+def _unknown_words(tokenizer: Any, text: str) -> tuple[str, ...]:
+    """The words, in order, of which the tokenizer does not know a part."""
+    unknown = tokenizer.unk_token_id
+    words = () if unknown is None else dict.fromkeys(text.split())
+    return tuple(w for w in words if unknown in tokenizer(w, add_special_tokens=False).input_ids)
 
 
-class _Watch:
-    """Seconds and peak VRAM from lap to lap."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.since_s = device, 0.0
-        self.lap()
-
-    def lap(self) -> tuple[float, int | None]:
-        """Seconds since the lap before, and the most that was allocated in it."""
-        peak = None
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            peak = torch.cuda.max_memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-        before, self.since_s = self.since_s, time.perf_counter()
-        return self.since_s - before, peak
+def _unread(tokenizer: Any, text: str) -> Iterator[str]:
+    """What the model will not read of a prompt, in words."""
+    if strange := _unknown_words(tokenizer, text):
+        yield f"words the tokenizer does not know: {', '.join(map(repr, strange))}"
+    tokens = len(tokenizer(text, verbose=False).input_ids)
+    if tokens > TEXT_TOKENS:
+        yield f"{tokens} tokens; only the first {TEXT_TOKENS} are read"
 
 
-def _bar(name: str, total: int, shown: bool) -> Bar:
-    return Bar(shown, total=total, desc=name, unit="step", leave=True)
-
-
-TEXT_TOKENS = 512
-"""What a prompt is padded to: WanPipeline's own default, which its ``encode_prompt`` has not."""
-
-
-def unknown_words(pipeline: WanPipeline, prompt: str) -> tuple[str, ...]:
-    """The prompt's words, in order, of which the tokenizer does not know a part."""
-    unknown = pipeline.tokenizer.unk_token_id
-    return tuple(
-        word
-        for word in dict.fromkeys(prompt.split())
-        if unknown is not None
-        and unknown in pipeline.tokenizer(word, add_special_tokens=False).input_ids
-    )
-
-
-def prompt_notes(pipeline: WanPipeline, prompt: str, negative_prompt: str = "") -> list[str]:
-    """What the model will not read of the two prompts, in words; empty if it reads it all."""
-    notes = []
-    for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
-        if strange := unknown_words(pipeline, text):
-            listed = ", ".join(map(repr, strange))
-            notes.append(f"the {name} has words the tokenizer does not know: {listed}")
-        tokens = len(pipeline.tokenizer(text, verbose=False).input_ids)
-        if tokens > TEXT_TOKENS:
-            notes.append(f"the {name} has {tokens} tokens; only the first {TEXT_TOKENS} are read")
-    return notes
-
-
-def experts(pipeline: WanPipeline) -> dict[str, torch.nn.Module]:
+def _experts(pipeline: WanPipeline) -> dict[str, torch.nn.Module]:
     """The pipeline's transformers by what stages call them."""
     first, second = pipeline.transformer, pipeline.transformer_2
     if first is not None and second is not None:
@@ -312,14 +289,6 @@ def check_request(
             raise ValueError(f"{name} is {scale}; use 0 or more, 1 for none")
 
 
-def check_keep_steps(keep_steps: Collection[int], steps: int) -> None:
-    """ValueError unless each is one of the steps, counted from 1."""
-    for step in keep_steps:
-        if step not in range(1, steps + 1):
-            near = min(max(round(step), 1), steps)
-            raise ValueError(f"keep_steps has {step}; steps are 1 to {steps}, e.g. {near}")
-
-
 def check_fit(pipeline: WanPipeline, frames: int, height: int, width: int, steps: int) -> None:
     """What can be seen to be wrong once it is loaded; raises as `generate_latents`."""
     if not isinstance(pipeline, WanPipeline):
@@ -330,7 +299,7 @@ def check_fit(pipeline: WanPipeline, frames: int, height: int, width: int, steps
             f"steps is {steps}; the scheduler has {most} noise levels, use 1 to {most}"
         )
     latent_frames(frames, pipeline.vae_scale_factor_temporal)
-    config: Any = next(iter(experts(pipeline).values())).config
+    config: Any = next(iter(_experts(pipeline).values())).config
     patch = config.patch_size
     for name, side, times in (("height", height, patch[1]), ("width", width, patch[2])):
         factor = pipeline.vae_scale_factor_spatial * times

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import (
     CUDA_ONLY,
@@ -98,7 +98,6 @@ class Recommendation:
         reason: one sentence.
         what_if: the largest gain first.
         candidates: every setting asked about, also those over the limits.
-        evidence: for the costs; None if none was given.
         remarks: what makes the advice doubtful, in sentences: an error that is larger than
             `NEAR_PERCENT`, a machine that was disturbed.
     """
@@ -111,7 +110,6 @@ class Recommendation:
     reason: str
     what_if: tuple[WhatIf, ...]
     candidates: tuple[Candidate, ...]
-    evidence: Evidence | None
     remarks: tuple[str, ...]
 
 
@@ -162,31 +160,29 @@ def recommend(
         what_if.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
     what_if.sort(key=lambda one: -one.gain_percent)
     busy = _busy_s(chosen.prediction)
-    bound, most_s = next(iter(busy.items()))
-    doing = [f"{_RESOURCES[name].doing} ({seconds(busy[name])})" for name in [*busy][:2]]
-    held = f"not bound by one step: {' and '.join(doing)} overlap only in part in"
-    held = f"{held} {seconds(chosen.latency_s)}"
-    bounded = most_s >= BOUND * chosen.latency_s
-    if bounded:
-        takes = f"takes {seconds(most_s)} of {seconds(chosen.latency_s)}"
-        held = f"{bound}-bound: {_RESOURCES[bound].doing} {takes}"
-    if bounded and bound == "storage" and costs.storage is not None:
+    most, most_s = next(iter(busy.items()))
+    bound, took = most if most_s >= BOUND * chosen.latency_s else None, seconds(chosen.latency_s)
+    if bound is None:
+        doing = [f"{_RESOURCES[name][1]} ({seconds(busy[name])})" for name in [*busy][:2]]
+        held = f"not bound by one step: {' and '.join(doing)} overlap only in part in {took}"
+    elif bound == "storage" and costs.storage is not None:
         fastest = seconds(min(candidate.latency_s for candidate in candidates))
         speed = f"{costs.storage.mb_per_s:g} MB/s"
         held = f"storage-bound: {speed} holds every setting at {fastest} or more"
+    else:
+        held = f"{bound}-bound: {_RESOURCES[bound][1]} takes {seconds(most_s)} of {took}"
     more_s = asked(costs, config=replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
     slots_help = more_s * (1 + margin / 100) < chosen.latency_s
     helps = "more slots do not help"
     if slots_help:
         helps = f"more slots would bring {seconds(more_s)} but are not allowed"
-    first, and_so = what_if[0], "and " * slots_help
-    remedy = f"{and_so}{_RESOURCES[first.resource].remedy} does (x 2: {seconds(first.latency_s)})"
-    if first.gain_percent < margin:
-        remedy = "and neither does a resource of twice the speed"
+    first, remedy = what_if[0], "and neither does a resource of twice the speed"
+    if first.gain_percent >= margin:
+        better = f"{_RESOURCES[first.resource][2]} does (x 2: {seconds(first.latency_s)})"
+        remedy = f"{'and ' * slots_help}{better}"
     return Recommendation(
-        chosen.config, chosen.prediction, best_s, margin, bound if bounded else None,
-        f"{held}; {helps}, {remedy}", tuple(what_if), tuple(candidates), evidence,
-        _remarks(evidence),
+        chosen.config, chosen.prediction, best_s, margin, bound, f"{held}; {helps}, {remedy}",
+        tuple(what_if), tuple(candidates), _remarks(evidence),
     )  # fmt: skip
 
 
@@ -205,9 +201,9 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
             "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
             "StageCosts.vram_bytes"
         )
-    limited = {name: most for name in _LIMITED if (most := getattr(limits, name)) is not None}
-    used = {name: getattr(made.run, _LIMITED[name][1]) for name in limited}
-    return tuple(name for name, most in limited.items() if used[name] > most)
+    used = {name: getattr(made.run, called) for name, (_, called, *_) in _LIMITED.items()}
+    most = {name: getattr(limits, name) for name in _LIMITED}
+    return tuple(name for name in used if most[name] is not None and used[name] > most[name])
 
 
 def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
@@ -221,28 +217,21 @@ def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
     return ", ".join(said) + "; loosen one, or allow smaller chunks or fewer slots"
 
 
-class _Resource(NamedTuple):
-    """Its step of a chunk, what it does, and what twice its speed is, in words."""
-
-    step: str
-    doing: str
-    remedy: str
-
-
 _RESOURCES = {
-    "decoder": _Resource("decode", "decoding", "a faster decoder"),
-    "storage": _Resource("write", "writing", "a faster disk"),
-    "PCIe": _Resource("copy", "copying", "a faster link to the host"),
-    "host": _Resource("convert", "converting on the host", ""),
+    "decoder": ("decode", "decoding", "a faster decoder"),
+    "storage": ("write", "writing", "a faster disk"),
+    "PCIe": ("copy", "copying", "a faster link to the host"),
+    "host": ("convert", "converting on the host", ""),
 }
+"""Each resource: its step of a chunk, what it does, and what twice its speed is, in words."""
 
 
 def _busy_s(made: Prediction) -> dict[str, float]:
     """Seconds that each resource works in the run, the most first, waiting for others left out."""
     run = made.run
     busy = {
-        name: sum(chunk.span_s(one.step) or 0.0 for chunk in run.chunks)
-        for name, one in _RESOURCES.items()
+        name: sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
+        for name, (step, *_) in _RESOURCES.items()
     }
     busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
     return dict(sorted(busy.items(), key=lambda one: -one[1]))

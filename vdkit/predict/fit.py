@@ -357,10 +357,11 @@ class CostBook:
             machine, decoder or load.decoder, load.variant, load.dtype, load.height, load.width,
             sink or result.sink.kind,
         )  # fmt: skip
-        # Another file system has writes of its own.
-        alike = [one for one in self._results.get(key, []) if one.sink == result.sink]
         new = result.config, result.arms.keys()
-        kept = [one for one in alike if (one.config, one.arms.keys()) != new]
+        kept = [  # another file system has writes of its own
+            one for one in self._results.get(key, [])
+            if one.sink == result.sink and (one.config, one.arms.keys()) != new
+        ]  # fmt: skip
         self._results[key] = [*kept, result]
         self._fitted.pop(key, None)
         return True
@@ -398,7 +399,8 @@ class CostBook:
         """
         if wanted in self._results:
             count = len(self._results[wanted])
-            return self._known(wanted, f"measured ({count} benchmark{'s' * (count > 1)})")
+            origin = f"measured ({count} benchmark{'s' * (count > 1)})"
+            return Known(self._fit(wanted), origin, True, self._sizes(wanted))
         same = attrgetter("machine", "decoder", "variant", "dtype")
         near = [key for key in self._results if same(key) == same(wanted)]
         if not near:
@@ -417,11 +419,10 @@ class CostBook:
             said.append(words)
         if not said:  # the same pixels in another shape
             said.append(f"those of {base.height}x{base.width}")
-        return self._known(base, "a guess: " + ", ".join(said), costs)
+        return Known(costs, f"a guess: {', '.join(said)}", False, self._sizes(base))
 
-    def _known(self, key: Decoding, origin: str, guess: StageCosts | None = None) -> Known:
-        sizes = tuple(sorted({result.config.chunk_size for result in self._results[key]}))
-        return Known(guess or self._fit(key), origin, guess is None, sizes)
+    def _sizes(self, key: Decoding) -> tuple[int, ...]:
+        return tuple(sorted({result.config.chunk_size for result in self._results[key]}))
 
     def _fit(self, key: Decoding) -> StageCosts:
         if key not in self._fitted:

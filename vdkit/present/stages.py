@@ -18,20 +18,19 @@ from vdkit.present.style import (
     MODE_COLORS,
     TONES,
     WIDTH_IN,
+    ChartRow,
+    Part,
     chart,
     keep_data,
     legend_below,
-    name_rows,
-    say,
+    row_chart,
 )
 from vdkit.present.table import Cell, Number, Table, significant
-from vdkit.present.timeline import BAR, draw_bars
 from vdkit.record import derived
 from vdkit.trace import chunk_steps
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from vdkit.decode.chunks import DecodeResult
@@ -150,54 +149,32 @@ EXPERT_TONES = {
 
 def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
     """When each stage worked, a block for each step or chunk, and on a GPU its peak memory."""
-    on_gpu = any(row.peak_vram_bytes is not None for row in rows)
-    grid = {"width_ratios": [2.4, 1][: 1 + on_gpu]}
-    height = 0.75 + 0.36 * len(rows)
-    with chart(height, 1, 1 + on_gpu, title, sharey=True, gridspec_kw=grid) as (figure, axes):
-        _draw_time(axes[0, 0], rows)
-        for ax in axes[0, 1:]:
-            peaks_gb = [(row.peak_vram_bytes or 0) / 1e9 for row in rows]
-            for index, (row, peak_gb) in enumerate(zip(rows, peaks_gb, strict=True)):
-                ax.barh(index, peak_gb, height=0.7, color=_tones(rows, row)[0])
-                say(ax, peak_gb + 0.02 * max(peaks_gb), index, str(significant(peak_gb)))
-            ax.tick_params(axis="y", length=0)
-            ax.set(xlim=(0, 1.25 * max(peaks_gb)), xlabel="peak VRAM, GB")
-    columns = ("stage", "call", "start_s", "stop_s", "peak_vram_bytes")
-    return keep_data(
-        figure,
-        [
-            dict(zip(columns, (row.name, call, *span, row.peak_vram_bytes), strict=True))
-            for row in rows
-            for call, span in enumerate(row.spans_s)
-        ],
-    )
-
-
-def _tones(rows: Sequence[StageRow], row: StageRow) -> tuple[str, str]:
-    if row.expert is not None:
-        return EXPERT_TONES[row.expert]
-    return TONES["compute" if row is rows[-1] else "write"]
-
-
-def _draw_time(ax: Axes, rows: Sequence[StageRow]) -> None:
     whole_s = sum(row.seconds for row in rows)
-    for index, row in enumerate(rows):
-        starts, stops = np.array(row.spans_s).T
-        tones = [_tones(rows, row)[call % 2] for call in range(len(starts))]
-        draw_bars(ax, starts, stops - starts, index - BAR, index + BAR, tones)
-        share = 100 * row.seconds / whole_s
-        words = f"{significant(row.seconds)} s, {significant(share)} %"
-        room = 0.012 * whole_s
-        if stops[-1] > 0.8 * whole_s and starts[0] > 0.25 * whole_s:  # the room is in front of it
-            say(ax, starts[0] - room, index, words, ha="right")
-        else:
-            say(ax, stops[-1] + room, index, words)
-    name_rows(ax, [row.name for row in rows])
-    ax.spines["left"].set_visible(False)
-    ax.set(
-        xlim=(0, 1.02 * whole_s), ylim=(len(rows) - 0.5, -0.5),
-        xlabel="time since the prompt, s (a block is a step or a chunk)",
-    )  # fmt: skip
+    tones = [EXPERT_TONES[row.expert] if row.expert else TONES["write"] for row in rows]
+    tones[-1] = TONES["compute"]
+    panels: dict[str, list[ChartRow]] = {"": [], " ": []}
+    for row, tone in zip(rows, tones, strict=True):
+        at = begin = row.spans_s[0][0]
+        parts = []
+        for call, (start, stop) in enumerate(row.spans_s):
+            waited = [Part("between", start - at, "none")] if start > at else []
+            parts += [*waited, Part(f"call {call}, s", stop - start, tone[call % 2])]
+            at = stop
+        share = f"{significant(row.seconds)} s, {significant(100 * row.seconds / whole_s)} %"
+        panels[""].append(ChartRow(row.name, parts, share, left=begin))
+        if row.peak_vram_bytes is not None:
+            peak_gb = row.peak_vram_bytes / 1e9
+            peak = Part("peak VRAM, GB", peak_gb, tone[0])
+            panels[" "].append(ChartRow(row.name, [peak], str(significant(peak_gb))))
+    panels = {title: some for title, some in panels.items() if some}
+    grid, words = {"width_ratios": (2.4, 1)[: len(panels)]}, "time since the prompt, s"
+    options: Any = {"title": title, "across": True, "sharex": False, "gridspec_kw": grid}
+    limits = (0.0, 1.35 * whole_s)
+    words += " (a block is a step or a chunk)"
+    with row_chart(panels, words, limits, row_in=0.36, **options) as (figure, axes):
+        for ax in axes[1:]:
+            ax.set(xlim=(0, 1.3 * ax.dataLim.x1), xlabel="peak VRAM, GB")
+    return figure
 
 
 def plot_denoising(
@@ -317,22 +294,21 @@ def vram_words(points: Sequence[derived.VramPoint]) -> str:
     Raises:
         ValueError: no length has both ``diffusers`` and ``async``.
     """
-    whole = {p.frames: p for p in points if p.mode == "diffusers"}
-    chunked = {p.frames: p for p in points if p.mode == "async"}
-    both = sorted(whole.keys() & chunked.keys())
-    if not both:
-        raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
-    longest = both[-1]
-    text = (
-        f"{longest} frames decoded whole need {whole[longest].peak_bytes / 1e9:.2f} GB, in chunks "
-        f"{chunked[longest].peak_bytes / 1e9:.2f} GB."
+    whole, chunked = (
+        {p.frames: p.peak_bytes / 1e9 for p in points if p.mode == mode}
+        for mode in ("diffusers", "async")
     )
-    growth = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
-    if growth[0] is not None and growth[1] is not None:
-        text += (
-            f" Over all lengths a frame adds {growth[0] / 1e6:.2f} MB on average to the first and "
-            f"{growth[1] / 1e6:.2f} MB to the second."
-        )
+    if not (both := whole.keys() & chunked.keys()):
+        raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
+    text = (
+        f"{max(both)} frames decoded whole need {whole[max(both)]:.2f} GB, in chunks "
+        f"{chunked[max(both)]:.2f} GB."
+    )
+    grows = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
+    first, second = (f"{(one or 0) / 1e6:.2f} MB" for one in grows)
+    if None not in grows:
+        text += f" Over all lengths a frame adds {first} on average to the first and {second} to "
+        text += "the second."
     return text
 
 

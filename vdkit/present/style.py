@@ -6,6 +6,7 @@ it with ``savefig`` or `vdkit.save_figure`.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from vdkit.record.store import new_paths, written
 
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""
+WARNING_CHARACTERS = 92
+"""Of a line above such a figure."""
 
 # Okabe and Ito's color-blind safe palette, a light and a dark tone for even and odd chunks.
 TONES = {
@@ -92,7 +95,8 @@ def chart(
         warning: red words above the title, which is red then, too.
         options: of `matplotlib.pyplot.subplots`.
     """
-    words = "\n".join(filter(None, (warning, title)))
+    lines = [textwrap.fill(line, WARNING_CHARACTERS) for line in warning.splitlines()]
+    words = "\n".join(filter(None, (*lines, title)))
     given: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
     given["figsize"] = (WIDTH_IN, height_in + 0.12 * words.count("\n"))
     with plt.rc_context(STYLE):

@@ -293,10 +293,7 @@ def busy_percent(run: Recorded) -> dict[str, float]:
     """
     compute, _, starts = record_intervals(run)
     windows = {"run": run_window(run)} | steady_windows(starts)
-    return {
-        name: 100 * length(clip(compute, (start, stop))) / (stop - start)
-        for name, (start, stop) in windows.items()
-    }
+    return {n: 100 * length(clip(compute, w)) / (w[1] - w[0]) for n, w in windows.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdkit.models.fast.blocks import Network, NoPasses, Passes, Work
-from vdkit.models.fast.layers import FastState, Pixels, PlainPasses, Space, StageFrames, why_plain
-from vdkit.models.wan import WanDecoder, check_order
+from vdkit.models.fast import Network, NoPasses, Pixels, PlainPasses, Space, Work, why_plain
+from vdkit.models.wan import WanBase, check_order
 
 if TYPE_CHECKING:
-    from vdkit.models.fast.launch import KernelPasses
+    from vdkit.models.fast.kernels import KernelPasses
 
 
-class FastWanDecoder:
+@dataclass(slots=True, weakref_slot=True)
+class FastState:
+    """One video being decoded."""
+
+    latents: torch.Tensor  # [T, h, w, C] after ``post_quant_conv``
+    space: Space  # what its convolutions remember
+    next_start: int = 0  # the latent frame that has to come next
+    ran: dict[Any, int] = field(default_factory=dict)  # kind of chunk to the buffers of its last
+
+
+class FastWanDecoder(WanBase):
     """The same frames as `WanDecoder`, within rounding, from the same weights; a `ChunkDecoder`.
 
     Rounding differs from diffusers': sums, norms and SiLU are float32 and rounded once, and where
@@ -47,28 +57,22 @@ class FastWanDecoder:
     _lock = threading.RLock()
 
     def __init__(self, vae: AutoencoderKLWan, name: str, kernels: bool = True) -> None:
-        self._stock = WanDecoder(vae, name)
-        self._post_quant = vae.post_quant_conv
-        self._network = Network(vae.decoder, vae.device)
-        self.name, self.device, self.dtype = name, self._stock.device, self._stock.dtype
-        self.latent_channels = self._stock.latent_channels
-        self.spatial_factor = self._stock.spatial_factor
-        self.temporal_factor = self._stock.temporal_factor
+        super().__init__(vae, name)
+        self._network = Network(vae.decoder, self.device)
         self._patch: int = vae.config.patch_size or 1
-        self._passes: Passes = PlainPasses()
-        convolutions = self._network.convolutions()
+        self._passes = PlainPasses()
         self._kernels: KernelPasses | None = None
+        convolutions = self._network.convolutions()
         reason: str | None = "as asked for"
         if kernels:
             reason = why_plain(self.device, self.dtype, [one.channels for one in convolutions])
-        self.notes: tuple[str, ...] = ()
         if reason is not None:
-            self.notes = (f"fast decoder in plain torch: {reason}", *self._stock.notes)
+            self.notes = (f"fast decoder in plain torch: {reason}", *self.notes)
         else:
-            from vdkit.models.fast.launch import KernelPasses
+            from vdkit.models.fast.kernels import KernelPasses
 
-            self._kernels = KernelPasses(self.device, convolutions)
-            self._passes = self._kernels
+            self._passes = self._kernels = KernelPasses(self.device, convolutions)
+            self.notes = ()
         self._graphs = self._kernels is not None and self.device.type == "cuda"
         self._idle: dict[tuple[int, int], list[Space]] = {}
 
@@ -91,8 +95,7 @@ class FastWanDecoder:
                 f"latents are {latents.dtype} {shape}; {self.dtype} [1, {wanted[1]}, T, h, w] is "
                 "needed"
             )
-        height, width = latents.shape[3:]
-        size = (height, width)
+        size = (shape[3], shape[4])
         with self._lock:
             self._idle = {size: self._idle.get(size, [])}
             idle = self._idle[size]
@@ -101,8 +104,8 @@ class FastWanDecoder:
             torch.cuda.current_stream(self.device).wait_event(space.done)
         space.clear()
         rows = latents[0].permute(1, 2, 3, 0)  # a 1x1x1 convolution is a matrix product
-        made = F.linear(rows, self._post_quant.weight.flatten(1), self._post_quant.bias)
-        state = FastState(made, space)
+        first = self.vae.post_quant_conv
+        state = FastState(F.linear(rows, first.weight.flatten(1), first.bias), space)
         weakref.finalize(state, idle.append, space).atexit = False
         return state
 
@@ -115,9 +118,7 @@ class FastWanDecoder:
         Raises:
             ValueError: the chunk does not follow the one before, or the first is not (0, 1).
         """
-        check_order(state.next_start, start, stop, len(state.latents))
-        frames, height, width = self._size_of(state, start, stop)
-        shape = (1, 3, frames, height, width)
+        shape = (1, 3, *self._size_of(state, start, stop))
         target = torch.empty(shape, dtype=self.dtype, device=self.device)
         with self._lock:
             self._decode(state, start, stop, target)
@@ -137,7 +138,6 @@ class FastWanDecoder:
         Raises:
             ValueError: as `decode_chunk`, or ``out`` is not such a contiguous tensor.
         """
-        check_order(state.next_start, start, stop, len(state.latents))
         expected = (*self._size_of(state, start, stop), 3)
         fits = out.shape == expected and out.dtype == torch.uint8 and out.is_contiguous()
         if not fits or out.device != self.device:
@@ -150,20 +150,21 @@ class FastWanDecoder:
             return state.space.control[2] != 0
 
     def _size_of(self, state: FastState, start: int, stop: int) -> tuple[int, int, int]:
+        """Frames, height and width of a chunk, which has to be the next one."""
+        check_order(state.next_start, start, stop, len(state.latents))
         frames = 1 if start == 0 else (stop - start) * self.temporal_factor
         height, width = (side * self.spatial_factor for side in state.latents.shape[1:3])
         return frames, height, width
 
     def _decode(self, state: FastState, start: int, stop: int, target: torch.Tensor) -> None:
-        space, step = state.space, StageFrames(start, 1, 0, stop - start)
-        latents = state.latents[start:stop]
-        ring = space.ring(self._network.conv_in, step, (latents.shape[1], latents.shape[2]))
-        for slot, frame in zip(ring.numbers(step, 0, step.frames), latents, strict=True):
+        space, latents = state.space, state.latents[start:stop]
+        work = Work(self._passes, space, start, 1, 0, stop - start)
+        ring = space.ring(self._network.conv_in, work, (latents.shape[1], latents.shape[2]))
+        for slot, frame in zip(ring.numbers(work, 0, work.frames), latents, strict=True):
             ring.inner()[slot].copy_(frame)
         space.control[0].fill_(start)
         space.control[1].fill_(target.data_ptr())
-        kind, pixels = (step.frames, target.dtype), Pixels(target, self._patch)
-        work = Work(self._passes, space, step)
+        kind, pixels = (work.frames, target.dtype), Pixels(target, self._patch)
         again = start > 0 and state.ran.get(kind) == space.buffers  # all that it needs is there
         if again and self._graphs and kind not in space.graphs:
             graph = torch.cuda.CUDAGraph()
@@ -202,19 +203,18 @@ class FastWanDecoder:
             )
         if self._kernels is None:
             return
-        count = 1 + 3 * chunk_size
-        shape = (1, self.latent_channels, count, height, width)
+        shape = (1, self.latent_channels, 1 + 3 * chunk_size, height, width)
         latents = torch.zeros(shape, dtype=self.dtype, device=self.device)
         with self._lock, self._kernels.planning():
-            self._all_kinds(latents, 1 + chunk_size, chunk_size)
-        self._all_kinds(latents, count, chunk_size)
+            self._all_kinds(latents[:, :, : 1 + chunk_size], chunk_size)
+        self._all_kinds(latents, chunk_size)
 
-    def _all_kinds(self, latents: torch.Tensor, count: int, step: int) -> None:
-        """Decode ``count`` latent frames in chunks of ``step``, into both kinds of target."""
+    def _all_kinds(self, latents: torch.Tensor, chunk_size: int) -> None:
+        """Decode ``latents`` in whole chunks, into both kinds of target."""
         for into in (False, True):
             state = self.begin(latents)
-            for start in (0, *range(1, count, step)):
-                stop = min(start + step, count) if start else 1
+            for start in (0, *range(1, latents.shape[2], chunk_size)):
+                stop = start + chunk_size if start else 1
                 if into:
                     shape = (*self._size_of(state, start, stop), 3)
                     out = torch.empty(shape, dtype=torch.uint8, device=self.device)
@@ -222,14 +222,6 @@ class FastWanDecoder:
                 else:
                     self.decode_chunk(state, start, stop)
             del state  # gives its memory back before the next begins
-
-    def denormalize(self, latents: torch.Tensor) -> torch.Tensor:
-        """As `WanDecoder.denormalize`."""
-        return self._stock.denormalize(latents)
-
-    def weights_sha256(self) -> str:
-        """Hash of the weights that decode, as `WanDecoder.weights_sha256`."""
-        return self._stock.weights_sha256()
 
     def working_bytes(self, chunk_size: int, height: int, width: int) -> int:
         """Estimated device bytes of a decode beside the weights and the ring.
@@ -256,14 +248,11 @@ class FastWanDecoder:
         self, start: int, stop: int, height: int, width: int
     ) -> tuple[Space, torch.Tensor, NoPasses]:
         """A walk through a chunk that takes no memory and makes nothing."""
-        space, step = (
-            Space(torch.device("meta"), self.dtype),
-            StageFrames(start, 1, 0, stop - start),
-        )
-        frames = (stop - start) * self.temporal_factor if start else 1
-        shape = (1, 3, frames, height * self.spatial_factor, width * self.spatial_factor)
+        space, passes = Space(torch.device("meta"), self.dtype), NoPasses(self._passes)
+        latents = torch.empty(stop, height, width, 0, device="meta")
+        shape = (1, 3, *self._size_of(FastState(latents, space, start), start, stop))
         target = torch.empty(shape, dtype=self.dtype, device="meta")
-        ring = space.ring(self._network.conv_in, step, (height, width))
-        passes = NoPasses(self._passes)
-        self._network.run(Work(passes, space, step), ring, Pixels(target, self._patch), start == 0)
+        work = Work(passes, space, start, 1, 0, stop - start)
+        ring = space.ring(self._network.conv_in, work, (height, width))
+        self._network.run(work, ring, Pixels(target, self._patch), start == 0)
         return space, target, passes

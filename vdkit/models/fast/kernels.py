@@ -1,4 +1,4 @@
-"""A causal convolution with all that follows it in one Triton kernel, and a norm on its own.
+"""The fast decoder's passes by Triton: a causal convolution with all that follows it, and a norm.
 
 Frames have a border of one pixel of zeros, [H + 2, W + 2, C]. Seen as rows of C values, each tap of
 a convolution is then the same rows at a fixed distance, and the convolution a sum of matrix
@@ -11,9 +11,23 @@ convolution reads.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from vdkit.models.fast import Convolution, Frames, Job, PlainPasses, Work
+
+ALIGNED = 16  # channels: what a tensor core multiplies at once
+_NORM_VALUES = 4096  # that a program of the norm holds
 EPSILON = tl.constexpr(1e-12)
 """Of torch.nn.functional.normalize, which diffusers' norm calls."""
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: added and taken away, float32 rounds half to even
@@ -227,3 +241,175 @@ def convolve(
                 if N2 > 0:
                     made = _norm_silu(s2, square, tl.load(gain + c2), True)
                     normed2.store([at, p0, N1], made.to(x.dtype).reshape(1, BM, N2))
+
+
+class KernelPasses(PlainPasses):
+    """A convolution with what follows it in one kernel, and a norm.
+
+    Args:
+        convolutions: all that will run; their weights are laid out once, here.
+    """
+
+    def __init__(self, device: torch.device, convolutions: Sequence[Convolution]) -> None:
+        self._interpreted = device.type == "cpu"
+        self._shared_bytes, self._registers = 1 << 20, None
+        if not self._interpreted:
+            properties: Any = torch.cuda.get_device_properties(device)
+            self._shared_bytes = properties.shared_memory_per_block_optin
+            if properties.major == 9:  # for three programs at once; later GPUs would spill
+                self._registers = 168
+        self._laid_out = {one: _laid_out(one) for one in convolutions}
+        self._planned: dict[Any, Callable[[], object]] | None = None
+
+    def fuses(self, job: Job) -> bool:
+        """Whether a program holds all columns, so that it can normalize."""
+        tiles = self._tiles(job)
+        return tiles["N1"] + tiles["N2"] == job.convolution.out
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Inside, nothing is launched; on leaving, what would have been is compiled, in parallel.
+
+        A kernel that has been compiled on this machine before comes from Triton's cache.
+        """
+        self._planned = {}
+        try:
+            yield
+            builds = list(self._planned.values())
+        finally:
+            self._planned = None
+        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+        with ThreadPoolExecutor(len(cores)) as pool:
+            for built in [pool.submit(build) for build in builds]:
+                built.result()
+
+    def _launch(self, kernel: Any, grid: tuple[int, int], *args: Any, **options: Any) -> None:
+        if self._planned is None:
+            kernel[grid](*args, **options)
+            return
+        shapes = tuple(tuple(getattr(arg, "block_shape", ())) for arg in args)
+        key = (kernel, shapes, tuple(options.items()))
+        self._planned[key] = partial(kernel.warmup, *args, grid=grid, **options)
+
+    def _tiles(self, job: Job) -> dict[str, Any]:
+        """How a convolution is cut; the figures were the fastest of some twenty on an H200.
+
+        BM, TT: rows and frames of a program. K: channels of a step. N1, N2: columns, in two parts
+        where their number is no power of two. num_stages: steps whose operands are on their way at
+        once. maxnreg: registers of a thread, so that more programs run at once.
+        """
+        convolution = job.convolution
+        doubling, total = convolution.doubling, self._laid_out[convolution][0].shape[1]
+        wide, narrow = split(convolution.out if doubling else total)
+        columns = wide + narrow
+        depth = min(convolution.channels & -convolution.channels, 64)
+        rows, frames, registers = 128, 1, None
+        if convolution.kernel == (3, 3, 3) and columns <= 96 and job.work.frames % 2 == 0:
+            depth, frames, stages = min(depth, 32), 2, 3
+            if columns > 16:
+                rows, stages, registers = 64, 2, self._registers
+        elif columns > 128:  # smaller steps leave room for a second program
+            depth, stages = min(depth, 32), 4
+        else:
+            room = self._shared_bytes // (2 * depth * (128 + columns))
+            stages = max(1, min(3, room))
+        tiles = {"BM": rows, "K": depth, "N1": wide, "N2": narrow, "TT": frames}
+        if self._interpreted:
+            return tiles
+        return tiles | {"num_warps": 4, "num_stages": stages, "maxnreg": registers}
+
+    def convolve(self, job: Job) -> None:
+        """Carry out ``job``."""
+        convolution, work, source, tiles = job.convolution, job.work, job.source, self._tiles(job)
+        matrix, bias = self._laid_out[convolution]
+        named = {"AROUND": job.around, "SUMMED": job.summed, "NORMED": job.normed}
+        for frames in (source, *named.values()):
+            if frames is not None and not frames.data.is_contiguous():
+                raise RuntimeError(
+                    f"frames of shape {tuple(frames.data.shape)} have strides "
+                    f"{frames.data.stride()}: the kernels need them contiguous"
+                )
+        widths = (tiles["N1"], tiles["N2"] or tiles["N1"])
+        places: list[Any] = []  # tiles of both column parts, or twice the address
+        slots: list[int] = []
+        for name, frames in named.items():
+            data = source.data if frames is None else frames.data
+            if frames is None or convolution.enlarging:
+                places += [data, data]
+            else:
+                rows = data.flatten(1, 2)
+                places += [TensorDescriptor.from_tensor(rows, [1, tiles["BM"], n]) for n in widths]
+            if name != "AROUND":
+                slots += (1, 0) if frames is None else (len(data), work.first(frames))
+        height, width = source.size
+        programs = triton.cdiv((height + 2) * (width + 2), tiles["BM"])
+        columns = matrix.shape[1] // (tiles["N1"] + tiles["N2"])
+        pixels, (time, tall, broad) = job.pixels, convolution.kernel
+        flat = source.data.view(-1, convolution.channels)
+        self._launch(
+            convolve,
+            (programs * (work.frames // tiles["TT"]), columns * len(convolution.weights)),
+            TensorDescriptor.from_tensor(flat, [tiles["BM"], tiles["K"]]),
+            *(TensorDescriptor.from_tensor(matrix, [tiles["K"], n]) for n in widths),
+            bias,
+            *places,
+            bias if job.gain is None else job.gain,
+            work.space.control,
+            width + 2,
+            height + 2,
+            work.frames,
+            len(source.data),
+            job.source_start,
+            *slots,
+            0 if pixels is None else pixels.target.shape[2],
+            0 if pixels is None else pixels.start,
+            X_RATE=source.rate,
+            SUMMED_RATE=0 if job.summed is None else job.summed.rate,
+            NORMED_RATE=0 if job.normed is None else job.normed.rate,
+            C=convolution.channels,
+            N=matrix.shape[1],
+            OUT=convolution.out,
+            KT=time,
+            KY=tall,
+            KX=broad,
+            ENLARGE=convolution.enlarging,
+            TAIL=0 if pixels is None else 1 if pixels.target.dtype == torch.uint8 else 2,
+            PATCH=1 if pixels is None else pixels.patch,
+            **{name: frames is not None for name, frames in named.items()},
+            **tiles,
+        )
+
+    def norm(
+        self, work: Work, source: Frames, target: Frames, gain: torch.Tensor, silu: bool = True
+    ) -> None:
+        """Normalize the work's frames of ``source`` into ``target``."""
+        height, width = source.size
+        rows, channels = (height + 2) * (width + 2), len(gain)
+        power = triton.next_power_of_2(channels)
+        block = max(1, _NORM_VALUES // power)
+        grid = (triton.cdiv(rows, block), work.frames)
+        place = (rows, width + 2, height + 2, len(target.data), work.first(target))
+        constants = {"RATE": target.rate, "C": channels, "WIDTH": power, "BLOCK": block}
+        tensors = (source.data, target.data, gain, work.space.control)
+        self._launch(norm, grid, *tensors, *place, **constants, ACTIVATE=silu)
+
+
+def _laid_out(convolution: Convolution) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights as [taps x channels, columns], columns padded to 16, and the bias."""
+    columns = convolution.weights[0].shape[0]
+    parts = [weight.permute(2, 3, 4, 1, 0).reshape(-1, columns) for weight in convolution.weights]
+    pad = (0, -columns % ALIGNED)
+    matrix, bias = F.pad(torch.cat(parts), pad), F.pad(convolution.bias.float(), pad)
+    return matrix.contiguous(), bias.contiguous()
+
+
+def split(columns: int) -> tuple[int, int]:
+    """Columns of a program as two powers of two, the second perhaps 0.
+
+    All of them if that is possible up to 192, so that a program can normalize; else a divisor.
+    """
+    high = 1 << (columns.bit_length() - 1)
+    low = columns - high
+    if columns <= 192 and (low == 0 or (low >= ALIGNED and low & (low - 1) == 0)):
+        return high, low
+    return min(columns & -columns, 128), 0
