@@ -23,7 +23,6 @@ from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
 from vdkit.record.compare import judged
 from vdkit.record.recording import Recording, write_recording
 from vdkit.record.results import runs_frame
-from vdkit.record.runs import SinkInfo
 from vdkit.record.store import result_folder, write_atomically
 
 if TYPE_CHECKING:
