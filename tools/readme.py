@@ -15,8 +15,7 @@ from vdkit.predict.grid import PLAN, read_sweep
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, Picture
 from vdkit.present.documents import benchmark_table, document_of
-from vdkit.present.published import published_lines
-from vdkit.present.results_list import results_table, session_range
+from vdkit.present.results_list import published_lines, results_table, session_range
 from vdkit.present.sweep_document import verdict
 from vdkit.present.table import Table, ratio_of, significant
 from vdkit.record.recording import Recording, read_recording

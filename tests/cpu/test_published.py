@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdkit.present.columns import COST, NOTHING
-from vdkit.present.published import (
+from vdkit.present.results_list import (
     CAUSAL,
     FITS,
     LATENT_FRAMES,

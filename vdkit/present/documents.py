@@ -104,8 +104,8 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
 
     who = variant and f", variant {variant}"
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}
-    runs = {name: run for name, run in drawn.items() if name in ("sync", "async")} or drawn
-    runs = {name: run for name, run in runs.items() if run.chunks}
+    pair = {name: run for name, run in drawn.items() if name in ("sync", "async")} or drawn
+    runs = {name: run for name, run in pair.items() if run.chunks}
     parts: list[Part] = []
     if runs:
         middle = runs.get("async") or next(iter(runs.values()))
@@ -124,13 +124,9 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
         )
     if not variant:
         latencies = {name: arm.latencies for name, arm in recording.arms.items()}
+        alt = "Latency of every timed run, by mode"
         parts.append(
-            Picture(
-                partial(plot_latencies, latencies),
-                "Latency of every timed run, by mode",
-                "Every timed run.",
-                "latency",
-            )
+            Picture(partial(plot_latencies, latencies), alt, "Every timed run.", "latency")
         )
     return parts
 
@@ -293,9 +289,9 @@ def breakdown_table(recording: Recording) -> Table:
     """Where each arm's time goes: seconds per run summed over chunks, mean of the timed runs."""
     rows: list[dict[str, Cell]] = []
     for name, arm in recording.arms.items():
-        taken = {step: _totals(arm, step) for step in _STEPS}
-        taken["convert on host"] = taken.pop("convert")
-        taken["write"] = taken.pop("write")
+        taken = {
+            "convert on host" if step == "convert" else step: _totals(arm, step) for step in _STEPS
+        }
         taken["open + close"] = [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in arm.timed]
         taken["gaps"] = [
             sum(

@@ -192,12 +192,11 @@ def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
     if analysis.profiled_latency_s is not None:
         of = f" (of {profiled} profiled runs the one nearest their median)" if profiled > 1 else ""
         text = f"profiled {analysis.profiled_latency_s:.3f} s{of}"
+        beside = "; no timed run stands beside it"
         if (timed := analysis.timed_latency_s) and (cost := cost_cell(analysis)):
-            costs = f"the profiler's cost is {NOISE}"
-            costs = costs if cost == NOISE else f"the profiler costs {cost} %"
-            told.append(f"{text}, timed {fmean(timed):.3f} s (mean of {len(timed)}): {costs}")
-        else:
-            told.append(f"{text}; no timed run stands beside it")
+            costs = f"'s cost is {NOISE}" if cost == NOISE else f" costs {cost} %"
+            beside = f", timed {fmean(timed):.3f} s (mean of {len(timed)}): the profiler{costs}"
+        told.append(text + beside)
     if (clocks := analysis.alignment) is not None:
         text = f"clocks agree within {clocks.host_residual_ns / 1e3:.0f} us (host against trace)"
         if analysis.device != "cpu":

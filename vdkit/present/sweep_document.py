@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
 from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, measured_s, median_and_worst
-from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings
+from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
-from vdkit.present.table import Number, Table, significant
+from vdkit.present.table import Number, Table, number
 from vdkit.present.words import setting_of, what_and_where
-from vdkit.record.money import saving_usd, usd_per_video_hour
+from vdkit.record.money import saving_usd
 from vdkit.record.recording import Arm
 from vdkit.record.runs import MODES
 
@@ -116,12 +116,6 @@ def _record(sweep: Sweep, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _number(
-    value: float | None, decimals: int, unit: float = 1.0, sign: bool = False
-) -> Number | None:
-    return None if value is None else Number(value / unit, decimals, sign=sign)
-
-
 def _cells(sweep: Sweep, cell: Cell, on_gpu: bool) -> dict[str, Shown]:
     one = _record(sweep, cell)
     mean_s, throttled = one["latency_mean_s"], one["throttled_runs"]
@@ -130,20 +124,20 @@ def _cells(sweep: Sweep, cell: Cell, on_gpu: bool) -> dict[str, Shown]:
     row: dict[str, Shown] = {
         "mode": cell.mode,
         "chunk": Number(cell.chunk_size, 0),
-        "slots": _number(cell.slots, 0),
+        "slots": number(cell.slots, 0),
         "sink MB/s": f"{cell.mb_per_s:g}" if cell.mb_per_s else unheld,
         "measured s": measured or one["outcome"],
-        "min s": _number(one["latency_min_s"], 3),
-        "max s": _number(one["latency_max_s"], 3),
-        "predicted s": _number(one["predicted_latency_s"], 3),
-        "error %": _number(one["error_percent"], 2, sign=True),
-        "TTFF s": _number(one["ttff_mean_s"], 3),
-        "predicted TTFF s": _number(one["predicted_ttff_s"], 3),
-        "busy %": _number(one["predicted_utilization_percent"], 1),
+        "min s": number(one["latency_min_s"], 3),
+        "max s": number(one["latency_max_s"], 3),
+        "predicted s": number(one["predicted_latency_s"], 3),
+        "error %": number(one["error_percent"], 2, sign=True),
+        "TTFF s": number(one["ttff_mean_s"], 3),
+        "predicted TTFF s": number(one["predicted_ttff_s"], 3),
+        "busy %": number(one["predicted_utilization_percent"], 1),
     }
     if on_gpu:
-        row["VRAM GB"] = _number(one["vram_peak_bytes"], 2, 1e9)
-        row["pinned MB"] = _number(one["pinned_bytes"], 1, 1e6)
+        row["VRAM GB"] = number(one["vram_peak_bytes"], 2, 1e-9)
+        row["pinned MB"] = number(one["pinned_bytes"], 1, 1e-6)
     return row
 
 
@@ -163,13 +157,14 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
         if slots is None
         or (cell in sweep.results and cell.mb_per_s is None and cell.slots in (None, slots))
     ]
-    priced: dict[Cell, Row] = {}
-    for cell in (cell for cell in shown if cell in sweep.results):
-        sync = Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)
-        base = None if cell == sync else _arm(sweep, sync)
-        priced[cell] = Row({}, sweep.results[cell].base, base, device=device)
-    arms = list(priced.values())
-    money = dict(zip(priced, cells("money", arms, asked=asked), strict=True))
+    arms = {
+        cell: Row({}, arm, None if cell == sync else _arm(sweep, sync), device=device)
+        for cell in shown
+        if (arm := _arm(sweep, cell))
+        for sync in [Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)]
+    }
+    priced = list(arms.values())
+    money = dict(zip(arms, cells("money", priced, asked=asked), strict=True))
     rows = [
         _cells(sweep, cell, on_gpu)
         | money.get(cell, {})
@@ -177,8 +172,8 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
         for cell in shown
     ]
     against = "mode sync at the same chunk size and sink speed"
-    said = meanings("money", arms, against, asked)
-    note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in arms)
+    said = meanings("money", priced, against, asked)
+    note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in priced)
     plan = sweep.plan
     where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
     return Table(rows, lines(where, asked.line), lines(note, *said))
@@ -263,11 +258,7 @@ def _advice_by_speed(sweep: Sweep) -> str:
     margin = f"{first.margin_percent:.2g} %"
     head = f"The smallest setting of async within {margin} of the fastest, by the model:"
     items = [f"- Sink at {speed_words(s)}: {advice_line(one)}." for s, one in advice.items()]
-    return f"{head}\n\n" + "\n".join(items) + _doubts(first)
-
-
-def _doubts(advice: Recommendation) -> str:
-    return "".join(f"\n\n{remark}" for remark in advice.remarks)
+    return "\n\n".join([head, "\n".join(items), *first.remarks])
 
 
 def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
@@ -329,15 +320,14 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
             "chunk": Number(one.config.chunk_size, 0),
             "slots": Number(one.config.slots, 0),
             "latency s": Number(run.latency_s, 3),
-            "TTFF s": _number(run.ttff_s, 3),
+            "TTFF s": number(run.ttff_s, 3),
             "busy %": Number(one.prediction.utilization_percent["run"], 1),
             "pinned MB": Number(run.pinned_bytes / 1e6, 1),
         }
         if any_vram:
-            row["VRAM GB"] = _number(run.vram_peak_bytes, 2, 1e9)
+            row["VRAM GB"] = number(run.vram_peak_bytes, 2, 1e-9)
         if asked.usd_per_hour is not None:
-            rtf = run.latency_s / run.info.seconds
-            row["USD / video h"] = significant(usd_per_video_hour(rtf, asked.usd_per_hour), 4)
+            row[COST] = cost_of(run.latency_s / run.info.seconds, asked)
         chosen = "recommended" if one.config == advice.config else None
         row["verdict"] = f"over: {', '.join(_OVER[n] for n in one.over)}" if one.over else chosen
         rows.append(row)
@@ -351,8 +341,8 @@ def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
         for one in advice.what_if
     )
     use = f"Use {advice_line(advice)}."
-    said = lines(use, f"At twice the speed, latency saved: {gains}.")
-    parts = (Text(said + _doubts(advice)), candidate_table(advice, asked))
+    said = [lines(use, f"At twice the speed, latency saved: {gains}."), *advice.remarks]
+    parts = (Text("\n\n".join(said)), candidate_table(advice, asked))
     return Document("Advice", "Advice · mode async", (use,), (section("advice", "Advice", *parts),))
 
 
@@ -390,7 +380,7 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     config, run = point.advice.config, point.advice.prediction.run
     video_s = run.info.seconds
     hour, sync_hour = (
-        significant(usd_per_video_hour(latency_s / video_s, usd_per_hour), 4)
+        cost_of(latency_s / video_s, Asked(usd_per_hour))
         for latency_s in (run.latency_s, point.sync_s)
     )
     saved = saving_usd(point.sync_s, run.latency_s, video_s, usd_per_hour)

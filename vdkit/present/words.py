@@ -180,7 +180,10 @@ def read_with_care(care: Sequence[str], found: Sequence[str] = ()) -> str:
 
 def care_words(recording: Recording) -> list[str]:
     """How many runs, how many of them throttled, and whether their frames are the same."""
-    return [count_words(recording.arms), throttle_words(recording.arms), frames_words(recording)]
+    held = sum(arm.throttled_runs for arm in recording.arms.values())
+    timed = sum(len(arm.timed) for arm in recording.arms.values())
+    throttled = f"{held} of {timed} timed runs had a throttle reason set" if held else ""
+    return [count_words(recording.arms), throttled, frames_words(recording)]
 
 
 def count_words(arms: Mapping[str, Arm]) -> str:
@@ -190,12 +193,6 @@ def count_words(arms: Mapping[str, Arm]) -> str:
     if counts[0] == 1:
         return f"{n}: one run has no interval"
     return f"{n}, so P99 is close to the maximum" if counts[0] < 100 else n
-
-
-def throttle_words(arms: Mapping[str, Arm]) -> str:
-    held = sum(arm.throttled_runs for arm in arms.values())
-    timed = sum(len(arm.timed) for arm in arms.values())
-    return f"{held} of {timed} timed runs had a throttle reason set" if held else ""
 
 
 def frames_words(recording: Recording) -> str:
