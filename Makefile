@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the tests, a file at a time, with one core each. A GPU is not shared.
+PROCESSES ?= $(if $(wildcard /dev/nvidia0),0,2)
 
 .PHONY: demo test check counts mutants soak lab readme goldens notebooks sums clean
 
@@ -9,7 +11,8 @@ demo: $(VENV)/.installed
 	$(BIN)/vdkit demo
 
 test: check
-	$(BIN)/python -m pytest --junitxml .pytest_cache/tests.xml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
+		--no-loadscope-reorder --junitxml .pytest_cache/tests.xml
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,11 @@ import torch
 
 from vdkit.record.machine import keep_freed_memory
 
+LONGEST = (
+    "notebook/test_notebooks.py", "browser/test_explorer.py", "browser/test_lab.py",
+    "cpu/test_variants.py", "cpu/test_goldens.py", "cpu/test_decoders.py", "cpu/test_tiny_wan.py",
+    "cpu/test_interrupts.py", "cpu/test_variants_bench.py", "cpu/test_wan_fast.py",
+)  # fmt: skip
 keep_freed_memory()  # on a CPU it halves the time of a decode
 
 
@@ -38,6 +43,13 @@ def pytest_configure(config):
     """Ctrl-C means KeyboardInterrupt, also where a shell's background job was told to ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that two processes end at about the same time."""
+    files = {f"{path.parent.name}/{path.name}": None for path in (one.path for one in items)}
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys((*LONGEST, *files)))}
+    items.sort(key=lambda one: ranks[f"{one.path.parent.name}/{one.path.name}"])
 
 
 def pytest_collection_finish(session):

@@ -53,7 +53,7 @@ def turn(w, slider, value):
     w.changed(w.image_bytes, before, timeout_s=60)
     seen = None
     while seen != (seen := w.image_bytes()):
-        w.page.wait_for_timeout(2000)
+        w.page.wait_for_timeout(1000)
 
 
 def where(w):

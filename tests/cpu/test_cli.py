@@ -10,9 +10,11 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from vdkit import read_recording
+from vdkit import load_decoder, load_latents, read_recording, save_latents
 from vdkit.__main__ import main
 from vdkit.cli import ALL_MODES, PRESETS, build_parser
+from vdkit.demo import LATENTS
+from vdkit.models.latents import latents_metadata
 from vdkit.present.document import MARKER
 from vdkit.record import store
 
@@ -306,7 +308,13 @@ def test_demo_leaves_a_recording_alone(tmp_path, capsys):
     assert [one.name for one in tmp_path.iterdir()] == ["recording.json"]
 
 
-def test_demo(tmp_path, capsys):
+def test_demo(tmp_path, capsys, monkeypatch):
+    """On a part of the picture, 32x64 pixels: all of the clip takes minutes on a CPU."""
+    whole = load_latents(LATENTS, load_decoder("tiny-wan", "cpu"))
+    small = save_latents(
+        tmp_path / "small.safetensors", whole[..., :4, :8], latents_metadata(LATENTS)
+    )
+    monkeypatch.setattr("vdkit.demo.LATENTS", small)
     assert main(["demo", "--device", "cpu", "--out", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
     assert printed.count("identical, byte for byte") == 2

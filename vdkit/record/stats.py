@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -158,27 +159,34 @@ def permutation_p(
     # scipy's permutation_test takes 8 times as long, too long for the many draws of an A/A control.
     left, right = _sides(a, b, paired=paired)
     n, total = left.size, left.size + right.size
-    possible, random = _possible(n, right.size, paired), np.random.default_rng(seed)
-    exact = possible <= EXACT_UP_TO
+    exact = _possible(n, right.size, paired) <= EXACT_UP_TO
+    deals = _deals(n, total, paired, seed)
     if paired:
         terms = right - left
-        if exact:
-            flips = (np.arange(possible)[:, None] >> np.arange(n)) & 1
-        else:
-            flips = random.integers(0, 2, (PERMUTATIONS, n))
-        observed, null = terms.sum(), (1.0 - 2.0 * flips) @ terms
+        observed, null = terms.sum(), deals @ terms
     else:
         # All terms add up to 0, so the difference of means grows with the sum of one side alone.
         terms = np.concatenate([left, right])
         terms -= terms.mean()
-        if exact:
-            picks = np.array(list(itertools.combinations(range(total), n)))
-        else:
-            picks = random.permuted(np.tile(np.arange(total), (PERMUTATIONS, 1)), axis=1)[:, :n]
-        observed, null = terms[:n].sum(), terms[picks].sum(axis=1)
+        observed, null = terms[:n].sum(), terms[deals].sum(axis=1)
     # The same sum in another order differs in its last bits; that must still count as equal.
     as_far = int((np.abs(null) >= abs(observed) - 1e-12 * np.abs(terms).sum()).sum())
     return as_far / null.size if exact else (1 + as_far) / (1 + null.size)
+
+
+@functools.lru_cache(maxsize=4)  # the draws of an A/A control all have the same
+def _deals(n: int, total: int, paired: bool, seed: int) -> np.ndarray:
+    """Paired, the sign of each difference; else which values are dealt to the first side."""
+    possible, random = _possible(n, total - n, paired), np.random.default_rng(seed)
+    if paired:
+        if possible <= EXACT_UP_TO:
+            flips = (np.arange(possible)[:, None] >> np.arange(n)) & 1
+        else:
+            flips = random.integers(0, 2, (PERMUTATIONS, n))
+        return 1.0 - 2.0 * flips
+    if possible <= EXACT_UP_TO:
+        return np.array(list(itertools.combinations(range(total), n)))
+    return random.permuted(np.tile(np.arange(total), (PERMUTATIONS, 1)), axis=1)[:, :n].copy()
 
 
 def _possible(n_a: int, n_b: int, paired: bool) -> int:
