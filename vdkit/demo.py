@@ -16,16 +16,13 @@ from vdkit.present.timeline import plot_timeline
 from vdkit.present.words import noise_note
 from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import FILE, Recording, read_recording
-from vdkit.record.runs import SinkInfo
 from vdkit.record.store import check_out, claim, write_atomically, written
 from vdkit.sinks import SinkSpec
 from vdkit.sinks.files import Mp4Sink
 from vdkit.trace import balancing_mb_per_s
 
 LATENTS = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"
-LABEL = "demo"
-FPS = 16
-RUNS = 2
+LABEL, FPS, RUNS = "demo", 16, 2
 WARMUP = 0  # the untimed run that hashes the frames has warmed the device up
 
 
@@ -38,14 +35,12 @@ def run_demo(out: Path, device: str = "auto") -> Path:
     """
     check_out(out, LABEL)
     _check_earlier(out)
-    decoder = load_decoder("tiny-wan", device)
-    gpu = decoder.device.type == "cuda"
-    if not gpu:
+    decoder, note = load_decoder("tiny-wan", device), ""
+    if decoder.device.type != "cuda":
         keep_freed_memory()
-    latents = load_latents(LATENTS, decoder)
+        note = " (no GPU in use: copies are memcpy)"
+    latents, made = load_latents(LATENTS, decoder), latents_metadata(LATENTS)
     out.mkdir(parents=True, exist_ok=True)
-    note = "" if gpu else " (no GPU in use: copies are memcpy)"
-    made = latents_metadata(LATENTS)
     print(f"vdkit demo on {decoder.device}{note}")
     print(f"{made['video']}, made by {made['source']} for {made['prompt']!r}\n")
 
@@ -53,8 +48,7 @@ def run_demo(out: Path, device: str = "auto") -> Path:
         run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=WARMUP,
         progress=sys.stderr.isatty(), latents_source=LATENTS.name,
     )  # fmt: skip
-    fast_sink = SinkSpec("raw", out)
-    free = measured(fast_sink.fresh, sink_info=SinkInfo(**fast_sink.describe()), label=LABEL)
+    free = measured(SinkSpec("raw", out).fresh, label=LABEL)
     _show("1. Storage keeps up", free)
     if not free.frames_identical:
         raise RuntimeError(
@@ -62,11 +56,8 @@ def run_demo(out: Path, device: str = "auto") -> Path:
         )
     fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
     speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
-    slow_sink = SinkSpec("null", throttle_mb_per_s=speed)
-    slow = measured(
-        slow_sink.fresh, sink_info=SinkInfo(**slow_sink.describe()), modes=("sync", "async"),
-        label=f"{LABEL}, slow storage",
-    )  # fmt: skip
+    held = SinkSpec("null", throttle_mb_per_s=speed)
+    slow = measured(held.fresh, modes=("sync", "async"), label=f"{LABEL}, slow storage")
     print(
         f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as\n"
         "decoding it. sync pays for both, async only for the longer one and the last write.\n"

@@ -139,7 +139,7 @@ def test_impossible_settings_are_refused():
 def panels(book, recorded):
     made = predict_setting(book, Setting(HERE, 41))
     return [
-        Panel(mode, one.run, recorded.arms[mode].typical(), one.stalls)
+        Panel(mode, (one.run, recorded.arms[mode].typical()), one.stalls)
         for mode, one in made.predictions.items()
     ]
 

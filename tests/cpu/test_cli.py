@@ -245,7 +245,8 @@ def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch,
     for name, quick in (
         ("measure.plans.run_benchmark", lambda *_, **__: result),
         ("cli.load", lambda options: (None, None, MagicMock(), {})),
-        ("present.documents.document_of", lambda *_, **__: document),
+        ("cli.run.document_of", lambda *_, **__: document),
+        ("cli.read.document_of", lambda *_, **__: document),
     ):
         monkeypatch.setattr(f"vdkit.{name}", quick)
     page = tmp_path / "earlier.html"
@@ -294,7 +295,7 @@ def test_a_full_disk_costs_the_record_not_the_table(tmp_path, monkeypatch, capsy
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("vdkit.record.store.result_folder", full)
+    monkeypatch.setattr("vdkit.cli.run.result_folder", full)
     assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "| sync (chunked) |" in said.out and "No space left on device" in said.err

@@ -15,9 +15,10 @@ from PIL import Image
 
 import vdkit
 from tests.helpers import Collect, NearestDecoder, wait_for
-from vdkit.__main__ import build_parser
+from vdkit.cli import build_parser
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.explorer.views import SessionRun, bench_command, difference_words, setting_panels
+from vdkit.explorer import SessionRun, bench_command, difference_words
+from vdkit.explorer.live_timeline import setting_panels
 from vdkit.predict.advise import Setting
 from vdkit.record.recording import read_recording
 
@@ -307,7 +308,7 @@ def test_it_reads_in_a_page_without_widgets(explorer):
 def test_a_setting_of_another_machine_is_refused(explorer):
     setting = explorer.setting
     with pytest.raises(ValueError, match="cannot be measured from here"):
-        explorer.session.run(elsewhere(setting), 1)
+        explorer.session.run(1, elsewhere(setting))
 
 
 def elsewhere(setting):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
 from vdkit.record.runs import MODES
+from vdkit.record.store import check_out
 
 if TYPE_CHECKING:
     import torch
@@ -356,7 +357,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     """
     from vdkit.measure.study import check_modes, check_rounds
     from vdkit.models.latents import latents_metadata
-    from vdkit.record.store import check_out
     from vdkit.sinks import SinkSpec
 
     variants, modes = asked_variants(options), asked_modes(options)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.cli import command, latents_of, load_variant, print_json, progress
 from vdkit.decode.chunks import VideoInfo, exact_fps
+from vdkit.record.store import check_file, claim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,6 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
     from vdkit.present.stages import stage_rows
     from vdkit.record.machine import keep_freed_memory
-    from vdkit.record.store import check_file, claim
     from vdkit.sinks.files import Mp4Sink
 
     for path, name, ending in (
@@ -96,7 +96,6 @@ def run_decode(options: argparse.Namespace) -> int:
     """latents to video: a safetensors file in, MP4 out"""
     from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
-    from vdkit.record.store import check_file
     from vdkit.sinks.files import Mp4Sink
 
     check_file(options.out, "--out", ".mp4")

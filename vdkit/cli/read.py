@@ -12,19 +12,33 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit import __version__
 from vdkit.cli import MONEY, asked, command, numbers, print_json, words
+from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
+from vdkit.predict import StageCosts, Storage
+from vdkit.predict.advise import Limits, recommend
+from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
+from vdkit.predict.grid import PLAN, Sweep, read_sweep
+from vdkit.predict.recurrence import video_info
+from vdkit.present.columns import Asked
+from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
+from vdkit.present.document import MARKER, Document
+from vdkit.present.documents import document_of, source_of
+from vdkit.present.profile_document import analysis_document
+from vdkit.present.results_list import results_table, results_text
+from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
+from vdkit.present.words import config_words, what_and_where
+from vdkit.record.compare import Comparison, compare_results
+from vdkit.record.money import saving_usd, usd_per_video_hour
+from vdkit.record.recording import Recording, read_recording
+from vdkit.record.results import find_recordings, frame_of, rows_by_mode, rows_by_run
+from vdkit.record.stats import runs_needed
+from vdkit.record.store import check_file, write_atomically, written
+from vdkit.trace.figures import analyze
+from vdkit.trace.read import read_trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from vdkit.predict import StageCosts
-    from vdkit.predict.fit import Evidence
-    from vdkit.predict.grid import Sweep
-    from vdkit.present.columns import Asked
-    from vdkit.present.document import Document
-    from vdkit.record.compare import Comparison
-    from vdkit.record.recording import Recording
-
 
 _OTHERS = {
     "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
@@ -45,9 +59,6 @@ def opened(path: Path) -> Recording | Sweep:
     Raises:
         FileNotFoundError, ValueError: there is none; names what is there.
     """
-    from vdkit.predict.grid import PLAN, read_sweep
-    from vdkit.record.recording import read_recording
-
     home = path.parent if path.name == PLAN else path
     if (home / PLAN).is_file():
         return read_sweep(home, left_out)
@@ -59,10 +70,6 @@ def opened(path: Path) -> Recording | Sweep:
 
 def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep, Document]:
     """What is recorded at ``path``, and what is said of it."""
-    from vdkit.predict.grid import Sweep
-    from vdkit.present.documents import document_of, source_of
-    from vdkit.present.sweep_document import sweep_document
-
     found = opened(path)
     if isinstance(found, Sweep):
         return found, sweep_document(found, wants)
@@ -78,9 +85,6 @@ def run_compare(options: argparse.Namespace) -> int:
     refused. The last line of standard output is one line of JSON: what was called; with --json it
     is the only line, and everything.
     """
-    from vdkit.present.comparison import comparison_record, comparison_table
-    from vdkit.record.compare import compare_results
-
     wants = asked(options)
     limit = None if options.fail_above is None else _percent(options.fail_above)
     if (options.mode_a is None) != (options.mode_b is None):
@@ -102,8 +106,6 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def _sides(*paths: Path) -> list[Recording]:
     """Recordings to compare: one object for one file; ValueError for a sweep."""
-    from vdkit.predict.grid import Sweep
-
     found = {path.resolve(): opened(path) for path in paths}
     sides = [found[path.resolve()] for path in paths]
     recordings = [side for side in sides if not isinstance(side, Sweep)]
@@ -125,8 +127,6 @@ def _percent(given: str) -> float:
 
 def _gate(comparison: Comparison, limit: float) -> list[str]:
     """What is worse by more than ``limit`` percent; ValueError if nothing could have been."""
-    from vdkit.record.stats import runs_needed
-
     if not comparison.tests:
         needed = runs_needed(comparison.paired)
         have = min(min(row.n_a, row.n_b) for row in comparison.rows)
@@ -136,11 +136,10 @@ def _gate(comparison: Comparison, limit: float) -> list[str]:
             + ("pairs" if comparison.paired else "of each side")
         )
     lines = []
-    for row in comparison.rows:
-        if row.worse_than(limit):
-            mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
-            by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
-            lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
+    for row in filter(lambda row: row.worse_than(limit), comparison.rows):
+        mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
+        by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
+        lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
     return lines
 
 
@@ -151,9 +150,6 @@ def run_analyze(options: argparse.Namespace) -> int:
     Utilization, gaps, stalls by cause and kernel families of a PyTorch profiler trace, of vdkit's
     own or any program's.
     """
-    from vdkit.trace.figures import analyze
-    from vdkit.trace.read import read_trace
-
     timeline = read_trace(options.trace, options.gpu)
     try:
         analysis = analyze(timeline)
@@ -162,8 +158,6 @@ def run_analyze(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"trace": str(options.trace), **asdict(analysis)})
     else:
-        from vdkit.present.profile_document import analysis_document
-
         name = timeline.run.mode if timeline.run else options.trace.name
         print(analysis_document(name, analysis).text(terminal=sys.stdout.isatty()))
     if analysis.failed:
@@ -179,9 +173,6 @@ def run_show(options: argparse.Namespace) -> int:
     Prints what bench, demo, profile or sweep recorded. --timeline draws the timeline of timed runs;
     other pictures lie beside the recording.
     """
-    from vdkit.predict.grid import Sweep
-    from vdkit.record.store import check_file, written
-
     wants = asked(options)
     picture: Path | None = options.timeline
     drawing = [n for n in ("timeline", "zoom", "modes") if getattr(options, n) is not None]
@@ -213,7 +204,6 @@ def run_show(options: argparse.Namespace) -> int:
 def _timeline(recording: Any, options: argparse.Namespace) -> Figure:
     """The timeline of an arm's typical run above another's; ValueError if it cannot be drawn."""
     from vdkit.present.timeline import plot_timeline, steady_window
-    from vdkit.present.words import config_words, what_and_where
 
     wanted = words(options.modes) or list(recording.arms)
     if missing := [name for name in wanted if name not in recording.arms]:
@@ -245,13 +235,6 @@ def run_report(options: argparse.Namespace) -> int:
     provenance and command line. It runs no script, loads nothing and prints to A4. Two are
     compared, the second against the first.
     """
-    import vdkit
-    from vdkit.predict.grid import Sweep
-    from vdkit.present.comparison import comparison_document
-    from vdkit.present.documents import source_of
-    from vdkit.record.compare import compare_results
-    from vdkit.record.store import write_atomically
-
     wants = asked(options)
     out: Path = options.out
     _check_page(out)
@@ -269,7 +252,7 @@ def run_report(options: argparse.Namespace) -> int:
         made_of = [source_of(path) for path in paths]
         document = comparison_document(comparison, wants, made_of)
     names = " and ".join(one.name for one in made_of)
-    foot = f"Made by vdkit report {vdkit.__version__} from {names}; nothing was measured anew."
+    foot = f"Made by vdkit report {__version__} from {names}; nothing was measured anew."
     text = document.html(foot)
     new = not out.exists()
     _check_page(out)
@@ -280,9 +263,6 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _check_page(out: Path) -> None:
     """Before anything is read: can a report be written at ``out``?"""
-    from vdkit.present.document import MARKER
-    from vdkit.record.store import check_file
-
     check_file(out, "--out", ".html", ".htm")
     readable = out.is_file() and not out.is_symlink()
     if os.path.lexists(out) and not (readable and MARKER.encode() in out.read_bytes()[:200]):
@@ -303,13 +283,6 @@ def run_recommend(options: argparse.Namespace) -> int:
     names the smallest that is as fast as can be told, the reason, and what storage, PCIe and
     decoder of twice the speed would gain.
     """
-    from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
-    from vdkit.predict import Storage
-    from vdkit.predict.advise import Limits, recommend
-    from vdkit.predict.recurrence import video_info
-    from vdkit.present.sweep_document import advice_document, advice_record
-    from vdkit.present.words import what_and_where
-
     wants = asked(options)
     for name in ("vram_gb", "pinned_mb", "ttff_s", "burst_mb"):
         value = getattr(options, name)
@@ -347,10 +320,6 @@ def run_recommend(options: argparse.Namespace) -> int:
 
 def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
     """Costs, the recordings they are fitted from, and how good the fit is."""
-    from vdkit.predict.fit import fit_costs, fit_evidence
-    from vdkit.predict.grid import PLAN, Sweep
-    from vdkit.record.recording import read_recording
-
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
         results = [read_recording(path) for path in where]
@@ -395,10 +364,6 @@ def run_results(options: argparse.Namespace) -> int:
     One row per recording and arm, the oldest first. Files that cannot be read are named on standard
     error and left out.
     """
-    from vdkit.present.results_list import results_table, results_text
-    from vdkit.record.results import find_recordings, frame_of, rows_by_mode, rows_by_run
-    from vdkit.record.store import check_file, write_atomically
-
     wants = asked(options)
     if options.csv is not None:
         check_file(options.csv, "--csv")
@@ -446,8 +411,6 @@ def run_results(options: argparse.Namespace) -> int:
 
 def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
     """A row with the values behind the cells of money and energy, where they are asked for."""
-    from vdkit.record.money import saving_usd, usd_per_video_hour
-
     more: dict[str, Any] = {}
     base_s, video_s, joules = row["baseline_s"], row["video_s"], row["energy_j"]
     if (price := wants.usd_per_hour) is not None:
@@ -464,17 +427,12 @@ def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
 
 def _sweeps(found: Sequence[tuple[Path, Recording]], where: Sequence[str]) -> list[Path]:
     """Folders of sweeps among them, but for those that were asked for by name."""
-    from vdkit.predict.grid import PLAN
-
     named = {Path(one) for one in where}
     folders = [one for one in dict.fromkeys(p.parent for p, _ in found) if (one / PLAN).is_file()]
     return [one for one in folders if named.isdisjoint((one, *one.iterdir()))]
 
 
 def _sweep_lines(folders: Sequence[Path]) -> str:
-    from vdkit.predict.grid import read_sweep
-    from vdkit.present.sweep_document import verdict
-
     lines = ["Sweeps (vdkit show FOLDER prints one, --cells lists their cells here):"]
     for folder in folders:
         try:

@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import cli
+from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
+from vdkit.present.columns import Asked
+from vdkit.present.document import Document, write_pictures
+from vdkit.present.documents import document_of, source_of
+from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
+from vdkit.record.compare import judged
+from vdkit.record.recording import Recording, write_recording
+from vdkit.record.results import runs_frame
+from vdkit.record.store import result_folder, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from vdkit.predict.grid import Cell, Sweep
-    from vdkit.present.columns import Asked
-    from vdkit.present.document import Document
-    from vdkit.record.recording import Recording
 
 
 @cli.command("device out")
@@ -127,11 +131,6 @@ def keep(
     Args:
         beside: writes what else belongs there, and gives the lines that say so.
     """
-    from vdkit.present.documents import document_of, source_of
-    from vdkit.record.recording import write_recording
-    from vdkit.record.results import runs_frame
-    from vdkit.record.store import result_folder
-
     # First, for where it is to be recorded may be full.
     show(document_of(recording, wants), options)
     home = result_folder(
@@ -156,9 +155,6 @@ def leave(
     lines: Sequence[str] = (),
 ) -> None:
     """Write the ``frame`` as CSV, the table and the pictures into ``home``, and say where."""
-    from vdkit.present.document import write_pictures
-    from vdkit.record.store import write_atomically
-
     write_atomically(home / frame[0], frame[1].to_csv(index=False))
     write_atomically(home / "table.md", document.markdown())
     pictures = [f"Picture: {path}" for path in write_pictures(document, home)]
@@ -177,8 +173,6 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
             arms[name] = {key: named[key] if key in named else getattr(arm, key) for key in _ARM}
     made: dict[str, Any] = {"kind": recording.kind, "frames_identical": recording.frames_identical}
     if recording.planted is not None:
-        from vdkit.record.compare import judged
-
         made["calls"] = {
             metric: {
                 "planted": round(one.planted.value, 6),
@@ -213,8 +207,6 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.study import Bench
     from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
-    from vdkit.predict.grid import median_and_worst
-    from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
 
     wants = cli.asked(options)
     folder: Path | None = options.resume
@@ -265,8 +257,6 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     """The options that the sweep in ``folder`` was begun with."""
-    from vdkit.predict.grid import read_sweep
-
     begun = read_sweep(folder).plan.command
     if begun is None:
         raise ValueError(f"{folder} was not begun from the command line; resume it with run_sweep")
@@ -291,7 +281,6 @@ def run_profile(options: argparse.Namespace) -> int:
     a new folder.
     """
     from vdkit.measure.profiler import run_profile as measure
-    from vdkit.record.store import write_atomically
     from vdkit.trace.write import write_trace
 
     wants = cli.asked(options)

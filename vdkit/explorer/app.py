@@ -8,35 +8,197 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
-from vdkit.explorer.controls import SIDE_BY_SIDE, Controls
-from vdkit.explorer.live_timeline import LiveTimeline
-from vdkit.explorer.session import Session, ThisMachine
-from vdkit.explorer.views import (
-    SessionRun,
-    difference_words,
-    export,
-    pair_figures,
-    pair_panels,
-    pair_words,
-    remarks_html,
-    runs_table,
-    setting_figures,
-    setting_panels,
-    setting_words,
-)
+from vdkit import explorer as told
+from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
+from vdkit.explorer.live_timeline import LiveTimeline, pair_panels, setting_panels
+from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
 from vdkit.present.table import Table
+from vdkit.record.recording import FILE, write_recording
+from vdkit.record.store import check_out, result_folder
 
 if TYPE_CHECKING:
     from vdkit.decode import ChunkDecoder
     from vdkit.measure.study import SinkFactory
+
+SIDE_BY_SIDE = "side by side"
+SIZES = ("64x96", "96x160", "480x832", "720x1280")
+_STYLE: Any = {"description_width": "94px"}
+_LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
+
+STYLE_SHEET = """<style>
+.vdkit-explorer { max-width: 1180px; }
+.vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
+  line-height: 1.45; white-space: pre-line; }
+.vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
+.vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  font-size: 12px; line-height: 1.35; margin: 4px 0; }
+.vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
+.vdkit-explorer td { padding: 2px 8px; border-top: 1px solid #ddd; }
+.vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
+</style>"""
+
+
+class Controls:
+    """Every control by name; ``rows`` is how they are laid out, ``drawn`` what a picture is of.
+
+    Args:
+        here: what there is to choose from.
+        machines: this one first.
+        start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
+            folder, mb_per_s (None: storage is not held) and rounds.
+
+    Raises:
+        ValueError: a first value that its control has not; names it and what there is.
+    """
+
+    def __init__(
+        self, here: ThisMachine, machines: Sequence[str], start: Mapping[str, Any]
+    ) -> None:
+        def choice(name: str, names: Sequence[str]) -> Any:
+            value = start.get(name, names[0])
+            if value not in names:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
+            return w.Dropdown(description=name, value=value, options=names, **_LOOK)
+
+        def typed(name: str, words: str, names: Sequence[str] = (), hint: str = "") -> Any:
+            return w.Combobox(
+                description=words, value=start[name], options=names, ensure_option=False,
+                continuous_update=False, placeholder=hint, **_LOOK,
+            )  # fmt: skip
+
+        def whole(name: str, low: int, high: int, kind: Any = w.IntSlider, words: str = "") -> Any:
+            value, words = start[name], words or name.replace("_", " ")
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; use {low} to {high}")
+            return kind(description=words, value=value, min=low, max=high, **_LOOK)
+
+        def button(words: str, **look: Any) -> Any:
+            return w.Button(description=words, layout={"width": "31%"}, **look)
+
+        self.machine = choice("machine", machines)
+        self.decoder = typed("decoder", "decoder", here.decoders)
+        self.variant = choice("variant", here.variants)
+        self.size = typed("size", "size, HxW", SIZES)
+        self.latent_frames = whole("latent_frames", 2, 161)
+        self.chunk_size = whole("chunk_size", 1, 8)
+        self.slots = whole("slots", 1, MAX_SLOTS)
+        self.primitives = {
+            name: w.Checkbox(value=True, description=words, indent=False, layout={"width": "auto"})
+            for name, words in PRIMITIVES.items()
+        }
+        self.sink = choice("sink", here.sinks)
+        self.folder = typed("folder", "folder", hint="temporary files")
+        self.held = w.Checkbox(description="hold the storage to this speed:", indent=False)
+        self.speed = w.FloatLogSlider(
+            description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
+        )
+        self.rounds = whole("rounds", 1, 99, w.BoundedIntText, "runs of each")
+        self.run = button("Run", button_style="primary")
+        self.cancel = button("Cancel", disabled=True)
+        self.calibrate = button("Calibrate", tooltip="measure the costs with a short video")
+        self.bar = w.FloatProgress(min=0, max=1, layout={"width": "98%"})
+        self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
+        self.view = w.ToggleButtons(
+            options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"},
+            layout={"width": "240px"},
+        )  # fmt: skip
+        menu = {"width": "auto", "flex": "1 1 0"}
+        self.first, self.second = (w.Dropdown(disabled=True, layout=menu) for _ in range(2))
+        self.label = w.Text(
+            "explorer", description="label", **_LOOK | {"layout": {"width": "330px"}}
+        )
+        self.export = w.Button(description="Export")
+        self.hold_storage(start["mb_per_s"])
+        buttons = w.HBox([self.run, self.cancel, self.calibrate])
+        grid = {"grid_template_columns": "50% 50%", "margin": "0 0 0 8px"}
+        switches = w.GridBox(list(self.primitives.values()), layout=grid)
+        columns = (
+            ("27%", self.machine, self.decoder, self.variant, self.size, self.latent_frames),
+            ("27%", self.chunk_size, self.slots, switches),
+            ("23%", self.sink, self.folder, self.held, self.speed),
+            ("23%", self.rounds, buttons, self.bar, self.state),
+        )
+        knobs = w.HBox(
+            [w.VBox(parts, layout={"width": width}) for width, *parts in columns],
+            layout={"width": "100%", "justify_content": "space-between"},
+        )
+        self.rows = (w.HTML(STYLE_SHEET, layout={"display": "none"}), knobs)
+        self.drawn = (
+            self.machine, self.decoder, self.variant, self.size, self.latent_frames,
+            self.chunk_size, self.slots, *self.primitives.values(), self.sink, self.held,
+            self.speed, self.view, self.first, self.second,
+        )  # fmt: skip
+
+    @property
+    def config(self) -> DecodeConfig:
+        """Chunk size, slots and primitives."""
+        switches = {name: box.value for name, box in self.primitives.items()}
+        return DecodeConfig(self.chunk_size.value, self.slots.value, **switches)
+
+    @property
+    def mb_per_s(self) -> float | None:
+        """What the storage is held to; None: nothing."""
+        return float(f"{self.speed.value:.3g}") if self.held.value else None
+
+    def hold_storage(self, mb_per_s: float | None) -> None:
+        """Hold the storage to this speed; None: let it go. ValueError beyond the slider."""
+        low, high = 10**self.speed.min, 10**self.speed.max
+        if mb_per_s is not None and not low <= mb_per_s <= high:
+            raise ValueError(
+                f"mb_per_s is {mb_per_s!r}; use {low:g} to {high:g} MB/s, or None for as fast as "
+                "it goes"
+            )
+        self.speed.value = mb_per_s or self.speed.value
+        self.held.value = mb_per_s is not None
+
+    @property
+    def size_pixels(self) -> tuple[int, int]:
+        """(height, width); ValueError if what stands there is none."""
+        text = self.size.value.strip().lower()
+        height, _, width = text.partition("x")
+        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+            raise ValueError(f"size is {text!r}; give height x width in pixels, e.g. 480x832")
+        return int(height), int(width)
+
+    def adapt(self, session: Session) -> None:
+        """Shut what has no effect now: Run for a machine that is not here, a speed not held."""
+        here = self.machine.value == session.here.name
+        for button in (self.run, self.calibrate):
+            button.disabled = session.running or not here
+            button.tooltip = "" if here else f"{self.machine.value} cannot be measured from here"
+        self.speed.disabled = not self.held.value
+        self.folder.disabled = self.sink.value == "null"
+
+    def busy(self, running: bool) -> None:
+        """Buttons while a job is in hand, and after."""
+        self.cancel.disabled = not running
+        self.run.disabled = self.calibrate.disabled = running
+
+    def show(self, progress: JobProgress) -> None:
+        """The bar, what is being done, and the time left."""
+        self.bar.value = progress.share
+        style = {"cancelled": "warning", "failed": "danger", "done": "success"}
+        self.bar.bar_style = style.get(progress.doing, "info")
+        left = "" if progress.left_s is None else f", {progress.left_s:.0f} s left"
+        self.state.value = f"{progress.doing}{left}"
+
+    def offer(self, runs: Sequence[told.SessionRun]) -> None:
+        """What can be laid side by side: the newest is B, the last B is A."""
+        menu = [(f"{run.number}: {told.setting_words(run.setting)}", run.number) for run in runs]
+        kept = self.second.value or runs[0].number
+        for control, value in ((self.first, kept), (self.second, runs[-1].number)):
+            control.options, control.disabled = menu, False
+            control.value = value
 
 
 TICK_S = 0.25
@@ -71,7 +233,8 @@ class Explorer(w.VBox):
         shown = (self._image, self._remarks, self._figures, self._table)
         super().__init__([*c.rows, heading, *shown, saving, self._exported])
         self.add_class("vdkit-explorer")
-        c.observe(self._changed)
+        for control in c.drawn:
+            control.observe(self._changed, names="value")
         c.machine.observe(self._machine_changed, names="value")
         c.run.on_click(lambda _: self.run())
         c.calibrate.on_click(lambda _: self.calibrate())
@@ -81,23 +244,17 @@ class Explorer(w.VBox):
 
     @property
     def setting(self) -> Setting:
-        """What the controls ask for; ValueError if no run can have it."""
-        c = self.controls
-        height, width = c.size_pixels
-        machine = c.machine.value
-        decoding = Decoding(
-            machine, c.decoder.value.strip(), c.variant.value, self._dtype(machine), height, width,
-            c.sink.value,
-        )  # fmt: skip
-        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
+        """What the controls ask for; ValueError if no run can have it.
 
-    def _dtype(self, machine: str) -> str:
-        """This machine's, or for a recorded one what it was measured in, float16 first."""
-        if machine == self.session.here.name:
-            return self.session.here.dtype
-        decoder = self.controls.decoder.value.strip()
+        The dtype is this machine's, or of a recorded one what it was measured in, float16 first.
+        """
+        c, here = self.controls, self.session.here
+        machine, decoder = c.machine.value, c.decoder.value.strip()
         known = {key.dtype for key in self.session.book.known(machine) if key.decoder == decoder}
-        return next((d for d in ("float16", "bfloat16", "float32") if d in known), "float16")
+        dtype = next((one for one in ("float16", "bfloat16", "float32") if one in known), "float16")
+        dtype = here.dtype if machine == here.name else dtype
+        decoding = Decoding(machine, decoder, c.variant.value, dtype, *c.size_pixels, c.sink.value)
+        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
 
     def run(self, wait_s: float | None = None) -> Explorer:
         """Measure what the controls ask for, as the button does.
@@ -106,10 +263,7 @@ class Explorer(w.VBox):
             wait_s: wait for it, and first for a job in hand, each so long at the most; None: not
                 at all.
         """
-        rounds = self.controls.rounds.value
-        return self._begin(
-            lambda setting, folder: self.session.run(setting, rounds, folder), wait_s
-        )
+        return self._begin(partial(self.session.run, self.controls.rounds.value), wait_s)
 
     def calibrate(self, wait_s: float | None = None) -> Explorer:
         """Measure only what it costs, with a short video; arguments as for `run`."""
@@ -125,9 +279,8 @@ class Explorer(w.VBox):
             self._say([str(error)], warning=True)
             return self
         self.controls.busy(True)
-        self._ticker = threading.Thread(
-            target=self._tick, name="vdkit-explorer-progress", daemon=True
-        )
+        name = "vdkit-explorer-progress"
+        self._ticker = threading.Thread(target=self._tick, name=name, daemon=True)
         self._ticker.start()
         if wait_s is not None:
             self.wait(wait_s)
@@ -148,8 +301,7 @@ class Explorer(w.VBox):
             with self._lock:
                 runs = self.session.runs
                 if runs and self.session.error is None:
-                    self.controls.offer([(f"{r.number}: {setting_words(r.setting)}", r.number)
-                                         for r in runs])  # fmt: skip
+                    self.controls.offer(runs)
                     self._table.value = self.table()._repr_html_()
                 self._redraw()
         finally:
@@ -167,7 +319,8 @@ class Explorer(w.VBox):
         chosen = (c.decoder.value.strip(), c.variant.value)
         here = c.machine.value == self.session.here.name
         if not here and chosen not in {(key.decoder, key.variant) for key in known}:
-            c.go_to(known[0])
+            c.decoder.value, c.variant.value = known[0].decoder, known[0].variant
+            c.size.value, c.sink.value = f"{known[0].height}x{known[0].width}", known[0].sink
 
     def _redraw(self) -> None:
         """Predict and draw; an impossible setting is explained in place of the picture."""
@@ -189,52 +342,49 @@ class Explorer(w.VBox):
             self._predicted = made
             remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
             if run is not None:
-                remarks.insert(0, difference_words(run))
+                remarks.insert(0, told.difference_words(run))
         except LookupError as missing:
-            words = str(missing.args[0])
-            remarks = [f"{words[0].upper()}{words[1:]}. {self._remedy(machine)}"]
+            words, known = str(missing.args[0]), self.session.book.known(machine)
+            listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
+            remedy = f"Recorded there: {', '.join(listed)}."
+            if machine == self.session.here.name:
+                remedy = "Calibrate measures it, as Run does before it starts."
+            remarks = [f"{words[0].upper()}{words[1:]}. {remedy}"]
         except ValueError as error:
             remarks, warning = [str(error)], True
         if self._predicted is None:
             self._picture.say(remarks[0])
-        self._figures.value = setting_figures(self._predicted, run)._repr_html_()
+        self._figures.value = told.setting_figures(self._predicted, run)._repr_html_()
         self._say(remarks, warning)
-
-    def _remedy(self, machine: str) -> str:
-        if machine == self.session.here.name:
-            return "Calibrate measures it, as Run does before it starts."
-        known = self.session.book.known(machine)
-        listed = dict.fromkeys(f"{k.decoder} ({k.variant}) to {k.sink}" for k in known)
-        return f"Recorded there: {', '.join(listed)}."
 
     def _draw_pair(self) -> None:
         """Two runs of the session, mode async, above each other on one time axis."""
-        chosen = self._pair()
-        if len(chosen) < 2:
-            words = "Two runs are needed side by side: measure some, then choose them above."
-            self._picture.say(words)
-        else:
-            words = pair_words(*chosen)
+        words = "Two runs are needed side by side: measure some, then choose them above."
+        if chosen := self._pair():
+            words = told.pair_words(*chosen)
             self._picture.draw(pair_panels(chosen))
-            self._figures.value = pair_figures(*chosen)._repr_html_()
+            self._figures.value = told.pair_figures(*chosen)._repr_html_()
+        else:
+            self._picture.say(words)
         self._say([words])
 
-    def _pair(self) -> list[SessionRun]:
-        """The two runs that the menus name; fewer before there are two."""
-        numbers = (self.controls.first.value, self.controls.second.value)
-        return [run for number in numbers for run in self.session.runs if run.number == number]
+    def _pair(self) -> list[told.SessionRun]:
+        """The two runs that the menus name; none before there is one."""
+        by_number = {run.number: run for run in self.session.runs}
+        menus = (self.controls.first, self.controls.second)
+        return [by_number[menu.value] for menu in menus if menu.value in by_number]
 
     def _say(self, remarks: list[str], warning: bool = False) -> None:
         if self.session.error is not None and not self.session.running:
             remarks, warning = [self.session.error, *remarks], True
         self.remarks = tuple(remarks)
-        self._remarks.value = remarks_html(remarks, warning)
+        self._remarks.value = _html(remarks, warning)
 
     def table(self) -> Table:
         """The runs of this session; ValueError before the first one."""
         if not self.session.runs:
             raise ValueError("nothing is measured yet; press Run")
-        return runs_table(self.session.runs)
+        return told.runs_table(self.session.runs)
 
     def snapshot(self) -> Any:
         """The picture as it is now, for a page that shows no widgets."""
@@ -262,22 +412,26 @@ class Explorer(w.VBox):
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
         run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
-        pair = self._pair() if self.controls.view.value == SIDE_BY_SIDE else []
-        if len(pair) == 2:
-            run = pair[1]
-        picture.draw(pair_panels(pair) if len(pair) == 2 else setting_panels(run.predicted, run))
-        written = export(run, runs, picture, self.controls.label.value.strip(), self.results)
+        panels = setting_panels(run.predicted, run)
+        if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
+            run, panels = pair[1], pair_panels(pair)
+        picture.draw(panels)
+        label = self.controls.label.value.strip()
+        check_out(self.results, label, "results folder")
+        made = run.recording.model_copy(update={"label": label or told.setting_words(run.setting)})
+        write = partial(write_recording, made)
+        folder = result_folder(self.results, made.label, made.provenance, write)
+        pictures = [picture.save(folder / f"timeline.{end}") for end in ("png", "svg", "pdf")]
+        written = [folder / FILE, *pictures, *told.runs_table(runs).write(folder, "table")]
         names = ", ".join(path.name for path in written)
-        self._exported.value = remarks_html(
-            [f"Run {run.number}, written into {written[0].parent}: {names}"]
-        )
+        self._exported.value = _html([f"Run {run.number}, written into {folder}: {names}"])
         return written
 
     def _on_export(self, _: Any) -> None:
         try:
             self.export()
         except (OSError, RuntimeError, ValueError) as error:
-            self._exported.value = remarks_html([str(error)], warning=True)
+            self._exported.value = _html([str(error)], warning=True)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -296,6 +450,13 @@ class Explorer(w.VBox):
         if bundle is not None:
             bundle["text/plain"] = "The explorer: run this cell in JupyterLab to use it."
         return bundle
+
+
+def _html(remarks: Sequence[str], warning: bool = False) -> str:
+    """Sentences under the picture; red if they say what went wrong."""
+    kind = " vdkit-warning" if warning else ""
+    lines = "".join(f"<div>{escape(line)}</div>" for line in remarks)
+    return f"<div class='vdkit-remarks{kind}'>{lines}</div>"
 
 
 _open: list[Explorer] = []
@@ -339,15 +500,14 @@ def explore(
         _open.pop().close()
     here = ThisMachine(device, decoders, sinks)
     usual = ("wan2.1", "480x832", 41) if here.on_gpu else ("tiny-wan", "96x160", 17)
-    near = [folder for folder in (Path("results"), Path("../results")) if folder.is_dir()]
     start = {
-        "decoder": decoder or usual[0],
-        "size": size or usual[1],
+        "decoder": decoder or usual[0], "size": size or usual[1],
         "latent_frames": usual[2] if latent_frames is None else latent_frames,
         "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
         "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
     }  # fmt: skip
-    found = Path(results) if results is not None else next(iter(near), Path("results"))
+    near = (one for one in ("results", "../results") if Path(one).is_dir())
+    found = Path(next(near, "results") if results is None else results)
     made = Explorer(here, found, start)
     _open.append(made)
     return made.calibrate() if calibrate else made

@@ -21,6 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from vdkit.decode.chunks import DecodeResult
+from vdkit.explorer import SessionRun
+from vdkit.predict.advise import SettingPrediction
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
 from vdkit.present.timeline import (
     BAR,
@@ -30,6 +32,7 @@ from vdkit.present.timeline import (
     lane_handles,
     two_chunks,
 )
+from vdkit.present.words import config_words
 from vdkit.record.runs import Run
 from vdkit.trace.stalls import Stalls
 
@@ -41,7 +44,8 @@ LEGEND_PART = 0.135
 """Of the picture's height, at its bottom: the legend's alone."""
 _FONT: Any = {**STYLE, "font.size": 7.0, "axes.titlesize": 7.0}
 DASHES: tuple[Any, ...] = ((0, (4, 2)), ":")
-"""Lines of the first run of a panel, and of the second."""
+WHOSE = ("predicted: ", "measured: ")
+"""Lines of the first run of a panel, and of the second, and what they are called."""
 _LINE: Any = {"color": "black", "linewidth": 0.8}
 
 
@@ -51,20 +55,36 @@ class Panel:
 
     Attributes:
         title: above it.
-        predicted, measured: runs; with both, the measured one lies below the predicted one in each
-            lane.
-        stalls: of the run that is drawn first, shaded by cause.
+        runs: one, or a predicted and a measured one, which lies below the other in each lane.
+        stalls: of the first, shaded by cause.
     """
 
     title: str
-    predicted: DecodeResult | None = None
-    measured: Run | None = None
-    stalls: Stalls | None = None
+    runs: tuple[Run | DecodeResult, ...]
+    stalls: Stalls
 
-    @property
-    def runs(self) -> tuple[Run | DecodeResult, ...]:
-        """Those there are, the predicted one first."""
-        return tuple(run for run in (self.predicted, self.measured) if run is not None)
+
+def setting_panels(predicted: SettingPrediction, run: SessionRun | None) -> list[Panel]:
+    """Both paths of a setting; its run, if there is one, below the prediction in each lane."""
+    panels = []
+    for mode, made in predicted.predictions.items():
+        measured = (run.shown(mode),) if run else ()
+        title = f"{mode}: predicted {made.run.latency_s:.3f} s"
+        for one in measured:
+            title += f" (upper bars), measured {one.latency_s:.3f} s (lower bars)"
+        panels.append(Panel(title, (made.run, *measured), made.stalls))
+    return panels
+
+
+def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
+    """Mode async of each run."""
+    panels = []
+    for run in runs:
+        shown = run.shown("async")
+        title = f"run {run.number}, async: {shown.latency_s:.3f} s. "
+        title += config_words(run.setting.config)
+        panels.append(Panel(title, (shown,), run.stalls("async")))
+    return panels
 
 
 class LiveTimeline:
@@ -74,12 +94,12 @@ class LiveTimeline:
         with mpl.rc_context(_FONT):
             self.figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=SCREEN_DPI)
             self._canvas = FigureCanvasAgg(self.figure)
-            self._axes: list[tuple[Axes, Axes]] = []
-            for bottom in (0.624, 0.238):
-                whole = self.figure.add_axes((0.078, bottom, 0.552, 0.308))
-                zoom = self.figure.add_axes((0.66, bottom, 0.322, 0.308))
-                self._axes.append((whole, zoom))
-            for ax in (ax for pair in self._axes for ax in pair):
+            add = self.figure.add_axes
+            self._axes: list[tuple[Axes, Axes]] = [
+                (add((0.078, bottom, 0.552, 0.308)), add((0.66, bottom, 0.322, 0.308)))
+                for bottom in (0.624, 0.238)
+            ]
+            for ax in self.figure.axes:
                 ax.tick_params(axis="y", length=0)
                 ax.tick_params(axis="x", length=2, pad=1.5)
                 ax.spines["left"].set_visible(False)
@@ -105,15 +125,12 @@ class LiveTimeline:
             windows = {id(run): window for run in runs if (window := two_chunks(run))}
             widest = max((stop - start for start, stop in windows.values()), default=0.0)
             causes: set[str] = set()
-            for row, (whole, zoom) in enumerate(self._axes):
-                there = row < len(panels)
-                whole.set_visible(there)
-                zoom.set_visible(there and all(id(run) in windows for run in panels[row].runs))
-                if there:
-                    panel = panels[row]
-                    ends = [(0.0, run.latency_s) for run in panel.runs]
-                    causes |= self._panel(whole, panel, panel.title, ends, longest, 1.0)
-                if zoom.get_visible():
+            for ax in self.figure.axes:
+                ax.set_visible(False)
+            for (whole, zoom), panel in zip(self._axes, panels, strict=False):
+                ends = [(0.0, run.latency_s) for run in panel.runs]
+                causes |= self._panel(whole, panel, panel.title, ends, longest, 1.0)
+                if all(id(run) in windows for run in panel.runs):
                     ends = [windows[id(run)] for run in panel.runs]
                     took = " / ".join(f"{1e3 * (stop - start):.1f}" for start, stop in ends)
                     title = f"two chunks, to the line: {took} ms"
@@ -136,6 +153,7 @@ class LiveTimeline:
 
         x is the time since that start, times ``scale``. Returns the causes of stalls to be seen.
         """
+        ax.set_visible(True)
         limits = (0.0, 1.005 * widest_s * scale)
         begins = [begin for begin, _ in spans]
         ax.set_title(title, loc="left", pad=2)
@@ -143,8 +161,6 @@ class LiveTimeline:
         ax.xaxis.set_major_locator(MaxNLocator(6 if scale == 1 else 5))
         for (begin, end), dashes in zip(spans, DASHES, strict=False):
             self._drawn.append(ax.axvline((end - begin) * scale, linestyle=dashes, **_LINE))
-        if panel.stalls is None:
-            return set()
         height = 2 * BAR / len(panel.runs)
         drawn, seen = draw_stalls(ax, panel.stalls, limits, begins[0], scale, height)
         self._drawn += drawn
@@ -152,54 +168,50 @@ class LiveTimeline:
 
     def _name(self, panels: Sequence[Panel], causes: set[str]) -> None:
         """The legend: lanes, causes, and whose end each line is."""
-        if self._legend is not None:
-            self._legend.set_visible(bool(panels))
-        if not panels:
-            return
-        handles: list[Any] = [
-            *lane_handles([run for panel in panels for run in panel.runs]),
-            *(cause_handle(cause) for cause in CAUSE_COLORS if cause in causes),
-        ]
-        names = ["predicted: ", "measured: "] if any(len(p.runs) == 2 for p in panels) else [""]
-        for name, dashes in zip(names, DASHES, strict=False):
-            label = f"{name}sink closed"
-            handles.append(Line2D([], [], label=label, linestyle=dashes, **_LINE))
+        handles: list[Any] = []
+        if panels:
+            handles += lane_handles([run for panel in panels for run in panel.runs])
+            handles += [cause_handle(cause) for cause in CAUSE_COLORS if cause in causes]
+            whose = WHOSE if any(len(panel.runs) == 2 for panel in panels) else ("",)
+            for name, dashes in zip(whose, DASHES, strict=False):
+                label = f"{name}sink closed"
+                handles.append(Line2D([], [], label=label, linestyle=dashes, **_LINE))
         labels = tuple(handle.get_label() for handle in handles)
         if labels == self._labels:
             return
         if self._legend is not None:
             self._legend.remove()
-        self._labels = labels
-        self._legend = self.figure.legend(
-            handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
-            handlelength=1.8, columnspacing=1.1, bbox_to_anchor=(0.5, -0.012), labelspacing=0.3,
-        )  # fmt: skip
+        self._labels, self._legend = labels, None
+        if handles:
+            self._legend = self.figure.legend(
+                handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
+                handlelength=1.8, columnspacing=1.1, bbox_to_anchor=(0.5, -0.012), labelspacing=0.3,
+            )  # fmt: skip
 
     def png(self) -> bytes:
         """The picture for the screen; each legend is drawn once, for all pictures that have it."""
         from PIL import Image
 
-        legend = self._legend if self._legend is not None and self._legend.get_visible() else None
-        if legend and self._labels not in self._strips:
-            renderer = self._canvas.get_renderer()
-            renderer.clear()
-            self.figure.patch.draw(renderer)
-            legend.draw(renderer)
-            alone = self._pixels()
-            self._strips[self._labels] = alone[int((1 - LEGEND_PART) * len(alone)) :]
-        if legend:
-            legend.set_visible(False)
-        self._canvas.draw()
-        pixels = self._pixels()
-        if legend:
-            legend.set_visible(True)
-            strip = self._strips[self._labels]
+        if self._legend is None:
+            pixels = self._pixels(self.figure)
+        else:
+            if self._labels not in self._strips:
+                alone = self._pixels(self.figure.patch, self._legend)
+                self._strips[self._labels] = alone[int((1 - LEGEND_PART) * len(alone)) :]
+            self._legend.set_visible(False)
+            pixels, strip = self._pixels(self.figure), self._strips[self._labels]
+            self._legend.set_visible(True)
             pixels[-len(strip) :] = strip
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "png", compress_level=1)
         return data.getvalue()
 
-    def _pixels(self) -> np.ndarray:
+    def _pixels(self, *artists: Any) -> np.ndarray:
+        """Of these alone, RGB, uint8 [height, width, 3]."""
+        renderer = self._canvas.get_renderer()
+        renderer.clear()
+        for artist in artists:
+            artist.draw(renderer)
         return np.array(np.asarray(self._canvas.buffer_rgba())[..., :3])
 
     def save(self, path: Path) -> Path:

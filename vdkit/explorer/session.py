@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from vdkit.decode import ChunkDecoder, DecodeCancelled, require
 from vdkit.decode.chunks import pixel_frames
-from vdkit.explorer.views import SessionRun, bench_command
+from vdkit.explorer import SessionRun, bench_command
 from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models.latents import load_latents
@@ -26,15 +27,10 @@ from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec, held
 
-CALIBRATION_LATENT_FRAMES = 9
-"""Enough for steady chunks of one and of two latent frames."""
-
-SMALLEST_SPATIAL_FACTOR = 8
-"""Pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16."""
-
-LARGEST_SIDE = 8192
-"""Of a video, pixels: beyond it nothing fits, and a slip of the finger would take hours."""
-
+CALIBRATION_LATENT_FRAMES = 9  # enough for steady chunks of one and of two latent frames
+SMALLEST_SPATIAL_FACTOR = 8  # pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16
+LARGEST_SIDE = 8192  # pixels: beyond it nothing fits, and a slip of the finger would take hours
+Job = Callable[[Setting, str], None]
 _ANY_CHUNK_SIZE = frozenset({"diffusers", "channels_last"})
 """Variants that need no set-up for a chunk size, so that calibration may take several."""
 
@@ -59,13 +55,12 @@ class ThisMachine:
         self.on_gpu = self.device.type == "cuda"
         self.dtype = "float16" if self.on_gpu else "float32"
         self.vram_bytes: int | None = None
-        name = "CPU"
+        self.name = "this machine (CPU)"
         if self.on_gpu:
-            name = torch.cuda.get_device_name(self.device)
+            self.name = f"this machine ({torch.cuda.get_device_name(self.device)})"
             self.vram_bytes = torch.cuda.get_device_properties(self.device).total_memory
         else:
             keep_freed_memory()
-        self.name = f"this machine ({name})"
         self._decoders, self._sinks = dict(decoders or {}), dict(sinks or {})
         self.decoders = ("tiny-wan", "wan2.1", "wan2.2", *self._decoders)
         self.variants = tuple(VARIANTS)
@@ -118,7 +113,7 @@ class Session:
         self.error: str | None = None
         self.progress = JobProgress("")
         """Of the job in hand, or of the last one."""
-        self._decoder: tuple[tuple[str, str], Any] | None = None
+        self._decoder: tuple[tuple[str, str], ChunkDecoder] | None = None
         self._thread: threading.Thread | None = None
         self._cancel = threading.Event()
 
@@ -156,23 +151,23 @@ class Session:
         """The latest run of a setting."""
         return next((run for run in reversed(self.runs) if run.setting == setting), None)
 
-    def run(self, setting: Setting, rounds: int, folder: str = "") -> None:
+    def run(self, rounds: int, setting: Setting, folder: str = "") -> None:
         """Measure a setting on the thread: ``rounds`` of sync and async, in turns.
 
         Args:
-            setting: of this machine.
             rounds: timed runs of each path, 1 or more.
+            setting: of this machine.
             folder: where the sink writes; empty: the system's temporary folder.
 
         Raises:
             RuntimeError: a job is in hand.
             ValueError: the setting is another machine's.
         """
-        self._start(lambda: self._measure(setting, rounds, folder), setting)
+        self._start(partial(self._measure, rounds), setting, folder)
 
     def calibrate(self, setting: Setting, folder: str = "") -> None:
         """Measure the costs of a setting on the thread, with a short video; raises as `run`."""
-        self._start(lambda: self._calibrate(setting, folder), setting)
+        self._start(self._calibrate, setting, folder)
 
     def cancel(self) -> None:
         """Stop the job in hand within a chunk; none is no error."""
@@ -190,7 +185,7 @@ class Session:
         self.wait()
         self._release()
 
-    def _start(self, job: Callable[[], None], setting: Setting) -> None:
+    def _start(self, job: Job, setting: Setting, folder: str) -> None:
         if self.running:
             raise RuntimeError(
                 f"a job is in hand ({self.progress.doing}); cancel it or wait for it"
@@ -204,25 +199,23 @@ class Session:
         self.error = None
         self.progress = JobProgress("starting")
         # A daemon: a kernel that is told to end does not wait for a measurement.
-        self._thread = threading.Thread(
-            target=self._guard, args=(job,), name="vdkit-explorer", daemon=True
-        )
+        job_of = (job, setting, folder)
+        self._thread = threading.Thread(None, self._guard, "vdkit-explorer", job_of, daemon=True)
         self._thread.start()
 
-    def _guard(self, job: Callable[[], None]) -> None:
+    def _guard(self, job: Job, setting: Setting, folder: str) -> None:
         ended = "done"
         try:
-            job()
+            job(setting, folder)
         except DecodeCancelled as stopped:
             ended, self.error = "cancelled", f"Cancelled: {stopped}"
         except Exception as error:  # whatever a decoder or a sink raises is shown, not lost
             ended, self.error = "failed", f"{type(error).__name__}: {error}"
-        share = 1.0 if ended == "done" else self.progress.share
-        self.progress = JobProgress(ended, share)
+        self.progress = JobProgress(ended, self.progress.share if self.error else 1.0)
         if ended == "failed" and "memory" in str(self.error).lower():
             self._release()  # only now: the error's frames held the decoder and its tensors
 
-    def _measure(self, setting: Setting, rounds: int, folder: str) -> None:
+    def _measure(self, rounds: int, setting: Setting, folder: str) -> None:
         decoding = setting.decoding
         try:
             known = self.book.lookup(decoding).exact
@@ -232,52 +225,41 @@ class Session:
             self._calibrate(setting, folder)
         before = self.predict(setting)
         command = bench_command(setting, rounds, folder) if self.here.knows(decoding) else None
-        size = setting.config.chunk_size
-        made = self._bench(
-            setting, folder, setting.latent_frames, [size], rounds, 1, "measuring", command
-        )
+        plan = {"runs": rounds, "warmup": 1, "command": command}
+        made = self._bench(setting, folder, [setting.config.chunk_size], "measuring", plan)
         self.runs.append(SessionRun(len(self.runs) + 1, before, made))
 
     def _calibrate(self, setting: Setting, folder: str) -> None:
         own = setting.config.chunk_size
         sizes = {own, 1, 2} if setting.decoding.variant in _ANY_CHUNK_SIZE else {own}
         frames = max(CALIBRATION_LATENT_FRAMES, 1 + 3 * own)
-        free = replace(setting, mb_per_s=None)
-        self._bench(free, folder, frames, sorted(sizes), 2, 0, "measuring costs")
+        free = replace(setting, latent_frames=frames, mb_per_s=None)
+        self._bench(free, folder, sorted(sizes), "measuring costs", {"runs": 2, "warmup": 0})
 
     def _bench(
-        self,
-        setting: Setting,
-        folder: str,
-        latent_frames: int,
-        chunk_sizes: list[int],
-        rounds: int,
-        warmup: int,
-        doing: str,
-        command: str | None = None,
+        self, setting: Setting, folder: str, sizes: list[int], doing: str, plan: dict[str, Any]
     ) -> Recording:
         """One benchmark for each chunk size, watched and put into the book; the last of them."""
         decoding = setting.decoding
         factory, info = self.here.sink(decoding.sink, folder, setting.mb_per_s)
         decoder = self._load(decoding)
-        frames = pixel_frames(latent_frames, decoder.temporal_factor)
+        frames = pixel_frames(setting.latent_frames, decoder.temporal_factor)
         latents = load_latents(f"random:{frames}x{decoding.height}x{decoding.width}", decoder)
-        parts = len(chunk_sizes)
-        for done, size in enumerate(chunk_sizes):
+        for done, size in enumerate(sizes):
             self._say(f"preparing {decoding.decoder} ({decoding.variant})")
             prepare(decoder, latents, size)
             since_s = time.perf_counter()
 
             def report(frames: int, total: int, done: int = done, since_s: float = since_s) -> None:
-                left_s = (time.perf_counter() - since_s) * (total * (parts - done) / frames - 1)
-                self.progress = JobProgress(doing, (done + frames / total) / parts, left_s)
+                more = total * (len(sizes) - done) / frames - 1
+                left_s = more * (time.perf_counter() - since_s)
+                self.progress = JobProgress(doing, (done + frames / total) / len(sizes), left_s)
 
-            self._say(doing, done / parts)
+            self._say(doing, done / len(sizes))
             made = run_benchmark(
-                decoder, latents, factory, sink_info=info, modes=MODES,
-                config=replace(setting.config, chunk_size=size), fps=setting.fps, runs=rounds,
-                warmup=warmup, label="explorer", latents_source="random", command=command,
-                progress=report, cancel=self._cancel,
+                decoder, latents, factory, sink_info=info, modes=MODES, fps=setting.fps,
+                config=replace(setting.config, chunk_size=size), label="explorer",
+                latents_source="random", progress=report, cancel=self._cancel, **plan,
             )  # fmt: skip
             self.book.add(made, decoding.machine, decoding.decoder, decoding.sink)
         return made
@@ -294,8 +276,7 @@ class Session:
             self._release()
             self._say(f"loading {decoding.decoder} ({decoding.variant})")
             self._decoder = (key, self.here.load(*key))
-        decoder: ChunkDecoder = self._decoder[1]
-        return decoder
+        return self._decoder[1]
 
     def _release(self) -> None:
         """Let go of the decoder and of what torch keeps for it."""
