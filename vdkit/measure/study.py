@@ -27,9 +27,17 @@ from vdkit.decode.pixels import check_latents
 from vdkit.decode.protocols import ChunkDecoder, Progress, Sink, require
 from vdkit.decode.sequential import compute_only, decode_diffusers, decode_sync
 from vdkit.measure.nvml import Nvml, mean_reading, watching
-from vdkit.record.machine import GpuReading, Provenance, collect_provenance, gpu_uuid, tensor_sha256
 from vdkit.record.recording import Arm, Recording
-from vdkit.record.runs import Run, SinkInfo, Workload
+from vdkit.record.runs import (
+    GpuReading,
+    Provenance,
+    Run,
+    SinkInfo,
+    Workload,
+    collect_provenance,
+    gpu_uuid,
+    tensor_sha256,
+)
 
 MODES: Mapping[str, Callable[..., DecodeResult]] = {
     "diffusers": decode_diffusers,
