@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from vdkit.record.machine import keep_freed_memory
+from vdkit.record.runs import keep_freed_memory
 
 LONGEST = (
     "notebook/test_notebooks.py", "browser/test_explorer.py", "browser/test_lab.py",

@@ -36,9 +36,9 @@ from typing import Any, cast
 
 import torch
 
-from vdkit.record.machine import collect_provenance
-from vdkit.record.stats import paired_ratio
-from vdkit.record.store import check_out, result_folder, write_atomically
+from vdkit.record import check_out, result_folder, write_atomically
+from vdkit.record.runs import collect_provenance
+from vdkit.record.stats import geometric_ratio
 
 LABEL = "analyze-vs-hta"
 NO_ROUNDING = "HTA_DISABLE_NS_ROUNDING"
@@ -177,7 +177,7 @@ def compare(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
     ratios = {}
     for name in ("seconds", "peak_bytes"):
         vdkit, hta = ([run[name] for run in of_tool[1:]] for of_tool in runs.values())
-        ratios[name] = asdict(paired_ratio(hta, vdkit))
+        ratios[name] = asdict(geometric_ratio(hta, vdkit))
     apart = {way: disagreement(ours, outputs[way]) for way in ("hta", "hta_unrounded")}
     return {"hta_over_vdkit": ratios, "disagreement": apart, "runs": runs, "outputs": outputs}
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 import vdkit
-from vdkit.record.machine import collect_provenance
+from vdkit.record import check_out, result_folder, write_atomically
+from vdkit.record.runs import collect_provenance
 from vdkit.record.stats import summarize
-from vdkit.record.store import check_out, result_folder, write_atomically
 
 LABEL = "explorer-redraw"
 MACHINE = "NVIDIA H200, recorded"

@@ -18,9 +18,9 @@ from vdkit.present.documents import benchmark_table, document_of
 from vdkit.present.results_list import published_lines, results_table, session_range
 from vdkit.present.sweep_document import verdict
 from vdkit.present.table import Table, ratio_of, significant
-from vdkit.record.recording import Recording, read_recording
-from vdkit.record.results import find_recordings
-from vdkit.record.store import write_atomically, written
+from vdkit.record import write_atomically, written
+from vdkit.record.recording import Recording
+from vdkit.record.results import find_recordings, read_recording
 
 PAGE = "results/README.md"
 PICTURE = "timeline.png"
@@ -135,7 +135,7 @@ def with_part(readme: str, name: str, text: str) -> str:
 def page(made: Recorded) -> str:
     """The whole page of recordings; its links are relative to ``results``."""
     variants = made.of("variants")
-    whole = {name: one for name, one in variants.items() if len(one.variants) > 1}
+    whole = {name: one for name, one in variants.items() if len(one.benchmarks) > 1}
     steps = {name: one for name, one in variants.items() if name not in whole}
     return paragraphs(
         "# Recorded results",

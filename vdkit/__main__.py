@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 
-from vdkit.record.store import CLAIMS, kept
+from vdkit.record import CLAIMS, kept
 
 
 def _terminate(number: int, frame: object) -> None:

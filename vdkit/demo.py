@@ -14,9 +14,10 @@ from vdkit.models.loading import TINY_WAN, load_decoder
 from vdkit.present.documents import benchmark_table, document_of
 from vdkit.present.timeline import plot_timeline
 from vdkit.present.words import noise_note
-from vdkit.record.machine import keep_freed_memory
-from vdkit.record.recording import FILE, Recording, read_recording
-from vdkit.record.store import check_out, claim, write_atomically, written
+from vdkit.record import check_out, claim, write_atomically, written
+from vdkit.record.recording import FILE, Recording
+from vdkit.record.results import read_recording
+from vdkit.record.runs import keep_freed_memory
 from vdkit.sinks import SinkSpec
 from vdkit.sinks.files import Mp4Sink
 from vdkit.trace import balancing_mb_per_s

@@ -50,7 +50,7 @@ from vdkit.decode.chunks import VideoInfo
 from vdkit.measure.quality import psnr_db, ssim
 from vdkit.models.loading import load_pipeline
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
-from vdkit.record.machine import collect_provenance
+from vdkit.record.runs import collect_provenance
 
 HERE = Path(__file__).resolve().parent
 OF_A_SHAPE = ("color", "shape", "motion")

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pandas as pd
 from PIL import Image
 
-from vdkit.record.recording import read_recording
+from vdkit.record.results import read_recording
 
 SETUP = """\
 import contextlib, threading, vdkit

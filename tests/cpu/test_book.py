@@ -13,7 +13,7 @@ from vdkit.explorer.live_timeline import LiveTimeline, Panel
 from vdkit.predict.advise import Setting, predict_setting
 from vdkit.predict.fit import CostBook, Decoding, fit_costs
 from vdkit.predict.recurrence import predict, video_info
-from vdkit.record.recording import read_recording
+from vdkit.record.results import read_recording
 from vdkit.record.runs import SinkInfo
 
 RESULTS = Path(__file__).parents[2] / "results"

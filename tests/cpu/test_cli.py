@@ -10,13 +10,13 @@ from unittest.mock import MagicMock
 
 import pytest
 
+import vdkit.record
 from vdkit import load_decoder, load_latents, read_recording, save_latents
 from vdkit.__main__ import main
 from vdkit.cli import ALL_MODES, PRESETS, build_parser
 from vdkit.demo import LATENTS
 from vdkit.models.latents import latents_metadata
 from vdkit.present.document import MARKER
-from vdkit.record import store
 
 ROOT = Path(__file__).parents[2]
 (HTA,) = (ROOT / "results").glob("*analyze-vs-hta")
@@ -215,11 +215,11 @@ def test_a_chunk_beyond_the_video_is_refused_by_every_command(tmp_path, capsys, 
 
 
 def stop_at(number):
-    """Ctrl-C at so many lines of `vdkit.record.store`, where all that is kept is written."""
+    """Ctrl-C at so many lines of `vdkit.record`, where all that is kept is written."""
     left = [number]
 
     def trace(frame, event, argument):
-        if frame.f_code.co_filename != store.__file__:
+        if frame.f_code.co_filename != vdkit.record.__file__:
             return None
         if event == "line":
             left[0] -= 1
@@ -285,7 +285,7 @@ def test_an_interrupt_while_a_record_becomes_json_is_one_too(tmp_path, monkeypat
     def stop(chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vdkit.record.runs.asdict", stop)
+    monkeypatch.setattr("vdkit.record.runs.attrgetter", stop)
     assert main([*QUICK, "--modes", "sync", "--out", str(tmp_path)]) == 130
     assert "interrupted; nothing was recorded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -200,8 +200,7 @@ def test_figures_are_those_of_the_runs():
     latency = judged(recording)["latency_s"]
     slow, a = (recording.arms[arm].latencies for arm in ("slow", "a"))
     assert latency.planted.value == pytest.approx(math.exp(np.log(np.divide(slow, a)).mean()))
-    assert latency.arms["b"].mean == pytest.approx(np.mean(recording.arms["b"].latencies))
-    pair = compare_results(recording, recording, mode_pairs=[("a", "slow")])
+    pair = compare_results(recording, recording, modes=[("a", "slow")])
     assert pair.paired and pair.rows[0].decision.ratio == latency.planted
 
 

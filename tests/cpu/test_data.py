@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vdkit import analyze, load_decoder, load_latents, read_recording, read_trace
-from vdkit.record.stats import paired_ratio
+from vdkit.record.stats import geometric_ratio
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -71,4 +71,4 @@ def test_the_recorded_profile_reaches_what_it_should():
         assert all(window.explained_percent >= 99 for window in one.analysis.windows.values())
     assert seen["sync"].analysis.agreement.difference_percent <= 5
     sampled = [run.latency_s for run in seen["async"].sampled]
-    assert paired_ratio(sampled, arms["async"].latencies).high <= 1.005
+    assert geometric_ratio(sampled, arms["async"].latencies).high <= 1.005

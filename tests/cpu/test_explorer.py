@@ -20,7 +20,7 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer import SessionRun, bench_command, difference_words
 from vdkit.explorer.live_timeline import setting_panels
 from vdkit.predict.advise import Setting
-from vdkit.record.recording import read_recording
+from vdkit.record.results import read_recording
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 99 GiB"
 RECORDED = Path(__file__).parents[2] / "results"

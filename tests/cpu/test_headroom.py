@@ -13,8 +13,9 @@ from vdkit.present.charts import (
     plot_hiding,
 )
 from vdkit.present.table import ratio_of
-from vdkit.record.derived import STEPS, Overlap, headroom_of, overlap_of
-from vdkit.record.recording import Ceiling, read_recording
+from vdkit.record.derived import Overlap, headroom_of, overlap_of
+from vdkit.record.recording import Ceiling
+from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 PROFILE = RESULTS / "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile"
@@ -28,7 +29,7 @@ def whole():
 @pytest.fixture(scope="module")
 def recorded(whole):
     """Variant to its benchmark."""
-    return {name: whole.of_variant(name) for name in whole.variants}
+    return whole.benchmarks
 
 
 def without(result, mode):
@@ -40,21 +41,21 @@ def without(result, mode):
 def test_the_parts_add_up_to_the_latency(recorded):
     for result in recorded.values():
         one, count = overlap_of(result), result.workload.latent_frames
-        for mode, total_ms in (("sync", one.sync_total_ms), ("async", one.async_total_ms)):
-            assert total_ms == pytest.approx(1e3 * result.arms[mode].latency.mean / count)
+        for mode, parts_ms in (("sync", one.sync_ms), ("async", one.async_ms)):
+            assert sum(parts_ms.values()) == pytest.approx(
+                1e3 * result.arms[mode].latency.mean / count
+            )
         spans = [chunk.span_s("write") for run in result.arms["sync"].timed for chunk in run.chunks]
         expected = 1e3 * sum(spans) / len(result.arms["sync"].timed) / count
         assert one.sync_ms["write"] == pytest.approx(expected) and expected > 0
-        assert one.sync_rest_ms > 0  # nothing overlaps in sync
+        assert one.sync_ms["rest"] > 0  # nothing overlaps in sync
 
 
 def test_what_is_hidden():
-    steps = dict(zip(STEPS, (60.0, 10.0, 20.0, 5.0), strict=True))
-    one = Overlap(sync_ms=steps, sync_rest_ms=5.0, async_decode_ms=62.0, async_rest_ms=10.0)
-    assert (one.sync_total_ms, one.async_total_ms, one.beside_ms) == (100, 72, 40)
-    assert (one.beside_percent, one.hidden_percent) == (40, 75)
-    nothing = Overlap(sync_ms=steps, sync_rest_ms=5.0, async_decode_ms=62.0, async_rest_ms=40.0)
-    assert nothing.hidden_percent == 0
+    sync_ms = {"decode": 60.0, "copy": 10.0, "convert": 20.0, "write": 5.0, "rest": 5.0}
+    one = Overlap(sync_ms, {"decode": 62.0, "rest": 10.0})
+    assert (one.beside_ms, one.beside_percent, one.hidden_percent) == (40, 40, 75)
+    assert Overlap(sync_ms, {"decode": 62.0, "rest": 40.0}).hidden_percent == 0
 
 
 def test_a_faster_decoder_has_more_to_hide(recorded):
@@ -103,9 +104,9 @@ def test_the_pictures_draw_what_was_measured(whole, recorded):
         row = round(bar.get_y() + bar.get_height() / 2, 3)
         ends[row] = max(ends.get(row, 0.0), bar.get_x() + bar.get_width())
     expected = [
-        total
-        for result in recorded.values()
-        for total in (overlap_of(result).sync_total_ms, overlap_of(result).async_total_ms)
+        sum(parts_ms.values())
+        for one in map(overlap_of, recorded.values())
+        for parts_ms in (one.sync_ms, one.async_ms)
     ]
     assert [ends[row] for row in sorted(ends)] == pytest.approx(expected)
     assert "28 % of it is not decoding" in " ".join(text.get_text() for text in ax.texts)
@@ -143,7 +144,7 @@ def test_what_is_hidden_in_words(whole):
 
 
 def recorded_ratio(whole, variant):
-    return whole.of_variant(variant).ratio("sync", "async")
+    return whole.benchmarks[variant].ratio("sync", "async")
 
 
 def test_the_ceiling_is_a_line(whole, recorded):

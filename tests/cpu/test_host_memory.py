@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from vdkit.record.machine import keep_freed_memory, malloc_words
+from vdkit.record.runs import keep_freed_memory, malloc_words
 
 FAULTS = """
 import resource, torch
@@ -43,5 +43,5 @@ def test_records_name_it(monkeypatch):
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    monkeypatch.setattr("vdkit.record.machine._kept", False)
+    monkeypatch.setattr("vdkit.record.runs._kept", False)
     assert keep_freed_memory() is False and malloc_words().startswith("default")

@@ -13,10 +13,8 @@ from vdkit.cli import command_line
 from vdkit.present.columns import COST, ENERGY, SAVING, Asked, Row, cells, legend
 from vdkit.present.documents import benchmark_table
 from vdkit.present.profile_document import paths_table
-from vdkit.record.money import (
+from vdkit.record.derived import (
     check_price,
-    mean_energy_j,
-    run_energy_j,
     saving_usd,
     usd_per_video_hour,
 )
@@ -76,12 +74,9 @@ class TestByHand:
         assert usd_per_video_hour(0.5, 2.0) == 1.0
 
     def test_saving_is_the_difference_of_two_costs(self):
-        # 10 s of video in 8 s or in 5 s: RTF 0.8 and 0.5; 0.3 x $2 x 1000 h
-        assert saving_usd(8, 5, 10, 2) == pytest.approx(600)
-        assert saving_usd(5, 8, 10, 2) == pytest.approx(-600)
-        assert saving_usd(8, 5, 10, 2, video_hours=1) == pytest.approx(0.6)
-        apart = usd_per_video_hour(0.8, 2) - usd_per_video_hour(0.5, 2)
-        assert saving_usd(8, 5, 10, 2) == pytest.approx(1000 * apart)
+        # RTF 0.8 and 0.5: 0.3 x $2 x 1000 h
+        assert saving_usd(0.8, 0.5, 2) == pytest.approx(600)
+        assert saving_usd(0.5, 0.8, 2) == pytest.approx(-600)
 
     @pytest.mark.parametrize("bad", [0, -1.5, math.nan, math.inf, -math.inf])
     def test_what_is_not_finite_and_above_zero_is_named(self, bad):
@@ -90,11 +85,9 @@ class TestByHand:
             ("the price", lambda: check_price(bad)),
             ("the price", lambda: usd_per_video_hour(1, bad)),
             ("rtf", lambda: usd_per_video_hour(bad, 1)),
-            ("latency_a_s", lambda: saving_usd(bad, 1, 1, 1)),
-            ("latency_b_s", lambda: saving_usd(1, bad, 1, 1)),
-            ("video_s", lambda: saving_usd(1, 1, bad, 1)),
-            ("the price", lambda: saving_usd(1, 1, 1, bad)),
-            ("video_hours", lambda: saving_usd(1, 1, 1, 1, bad)),
+            ("rtf", lambda: saving_usd(bad, 1, 1)),
+            ("rtf", lambda: saving_usd(1, bad, 1)),
+            ("the price", lambda: saving_usd(1, 1, bad)),
         ]
         for name, call in calls:
             with pytest.raises(ValueError, match=f"{name} {shown}.*must be finite and above 0"):
@@ -102,27 +95,30 @@ class TestByHand:
 
 
 class TestEnergy:
+    def mean_of(self, result, *joules):
+        runs = tuple(with_energy(result.base.timed[0], 0, one) for one in joules)
+        return result.base.model_copy(update={"runs": runs}).energy_j
+
     def test_joules_are_the_difference_of_the_counters(self, run):
-        assert run_energy_j(with_energy(run, 1000.5, 1250.75)) == pytest.approx(250.25)
+        assert with_energy(run, 1000.5, 1250.75).energy_j == pytest.approx(250.25)
 
     def test_no_answer_is_none(self, run):
-        assert run_energy_j(with_energy(run, None, 5.0)) is None
-        assert run_energy_j(with_energy(run, 5.0, None)) is None
-        assert run_energy_j(with_energy(run, 5.0, 4.0)) is None, "the counter started again"
-        assert run_energy_j(run.model_copy(update={"gpu_before": None, "gpu_after": None})) is None
+        assert with_energy(run, None, 5.0).energy_j is None
+        assert with_energy(run, 5.0, None).energy_j is None
+        assert with_energy(run, 5.0, 4.0).energy_j is None, "the counter started again"
+        assert run.model_copy(update={"gpu_before": None, "gpu_after": None}).energy_j is None
 
-    def test_the_mean_is_that_of_all_runs(self, run):
-        assert mean_energy_j([with_energy(run, 0, joules) for joules in (100, 300)]) == 200
+    def test_the_mean_is_that_of_all_runs(self, result):
+        assert self.mean_of(result, 100, 300) == 200
 
-    def test_one_run_without_a_reading_leaves_the_mean_unknown(self, run):
-        runs = [with_energy(run, 0, joules) for joules in (100, None)]
-        assert mean_energy_j(runs) is None and mean_energy_j([]) is None
+    def test_one_run_without_a_reading_leaves_the_mean_unknown(self, result):
+        assert self.mean_of(result, 100, None) is None
 
     def test_recorded_joules_are_recorded_watts(self, result):
         """Energy over latency is a power that lies between idle and the H200's 700 W."""
         for mode in result.arms:
             for run in result.arms[mode].timed:
-                assert 100 < run_energy_j(run) / run.latency_s < 750
+                assert 100 < run.energy_j / run.latency_s < 750
 
 
 class TestCells:
@@ -182,7 +178,7 @@ class TestTables:
         for before, row, arm in zip(plain, rows, result.arms.values(), strict=True):
             assert list(row)[: len(before)] == list(before)
             assert row[COST].value == pytest.approx(arm.rtf * 3.36)
-            expected = mean_energy_j(arm.timed) / result.workload.seconds
+            expected = arm.energy_j / result.workload.seconds
             assert row[ENERGY].value == pytest.approx(expected)
             assert str(row[ENERGY]) == f"{expected:.1f}"
         saved = 3360 * (result.arms["sync"].rtf - result.arms["async"].rtf)
@@ -208,7 +204,8 @@ class TestTables:
         for mode, row in rows.items():
             cost = mean[mode] / profile.workload.seconds * 3.36
             assert row[COST].value == pytest.approx(cost)
-        saved = saving_usd(mean["sync"], mean["async"], profile.workload.seconds, 3.36)
+        rtf = {mode: arm.rtf for mode, arm in profile.arms.items()}
+        saved = saving_usd(rtf["sync"], rtf["async"], 3.36)
         assert str(rows["async"][SAVING]) == f"{saved:.0f}" and rows["sync"][SAVING] is None
         plain = paths_table(profile)
         assert COST not in plain.columns and ENERGY in plain.columns

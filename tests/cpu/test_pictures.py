@@ -10,7 +10,7 @@ import pytest
 from vdkit import plot_timeline, read_sweep, save_figure
 from vdkit.present.charts import plot_heatmap
 from vdkit.present.timeline import plot_overlap, steady_window
-from vdkit.record.recording import read_recording
+from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 

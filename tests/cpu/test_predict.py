@@ -25,7 +25,7 @@ from vdkit.measure.study import as_run
 from vdkit.predict import Cost, StageCosts, Storage
 from vdkit.predict.fit import _fit, fit_costs
 from vdkit.predict.recurrence import Pipeline, _times, predict, video_info
-from vdkit.record.recording import read_recording
+from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 ALL_OFF = DecodeConfig(
@@ -680,7 +680,7 @@ def test_variants_are_fitted_one_by_one():
         ValueError, match=r"variant is 'channels_last' in .*fit each setting by its"
     ):
         fit_costs(variants)
-    fast = variants.of_variant("fast")
+    fast = variants.benchmarks["fast"]
     costs, arm = fit_costs(fast), fast.arms["async"]
     made = predict(costs, video_info(fast), fast.config)
     assert made.run.latency_s == pytest.approx(arm.latency.mean, rel=0.005)

@@ -23,7 +23,8 @@ from vdkit.present import timeline as drawn
 from vdkit.present.columns import Asked
 from vdkit.present.documents import Source, document_of
 from vdkit.present.words import what_and_where
-from vdkit.record.recording import read_recording, write_recording
+from vdkit.record.recording import write_recording
+from vdkit.record.results import read_recording
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import NullSink, SinkSpec
 from vdkit.trace.figures import analyze, steady_windows

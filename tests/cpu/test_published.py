@@ -18,7 +18,7 @@ from vdkit.present.results_list import (
     published_lines,
     published_table,
 )
-from vdkit.record.recording import read_recording
+from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
 BUSY = "utilization %, two chunks"

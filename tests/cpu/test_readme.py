@@ -13,7 +13,7 @@ import vdkit
 from tests.helpers import Collect, latents_for
 from tools.readme import MAIN, PAGE, PARTS, PICTURE, Recorded, main, markers, with_part
 from vdkit import decode_async
-from vdkit.record.machine import git_state
+from vdkit.record.runs import git_state
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

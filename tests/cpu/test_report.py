@@ -18,7 +18,7 @@ from vdkit.present.comparison import comparison_table
 from vdkit.present.document import MARKER, Document, Facts, Text, section
 from vdkit.present.documents import benchmark_table, families_table, source_of, variant_table
 from vdkit.present.table import Number, Table
-from vdkit.record.upgrade import read_families
+from vdkit.record.results import read_families
 
 RESULTS = Path(__file__).parents[2] / "results"
 BENCH = next(RESULTS.glob("*c942496_aws-float16"))
@@ -157,7 +157,7 @@ def test_a_profile_without_what_lies_beside_it(tmp_path):
 def test_variants(tmp_path):
     page, recording = check(made(tmp_path, VARIANTS)), read_recording(VARIANTS)
     assert page.holds(variant_table(recording)) and page.holds(families_table(recording))
-    assert page.tags.count("img") == 1 + len(recording.variants)
+    assert page.tags.count("img") == 1 + len(recording.benchmarks)
     assert "diffusers / fast is 3.091" in page.text
     hashes = {row[0]: row[1] for row in page.tables[-1]}
     assert hashes["label"] == "variants-480p-float16"

@@ -9,12 +9,11 @@ import pytest
 
 from vdkit import load_results
 from vdkit.predict.fit import CostBook
-from vdkit.record.recording import read_recording
 from vdkit.record.results import (
     SkippedResultWarning,
     find_recordings,
-    rows_by_mode,
-    rows_by_run,
+    read_recording,
+    rows_of,
     runs_frame,
 )
 
@@ -89,16 +88,18 @@ def test_the_arm_with_planted_work_is_there_only_if_it_is_named(form, slow):
 def test_a_variant_is_compared_with_its_own_baseline():
     folder = next(RESULTS.glob("*variants-480p-float16"))
     whole, found = read_recording(folder), find_recordings(folder)
-    rows = {row["arm"]: row for row in rows_by_mode(found)}
+    rows = {row["arm"]: row for row in rows_of(found, by_run=False)}
     assert list(rows) == list(whole.arms)
-    for variant in whole.variants:
+    for variant in whole.benchmarks:
         sync = whole.arms[f"{variant}/sync"]
         assert rows[f"{variant}/sync"]["baseline_s"] is None
         assert rows[f"{variant}/async"]["baseline_s"] == sync.latency.mean
         assert rows[f"{variant}/async"]["baseline"] == f"{variant}/sync"
     by_round = {run.round: run.latency_s for run in whole.arms["fast/sync"].runs}
     pairs = {
-        row["round"]: row["baseline_s"] for row in rows_by_run(found) if row["arm"] == "fast/async"
+        row["round"]: row["baseline_s"]
+        for row in rows_of(found, by_run=True)
+        if row["arm"] == "fast/async"
     }
     assert pairs == by_round
 

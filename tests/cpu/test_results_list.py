@@ -7,8 +7,7 @@ import pytest
 
 from vdkit.present.columns import COST, SAVING, Asked
 from vdkit.present.results_list import results_table, results_text, session_range
-from vdkit.record.recording import read_recording
-from vdkit.record.upgrade import recorded_file
+from vdkit.record.results import read_recording, recorded_file
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -75,7 +74,7 @@ def test_every_kind_is_listed():
         "aa",
     ]
     variants = [row["variant"] for row in rows if row["kind"] == "variants"]
-    assert list(dict.fromkeys(variants)) == found[2][1].variants
+    assert list(dict.fromkeys(variants)) == list(found[2][1].benchmarks)
     assert [row["arm"] for row in rows if row["kind"] == "aa"] == ["a", "b", "slow"]
     assert rows[0]["arm"] is None or rows[0]["arm"] == "-"
     text = results_text(found)
@@ -87,7 +86,7 @@ def test_every_kind_is_listed():
 def test_a_variant_saves_against_its_own_baseline():
     found = listed("variants-480p-float16")
     rows = results_table(found, Asked(2.0)).rows
-    fast = found[0][1].of_variant("fast")
+    fast = found[0][1].benchmarks["fast"]
     (row,) = [row for row in rows if (row["variant"], row["mode"]) == ("fast", "async")]
     saved = fast.base.latency.mean - fast.arms["async"].latency.mean
     assert row[SAVING].value == pytest.approx(2000 * saved / fast.workload.seconds)
@@ -111,12 +110,12 @@ def test_a_ratio_has_a_range_over_sessions(bench):
     ratios = [
         main.ratio("sync", "async").value,
         profile.ratio("sync", "async").value,
-        variants.of_variant("diffusers").ratio("sync", "async").value,
+        variants.benchmarks["diffusers"].ratio("sync", "async").value,
     ]
     one = session_range(recordings)
     assert (one.low, one.high, one.n) == (min(ratios), max(ratios), 3)
     assert str(one) == f"{min(ratios):.2f} to {max(ratios):.2f} over 3 sessions"
-    fast = variants.of_variant("fast")
+    fast = variants.benchmarks["fast"]
     assert session_range(recordings, like=fast).low == fast.ratio("sync", "async").value
     assert session_range(recordings, "diffusers", "async", like=main).n == 4  # of any length
     assert session_range(recordings[-1:]) is None

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,9 +20,10 @@ from vdkit.present.stages import (
     size_words,
     stage_rows,
     stages_table,
+    vram_sets,
     vram_words,
 )
-from vdkit.record.derived import VramPoint, recorded_vram, vram_growth_bytes, vram_points
+from vdkit.record.derived import RECORDED, VramPoint, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec
 
@@ -202,7 +204,7 @@ def test_points_of_benchmarks():
         warmup=0,
         progress=False,
     )
-    assert vram_points([result]) == []  # on a CPU
+    assert vram_sets([result], pd.DataFrame()) == {}  # on a CPU
     arms = {
         name: arm.model_copy(
             update={"runs": tuple(r.model_copy(update={"vram_peak_bytes": 500}) for r in arm.runs)}
@@ -210,10 +212,13 @@ def test_points_of_benchmarks():
         for name, arm in result.arms.items()
     }
     device = result.provenance.device
-    assert vram_points([result.model_copy(update={"arms": arms})], other_bytes=100) == [
-        VramPoint("sync", 17, 400, device),
-        VramPoint("async", 17, 400, device),
-    ]
+    there = result.model_copy(update={"arms": arms})
+    assert vram_sets([there], pd.DataFrame(), other_bytes=100) == {
+        f"here, {device}": [
+            VramPoint("sync", 17, 400, device),
+            VramPoint("async", 17, 400, device),
+        ]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +228,7 @@ def recorded():
 
 
 def test_recorded_points_are_the_newest_of_their_length(recorded):
-    points = recorded_vram(recorded)
+    points = sorted(vram_points(recorded, wanted=RECORDED), key=lambda p: (p.mode, p.frames))
     assert [(p.mode, p.frames) for p in points] == [
         ("async", 161),
         ("async", 641),
@@ -236,9 +241,10 @@ def test_recorded_points_are_the_newest_of_their_length(recorded):
 
 
 def test_recorded_points_of_other_workloads(recorded):
-    assert {p.frames for p in recorded_vram(recorded, height=720, width=1280)} == {161}
-    assert recorded_vram(recorded, dtype="float32") == []
-    assert recorded_vram(recorded.iloc[:0]) == []
+    large = RECORDED | {"height": 720, "width": 1280}
+    assert {p.frames for p in vram_points(recorded, wanted=large)} == {161}
+    assert vram_points(recorded, wanted=RECORDED | {"dtype": "float32"}) == []
+    assert vram_points(recorded.iloc[:0], wanted=RECORDED) == []
     held = recorded.assign(other_bytes=1_000_000)
-    first, less = recorded_vram(recorded)[0], recorded_vram(held)[0]
+    first, less = (vram_points(one, wanted=RECORDED)[0] for one in (recorded, held))
     assert first.peak_bytes - less.peak_bytes == 1_000_000

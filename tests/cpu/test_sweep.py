@@ -19,8 +19,7 @@ from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left
 from vdkit.predict.grid import Cell, measured_s, median_and_worst, predict_cells, read_sweep
 from vdkit.present.charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document, sweep_frame
-from vdkit.record.recording import read_recording
-from vdkit.record.results import load_results
+from vdkit.record.results import load_results, read_recording
 from vdkit.sinks import SinkSpec
 
 MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)

@@ -14,7 +14,7 @@ from vdkit.predict.recurrence import video_info
 from vdkit.present.charts import plot_predictions, plot_sensitivity
 from vdkit.present.columns import ENERGY, Asked
 from vdkit.present.sweep_document import saving_line, sweep_table
-from vdkit.record.money import saving_usd
+from vdkit.record.derived import saving_usd
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec
 
@@ -197,7 +197,7 @@ def test_money_of_a_sweep(recorded):
     assert "† a run had a throttle reason set." in table.note
     (point,) = storage_sensitivity(recorded, [100.0])
     run = point.advice.prediction.run
-    saved = saving_usd(point.sync_s, run.latency_s, run.info.seconds, 3.36)
+    saved = saving_usd(point.sync_s / run.info.seconds, run.latency_s / run.info.seconds, 3.36)
     assert f"predicted to save ${saved:.0f} in 1,000 hours" in saving_line(
         recorded, Limits(), 100.0, 3.36
     )

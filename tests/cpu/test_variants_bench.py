@@ -123,8 +123,8 @@ class TestRun:
 
     def test_every_variant_has_arms_of_its_own(self, made):
         assert (made.kind, made.baseline) == ("variants", "plain/sync")
-        assert made.variants == ["plain", "chunked"]
-        plain, chunked = map(made.of_variant, made.variants)
+        assert list(made.benchmarks) == ["plain", "chunked"]
+        plain, chunked = made.benchmarks.values()
         assert list(plain.arms) == ["diffusers", "sync", "async", "compute_only"]
         assert list(chunked.arms) == ["sync", "async", "compute_only"]
         assert list(made.arms) == [f"plain/{m}" for m in plain.arms] + [
@@ -142,7 +142,7 @@ class TestRun:
     def test_the_baseline_is_a_mode_of_the_first(self):
         chosen = {"modes": ("sync", "async"), "runs": 1, "warmup": 0, "baseline": "async"}
         one = compare(**chosen)
-        assert one.baseline == "plain/async" and one.of_variant("chunked").baseline == "async"
+        assert one.baseline == "plain/async" and one.benchmarks["chunked"].baseline == "async"
         skipped = chosen | {"modes": ("diffusers", "async"), "baseline": "diffusers"}
         one = compare([("chunked", Chunked), ("plain", Plain)], **skipped)
         assert one.baseline == "chunked/async"
@@ -364,7 +364,7 @@ class TestCommand:
             *sorted(f"timeline_{name}.png" for name in VARIANTS),
         ]  # fmt: skip
         made = read_recording(home)
-        assert made.variants == list(VARIANTS)
+        assert list(made.benchmarks) == list(VARIANTS)
         assert made.skipped == {"compiled": ("diffusers",), "fast": ("diffusers",)}
         assert all(arm.workload.decoder == "tiny-wan" for arm in made.arms.values())
         assert all(psnr is None or psnr > 80 for psnr in made.psnr_db.values())

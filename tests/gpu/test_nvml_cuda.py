@@ -5,7 +5,7 @@ import time
 import torch
 
 from vdkit.measure.nvml import NvmlSampler
-from vdkit.record.machine import gpu_uuid
+from vdkit.record.runs import gpu_uuid
 
 _BUSY_S = 0.3
 

@@ -43,9 +43,9 @@ def test_variants_side_by_side(dtype):
         exact=lambda: load_decoder("tiny-wan", "cuda", "float32"),
         progress=False,
     )
-    assert list(made.families) == made.variants == list(VARIANTS)
+    assert list(made.families) == list(made.benchmarks) == list(VARIANTS)
     for name in VARIANTS:
-        one = made.of_variant(name)
+        one = made.benchmarks[name]
         assert one.frames_identical
         arm = one.arms["async"]
         raw = max(run.vram_peak_bytes for run in arm.timed)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
+from vdkit.record import check_out
 from vdkit.record.runs import MODES
-from vdkit.record.store import check_out
 
 if TYPE_CHECKING:
     import torch
@@ -436,7 +436,7 @@ def load_variant(
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
     from vdkit.models.loading import load_decoder
-    from vdkit.record.machine import keep_freed_memory
+    from vdkit.record.runs import keep_freed_memory
 
     decoder: ChunkDecoder = load_decoder(
         options.decoder, options.device, dtype or options.dtype, variant

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.cli import command, latents_of, load_variant, print_json, progress
 from vdkit.decode.chunks import VideoInfo, exact_fps
-from vdkit.record.store import check_file, claim
+from vdkit.record import check_file, claim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
     from vdkit.present.stages import stage_rows
-    from vdkit.record.machine import keep_freed_memory
+    from vdkit.record.runs import keep_freed_memory
     from vdkit.sinks.files import Mp4Sink
 
     for path, name, ending in (

@@ -28,12 +28,12 @@ from vdkit.present.profile_document import analysis_document
 from vdkit.present.results_list import results_table, results_text
 from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
 from vdkit.present.words import config_words, what_and_where
+from vdkit.record import check_file, write_atomically, written
 from vdkit.record.compare import Comparison, compare_results
-from vdkit.record.money import saving_usd, usd_per_video_hour
-from vdkit.record.recording import Recording, read_recording
-from vdkit.record.results import find_recordings, frame_of, rows_by_mode, rows_by_run
-from vdkit.record.stats import runs_needed
-from vdkit.record.store import check_file, write_atomically, written
+from vdkit.record.derived import saving_usd, usd_per_video_hour
+from vdkit.record.recording import Recording
+from vdkit.record.results import find_recordings, frame_of, read_recording, rows_of
+from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
 from vdkit.trace.read import read_trace
 
@@ -89,10 +89,14 @@ def run_compare(options: argparse.Namespace) -> int:
     limit = None if options.fail_above is None else _percent(options.fail_above)
     if (options.mode_a is None) != (options.mode_b is None):
         raise ValueError("--mode-a and --mode-b belong together; give both")
+    modes: Any = words(options.modes)
+    if options.mode_a is not None:
+        if modes is not None:
+            raise ValueError("give modes or pairs of modes, not both")
+        modes = [(options.mode_a, options.mode_b)]
     comparison = compare_results(
-        *_sides(options.a, options.b), paired=options.paired, across=options.across,
-        modes=words(options.modes), metrics=words(options.metrics),
-        mode_pairs=[(options.mode_a, options.mode_b)] if options.mode_a is not None else None,
+        *_sides(options.a, options.b), paired=options.paired, across=options.across, modes=modes,
+        metrics=words(options.metrics),
     )  # fmt: skip
     failed = [] if limit is None else _gate(comparison, limit)
     if not options.json:
@@ -136,10 +140,11 @@ def _gate(comparison: Comparison, limit: float) -> list[str]:
             + ("pairs" if comparison.paired else "of each side")
         )
     lines = []
-    for row in filter(lambda row: row.worse_than(limit), comparison.rows):
-        mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
-        by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
-        lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
+    for row in comparison.rows:
+        if row.decision.verdict == MORE and row.mean_b > row.mean_a * (1 + limit / 100):
+            mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
+            by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
+            lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
     return lines
 
 
@@ -386,7 +391,7 @@ def run_results(options: argparse.Namespace) -> int:
     if options.csv is not None:
         write_atomically(options.csv, frame.to_csv(index=False), new=True)
     if options.json:
-        rows = (rows_by_run if options.runs else rows_by_mode)(found)
+        rows = rows_of(found, by_run=options.runs)
         rows = [_priced(row, wants) for row in rows if modes is None or row["mode"] in modes]
         print_json({"rows": rows})
         return 0
@@ -414,8 +419,7 @@ def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
     more: dict[str, Any] = {}
     base_s, video_s, joules = row["baseline_s"], row["video_s"], row["energy_j"]
     if (price := wants.usd_per_hour) is not None:
-        took_s = row["mean_s"] if "n" in row else row["latency_s"]
-        saved = None if base_s is None else saving_usd(base_s, took_s, video_s, price)
+        saved = None if base_s is None else saving_usd(base_s / video_s, row["rtf"], price)
         each = usd_per_video_hour(row["rtf"], price)
         more = {
             "usd_per_hour": price, "usd_per_video_hour": each, "saving_usd_per_1000_h": saved

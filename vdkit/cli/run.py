@@ -20,10 +20,10 @@ from vdkit.present.columns import Asked
 from vdkit.present.document import Document, write_pictures
 from vdkit.present.documents import document_of, source_of
 from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
+from vdkit.record import result_folder, write_atomically
 from vdkit.record.compare import judged
 from vdkit.record.recording import Recording, write_recording
 from vdkit.record.results import runs_frame
-from vdkit.record.store import result_folder, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,8 @@ from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
 from vdkit.present.table import Table
+from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
-from vdkit.record.store import check_out, result_folder
 
 if TYPE_CHECKING:
     from vdkit.decode import ChunkDecoder

@@ -22,9 +22,8 @@ from vdkit.models.latents import load_latents
 from vdkit.models.loading import VARIANTS, load_decoder, resolve_device
 from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
 from vdkit.predict.fit import CostBook, Decoding
-from vdkit.record.machine import keep_freed_memory
 from vdkit.record.recording import Recording
-from vdkit.record.runs import SinkInfo
+from vdkit.record.runs import SinkInfo, keep_freed_memory
 from vdkit.sinks import SinkSpec, held
 
 CALIBRATION_LATENT_FRAMES = 9  # enough for steady chunks of one and of two latent frames

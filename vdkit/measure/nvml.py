@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vdkit.record.machine import THROTTLE_BITS, GpuReading
+from vdkit.record.runs import THROTTLE_BITS, GpuReading
 
 Value = float | None
 

@@ -42,9 +42,8 @@ from vdkit.measure.study import (
     measure,
     seconds_on,
 )
-from vdkit.record.machine import gpu_uuid
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
-from vdkit.record.runs import Run
+from vdkit.record.runs import Run, gpu_uuid
 from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
 from vdkit.trace.figures import Analysis, analyze, check_trace, chunk_starts
 from vdkit.trace.read import read_trace

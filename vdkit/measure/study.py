@@ -25,9 +25,17 @@ from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo, exact_fps
 from vdkit.decode.paths import compute_only, decode_async, decode_diffusers, decode_sync
 from vdkit.decode.terminal import Bar
 from vdkit.measure.nvml import Nvml, mean_reading, watching
-from vdkit.record.machine import GpuReading, Provenance, collect_provenance, gpu_uuid, tensor_sha256
 from vdkit.record.recording import Arm, Recording
-from vdkit.record.runs import Run, SinkInfo, Workload
+from vdkit.record.runs import (
+    GpuReading,
+    Provenance,
+    Run,
+    SinkInfo,
+    Workload,
+    collect_provenance,
+    gpu_uuid,
+    tensor_sha256,
+)
 
 MODES: Mapping[str, Callable[..., DecodeResult]] = {
     "diffusers": decode_diffusers,

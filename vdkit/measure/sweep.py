@@ -37,10 +37,10 @@ from vdkit.predict.grid import (
     predict_cells,
     read_sweep,
 )
-from vdkit.record.machine import collect_provenance
-from vdkit.record.recording import Recording, read_recording
-from vdkit.record.runs import Run
-from vdkit.record.store import result_folder, write_record
+from vdkit.record import result_folder, write_record
+from vdkit.record.recording import Recording
+from vdkit.record.results import read_recording
+from vdkit.record.runs import Run, collect_provenance
 from vdkit.sinks import held
 
 _Hashes = dict[tuple[str, int, int | None], str | None]

@@ -372,11 +372,11 @@ class CostBook:
         Their machine is the device with ``, recorded`` after it. Damaged files are left out, as are
         A/A controls and profiles.
         """
-        from vdkit.record.results import by_variant, find_recordings
+        from vdkit.record.results import find_recordings
 
         for _, result in find_recordings(folder, lambda error: None):
             if result.kind not in ("aa", "profile"):
-                for _, one in by_variant(result):
+                for one in result.benchmarks.values():
                     self.add(one, f"{result.provenance.device}, recorded")
 
     def machines(self) -> tuple[str, ...]:

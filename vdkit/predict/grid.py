@@ -19,10 +19,9 @@ from vdkit.decode.chunks import DecodeConfig
 from vdkit.predict import StageCosts
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.predict.recurrence import predict, video_info
-from vdkit.record.machine import Provenance
-from vdkit.record.recording import Recording, read_recording
-from vdkit.record.runs import Record, SinkInfo, Workload
-from vdkit.record.upgrade import read_record
+from vdkit.record.recording import Recording
+from vdkit.record.results import read_record, read_recording
+from vdkit.record.runs import Provenance, Record, SinkInfo, Workload
 
 SCHEMA_VERSION = 2
 # 1: first.

@@ -61,7 +61,7 @@ del _STEPS["compute"]
 
 def overlaps_of(recording: Recording) -> dict[str, derived.Overlap]:
     """Variant to its sync against async, ms per latent frame; ValueError without both modes."""
-    return {name: derived.overlap_of(recording.of_variant(name)) for name in recording.variants}
+    return {name: derived.overlap_of(one) for name, one in recording.benchmarks.items()}
 
 
 def hiding_words(recording: Recording) -> str:
@@ -88,13 +88,11 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     for title, recording in recordings.items():
         panels[title] = rows = []
         for name, one in overlaps_of(recording).items():
-            sync_ms, async_ms = one.sync_total_ms, one.async_total_ms
+            sync_ms, async_ms = sum(one.sync_ms.values()), sum(one.async_ms.values())
             words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
-            took = dict(one.sync_ms) | {"rest": one.sync_rest_ms}
-            rows.append(ChartRow(f"{name}  sync", _stack(took), words, gap=0.35))
+            rows.append(ChartRow(f"{name}  sync", _stack(one.sync_ms), words, gap=0.35))
             words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
-            took = {"decode": one.async_decode_ms, "rest": one.async_rest_ms}
-            rows.append(ChartRow("async", _stack(took), f"{words}{sync_ms / async_ms:.2f}"))
+            rows.append(ChartRow("async", _stack(one.async_ms), f"{words}{sync_ms / async_ms:.2f}"))
     words = "ms per latent frame, mean latency of the run over its latent frames"
     with row_chart(panels, words, row_in=0.19, room=0.55) as (figure, _):
         handles = [Patch(color=color, label=label) for color, label in _STEPS.values()]
@@ -116,8 +114,8 @@ def headrooms_of(recording: Recording, profile: Recording) -> dict[str, derived.
     if profile.ceiling is None or seen is None or seen.tflop is None:
         raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
     return {
-        name: derived.headroom_of(recording.of_variant(name), seen.tflop, profile.ceiling)
-        for name in recording.variants
+        name: derived.headroom_of(one, seen.tflop, profile.ceiling)
+        for name, one in recording.benchmarks.items()
     }
 
 

@@ -20,9 +20,9 @@ from vdkit.present.table import (
     significant,
     summary_decimals,
 )
-from vdkit.record.money import check_price, mean_energy_j, saving_usd, usd_per_video_hour
+from vdkit.record.derived import check_price, saving_usd, usd_per_video_hour
 from vdkit.record.recording import Arm
-from vdkit.record.stats import Ratio, paired_ratio
+from vdkit.record.stats import Ratio, geometric_ratio
 
 NAMES = {
     "diffusers": "diffusers (whole video)",
@@ -84,7 +84,9 @@ class Row:
     @property
     def ratio(self) -> Ratio | None:
         """The base's latency over the arm's, paired by round."""
-        return None if self.base is None else paired_ratio(self.base.latencies, self.arm.latencies)
+        return (
+            None if self.base is None else geometric_ratio(self.base.latencies, self.arm.latencies)
+        )
 
 
 Read = Callable[[Row, Asked], Cell]
@@ -156,9 +158,7 @@ def _saving(row: Row, asked: Asked) -> Cell:
     other = row.saves_against or row.base
     if other is None or asked.usd_per_hour is None:
         return None
-    saved = saving_usd(
-        other.latency.mean, row.arm.latency.mean, row.arm.workload.seconds, asked.usd_per_hour
-    )
+    saved = saving_usd(other.rtf, row.arm.rtf, asked.usd_per_hour)
     return Number(saved, 0 if abs(saved) >= 10 else 2)
 
 
@@ -172,7 +172,7 @@ COUNTED = "the whole GPU and nothing else, mean, over the seconds of video."
 
 
 def _energy_says(rows: Rows, _: str) -> str:
-    known = [mean_energy_j(row.arm.timed) is not None for row in rows]
+    known = [row.arm.energy_j is not None for row in rows]
     short = any(
         row.arm.latency.mean < _COUNTER_S for row, has in zip(rows, known, strict=True) if has
     )
@@ -206,7 +206,8 @@ CATALOGUE = (
     Column("std s", _std, "bench"),
     Column("n", lambda row, _: Number(len(row.arm.timed), 0), f"{_ALL} ablation"),
     Column(
-        "TTFF s", lambda row, _: mean_of(row.arm.ttffs) if row.arm.ttffs else None, _ALL,
+        "TTFF s",
+        lambda row, _: mean_of(found) if (found := row.arm.values("ttff_s")) else None, _ALL,
         "TTFF (time to first frame): until the sink had it, mean.",
     ),
     Column(
@@ -251,7 +252,7 @@ CATALOGUE = (
     ),
     Column(
         ENERGY,
-        lambda row, _: number(mean_energy_j(row.arm.timed), 1, 1 / row.arm.workload.seconds),
+        lambda row, _: number(row.arm.energy_j, 1, 1 / row.arm.workload.seconds),
         f"{_ALL} money", _energy_says, lambda _, asked: asked.energy,
     ),
 )  # fmt: skip

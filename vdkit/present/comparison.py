@@ -33,7 +33,7 @@ from vdkit.present.words import (
 from vdkit.record import compare
 from vdkit.record.compare import METRICS, Comparison
 from vdkit.record.recording import Recording
-from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, Proportion, Summary, runs_needed
+from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, Proportion, Summary, runs_needed, summarize
 
 UNITS = {
     "latency_s": ("latency s", 1.0, None),
@@ -43,7 +43,7 @@ UNITS = {
     "energy_j": ("energy J", 1.0, None),
 }
 """Metric to its name in tables, what to divide by, and decimals: None where runs scatter."""
-assert UNITS.keys() == METRICS.keys()
+assert tuple(UNITS) == METRICS
 TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
 """What an A/A control is asked about, in tables."""
 
@@ -101,8 +101,7 @@ def _held(count: int, n: int) -> str:
 def _mean(metric: str, recording: Recording, mode: str) -> Number:
     """Of the timed runs: bytes as ever, what scatters as far as its interval goes."""
     _, unit, decimals = UNITS[metric]
-    read = (METRICS[metric](run) for run in recording.arms[mode].timed)
-    values = [value / unit for value in read if value is not None]
+    values = [value / unit for value in recording.arms[mode].values(metric)]
     return mean_of(values) if decimals is None else Number(fmean(values), decimals)
 
 
@@ -249,8 +248,8 @@ def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> 
     for name in compare.ARMS:
         arm = recording.arms[name]
         row: dict[str, Cell] = {"arm": name, "n": Number(len(arm.timed), 0)}
-        for metric, one in found.items():
-            summary = one.arms[name]
+        for metric in found:
+            summary = summarize(arm.values(metric))
             row[f"{TITLES[metric]} s"] = Number(summary.mean, summary_decimals(summary))
             row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summary), 2)
         if throttled:

@@ -184,7 +184,7 @@ def section(name: str, title: str, *parts: Part | None, page_only: bool = False)
 
 def write_pictures(document: Document, folder: Path) -> list[Path]:
     """Draw every named picture into ``folder`` as PNG; returns their paths."""
-    from vdkit.record.store import written
+    from vdkit.record import written
 
     paths = []
     for part in document.parts(page=True):

@@ -29,8 +29,8 @@ from vdkit.present.words import (
     what_sentence,
 )
 from vdkit.record.recording import FILE, Arm, Recording
+from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
-from vdkit.record.upgrade import OLD_FILES, recorded_file
 
 CHUNKS = 4
 """Consecutive chunks in a picture of the steady window."""
@@ -230,8 +230,7 @@ def _facts(recording: Recording) -> dict[str, str]:
         "latents, SHA-256": work.latents_sha256,
         "notes": "; ".join(work.notes) or None,
     }
-    variants = recording.variants if recording.kind == "variants" else []
-    for who, one in {v: recording.of_variant(v) for v in variants}.items() or (("", recording),):
+    for who, one in recording.benchmarks.items():
         hashes: dict[str, list[str]] = {}
         for name, arm in one.arms.items():
             if arm.frame_sha256 is not None:
@@ -355,11 +354,11 @@ def _limit(recording: Recording) -> list[str]:
 
 def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     """A row per variant and mode, with caption and legend; ratios are of the same mode."""
-    first, *_ = recording.variants
+    first, *_ = recording.benchmarks
     rows = []
     for name, arm in recording.arms.items():
         variant = name.partition("/")[0]
-        own = recording.of_variant(variant)
+        own = recording.benchmarks[variant]
         labels: dict[str, Cell] = {"variant": variant, "mode": NAMES[arm.mode]}
         other = recording.arms.get(f"{first}/{arm.mode}") if variant != first else None
         base = None if arm.mode == own.baseline else own.base
@@ -374,15 +373,15 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
 
 def variant_lines(recording: Recording) -> list[str]:
     """What else the runs say."""
-    parts = {name: recording.of_variant(name) for name in recording.variants}
-    first = recording.variants[0]
+    parts = recording.benchmarks
+    first, *others = parts
     setups = {name: one.base.setup_s for name, one in parts.items()}
     setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
     found = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
     overlap = [(name, one.ratio("sync", "async")) for name, one in parts.items()]
     if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
         found.append(f"sync / async: {', '.join(said)}")
-    for name in recording.variants[1:]:
+    for name in others:
         both = recording.ratio(f"{first}/diffusers", f"{name}/async")
         if both is not None:
             found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
@@ -395,7 +394,7 @@ def variant_lines(recording: Recording) -> list[str]:
         )
     for name, modes in recording.skipped.items():
         found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
-    for name in recording.variants[1:]:
+    for name in others:
         found += [f"{name}: {note}" for note in parts[name].workload.notes]
     return found
 
@@ -464,7 +463,7 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
     """Variants side by side, their kernels, timelines and predictions."""
     from vdkit.present.charts import plot_families
 
-    parts = {name: recording.of_variant(name) for name in recording.variants}
+    parts = recording.benchmarks
     noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
     words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
     families: list[Part] = [Text("No kernel families are recorded.")]
@@ -489,7 +488,7 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
 
 
 def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tuple[str, ...]:
-    first = recording.variants[0]
+    first, *_ = parts
     modes = parts[first].arms
     mode = next(m for m in ("compute_only", "async", "sync", "diffusers") if m in modes)
     there = {name: one.arms[mode].latency.mean for name, one in parts.items() if mode in one.arms}

@@ -19,7 +19,7 @@ from vdkit.present.words import (
     setting,
     what_sentence,
 )
-from vdkit.record.stats import paired_ratio
+from vdkit.record.stats import geometric_ratio
 from vdkit.trace.stalls import CAUSES, SHORT_NS
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
         if sampled:
             row |= {"J / video": number(joules, 0), ENERGY: number(joules, 1, 1 / seconds)}
         if seen.sampled:
-            ratio = paired_ratio([run.latency_s for run in seen.sampled], arm.latencies)
+            ratio = geometric_ratio([run.latency_s for run in seen.sampled], arm.latencies)
             row["sampled / plain"] = ratio_of(ratio)
         if throttled:
             row["throttled"] = ", ".join(seen.throttled_samples) or "no"

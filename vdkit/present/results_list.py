@@ -21,10 +21,10 @@ from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, leg
 from vdkit.present.document import lines
 from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
 from vdkit.present.words import sink_words
-from vdkit.record.money import saving_usd
+from vdkit.record.derived import saving_usd
 from vdkit.record.recording import FILE, Arm, Recording
+from vdkit.record.results import OLD_FILES
 from vdkit.record.runs import Run
-from vdkit.record.upgrade import OLD_FILES
 
 Listed = Sequence[tuple[Path, Recording]]
 """Recordings with the file of each."""
@@ -131,10 +131,9 @@ _MARKS = {
 
 def _arms(recording: Recording) -> Iterator[tuple[str, Arm | None]]:
     """Name of each arm, and what its savings are against: a variant's are against its own."""
-    for name in recording.arms:
-        variant, slash, mode = name.partition("/")
-        own = recording.of_variant(variant) if slash else recording
-        yield name, None if own.baseline == (mode if slash else name) else own.base
+    for variant, own in recording.benchmarks.items():
+        for name, arm in own.arms.items():
+            yield (variant and f"{variant}/" + name) or name, None if arm is own.base else own.base
 
 
 def _ordered(recordings: Listed) -> Listed:
@@ -279,8 +278,7 @@ def _ratios(recordings: Sequence[Recording], over: str, under: str) -> dict[_Wor
     """The ratio of every benchmark that has both arms, by workload."""
     groups: dict[_Workload, list[float]] = {}
     for one in recordings:
-        parts = [one.of_variant(v) for v in one.variants] if one.kind == "variants" else [one]
-        for part in parts:
+        for part in one.benchmarks.values():
             if (ratio := part.ratio(over, under)) is not None:
                 groups.setdefault(_workload(part), []).append(ratio.value)
     return groups
@@ -353,7 +351,8 @@ class Reading:
     @property
     def saving_usd(self) -> float:
         """What async saves over 1,000 hours of video."""
-        return saving_usd(SYNC.mean_s, ASYNC.mean_s, self.frames / self.fps, USD_PER_HOUR)
+        sync, overlapped = (one.mean_s * self.fps / self.frames for one in (SYNC, ASYNC))
+        return saving_usd(sync, overlapped, USD_PER_HOUR)
 
     @property
     def rounding_usd(self) -> float:

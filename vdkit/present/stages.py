@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from vdkit.present.style import (
 )
 from vdkit.present.table import Cell, Number, Table, significant
 from vdkit.record import derived
+from vdkit.record.results import frame_of
 from vdkit.trace import chunk_steps
 
 if TYPE_CHECKING:
@@ -283,8 +285,8 @@ def vram_sets(
     here: Sequence[Recording], recorded: pd.DataFrame, other_bytes: int = 0
 ) -> dict[str, list[derived.VramPoint]]:
     """Points of what was measured here and of what is recorded, by where; `vram_points` of each."""
-    measured = derived.vram_points(here, other_bytes)
-    sets = {"here": measured, "recorded": derived.recorded_vram(recorded)}
+    measured = derived.vram_points(frame_of([(Path(), one) for one in here]), other_bytes)
+    sets = {"here": measured, "recorded": derived.vram_points(recorded, wanted=derived.RECORDED)}
     return {f"{how}, {points[0].device}": points for how, points in sets.items() if points}
 
 

@@ -20,7 +20,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from vdkit.record.store import new_paths, written
+from vdkit.record import new_paths, written
 
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""

@@ -13,7 +13,7 @@ from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
 from vdkit.present.table import Number, Table, number
 from vdkit.present.words import setting_of, what_and_where
-from vdkit.record.money import saving_usd
+from vdkit.record.derived import saving_usd
 from vdkit.record.recording import Arm
 from vdkit.record.runs import MODES
 
@@ -378,12 +378,9 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     if point.sync_s is None:
         raise ValueError(f"{sweep.plan.label} has no cell of mode sync; sweep sync and async")
     config, run = point.advice.config, point.advice.prediction.run
-    video_s = run.info.seconds
-    hour, sync_hour = (
-        cost_of(latency_s / video_s, Asked(usd_per_hour))
-        for latency_s in (run.latency_s, point.sync_s)
-    )
-    saved = saving_usd(point.sync_s, run.latency_s, video_s, usd_per_hour)
+    sync, chosen = (seconds / run.info.seconds for seconds in (point.sync_s, run.latency_s))
+    sync_hour, hour = (cost_of(rtf, Asked(usd_per_hour)) for rtf in (sync, chosen))
+    saved = saving_usd(sync, chosen, usd_per_hour)
     return (
         f"With storage at {mb_per_s:g} MB/s the recommended chunk {config.chunk_size} and "
         f"{_slots(config.slots)} cost ${hour} for an hour of video, sync at that chunk size "

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.record import new_paths, write_atomically
 from vdkit.record.stats import mean_half_width, summarize
-from vdkit.record.store import new_paths, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,9 +26,8 @@ from vdkit.present.columns import NAMES
 from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
 from vdkit.present.style import ChartRow, Part
 from vdkit.present.words import config_words, what_and_where
-from vdkit.record.machine import THROTTLE_BITS
 from vdkit.record.recording import Recording
-from vdkit.record.runs import Run
+from vdkit.record.runs import THROTTLE_BITS, Run
 from vdkit.trace import Recorded, Timeline
 from vdkit.trace.figures import Analysis, steady_windows
 from vdkit.trace.read import read_trace

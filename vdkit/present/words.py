@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from vdkit.decode.chunks import PRIMITIVES
 from vdkit.present.table import mean_of, ratio_of
 from vdkit.record.recording import comparable
-from vdkit.record.stats import paired_ratio
+from vdkit.record.stats import geometric_ratio
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeConfig
     from vdkit.predict.grid import SweepPlan
-    from vdkit.record.machine import Provenance
     from vdkit.record.recording import Arm, Recording
-    from vdkit.record.runs import SinkInfo, Workload
+    from vdkit.record.runs import Provenance, SinkInfo, Workload
 
 _IN_PAGE_CACHE = ("raw", "png", "mp4", "export_to_video")
 
@@ -135,7 +134,7 @@ def gain_sentence(arms: Mapping[str, Arm]) -> str:
     if "async" not in arms or "sync" not in arms:
         there = ", ".join(arms)
         return f"What async gains over sync is not in this record, whose modes are {there}."
-    ratio = paired_ratio(arms["sync"].latencies, arms["async"].latencies)
+    ratio = geometric_ratio(arms["sync"].latencies, arms["async"].latencies)
     sync_s, async_s = (mean_of(arms[mode].latencies) for mode in ("sync", "async"))
     text = f"Async takes {async_s} s a video and sync {sync_s} s: sync / async is "
     text += str(ratio_of(ratio))
@@ -143,7 +142,7 @@ def gain_sentence(arms: Mapping[str, Arm]) -> str:
         text += ", which leaves room for no gain at all"
     if "compute_only" in arms:
         floor = arms["compute_only"].latencies
-        over = 100 * (paired_ratio(arms["async"].latencies, floor).value - 1)
+        over = 100 * (geometric_ratio(arms["async"].latencies, floor).value - 1)
         where = "above" if over >= 0 else "below"
         text += f", and async is {abs(over):.2f} % {where} the compute floor of {mean_of(floor)} s"
         text += " (scatter)" if over < 0 else ""
@@ -164,9 +163,9 @@ def overlap_words(arms: Mapping[str, Arm], overlapped: str) -> str:
     names = on_host[0], on_gpu[0], overlapped
     plain, converted, hidden = (arms[name].latencies for name in names)
     return (
-        f"Of {names[0]} / {overlapped}, {ratio_of(paired_ratio(plain, converted))} is the "
+        f"Of {names[0]} / {overlapped}, {ratio_of(geometric_ratio(plain, converted))} is the "
         "conversion to uint8 on the GPU, which leaves a byte a value to copy "
-        f"({names[0]} / {names[1]}), and {ratio_of(paired_ratio(converted, hidden))} is overlap "
+        f"({names[0]} / {names[1]}), and {ratio_of(geometric_ratio(converted, hidden))} is overlap "
         f"({names[1]} / {overlapped})."
     )
 

@@ -8,27 +8,39 @@ itself: by recorded rounds of one setting against itself, and against planted wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import product
-from operator import attrgetter
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from vdkit.record import stats
-from vdkit.record.money import run_energy_j
 from vdkit.record.recording import Recording, comparable
 from vdkit.record.runs import Run
 
-Pairs = Sequence[tuple[str, str]]
-"""Arms of A and of B, by name."""
-METRICS: dict[str, Callable[[Run], float | None]] = {
-    name: attrgetter(name) for name in ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
-} | {"energy_j": run_energy_j}
-"""What is compared, by name, of one run, lower is better; ``energy_j`` is the NVML counter after a
-run minus before it."""
+METRICS = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes", "energy_j")
+"""What is compared of a run; lower is better."""
+SAME_MEDIA = ("frames", "height", "width")
+SAME = (
+    *SAME_MEDIA,
+    *("device", "device_uuid", "vram_bytes", "cpu", "host_cores"),
+    *("decoder", "dtype", "weights_sha256", "latents_sha256"),
+)
+"""What two recordings need in common for a ratio to be of the code alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field of the records that is ``a`` in A and ``b`` in B, in words."""
+
+    name: str
+    a: str
+    b: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.a} against {self.b}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +72,6 @@ class Compared:
         words = {stats.MORE: "slower", stats.LESS: "faster"} if self.metric.endswith("_s") else {}
         return words.get(self.decision.verdict, self.decision.verdict)
 
-    def worse_than(self, percent: float) -> bool:
-        """Called, and the mean is more than ``percent`` above A's."""
-        more = self.decision.verdict == stats.MORE
-        return more and self.mean_b > self.mean_a * (1 + percent / 100)
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -73,7 +80,7 @@ class Comparison:
     Attributes:
         paired: runs were compared round by round.
         rows: by mode, then metric.
-        stated: what makes this more than a comparison of code: machine, decoder, latents, frames.
+        stated: what makes this more than a comparison of code: media, machine, decoder, frames.
         differences: what else differs; usually the object of the comparison is among them.
         left_out: (metric, mode, reason) of what the records do not allow to compare.
     """
@@ -103,64 +110,65 @@ def compare_results(
     *,
     paired: bool | None = None,
     across: bool = False,
-    modes: Sequence[str] | None = None,
+    modes: Sequence[str | tuple[str, str]] | None = None,
     metrics: Sequence[str] | None = None,
-    mode_pairs: Pairs | None = None,
 ) -> Comparison:
     """Compare every metric of every mode that both recordings have.
 
     Args:
-        a, b: as `read_recording` gives them; the same one twice only with ``mode_pairs``.
+        a, b: as `read_recording` gives them; the same one twice only with pairs of modes.
         paired: round i of A beside round i of B, for runs made in turns. None: only where both
             are one recording, whose modes were run in turns.
         across: compare other media (frames, height, width) all the same.
-        modes: only these; None: all in common.
+        modes: only these, or pairs of them: (mode of A, mode of B); None: all in common.
         metrics: only these keys of `METRICS`; None: all that both recorded.
-        mode_pairs: (mode of A, mode of B), instead of ``modes``.
 
     Raises:
         ValueError: nothing to compare, a recording against itself, rounds that do not pair up, or
             recordings that differ in what must be equal (lists all of it).
     """
-    pairs = _mode_pairs(a, b, modes, mode_pairs)
+    pairs = _mode_pairs(a, b, modes)
     same = a is b or a == b
     if same and any(mode_a == mode_b for mode_a, mode_b in pairs):
         raise ValueError(
             "A and B hold the same runs, and runs against themselves say nothing; give two "
             "recordings, or two modes of this one with --mode-a and --mode-b"
         )
-    media = _unequal(a.workload, b.workload, SAME_MEDIA)
+    stated, rest = _differences(a, b, pairs)
+    media = [str(one) for one in stated if one.name in SAME_MEDIA]
     if media and not across:
         raise ValueError(
-            f"A and B decode other media: {'; '.join(map(str, media))}; a ratio of their times "
+            f"A and B decode other media: {'; '.join(media)}; a ratio of their times "
             "says nothing. --across gives it all the same and says so"
         )
+    wanted = METRICS if metrics is None else metrics
+    if not wanted or not set(METRICS).issuperset(wanted):
+        named = ", ".join(one for one in wanted if one not in METRICS) or "is missing"
+        raise ValueError(f"metric {named}: use any of {', '.join(METRICS)}")
     paired = same if paired is None else paired
-    if paired:
-        for mode_a, mode_b in pairs:
-            _check_rounds(mode_a, a.arms[mode_a].timed, mode_b, b.arms[mode_b].timed)
-    rows: list[Compared] = []
-    left_out: list[tuple[str, str, str]] = []
-    for (mode_a, mode_b), metric in product(pairs, _metrics(metrics)):
-        one, other = a.arms[mode_a], b.arms[mode_b]
-        mine, theirs = _values(one.timed, metric), _values(other.timed, metric)
-        if unasked := _unasked((mine, theirs), (len(one.timed), len(other.timed))):
-            left_out.append((metric, _both(mode_a, mode_b), unasked))
-            continue
-        rows.append(
-            Compared(
-                mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(one.timed),
-                len(other.timed), one.throttled_runs, other.throttled_runs,
-                stats.decide(mine, theirs, paired=paired),
-            )
-        )  # fmt: skip
+    rows, left_out = [], []
+    for mode_a, mode_b in pairs:
+        arms = a.arms[mode_a], b.arms[mode_b]
+        if paired:
+            _check_rounds(mode_a, arms[0].timed, mode_b, arms[1].timed)
+        for metric in (one for one in METRICS if one in wanted):
+            mine, theirs = (arm.values(metric) for arm in arms)
+            if unasked := _unasked([*mine, *theirs], sum(len(arm.timed) for arm in arms)):
+                left_out.append((metric, _both(mode_a, mode_b), unasked))
+                continue
+            rows.append(
+                Compared(
+                    mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(mine), len(theirs),
+                    arms[0].throttled_runs, arms[1].throttled_runs,
+                    stats.decide(mine, theirs, paired=paired),
+                )
+            )  # fmt: skip
     compared = {row.metric for row in rows}
     if absent := [metric for metric in metrics or () if metric not in compared]:
         why = {metric: reason for metric, _, reason in left_out}
         named = ", ".join(f"{metric} ({why[metric]})" for metric in absent)
         raise ValueError(f"nothing to compare in {named}; leave it out of --metrics")
-    stated, rest = (*media, *stated_differences(a, b, pairs)), tuple(differences(a, b))
-    return Comparison(a, b, paired, tuple(rows), stated, rest, tuple(left_out))
+    return Comparison(a, b, paired, tuple(rows), tuple(stated), tuple(rest), tuple(left_out))
 
 
 def _both(mode_a: str, mode_b: str) -> str:
@@ -168,44 +176,31 @@ def _both(mode_a: str, mode_b: str) -> str:
 
 
 def _mode_pairs(
-    a: Recording, b: Recording, modes: Sequence[str] | None, mode_pairs: Pairs | None
+    a: Recording, b: Recording, modes: Sequence[str | tuple[str, str]] | None
 ) -> list[tuple[str, str]]:
-    if modes is not None and mode_pairs is not None:
-        raise ValueError("give modes or pairs of modes, not both")
     have = f"A has {', '.join(a.arms)}; B has {', '.join(b.arms)}"
-    if mode_pairs is None:
-        common = [mode for mode in a.arms if mode in b.arms]
-        wanted = common if modes is None else modes
-        if not common:
-            remedy = "name one of each with --mode-a and --mode-b"
-            raise ValueError(f"no mode in common: {have}; {remedy}")
-        mode_pairs = [(mode, mode) for mode in wanted]
-    if not mode_pairs or len(set(mode_pairs)) != len(mode_pairs):
-        raise ValueError(f"modes {list(mode_pairs)}: name at least one, and each once")
-    for mode_a, mode_b in mode_pairs:
-        if mode_a not in a.arms or mode_b not in b.arms:
-            asked = mode_a if mode_a == mode_b else f"{mode_a} (A) and {mode_b} (B)"
+    wanted = [mode for mode in a.arms if mode in b.arms] if modes is None else modes
+    if modes is None and not wanted:
+        raise ValueError(f"no mode in common: {have}; name one of each with --mode-a and --mode-b")
+    pairs = [(one, one) if isinstance(one, str) else one for one in wanted]
+    if not pairs or len(set(pairs)) != len(pairs):
+        raise ValueError(f"modes {pairs}: name at least one, and each once")
+    for one, other in pairs:
+        if one not in a.arms or other not in b.arms:
+            asked = one if one == other else f"{one} (A) and {other} (B)"
             raise ValueError(f"mode {asked} is not in both recordings: {have}")
-    return list(mode_pairs)
-
-
-def _metrics(metrics: Sequence[str] | None) -> list[str]:
-    unknown = [metric for metric in metrics or () if metric not in METRICS]
-    if unknown or (metrics is not None and not metrics):
-        named = ", ".join(unknown) or "is missing"
-        raise ValueError(f"metric {named}: use any of {', '.join(METRICS)}")
-    return [metric for metric in METRICS if metrics is None or metric in metrics]
+    return pairs
 
 
 def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) -> None:
     """ValueError unless every round of one side has its partner on the other."""
-    rounds = {side: [run.round for run in runs] for side, runs in (("A", a), ("B", b))}
+    rounds_a, rounds_b = (Counter(run.round for run in runs) for runs in (a, b))
     faults = []
-    for side, other in (("A", "B"), ("B", "A")):
-        lacks = sorted(set(rounds[other]) - set(rounds[side]))
-        twice = sorted({n for n in rounds[side] if rounds[side].count(n) > 1})
-        faults += [f"{side} lacks {', '.join(map(str, lacks))}"] if lacks else []
-        faults += [f"{side} has {', '.join(map(str, twice))} more than once"] if twice else []
+    for side, mine, theirs in (("A", rounds_a, rounds_b), ("B", rounds_b, rounds_a)):
+        twice = [number for number, times in mine.items() if times > 1]
+        for what, wrong in (("lacks {}", theirs.keys() - mine), ("has {} more than once", twice)):
+            found = ", ".join(map(str, sorted(wrong)))
+            faults += [f"{side} {what.format(found)}"] if found else []
     if faults:
         raise ValueError(
             f"rounds of {mode_a} (A) and {mode_b} (B) do not pair up: {'; '.join(faults)}; "
@@ -213,76 +208,44 @@ def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) 
         )
 
 
-def _values(runs: Sequence[Run], metric: str) -> list[float]:
-    """Of the runs that recorded it."""
-    return [value for run in runs if (value := METRICS[metric](run)) is not None]
-
-
-def _unasked(values: Sequence[list[float]], counts: Sequence[int]) -> str | None:
+def _unasked(values: Sequence[float], runs: int) -> str | None:
     """Why the records do not allow to ask for a difference; None if they do."""
-    if tuple(map(len, values)) != tuple(counts):
+    if len(values) < runs:
         return "not recorded in every run"
-    if not any(map(any, values)):
-        return "0 in every run"
-    return "below 0 in some run" if min(map(min, values)) < 0 else None
+    return "below 0 in some run" if min(values) < 0 else None if any(values) else "0 in every run"
 
 
-SAME_MACHINE = ("device", "device_uuid", "vram_bytes", "cpu", "host_cores")
-SAME_WORK = ("decoder", "dtype", "weights_sha256", "latents_sha256")
-SAME_MEDIA = ("frames", "height", "width")
-_NO_MATTER = {"created_utc", "packages"}  # said elsewhere: in the caption, and package by package
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A field of the records that is ``a`` in A and ``b`` in B, in words."""
-
-    name: str
-    a: str
-    b: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.a} against {self.b}"
-
-
-def stated_differences(a: Recording, b: Recording, pairs: Pairs) -> list[Difference]:
-    """What two recordings need in common for a ratio to be of the code alone, and have not."""
-    found = _unequal(a.provenance, b.provenance, SAME_MACHINE)
-    found += _unequal(a.workload, b.workload, SAME_WORK)
-    for mode_a, mode_b in pairs:
-        sha_a, sha_b = a.arms[mode_a].frame_sha256, b.arms[mode_b].frame_sha256
+def _differences(
+    a: Recording, b: Recording, pairs: Iterable[tuple[str, str]]
+) -> tuple[list[Difference], list[Difference]]:
+    """What is not the same of `SAME` and of the frames, and what else or of the media differs."""
+    packages = sorted(a.provenance.packages.keys() | b.provenance.packages)
+    mine, theirs = _described(a, packages), _described(b, packages)
+    found = {
+        name: Difference(name, _words(mine[name]), _words(theirs[name]))
+        for name in mine
+        if mine[name] != theirs[name]
+    }
+    rest = [one for name, one in found.items() if name in SAME_MEDIA or name not in SAME]
+    stated = [found[name] for name in SAME if name in found]
+    for one, other in pairs:
+        arms = a.arms[one], b.arms[other]
+        sha_a, sha_b = (arm.frame_sha256 for arm in arms)
         # One path must give its own frames again; diffusers' need not be those of the others.
-        alike = mode_a == mode_b or (comparable(a.arms[mode_a]) and comparable(b.arms[mode_b]))
+        alike = one == other or all(map(comparable, arms))
         if alike and sha_a is not None and sha_b is not None and sha_a != sha_b:
-            name = f"frame_sha256 of {_both(mode_a, mode_b)}"
-            found.append(Difference(name, _words(sha_a), _words(sha_b)))
-    return found
+            name = f"frame_sha256 of {_both(one, other)}"
+            stated.append(Difference(name, _words(sha_a), _words(sha_b)))
+    return stated, rest
 
 
-def differences(a: Recording, b: Recording) -> list[Difference]:
-    """All else that differs: code, versions, configuration, sink."""
-    found = _unequal(a.provenance, b.provenance, but=(*SAME_MACHINE, *_NO_MATTER))
-    packages_a, packages_b = a.provenance.packages, b.provenance.packages
-    for name in sorted(packages_a.keys() | packages_b.keys()):
-        versions = packages_a.get(name, "missing"), packages_b.get(name, "missing")
-        found += [Difference(name, *versions)] if versions[0] != versions[1] else []
-    found += _unequal(a.workload, b.workload, but=SAME_WORK) + _unequal(a.config, b.config)
-    sink = _unequal(a.sink, b.sink)
-    found += [Difference(f"sink {one.name}", one.a, one.b) for one in sink]
-    return found + _unequal(a, b, ["baseline"])
-
-
-def _unequal(
-    a: Any, b: Any, names: Iterable[str] = (), but: Container[str] = ()
-) -> list[Difference]:
-    """Of these fields; of all if none is named."""
-    every = getattr(type(a), "model_fields", None) or [field.name for field in fields(a)]
-    values = [(name, getattr(a, name), getattr(b, name)) for name in names or every]
-    return [
-        Difference(name, _words(x), _words(y))
-        for name, x, y in values
-        if x != y and name not in but
-    ]
+def _described(one: Recording, packages: Iterable[str]) -> dict[str, Any]:
+    """Machine, code, what was decoded, how and where to, by name; not when, which is above."""
+    made = one.provenance.model_dump(exclude={"created_utc", "packages"})
+    made |= {name: one.provenance.packages.get(name, "missing") for name in packages}
+    made |= dict(one.workload) | asdict(one.config)
+    made |= {f"sink {name}": value for name, value in one.sink}
+    return made | {"baseline": one.baseline}
 
 
 def _words(value: Any) -> str:
@@ -303,13 +266,11 @@ class Judged:
     """How one metric of an A/A control fared.
 
     Attributes:
-        arms: arm to summary of its timed runs.
         planted: slow over a, paired by round, over all rounds: what was really planted.
         false_calls: `CALLED_BY` to splits where a was called different from itself.
         found: `CALLED_BY` to splits where slow was called slower than a.
     """
 
-    arms: dict[str, stats.Summary]
     planted: stats.Ratio
     false_calls: dict[str, stats.Proportion]
     found: dict[str, stats.Proportion]
@@ -327,8 +288,8 @@ def judged(recording: Recording) -> dict[str, Judged]:
         raise ValueError(f"{recording.label} is no A/A control; record one with vdkit bench --aa")
     found = {}
     for metric in ("latency_s", "ttff_s"):
-        values = {arm: [getattr(run, metric) for run in recording.arms[arm].timed] for arm in ARMS}
-        if all(value is not None for one in values.values() for value in one):
+        values = {arm: recording.arms[arm].values(metric) for arm in ARMS}
+        if all(len(one) == len(recording.base.timed) for one in values.values()):
             found[metric] = judge(values, plan.pairs, plan.splits, plan.seed)
     return found
 
@@ -368,20 +329,16 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
     a, b, slow = (np.asarray(values[arm], dtype=np.float64) for arm in ARMS)
     check_draws(a.size, pairs, splits)
     random = np.random.default_rng(seed)
-    false_calls, found = dict.fromkeys(CALLED_BY, 0), dict.fromkeys(CALLED_BY, 0)
+    calls: Counter[str] = Counter()
+    finds: Counter[str] = Counter()
     for _ in range(splits):
         drawn = random.choice(a.size, pairs, replace=False)
         swapped = random.integers(0, 2, pairs).astype(bool)
         left = np.where(swapped, b[drawn], a[drawn])
         right = np.where(swapped, a[drawn], b[drawn])
         for how in CALLED_BY:
-            same = stats.decide(left.tolist(), right.tolist(), paired=how == "paired")
-            false_calls[how] += same.called
-            planted = stats.decide(a[drawn].tolist(), slow[drawn].tolist(), paired=how == "paired")
-            found[how] += planted.verdict == stats.MORE
-    arms = {arm: stats.summarize(values[arm]) for arm in ARMS}
-    ratio = stats.paired_ratio(values["slow"], values["a"])
-    calls, finds = (
-        {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (false_calls, found)
-    )
-    return Judged(arms, ratio, calls, finds)
+            calls[how] += stats.decide(left, right, paired=how == "paired").called
+            planted = stats.decide(a[drawn], slow[drawn], paired=how == "paired")
+            finds[how] += planted.verdict == stats.MORE
+    shares = ({how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (calls, finds))
+    return Judged(stats.geometric_ratio(values["slow"], values["a"]), *shares)

@@ -1,13 +1,14 @@
-"""What is left to gain from a recorded decoder: by hiding its copies, and by better kernels.
+"""What follows from recorded runs: money, what overlap hides, headroom, memory over the length.
 
-Everything is per latent frame over whole runs, so that the parts of a run add up to its latency.
+The price is an input of the reader's, never a part of a record: prices change, recorded seconds do
+not. Times are per latent frame over whole runs, so that the parts of a run add up to its latency.
 No torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,40 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vdkit.record.recording import Arm, Ceiling, Recording
-    from vdkit.record.runs import Run
 
 
-STEPS = ("decode", "copy", "convert", "write")
+def check_price(usd_per_hour: float) -> float:
+    """``usd_per_hour`` as it is; ValueError unless it is finite and above 0."""
+    _above_zero("the price", usd_per_hour, " USD per hour", "give what an hour costs, as 3.36")
+    return usd_per_hour
+
+
+def usd_per_video_hour(rtf: float, usd_per_hour: float) -> float:
+    """US dollars for an hour of video, decoded one video at a time: RTF times price.
+
+    Args:
+        rtf: real-time factor, decode seconds per second of video.
+        usd_per_hour: price of an hour of the machine, US dollars.
+
+    Raises:
+        ValueError: either is not finite and above 0.
+    """
+    _above_zero("rtf", rtf, "", "use decode seconds over video seconds")
+    return rtf * check_price(usd_per_hour)
+
+
+def saving_usd(rtf_a: float, rtf_b: float, usd_per_hour: float) -> float:
+    """US dollars that decoding as b instead of as a saves in 1,000 hours of video.
+
+    Below 0 if b is the slower one; arguments and ValueError as of `usd_per_video_hour`.
+    """
+    cost_a, cost_b = (usd_per_video_hour(rtf, usd_per_hour) for rtf in (rtf_a, rtf_b))
+    return 1000 * (cost_a - cost_b)
+
+
+def _above_zero(name: str, value: float, unit: str, remedy: str) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value:g}{unit}; it must be finite and above 0 ({remedy})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +59,45 @@ class Overlap:
     """One decoder, sync against async: ms per latent frame, means of the timed runs.
 
     Attributes:
-        sync_ms: step (decode, copy, convert, write) to its time in mode sync, where the steps
-            follow each other.
-        sync_rest_ms: what mode sync takes beyond them: opening and closing the sink, launches on
-            an idle device.
-        async_decode_ms: time that mode async decodes.
-        async_rest_ms: what it takes beyond that: everything that is not hidden.
+        sync_ms: what mode sync does one after the other: ``decode``, ``copy``, ``convert``,
+            ``write``, and ``rest``: opening and closing the sink, launches on an idle device.
+        async_ms: ``decode``, and ``rest``: everything that is not hidden behind it.
     """
 
     sync_ms: Mapping[str, float]
-    sync_rest_ms: float
-    async_decode_ms: float
-    async_rest_ms: float
-
-    @property
-    def sync_total_ms(self) -> float:
-        """Latency of mode sync per latent frame."""
-        return math.fsum(self.sync_ms.values()) + self.sync_rest_ms
-
-    @property
-    def async_total_ms(self) -> float:
-        """Latency of mode async per latent frame."""
-        return self.async_decode_ms + self.async_rest_ms
+    async_ms: Mapping[str, float]
 
     @property
     def beside_ms(self) -> float:
         """What mode sync takes beside decoding: all that could be hidden."""
-        return self.sync_total_ms - self.sync_ms["decode"]
+        return math.fsum(self.sync_ms.values()) - self.sync_ms["decode"]
 
     @property
     def beside_percent(self) -> float:
         """`beside_ms` as a share of mode sync."""
-        return 100 * self.beside_ms / self.sync_total_ms
+        return 100 * self.beside_ms / math.fsum(self.sync_ms.values())
 
     @property
     def hidden_percent(self) -> float:
         """Share of `beside_ms` that does not show in mode async."""
-        return 100 * (1 - self.async_rest_ms / self.beside_ms)
+        return 100 * (1 - self.async_ms["rest"] / self.beside_ms)
 
 
 def overlap_of(result: Recording) -> Overlap:
     """Sync against async of one benchmark; ValueError if it lacks either of them."""
-    sync, overlapped = (_arm(result, mode, "sync and async") for mode in ("sync", "async"))
-    scale = 1e3 / result.workload.latent_frames
-    steps = {step: scale * _mean_s(sync.timed, step) for step in STEPS}
-    decode_ms = scale * _mean_s(overlapped.timed, "decode")
-    rest_ms = scale * sync.latency.mean - math.fsum(steps.values())
-    return Overlap(steps, rest_ms, decode_ms, scale * overlapped.latency.mean - decode_ms)
+
+    def parts_ms(mode: str, *steps: str) -> dict[str, float]:
+        arm, scale = _arm(result, mode, "sync and async"), 1e3 / result.workload.latent_frames
+        chunks = [chunk for run in arm.timed for chunk in run.chunks]
+        parts = {
+            step: scale * math.fsum(chunk.span_s(step) or 0.0 for chunk in chunks) / len(arm.timed)
+            for step in steps
+        }
+        return parts | {"rest": scale * arm.latency.mean - math.fsum(parts.values())}
+
+    return Overlap(
+        parts_ms("sync", "decode", "copy", "convert", "write"), parts_ms("async", "decode")
+    )
 
 
 def _arm(result: Recording, mode: str, needed: str) -> Arm:
@@ -83,12 +106,6 @@ def _arm(result: Recording, mode: str, needed: str) -> Arm:
             f"{result.label} has no runs of mode {mode}; run the benchmark with {needed}"
         )
     return result.arms[mode]
-
-
-def _mean_s(runs: Sequence[Run], step: str) -> float:
-    """Seconds of a step per run, 0 where a run has no such step."""
-    spans = (chunk.span_s(step) or 0.0 for run in runs for chunk in run.chunks)
-    return math.fsum(spans) / len(runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,55 +168,33 @@ class VramPoint:
     device: str
 
 
-def vram_points(results: Iterable[Recording], other_bytes: int = 0) -> list[VramPoint]:
-    """Every mode of benchmarks of different lengths; nothing of those on a CPU.
-
-    Args:
-        results: of `vdkit.run_benchmark`.
-        other_bytes: device bytes held by others meanwhile, such as another model; subtracted.
-    """
-    return [
-        VramPoint(arm.mode, arm.workload.frames, peak - other_bytes, result.provenance.device)
-        for result in results
-        for arm in result.arms.values()
-        if (peak := arm.vram_peak_bytes) is not None
-    ]
+RECORDED = {"decoder": "wan2.1", "dtype": "float16", "height": 480, "width": 832,
+            "chunk_size": 1, "variant": "diffusers", "mode": ("diffusers", "async"),
+            "kind": ("bench", "variants", "cell")}  # fmt: skip
+"""Column of `vdkit.load_results` to what it shall hold: which runs tell how memory grows."""
 
 
-def recorded_vram(
-    recorded: pd.DataFrame,
-    modes: Sequence[str] = ("diffusers", "async"),
-    *,
-    decoder: str = "wan2.1",
-    dtype: str = "float16",
-    height: int = 480,
-    width: int = 832,
+def vram_points(
+    runs: pd.DataFrame, other_bytes: int = 0, wanted: Mapping[str, object] | None = None
 ) -> list[VramPoint]:
-    """Every recorded length of one decoder as diffusers runs it (variant ``diffusers``), chunk 1.
-
-    By benchmarks, variants and sweeps. Where a mode was recorded more than once at a length, on any
-    device, the newest counts.
+    """Every mode at every length, of the newest recording of it; nothing of those on a CPU.
 
     Args:
-        recorded: of `vdkit.load_results`.
-        modes: to look for; a mode that a recording has not is missing at that length.
-        decoder, dtype, height, width: of the workload.
+        runs: of `vdkit.load_results`.
+        other_bytes: device bytes held by others meanwhile, such as another model; subtracted.
+        wanted: as `RECORDED`; None: all.
     """
-    if recorded.empty:
+    if runs.empty:
         return []
-    wanted = {"decoder": decoder, "dtype": dtype, "height": height, "width": width,
-              "chunk_size": 1, "variant": "diffusers", "warmup": False}  # fmt: skip
-    kept = recorded["vram_peak_bytes"].notna() & recorded["mode"].isin(modes)
-    kept &= ~recorded["kind"].isin(("aa", "ablation", "profile"))
-    for name, value in wanted.items():
-        kept &= recorded[name] == value
+    kept = runs["vram_peak_bytes"].notna() & ~runs["warmup"]
+    for name, value in (wanted or {}).items():
+        kept &= runs[name].isin(value if isinstance(value, tuple) else (value,))
     points = []
-    for _, runs in recorded[kept].groupby(["mode", "frames"]):
-        newest = runs[runs["created_utc"] == runs["created_utc"].max()]
+    for _, one in runs[kept].groupby(["mode", "frames"], sort=False):
+        newest = one[one["created_utc"] == one["created_utc"].max()]
         mode, frames, device = newest[["mode", "frames", "device"]].iloc[0]
-        other = newest["other_bytes"].astype(float).fillna(0.0)
-        peak = int((newest["vram_peak_bytes"] - other).max())
-        points.append(VramPoint(mode, int(frames), peak, device))
+        peaks = newest["vram_peak_bytes"] - newest["other_bytes"].astype(float).fillna(0.0)
+        points.append(VramPoint(mode, int(frames), int(peaks.max()) - other_bytes, device))
     return points
 
 

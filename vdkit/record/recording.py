@@ -6,9 +6,7 @@ computed from those, so that no stored summary can contradict them. No torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -17,19 +15,19 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
-from vdkit.record.machine import Provenance
+from vdkit.record import write_record
 from vdkit.record.runs import (
     CHUNK_TIMES,
-    MODES,
+    Mode,
     NotNegative,
+    Provenance,
     Record,
     Run,
     Seconds,
     SinkInfo,
     Workload,
 )
-from vdkit.record.stats import Ratio, Summary, paired_ratio, summarize
-from vdkit.record.store import write_record
+from vdkit.record.stats import Ratio, Summary, geometric_ratio, summarize
 from vdkit.trace.figures import Analysis, FamilyShare
 from vdkit.trace.stalls import CAUSES
 
@@ -77,7 +75,6 @@ class Arm(Record):
     """One way to decode, and all runs of it.
 
     Attributes:
-        mode: one of `vdkit.record.runs.MODES`.
         runs: warm-ups included.
         frame_sha256: of all frames, from an untimed run; None where no frames leave the GPU, or
             where the sink makes its own of them.
@@ -86,7 +83,7 @@ class Arm(Record):
         same_code: on this device it runs what the baseline runs: its ratio shows noise alone.
     """
 
-    mode: str
+    mode: Mode
     workload: Workload
     config: DecodeConfig
     sink: SinkInfo
@@ -99,8 +96,6 @@ class Arm(Record):
 
     @model_validator(mode="after")
     def _whole(self) -> Arm:
-        if self.mode not in MODES:
-            raise ValueError(f"mode {self.mode!r} is unknown; known are {', '.join(MODES)}")
         for run in self.runs:
             chunks, size = run.chunks, sum(chunk.d2h_bytes for chunk in run.chunks)
             stops = [0, *(chunk.frame_stop for chunk in chunks)]
@@ -118,10 +113,15 @@ class Arm(Record):
         """Timed runs by round: round i of any two arms of a recording is a pair."""
         return tuple(sorted((r for r in self.runs if not r.warmup), key=lambda run: run.round))
 
+    def values(self, name: str) -> list[float]:
+        """What was measured under this name of the timed runs by round, but for None."""
+        read = [getattr(run, name) for run in self.timed]
+        return [value for value in read if value is not None]
+
     @cached_property
     def latencies(self) -> list[float]:
         """Latency of the timed runs by round, s."""
-        return [run.latency_s for run in self.timed]
+        return self.values("latency_s")
 
     @cached_property
     def latency(self) -> Summary:
@@ -129,14 +129,9 @@ class Arm(Record):
         return summarize(self.latencies)
 
     @cached_property
-    def ttffs(self) -> list[float]:
-        """Time to the first frame of the timed runs, s; empty where no frame is delivered."""
-        return [run.ttff_s for run in self.timed if run.ttff_s is not None]
-
-    @cached_property
     def ttff(self) -> Summary | None:
-        """Of the timed runs, s."""
-        return summarize(self.ttffs) if self.ttffs else None
+        """Time to the first frame of the timed runs, s; None where no frame is delivered."""
+        return summarize(known) if (known := self.values("ttff_s")) else None
 
     @property
     def rtf(self) -> float:
@@ -158,6 +153,12 @@ class Arm(Record):
     def d2h_bytes(self) -> int:
         """Copied to the host, largest over the timed runs."""
         return max(run.d2h_bytes for run in self.timed)
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of a timed run, mean; None unless every one of them has an answer."""
+        known = self.values("energy_j")
+        return sum(known) / len(known) if known and len(known) == len(self.timed) else None
 
     @property
     def throttled_runs(self) -> int:
@@ -317,51 +318,41 @@ class Recording(Record):
 
         Variants round differently, so each has to agree with itself only.
         """
-        if self.kind != "variants":
-            return identical(self.arms)
-        found = {self.of_variant(variant).frames_identical for variant in self.variants}
+        found = {identical(one.arms) for one in self.benchmarks.values()}
         return next((verdict for verdict in (False, True) if verdict in found), None)
 
     def ratio(self, over: str, under: str) -> Ratio | None:
         """Latency of one arm over another's, paired by round; None if one is not there."""
         if over not in self.arms or under not in self.arms:
             return None
-        return paired_ratio(self.arms[over].latencies, self.arms[under].latencies)
+        return geometric_ratio(self.arms[over].latencies, self.arms[under].latencies)
 
     def speedup(self, name: str) -> Ratio | None:
         """The baseline's latency over an arm's; None for the baseline itself."""
         return None if name == self.baseline else self.ratio(self.baseline, name)
 
-    def summary(self) -> dict[str, Any]:
-        """The answer without the raw values, for one line of JSON."""
-        kept = self.model_dump(mode="json", exclude={"arms"})
-        told = self.base.model_dump(mode="json", include={"workload", "config", "sink"})
-        arms = {name: _answer(arm, self.speedup(name)) for name, arm in self.arms.items()}
-        return {**kept, **told, "frames_identical": self.frames_identical, "arms": arms}
+    @cached_property
+    def benchmarks(self) -> dict[str, Recording]:
+        """Variant to its arms by mode, a benchmark of its own; of another kind "" to the whole.
 
-    @property
-    def variants(self) -> list[str]:
-        """Names of the variants, in order; the first is what the others are compared with."""
-        return list(dict.fromkeys(name.partition("/")[0] for name in self.arms))
+        In order; the first variant is what the others are compared with.
+        """
+        if self.kind != "variants":
+            return {"": self}
+        named: dict[str, dict[str, Arm]] = {}
+        for name, arm in self.arms.items():
+            variant, _, mode = name.partition("/")
+            named.setdefault(variant, {})[mode] = arm
+        made, wanted = {}, self.baseline.partition("/")[2]
+        for variant, arms in named.items():
+            told = {"label": f"{self.label}: {variant}", "arms": arms, "kind": "bench",
+                    "baseline": wanted if wanted in arms else usual_baseline(arms)}  # fmt: skip
+            made[variant] = self.model_copy(update=told)
+        return made
 
     def of_variant(self, variant: str) -> Recording:
-        """The arms of one variant by mode, as a benchmark of its own."""
-        named = {name.partition("/")[::2]: arm for name, arm in self.arms.items()}
-        arms = {mode: arm for (of, mode), arm in named.items() if of == variant}
-        wanted = self.baseline.partition("/")[2]
-        baseline = wanted if wanted in arms else usual_baseline(arms)
-        told = {"kind": "bench", "label": f"{self.label}: {variant}", "baseline": baseline}
-        return self.model_copy(update={**told, "arms": arms})
-
-
-def _answer(arm: Arm, speedup: Ratio | None) -> dict[str, Any]:
-    """The figures of one arm."""
-    plain = ("mode", "frame_sha256", "rtf", "vram_peak_bytes", "pinned_bytes", "d2h_bytes",
-             "throttled_runs", "setup_s")  # fmt: skip
-    known = {"latency_s": arm.latency, "ttff_s": arm.ttff, "speedup": speedup}
-    return {name: getattr(arm, name) for name in plain} | {
-        name: found and asdict(found) for name, found in known.items()
-    }
+        """One of `benchmarks`."""
+        return self.benchmarks[variant]
 
 
 def usual_baseline(modes: Mapping[str, Any]) -> str:
@@ -388,15 +379,3 @@ def identical(arms: Mapping[str, Arm]) -> bool | None:
 def write_recording(recording: Recording, folder: Path) -> Path:
     """Write it into ``folder`` as one line of JSON; FileExistsError if one is there already."""
     return write_record(recording, folder / FILE)
-
-
-def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording of any age: its file, or the folder that it is in.
-
-    Raises:
-        FileNotFoundError: nothing there.
-        ValueError: not a recording, damaged, or written by a newer vdkit; names the file.
-    """
-    from vdkit.record.upgrade import read_any
-
-    return read_any(Path(path))

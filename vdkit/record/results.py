@@ -1,33 +1,221 @@
-"""All recordings of a folder, and every run in them as one table."""
+"""Recordings as today's, of any age: one, or all of a folder, and every run in them as one table.
+
+Until schema 6 each kind had files of its own: ``result.json`` (a benchmark), ``variants.json``,
+``aa.json`` with a ``result_ARM.json`` for each arm, ``profile.json``, and the cells of a sweep.
+They also held summaries of their runs; these are compared with what the runs say, then dropped.
+"""
 
 from __future__ import annotations
 
+import csv
 import glob
+import math
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from vdkit.record.money import mean_energy_j, run_energy_j
-from vdkit.record.recording import FILE, Arm, Recording, read_recording
-from vdkit.record.upgrade import OLD_FILES
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from vdkit.record.recording import FILE, SCHEMA_VERSION, Arm, Recording
+from vdkit.record.runs import DECIMALS, MODES, todays_mode
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROVENANCE = ("created_utc", "vdkit", "git_dirty", "device", "device_uuid", "vram_bytes",
-              "compute_capability", "driver", "cuda", "cudnn", "cpu", "host_cores",
-              "torch_threads", "malloc", "os",
-              "python")  # fmt: skip
-PACKAGES = ("torch", "diffusers", "numpy")
-WORKLOAD = ("decoder", "source", "dtype", "weights_sha256", "latents", "latents_sha256", "seed",
-            "latent_frames", "frames", "height", "width", "fps", "variant")  # fmt: skip
-CONFIG = ("chunk_size", "slots", "pinned_memory", "copy_stream", "writer_thread",
-          "uint8_on_gpu", "sync_uint8_on_gpu")  # fmt: skip
-SINK = ("storage", "durable", "throttle_mb_per_s")
-RUN = ("mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
-       "d2h_bytes", "throttled")  # fmt: skip
+OLD_FILES = {"result.json": 3, "variants.json": 1, "aa.json": 2, "profile.json": 5}
+"""Earlier file to the newest schema that was ever written of it."""
+
+Json = dict[str, Any]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """Read a recording of any age: its file, or the folder that it is in.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not a recording, damaged, or written by a newer vdkit; names the file.
+    """
+    data = _read_json(file := recorded_file(Path(path)))
+    marks = {"kind": FILE, "psnr_db": "variants.json", "calibration": "aa.json",
+             "nvml_interval_s": "profile.json"}  # fmt: skip
+    kind = next((name for mark, name in marks.items() if mark in data), "result.json")
+    newest = OLD_FILES.get(kind, SCHEMA_VERSION)
+    return _valid(file, data, Recording, newest, _UPGRADES.get(kind, lambda data, file: data))
+
+
+def read_record(path: Path, model: type[_Model], version: int) -> _Model:
+    """Read another file of vdkit's; ``version`` is the newest schema that ``model`` reads.
+
+    Errors as `read_recording`.
+    """
+    file = recorded_file(path)
+    return _valid(file, _read_json(file), model, version, lambda data, file: data)
+
+
+def recorded_file(path: Path) -> Path:
+    """The file that ``path`` is, or that lies in it; FileNotFoundError, with what is there."""
+    names = (FILE, *OLD_FILES)
+    for file in (path, *(path / name for name in names)):
+        if file.is_file():
+            return file
+    told = ""
+    if path.is_dir():
+        there = sorted(one.name for one in path.iterdir())
+        told = f": no {', '.join(names[:-1])} or {names[-1]}"
+        told += f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
+    raise FileNotFoundError(f"no result at {path}{told}")
+
+
+def _read_json(file: Path) -> Json:
+    """The object in a file; ValueError or OSError, with the file, if there is none."""
+    try:
+        data = from_json(file.read_bytes(), allow_inf_nan=False)
+    except OSError as error:
+        raise OSError(f"{file} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is not JSON (which has no NaN), or was cut short: {error}"
+        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} is not a vdkit result: it holds a {type(data).__name__}")
+    return data
+
+
+def _valid(
+    file: Path, data: Json, model: type[_Model], newest: int, upgrade: Callable[[Json, Path], Json]
+) -> _Model:
+    """What a file holds; ValueError, with the file and the first fault, if it is not that."""
+    version = data.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(
+            f"{file} is not a vdkit result: its schema_version is {version!r}, no number from 1 on"
+        )
+    if version > newest:
+        raise ValueError(
+            f"{file} has schema version {version}, this vdkit reads up to {newest}; update vdkit"
+        )
+    try:
+        return model.model_validate(upgrade(data, file))
+    except ValidationError as error:
+        first, *more = error.errors(include_url=False)
+        where = ".".join(map(str, first["loc"])) or "as a whole"
+        what = f"{where}: {first['msg']}" + (f" (and {len(more)} more)" if more else "")
+        raise ValueError(f"{file} does not hold a valid result: {what}") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        told = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} does not hold a valid result: {told}") from error
+
+
+def _kept(data: Json, names: str) -> Json:
+    return {name: data[name] for name in names.split()}
+
+
+_SHARED, _SETTING = "label command provenance", "workload config sink"
+
+
+def _benchmark(data: Json, file: Path) -> Json:
+    arms = {}
+    for mode, stored in data["modes"].items():
+        runs = [run for run in data["runs"] if run["mode"] == mode]
+        _check_summary(mode, stored, [run for run in runs if not run["warmup"]])
+        arms[todays_mode(mode)] = {
+            "mode": mode,
+            "runs": runs,
+            "frame_sha256": stored["frame_sha256"],
+            **_kept(data, _SETTING),
+            **{name: data.get(name) for name in ("setup_s", "other_bytes")},
+        }
+    if unknown := {run["mode"] for run in data["runs"]} - data["modes"].keys():
+        raise ValueError(f"a run of mode {unknown.pop()!r} is of another mode or video")
+    told = {"kind": "cell" if "_chunk" in file.name and len(arms) == 1 else "bench"}
+    told["baseline"] = todays_mode(data["baseline"])
+    return _kept(data, _SHARED) | told | {"arms": arms}
+
+
+def _check_summary(mode: str, stored: Json, timed: list[Json]) -> None:
+    """ValueError if the summary that was stored is not that of the timed runs."""
+    if not timed:
+        raise ValueError(f"mode {mode!r} has no timed run")
+    told = [run["latency_s"] for run in timed]
+    found = {"n": len(told), "mean": math.fsum(told) / len(told), "min": min(told),
+             "max": max(told)}  # fmt: skip
+    same = all(
+        math.isclose(stored["latency_s"][name], value, rel_tol=1e-9, abs_tol=10.0**-DECIMALS)
+        for name, value in found.items()
+    )
+    if not same or stored["throttled_runs"] != sum(run["throttled"] for run in timed):
+        raise ValueError(f"the summary of mode {mode!r} contradicts its runs")
+
+
+def _beside(file: Path, name: str) -> Json:
+    """An earlier benchmark in the same folder, as one of today."""
+    return _benchmark(_read_json(file.parent / f"result_{name}.json"), file)
+
+
+def _variants(data: Json, file: Path) -> Json:
+    parts = {variant: _beside(file, variant) for variant in data["variants"]}
+    first = data["baseline"]
+    arms = {
+        f"{variant}/{mode}": arm
+        for variant, one in parts.items()
+        for mode, arm in one["arms"].items()
+    }
+    told = {"kind": "variants", "baseline": f"{first}/{parts[first]['baseline']}", "arms": arms}
+    families = read_families(file.parent / "families.csv")
+    return (
+        _kept(data, f"{_SHARED} skipped psnr_db psnr_latent_frames") | told | {"families": families}
+    )
+
+
+def read_families(file: Path) -> Json:
+    """Kernel families by variant, if there are any; ValueError for something else in the file."""
+    shares: dict[str, list[Json]] = defaultdict(list)
+    if file.is_file():
+        try:
+            for row in csv.DictReader(file.read_text().splitlines()):
+                family: Json = {"name": row["family"], "kernels": int(row["kernels"])}
+                family |= {name: float(row[name]) for name in ("seconds", "percent")}
+                share = {"family": family, "ms_per_latent_frame": float(row["ms_per_latent_frame"])}
+                shares[row["variant"]].append(share)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is not a table of kernel families: {error}") from error
+    return shares
+
+
+def _aa(data: Json, file: Path) -> Json:
+    plan = data["plan"]
+    planted = _kept(plan, "pairs splits seed orders") | {"percent": plan["plant_percent"]}
+    told = {"kind": "aa", "baseline": "a", "planted": planted | data["calibration"]}
+    arms = {arm: [*_beside(file, arm)["arms"].values()] for arm in ("a", "b", "slow")}
+    return _kept(data, _SHARED) | told | {"arms": {name: arm for name, (arm,) in arms.items()}}
+
+
+def _profile(data: Json, file: Path) -> Json:
+    arms = {}
+    for mode, one in data["modes"].items():
+        analysis = dict(one["analysis"])
+        if data["schema_version"] == 1:  # true stood there for what could not be checked, too
+            analysis["checks"] = list(analysis["checks"])
+        seen = _kept(one, "sampled energy_j throttled_samples tflop tflop_per_s trace")
+        seen |= {"run": one["profiled"], "analysis": analysis}
+        arms[todays_mode(mode)] = {
+            "mode": mode, "runs": one["timed"], "profile": seen, **_kept(data, _SETTING)
+        }  # fmt: skip
+    sampling = None
+    if data["nvml_interval_s"] is not None:
+        names = ("interval_s", "samples", "mean_cost_ms", "unsupported")
+        sampling = {name: data[f"nvml_{name}"] for name in names}
+    told = {"kind": "profile", "baseline": next(m for m in ("sync", *MODES) if m in arms)}
+    return _kept(data, f"{_SHARED} ceiling") | told | {"arms": arms, "sampling": sampling}
+
+
+_UPGRADES = dict(zip(OLD_FILES, (_benchmark, _variants, _aa, _profile), strict=True))
 
 
 class SkippedResultWarning(UserWarning):
@@ -62,8 +250,16 @@ def find_recordings(
     """
     named: dict[Path, bool] = defaultdict(bool)
     for one in [pattern] if isinstance(pattern, (str, Path)) else pattern:
-        for file, by_name in _files(str(one)).items():
-            named[file] |= by_name
+        there = Path(one).exists()
+        if not there and not glob.has_magic(str(one)):
+            raise FileNotFoundError(
+                f"no results at {str(one)!r}; give a file, a folder or a pattern"
+            )
+        for match in map(Path, [one] if there else glob.glob(str(one), recursive=True)):
+            inside = match.rglob("*.json") if match.is_dir() else [match]
+            for file in inside:
+                if file == match == Path(one) or _is_recording(file):
+                    named[file] |= there and match in (file, file.parent)
     found: list[tuple[Path, Recording]] = []
     for file in sorted(named):
         try:
@@ -78,21 +274,6 @@ def find_recordings(
             recording = recording.model_copy(update={"arms": arms})
         found.append((file, recording))
     return sorted(found, key=lambda one: one[1].provenance.created_utc)
-
-
-def _files(pattern: str) -> dict[Path, bool]:
-    """Files of recordings to whether the pattern names them, or the folder that they are in."""
-    there = Path(pattern).exists()
-    if not there and not glob.has_magic(pattern):
-        raise FileNotFoundError(f"no results at {pattern!r}; give a file, a folder or a pattern")
-    found: dict[Path, bool] = {}
-    for match in map(Path, [pattern] if there else glob.glob(pattern, recursive=True)):
-        if match.is_dir():
-            inside = (file for file in match.rglob("*.json") if _is_recording(file))
-            found |= {file: there and file.parent == match for file in inside}
-        elif there or _is_recording(match):
-            found[match] = there
-    return found
 
 
 def _is_recording(file: Path) -> bool:
@@ -115,9 +296,9 @@ def load_results(
 
     Returns:
         The run (`vdkit.record.runs.Run` without its chunks; seconds, bytes), ``rtf`` and
-        ``energy_j`` (`run_energy_j`), what was decoded, configuration and sink, device, versions
-        and commit, ``kind`` of the recording, ``arm``, and ``folder`` and ``file``, the oldest
-        recording first. Of a profile only the timed runs are in it.
+        ``energy_j``, what was decoded, configuration and sink, device, versions and commit,
+        ``kind`` of the recording, ``arm``, and ``folder`` and ``file``, the oldest recording first.
+        Of a profile only the timed runs are in it.
 
     Raises:
         FileNotFoundError: a path without wildcards that does not exist.
@@ -129,7 +310,8 @@ def frame_of(found: Found) -> pd.DataFrame:
     """`load_results` of recordings that have been read."""
     import pandas as pd
 
-    return pd.DataFrame(rows_by_run(found)).drop(columns=["video_s", "baseline_s"], errors="ignore")
+    rows = pd.DataFrame(rows_of(found, by_run=True))
+    return rows.drop(columns=["video_s", "baseline_s"], errors="ignore")
 
 
 def runs_frame(recording: Recording) -> pd.DataFrame:
@@ -149,61 +331,47 @@ def runs_frame(recording: Recording) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rows_by_run(found: Found) -> list[dict[str, Any]]:
-    """One row per run, warm-ups included, of plain values, None for what is missing.
+def rows_of(found: Found, by_run: bool) -> list[dict[str, Any]]:
+    """One row per run or arm: plain values, None for what is missing.
 
-    As `load_results`, with ``video_s``, the playing time, and ``baseline_s``, the latency of the
-    baseline's run in the same round, with which this run is a pair; None for the baseline itself.
+    Args:
+        by_run: a row for each run, warm-ups included: as `load_results`, with ``video_s``, the
+            playing time, and ``baseline_s``, the latency of the baseline's run in the same round,
+            with which this run is a pair; None for the baseline itself. Else a row for each arm,
+            its timed runs summed up: what all of them share, and ``mode``, ``n``, ``mean_s``,
+            ``std_s``, ``p99_s`` (numpy's linear percentile), ``max_s``, ``rtf``, ``ttff_s`` (mean),
+            ``ttff_std_s``, ``throttled_runs``, ``energy_j`` (mean; None unless every run has it),
+            ``video_s`` and ``baseline_s``, the mean of the baseline, None for the baseline itself.
     """
-    rows = []
-    for shared, arm, base in _arms(found):
-        pair_s = {run.round: run.latency_s for run in (base.runs if base else ())}
-        for run in arm.runs:
-            own = {name: getattr(run, name) for name in RUN}
-            own |= {"rtf": run.latency_s / arm.workload.seconds, "energy_j": run_energy_j(run)}
-            rows.append(own | shared | {"baseline_s": pair_s.get(run.round)})
+    rows: list[dict[str, Any]] = []
+    for file, whole in found:
+        for variant, one in whole.benchmarks.items():
+            prefix = variant and f"{variant}/"
+            for name, arm in one.arms.items():
+                base = None if arm is one.base else one.base
+                shared = _shared(file, whole.kind, prefix, one, name)
+                if not by_run:
+                    rows.append(
+                        shared | _summed_up(arm) | {"baseline_s": base and base.latency.mean}
+                    )
+                    continue
+                pair_s = {run.round: run.latency_s for run in (base.runs if base else ())}
+                for run in arm.runs:
+                    own = run.model_dump(include=RUN)
+                    own |= {"rtf": run.latency_s / arm.workload.seconds, "energy_j": run.energy_j}
+                    rows.append(own | shared | {"baseline_s": pair_s.get(run.round)})
     return rows
 
 
-def rows_by_mode(found: Found) -> list[dict[str, Any]]:
-    """One row per arm, its timed runs summed up: plain values, None for what is missing.
-
-    What all runs of an arm share, and ``mode``, ``n``, ``mean_s``, ``std_s``, ``p99_s`` (numpy's
-    linear percentile), ``max_s``, ``rtf``, ``ttff_s`` (mean), ``ttff_std_s``, ``throttled_runs``,
-    ``energy_j`` (mean; None unless every run has it), ``video_s`` and ``baseline_s``, the mean of
-    the baseline, None for the baseline itself.
-    """
-    rows = []
-    for shared, arm, base in _arms(found):
-        latency = arm.latency
-        ttff = arm.ttff if len(arm.ttffs) == latency.n else None
-        own = {"mode": arm.mode, "n": latency.n}
-        own |= {f"{name}_s": getattr(latency, name) for name in ("mean", "std", "p99", "max")}
-        own |= {"rtf": arm.rtf, "ttff_s": ttff and ttff.mean, "ttff_std_s": ttff and ttff.std}
-        own |= {"throttled_runs": arm.throttled_runs, "energy_j": mean_energy_j(arm.timed)}
-        rows.append(shared | own | {"baseline_s": base and base.latency.mean})
-    return rows
-
-
-def by_variant(recording: Recording) -> list[tuple[str, Recording]]:
-    """(what its arms' names begin with, benchmark of its own) of every variant; else the whole."""
-    if recording.kind != "variants":
-        return [("", recording)]
-    return [(f"{name}/", recording.of_variant(name)) for name in recording.variants]
-
-
-def _arms(found: Found) -> list[tuple[dict[str, Any], Arm, Arm | None]]:
-    """(what its runs share, arm, what it is compared with); a baseline is compared with nothing."""
-    return [
-        (_shared(file, whole.kind, prefix, one, name), arm, None if arm is one.base else one.base)
-        for file, whole in found
-        for prefix, one in by_variant(whole)
-        for name, arm in one.arms.items()
-    ]
+RUN = {"mode", "round", "warmup", "latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes",
+       "d2h_bytes", "throttled"}  # fmt: skip
 
 
 def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> dict[str, Any]:
-    made, arm = one.provenance, one.arms[name]
+    """What all runs of an arm share."""
+    arm, made = one.arms[name], one.provenance.model_dump()
+    packages, config = made.pop("packages"), asdict(arm.config)
+    del config["nvtx"]
     return {
         "frame_sha256": arm.frame_sha256,
         "folder": str(file.parent),
@@ -211,15 +379,25 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         "kind": kind,
         "arm": prefix + name,
         "label": one.label,
-        "commit": made.git_commit,
-        **{name: getattr(made, name) for name in PROVENANCE},
-        **{name: made.packages.get(name) for name in PACKAGES},
-        **{name: getattr(arm.workload, name) for name in WORKLOAD},
-        **{name: getattr(arm.config, name) for name in CONFIG},
+        "commit": made.pop("git_commit"),
+        **made,
+        **{name: packages.get(name) for name in ("torch", "diffusers", "numpy")},
+        **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes"}),
+        **config,
         "sink": arm.sink.kind,
-        **{name: getattr(arm.sink, name) for name in SINK},
+        **arm.sink.model_dump(exclude={"kind", "encoder"}),
         "baseline": prefix + one.baseline,
         "frames_identical": one.frames_identical,
-        **{name: getattr(arm, name) for name in ("setup_s", "other_bytes")},
+        "setup_s": arm.setup_s,
+        "other_bytes": arm.other_bytes,
         "video_s": arm.workload.seconds,
     }
+
+
+def _summed_up(arm: Arm) -> dict[str, Any]:
+    latency = arm.latency
+    ttff = arm.ttff if len(arm.values("ttff_s")) == latency.n else None
+    own = {"mode": arm.mode, "n": latency.n}
+    own |= {f"{name}_s": getattr(latency, name) for name in ("mean", "std", "p99", "max")}
+    own |= {"rtf": arm.rtf, "ttff_s": ttff and ttff.mean, "ttff_std_s": ttff and ttff.std}
+    return own | {"throttled_runs": arm.throttled_runs, "energy_j": arm.energy_j}

@@ -23,6 +23,8 @@ NO_DIFFERENCE = "no difference seen"
 TOO_FEW = "too few runs to tell"
 
 _Values = NDArray[np.float64]
+Values = Sequence[float] | _Values
+"""Of one side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Summary:
     std: float
 
 
-def summarize(values: Sequence[float]) -> Summary:
+def summarize(values: Values) -> Summary:
     """Summary of at least one finite value; ``std`` is the sample deviation (0 for one value)."""
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0 or not np.isfinite(data).all():
@@ -75,7 +77,7 @@ class Ratio:
     The interval is Student's t on logarithms: for lognormal values it covers the ratio in 95 of 100
     recordings, from two pairs on. Rare stalls break that: if each run of one side takes twice as
     long with probability 0.1, intervals of 2, 4, 10 and 40 pairs cover the long-run ratio in 82,
-    42, 65 and 92 of 100. ``pairs`` is 0 where the sides are not paired (`unpaired_ratio`).
+    42, 65 and 92 of 100. ``pairs`` is 0 where the sides are not paired.
     """
 
     value: float
@@ -84,36 +86,35 @@ class Ratio:
     pairs: int
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
-    """Geometric mean of the ratios of pairs: element i of both in the same round.
+def geometric_ratio(numerator: Values, denominator: Values, *, paired: bool = True) -> Ratio:
+    """Ratio of the geometric means of two sets of values.
 
-    What a round does to both sides cancels. ValueError: lengths differ, no pairs, or a value that
-    is not finite and above 0.
+    Paired, element i of both is of the same round, and what a round does to both sides cancels. The
+    sides may have any sizes if not: Welch's t, for two sides rarely scatter alike (Welch, 1947),
+    covers 93 to 98 %, the most for two runs against two. No interval if a side has a single value.
+
+    Raises:
+        ValueError: an empty side, pairs of unequal number, or a value that is not finite and above
+            0.
     """
-    top, bottom = _sides(numerator, denominator, paired=True, above_0=True)
-    log, error = _mean_and_error(np.log(top / bottom))
-    return _ratio(log, error, top.size - 1, top.size)
+    top, bottom = _sides(numerator, denominator, paired=paired, above_0=True)
+    logs = [np.log(top / bottom)] if paired else [np.log(top), np.log(bottom)]
+    moved = [one - one[0] for one in logs]  # or values that are all equal would scatter
+    means = [float(one[0] + rest.mean()) for one, rest in zip(logs, moved, strict=True)]
+    log, freedom = means[0] - sum(means[1:]), min(one.size for one in logs) - 1.0
+    pairs = top.size if paired else 0
+    if freedom == 0:
+        return Ratio(math.exp(log), None, None, pairs)
+    errors = [float(one.std(ddof=1)) / math.sqrt(one.size) for one in moved]
+    error = math.hypot(*errors)
+    if error > 0 and not paired:
+        parts = zip(errors, logs, strict=True)
+        freedom = 1 / sum((one / error) ** 4 / (side.size - 1) for one, side in parts)
+    half = _t(freedom) * error
+    return Ratio(math.exp(log), math.exp(log - half), math.exp(log + half), pairs)
 
 
-def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
-    """Ratio of the geometric means of two independent sets of values, of any sizes.
-
-    Welch's t on logarithms, for two sides rarely scatter alike (Welch, 1947): it covers 93 to 98 %,
-    the most for two runs against two. No interval if a side has a single value. ValueError: an
-    empty side, or a value that is not finite and above 0.
-    """
-    top, bottom = _sides(numerator, denominator, paired=False, above_0=True)
-    (above, error_a), (below, error_b) = (_mean_and_error(np.log(side)) for side in (top, bottom))
-    error, fewer = math.hypot(error_a, error_b), min(top.size, bottom.size) - 1
-    if fewer == 0 or error == 0:
-        return _ratio(above - below, error, fewer, 0)
-    a, b = (error_a / error) ** 4 / (top.size - 1), (error_b / error) ** 4 / (bottom.size - 1)
-    return _ratio(above - below, error, 1 / (a + b), 0)
-
-
-def _sides(
-    a: Sequence[float], b: Sequence[float], *, paired: bool, above_0: bool = False
-) -> tuple[_Values, _Values]:
+def _sides(a: Values, b: Values, *, paired: bool, above_0: bool = False) -> tuple[_Values, _Values]:
     left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if paired and left.size != right.size:
         raise ValueError(f"pairs are needed, got {left.size} and {right.size} values")
@@ -127,23 +128,7 @@ def _sides(
     return left, right
 
 
-def _mean_and_error(logs: _Values) -> tuple[float, float]:
-    """Mean and its standard error, which is exactly 0 if all are equal or there is only one."""
-    moved = logs - logs[0]
-    error = moved.std(ddof=1) / math.sqrt(logs.size) if logs.size > 1 else 0.0
-    return float(logs[0] + moved.mean()), float(error)
-
-
-def _ratio(log: float, error: float, freedom: float, pairs: int) -> Ratio:
-    if freedom == 0:
-        return Ratio(math.exp(log), None, None, pairs)
-    half = _t(freedom) * error
-    return Ratio(math.exp(log), math.exp(log - half), math.exp(log + half), pairs)
-
-
-def permutation_p(
-    a: Sequence[float], b: Sequence[float], *, paired: bool = False, seed: int = 0
-) -> float:
+def permutation_p(a: Values, b: Values, *, paired: bool = False, seed: int = 0) -> float:
     """Two-sided permutation test on the difference of means: how often chance does as much.
 
     Paired, the sign of each pair's difference is flipped; unpaired, the labels of all values are
@@ -230,7 +215,7 @@ class Decision:
         return self.verdict in (MORE, LESS)
 
 
-def decide(a: Sequence[float], b: Sequence[float], *, paired: bool, seed: int = 0) -> Decision:
+def decide(a: Values, b: Values, *, paired: bool, seed: int = 0) -> Decision:
     """Compare values of 0 or more. A difference is called if both of two ways to ask see it.
 
     They are p below `CALL_BELOW_P` and a 95 % interval of the ratio without 1 (which says nothing,
@@ -238,8 +223,7 @@ def decide(a: Sequence[float], b: Sequence[float], *, paired: bool, seed: int = 
     """
     p = permutation_p(a, b, paired=paired, seed=seed)
     best = smallest_p(len(a), len(b), paired)
-    of = paired_ratio if paired else unpaired_ratio
-    ratio = of(b, a) if min(a) > 0 and min(b) > 0 else None
+    ratio = geometric_ratio(b, a, paired=paired) if min(a) > 0 and min(b) > 0 else None
     if best >= CALL_BELOW_P or min(len(a), len(b)) == 1:
         return Decision(TOO_FEW, ratio, p, best)
     more, apart = float(np.mean(b)) > float(np.mean(a)), True

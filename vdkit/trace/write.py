@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from vdkit.decode.chunks import DecodeConfig
+from vdkit.record import written
 from vdkit.record.runs import Run
-from vdkit.record.store import written
 from vdkit.trace import (
     COMMUNICATION,
     D2H,
