@@ -125,7 +125,7 @@ class Child(Judge):
         if mode in PHASES:
             nth, until_s, speed = {
                 "start": (1, times["decode"] - times["call"], quick),
-                "slot wait": (random.randint(min(slots, chunks - 1), chunks - 1), 1e-3, slow_sink),
+                "slot wait": (random.randint(min(slots, chunks - 1), chunks - 1), 4e-3, (0, 5e-3)),
                 "decode": (random.randint(1, chunks), slow_decoder[0], slow_decoder),
                 "write": (random.randint(1, chunks), slow_sink[1], slow_sink),
                 "drain": (chunks, slots * slow_sink[1], slow_sink),

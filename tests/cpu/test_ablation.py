@@ -220,7 +220,7 @@ def test_the_picture_has_a_bar_and_every_round(ablation):
     left, right = figure.axes
     assert len(left.patches) == 7 and len(right.patches) == 1
     assert sum(len(dots.get_offsets()) for dots in left.collections) == 7 * 3
-    assert [text.get_text() for text in right.texts].count(" not run") == 6
+    assert [text.get_text() for text in right.texts].count("not run") == 6
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "same code on a CPU" in labels
     for text in (*left.texts, *right.texts):  # no number leaves the picture

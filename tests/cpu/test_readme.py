@@ -181,7 +181,7 @@ def test_what_readme_writes_leaves_the_code_clean(tmp_path):
 
 
 def test_commands_exist():
-    from vdkit.__main__ import build_parser
+    from vdkit.cli import build_parser
 
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"make ([a-z]+)", README)) <= set(targets)

@@ -376,7 +376,7 @@ class TestEveryKindOfRecord:
         listed = [(MAIN / "result.json", result)]
         made = [
             breakdown_table(result),
-            comparison_table(compare_results(result, result, mode_pairs=[("sync", "async")])),
+            comparison_table(compare_results(result, result, modes=[("sync", "async")])),
             variant_table(read_recording(VARIANTS)),
             sweep_document(read_sweep(SWEEP)).tables()[0],
             results_table(listed),

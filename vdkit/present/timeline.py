@@ -306,12 +306,12 @@ def plot_overlap(
         config: how they were decoded.
         title: above the figure, as for `plot_timeline`.
         warning: red words above the figure: failed checks of the trace that the runs belong to.
-        timelines: mode to the timeline of the same run.
+        timelines: mode to the timeline of the same run; those of other modes are left alone.
         windows: mode to the window of the two chunks, s; None: as the event records have it.
     """
     stalls = {mode: stalls_from_records(run, config) for mode, run in runs.items()}
-    traced = (timelines or {}).items()
-    stalls |= {mode: stalls_of(made, run_window(runs[mode])) for mode, made in traced}
+    traced = {mode: made for mode, made in (timelines or {}).items() if mode in runs}
+    stalls |= {mode: stalls_of(made, run_window(runs[mode])) for mode, made in traced.items()}
     windows = windows or {mode: two_chunks(run) for mode, run in runs.items()}
     whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
     return _draw_runs(runs, title_of(title), whole, warning, stalls, windows)
