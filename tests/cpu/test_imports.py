@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "demo": THIRD | {"present"},
     "cli": THIRD | {"present", "explorer", "demo"},
     "__main__": {"cli", "record"},
+    "__init__": set(),
 }
 DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar
 
@@ -50,7 +51,7 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.stat().st_size]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -97,7 +98,8 @@ def modules_of(*parts):
     """An import of every module of these parts."""
     paths = (path for path in MODULES if part_of(path) in parts)
     return "import " + ", ".join(
-        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in paths
     )
 
 

@@ -370,11 +370,8 @@ class PlantedDecoder:
 
     def __init__(self, decoder: ChunkDecoder, products_per_latent_frame: float = 0.0) -> None:
         self._decoder = decoder
-        self.products_per_latent_frame, self.first_share, self.done = (
-            products_per_latent_frame,
-            1.0,
-            0,
-        )
+        self.products_per_latent_frame = products_per_latent_frame
+        self.first_share, self.done = 1.0, 0
         device = decoder.device
         self.size, self.matrix_dtype = MATRICES.get(device.type, MATRICES["cpu"])
         random, shape = torch.Generator(device).manual_seed(0), (self.size, self.size)

@@ -58,7 +58,7 @@ class Source:
 
 
 def source_of(path: Path) -> Source:
-    """Where `vdkit.record.recording.read_recording` reads ``path``; errors as there."""
+    """Where `vdkit.record.results.read_recording` reads ``path``; errors as there."""
     file = recorded_file(path)
     home = file.resolve().parent
     whole = path.is_dir() or file.name in (FILE, *OLD_FILES)

@@ -24,8 +24,8 @@ from vdkit.record import new_paths, written
 
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""
-WARNING_CHARACTERS = 92
-"""Of a line above such a figure."""
+LINE_CHARACTERS = 100
+"""Of a line above such a figure: what is longer is wrapped."""
 
 # Okabe and Ito's color-blind safe palette, a light and a dark tone for even and odd chunks.
 TONES = {
@@ -95,8 +95,8 @@ def chart(
         warning: red words above the title, which is red then, too.
         options: of `matplotlib.pyplot.subplots`.
     """
-    lines = [textwrap.fill(line, WARNING_CHARACTERS) for line in warning.splitlines()]
-    words = "\n".join(filter(None, (*lines, title)))
+    lines = (*warning.splitlines(), *(title or "").splitlines())
+    words = "\n".join(textwrap.fill(line, LINE_CHARACTERS) for line in lines)
     given: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
     given["figsize"] = (WIDTH_IN, height_in + 0.12 * words.count("\n"))
     with plt.rc_context(STYLE):

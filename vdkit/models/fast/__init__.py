@@ -179,7 +179,7 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ConvolutionCall:
     """One call of a convolution: what it reads, and what is done with the sums."""
 
     convolution: Convolution
@@ -196,27 +196,27 @@ class Job:
 class PlainPasses:
     """A convolution with what follows it, and a norm, each by torch's own operations."""
 
-    def convolve(self, job: Job) -> None:
-        """Carry out ``job``."""
-        work, convolution, leading = job.work, job.convolution, job.convolution.leading
-        start, count = job.source_start - leading, work.frames + leading
-        made = _convolved(convolution, job.source.data[job.source.numbers(work, start, count)])
+    def convolve(self, call: ConvolutionCall) -> None:
+        """Carry out ``call``."""
+        work, convolution, leading = call.work, call.convolution, call.convolution.leading
+        start, count = call.source_start - leading, work.frames + leading
+        made = _convolved(convolution, call.source.data[call.source.numbers(work, start, count)])
         if convolution.doubling:
             made = made.unflatten(-1, (2, convolution.out)).movedim(3, 1).flatten(0, 1)
-        if job.around is not None:
-            made = made + job.around.inner()[: len(made)]
-        if job.pixels is not None:
-            made = made.to(job.source.data.dtype)
+        if call.around is not None:
+            made = made + call.around.inner()[: len(made)]
+        if call.pixels is not None:
+            made = made.to(call.source.data.dtype)
             finite = made.isfinite()
             work.space.control[2].logical_or_(~finite.all())
-            _write_pixels(torch.where(finite, made, torch.nan), job.pixels)
-        if job.summed is not None:
-            work.write(made, job.summed)
-        if job.normed is not None and job.gain is not None:
-            work.write(_normalized(made, job.gain), job.normed)
+            _write_pixels(torch.where(finite, made, torch.nan), call.pixels)
+        if call.summed is not None:
+            work.write(made, call.summed)
+        if call.normed is not None and call.gain is not None:
+            work.write(_normalized(made, call.gain), call.normed)
 
-    def fuses(self, job: Job) -> bool:
-        """Whether the norm of what ``job`` makes can be a part of it."""
+    def fuses(self, call: ConvolutionCall) -> bool:
+        """Whether the norm of what ``call`` makes can be a part of it."""
         return True
 
     def norm(
@@ -236,13 +236,13 @@ class NoPasses(PlainPasses):
     def __init__(self, real: PlainPasses) -> None:
         self._real, self.flops = real, 0
 
-    def convolve(self, job: Job) -> None:
-        height, width = job.source.size
-        values = sum(weight.numel() for weight in job.convolution.weights)
-        self.flops += 2 * values * height * width * job.work.frames
+    def convolve(self, call: ConvolutionCall) -> None:
+        height, width = call.source.size
+        values = sum(weight.numel() for weight in call.convolution.weights)
+        self.flops += 2 * values * height * width * call.work.frames
 
-    def fuses(self, job: Job) -> bool:
-        return self._real.fuses(job)
+    def fuses(self, call: ConvolutionCall) -> bool:
+        return self._real.fuses(call)
 
     def norm(self, *_: Any) -> None:
         pass
@@ -345,19 +345,19 @@ class Work:
     ) -> None:
         """Convolve, add ``around``, write ``summed``, and normalize into where ``then`` reads."""
         start = self.start if source_start is None else source_start
-        job = Job(convolution, self, source, start, around, summed, pixels=pixels)
+        call = ConvolutionCall(convolution, self, source, start, around, summed, pixels=pixels)
         if then is None:
-            self.passes.convolve(job)
+            self.passes.convolve(call)
             return
         height, width = source.size
         size = (2 * height, 2 * width) if convolution.enlarging else (height, width)
         ring = self.space.ring(then, self, size)
-        if self.passes.fuses(job):
-            self.passes.convolve(replace(job, normed=ring, gain=then.gain))
+        if self.passes.fuses(call):
+            self.passes.convolve(replace(call, normed=ring, gain=then.gain))
             return
         if summed is None:
             summed = self.space.scratch("sums", self.frames, size, convolution.out)
-        self.passes.convolve(replace(job, summed=summed))
+        self.passes.convolve(replace(call, summed=summed))
         self.norm(summed, then)
 
     def norm(self, source: Frames, then: Convolution) -> None:

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vdkit.models.fast import Convolution, Frames, Job, PlainPasses, Work
+from vdkit.models.fast import Convolution, ConvolutionCall, Frames, PlainPasses, Work
 
 ALIGNED = 16  # channels: what a tensor core multiplies at once
 _NORM_VALUES = 4096  # that a program of the norm holds
@@ -261,10 +261,10 @@ class KernelPasses(PlainPasses):
         self._laid_out = {one: _laid_out(one) for one in convolutions}
         self._planned: dict[Any, Callable[[], object]] | None = None
 
-    def fuses(self, job: Job) -> bool:
+    def fuses(self, call: ConvolutionCall) -> bool:
         """Whether a program holds all columns, so that it can normalize."""
-        tiles = self._tiles(job)
-        return tiles["N1"] + tiles["N2"] == job.convolution.out
+        tiles = self._tiles(call)
+        return tiles["N1"] + tiles["N2"] == call.convolution.out
 
     @contextmanager
     def planning(self) -> Iterator[None]:
@@ -291,20 +291,20 @@ class KernelPasses(PlainPasses):
         key = (kernel, shapes, tuple(options.items()))
         self._planned[key] = partial(kernel.warmup, *args, grid=grid, **options)
 
-    def _tiles(self, job: Job) -> dict[str, Any]:
+    def _tiles(self, call: ConvolutionCall) -> dict[str, Any]:
         """How a convolution is cut; the figures were the fastest of some twenty on an H200.
 
         BM, TT: rows and frames of a program. K: channels of a step. N1, N2: columns, in two parts
         where their number is no power of two. num_stages: steps whose operands are on their way at
         once. maxnreg: registers of a thread, so that more programs run at once.
         """
-        convolution = job.convolution
+        convolution = call.convolution
         doubling, total = convolution.doubling, self._laid_out[convolution][0].shape[1]
         wide, narrow = split(convolution.out if doubling else total)
         columns = wide + narrow
         depth = min(convolution.channels & -convolution.channels, 64)
         rows, frames, registers = 128, 1, None
-        if convolution.kernel == (3, 3, 3) and columns <= 96 and job.work.frames % 2 == 0:
+        if convolution.kernel == (3, 3, 3) and columns <= 96 and call.work.frames % 2 == 0:
             depth, frames, stages = min(depth, 32), 2, 3
             if columns > 16:
                 rows, stages, registers = 64, 2, self._registers
@@ -318,11 +318,12 @@ class KernelPasses(PlainPasses):
             return tiles
         return tiles | {"num_warps": 4, "num_stages": stages, "maxnreg": registers}
 
-    def convolve(self, job: Job) -> None:
-        """Carry out ``job``."""
-        convolution, work, source, tiles = job.convolution, job.work, job.source, self._tiles(job)
+    def convolve(self, call: ConvolutionCall) -> None:
+        """Carry out ``call``."""
+        convolution, work, source = call.convolution, call.work, call.source
+        tiles = self._tiles(call)
         matrix, bias = self._laid_out[convolution]
-        named = {"AROUND": job.around, "SUMMED": job.summed, "NORMED": job.normed}
+        named = {"AROUND": call.around, "SUMMED": call.summed, "NORMED": call.normed}
         for frames in (source, *named.values()):
             if frames is not None and not frames.data.is_contiguous():
                 raise RuntimeError(
@@ -344,7 +345,7 @@ class KernelPasses(PlainPasses):
         height, width = source.size
         programs = triton.cdiv((height + 2) * (width + 2), tiles["BM"])
         columns = matrix.shape[1] // (tiles["N1"] + tiles["N2"])
-        pixels, (time, tall, broad) = job.pixels, convolution.kernel
+        pixels, (time, tall, broad) = call.pixels, convolution.kernel
         flat = source.data.view(-1, convolution.channels)
         self._launch(
             convolve,
@@ -353,19 +354,19 @@ class KernelPasses(PlainPasses):
             *(TensorDescriptor.from_tensor(matrix, [tiles["K"], n]) for n in widths),
             bias,
             *places,
-            bias if job.gain is None else job.gain,
+            bias if call.gain is None else call.gain,
             work.space.control,
             width + 2,
             height + 2,
             work.frames,
             len(source.data),
-            job.source_start,
+            call.source_start,
             *slots,
             0 if pixels is None else pixels.target.shape[2],
             0 if pixels is None else pixels.start,
             X_RATE=source.rate,
-            SUMMED_RATE=0 if job.summed is None else job.summed.rate,
-            NORMED_RATE=0 if job.normed is None else job.normed.rate,
+            SUMMED_RATE=0 if call.summed is None else call.summed.rate,
+            NORMED_RATE=0 if call.normed is None else call.normed.rate,
             C=convolution.channels,
             N=matrix.shape[1],
             OUT=convolution.out,
