@@ -6,7 +6,6 @@ Panels that are compared share their axis; an axis that does not start at 0 says
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -265,8 +264,6 @@ def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}
 """Errors, %, that the scatter plot shades."""
-TITLE_CHARACTERS = 105
-"""Of a line above a figure of 16 cm."""
 _PANEL_IN, _COLUMN_IN, _BESIDE_IN = 0.2, 0.45, 1.3
 """Of a heat map: around a panel, a column (more if the title needs it), and beside all panels."""
 WIDE_ENOUGH = 0.06
@@ -294,11 +291,11 @@ def plot_heatmap(sweep: Sweep, beside: Sequence[Sweep] = ()) -> Figure:
     across = max(1, min(len(speeds), int((WIDTH_IN - _BESIDE_IN) / panel_in)))
     down = -(-len(speeds) // across)
     width_in = min(WIDTH_IN, _BESIDE_IN + across * panel_in)
-    size_in = (width_in, 1.0 + down * (0.62 + 0.36 * len(sizes)))
+    height_in = 0.88 + down * (0.62 + 0.36 * len(sizes))
     said = "mean latency in s; below it, what the prediction was off, % (fit: fitted from)"
-    title = _title(sweep, said, width_in)
+    title = _title(sweep, said)
     colors = {"cmap": "cividis_r", "vmin": min(known, default=0), "vmax": max(known, default=1)}
-    with chart(0, down, across, title, sharey=True, figsize=size_in) as (figure, axes):
+    with chart(height_in, down, across, title, width_in=width_in, sharey=True) as (figure, axes):
         for ax in axes.flat[len(speeds) :]:
             ax.set_axis_off()
         for ax, speed in zip(axes.flat, speeds, strict=False):
@@ -331,11 +328,8 @@ def _mapped(sweep: Sweep) -> list[dict[str, Any]]:
     return [row for row in every if row["mode"] != "compute_only"] or every
 
 
-def _title(sweep: Sweep, words: str, width_in: float = WIDTH_IN) -> str:
-    """What was swept and ``words``, in lines that fit the figure."""
-    per_line = int(TITLE_CHARACTERS * width_in / WIDTH_IN)
-    said = (f"{sweep.plan.label}: {what_and_where(sweep.plan)}", words)
-    return "\n".join(textwrap.fill(line, per_line) for line in said)
+def _title(sweep: Sweep, words: str) -> str:
+    return f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{words}"
 
 
 def _slots(count: int) -> str:

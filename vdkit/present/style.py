@@ -25,7 +25,7 @@ from vdkit.record import new_paths, written
 WIDTH_IN = 16 / 2.54
 """Width of a figure in a report, 16 cm, in inches."""
 LINE_CHARACTERS = 100
-"""Of a line above such a figure: what is longer is wrapped."""
+"""Of a line above such a figure; what is longer is wrapped."""
 
 # Okabe and Ito's color-blind safe palette, a light and a dark tone for even and odd chunks.
 TONES = {
@@ -87,18 +87,20 @@ STYLE: Any = {
 @contextmanager
 def chart(
     height_in: float, rows: int = 1, columns: int = 1, title: str | None = None,
-    warning: str = "", **options: Any,
+    warning: str = "", width_in: float = WIDTH_IN, **options: Any,
 ) -> Iterator[tuple[Figure, Any]]:  # fmt: skip
     """A figure in this style and its axes, [rows, columns]; ``title`` stands above it at the left.
 
     Args:
+        height_in: where the words above take one line.
         warning: red words above the title, which is red then, too.
         options: of `matplotlib.pyplot.subplots`.
     """
+    per_line = int(LINE_CHARACTERS * width_in / WIDTH_IN)
     lines = (*warning.splitlines(), *(title or "").splitlines())
-    words = "\n".join(textwrap.fill(line, LINE_CHARACTERS) for line in lines)
+    words = "\n".join(textwrap.fill(line, per_line) for line in lines)
     given: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
-    given["figsize"] = (WIDTH_IN, height_in + 0.12 * words.count("\n"))
+    given["figsize"] = (width_in, height_in + 0.12 * words.count("\n"))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, **(given | options))
         plt.close(figure)
