@@ -25,7 +25,7 @@ class Greedy(NearestDecoder):
 
 @pytest.mark.parametrize("decoder", [NearestDecoder, Greedy])
 def test_a_sweep(decoder, device, tmp_path):
-    made = decoder(device, torch.float16, delay_s=0.002)
+    made = decoder(device, torch.float16, delay_s=0.03)  # every run is longer than an NVML interval
     bench = Bench(made, latents_for(made, frames=9, height=12, width=20), SinkSpec("null").fresh)
     folder = start_sweep(bench, tmp_path, ("sync", "async"), (1, 2), (1, 2), (None, 5.0), runs=2)
     sweep = run_sweep(folder, bench, progress=False)
