@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -16,9 +17,10 @@ from vdkit.decode import frames_to_uint8
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.plans import PlantedDecoder, calibrate, chunk_seconds, run_aa
 from vdkit.present.charts import plot_rounds
-from vdkit.record.compare import ARMS, check_draws, compare_results, judge, judged
+from vdkit.record.compare import ARMS, HOUR_CALLS, check_draws, compare_results, judge, judged
 from vdkit.record.recording import Planted
 from vdkit.record.runs import SinkInfo
+from vdkit.record.stats import wilson
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["bench", "--aa", "--device", "cpu", "--latents", "random:9x16x16", "--sink", "null",
@@ -140,6 +142,24 @@ def test_pairing_finds_what_drift_hides():
     drift = np.linspace(1, 1.5, 40)
     judged = judge({arm: drift * one for arm, one in values.items()}, 10, 40)
     assert judged.found["paired"].count == 40 and judged.found["unpaired"].count < 20
+
+
+def test_blocks_of_one_arm_are_compared_as_sessions_are():
+    drift = np.repeat([1.0, 1.02, 1.04, 1.06], 10)  # another hour, another clock
+    values = {arm: drift * one for arm, one in drawn(scatter=1e-4).items()}
+    assert judge(values, 10, 5).hour_calls == wilson(18, 18)
+    assert judge(drawn(), 10, 5).hour_calls.count <= 2
+    assert judge(drawn(rounds=19), 10, 5).hour_calls is None
+
+
+def test_the_caution_of_compare_is_what_the_recorded_controls_say():
+    found = [
+        judged(one) for folder in Path("results").glob("*_aa-*") for one in [read_recording(folder)]
+    ]
+    assert len(found) == 2
+    for metric, calls in HOUR_CALLS.items():
+        each = [one[metric].hour_calls for one in found]
+        assert calls == (sum(one.count for one in each), sum(one.n for one in each))
 
 
 def test_draws_are_seeded():

@@ -110,8 +110,7 @@ def _legend(comparison: Comparison, throttled: bool) -> str:
     how = (
         "Paired: round i of A beside round i of B."
         if comparison.paired
-        else "Not paired: what only the hour changed (temperature, other programs) counts too, so "
-        "that a second session of the same thing is called different more often than p says."
+        else "Not paired: what only the hour changed (temperature, other programs) counts too."
     )
     text = (
         f"A, B: means. B / A: geometric mean with a Student-t 95 % interval. {how} A difference "
@@ -119,10 +118,16 @@ def _legend(comparison: Comparison, throttled: bool) -> str:
         f"out 1. {DIGITS_LEGEND}"
     )
     if tests := comparison.tests:
-        text += (
-            f" {tests} test{'s' * (tests > 1)} at {CALL_BELOW_P * 100:g} %: if nothing had "
-            f"changed, up to {comparison.expected_false_calls:.2f} false calls by chance."
-        )
+        each, often = f"{CALL_BELOW_P * 100:g} %", f"{comparison.expected_false_calls:.2f}"
+        text += f" {tests} test{'s' * (tests > 1)} at {each}: if nothing had changed, "
+        if comparison.paired:
+            text += f"up to {often} false calls by chance."
+        else:
+            hour = ", ".join(f"{TITLES[m]} {c} of {n}" for m, (c, n) in compare.HOUR_CALLS.items())
+            text += (
+                f"about {often} false calls: so often were the recorded A/A controls called "
+                f"different from themselves at another time ({hour}), and {each} of the rest."
+            )
     if any(row.decision.verdict == TOO_FEW for row in comparison.rows):
         needed = "pairs of runs" if comparison.paired else "runs of each side"
         text += (
@@ -279,13 +284,18 @@ def calls_table(recording: Recording, found: Mapping[str, compare.Judged]) -> Ta
             row |= {"a against b: called %": _share(one.false_calls[how]), at_most: quiet}
             row |= {"slow against a: found %": _share(one.found[how]), at_least: sharp}
             rows.append(row)
+        if one.hour_calls is not None:
+            row = {"metric": TITLES[metric], "asked": "unpaired, other rounds"}
+            rows.append(row | {"a against b: called %": _share(one.hour_calls)})
     plan = recording.planted
     assert plan is not None
     note = (
         f"{plan.splits} splits: each draws {plan.pairs} of the {len(recording.base.timed)} rounds "
         f"and asks as vdkit compare does (p < {CALL_BELOW_P:g}, and an interval without 1). Labels "
         "of a and b are swapped at random, so every call there is a false one. [ ]: Wilson 95 % "
-        "intervals; they take the splits as independent, which draws from the same rounds are not."
+        "intervals; they take the splits as independent, which draws from the same rounds are not. "
+        f"Other rounds: every two blocks of {plan.pairs} rounds in a row of one arm, as two "
+        "sessions are compared."
     )
     return Table(rows, "Calls", note)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -29,6 +30,9 @@ SAME = (
     *("decoder", "dtype", "weights_sha256", "latents_sha256"),
 )
 """What two recordings need in common for a ratio to be of the code alone."""
+HOUR_CALLS = {"latency_s": (3, 36), "ttff_s": (7, 36)}
+"""How many of so many blocks of ten runs were called different from another block of their arm,
+in the recorded A/A controls (`Judged.hour_calls`; a test counts again)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,10 @@ class Comparison:
 
     @property
     def expected_false_calls(self) -> float:
-        """Differences to be expected from chance alone, at most, if nothing changed."""
-        return self.tests * stats.CALL_BELOW_P
+        """Differences to be expected if nothing changed: by chance and, unpaired, the hour too."""
+        tested = [row.metric for row in self.rows if row.decision.verdict != stats.TOO_FEW]
+        hour = {} if self.paired else {name: calls / n for name, (calls, n) in HOUR_CALLS.items()}
+        return sum(hour.get(metric, stats.CALL_BELOW_P) for metric in tested)
 
 
 def compare_results(
@@ -269,11 +275,14 @@ class Judged:
         planted: slow over a, paired by round, over all rounds: what was really planted.
         false_calls: `CALLED_BY` to splits where a was called different from itself.
         found: `CALLED_BY` to splits where slow was called slower than a.
+        hour_calls: pairs of blocks of consecutive rounds of one arm that were called different,
+            unpaired: what another hour alone does, at least. None below two blocks.
     """
 
     planted: stats.Ratio
     false_calls: dict[str, stats.Proportion]
     found: dict[str, stats.Proportion]
+    hour_calls: stats.Proportion | None
 
     def aims_met(self, how: str) -> tuple[bool, bool]:
         """Whether false calls were few enough, and finds many enough, of one of `CALLED_BY`."""
@@ -321,6 +330,9 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
     Splits share rounds, so they are not independent: the Wilson intervals, which take them to be,
     are narrower than they should be. More rounds mend that, more splits do not.
 
+    Beside that, each arm's rounds are cut into blocks of ``pairs`` in a row, and every two blocks
+    of an arm are compared unpaired, as two sessions are.
+
     Args:
         values: arm to its values by round, above 0, all of the same length.
         pairs, splits: as `check_draws` allows.
@@ -340,5 +352,14 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
             calls[how] += stats.decide(left, right, paired=how == "paired").called
             planted = stats.decide(a[drawn], slow[drawn], paired=how == "paired")
             finds[how] += planted.verdict == stats.MORE
-    shares = ({how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (calls, finds))
-    return Judged(stats.geometric_ratio(values["slow"], values["a"]), *shares)
+    quiet, found = (
+        {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (calls, finds)
+    )
+    blocks = [
+        two
+        for arm in (a, b, slow)
+        for two in combinations(arm[: arm.size // pairs * pairs].reshape(-1, pairs), 2)
+    ]
+    called = sum(stats.decide(one, other, paired=False).called for one, other in blocks)
+    hour = stats.wilson(called, len(blocks)) if blocks else None
+    return Judged(stats.geometric_ratio(values["slow"], values["a"]), quiet, found, hour)
