@@ -9,9 +9,8 @@ import pytest
 
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig, VideoInfo
-from vdkit.predict import Cost, StageCosts, Storage
+from vdkit.predict import Cost, StageCosts, Storage, predict
 from vdkit.predict.advise import Limits, recommend
-from vdkit.predict.recurrence import predict
 from vdkit.present.sweep_document import advice_document, advice_line, advice_record
 
 INFO = VideoInfo(161, 480, 832, Fraction(16))

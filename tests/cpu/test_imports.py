@@ -152,7 +152,7 @@ def test_predict_is_the_package():
     code += "from vdkit import predict; print(predict.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "vdkit.predict moved to vdkit.predict.recurrence.predict", "vdkit.predict",
+        "vdkit.predict moved to vdkit.predict.predict", "vdkit.predict",
     ]  # fmt: skip
 
 

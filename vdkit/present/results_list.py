@@ -21,8 +21,7 @@ from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, leg
 from vdkit.present.document import lines
 from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
 from vdkit.present.words import sink_words
-from vdkit.record.derived import saving_usd
-from vdkit.record.recording import FILE, Arm, Recording
+from vdkit.record.recording import FILE, Arm, Recording, saving_usd
 from vdkit.record.results import OLD_FILES
 from vdkit.record.runs import Run
 
