@@ -45,7 +45,7 @@ _OTHERS = {
     "HolisticTraceAnalysis",
     "redraw.json": "tools/explorer_redraw.py's times of the explorer",
 }
-"""Records of other programs that lie under results/ too."""
+"""Records of other programs that lie under results/ too; each is in the commit it was made with."""
 
 
 def left_out(error: Exception) -> None:
