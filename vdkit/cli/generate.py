@@ -127,15 +127,16 @@ def _keep(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace
 
 
 def _table(rows: Sequence[StageRow]) -> str:
-    whole = sum(row.seconds for row in rows)
-    lines = [f"{'stage':28} {'times':>5} {'seconds':>8} {'share %':>8} {'peak VRAM GB':>13}"]
-    for row in rows:
-        peak, share = row.peak_vram_bytes, 100 * row.seconds / whole
-        vram = "-" if peak is None else f"{peak / 1e9:.2f}"
-        lines.append(
-            f"{row.name:28} {len(row.spans_s):5} {row.seconds:8.3f} {share:8.1f} {vram:>13}"
-        )
-    return "\n".join([*lines, f"{'together':28} {'':5} {whole:8.3f}"])
+    from vdkit.present.stages import stages_table
+    from vdkit.present.table import Number, Table
+
+    left_out = ("takes", "gives", "in all")
+    cells = [
+        {name: cell for name, cell in row.items() if name not in left_out}
+        for row in stages_table(rows).rows
+    ]
+    whole = {"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)}
+    return Table([*cells, whole]).text()
 
 
 def _answer(made: GeneratedLatents, decode_s: float, options: argparse.Namespace) -> dict[str, Any]:
