@@ -179,11 +179,6 @@ class Controls:
         self.speed.disabled = not self.held.value
         self.folder.disabled = self.sink.value == "null"
 
-    def busy(self, running: bool) -> None:
-        """Buttons while a job is in hand, and after."""
-        self.cancel.disabled = not running
-        self.run.disabled = self.calibrate.disabled = running
-
     def show(self, progress: JobProgress) -> None:
         """The bar, what is being done, and the time left."""
         self.bar.value = progress.share
@@ -278,7 +273,8 @@ class Explorer(w.VBox):
         except (RuntimeError, ValueError) as error:
             self._say([str(error)], warning=True)
             return self
-        self.controls.busy(True)
+        self.controls.adapt(self.session)
+        self.controls.cancel.disabled = False
         name = "vdkit-explorer-progress"
         self._ticker = threading.Thread(target=self._tick, name=name, daemon=True)
         self._ticker.start()
@@ -305,7 +301,8 @@ class Explorer(w.VBox):
                     self._table.value = self.table()._repr_html_()
                 self._redraw()
         finally:
-            self.controls.busy(False)  # last: what the job found is on the page by now
+            self.controls.adapt(self.session)
+            self.controls.cancel.disabled = True  # last: what the job found is on the page by now
 
     def _changed(self, _: Any) -> None:
         """A knob was turned: what went wrong before has been read."""
