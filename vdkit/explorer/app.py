@@ -18,7 +18,6 @@ import ipywidgets as w
 
 from vdkit import explorer as told
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
-from vdkit.explorer.live_timeline import LiveTimeline, pair_panels, setting_panels
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
@@ -218,7 +217,7 @@ class Explorer(w.VBox):
         self.session = Session(here, results)
         self.results = results
         self.controls = c = Controls(here, self.session.machines(), start)
-        self._picture = LiveTimeline()
+        self._picture = told.LiveTimeline()
         self._lock = threading.RLock()
         self._predicted: SettingPrediction | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
@@ -335,7 +334,7 @@ class Explorer(w.VBox):
         try:
             run = self.session.measured(self.setting)
             made = run.predicted if run else self.session.predict(self.setting)
-            self._picture.draw(setting_panels(made, run))
+            self._picture.draw(told.setting_panels(made, run))
             self._predicted = made
             remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
             if run is not None:
@@ -359,7 +358,7 @@ class Explorer(w.VBox):
         words = "Two runs are needed side by side: measure some, then choose them above."
         if chosen := self._pair():
             words = told.pair_words(*chosen)
-            self._picture.draw(pair_panels(chosen))
+            self._picture.draw(told.pair_panels(chosen))
             self._figures.value = told.pair_figures(*chosen)._repr_html_()
         else:
             self._picture.say(words)
@@ -405,13 +404,13 @@ class Explorer(w.VBox):
             ValueError: the label is too long for a file name.
         """
         self._check_open()
-        runs, picture = self.session.runs, LiveTimeline()
+        runs, picture = self.session.runs, told.LiveTimeline()
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
         run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
-        panels = setting_panels(run.predicted, run)
+        panels = told.setting_panels(run.predicted, run)
         if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
-            run, panels = pair[1], pair_panels(pair)
+            run, panels = pair[1], told.pair_panels(pair)
         picture.draw(panels)
         label = self.controls.label.value.strip()
         check_out(self.results, label, "results folder")
