@@ -433,12 +433,12 @@ def _stages(rows: Sequence[StageRow]) -> str:
     from vdkit.present.table import Number, Table
 
     left_out = ("takes", "gives", "in all")
-    cells = [
+    shown = [
         {name: cell for name, cell in row.items() if name not in left_out}
         for row in stages_table(rows).rows
     ]
-    whole = {"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)}
-    return Table([*cells, whole]).text()
+    shown.append({"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)})
+    return Table(shown).text()
 
 
 def _generated(
