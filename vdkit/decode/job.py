@@ -307,22 +307,14 @@ class Job:
             for name, mark in marks.items():
                 setattr(record, name, self.engine.host_time(mark) - self.start_s)
         return DecodeResult(
-            mode=self.mode,
-            device=self.engine.name,
-            info=self.info,
-            config=self.config,
-            started_s=self.start_s,
-            latency_s=self._end_s,
-            ttff_s=self.ttff_s,
-            sink_open_s=self.sink_open_s,
-            sink_close_s=self.sink_close_s,
-            pinned_bytes=self.pinned_bytes,
-            ring_bytes=self.ring_bytes,
+            mode=self.mode, device=self.engine.name, info=self.info, config=self.config,
+            started_s=self.start_s, latency_s=self._end_s, ttff_s=self.ttff_s,
+            sink_open_s=self.sink_open_s, sink_close_s=self.sink_close_s,
+            pinned_bytes=self.pinned_bytes, ring_bytes=self.ring_bytes,
             vram_peak_bytes=self.engine.vram_peak_bytes(),
             device_mallocs_steady=self.engine.device_mallocs_steady(len(self.chunks)),
-            clock_residual_s=self.engine.clock_residual_s,
-            chunks=self.chunks,
-        )
+            clock_residual_s=self.engine.clock_residual_s, chunks=self.chunks,
+        )  # fmt: skip
 
     def __enter__(self) -> Job:
         return self

@@ -149,12 +149,9 @@ def generate_latents(
     next(laps)
     with torch.inference_mode():
         positive, negative = pipeline.encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance=guidance > 1,
-            max_sequence_length=TEXT_TOKENS,
-            device=device,
-        )
+            prompt, negative_prompt, do_classifier_free_guidance=guidance > 1,
+            max_sequence_length=TEXT_TOKENS, device=device,
+        )  # fmt: skip
         stages = [Stage("text encoder", *next(laps))]
     decoder = pipeline_decoder(pipeline)
     ran: list[str] = []
@@ -184,18 +181,11 @@ def generate_latents(
         pipeline.set_progress_bar_config(disable=not progress, desc="denoise", unit="step")
         try:
             normalized = pipeline(
-                prompt_embeds=positive,
-                negative_prompt_embeds=negative,
-                num_frames=frames,
-                height=height,
-                width=width,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                guidance_scale_2=guidance_2 if two else None,
-                generator=torch.Generator().manual_seed(seed),
-                output_type="latent",
-                callback_on_step_end=on_step,
-            ).frames
+                prompt_embeds=positive, negative_prompt_embeds=negative, num_frames=frames,
+                height=height, width=width, num_inference_steps=steps, guidance_scale=guidance,
+                guidance_scale_2=guidance_2 if two else None, output_type="latent",
+                generator=torch.Generator().manual_seed(seed), callback_on_step_end=on_step,
+            ).frames  # fmt: skip
         except RuntimeError as error:  # of CUDA, or of the CPU's allocator
             if "memory" not in str(error):
                 raise
