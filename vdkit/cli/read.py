@@ -91,9 +91,7 @@ def run_compare(options: argparse.Namespace) -> int:
         raise ValueError("--mode-a and --mode-b belong together; give both")
     modes: Any = words(options.modes)
     if options.mode_a is not None:
-        if modes is not None:
-            raise ValueError("give modes or pairs of modes, not both")
-        modes = [(options.mode_a, options.mode_b)]
+        modes = [*(modes or []), (options.mode_a, options.mode_b)]
     comparison = compare_results(
         *_sides(options.a, options.b), paired=options.paired, across=options.across, modes=modes,
         metrics=words(options.metrics),
