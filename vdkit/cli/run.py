@@ -157,12 +157,9 @@ def show(document: Document, options: argparse.Namespace) -> None:
 
 
 def leave(
-    home: Path,
-    document: Document,
-    frame: tuple[str, pd.DataFrame],
-    options: argparse.Namespace,
+    home: Path, document: Document, frame: tuple[str, pd.DataFrame], options: argparse.Namespace,
     lines: Sequence[str] = (),
-) -> None:
+) -> None:  # fmt: skip
     """Write the ``frame`` as CSV, the table and the pictures into ``home``, and say where."""
     write_atomically(home / frame[0], frame[1].to_csv(index=False))
     write_atomically(home / "table.md", document.markdown())

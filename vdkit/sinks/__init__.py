@@ -45,12 +45,11 @@ class MemorySink:
     def __init__(self) -> None:
         self._pixels: np.ndarray | None = None
         self._written = 0
-        self._complete = False
 
     @property
     def frames(self) -> np.ndarray:
         """uint8 RGB [F, H, W, 3]; ValueError before the decode is done."""
-        if self._pixels is None or not self._complete:
+        if self._pixels is None or self._written != len(self._pixels):
             raise ValueError("this sink has no frames: no decode into it has been completed")
         return self._pixels
 
@@ -71,7 +70,6 @@ class MemorySink:
         assert self._pixels is not None
         if self._written != len(self._pixels):
             raise ValueError(f"{self._written} frames written, {len(self._pixels)} announced")
-        self._complete = True
 
     def abort(self) -> None:
         self._pixels, self._written = None, 0

@@ -317,16 +317,10 @@ class Work:
         target.inner()[slots] = made.to(target.data.dtype)
 
     def convolve(
-        self,
-        convolution: Convolution,
-        source: Frames,
-        source_start: int | None = None,
-        *,
-        around: Frames | None = None,
-        summed: Frames | None = None,
-        then: Convolution | None = None,
-        pixels: Pixels | None = None,
-    ) -> None:
+        self, convolution: Convolution, source: Frames, source_start: int | None = None, *,
+        around: Frames | None = None, summed: Frames | None = None,
+        then: Convolution | None = None, pixels: Pixels | None = None,
+    ) -> None:  # fmt: skip
         """Convolve, add ``around``, write ``summed``, and normalize into where ``then`` reads."""
         start = self.start if source_start is None else source_start
         call = ConvolutionCall(convolution, self, source, start, around, summed, pixels=pixels)
@@ -363,13 +357,9 @@ class ResidualBlock:
         self.shortcut = None if same else source.conv_shortcut
 
     def __call__(
-        self,
-        work: Work,
-        given: Frames,
-        then: Convolution | None,
-        keep: bool = True,
+        self, work: Work, given: Frames, then: Convolution | None, keep: bool = True,
         to: Frames | None = None,
-    ) -> Frames:
+    ) -> Frames:  # fmt: skip
         """``given``: what the first norm was of. ``keep``: the sums are needed, not only ``then``.
 
         ``to``: where the sums go if not over ``given``.
