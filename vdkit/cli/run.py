@@ -339,7 +339,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
     from vdkit.present.stages import stage_rows
     from vdkit.record.runs import keep_freed_memory
-    from vdkit.sinks.files import Mp4Sink
+    from vdkit.sinks import Mp4Sink
 
     for path, name, ending in (
         (options.out, "--out", ".mp4"), (options.save_latents, "--save-latents", ".safetensors")
@@ -395,7 +395,7 @@ def run_decode(options: argparse.Namespace) -> int:
     """latents to video: a safetensors file in, MP4 out"""
     from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
-    from vdkit.sinks.files import Mp4Sink
+    from vdkit.sinks import Mp4Sink
 
     check_file(options.out, "--out", ".mp4")
     fps = exact_fps(options.fps)
