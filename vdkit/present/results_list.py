@@ -235,8 +235,8 @@ def session_range(
 ) -> SessionRange | None:
     """Smallest and largest ratio of latencies over all recordings of one workload, and how many.
 
-    The same workload: decoder, variant, dtype, size, chunk size and device model, at one speed of
-    storage. Each variant of a recording counts as a benchmark of its own.
+    The same workload: decoder, variant, dtype, size, chunk size, device model, kind of sink and
+    speed it is held to. Each variant of a recording counts as a benchmark of its own.
 
     Args:
         recordings: of any kind; those without both arms, or of another workload, do not count.
@@ -256,21 +256,33 @@ def session_lines(recordings: Sequence[Recording]) -> list[str]:
     groups = _ratios(recordings, "sync", "async")
     return [
         f"sync / async of {decoder} ({variant}), {dtype}, {height}x{width}, chunk {chunk}, {device}"
-        + (f", storage held to {speed:g} MB/s" if speed else "")
+        + f", {sink}"
+        + (f" held to {speed:g} MB/s" if speed else "")
         + f": {SessionRange(min(found), max(found), len(found))}"
-        for (decoder, variant, dtype, height, width, chunk, device, speed), found in groups.items()
+        for (
+            decoder,
+            variant,
+            dtype,
+            height,
+            width,
+            chunk,
+            device,
+            sink,
+            speed,
+        ), found in groups.items()
         if len(found) > 1
     ]
 
 
-_Workload = tuple[str, str, str, int, int, int, str, float | None]
+_Workload = tuple[str, str, str, int, int, int, str, str, float | None]
 
 
 def _workload(recording: Recording) -> _Workload:
     work, device = recording.workload, recording.provenance.device
     return (
         work.decoder, work.variant, work.dtype, work.height, work.width,
-        recording.config.chunk_size, device, recording.sink.throttle_mb_per_s,
+        recording.config.chunk_size, device, recording.sink.kind,
+        recording.sink.throttle_mb_per_s,
     )  # fmt: skip
 
 
