@@ -55,7 +55,9 @@ def run_demo(options: argparse.Namespace) -> int:
 
     out: Path = options.out
     check_out(out, DEMO)
-    _check_earlier(out)
+    with contextlib.suppress(FileNotFoundError):  # an earlier demo is replaced, nothing else is
+        if read_recording(out).label != DEMO:
+            raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
     decoder = cli.load_variant(options, "diffusers")
     note = "" if decoder.device.type == "cuda" else " (no GPU in use: copies are memcpy)"
     latents, made = load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
@@ -103,16 +105,6 @@ def run_demo(options: argparse.Namespace) -> int:
         write_atomically(path, recording.model_dump_json() + "\n")
     print("Written:", *(f"  {path}" for path in (video, picture, table, *recordings)), sep="\n")
     return 0
-
-
-def _check_earlier(out: Path) -> None:
-    """An earlier demo is replaced, another recording is not: FileExistsError."""
-    try:
-        label = read_recording(out).label
-    except FileNotFoundError:
-        return
-    if label != DEMO:
-        raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
 
 
 def _show_short(title: str, recording: Recording) -> None:
