@@ -280,7 +280,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     memory cannot be had is recorded as such.
     """
     from vdkit.measure.study import Bench
-    from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
+    from vdkit.measure.sweep import plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
 
     wants = cli.asked(options)
@@ -312,8 +312,6 @@ def run_sweep(options: argparse.Namespace) -> int:
         document = sweep_document(sweep, wants)
         show(document, options)
         leave(folder, document, ("cells.csv", sweep_frame(sweep)), options)
-    except SweepLocked as error:
-        raise ValueError(str(error)) from error
     except KeyboardInterrupt:
         print(
             f"vdkit: interrupted; finished cells are kept, go on with: vdkit sweep --resume "
