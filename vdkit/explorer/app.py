@@ -21,6 +21,7 @@ from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present.style import save_figure
 from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
@@ -417,7 +418,7 @@ class Explorer(w.VBox):
         made = run.recording.model_copy(update={"label": label or told.setting_words(run.setting)})
         write = partial(write_recording, made)
         folder = result_folder(self.results, made.label, made.provenance, write)
-        pictures = [picture.save(folder / f"timeline.{end}") for end in ("png", "svg", "pdf")]
+        pictures = save_figure(picture.figure, folder, "timeline")
         written = [folder / FILE, *pictures, *told.runs_table(runs).write(folder, "table")]
         names = ", ".join(path.name for path in written)
         self._exported.value = _html([f"Run {run.number}, written into {folder}: {names}"])
