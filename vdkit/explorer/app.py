@@ -53,7 +53,7 @@ class Controls:
 
     Args:
         here: what there is to choose from.
-        machines: this one first.
+        machines: that were recorded.
         start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
             folder, mb_per_s (None: storage is not held) and rounds.
 
@@ -85,7 +85,7 @@ class Controls:
         def button(words: str, **look: Any) -> Any:
             return w.Button(description=words, layout={"width": "31%"}, **look)
 
-        self.machine = choice("machine", machines)
+        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
         self.decoder = typed("decoder", "decoder", here.decoders)
         self.variant = choice("variant", here.variants)
         self.size = typed("size", "size, HxW", SIZES)
@@ -217,7 +217,7 @@ class Explorer(w.VBox):
     def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
         self.session = Session(here, results)
         self.results = results
-        self.controls = c = Controls(here, self.session.machines(), start)
+        self.controls = c = Controls(here, self.session.book.machines(), start)
         self._picture = told.LiveTimeline()
         self._lock = threading.RLock()
         self._predicted: SettingPrediction | None = None
