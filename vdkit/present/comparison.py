@@ -24,6 +24,7 @@ from vdkit.present.table import (
     summary_decimals,
 )
 from vdkit.present.words import (
+    read_with_care,
     recording_words,
     setting,
     what_and_where,
@@ -210,9 +211,21 @@ def comparison_document(
     return Document(
         f"Modes of {a.label}" if a is b else title,
         "Two recordings compared",
-        (f"Latency of B against A, {told}.",),
+        (f"Latency of B against A, {told}.", read_with_care(_care(comparison))),
         (*sections, *ends(both, sources[: len(both)])),
     )
+
+
+def _care(comparison: Comparison) -> list[str]:
+    held = any(row.throttled_a or row.throttled_b for row in comparison.rows)
+    return [
+        "runs of one round are pairs"
+        if comparison.paired
+        else "the recordings are not paired, so what only the hour changed counts too",
+        f"n = {min(min(row.n_a, row.n_b) for row in comparison.rows)}",
+        "some runs had a throttle reason set" if held else "",
+        "THEY DIFFER IN MORE THAN CODE" if comparison.stated else "",
+    ]
 
 
 # --- an A/A control ------------------------------------------------------------------------------
