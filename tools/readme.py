@@ -30,7 +30,7 @@ MAIN = "20261125T201846Z_nvidia-h100-80gb-hbm3_c4ae14f_aws-float16"
 VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
 """The run of several variants that README shows."""
 PROFILES = (
-    "20261121T040400Z_nvidia-h200_2ad74eb_aws-profile",
+    "20261126T031009Z_nvidia-h100-80gb-hbm3_17d76ad-dirty_aws-profile",
     "20261121T151948Z_nvidia-h200_90fbdee_fast-profile",
 )
 """The profiles that are shown whole: diffusers' decoder and the fast one."""

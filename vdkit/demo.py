@@ -18,8 +18,7 @@ from vdkit.record import check_out, claim, write_atomically, written
 from vdkit.record.recording import FILE, Recording
 from vdkit.record.results import read_recording
 from vdkit.record.runs import keep_freed_memory
-from vdkit.sinks import SinkSpec
-from vdkit.sinks.files import Mp4Sink
+from vdkit.sinks import Mp4Sink, SinkSpec
 from vdkit.trace import balancing_mb_per_s
 
 LATENTS = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"

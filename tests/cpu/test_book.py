@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.explorer.live_timeline import LiveTimeline, Panel
+from vdkit.explorer import LiveTimeline, Panel
 from vdkit.predict.advise import Setting, predict_setting
 from vdkit.predict.fit import CostBook, Decoding, fit_costs
 from vdkit.predict.recurrence import predict, video_info

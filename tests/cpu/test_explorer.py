@@ -17,8 +17,7 @@ import vdkit
 from tests.helpers import Collect, NearestDecoder, wait_for
 from vdkit.cli import build_parser
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.explorer import SessionRun, bench_command, difference_words
-from vdkit.explorer.live_timeline import setting_panels
+from vdkit.explorer import SessionRun, bench_command, difference_words, setting_panels
 from vdkit.predict.advise import Setting
 from vdkit.record.results import read_recording
 

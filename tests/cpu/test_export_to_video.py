@@ -13,8 +13,7 @@ from vdkit import DecodeCancelled, decode_async, decode_diffusers, decode_sync, 
 from vdkit.__main__ import main
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.paths import compute_only
-from vdkit.sinks import SinkSpec, ThrottledSink
-from vdkit.sinks.files import ExportToVideoSink
+from vdkit.sinks import ExportToVideoSink, SinkSpec, ThrottledSink
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="pip install 'vdkit[export]'")
 ENCODER = f"export_to_video, imageio-ffmpeg {imageio_ffmpeg.__version__}"

@@ -185,11 +185,6 @@ def put(value, *path):
     return changed(change)
 
 
-def scale_all_latencies(data):
-    for run in data["runs"]:
-        run["latency_s"] *= 1.5
-
-
 SPOILED = [
     (lambda text: "[" * 100_000, r"is not JSON .*: recursion limit"),
     (lambda text: text.replace("NVIDIA", "\\ud800"), "is not JSON"),
@@ -211,9 +206,6 @@ SPOILED = [
     (put(7, "runs", 3, "chunks", "frame_start", 0), "do not add up"),
     (put(1, "runs", 3, "d2h_bytes"), "do not add up"),
     (put("turbo", "runs", 0, "mode"), "of another mode or video"),
-    (changed(scale_all_latencies), "the summary of mode 'diffusers' contradicts its runs"),
-    (put(1.0, "modes", "async", "latency_s", "mean"), "summary of mode 'async' contradicts"),
-    (put(1, "modes", "async", "throttled_runs"), "summary of mode 'async' contradicts"),
     (put(99, "runs", 4, "round"), "are no pairs with the baseline's"),
 ]
 

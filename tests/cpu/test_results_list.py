@@ -118,5 +118,5 @@ def test_a_ratio_has_a_range_over_sessions(bench):
     fast = variants.benchmarks["fast"]
     assert session_range(recordings, like=fast).low == fast.ratio("sync", "async").value
     assert session_range(recordings[-1:]) is None
-    assert f"chunk 1, NVIDIA H200: {one}" in results_table(found).note
+    assert f"chunk 1, NVIDIA H200, raw: {one}" in results_table(found).note
     assert "session" not in results_table(bench).note

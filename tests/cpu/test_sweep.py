@@ -15,7 +15,7 @@ import torch
 from tests.helpers import NearestDecoder, latents_for
 from vdkit.__main__ import main
 from vdkit.measure.study import Bench
-from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, seconds_left, start_sweep
+from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, start_sweep
 from vdkit.predict.grid import Cell, measured_s, median_and_worst, predict_cells, read_sweep
 from vdkit.present.charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document, sweep_frame
@@ -379,19 +379,6 @@ def test_a_damaged_file_of_a_sweep_stops_nothing_else(finished, tmp_path, capsys
     said = capsys.readouterr()
     assert "12 cells measured" in said.out and f"{home}/sweep.json is not a vdkit" in said.err
     assert main(["show", str(home)]) == 2
-
-
-def test_the_time_left_is_that_of_the_predictions(finished):
-    sweep, _ = finished
-    assert seconds_left(sweep) == 0
-    cells = list(sweep.plan.cells[:2])
-    partial = replace(sweep, results={c: r for c, r in sweep.results.items() if c not in cells})
-    times = [sweep.predicted(cell).latency_s for cell in partial.left]
-    assert partial.left == cells
-    assert seconds_left(partial) == pytest.approx(2 * sum(times))
-    assert seconds_left(partial, done_runs=1) == pytest.approx(times[0] + 2 * times[1])
-    assert seconds_left(partial, overhead=1.5) == pytest.approx(3 * sum(times))
-    assert seconds_left(replace(sweep, results={}, predictions=None)) is None
 
 
 TINY = ("--decoder", "tiny-wan", "--latents", "random:5x32x32", "--chunks", "1", "--ring-slots",

@@ -89,7 +89,8 @@ def test_advice_claims_no_more_than_the_model_can_tell(recorded):
     assert off.margin_percent == pytest.approx(20.0)
     said = "the model cannot tell settings apart that differ by less than 20 %."
     assert off.remarks[0].endswith(said)
-    latency = {(c.config.chunk_size, c.config.slots): c.latency_s for c in off.candidates}
+    runs = [one.run for one, _ in off.candidates]
+    latency = {(run.config.chunk_size, run.config.slots): run.latency_s for run in runs}
     within = [one for one, latency_s in latency.items() if latency_s <= 1.2 * off.best_latency_s]
     assert (off.config.chunk_size, off.config.slots) == min(within) == (1, 1)
     assert (sure.config.chunk_size, sure.config.slots) == (4, 2)

@@ -18,7 +18,6 @@ import ipywidgets as w
 
 from vdkit import explorer as told
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
-from vdkit.explorer.live_timeline import LiveTimeline, pair_panels, setting_panels
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
@@ -179,11 +178,6 @@ class Controls:
         self.speed.disabled = not self.held.value
         self.folder.disabled = self.sink.value == "null"
 
-    def busy(self, running: bool) -> None:
-        """Buttons while a job is in hand, and after."""
-        self.cancel.disabled = not running
-        self.run.disabled = self.calibrate.disabled = running
-
     def show(self, progress: JobProgress) -> None:
         """The bar, what is being done, and the time left."""
         self.bar.value = progress.share
@@ -223,7 +217,7 @@ class Explorer(w.VBox):
         self.session = Session(here, results)
         self.results = results
         self.controls = c = Controls(here, self.session.machines(), start)
-        self._picture = LiveTimeline()
+        self._picture = told.LiveTimeline()
         self._lock = threading.RLock()
         self._predicted: SettingPrediction | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
@@ -278,7 +272,8 @@ class Explorer(w.VBox):
         except (RuntimeError, ValueError) as error:
             self._say([str(error)], warning=True)
             return self
-        self.controls.busy(True)
+        self.controls.adapt(self.session)
+        self.controls.cancel.disabled = False
         name = "vdkit-explorer-progress"
         self._ticker = threading.Thread(target=self._tick, name=name, daemon=True)
         self._ticker.start()
@@ -305,7 +300,8 @@ class Explorer(w.VBox):
                     self._table.value = self.table()._repr_html_()
                 self._redraw()
         finally:
-            self.controls.busy(False)  # last: what the job found is on the page by now
+            self.controls.adapt(self.session)
+            self.controls.cancel.disabled = True  # last: what the job found is on the page by now
 
     def _changed(self, _: Any) -> None:
         """A knob was turned: what went wrong before has been read."""
@@ -338,7 +334,7 @@ class Explorer(w.VBox):
         try:
             run = self.session.measured(self.setting)
             made = run.predicted if run else self.session.predict(self.setting)
-            self._picture.draw(setting_panels(made, run))
+            self._picture.draw(told.setting_panels(made, run))
             self._predicted = made
             remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
             if run is not None:
@@ -362,7 +358,7 @@ class Explorer(w.VBox):
         words = "Two runs are needed side by side: measure some, then choose them above."
         if chosen := self._pair():
             words = told.pair_words(*chosen)
-            self._picture.draw(pair_panels(chosen))
+            self._picture.draw(told.pair_panels(chosen))
             self._figures.value = told.pair_figures(*chosen)._repr_html_()
         else:
             self._picture.say(words)
@@ -408,13 +404,13 @@ class Explorer(w.VBox):
             ValueError: the label is too long for a file name.
         """
         self._check_open()
-        runs, picture = self.session.runs, LiveTimeline()
+        runs, picture = self.session.runs, told.LiveTimeline()
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
         run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
-        panels = setting_panels(run.predicted, run)
+        panels = told.setting_panels(run.predicted, run)
         if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
-            run, panels = pair[1], pair_panels(pair)
+            run, panels = pair[1], told.pair_panels(pair)
         picture.draw(panels)
         label = self.controls.label.value.strip()
         check_out(self.results, label, "results folder")

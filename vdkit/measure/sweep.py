@@ -10,13 +10,11 @@ import gc
 import math
 import random
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Unpack
 
 import torch
@@ -33,14 +31,13 @@ from vdkit.predict.grid import (
     Sweep,
     SweepPlan,
     Unfit,
-    measured_s,
     predict_cells,
     read_sweep,
 )
 from vdkit.record import result_folder, write_record
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_recording
-from vdkit.record.runs import Run, collect_provenance
+from vdkit.record.runs import collect_provenance
 from vdkit.sinks import held
 
 _Hashes = dict[tuple[str, int, int | None], str | None]
@@ -75,7 +72,7 @@ def sweep_grid(
             fitted at it.
         chunks, slots, modes: the other axes of the grid, as for `plan_cells`.
         runs: of each cell.
-        progress: show a tqdm bar with an estimate of the time left.
+        progress: show a tqdm bar of runs.
 
     Raises:
         ValueError: full speed is missing, or an axis that is wrong.
@@ -126,7 +123,7 @@ def run_sweep(
     Args:
         folder: of `start_sweep`.
         bench: the same decoder, latents and sink as the plan's.
-        progress: show a tqdm bar with an estimate of the time left.
+        progress: show a tqdm bar of runs.
         report: called after each cell.
 
     Raises:
@@ -136,12 +133,12 @@ def run_sweep(
     with _locked(folder / PLAN):
         sweep, hashes = read_sweep(folder), _Hashes()
         _check_same(sweep.plan, bench)
-        bar = SweepBar(sweep, progress)
-        with bar:
+        total = len(sweep.left) * sweep.plan.runs
+        with Bar(progress, total=total, desc="sweep", unit="run") as bar:
             for cell in sweep.left:
                 if cell not in sweep.plan.fit_cells and sweep.predictions is None:
                     sweep = _with_predictions(sweep)
-                bar.show(sweep)
+                bar.to(total - len(sweep.left) * sweep.plan.runs)
                 try:
                     _check_host_memory(bench, cell)
                     result = _measure(bench, sweep, cell, hashes, bar)
@@ -161,7 +158,7 @@ def run_sweep(
         return sweep if sweep.predictions is not None else _with_predictions(sweep)
 
 
-def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: SweepBar) -> Recording:
+def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Bar) -> Recording:
     """Run one cell and record it."""
     known = (cell.mode, cell.chunk_size, cell.slots)
     if known not in hashes:
@@ -173,11 +170,9 @@ def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Sweep
         sink_info=bench.sink_info.model_copy(update={"throttle_mb_per_s": cell.mb_per_s}),
         hashed=known not in hashes,
     )
-
-    def after_run(_: str, run: Run) -> None:
-        bar.show(sweep, run.round + 1, run.latency_s)
-
-    made = measure({cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=after_run)
+    made = measure(
+        {cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=lambda *_: bar.add()
+    )
     made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
     label = f"{sweep.plan.label}: {cell.words}"
     result = made.recording("cell", cell.mode, label=label, command=sweep.plan.command)
@@ -303,41 +298,3 @@ def plan_cells(
     for part in (fit, rest):
         shuffled.shuffle(part)
     return tuple(fit), tuple(rest)
-
-
-def seconds_left(sweep: Sweep, done_runs: int = 0, overhead: float = 1.0) -> float | None:
-    """Estimate of the time that the cells left will take, s; None while nothing is known.
-
-    By their predictions, or the mean of the measured cells where there is none.
-
-    Args:
-        done_runs: of the first cell left.
-        overhead: wall clock over latency, 1 or more: sinks are made and removed between runs.
-    """
-    known = [measured_s(result) for result in sweep.results.values()]
-    predicted = [sweep.predicted(cell) for cell in sweep.left]
-    if not known and None in predicted:
-        return None
-    each = [fmean(known) if one is None else one.latency_s for one in predicted]
-    return (sum(each) * sweep.plan.runs - done_runs * sum(each[:1])) * overhead
-
-
-class SweepBar(Bar):
-    """A bar of the runs of the cells left, with the time left, on standard error."""
-
-    def __init__(self, sweep: Sweep, show: bool) -> None:
-        self._total = len(sweep.left) * sweep.plan.runs
-        form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs{postfix}"
-        super().__init__(show, total=self._total, desc="sweep", bar_format=form)
-        self._start_s, self._latencies_s = time.perf_counter(), 0.0
-
-    def show(self, sweep: Sweep, runs: int = 0, latency_s: float = 0.0) -> None:
-        """``runs`` of the first cell left are done, the last one in ``latency_s``."""
-        self._latencies_s += latency_s
-        spent_s = time.perf_counter() - self._start_s
-        overhead = max(1.0, spent_s / self._latencies_s) if self._latencies_s else 1.0
-        words, left_s = "time left not known yet", seconds_left(sweep, runs, overhead)
-        if left_s is not None:
-            left = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
-            words = f"about {left} left"
-        self.to(self._total - len(sweep.left) * sweep.plan.runs + runs, words)

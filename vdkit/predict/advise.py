@@ -56,34 +56,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One setting as predicted; ``over``: the limits that it breaks, in words."""
-
-    config: DecodeConfig
-    prediction: Prediction
-    over: tuple[str, ...]
-
-    @property
-    def latency_s(self) -> float:
-        return self.prediction.run.latency_s
-
-
-@dataclass(frozen=True, slots=True)
-class WhatIf:
-    """A resource made twice as fast, at the same setting.
-
-    Attributes:
-        resource: ``storage``, ``PCIe`` or ``decoder``.
-        latency_s: predicted.
-        gain_percent: latency saved, %.
-    """
-
-    resource: str
-    latency_s: float
-    gain_percent: float
-
-
-@dataclass(frozen=True, slots=True)
 class Recommendation:
     """A setting, why, and what would help next.
 
@@ -96,8 +68,9 @@ class Recommendation:
         bound: the step that the latency cannot fall below: ``storage``, ``decoder``, ``PCIe``,
             ``host``, or None if none fills `BOUND` of the run.
         reason: one sentence.
-        what_if: the largest gain first.
-        candidates: every setting asked about, also those over the limits.
+        what_if: ``storage``, ``PCIe`` and ``decoder``, the largest gain first, to the latency that
+            is predicted of this setting with it made twice as fast, s.
+        candidates: every setting asked about, as predicted, with the fields of `Limits` it breaks.
         remarks: what makes the advice doubtful, in sentences: an error that is larger than
             `NEAR_PERCENT`, a machine that was disturbed.
     """
@@ -108,9 +81,13 @@ class Recommendation:
     margin_percent: float
     bound: str | None
     reason: str
-    what_if: tuple[WhatIf, ...]
-    candidates: tuple[Candidate, ...]
+    what_if: dict[str, float]
+    candidates: tuple[tuple[Prediction, tuple[str, ...]], ...]
     remarks: tuple[str, ...]
+
+    def gain_percent(self, resource: str) -> float:
+        """Latency that twice the speed of a resource saves, %."""
+        return 100 * (1 - self.what_if[resource] / self.prediction.run.latency_s)
 
 
 def recommend(
@@ -147,42 +124,40 @@ def recommend(
     candidates = []
     for size, count in product(sorted(set(chunks)), sorted(set(slots))):
         made = asked(costs, config=replace(config, chunk_size=size, slots=count))
-        candidates.append(Candidate(made.run.config, made, _over(made, limits)))
-    allowed = [candidate for candidate in candidates if not candidate.over]
+        candidates.append((made, _over(made, limits)))
+    allowed = [made for made, over in candidates if not over]
     if not allowed:
         raise ValueError(f"no setting keeps the limits; {_least(candidates, limits)}")
-    best_s = min(candidate.latency_s for candidate in allowed)
+    best_s = min(made.run.latency_s for made in allowed)
     margin = max(NEAR_PERCENT, (evidence and evidence.error_percent) or 0.0)
-    chosen = next(one for one in allowed if one.latency_s <= (1 + margin / 100) * best_s)
-    what_if = []
-    for resource, faster in _doubled(costs).items():
-        latency_s = asked(faster, config=chosen.config).run.latency_s
-        what_if.append(WhatIf(resource, latency_s, 100 * (1 - latency_s / chosen.latency_s)))
-    what_if.sort(key=lambda one: -one.gain_percent)
-    busy = _busy_s(chosen.prediction)
+    chosen = next(one for one in allowed if one.run.latency_s <= (1 + margin / 100) * best_s)
+    config, chosen_s = chosen.run.config, chosen.run.latency_s
+    doubled = {n: asked(c, config=config).run.latency_s for n, c in _doubled(costs).items()}
+    what_if = dict(sorted(doubled.items(), key=lambda one: one[1]))
+    busy = _busy_s(chosen)
     most, most_s = next(iter(busy.items()))
-    bound, took = most if most_s >= BOUND * chosen.latency_s else None, seconds(chosen.latency_s)
+    bound, took = most if most_s >= BOUND * chosen_s else None, seconds(chosen_s)
     if bound is None:
         doing = [f"{_RESOURCES[name][1]} ({seconds(busy[name])})" for name in [*busy][:2]]
         held = f"not bound by one step: {' and '.join(doing)} overlap only in part in {took}"
     elif bound == "storage" and costs.storage is not None:
-        fastest = seconds(min(candidate.latency_s for candidate in candidates))
+        fastest = seconds(min(made.run.latency_s for made, _ in candidates))
         speed = f"{costs.storage.mb_per_s:g} MB/s"
         held = f"storage-bound: {speed} holds every setting at {fastest} or more"
     else:
         held = f"{bound}-bound: {_RESOURCES[bound][1]} takes {seconds(most_s)} of {took}"
-    more_s = asked(costs, config=replace(chosen.config, slots=MAX_SLOTS)).run.latency_s
-    slots_help = more_s * (1 + margin / 100) < chosen.latency_s
+    more_s = asked(costs, config=replace(config, slots=MAX_SLOTS)).run.latency_s
+    slots_help = more_s * (1 + margin / 100) < chosen_s
     helps = "more slots do not help"
     if slots_help:
         helps = f"more slots would bring {seconds(more_s)} but are not allowed"
-    first, remedy = what_if[0], "and neither does a resource of twice the speed"
-    if first.gain_percent >= margin:
-        better = f"{_RESOURCES[first.resource][2]} does (x 2: {seconds(first.latency_s)})"
-        remedy = f"{'and ' * slots_help}{better}"
+    first, first_s = next(iter(what_if.items()))
+    remedy = "and neither does a resource of twice the speed"
+    if 100 * (1 - first_s / chosen_s) >= margin:
+        remedy = f"{'and ' * slots_help}{_RESOURCES[first][2]} does (x 2: {seconds(first_s)})"
     return Recommendation(
-        chosen.config, chosen.prediction, best_s, margin, bound, f"{held}; {helps}, {remedy}",
-        tuple(what_if), tuple(candidates), _remarks(evidence),
+        config, chosen, best_s, margin, bound, f"{held}; {helps}, {remedy}", what_if,
+        tuple(candidates), _remarks(evidence),
     )  # fmt: skip
 
 
@@ -206,12 +181,12 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
     return tuple(name for name in used if most[name] is not None and used[name] > most[name])
 
 
-def _least(candidates: Sequence[Candidate], limits: Limits) -> str:
+def _least(candidates: Sequence[tuple[Prediction, tuple[str, ...]]], limits: Limits) -> str:
     """The least of each limited quantity, in words."""
     said = []
     for name, (what, used, scale, unit) in _LIMITED.items():
         if (most := getattr(limits, name)) is not None:
-            least = min(getattr(one.prediction.run, used) for one in candidates) / scale
+            least = min(getattr(made.run, used) for made, _ in candidates) / scale
             limit = f"the limit is {most / scale:.3g} {unit}"
             said.append(f"{what} is at least {least:.3g} {unit} ({limit})")
     return ", ".join(said) + "; loosen one, or allow smaller chunks or fewer slots"

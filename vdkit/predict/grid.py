@@ -13,15 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import field_validator
-
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.predict import StageCosts
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_record, read_recording
-from vdkit.record.runs import Provenance, Record, SinkInfo, Workload
+from vdkit.record.runs import Mode, Provenance, Record, SinkInfo, Workload
 
 SCHEMA_VERSION = 2
 # 1: first.
@@ -40,15 +38,10 @@ class Cell(Record):
         mb_per_s: what the sink is held to, MB/s; None: as fast as it goes.
     """
 
-    mode: str
+    mode: Mode
     chunk_size: int
     slots: int | None = None
     mb_per_s: float | None = None
-
-    @field_validator("mode")
-    @classmethod
-    def _today(cls, mode: str) -> str:
-        return "compute_only" if mode == "compute" else mode  # so called in early sweeps
 
     @property
     def key(self) -> str:

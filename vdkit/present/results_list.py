@@ -230,8 +230,8 @@ def session_range(
 ) -> SessionRange | None:
     """Smallest and largest sync / async over all recordings of one workload, and how many.
 
-    The same workload: decoder, variant, dtype, size, chunk size and device model, at one speed of
-    storage. Each variant of a recording counts as a benchmark of its own.
+    The same workload: decoder, variant, dtype, size, chunk size, device model, kind of sink and
+    speed it is held to. Each variant of a recording counts as a benchmark of its own.
 
     Args:
         recordings: of any kind; those without both modes, or of another workload, do not count.
@@ -246,31 +246,22 @@ def session_range(
 
 def session_lines(recordings: Sequence[Recording]) -> list[str]:
     """`session_range` of sync / async for each workload that more than one session measured."""
-    return [
-        f"sync / async of {decoder} ({variant}), {dtype}, {height}x{width}, chunk {chunk}, {device}"
-        + (f", storage held to {speed:g} MB/s" if speed else "")
-        + f": {found}"
-        for (decoder, variant, dtype, height, width, chunk, device, speed), found in _ratios(
-            recordings
-        ).items()
-        if found.n > 1
-    ]
+    groups = _ratios(recordings).items()
+    return [f"sync / async of {work}: {found}" for work, found in groups if found.n > 1]
 
 
-_Workload = tuple[str, str, str, int, int, int, str, float | None]
-
-
-def _workload(recording: Recording) -> _Workload:
-    work, device = recording.workload, recording.provenance.device
+def _workload(recording: Recording) -> str:
+    work, sink, device = recording.workload, recording.sink, recording.provenance.device
+    held = f" held to {sink.throttle_mb_per_s:g} MB/s" if sink.throttle_mb_per_s else ""
     return (
-        work.decoder, work.variant, work.dtype, work.height, work.width,
-        recording.config.chunk_size, device, recording.sink.throttle_mb_per_s,
-    )  # fmt: skip
+        f"{work.decoder} ({work.variant}), {work.dtype}, {work.height}x{work.width}, "
+        f"chunk {recording.config.chunk_size}, {device}, {sink.kind}{held}"
+    )
 
 
-def _ratios(recordings: Sequence[Recording]) -> dict[_Workload, SessionRange]:
+def _ratios(recordings: Sequence[Recording]) -> dict[str, SessionRange]:
     """Sync / async of every benchmark that has both modes, by workload."""
-    groups: dict[_Workload, list[float]] = {}
+    groups: dict[str, list[float]] = {}
     for part in (part for one in recordings for part in one.benchmarks.values()):
         if (ratio := part.ratio("sync", "async")) is not None:
             groups.setdefault(_workload(part), []).append(ratio.value)

@@ -309,23 +309,23 @@ _OVER = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"
 def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
     """A row per setting asked about; with what an hour of video costs if there is a price."""
     rows: list[Mapping[str, Shown]] = []
-    any_vram = any(one.prediction.run.vram_peak_bytes is not None for one in advice.candidates)
-    for one in advice.candidates:
-        run = one.prediction.run
+    any_vram = any(one.run.vram_peak_bytes is not None for one, _ in advice.candidates)
+    for one, over in advice.candidates:
+        run = one.run
         row: dict[str, Shown] = {
-            "chunk": Number(one.config.chunk_size, 0),
-            "slots": Number(one.config.slots, 0),
+            "chunk": Number(run.config.chunk_size, 0),
+            "slots": Number(run.config.slots, 0),
             "latency s": Number(run.latency_s, 3),
             "TTFF s": number(run.ttff_s, 3),
-            "busy %": Number(one.prediction.utilization_percent["run"], 1),
+            "busy %": Number(one.utilization_percent["run"], 1),
             "pinned MB": Number(run.pinned_bytes / 1e6, 1),
         }
         if any_vram:
             row["VRAM GB"] = number(run.vram_peak_bytes, 2, 1e-9)
         if asked.usd_per_hour is not None:
             row[COST] = cost_of(run.latency_s / run.info.seconds, asked)
-        chosen = "recommended" if one.config == advice.config else None
-        row["verdict"] = f"over: {', '.join(_OVER[n] for n in one.over)}" if one.over else chosen
+        chosen = "recommended" if run.config == advice.config else None
+        row["verdict"] = f"over: {', '.join(_OVER[name] for name in over)}" if over else chosen
         rows.append(row)
     return Table(rows, lines(asked.line, "Predicted, mode async:"))
 
@@ -333,8 +333,8 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
 def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
     """The setting, the reason, what to buy, and every setting asked about."""
     gains = ", ".join(
-        f"{one.resource} {one.gain_percent:.1f} % (to {seconds(one.latency_s)})"
-        for one in advice.what_if
+        f"{name} {advice.gain_percent(name):.1f} % (to {seconds(latency_s)})"
+        for name, latency_s in advice.what_if.items()
     )
     use = f"Use {advice_line(advice)}."
     said = [lines(use, f"At twice the speed, latency saved: {gains}."), *advice.remarks]
@@ -353,8 +353,8 @@ def advice_record(advice: Recommendation) -> dict[str, Any]:
         **{name: getattr(run, name) for name in ran},
         **{name: getattr(advice, name) for name in told},
         "what_if": {
-            one.resource: {"latency_s": one.latency_s, "gain_percent": one.gain_percent}
-            for one in advice.what_if
+            name: {"latency_s": latency_s, "gain_percent": advice.gain_percent(name)}
+            for name, latency_s in advice.what_if.items()
         },
     }
 

@@ -2,14 +2,13 @@
 
 Until schema 6 each kind had files of its own: ``result.json`` (a benchmark), ``variants.json``,
 ``aa.json`` with a ``result_ARM.json`` for each arm, ``profile.json``, and the cells of a sweep.
-They also held summaries of their runs; these are compared with what the runs say, then dropped.
+They also held summaries of their runs, which are not read: what is said of runs is derived.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
-import math
 import os
 import warnings
 from collections import defaultdict
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from vdkit.record.recording import FILE, SCHEMA_VERSION, Arm, Recording
-from vdkit.record.runs import DECIMALS, MODES, todays_mode
+from vdkit.record.runs import MODES, todays_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +122,6 @@ def _benchmark(data: Json, file: Path) -> Json:
     arms = {}
     for mode, stored in data["modes"].items():
         runs = [run for run in data["runs"] if run["mode"] == mode]
-        _check_summary(mode, stored, [run for run in runs if not run["warmup"]])
         arms[todays_mode(mode)] = {
             "mode": mode,
             "runs": runs,
@@ -136,21 +134,6 @@ def _benchmark(data: Json, file: Path) -> Json:
     told = {"kind": "cell" if "_chunk" in file.name and len(arms) == 1 else "bench"}
     told["baseline"] = todays_mode(data["baseline"])
     return _kept(data, _SHARED) | told | {"arms": arms}
-
-
-def _check_summary(mode: str, stored: Json, timed: list[Json]) -> None:
-    """ValueError if the summary that was stored is not that of the timed runs."""
-    if not timed:
-        raise ValueError(f"mode {mode!r} has no timed run")
-    told = [run["latency_s"] for run in timed]
-    found = {"n": len(told), "mean": math.fsum(told) / len(told), "min": min(told),
-             "max": max(told)}  # fmt: skip
-    same = all(
-        math.isclose(stored["latency_s"][name], value, rel_tol=1e-9, abs_tol=10.0**-DECIMALS)
-        for name, value in found.items()
-    )
-    if not same or stored["throttled_runs"] != sum(run["throttled"] for run in timed):
-        raise ValueError(f"the summary of mode {mode!r} contradicts its runs")
 
 
 def _beside(file: Path, name: str) -> Json:

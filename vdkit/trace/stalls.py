@@ -94,7 +94,6 @@ class Stalls:
         by_cause_ns: cause to ns; the sum is the window minus ``busy_ns``, exactly.
         drain_ns: what the host was at during the drain, as causes; adds up to the drain.
         gaps: those above `SHORT_NS`, in order.
-        short_count: how many were shorter.
         resolution: ``chunk`` (event records) or ``kernel`` (trace).
     """
 
@@ -103,7 +102,6 @@ class Stalls:
     by_cause_ns: dict[str, int]
     drain_ns: dict[str, int]
     gaps: tuple[Gap, ...]
-    short_count: int
     resolution: str
 
     @property
@@ -112,14 +110,10 @@ class Stalls:
         return [piece for gap in self.gaps for piece in gap.pieces]
 
     @property
-    def stall_ns(self) -> int:
-        """Gaps above `SHORT_NS`, summed."""
-        return sum(self.by_cause_ns.values()) - self.by_cause_ns["short"]
-
-    @property
     def explained_percent(self) -> float:
         """Share of the stall time whose cause is not ``unknown``; 100 if there is no stall."""
-        return 100 * (1 - self.by_cause_ns["unknown"] / self.stall_ns) if self.stall_ns else 100.0
+        stall_ns = sum(self.by_cause_ns.values()) - self.by_cause_ns["short"]
+        return 100 * (1 - self.by_cause_ns["unknown"] / stall_ns) if stall_ns else 100.0
 
 
 Launches = dict[int, tuple[tuple[int, int] | None, int]]
@@ -140,19 +134,17 @@ def attribute(
     """
     by_cause, drain = Counter(dict.fromkeys(CAUSES, 0)), Counter[str]()
     first, last = int(compute[0][0]), int(compute[1][-1])
+    edges = np.union1d(host.edges(), (first, last))
     found: list[Gap] = []
-    short = 0
     for start, stop in zip(*(edge.tolist() for edge in gaps(compute, window)), strict=True):
         if stop - start <= SHORT_NS:
             by_cause["short"] += stop - start
-            short += 1
             continue
         at = int(np.searchsorted(compute[0], stop))  # later than the gap if the window ends in it
         ending = int(compute[0][at]) if at < len(compute[0]) else stop
         launch, before = launches.get(ending, (None, -1))
-        cuts = host.cuts(start, stop) | {
-            t for t in (first, last, *(launch or ())) if start < t < stop
-        }
+        inside = edges[np.searchsorted(edges, start, "right") : np.searchsorted(edges, stop)]
+        cuts = {*inside.tolist(), *(t for t in launch or () if start < t < stop)}
         points = [start, *sorted(cuts), stop]
         causes = []
         for left, right in pairwise(points):
@@ -168,7 +160,7 @@ def attribute(
         by_cause.update(own)
         found.append(Gap(start, stop, max(own, key=own.__getitem__), before, tuple(pieces)))
     busy = window[1] - window[0] - by_cause.total()
-    return Stalls(window, busy, dict(by_cause), dict(drain), tuple(found), short, resolution)
+    return Stalls(window, busy, dict(by_cause), dict(drain), tuple(found), resolution)
 
 
 def _joined(points: Sequence[int], causes: list[str]) -> list[Piece]:
@@ -289,16 +281,10 @@ class Host:
             return self.activities[at].cause
         return "host work" if launch is None or time_ns < launch[0] else "launch late"
 
-    def cuts(self, start_ns: int, stop_ns: int) -> set[int]:
-        """Moments inside a gap where the cause may change."""
-        low = max(bisect_right(self.activities, start_ns, key=_START) - 1, 0)
-        high = bisect_right(self.activities, stop_ns, key=_START)
-        found = {t for a in self.activities[low:high] for t in (a.start_ns, a.stop_ns)}
-        for spans in (self.copies, self.inner, self.known or empty()):
-            first = int(np.searchsorted(spans[1], start_ns, side="right"))
-            last = int(np.searchsorted(spans[0], stop_ns))
-            found.update(int(t) for edges in spans for t in edges[first:last])
-        return {t for t in found if start_ns < t < stop_ns}
+    def edges(self) -> Ns:
+        """Every moment where the cause may change, but for launches; ascending."""
+        own = np.array([piece[:2] for piece in self.activities], np.int64).ravel()
+        return np.unique(np.concatenate([own, *self.copies, *self.inner, *(self.known or ())]))
 
 
 _START = attrgetter("start_ns")

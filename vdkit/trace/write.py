@@ -87,9 +87,7 @@ def restore(timeline: Timeline, own: dict[str, Any], file: Path) -> None:
     try:
         if own["schema"] > SCHEMA:
             raise ValueError(f"schema {own['schema']}, this vdkit reads up to {SCHEMA}; update it")
-        mode = own["run"]["mode"]
-        mode = "compute_only" if mode == "compute" else mode  # what earlier traces call it
-        timeline.run = Run.model_validate({**own["run"], "mode": mode})
+        timeline.run = Run.model_validate(own["run"])
         timeline.config = DecodeConfig(**own["config"])
         if own["alignment"] is not None:
             timeline.alignment = Alignment(**own["alignment"])
