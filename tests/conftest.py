@@ -30,13 +30,11 @@ def no_writer_left_behind():
     assert not writer_threads()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def imported_once():
     """A benchmark collects garbage before each run: not among all modules of this process too."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def pytest_configure(config):

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pandas as pd
 from PIL import Image
 
+from tests.notebook.test_notebooks import SMALL
 from vdkit.record.results import read_recording
 
 SETUP = """\
@@ -53,7 +54,7 @@ def turn(w, slider, value):
     w.changed(w.image_bytes, before, timeout_s=60)
     seen = None
     while seen != (seen := w.image_bytes()):
-        w.page.wait_for_timeout(1000)
+        w.page.wait_for_timeout(500)
 
 
 def where(w):
@@ -63,7 +64,7 @@ def where(w):
 
 
 def test_notebook_04(lab):
-    lab.open("04_explorer")
+    lab.open("04_explorer", SMALL["04"])
     lab.run_all(timeout_s=600)
     assert not lab.error_outputs() and lab.executed()
     assert len(lab.pictures()) >= 4
