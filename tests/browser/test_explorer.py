@@ -11,6 +11,7 @@ from vdkit.record.results import read_recording
 
 SETUP = """\
 import contextlib, threading, vdkit
+from tests.helpers import NearestDecoder
 from vdkit.sinks import NullSink
 
 class Full(NullSink):
@@ -22,7 +23,8 @@ def full(label):
     yield Full()
 
 explorer = vdkit.explore(
-    size="32x48", latent_frames=9, rounds=1, sink="null", sinks={"full": full}, device="cpu"
+    decoder="waiting", decoders={"waiting": lambda: NearestDecoder(delay_s=0.01)}, size="32x48",
+    latent_frames=9, rounds=1, sink="null", sinks={"full": full}, device="cpu",
 )
 explorer"""
 THREADS = "print([t.name for t in threading.enumerate() if t.name.startswith('vdkit-explorer')])"
@@ -152,4 +154,3 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     begun(w)
     lab.run_all(timeout_s=JOB_S)  # restarts the kernel in the middle of the job
     assert not lab.error_outputs() and lab.executed()
-    ended(lab.widgets(cell=0))
