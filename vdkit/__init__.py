@@ -6,8 +6,10 @@ They resolve on first use, so importing the package loads neither torch nor matp
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
@@ -19,8 +21,7 @@ _HOMES = {
     "models.loading": "load_decoder load_pipeline",
     "models.latents": "load_latents save_latents",
     "models.pipeline": "generate_latents pipeline_decoder",
-    "sinks": "MemorySink NullSink SinkSpec",
-    "sinks.files": "Mp4Sink PngSink RawSink",
+    "sinks": "MemorySink Mp4Sink NullSink PngSink RawSink SinkSpec",
     "measure.plans": "run_ablation run_benchmark run_variants",
     "measure.profiler": "profile_run run_profile",
     "measure.sweep": "sweep_grid",
@@ -41,34 +42,6 @@ _HOMES = {
 
 _PUBLIC = {name: f"vdkit.{home}" for home, names in _HOMES.items() for name in names.split()}
 
-_MOVED = {
-    "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
-    "trace.write": "write_trace",
-    "models.latents": "latents_metadata",
-    "sinks": "ThrottledSink",
-    "trace": "balancing_mb_per_s chunk_steps",
-    "trace.stalls": "stalls_from_records",
-    "record.derived": "headroom_of overlap_of saving_usd usd_per_video_hour vram_points",
-    "record.stats": "permutation_p",
-    "measure.nvml": "NvmlSampler",
-    "measure.profiler": "count_flops measure_ceiling",
-    "measure.quality": "psnr_db quality_against_bytes ssim temporal_consistency",
-    "predict.advise": "recommend storage_sensitivity",
-    "predict": "Cost StageCosts Storage",
-    "predict.recurrence": "predict",
-    "present.comparison": "comparison_table",
-    "present.documents": "benchmark_table breakdown_table variant_table",
-    "present.charts": "plot_ablation plot_families plot_headroom plot_heatmap plot_hiding "
-    "plot_predictions plot_rounds plot_sensitivity",
-    "present.results_list": "results_table",
-    "present.stages": "plot_denoising plot_frames plot_stages plot_vram stage_rows stages_table "
-    "vram_words",
-    "present.sweep_document": "sweep_table",
-    "present.table": "Table",
-    "present.timeline": "plot_latencies plot_nvml plot_overlap plot_utilization plot_waterfall",
-}
-"""Module to names that were public in the version before."""
-
 _REPLACED = {
     "read_result": "vdkit.read_recording",
     "read_variants": "vdkit.read_recording",
@@ -87,22 +60,27 @@ _REPLACED = {
 __all__ = sorted(_PUBLIC)
 
 
-def moved() -> dict[str, str]:
-    """Every name of the version before that is public no longer, and where it is or what is."""
-    return _REPLACED | {
-        name: f"vdkit.{home}.{name}" for home, names in _MOVED.items() for name in names.split()
-    }
+def _home_of(name: str) -> str | None:
+    """The module of the package that has a class or function of this name."""
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        if re.search(rf"^(class|def) {name}\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            return ".".join(parts).removesuffix(".__init__")
+    return None
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    if (there := moved().get(name)) is None:
+    if name in _REPLACED:
+        message = f"vdkit.{name} is gone; use {_REPLACED[name]}"
+    elif not name.startswith("_") and (home := _home_of(name)):
+        message = f"vdkit.{name} moved to {home}.{name}"
+    else:
         raise AttributeError(
             f"module 'vdkit' has no attribute {name!r}; it offers {', '.join(__all__)}"
         )
-    told = f"is gone; use {there}" if name in _REPLACED else f"moved to {there}"
-    message = f"vdkit.{name} {told}"
     # `from vdkit import NAME` drops the words of an AttributeError; `predict` is a package too.
     if name != "predict" and sys._getframe(1).f_code.co_name == "_handle_fromlist":
         raise ImportError(message)

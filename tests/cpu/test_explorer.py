@@ -18,8 +18,7 @@ import vdkit
 from tests.helpers import Collect, NearestDecoder, wait_for
 from vdkit.cli import build_parser
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.explorer import SessionRun, bench_command, difference_words
-from vdkit.explorer.live_timeline import setting_panels
+from vdkit.explorer import SessionRun, bench_command, difference_words, setting_panels
 from vdkit.predict.advise import Setting
 from vdkit.record.results import read_recording
 
@@ -197,8 +196,8 @@ def test_export_writes_everything_and_touches_nothing(measured):
     explorer = measured
     first = explorer.export()
     names = {path.name for path in first}
-    assert names == {"recording.json", "timeline.png", "timeline.svg", "timeline.pdf", "table.csv",
-                     "table.md", "table.tex"}  # fmt: skip
+    pictures = {f"timeline.{ending}" for ending in ("png", "svg", "pdf", "csv")}
+    assert names == pictures | {"recording.json", "table.csv", "table.md", "table.tex"}
     folder = first[0].parent
     assert folder.parent == explorer.results and "_explorer" in folder.name
     kept, made = read_recording(folder), explorer.session.runs[0].recording

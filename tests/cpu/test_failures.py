@@ -259,16 +259,16 @@ def test_buffers_are_released_while_the_exception_lives(device):
     import gc
     import weakref
 
-    from vdkit.decode import ring
+    from vdkit.decode import paths
 
     stores = []
-    original = ring.Slot.__init__
+    original = paths.Slot.__init__
 
     def remember(self, index, device_buffer, host_buffer):
         stores.extend([weakref.ref(device_buffer), weakref.ref(host_buffer)])
         original(self, index, device_buffer, host_buffer)
 
-    ring.Slot.__init__ = remember
+    paths.Slot.__init__ = remember
     try:
         for at, sink in ((5, Collect()), (None, Collect(fail="write", at=4))):
             decoder = NearestDecoder(device, fail_at=at)
@@ -278,7 +278,7 @@ def test_buffers_are_released_while_the_exception_lives(device):
                 gc.collect()
                 assert stores and not [store for store in stores if store() is not None]
     finally:
-        ring.Slot.__init__ = original
+        paths.Slot.__init__ = original
 
 
 def throttled(device, folder):

@@ -117,7 +117,6 @@ def test_a_ratio_has_a_range_over_sessions(bench):
     assert str(one) == f"{min(ratios):.2f} to {max(ratios):.2f} over 3 sessions"
     fast = variants.benchmarks["fast"]
     assert session_range(recordings, like=fast).low == fast.ratio("sync", "async").value
-    assert session_range(recordings, "diffusers", "async", like=main).n == 4  # of any length
     assert session_range(recordings[-1:]) is None
-    assert f"chunk 1, NVIDIA H200: {one}" in results_table(found).note
+    assert f"chunk 1, NVIDIA H200, raw: {one}" in results_table(found).note
     assert "session" not in results_table(bench).note

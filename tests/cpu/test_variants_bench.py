@@ -413,7 +413,7 @@ class TestCommand:
             (["--variants", "fast", "--modes", "diffusers"], "'fast' decodes by chunk only"),
             (["--variants", "all", "--modes", "diffusers"], "decodes by chunk only, --modes asks"),
             (["--variant", "compiled", "--modes", "diffusers"], "'compiled' decodes by chunk"),
-            (["--variants", "fast,"], "a name is missing in --variants 'fast,'"),
+            (["--variants", "fast,"], "variants '': use any of diffusers"),
         ],
     )
     def test_bad_input(self, tmp_path, capsys, arguments, message):

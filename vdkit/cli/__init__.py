@@ -230,7 +230,7 @@ def command(takes: str, **fixed: Any) -> Callable[[Run], Run]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
-    for home in ("run", "generate", "read"):
+    for home in ("run", "read"):
         import_module(f"vdkit.cli.{home}")
     parser = argparse.ArgumentParser(
         prog="vdkit",
@@ -339,8 +339,6 @@ def asked_variants(options: argparse.Namespace) -> list[str]:
         return [options.variant]
     known = VARIANTS.split(",")
     names = known if given == "all" else words(given) or []
-    if "" in names:
-        raise ValueError(f"a name is missing in --variants {given!r}")
     if options.variant != "diffusers":
         raise ValueError("--variant and --variants exclude each other; name all in --variants")
     if unknown := [name for name in names if name not in known]:

@@ -45,7 +45,7 @@ _OTHERS = {
     "HolisticTraceAnalysis",
     "redraw.json": "tools/explorer_redraw.py's times of the explorer",
 }
-"""Records of other programs that lie under results/ too."""
+"""Records of other programs that lie under results/ too; each is in the commit it was made with."""
 
 
 def left_out(error: Exception) -> None:
@@ -91,9 +91,7 @@ def run_compare(options: argparse.Namespace) -> int:
         raise ValueError("--mode-a and --mode-b belong together; give both")
     modes: Any = words(options.modes)
     if options.mode_a is not None:
-        if modes is not None:
-            raise ValueError("give modes or pairs of modes, not both")
-        modes = [(options.mode_a, options.mode_b)]
+        modes = [*(modes or []), (options.mode_a, options.mode_b)]
     comparison = compare_results(
         *_sides(options.a, options.b), paired=options.paired, across=options.across, modes=modes,
         metrics=words(options.metrics),

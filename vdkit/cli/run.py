@@ -1,13 +1,18 @@
-"""The commands that measure: every one runs a plan of arms and leaves one recording."""
+"""The commands that decode.
+
+Each that measures runs a plan of arms and leaves one recording; generate and decode leave a video.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,27 +20,100 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import cli
+from vdkit.decode.chunks import VideoInfo, exact_fps
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, write_pictures
-from vdkit.present.documents import document_of, source_of
+from vdkit.present.documents import benchmark_table, document_of, source_of
 from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
-from vdkit.record import result_folder, write_atomically
+from vdkit.present.words import noise_note
+from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
 from vdkit.record.compare import judged
-from vdkit.record.recording import Recording, write_recording
-from vdkit.record.results import runs_frame
+from vdkit.record.recording import FILE, Recording, write_recording
+from vdkit.record.results import read_recording, runs_frame
+from vdkit.trace import balancing_mb_per_s
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vdkit.models.pipeline import GeneratedLatents
+    from vdkit.present.stages import StageRow
 
-@cli.command("device out")
+
+DEMO, FPS, RUNS = "demo", 16, 2
+
+
+@cli.command("device out", decoder="tiny-wan", dtype=None)
 def run_demo(options: argparse.Namespace) -> int:
     """every decode path on a short clip (two minutes on two idle cores)"""
-    from vdkit import demo
+    from vdkit.decode.paths import decode_async
+    from vdkit.measure.plans import run_benchmark
+    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.loading import EXAMPLE
+    from vdkit.present.timeline import plot_timeline
+    from vdkit.sinks import Mp4Sink, SinkSpec
 
-    demo.run_demo(options.out, options.device)
+    out: Path = options.out
+    check_out(out, DEMO)
+    with contextlib.suppress(FileNotFoundError):  # an earlier demo is replaced, nothing else is
+        if read_recording(out).label != DEMO:
+            raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
+    decoder = cli.load_variant(options, "diffusers")
+    note = "" if decoder.device.type == "cuda" else " (no GPU in use: copies are memcpy)"
+    latents, made = load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"vdkit demo on {decoder.device}{note}")
+    print(f"{made['video']}, made by {made['source']} for {made['prompt']!r}\n")
+
+    # No warm-up: the untimed run that hashes the frames warms the device up.
+    measured = partial(
+        run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
+        progress=sys.stderr.isatty(), latents_source=EXAMPLE.name,
+    )  # fmt: skip
+    free = measured(SinkSpec("raw", out).fresh, label=DEMO)
+    _show_short("1. Storage keeps up", free)
+    if not free.frames_identical:
+        raise RuntimeError(
+            "the decode paths gave different frames; this is a bug in vdkit or torch"
+        )
+    fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
+    speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
+    held = SinkSpec("null", throttle_mb_per_s=speed)
+    slow = measured(held.fresh, modes=("sync", "async"), label=f"{DEMO}, slow storage")
+    print(
+        f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as\n"
+        "decoding it. sync pays for both, async only for the longer one and the last write.\n"
+    )
+    _show_short("2. Storage as slow as the decoder", slow)
+    print(
+        f"Runs of each: {RUNS}. That shows what overlaps with what; how much it saves takes more "
+        "runs than\nthat: vdkit bench makes 10 of each.\n"
+    )
+
+    video, picture, table = (out / name for name in ("demo.mp4", "timeline.png", "table.md"))
+    claim(video)
+    decode_async(decoder, latents, Mp4Sink(video), fps=FPS, progress=False)
+    figure = plot_timeline(
+        {mode: slow.arms[mode].typical() for mode in ("sync", "async")},
+        title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
+    )
+    with written(picture) as partly:
+        figure.savefig(partly)
+    write_atomically(table, f"{document_of(free).markdown()}\n{document_of(slow).markdown()}")
+    recordings = {out / FILE: free, out / "recording_slow_storage.json": slow}
+    for path, recording in recordings.items():
+        write_atomically(path, recording.model_dump_json() + "\n")
+    print("Written:", *(f"  {path}" for path in (video, picture, table, *recordings)), sep="\n")
     return 0
+
+
+def _show_short(title: str, recording: Recording) -> None:
+    whole = benchmark_table(recording)
+    ratio = f"{recording.baseline} / mode"
+    columns = ("mode", "mean s", "min s", "max s", "n", "TTFF s", "RTF", ratio)
+    table = replace(whole, rows=[{name: row[name] for name in columns} for row in whole.rows])
+    parts = (title, noise_note(recording), table.caption, table.markdown_body(), table.note)
+    print("\n\n".join(filter(None, parts)) + "\n")
 
 
 @cli.command(
@@ -148,12 +226,9 @@ def show(document: Document, options: argparse.Namespace) -> None:
 
 
 def leave(
-    home: Path,
-    document: Document,
-    frame: tuple[str, pd.DataFrame],
-    options: argparse.Namespace,
+    home: Path, document: Document, frame: tuple[str, pd.DataFrame], options: argparse.Namespace,
     lines: Sequence[str] = (),
-) -> None:
+) -> None:  # fmt: skip
     """Write the ``frame`` as CSV, the table and the pictures into ``home``, and say where."""
     write_atomically(home / frame[0], frame[1].to_csv(index=False))
     write_atomically(home / "table.md", document.markdown())
@@ -205,7 +280,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     memory cannot be had is recorded as such.
     """
     from vdkit.measure.study import Bench
-    from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
+    from vdkit.measure.sweep import plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
 
     wants = cli.asked(options)
@@ -237,8 +312,6 @@ def run_sweep(options: argparse.Namespace) -> int:
         document = sweep_document(sweep, wants)
         show(document, options)
         leave(folder, document, ("cells.csv", sweep_frame(sweep)), options)
-    except SweepLocked as error:
-        raise ValueError(str(error)) from error
     except KeyboardInterrupt:
         print(
             f"vdkit: interrupted; finished cells are kept, go on with: vdkit sweep --resume "
@@ -313,3 +386,141 @@ def run_profile(options: argparse.Namespace) -> int:
         print("vdkit: error: a trace is incomplete; profile again", file=sys.stderr)
         return 1
     return 0
+
+
+@cli.command(
+    "prompt model negative-prompt frames height width steps seed guidance guidance-2 dtype "
+    "save-latents json out device fps"
+)
+def run_generate(options: argparse.Namespace) -> int:
+    """text to latents to video: prompt in, MP4 out, with the seconds of every stage
+
+    Runs text encoder and denoising of a Wan pipeline, decodes the latents on the asynchronous path
+    and writes an MP4. The default model is the miniature in data/tiny-wan, whose model card lists
+    the words it knows.
+    """
+    from vdkit.decode.paths import decode_async
+    from vdkit.decode.terminal import HeldSignals
+    from vdkit.models.latents import save_latents
+    from vdkit.models.loading import load_pipeline
+    from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
+    from vdkit.present.stages import stage_rows
+    from vdkit.record.runs import keep_freed_memory
+    from vdkit.sinks import Mp4Sink
+
+    for path, name, ending in (
+        (options.out, "--out", ".mp4"), (options.save_latents, "--save-latents", ".safetensors")
+    ):  # fmt: skip
+        if path is not None:
+            check_file(path, name, ending)
+            claim(path)
+    fps = exact_fps(options.fps)
+    check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
+    pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
+    if pipeline.device.type == "cpu":
+        keep_freed_memory()
+    size = (options.frames, options.height, options.width)
+    check_fit(pipeline, *size, options.steps)
+    with contextlib.ExitStack() as stack:  # what the sink refuses, it refuses now
+        sink = Mp4Sink(options.out)
+        stack.callback(sink.abort)
+        sink.open(VideoInfo(*size, fps))
+    made = generate_latents(
+        pipeline, options.prompt, *size, options.steps, options.seed, guidance=options.guidance,
+        guidance_2=options.guidance_2, negative_prompt=options.negative_prompt,
+        progress=cli.progress(options),
+    )  # fmt: skip
+    decoder, kept = pipeline_decoder(pipeline), None
+    try:
+        if options.save_latents is not None:
+            kept = save_latents(options.save_latents, made.latents, made.metadata)
+        sink = Mp4Sink(options.out)
+        decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=cli.progress(options))
+    except BaseException as error:
+        signals = HeldSignals()  # a second Ctrl-C must not lose them
+        try:
+            _keep_latents(made, kept, options)
+        finally:
+            signals.release()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        print("vdkit: interrupted; an earlier video is as it was", file=sys.stderr)
+        return 130
+    if options.json:
+        cli.print_json(_generated(made, decoded.latency_s, options))
+        return 0
+    print(f"{options.model} on {decoder.device}, {made.metadata['video']}, {options.steps} steps\n")
+    print(_stages(stage_rows(made, decoded)))
+    print(f"\nVideo: {options.out}")
+    if options.save_latents is not None:
+        print(f"Latents: {options.save_latents}")
+    return 0
+
+
+@cli.command("<latents> decoder denormalize out device fps", dtype=None, seed=0, chunk=1)
+def run_decode(options: argparse.Namespace) -> int:
+    """latents to video: a safetensors file in, MP4 out"""
+    from vdkit.decode.paths import decode_async
+    from vdkit.models.latents import latents_metadata
+    from vdkit.sinks import Mp4Sink
+
+    check_file(options.out, "--out", ".mp4")
+    fps = exact_fps(options.fps)
+    latents_metadata(options.latents)  # a file that cannot be read is refused first
+    decoder = cli.load_variant(options, "diffusers")
+    latents, sink = cli.latents_of(options, decoder), Mp4Sink(options.out)
+    done = decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
+    size = f"{done.info.frames} frames of {done.info.height}x{done.info.width}"
+    print(f"Video: {options.out}, {size} in {done.latency_s:.3f} s on {decoder.device}")
+    return 0
+
+
+def _keep_latents(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
+    """After a decode that failed: save the latents unless they are, and say what decodes them."""
+    from vdkit.models.latents import save_latents
+
+    out = options.out.absolute()
+    name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there
+    for folder in (out.parent, Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            kept = kept or save_latents(folder / name, made.latents, made.metadata)
+    if kept is None:
+        print(f"vdkit: the latents are lost, {folder} takes no file either", file=sys.stderr)
+        return
+    again = ["vdkit", "decode", kept.absolute(), "--out", out, "--decoder", options.model]
+    command = shlex.join(map(str, [*again, "--device", options.device, "--fps", options.fps]))
+    print(f"vdkit: the latents are kept; decode them with\n  {command}", file=sys.stderr)
+
+
+def _stages(rows: Sequence[StageRow]) -> str:
+    from vdkit.present.stages import stages_table
+    from vdkit.present.table import Number, Table
+
+    left_out = ("takes", "gives", "in all")
+    shown = [
+        {name: cell for name, cell in row.items() if name not in left_out}
+        for row in stages_table(rows).rows
+    ]
+    shown.append({"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)})
+    return Table(shown).text()
+
+
+def _generated(
+    made: GeneratedLatents, decode_s: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    told = ("expert", "timestep", "seconds", "peak_vram_bytes")
+    stages = [
+        {"stage": one.name} | {name: getattr(one, name) for name in told} for one in made.stages
+    ]
+    for stage in stages:
+        stage["seconds"] = round(stage["seconds"], 6)
+    return {
+        **made.metadata,
+        **{name: int(made.metadata[name]) for name in ("seed", "steps")},
+        "size": made.metadata["video"],
+        "video": str(options.out),
+        "latents": options.save_latents and str(options.save_latents),
+        "unknown_words": made.unknown_words,
+        "stages": stages,
+        "decode_s": round(decode_s, 6),
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 MAX_SLOTS = 16
 FIRST_STEADY_CHUNK = 5
@@ -66,15 +67,10 @@ def plan_chunks(
     inner = range(1, latent_frames, chunk_size) if chunk_size else ()
     latents = [0, *inner, latent_frames]
     pixels = [0, *(pixel_frames(stop, temporal_factor) for stop in latents[1:])]
+    cuts = zip(pairwise(latents), pairwise(pixels), strict=True)
     return tuple(
-        ChunkRecord(
-            index=i,
-            latent_start=latents[i],
-            latent_stop=latents[i + 1],
-            frame_start=pixels[i],
-            frame_stop=pixels[i + 1],
-        )
-        for i in range(len(latents) - 1)
+        ChunkRecord(index=i, latent_start=a, latent_stop=b, frame_start=start, frame_stop=stop)
+        for i, ((a, b), (start, stop)) in enumerate(cuts)
     )
 
 

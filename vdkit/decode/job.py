@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class DecodeOutOfMemory(torch.OutOfMemoryError):
+class DecodeOutOfMemory(torch.OutOfMemoryError, MemoryError):
     """CUDA out of memory; the message says what was asked for and estimates what fits."""
 
 
@@ -66,29 +66,24 @@ class DecodePath(Protocol):
     ) -> DecodeResult: ...
 
 
+_whole = inspect.signature(DecodePath.__call__)
+_SIGNATURE = _whole.replace(parameters=list(_whole.parameters.values())[1:])
+
+
 def decode_path(mode: str) -> Callable[[Callable[[Job], DecodeResult]], DecodePath]:
     """Make what is to be done with a `Job` the decode path ``mode``, which does it in one."""
 
     def make(run: Callable[[Job], DecodeResult]) -> DecodePath:
         @functools.wraps(run, ("__module__", "__name__", "__qualname__", "__doc__"))
-        def path(
-            decoder: ChunkDecoder,
-            latents: torch.Tensor,
-            sink: Sink | None = None,
-            *,
-            fps: int | float | str | Fraction = 16,
-            config: DecodeConfig = DecodeConfig(),
-            progress: Progress = True,
-            cancel: threading.Event | None = None,
-            allow_nonfinite: bool = False,
-        ) -> DecodeResult:
-            inputs = (decoder, latents, sink, fps, config, progress, cancel, allow_nonfinite)
+        def path(*arguments: Any, **named: Any) -> DecodeResult:
+            given = _SIGNATURE.bind(*arguments, **named)
+            given.apply_defaults()
             with torch.inference_mode():
-                job = Job(mode, *inputs)
-                with job, on_device(decoder.device):
+                job = Job(mode, **given.arguments)
+                with job, on_device(job.decoder.device):
                     return run(job)
 
-        path.__signature__ = inspect.signature(path, follow_wrapped=False)  # type: ignore[attr-defined]
+        path.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
         return path
 
     return make
@@ -312,22 +307,14 @@ class Job:
             for name, mark in marks.items():
                 setattr(record, name, self.engine.host_time(mark) - self.start_s)
         return DecodeResult(
-            mode=self.mode,
-            device=self.engine.name,
-            info=self.info,
-            config=self.config,
-            started_s=self.start_s,
-            latency_s=self._end_s,
-            ttff_s=self.ttff_s,
-            sink_open_s=self.sink_open_s,
-            sink_close_s=self.sink_close_s,
-            pinned_bytes=self.pinned_bytes,
-            ring_bytes=self.ring_bytes,
+            mode=self.mode, device=self.engine.name, info=self.info, config=self.config,
+            started_s=self.start_s, latency_s=self._end_s, ttff_s=self.ttff_s,
+            sink_open_s=self.sink_open_s, sink_close_s=self.sink_close_s,
+            pinned_bytes=self.pinned_bytes, ring_bytes=self.ring_bytes,
             vram_peak_bytes=self.engine.vram_peak_bytes(),
             device_mallocs_steady=self.engine.device_mallocs_steady(len(self.chunks)),
-            clock_residual_s=self.engine.clock_residual_s,
-            chunks=self.chunks,
-        )
+            clock_residual_s=self.engine.clock_residual_s, chunks=self.chunks,
+        )  # fmt: skip
 
     def __enter__(self) -> Job:
         return self

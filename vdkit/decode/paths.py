@@ -4,23 +4,29 @@
 `decode_async` does decode, copy and write of different chunks at the same time, and `compute_only`
 is the floor that it is held against. All leave the same records, so that they can be laid side by
 side. Each is written as what it does with its `Job` and called as `DecodePath` says.
+
+Async has a ring: slots, each a device buffer paired with a host buffer, handed out in order. A slot
+is free again only after the host has seen its copy finish and the sink has let go of its host
+buffer. So neither buffer is ever reused early, and nothing depends on the caching allocator's
+``record_stream``. Slots change hands through queues whose put and get nothing interrupts halfway.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from vdkit.decode import require, wants_float
 from vdkit.decode.chunks import LAUNCH_AHEAD, ChunkRecord, DecodeResult
-from vdkit.decode.engines import on_device
+from vdkit.decode.engines import Mark, on_device
 from vdkit.decode.job import Job, decode_path
-from vdkit.decode.ring import Ring, Slot, SlotState
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +137,73 @@ def _empty_pixels(job: Job, frames: int) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.uint8, device=job.decoder.device)
 
 
+class Slot:
+    """One pair of buffers and the chunk that is in them."""
+
+    def __init__(self, index: int, device: torch.Tensor, host: torch.Tensor) -> None:
+        self.index, self.device, self.host = index, device, host
+        self.record: ChunkRecord | None = None
+        self.copy_done: Mark = None
+
+    def views(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The front of the device and of the host buffer as contiguous tensors of ``shape``."""
+        count = math.prod(shape)
+        return self.device[:count].view(shape), self.host[:count].view(shape)
+
+
+class Ring:
+    """Slots in rotation: chunk i lives in slot i mod N, so slots come free in order."""
+
+    def __init__(
+        self, slots: int, values: int, dtype: torch.dtype, device: torch.device, pinned: bool
+    ) -> None:
+        """Allocate everything at once. ``values``: elements of ``dtype`` in one buffer."""
+        self._free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+        self.slots = []
+        for index in range(slots):
+            on_device = torch.empty(values, dtype=dtype, device=device)
+            on_host = torch.empty(values, dtype=dtype, pin_memory=pinned)
+            self.slots.append(Slot(index, on_device, on_host))
+            self._free.put(self.slots[-1])
+        self.ring_bytes = slots * values * dtype.itemsize
+        self.pinned_bytes = self.ring_bytes if pinned else 0
+
+    def free(self, slot: Slot) -> None:
+        """Give a slot away that was written out; only the thread that has it may."""
+        slot.record = None
+        self._free.put(slot)
+
+    def acquire(
+        self, record: ChunkRecord, now: Callable[[], float], check: Callable[[], None]
+    ) -> Slot:
+        """Wait for the chunk's slot and take it; the record notes the wait.
+
+        ``check`` is called first and while waiting and may raise, so that neither a dead writer nor
+        a cancel leaves the caller waiting.
+        """
+        record.slot_wait_start_s = record.slot_acquired_s = now()
+        check()
+        slot = None if self._free.empty() else self._free.get()
+        while slot is None:
+            check()
+            with contextlib.suppress(queue.Empty):
+                slot = self._free.get(timeout=_POLL_S)
+            record.slot_acquired_s = now()
+        record.slot = slot.index
+        slot.record = record
+        return slot
+
+    def wake(self) -> None:
+        """Let a waiting `acquire` call its ``check``."""
+        self._free.put(None)
+
+    def release(self) -> None:
+        """Let go of all buffers; an exception or a debugger may still hold a slot."""
+        for slot in self.slots:
+            del slot.device, slot.host
+        self.slots.clear()
+
+
 class InlineWriter:
     """The sink on the caller's thread: chunks are written between launches."""
 
@@ -165,17 +238,15 @@ class InlineWriter:
         """After a failure: nothing runs here that would have to stop."""
 
     def write_out(self, slot: Slot) -> None:
-        """COPYING -> READY -> WRITING -> FREE for one slot."""
+        """Wait for a slot's copy, hand it to the sink, and free it."""
         record = slot.record
         assert record is not None
         self.job.engine.wait(slot.copy_done)
-        self.ring.move(slot, SlotState.READY)
         _, host = slot.views(_buffer_shape(self.job, record))
         if not self.job.config.uint8_on_gpu:
             host = self.job.convert(record, host)
-        self.ring.move(slot, SlotState.WRITING)
         self.job.write(record, host.numpy())
-        self.ring.move(slot, SlotState.FREE)
+        self.ring.free(slot)
 
 
 class ThreadWriter(InlineWriter):
@@ -317,7 +388,6 @@ def decode_async(job: Job) -> DecodeResult:
                 job.decode_uint8(state, record, device)
             else:
                 device.copy_(job.decode(state, record))
-        ring.move(slot, SlotState.COPYING)
         engine.after("copy", job.marks[-1]["decode_done_s"])
         copy_start = engine.mark("copy")
         with job.range("copy", record):

@@ -113,26 +113,21 @@ class Bar:
 
     __exit__ = close
 
-    def to(self, done: float, postfix: str | None = None, name: str | None = None) -> None:
-        """Show ``done`` of ``total``; ``postfix`` goes behind it, ``name`` in front."""
+    def to(self, done: float) -> None:
+        """Show ``done`` of ``total``."""
         self._done = done
+        self._try(self._draw)
 
-        def draw() -> None:
-            if self._bar is None:
-                from tqdm.auto import tqdm
+    def _draw(self) -> None:
+        if self._bar is None:
+            from tqdm.auto import tqdm
 
-                self._bar = tqdm(**self._options)
-            if name is not None:
-                self._bar.set_description_str(name, refresh=False)
-            self._bar.update(done - self._bar.n)
-            if postfix is not None:
-                self._bar.set_postfix_str(postfix)
+            self._bar = tqdm(**self._options)
+        self._bar.update(self._done - self._bar.n)
 
-        self._try(draw)
-
-    def add(self, name: str | None = None) -> None:
+    def add(self) -> None:
         """Show one more."""
-        self.to(self._done + 1, name=name)
+        self.to(self._done + 1)
 
     def clear(self) -> None:
         """Make room for a line of output; the next figure shows it again."""

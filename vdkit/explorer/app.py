@@ -18,10 +18,10 @@ import ipywidgets as w
 
 from vdkit import explorer as told
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
-from vdkit.explorer.live_timeline import LiveTimeline, pair_panels, setting_panels
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present.style import save_figure
 from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
@@ -53,7 +53,7 @@ class Controls:
 
     Args:
         here: what there is to choose from.
-        machines: this one first.
+        machines: that were recorded.
         start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
             folder, mb_per_s (None: storage is not held) and rounds.
 
@@ -85,7 +85,7 @@ class Controls:
         def button(words: str, **look: Any) -> Any:
             return w.Button(description=words, layout={"width": "31%"}, **look)
 
-        self.machine = choice("machine", machines)
+        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
         self.decoder = typed("decoder", "decoder", here.decoders)
         self.variant = choice("variant", here.variants)
         self.size = typed("size", "size, HxW", SIZES)
@@ -179,11 +179,6 @@ class Controls:
         self.speed.disabled = not self.held.value
         self.folder.disabled = self.sink.value == "null"
 
-    def busy(self, running: bool) -> None:
-        """Buttons while a job is in hand, and after."""
-        self.cancel.disabled = not running
-        self.run.disabled = self.calibrate.disabled = running
-
     def show(self, progress: JobProgress) -> None:
         """The bar, what is being done, and the time left."""
         self.bar.value = progress.share
@@ -222,8 +217,8 @@ class Explorer(w.VBox):
     def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
         self.session = Session(here, results)
         self.results = results
-        self.controls = c = Controls(here, self.session.machines(), start)
-        self._picture = LiveTimeline()
+        self.controls = c = Controls(here, self.session.book.machines(), start)
+        self._picture = told.LiveTimeline()
         self._lock = threading.RLock()
         self._predicted: SettingPrediction | None = None
         self._image = w.Image(format="png", layout={"width": "100%", "height": "auto"})
@@ -278,7 +273,8 @@ class Explorer(w.VBox):
         except (RuntimeError, ValueError) as error:
             self._say([str(error)], warning=True)
             return self
-        self.controls.busy(True)
+        self.controls.adapt(self.session)
+        self.controls.cancel.disabled = False
         name = "vdkit-explorer-progress"
         self._ticker = threading.Thread(target=self._tick, name=name, daemon=True)
         self._ticker.start()
@@ -305,7 +301,8 @@ class Explorer(w.VBox):
                     self._table.value = self.table()._repr_html_()
                 self._redraw()
         finally:
-            self.controls.busy(False)  # last: what the job found is on the page by now
+            self.controls.adapt(self.session)
+            self.controls.cancel.disabled = True  # last: what the job found is on the page by now
 
     def _changed(self, _: Any) -> None:
         """A knob was turned: what went wrong before has been read."""
@@ -338,7 +335,7 @@ class Explorer(w.VBox):
         try:
             run = self.session.measured(self.setting)
             made = run.predicted if run else self.session.predict(self.setting)
-            self._picture.draw(setting_panels(made, run))
+            self._picture.draw(told.setting_panels(made, run))
             self._predicted = made
             remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
             if run is not None:
@@ -362,7 +359,7 @@ class Explorer(w.VBox):
         words = "Two runs are needed side by side: measure some, then choose them above."
         if chosen := self._pair():
             words = told.pair_words(*chosen)
-            self._picture.draw(pair_panels(chosen))
+            self._picture.draw(told.pair_panels(chosen))
             self._figures.value = told.pair_figures(*chosen)._repr_html_()
         else:
             self._picture.say(words)
@@ -408,20 +405,20 @@ class Explorer(w.VBox):
             ValueError: the label is too long for a file name.
         """
         self._check_open()
-        runs, picture = self.session.runs, LiveTimeline()
+        runs, picture = self.session.runs, told.LiveTimeline()
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
         run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
-        panels = setting_panels(run.predicted, run)
+        panels = told.setting_panels(run.predicted, run)
         if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
-            run, panels = pair[1], pair_panels(pair)
+            run, panels = pair[1], told.pair_panels(pair)
         picture.draw(panels)
         label = self.controls.label.value.strip()
         check_out(self.results, label, "results folder")
         made = run.recording.model_copy(update={"label": label or told.setting_words(run.setting)})
         write = partial(write_recording, made)
         folder = result_folder(self.results, made.label, made.provenance, write)
-        pictures = [picture.save(folder / f"timeline.{end}") for end in ("png", "svg", "pdf")]
+        pictures = save_figure(picture.figure, folder, "timeline")
         written = [folder / FILE, *pictures, *told.runs_table(runs).write(folder, "table")]
         names = ", ".join(path.name for path in written)
         self._exported.value = _html([f"Run {run.number}, written into {folder}: {names}"])

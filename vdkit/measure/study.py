@@ -219,8 +219,8 @@ def measure(
     """Hash every arm once, untimed; then run all of them in each round, a fresh sink for each run.
 
     The untimed run also warms the device up. Nothing is measured inside a run but what the decode
-    path itself records, and on a GPU its clocks, power and throttle reasons, every tenth of a
-    second (`vdkit.measure.nvml.watching`).
+    path itself records, and on a GPU its clocks, power and throttle reasons, twice a second
+    (`vdkit.measure.nvml.watching`).
 
     Args:
         plans: arm to its plan, in order.

@@ -30,6 +30,7 @@ _CLONE = Path(__file__).parents[2] / "data"
 _INSTALLED = Path(sysconfig.get_path("data"), "share", "vdkit")
 TINY_WAN = (_CLONE if (_CLONE / "tiny-wan").is_dir() else _INSTALLED) / "tiny-wan"
 """The trained miniature, of the clone that vdkit runs from or as installed; see its model card."""
+EXAMPLE = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"
 
 # fmt: off
 _WAN22_MEAN = [
@@ -55,18 +56,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "wan2.1": {},
     # The VAE of Wan-AI/Wan2.2-TI2V-5B-Diffusers, figures from its vae/config.json.
     "wan2.2": {
-        "base_dim": 160,
-        "decoder_base_dim": 256,
-        "z_dim": 48,
-        "is_residual": True,
-        "in_channels": 12,
-        "out_channels": 12,
-        "patch_size": 2,
-        "scale_factor_spatial": 16,
-        "latents_mean": _WAN22_MEAN,
-        "latents_std": _WAN22_STD,
+        "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True,
+        "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
+        "latents_mean": _WAN22_MEAN, "latents_std": _WAN22_STD,
     },
-}
+}  # fmt: skip
 
 
 def _fast(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
@@ -269,14 +263,9 @@ def _read(source: str, part: str | None, dtype: torch.dtype, cached: bool) -> Au
     misfit = f"the weights in {source} do not fit its configuration"
     try:
         vae, report = AutoencoderKLWan.from_pretrained(
-            source,
-            subfolder=part,
-            dtype=dtype,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-            local_files_only=cached,
-        )
+            source, subfolder=part, dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False,
+            output_loading_info=True, local_files_only=cached,
+        )  # fmt: skip
     except RuntimeError as error:
         raise ValueError(f"{misfit}: {str(error).splitlines()[0]}") from error
     lost = sorted(report["missing_keys"])

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from diffusers import WanPipeline
 
 from vdkit.decode.chunks import latent_frames
-from vdkit.decode.terminal import Bar
 from vdkit.models.wan import WanDecoder
 
 GUIDANCE = (4.0, 3.0)
@@ -128,7 +126,7 @@ def generate_latents(
             transformer takes the first.
         negative_prompt: what guidance leads away from.
         keep_steps: steps, from 1, after which to keep the latents, outside the seconds of any.
-        progress: a tqdm bar for each stage.
+        progress: diffusers' bar of the steps.
 
     Raises:
         TypeError: not a `WanPipeline`, or a prompt that is no text.
@@ -147,19 +145,14 @@ def generate_latents(
         for note in _unread(tokenizer, text):
             warnings.warn(f"the {name} has {note}", PromptWarning, stacklevel=2)
     device, two = pipeline._execution_device, len(_experts(pipeline)) == 2
-    bars = partial(Bar, progress, unit="step", leave=True)
     laps = _laps(device)
     next(laps)
-    with torch.inference_mode(), bars(total=1, desc="text encoder") as bar:
+    with torch.inference_mode():
         positive, negative = pipeline.encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance=guidance > 1,
-            max_sequence_length=TEXT_TOKENS,
-            device=device,
-        )
+            prompt, negative_prompt, do_classifier_free_guidance=guidance > 1,
+            max_sequence_length=TEXT_TOKENS, device=device,
+        )  # fmt: skip
         stages = [Stage("text encoder", *next(laps))]
-        bar.add()
     decoder = pipeline_decoder(pipeline)
     ran: list[str] = []
     keeping: list[KeptStep] = []
@@ -177,7 +170,6 @@ def generate_latents(
             latents = plain(tensors["latents"])
             keeping.append(KeptStep(step + 1, ran[-1], float(timestep), latents, predicted))
             next(laps)
-        bar.add(f"denoise, {ran[-1]} expert" if two else None)
         return tensors
 
     with ExitStack() as stack:
@@ -186,22 +178,14 @@ def generate_latents(
             stack.callback(hook.remove)
         as_before = getattr(pipeline, "_progress_bar_config", {})
         stack.callback(pipeline.set_progress_bar_config, **as_before)
-        pipeline.set_progress_bar_config(disable=True)
-        bar = stack.enter_context(bars(total=steps, desc="denoise"))
+        pipeline.set_progress_bar_config(disable=not progress, desc="denoise", unit="step")
         try:
             normalized = pipeline(
-                prompt_embeds=positive,
-                negative_prompt_embeds=negative,
-                num_frames=frames,
-                height=height,
-                width=width,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                guidance_scale_2=guidance_2 if two else None,
-                generator=torch.Generator().manual_seed(seed),
-                output_type="latent",
-                callback_on_step_end=on_step,
-            ).frames
+                prompt_embeds=positive, negative_prompt_embeds=negative, num_frames=frames,
+                height=height, width=width, num_inference_steps=steps, guidance_scale=guidance,
+                guidance_scale_2=guidance_2 if two else None, output_type="latent",
+                generator=torch.Generator().manual_seed(seed), callback_on_step_end=on_step,
+            ).frames  # fmt: skip
         except RuntimeError as error:  # of CUDA, or of the CPU's allocator
             if "memory" not in str(error):
                 raise

@@ -226,26 +226,11 @@ class PlainPasses:
         work.write(_normalized(source.inner()[: work.frames], gain, silu), target)
 
 
-class NoPasses(PlainPasses):
-    """Only counts, so that a walk through the decoder tells what it would take.
-
-    Attributes:
-        flops: of convolutions, a multiply-add as two.
-    """
+class ImaginedPasses(PlainPasses):
+    """For a walk that takes no memory: torch's on the device meta, fused as the ``real`` ones."""
 
     def __init__(self, real: PlainPasses) -> None:
-        self._real, self.flops = real, 0
-
-    def convolve(self, call: ConvolutionCall) -> None:
-        height, width = call.source.size
-        values = sum(weight.numel() for weight in call.convolution.weights)
-        self.flops += 2 * values * height * width * call.work.frames
-
-    def fuses(self, call: ConvolutionCall) -> bool:
-        return self._real.fuses(call)
-
-    def norm(self, *_: Any) -> None:
-        pass
+        self.fuses = real.fuses  # type: ignore[method-assign]
 
 
 def _convolved(convolution: Convolution, window: torch.Tensor) -> torch.Tensor:
@@ -253,10 +238,9 @@ def _convolved(convolution: Convolution, window: torch.Tensor) -> torch.Tensor:
 
     On a CPU in float32, as the kernels' sums are; on CUDA cuDNN rounds them to the dtype.
     """
-    weights, bias = convolution.weights, convolution.bias
-    if window.device.type == "cpu":
-        window, bias = window.float(), bias.float()
-        weights = [weight.float() for weight in weights]
+    window = window.float() if window.device.type == "cpu" else window
+    bias = convolution.bias.to(window)
+    weights = [weight.to(window) for weight in convolution.weights]
     if convolution.enlarging:
         count, height, width = (window.shape[0], window.shape[1] - 2, window.shape[2] - 2)
         made = window.new_empty(count, 2 * height, 2 * width, convolution.out)
@@ -273,7 +257,7 @@ def _convolved(convolution: Convolution, window: torch.Tensor) -> torch.Tensor:
 
 
 def _normalized(frames: torch.Tensor, gain: torch.Tensor, silu: bool = True) -> torch.Tensor:
-    exact = F.normalize(frames.float(), dim=-1) * gain
+    exact = F.normalize(frames.float(), dim=-1) * gain.to(frames.device)
     return F.silu(exact) if silu else exact
 
 
@@ -333,16 +317,10 @@ class Work:
         target.inner()[slots] = made.to(target.data.dtype)
 
     def convolve(
-        self,
-        convolution: Convolution,
-        source: Frames,
-        source_start: int | None = None,
-        *,
-        around: Frames | None = None,
-        summed: Frames | None = None,
-        then: Convolution | None = None,
-        pixels: Pixels | None = None,
-    ) -> None:
+        self, convolution: Convolution, source: Frames, source_start: int | None = None, *,
+        around: Frames | None = None, summed: Frames | None = None,
+        then: Convolution | None = None, pixels: Pixels | None = None,
+    ) -> None:  # fmt: skip
         """Convolve, add ``around``, write ``summed``, and normalize into where ``then`` reads."""
         start = self.start if source_start is None else source_start
         call = ConvolutionCall(convolution, self, source, start, around, summed, pixels=pixels)
@@ -379,13 +357,9 @@ class ResidualBlock:
         self.shortcut = None if same else source.conv_shortcut
 
     def __call__(
-        self,
-        work: Work,
-        given: Frames,
-        then: Convolution | None,
-        keep: bool = True,
+        self, work: Work, given: Frames, then: Convolution | None, keep: bool = True,
         to: Frames | None = None,
-    ) -> Frames:
+    ) -> Frames:  # fmt: skip
         """``given``: what the first norm was of. ``keep``: the sums are needed, not only ``then``.
 
         ``to``: where the sums go if not over ``given``.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdkit.models.fast import Network, NoPasses, Pixels, PlainPasses, Space, Work, why_plain
+from vdkit.models.fast import ImaginedPasses, Network, Pixels, PlainPasses, Space, Work, why_plain
 from vdkit.models.wan import WanBase, check_order
 
 if TYPE_CHECKING:
@@ -232,8 +232,7 @@ class FastWanDecoder(WanBase):
             chunk_size: latent frames per call.
             height, width: of the latents.
         """
-        space, target, _ = self._imagined(1, 1 + chunk_size, height, width)
-        return space.nbytes + target.nbytes
+        return self._imagined(1, 1 + chunk_size, height, width)
 
     def chunk_flops(self, start: int, stop: int, height: int, width: int) -> int:
         """Operations of a chunk as torch's FlopCounter would count the same, which sees no kernel.
@@ -241,18 +240,17 @@ class FastWanDecoder(WanBase):
         A convolution after a doubling has 4 of 9 taps left; it counts with those.
         """
         with FlopCounterMode(display=False) as counter:
-            _, _, passes = self._imagined(start, stop, height, width)
-        return passes.flops + int(counter.get_total_flops())
+            self._imagined(start, stop, height, width)
+        return int(counter.get_total_flops())
 
-    def _imagined(
-        self, start: int, stop: int, height: int, width: int
-    ) -> tuple[Space, torch.Tensor, NoPasses]:
-        """A walk through a chunk that takes no memory and makes nothing."""
-        space, passes = Space(torch.device("meta"), self.dtype), NoPasses(self._passes)
+    @torch.inference_mode()
+    def _imagined(self, start: int, stop: int, height: int, width: int) -> int:
+        """Walk through a chunk, taking no memory; bytes of the buffers and of its frames."""
+        space, passes = Space(torch.device("meta"), self.dtype), ImaginedPasses(self._passes)
         latents = torch.empty(stop, height, width, 0, device="meta")
         shape = (1, 3, *self._size_of(FastState(latents, space, start), start, stop))
         target = torch.empty(shape, dtype=self.dtype, device="meta")
         work = Work(passes, space, start, 1, 0, stop - start)
         ring = space.ring(self._network.conv_in, work, (height, width))
         self._network.run(work, ring, Pixels(target, self._patch), start == 0)
-        return space, target, passes
+        return space.nbytes + target.nbytes

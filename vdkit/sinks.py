@@ -1,7 +1,7 @@
-"""Sinks that write: a raw file, PNG, H.264 (ours or diffusers').
+"""Where frames go: every kind of sink, and one by name, as the command line and records have it.
 
-Files are written under a temporary name beside the final one and renamed when complete, so a failed
-run leaves whatever was there before.
+Each is a `vdkit.decode.Sink`. Files are written under a temporary name beside the final one and
+renamed when complete, so a failed run leaves whatever was there before.
 """
 
 from __future__ import annotations
@@ -10,16 +10,125 @@ import contextlib
 import io
 import json
 import os
+import queue
 import shutil
+import tempfile
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdkit.decode import wants_float
 from vdkit.decode.chunks import VideoInfo
 from vdkit.decode.terminal import HeldSignals
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from vdkit.decode import Sink
+
+
+class NullSink:
+    """Takes frames and drops them."""
+
+    def open(self, info: VideoInfo) -> None: ...
+    def write(self, frames: np.ndarray) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class MemorySink:
+    """Keeps every frame of one decode: height x width x 3 bytes each.
+
+    The memory is reserved at `open`, so a video that does not fit is known before the first frame
+    is decoded.
+    """
+
+    def __init__(self) -> None:
+        self._pixels: np.ndarray | None = None
+        self._written = 0
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 RGB [F, H, W, 3]; ValueError before the decode is done."""
+        if self._pixels is None or self._written != len(self._pixels):
+            raise ValueError("this sink has no frames: no decode into it has been completed")
+        return self._pixels
+
+    def open(self, info: VideoInfo) -> None:
+        import numpy as np
+
+        if self._pixels is not None:
+            raise ValueError("this MemorySink has been used; make a new one for each decode")
+        self._pixels = np.empty((info.frames, info.height, info.width, 3), np.uint8)
+
+    def write(self, frames: np.ndarray) -> None:
+        assert self._pixels is not None
+        stop = self._written + len(frames)
+        self._pixels[self._written : stop] = frames
+        self._written = stop
+
+    def close(self) -> None:
+        assert self._pixels is not None
+        if self._written != len(self._pixels):
+            raise ValueError(f"{self._written} frames written, {len(self._pixels)} announced")
+
+    def abort(self) -> None:
+        self._pixels, self._written = None, 0
+
+
+class ThrottledSink:
+    """Holds another sink to a storage speed: no write ends before its bytes could be stored.
+
+    Args:
+        inner: the sink that gets the frames.
+        mb_per_s: speed in MB/s (10**6 bytes), above 0. Idle time earns no credit.
+    """
+
+    def __init__(self, inner: Sink, mb_per_s: float) -> None:
+        _check_speed(mb_per_s)
+        if wants_float(inner):
+            raise TypeError(
+                f"{type(inner).__name__} cannot be throttled: it encodes the whole video at once; "
+                "use Mp4Sink"
+            )
+        self.inner = inner
+        self.mb_per_s = mb_per_s
+        self.open, self.close, self.abort = inner.open, inner.close, inner.abort
+        # Not an Event: its lock is Python's, and an interrupt may leave that held.
+        self._interrupted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def write(self, frames: np.ndarray) -> None:
+        due = time.perf_counter() + frames.nbytes / (self.mb_per_s * 1e6)
+        self.inner.write(frames)
+        with contextlib.suppress(queue.Empty):
+            stop = self._interrupted.get(timeout=max(0.0, due - time.perf_counter()))
+            self._interrupted.put(stop)  # for the writes to come
+
+    def interrupt(self) -> None:
+        """End the wait of a write in progress; called when the decode has failed."""
+        self._interrupted.put(True)
+        getattr(self.inner, "interrupt", lambda: None)()
+
+
+def _check_speed(mb_per_s: float) -> None:
+    if not mb_per_s > 0:
+        raise ValueError(f"storage speed is {mb_per_s:g} MB/s; give a speed above 0")
+
+
+def held(
+    factory: Callable[[str], contextlib.AbstractContextManager[Sink]], mb_per_s: float | None
+) -> Callable[[str], contextlib.AbstractContextManager[Sink]]:
+    """A factory of the same sinks, each held to a storage speed in MB/s; None: as they are."""
+
+    @contextlib.contextmanager
+    def slow(label: str) -> Iterator[Sink]:
+        with factory(label) as sink:
+            yield sink if mb_per_s is None else ThrottledSink(sink, mb_per_s)
+
+    return slow
 
 
 class _File(io.FileIO):
@@ -327,19 +436,15 @@ class ExportToVideoSink(_Output):
     FFmpeg and encodes. Through imageio sides grow to multiples of 16, and the frame rate has two
     decimals.
 
-    Attributes:
-        encoder: as `export_encoder` has it, known from `open` on.
-
     Args:
         path: the file to write, ending in ``.mp4``.
     """
 
     ending = ".mp4"
     wants_float = True
-    encoder: str | None = None
 
     def open(self, info: VideoInfo) -> None:
-        self.encoder = export_encoder()
+        export_encoder()  # or there is none
         super().open(info)
 
     def _create(self, size: int) -> None:
@@ -381,3 +486,95 @@ SINKS: dict[str, tuple[Any, str]] = {
     "export_to_video": (ExportToVideoSink, ".mp4"),
 }
 """The sink of each kind, made of a path alone, and what its names end in."""
+KINDS = ("null", *SINKS)
+
+
+def storage_kind(folder: Path) -> str | None:
+    """File system of ``folder`` (``tmpfs``, ``ext4``, ...); None where /proc does not say."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return None
+    kinds = {Path(point.replace("\\040", " ")): kind for _, point, kind, *_ in mounts}
+    target = folder.resolve()
+    return next((kinds[place] for place in (target, *target.parents) if place in kinds), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSpec:
+    """Which sink a benchmark uses: one fresh sink per run, removed afterwards.
+
+    Attributes:
+        kind: one of `KINDS`; ``export_to_video`` is for `decode_diffusers` alone.
+        folder: where it writes; must exist. None: the system's temporary folder, and for ``null``
+            nowhere.
+        durable: fsync before a run ends (``raw`` only).
+        throttle_mb_per_s: storage speed to hold it to, MB/s; None: as fast as it goes.
+    """
+
+    kind: str
+    folder: Path | None = None
+    durable: bool = False
+    throttle_mb_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"sink {self.kind!r} is unknown; use {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+            )
+        if self.durable and self.kind != "raw":
+            raise ValueError(f"sink {self.kind!r} cannot be durable; only raw can")
+        if self.throttle_mb_per_s is not None:
+            _check_speed(self.throttle_mb_per_s)
+            if self.kind == "export_to_video":
+                raise ValueError("sink export_to_video cannot be throttled; use mp4")
+        self._encoder()
+        if self.kind == "null":
+            if self.folder is not None:
+                raise ValueError(f"sink null writes nothing, so it takes no folder {self.folder}")
+            return
+        folder = self.folder or Path(tempfile.gettempdir())
+        object.__setattr__(self, "folder", folder)
+        if not folder.exists():
+            raise FileNotFoundError(f"sink folder {str(folder)!r} does not exist; create it")
+        if not folder.is_dir():
+            raise NotADirectoryError(f"sink folder {str(folder)!r} is a file; give a folder")
+        try:
+            Path(tempfile.mkdtemp(prefix=".vdkit-", dir=folder)).rmdir()
+        except OSError as error:
+            raise OSError(
+                f"sink folder {str(folder)!r} cannot be written to ({error.strerror}); give another"
+            ) from error
+
+    @contextlib.contextmanager
+    def fresh(self, label: str) -> Iterator[Sink]:
+        """A new sink whose output is deleted on leaving; ``label`` names its file."""
+        signals = HeldSignals()  # or a folder could stay that was just made, or half removed
+        try:
+            with contextlib.ExitStack() as stack:
+                sink: Sink = NullSink()
+                if self.kind != "null":
+                    make, ending = SINKS[self.kind]
+                    scratch = tempfile.TemporaryDirectory(prefix=".vdkit-", dir=self.folder)
+                    path = Path(stack.enter_context(scratch)) / f"{label}{ending}"
+                    sink = make(path, durable=True) if self.durable else make(path)
+                if self.throttle_mb_per_s is not None:
+                    sink = ThrottledSink(sink, self.throttle_mb_per_s)
+                with signals:
+                    yield sink
+        finally:
+            signals.release()
+
+    def _encoder(self) -> str | None:
+        """That of export_to_video; raises where it has none."""
+        return export_encoder() if self.kind == "export_to_video" else None
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: kind, file system, durable, throttle, encoder of export_to_video."""
+        return {
+            "kind": self.kind,
+            "storage": storage_kind(self.folder) if self.folder else None,
+            "durable": self.durable,
+            "throttle_mb_per_s": self.throttle_mb_per_s,
+            "encoder": self._encoder(),
+        }
