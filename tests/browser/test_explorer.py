@@ -79,10 +79,10 @@ def test_notebook_04(lab):
     assert not w.button("Run").is_enabled(), "a recorded machine cannot be measured"
 
     w.choose("machine", "this machine (CPU)")
-    w.choose("sink", "null")
+    w.choose("sink", "raw")
     w.scope.locator(".widget-text input").nth(0).fill("tiny-wan")
     w.scope.locator(".widget-text input").nth(0).press("Enter")
-    w.scope.locator(".widget-text input").nth(1).fill("32x48")
+    w.scope.locator(".widget-text input").nth(1).fill("16x16")
     w.scope.locator(".widget-text input").nth(1).press("Enter")
     turn(w, "slots", 3)
     turn(w, "latent frames", 5)
