@@ -97,17 +97,6 @@ def test_the_steady_step_is_the_compiled_one():
     assert len(calls) == 2 and decoder._backend.compiled == 1
 
 
-def test_more_decoders_and_sizes_than_torch_would_recompile(monkeypatch):
-    """Each has code of its own, so that no limit is reached."""
-    limit = 1  # of 8
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
-    backend = Backend()
-    decoder = CompiledWanDecoder(random_vae(16), "made", backend)
-    for width in range(1, limit + 3):
-        decoder.prepare(1, width, 1)
-    assert backend.compiled == limit + 2
-
-
 @pytest.mark.parametrize("variant", ["channels_last", "compiled"])
 def test_frames_may_be_kept(made, variant):
     """Later chunks do not write into earlier frames."""
@@ -222,3 +211,14 @@ def test_what_is_known_of_a_gpu_is_warned_of(monkeypatch, recwarn, device, warne
     monkeypatch.setitem(VARIANTS, "fast", made)
     load_decoder("tiny-wan", "cpu", variant="fast")
     assert [str(one.message) for one in recwarn if "slow" in str(one.message)] == warned
+
+
+def test_more_decoders_and_sizes_than_torch_would_recompile(monkeypatch):
+    """Each has code of its own, so that no limit is reached."""
+    limit = 1  # of 8
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
+    backend = Backend()
+    decoder = CompiledWanDecoder(random_vae(16), "made", backend)
+    for width in range(1, limit + 3):
+        decoder.prepare(1, width, 1)
+    assert backend.compiled == limit + 2
