@@ -96,7 +96,7 @@ def test_notebook_04(lab):
     assert runs.count() == 3
 
     w.button("Export").click()
-    folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 7, 30)[0]
+    folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 8, 30)[0]
     assert read_recording(folder).workload.latent_frames == 5
     assert Image.open(folder / "timeline.png").size[0] > 1000
     assert ElementTree.parse(folder / "timeline.svg").getroot().tag.endswith("svg")
