@@ -361,7 +361,7 @@ def test_a_damaged_file_of_a_sweep_stops_nothing_else(finished, tmp_path, capsys
     sweep, _ = finished
     home = tmp_path / "sweep"
     shutil.copytree(sweep.folder, home)
-    bad = home / "cell_sync_chunk2_2MBs.json"
+    bad = home / "cell_sync_chunk2_8MBs.json"
     bad.write_text(bad.read_text()[:500])
     for command, shown in (
         ("results", "11 cells measured"),

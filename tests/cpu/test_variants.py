@@ -213,12 +213,12 @@ def test_what_is_known_of_a_gpu_is_warned_of(monkeypatch, recwarn, device, warne
     assert [str(one.message) for one in recwarn if "slow" in str(one.message)] == warned
 
 
-def test_more_decoders_and_sizes_than_torch_would_recompile(monkeypatch):
+def test_more_decoders_and_sizes_than_torch_would_recompile():
     """Each has code of its own, so that no limit is reached."""
     limit = 1  # of 8
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
     backend = Backend()
     decoder = CompiledWanDecoder(random_vae(16), "made", backend)
-    for width in range(1, limit + 3):
-        decoder.prepare(1, width, 1)
+    with torch._dynamo.config.patch(recompile_limit=limit):
+        for width in range(1, limit + 3):
+            decoder.prepare(1, width, 1)
     assert backend.compiled == limit + 2
