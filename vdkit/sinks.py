@@ -436,19 +436,15 @@ class ExportToVideoSink(_Output):
     FFmpeg and encodes. Through imageio sides grow to multiples of 16, and the frame rate has two
     decimals.
 
-    Attributes:
-        encoder: as `export_encoder` has it, known from `open` on.
-
     Args:
         path: the file to write, ending in ``.mp4``.
     """
 
     ending = ".mp4"
     wants_float = True
-    encoder: str | None = None
 
     def open(self, info: VideoInfo) -> None:
-        self.encoder = export_encoder()
+        export_encoder()  # or there is none
         super().open(info)
 
     def _create(self, size: int) -> None:

@@ -30,8 +30,7 @@ MAY_IMPORT = {
     "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
     "present": GROUND | {"models", "trace", "record", "predict"},  # of models types alone
     "explorer": THIRD | {"present"},
-    "demo": THIRD | {"present"},
-    "cli": THIRD | {"present", "explorer", "demo"},
+    "cli": THIRD | {"present", "explorer"},
     "__main__": {"cli", "record"},
     "__init__": set(),
 }

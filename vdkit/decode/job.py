@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class DecodeOutOfMemory(torch.OutOfMemoryError):
+class DecodeOutOfMemory(torch.OutOfMemoryError, MemoryError):
     """CUDA out of memory; the message says what was asked for and estimates what fits."""
 
 

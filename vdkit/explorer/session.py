@@ -121,10 +121,6 @@ class Session:
         """Whether a job is in hand."""
         return self._thread is not None and self._thread.is_alive()
 
-    def machines(self) -> tuple[str, ...]:
-        """This machine, then those that were recorded."""
-        return tuple(dict.fromkeys((self.here.name, *self.book.machines())))
-
     def predict(self, setting: Setting) -> SettingPrediction:
         """What a setting would give; raises as `vdkit.predict.advise.predict_setting`.
 
