@@ -103,8 +103,8 @@ def test_many_files_of_one_folder_are_one_line(bench):
 
 
 def test_a_ratio_has_a_range_over_sessions(bench):
-    found = listed("c942496_aws-float16", "aws-profile", "90fbdee_variants-480p-float16", "aws-720x1280",
-                   "aws-chunk-2", "length-81-frames", "aa-cpu")  # fmt: skip
+    found = listed("c942496_aws-float16", "aws-profile", "90fbdee_variants-480p-float16",
+                   "aws-720x1280", "aws-chunk-2", "length-81-frames", "aa-cpu")  # fmt: skip
     recordings = [recording for _, recording in found]
     main, profile, variants = recordings[:3]
     ratios = [
