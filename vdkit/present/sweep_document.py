@@ -163,7 +163,7 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
     rows = [
         _cells(sweep, cell, on_gpu)
         | money.get(cell, {})
-        | {"used for": "the fit" if cell in sweep.plan.fit_cells else "the test"}
+        | {"used for": "fit" if cell in sweep.plan.fit_cells else "test"}
         for cell in shown
     ]
     against = "mode sync at the same chunk size and sink speed"
