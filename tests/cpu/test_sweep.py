@@ -216,7 +216,7 @@ def test_predictions_are_the_models_own(finished):
 def test_table_and_pictures(finished):
     sweep, _ = finished
     text = sweep_document(sweep).text()
-    assert text.count("the fit ") >= 4 and "8 cells predicted from 4: median error" in text
+    assert text.count("  fit") >= 4 and "8 cells predicted from 4: median error" in text
     frame = sweep_frame(sweep)
     assert len(frame) == 12 and set(frame["outcome"]) == {"measured"}
     row = frame[(frame["mode"] == "async") & (frame["slots"] == 1) & frame["sink_mb_per_s"].isna()]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vdkit import recommend_from
-from vdkit.predict.grid import Cell, measured_s, read_sweep
+from vdkit.predict.grid import Cell, read_sweep
 from vdkit.present.columns import SAVING, Asked
 from vdkit.present.sweep_document import (
     advice_document,
@@ -46,7 +46,7 @@ def test_a_row_says_what_the_cell_says(sweep):
     assert row["predicted s"].value == sweep.predicted(ONE).latency_s
     assert str(row["error %"]) == f"{sweep.error_percent(ONE):+.2f}"
     sync = Cell(mode="sync", chunk_size=2)
-    saved = measured_s(sweep.results[sync]) - arm.latency.mean
+    saved = sweep.results[sync].base.latency.mean - arm.latency.mean
     seconds = sweep.plan.workload.seconds
     assert row[SAVING].value == pytest.approx(3360 * saved / seconds)
     assert row_of(table, sync)[SAVING] is None and "mode sync at the same chunk" in table.note
