@@ -108,10 +108,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 
 def _show_short(title: str, recording: Recording) -> None:
-    whole = benchmark_table(recording)
-    ratio = f"{recording.baseline} / mode"
-    columns = ("mode", "mean s", "min s", "max s", "n", "TTFF s", "RTF", ratio)
-    table = replace(whole, rows=[{name: row[name] for name in columns} for row in whole.rows])
+    table = benchmark_table(recording, table="demo")
     parts = (title, noise_note(recording), table.caption, table.markdown_body(), table.note)
     print("\n\n".join(filter(None, parts)) + "\n")
 

@@ -188,10 +188,11 @@ def _energy_says(rows: Rows, _: str) -> str:
 
 
 _ALL = "bench variants results"
+_SHORT = f"{_ALL} demo"
 
 CATALOGUE = (
     Column(
-        "mean s", _latency("mean"), f"{_ALL} ablation",
+        "mean s", _latency("mean"), f"{_ALL} ablation demo",
         "Latency: wall clock from the call until the sink was closed (compute only: until the "
         "device was done).",
     ),
@@ -200,17 +201,17 @@ CATALOGUE = (
         lambda rows, _: f"P99 s{'†' * _few(rows)}", _latency("p99"), _ALL,
         lambda rows, _: "† n < 100: read P99 as the maximum." * _few(rows),
     ),
-    Column("min s", _latency("min"), "bench ablation"),
-    Column("max s", _latency("max"), f"{_ALL} ablation"),
+    Column("min s", _latency("min"), "bench ablation demo"),
+    Column("max s", _latency("max"), f"{_ALL} ablation demo"),
     Column("std s", _std, "bench"),
-    Column("n", lambda row, _: Number(len(row.arm.timed), 0), f"{_ALL} ablation"),
+    Column("n", lambda row, _: Number(len(row.arm.timed), 0), f"{_ALL} ablation demo"),
     Column(
         "TTFF s",
-        lambda row, _: mean_of(found) if (found := row.arm.values("ttff_s")) else None, _ALL,
+        lambda row, _: mean_of(found) if (found := row.arm.values("ttff_s")) else None, _SHORT,
         "TTFF (time to first frame): until the sink had it, mean.",
     ),
     Column(
-        "RTF", lambda row, _: mean_of(row.arm.latencies, 1 / row.arm.workload.seconds), _ALL,
+        "RTF", lambda row, _: mean_of(row.arm.latencies, 1 / row.arm.workload.seconds), _SHORT,
         _rtf_says,
     ),
     Column(
@@ -220,7 +221,7 @@ CATALOGUE = (
     ),
     Column(
         lambda _, over: over, lambda row, _: ratio_of(row.ratio) if row.base else Number(1, 0),
-        "bench variants ablation",
+        "bench variants ablation demo",
         "Ratios: geometric mean over interleaved pairs, with a Student-t 95 % interval on their "
         "logarithms.",
     ),

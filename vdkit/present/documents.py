@@ -258,17 +258,17 @@ def study(
 # --- a benchmark ---------------------------------------------------------------------------------
 
 
-def benchmark_table(recording: Recording, asked: Asked = NOTHING) -> Table:
-    """A row per arm, with caption and legend."""
+def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
+    """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, device = recording.baseline, recording.provenance.device
     rows = [
         Row({"mode": NAMES.get(n, n)}, a, None if n == base else recording.base, device=device)
         for n, a in recording.arms.items()
     ]
     return Table(
-        cells("bench", rows, f"{base} / mode", asked),
+        cells(table, rows, f"{base} / mode", asked),
         lines(caption(recording), asked.line),
-        legend("bench", rows, base, asked),
+        legend(table, rows, base, asked),
     )
 
 

@@ -247,7 +247,7 @@ def session_range(
 def session_lines(recordings: Sequence[Recording]) -> list[str]:
     """`session_range` of sync / async for each workload that more than one session measured."""
     groups = _ratios(recordings).items()
-    return [f"sync / async of {work}: {found}" for work, found in groups if found.n > 1]
+    return [f"sync / async of {work}: {found} here" for work, found in groups if found.n > 1]
 
 
 def _workload(recording: Recording) -> str:

@@ -110,9 +110,15 @@ def _exponent(value: float, decimals: int) -> int:
 
 
 def summary_decimals(summary: Summary, scale: float = 1.0) -> int:
-    """Where the mean of these runs ends, times ``scale`` above 0: for all that is shown of them."""
-    half = mean_half_width(summary.std, summary.n)
-    return decimals_for(None if half is None else half * scale, summary.mean * scale)
+    """Where the mean of these runs ends, times ``scale`` above 0: for all that is shown of them.
+
+    However wide its interval, two digits of the mean are shown.
+    """
+    half, mean = mean_half_width(summary.std, summary.n), summary.mean * scale
+    least = 1 - _exponent(mean, 1)
+    return max(
+        decimals_for(None if half is None else half * scale, mean), min(least, MOST_DECIMALS)
+    )
 
 
 def mean_of(values: Sequence[float], scale: float = 1.0) -> Number:

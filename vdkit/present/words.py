@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import Provenance, SinkInfo, Workload
 
-_IN_PAGE_CACHE = ("raw", "png", "mp4", "export_to_video")
-
 
 def setting(recording: Recording, clocks: str = "") -> str:
     """Workload, configuration, sink and machine, in two lines."""
@@ -74,7 +72,7 @@ def decoder_words(work: Workload) -> str:
 
 def sink_words(sink: SinkInfo) -> str:
     """Where frames went: kind, file system, and what slows it down."""
-    cached = sink.kind in _IN_PAGE_CACHE and sink.storage not in (None, "tmpfs")
+    cached = sink.storage not in (None, "tmpfs")
     return (
         sink.kind
         + (f" on {sink.storage}" if sink.storage else "")

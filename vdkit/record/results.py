@@ -68,7 +68,7 @@ def recorded_file(path: Path) -> Path:
         there = sorted(one.name for one in path.iterdir())
         told = f": no {', '.join(names[:-1])} or {names[-1]}"
         told += f"; it holds {', '.join(there[:5])}{', ...' * (len(there) > 5)}" if there else ""
-    raise FileNotFoundError(f"no result at {path}{told}")
+    raise FileNotFoundError(f"no result at {path}{told}; give a recording's folder, or its file")
 
 
 def _read_json(file: Path) -> Json:
