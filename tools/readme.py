@@ -27,7 +27,7 @@ PICTURE = "timeline.png"
 
 MAIN = "20261125T201846Z_nvidia-h100-80gb-hbm3_c4ae14f_aws-float16"
 """The run that README shows."""
-VARIANTS = "20261121T151751Z_nvidia-h200_90fbdee_variants-480p-float16"
+VARIANTS = "20261126T034316Z_nvidia-h100-80gb-hbm3_02f42ae_variants-480p-float16"
 """The run of several variants that README shows."""
 PROFILES = (
     "20261126T031009Z_nvidia-h100-80gb-hbm3_17d76ad-dirty_aws-profile",

@@ -53,16 +53,20 @@ def frames_of(path, decoder, latents, **options):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])
-def test_every_combination_gives_the_same_bytes(tiny, device, chunk_size):
-    decoder = tiny(device)
+@pytest.mark.parametrize("name", ["nearest", "tiny-wan"])
+def test_every_combination_gives_the_same_bytes(tiny, device, name, chunk_size):
+    """On a CPU the slow decoder has one number of slots with each setting of the switches."""
+    decoder = tiny(device) if name == "tiny-wan" else NearestDecoder(device)
+    every = (1, 2, 3, 16)
     latents = latents_for(decoder, frames=6)
     reference = frames_of(decode_sync, decoder, latents, config=DecodeConfig(chunk_size=chunk_size))
     assert reference.frames == 21
     config = DecodeConfig(chunk_size=chunk_size, sync_uint8_on_gpu=True)
     sink = frames_of(decode_sync, decoder, latents, config=config)
     assert sink.sha256 == reference.sha256
-    for values in COMBINATIONS:
-        for slots in (1, 2, 3, 16):
+    for index, values in enumerate(COMBINATIONS):
+        few = every[(index + index // 4) % 4 :][:1]  # each number meets each value of a switch
+        for slots in few if device == "cpu" and name == "tiny-wan" else every:
             switches = dict(zip(SWITCHES, values, strict=True))
             config = DecodeConfig(chunk_size=chunk_size, slots=slots, **switches)
             sink = frames_of(decode_async, decoder, latents, config=config)

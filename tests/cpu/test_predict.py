@@ -675,7 +675,7 @@ def test_results_of_two_settings_are_not_mixed():
 
 
 def test_variants_are_fitted_one_by_one():
-    variants = load("*_variants-480p-float16")
+    variants = load("*90fbdee_variants-480p-float16")
     with pytest.raises(
         ValueError, match=r"variant is 'channels_last' in .*fit each setting by its"
     ):

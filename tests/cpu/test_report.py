@@ -23,8 +23,8 @@ from vdkit.record.results import read_families
 RESULTS = Path(__file__).parents[2] / "results"
 BENCH = next(RESULTS.glob("*c942496_aws-float16"))
 OTHER = next(RESULTS.glob("*587491a_aws-float16"))
-PROFILE = next(RESULTS.glob("*fast-profile"))
-VARIANTS = next(RESULTS.glob("*variants-480p-float16"))
+PROFILE = next(RESULTS.glob("*90fbdee_fast-profile"))
+VARIANTS = next(RESULTS.glob("*90fbdee_variants-480p-float16"))
 AA = next(RESULTS.glob("*aa-async"))
 SWEEP = next(RESULTS.glob("*sweep-cpu"))
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -32,9 +32,9 @@ from vdkit.record.stats import Ratio, mean_half_width, summarize
 
 RESULTS = Path(__file__).parents[2] / "results"
 MAIN = next(RESULTS.glob("*c942496_aws-float16"))
-PROFILE = next(RESULTS.glob("*aws-profile"))
+PROFILE = next(RESULTS.glob("*2ad74eb_aws-profile"))
 SWEEP = next(RESULTS.glob("*sweep-14-threads"))
-VARIANTS = next(RESULTS.glob("*variants-480p-float16"))
+VARIANTS = next(RESULTS.glob("*90fbdee_variants-480p-float16"))
 AA = next(RESULTS.glob("*aa-async"))
 ROWS = [
     {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -21,7 +22,7 @@ from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
-from vdkit.present.style import save_figure
+from vdkit.present.style import keep_data, save_figure
 from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
@@ -413,6 +414,13 @@ class Explorer(w.VBox):
         if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
             run, panels = pair[1], told.pair_panels(pair)
         picture.draw(panels)
+        data = [
+            {"panel": panel.title, "bar from above": place} | asdict(chunk)
+            for panel in panels
+            for place, one in enumerate(panel.runs, 1)
+            for chunk in one.chunks
+        ]
+        keep_data(picture.figure, data)
         label = self.controls.label.value.strip()
         check_out(self.results, label, "results folder")
         made = run.recording.model_copy(update={"label": label or told.setting_words(run.setting)})

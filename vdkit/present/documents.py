@@ -140,17 +140,21 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     for one in recordings:
         work = one.workload
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
+        who = f"{work.variant}, " if labels else ""
         factor = (work.frames - 1) // (work.latent_frames - 1) if work.latent_frames > 1 else 4
+        try:
+            if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
+                raise ValueError("its runs hold no chunks")
+            costs = fit_costs(one)
+        except ValueError as error:
+            missing.append(f"- {who}not predicted: {error}.")
+            continue
         for name, arm in one.arms.items():
             shown, measured_s = NAMES.get(name, name), arm.latency.mean
             try:
-                if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
-                    raise ValueError("its runs hold no chunks")
-                costs = fit_costs(one)
                 made = predict(costs, video_info(one), arm.config, arm.mode, temporal_factor=factor)
             except ValueError as error:
-                who = f"{work.variant}, {shown}" if labels else shown
-                missing.append(f"- {who} not predicted: {error}.")
+                missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
             error_percent = 100 * (made.run.latency_s / measured_s - 1)
             figures: dict[str, Cell] = {
