@@ -1,18 +1,45 @@
 """Images and audio take the paths that video takes: same bytes, plans, errors and endings."""
 
 import itertools
+import json
 import threading
+import wave
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+import scipy.io.wavfile
 import torch
+from PIL import Image
 
-from tests.helpers import Collect, NearestAudio, NearestDecoder, NearestImages, latents_for
-from vdkit import DecodeConfig, compute_only, decode_async, decode_diffusers, decode_sync
+from tests.helpers import (
+    Collect,
+    NearestAudio,
+    NearestDecoder,
+    NearestImages,
+    file_size_limit,
+    latents_for,
+    leftovers,
+)
+from vdkit import (
+    DecodeConfig,
+    MemorySink,
+    Mp4Sink,
+    PngSink,
+    RawSink,
+    SinkSpec,
+    compute_only,
+    decode_async,
+    decode_diffusers,
+    decode_sync,
+)
 from vdkit.decode import DecodeCancelled, Traits, to_levels
 from vdkit.decode.chunks import chunks_of
 from vdkit.decode.media import MEDIA, MediaInfo
+from vdkit.present.words import sink_words
+from vdkit.record.runs import SinkInfo
+from vdkit.sinks import FlacSink, JpegSink, ThrottledSink, WavSink, WebpSink
 
 PATHS = (decode_sync, decode_async, compute_only)
 WRITING = (decode_diffusers, decode_sync, decode_async)
@@ -372,3 +399,261 @@ def test_progress_and_cancel_count_units(make, unit, capfd):
     assert told == [(total // 5, total)]
     decode_sync(decoder, latents_for(decoder), Collect(), progress=True)
     assert f"{unit}/s" in capfd.readouterr().err
+
+
+# --- sinks ----------------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+PICTURES = np.stack([np.full((16, 24, 3), 25 * i, np.uint8) for i in range(9)])
+PICTURES += np.arange(24, dtype=np.uint8)[:, None]
+PICTURES_INFO = MediaInfo(9, 16, 24, Fraction(1), "images")
+
+
+def sound(samples=10_001, channels=2, rate=44100):
+    info = MediaInfo(samples, 1, channels, Fraction(rate), "audio")
+    return RNG.integers(-32768, 32768, (samples, channels), dtype=np.int16), info
+
+
+def feed(sink, values, info, steps=(1, 4096)):
+    """In uneven chunks, each in a buffer that is used again."""
+    sink.open(info)
+    start = 0
+    for step in itertools.cycle(steps):
+        if start >= len(values):
+            break
+        buffer = values[start : start + step].copy()
+        sink.write(buffer)
+        buffer.fill(7)
+        start += step
+    sink.close()
+
+
+def read_pictures(folder):
+    return [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("make", "suffix", "options", "lost"),
+    [
+        (PngSink, ".png", {"compression": 6}, 0),
+        (JpegSink, ".jpg", {"quality": 100}, 2),
+        (WebpSink, ".webp", {"lossless": True}, 0),
+        (WebpSink, ".webp", {"quality": 100, "method": 0}, 2),
+    ],
+)
+def test_pictures_are_whole_and_in_order(tmp_path, make, suffix, options, lost, workers):
+    folder = tmp_path / "batch"
+    feed(make(folder, workers=workers, **options), PICTURES, PICTURES_INFO, steps=(1, 3))
+    names = [path.name for path in sorted(folder.iterdir())]
+    assert names == [f"{i:06d}{suffix}" for i in range(9)]
+    for found, wanted in zip(read_pictures(folder), PICTURES, strict=True):
+        off = np.abs(found.astype(int) - wanted).mean()
+        assert off <= lost
+        others = [np.abs(found.astype(int) - other).mean() for other in PICTURES]
+        assert off == min(others), "it is the picture of its number"
+    feed(make(folder, workers=workers), PICTURES[:2], MediaInfo(2, 16, 24, Fraction(1), "images"))
+    assert len(list(folder.iterdir())) == 2 and not leftovers(tmp_path)
+    assert not encoders()
+
+
+def encoders():
+    return [one for one in threading.enumerate() if one.name.startswith("vdkit-encoder")]
+
+
+def test_quality_and_level_are_used(tmp_path):
+    sizes = {}
+    for name, sink in {
+        "small png": PngSink(tmp_path / "a", compression=9),
+        "fast png": PngSink(tmp_path / "b", compression=0),
+        "small jpeg": JpegSink(tmp_path / "c", quality=10),
+        "good jpeg": JpegSink(tmp_path / "d", quality=95),
+        "small webp": WebpSink(tmp_path / "e", quality=10),
+        "good webp": WebpSink(tmp_path / "f", quality=95),
+    }.items():
+        feed(sink, PICTURES, PICTURES_INFO)
+        sizes[name] = sum(path.stat().st_size for path in sink.path.iterdir())
+    for kind in ("png", "jpeg", "webp"):
+        assert sizes[f"small {kind}"] < sizes[f"{'fast' if kind == 'png' else 'good'} {kind}"]
+
+
+@pytest.mark.parametrize("path", WRITING)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_in_the_pool_ends_the_decode(tmp_path, path, workers):
+    decoder = NearestImages()
+    latents = latents_for(decoder, frames=30, height=16, width=16)
+    sink = PngSink(tmp_path / "batch", compression=0, workers=workers)
+    with file_size_limit(5_000), pytest.raises(OSError, match="File too large"):
+        path(decoder, latents, sink, progress=False)
+    assert not list(tmp_path.iterdir()) and not encoders()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_aborted_batch_leaves_nothing(tmp_path, workers):
+    (tmp_path / "batch").mkdir()
+    (tmp_path / "batch" / "000000.jpg").write_bytes(b"earlier")
+    decoder = NearestImages(fail_at=3)
+    with pytest.raises(RuntimeError, match="the decoder failed"):
+        decode_async(
+            decoder, latents_for(decoder), JpegSink(tmp_path / "batch", workers=workers),
+            progress=False,
+        )  # fmt: skip
+    assert [path.name for path in (tmp_path / "batch").iterdir()] == ["000000.jpg"]
+    assert not leftovers(tmp_path) and not encoders()
+
+
+def test_an_interrupted_pool_takes_no_more(tmp_path):
+    sink = PngSink(tmp_path / "batch", workers=1)
+    sink.open(PICTURES_INFO)
+    sink.interrupt()
+    sink.write(PICTURES)
+    with pytest.raises(ValueError, match="0 pictures written, 9 announced"):
+        sink.close()
+    sink.abort()
+    assert not list(tmp_path.iterdir()) and not encoders()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_wav_has_every_sample_and_the_right_rate(tmp_path, channels):
+    samples, info = sound(channels=channels)
+    feed(WavSink(tmp_path / "a.wav"), samples, info)
+    with wave.open(str(tmp_path / "a.wav")) as file:
+        assert file.getparams()[:4] == (channels, 2, 44100, 10_001)
+        found = np.frombuffer(file.readframes(20_000), "<i2").reshape(-1, channels)
+    assert np.array_equal(found, samples)
+    rate, read = scipy.io.wavfile.read(tmp_path / "a.wav")
+    assert rate == 44100 and np.array_equal(read.reshape(-1, channels), samples)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+@pytest.mark.parametrize("compression", [0, 12])
+def test_flac_has_every_sample_and_the_right_rate(tmp_path, channels, compression):
+    samples, info = sound(channels=channels, rate=24000)
+    feed(FlacSink(tmp_path / "a.flac", compression), samples, info)
+    with av.open(str(tmp_path / "a.flac")) as container:
+        stream = container.streams.audio[0]
+        assert stream.rate == 24000 and stream.channels == channels
+        assert stream.duration * stream.time_base * 24000 == 10_001
+        parts = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    found = np.concatenate([part.reshape(-1, channels) for part in parts])
+    assert found.dtype == np.int16 and np.array_equal(found, samples)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.flac"]
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+@pytest.mark.parametrize("path", WRITING)
+def test_sound_from_a_decode(tmp_path, kind, path):
+    decoder = NearestAudio()
+    latents = latents_for(decoder, frames=50)
+    sink = {"wav": WavSink, "flac": FlacSink}[kind](tmp_path / f"a.{kind}")
+    path(decoder, latents, sink, progress=False)
+    with av.open(str(sink.path)) as container:
+        assert container.streams.audio[0].rate == 24000
+        parts = [frame.to_ndarray().reshape(-1, 2) for frame in container.decode(audio=0)]
+    assert np.array_equal(np.concatenate(parts), expected_of(decoder, latents))
+
+
+@pytest.mark.parametrize("make", [WavSink, FlacSink])
+def test_missing_samples_are_noticed(tmp_path, make):
+    samples, info = sound()
+    sink = make(tmp_path / f"a{make.ending}")
+    sink.open(info)
+    sink.write(samples[:5000])
+    with pytest.raises(ValueError, match="5000 samples written, 10001 announced"):
+        sink.close()
+    sink.abort()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [WavSink, FlacSink])
+def test_a_failed_decode_leaves_the_earlier_file(tmp_path, make):
+    place = tmp_path / f"a{make.ending}"
+    place.write_bytes(b"earlier")
+    decoder = NearestAudio(fail_at=3)
+    with pytest.raises(RuntimeError, match="the decoder failed"):
+        decode_async(decoder, latents_for(decoder), make(place), progress=False)
+    assert place.read_bytes() == b"earlier" and [*tmp_path.iterdir()] == [place]
+
+
+def test_limits_of_the_formats(tmp_path):
+    for make, words in (
+        (lambda: PngSink(tmp_path / "a", compression=10), "compression is 10; use 0"),
+        (lambda: JpegSink(tmp_path / "a", quality=0), "quality is 0; use 1"),
+        (lambda: WebpSink(tmp_path / "a", quality=101), "quality is 101; use 0"),
+        (lambda: WebpSink(tmp_path / "a", method=7), "method is 7; use 0"),
+        (lambda: JpegSink(tmp_path / "a", workers=65), "workers is 65; use 0"),
+        (lambda: JpegSink(tmp_path / "a", workers=-1), "workers is -1; use 0"),
+        (lambda: FlacSink(tmp_path / "a.flac", 13), "compression is 13; use 0"),
+        (lambda: WavSink(tmp_path / "a.mp3"), "WavSink writes .wav files, not 'a.mp3'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()
+    wide = MediaInfo(1, 8, 16384, Fraction(1), "images")
+    with pytest.raises(ValueError, match=r"WebpSink takes sides of 16383 .* these are 8x16384"):
+        WebpSink(tmp_path / "a").open(wide)
+    with pytest.raises(ValueError, match="FLAC has 1 to 8 channels, not 9"):
+        FlacSink(tmp_path / "a.flac").open(sound(channels=9)[1])
+    with pytest.raises(ValueError, match="more than the 4 GiB of a WAV file; use FlacSink"):
+        WavSink(tmp_path / "a.wav").open(MediaInfo(2**31, 1, 1, Fraction(8000), "audio"))
+    assert not list(tmp_path.iterdir())
+
+
+REFUSED = [
+    (NearestDecoder, WavSink, "a.wav", "WavSink takes audio, .* makes video; use Mp4Sink, PngSink"),
+    (NearestDecoder, FlacSink, "a.flac", "FlacSink takes audio, .* makes video"),
+    (NearestImages, Mp4Sink, "a.mp4", "Mp4Sink takes video, .* makes images; use PngSink, J"),
+    (NearestImages, FlacSink, "a.flac", "FlacSink takes audio, .* makes images"),
+    (NearestAudio, Mp4Sink, "a.mp4", "Mp4Sink takes video, .* makes audio; use WavSink"),
+    (NearestAudio, PngSink, "a", "PngSink takes video and images, .* makes audio"),
+    (NearestAudio, WebpSink, "a", "WebpSink takes video and images, .* makes audio"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "kind", "name", "message"), REFUSED)
+@pytest.mark.parametrize("path", [decode_sync, decode_async])
+def test_a_sink_of_another_medium(tmp_path, make, kind, name, message, path):
+    decoder = make()
+    decoder.begin = lambda latents: pytest.fail("begun")
+    for sink in (kind(tmp_path / name), ThrottledSink(kind(tmp_path / name), 10)):
+        with pytest.raises(TypeError, match=message):
+            path(decoder, latents_for(decoder), sink, progress=False)
+    info = MediaInfo(4, 1, 2, Fraction(4), make.medium if make is not NearestDecoder else "video")
+    with pytest.raises(TypeError, match=f"{kind.__name__} takes"):
+        kind(tmp_path / name).open(info)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_raw_and_memory_take_every_medium(tmp_path, make):
+    decoder = make()
+    latents, memory = latents_for(decoder), MemorySink()
+    expected = expected_of(decoder, latents)
+    decode_async(decoder, latents, memory, progress=False)
+    assert np.array_equal(memory.frames, expected) and memory.frames.dtype == expected.dtype
+    decode_async(decoder, latents, RawSink(tmp_path / "a.raw", durable=True), progress=False)
+    told = json.loads((tmp_path / "a.raw.json").read_text())
+    found = np.fromfile(tmp_path / "a.raw", told["dtype"]).reshape(told["shape"])
+    assert np.array_equal(found, expected)
+    assert {k: v for k, v in told.items() if k not in ("shape", "dtype")} == (
+        {"layout": "NHWC, RGB"} if make is NearestImages else {"layout": "SC", "sample_rate": 24000}
+    )
+
+
+def test_sinks_by_name_take_options(tmp_path):
+    spec = SinkSpec("jpeg", tmp_path, options={"quality": 75, "workers": 2})
+    with spec.fresh("one") as sink:
+        assert isinstance(sink, JpegSink) and (sink.quality, sink.workers) == (75, 2)
+    info = SinkInfo(**spec.describe())
+    assert sink_words(info).startswith("jpeg (quality 75, workers 2)")
+    assert info == SinkInfo(**json.loads(info.model_dump_json()))
+    hash(spec)
+    for kind, ending in (("wav", ".wav"), ("flac", ".flac")):
+        with SinkSpec(kind, tmp_path, throttle_mb_per_s=10).fresh("one") as sink:
+            assert sink.inner.path.name == f"one{ending}"
+    with pytest.raises(ValueError, match="sink 'png' has no options quality; see PngSink"):
+        SinkSpec("png", tmp_path, options={"quality": 75})
+    with pytest.raises(ValueError, match="sink 'null' has no options workers; see NullSink"):
+        SinkSpec("null", options={"workers": 2})
+    with pytest.raises(ValueError, match="quality is 0; use 1"):
+        SinkSpec("jpeg", tmp_path, options={"quality": 0})
+    assert not list(tmp_path.iterdir())

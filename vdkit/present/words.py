@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import Provenance, SinkInfo, Workload
 
-_IN_PAGE_CACHE = ("raw", "png", "mp4", "export_to_video")
+_IN_PAGE_CACHE = ("raw", "png", "jpeg", "webp", "wav", "flac", "mp4", "export_to_video")
 
 
 def setting(recording: Recording, clocks: str = "") -> str:
@@ -77,6 +77,7 @@ def sink_words(sink: SinkInfo) -> str:
     cached = sink.kind in _IN_PAGE_CACHE and sink.storage not in (None, "tmpfs")
     return (
         sink.kind
+        + (f" ({', '.join(f'{k} {v}' for k, v in sink.options.items())})" if sink.options else "")
         + (f" on {sink.storage}" if sink.storage else "")
         + (", fsynced" if sink.durable else ", page cache" if cached else "")
         + (f", held to {sink.throttle_mb_per_s:g} MB/s" if sink.throttle_mb_per_s else "")

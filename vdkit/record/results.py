@@ -368,7 +368,7 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes"}),
         **config,
         "sink": arm.sink.kind,
-        **arm.sink.model_dump(exclude={"kind", "encoder"}),
+        **arm.sink.model_dump(exclude={"kind", "encoder", "options"}),
         "baseline": prefix + one.baseline,
         "frames_identical": one.frames_identical,
         "setup_s": arm.setup_s,

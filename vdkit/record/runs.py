@@ -180,6 +180,7 @@ class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
 
     ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    ``options`` are those of its class that were given, such as a level or workers.
     """
 
     kind: str
@@ -187,6 +188,7 @@ class SinkInfo(Record):
     durable: bool = False
     throttle_mb_per_s: float | None = Field(default=None, gt=0)
     encoder: str | None = None
+    options: dict[str, bool | int | float | str] = {}
 
 
 class Run(Record):
