@@ -330,7 +330,7 @@ def test_specs(tmp_path):
         (
             {"kind": "avi"},
             ValueError,
-            "sink 'avi' is unknown; use null, raw, png, mp4 or export_to_video",
+            "sink 'avi' is unknown; use null, raw, png, .*flac, mp4 or export_to_video",
         ),
         ({"kind": "raw", "folder": tmp_path / "no"}, FileNotFoundError, "does not exist"),
         ({"kind": "raw", "folder": Path(__file__)}, NotADirectoryError, "is a file; give a folder"),
