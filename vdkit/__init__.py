@@ -28,7 +28,7 @@ _HOMES = {
     "record.results": "load_results read_recording",
     "record.compare": "compare_results",
     "record.runs": "keep_freed_memory",
-    "trace.read": "read_trace",
+    "trace.files": "read_trace",
     "trace.figures": "analyze",
     "predict.advise": "Limits recommend_from",
     "predict.fit": "fit_costs",
@@ -52,7 +52,7 @@ _REPLACED = {
     "compare_frames": "vdkit.measure.quality.psnr_db",
     "energy_j_per_video_s": "vdkit.record.recording.Arm.energy_j",
     "VideoInfo": "vdkit.decode.media.MediaInfo",
-    "recorded_vram": "vdkit.record.derived.vram_points",
+    "recorded_vram": "vdkit.record.recording.vram_points",
     "run_energy_j": "vdkit.record.runs.Run.energy_j",
     "unpaired_ratio": "vdkit.record.stats.geometric_ratio",
 }

@@ -10,9 +10,8 @@ import pytest
 from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.decode.media import MediaInfo
-from vdkit.predict import Cost, StageCosts, Storage
+from vdkit.predict import Cost, StageCosts, Storage, predict
 from vdkit.predict.advise import Limits, recommend
-from vdkit.predict.recurrence import predict
 from vdkit.present.sweep_document import advice_document, advice_line, advice_record
 
 INFO = MediaInfo(161, 480, 832, Fraction(16))

@@ -11,9 +11,9 @@ from PIL import Image
 
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer import LiveTimeline, Panel
+from vdkit.predict import predict, video_info
 from vdkit.predict.advise import Setting, predict_setting
 from vdkit.predict.fit import CostBook, Decoding, fit_costs
-from vdkit.predict.recurrence import predict, video_info
 from vdkit.present.style import STYLE
 from vdkit.record.results import read_recording
 from vdkit.record.runs import SinkInfo
@@ -63,18 +63,13 @@ def test_another_size_is_scaled_by_pixels_and_says_so(book):
     assert scaled.costs.launch == exact.launch and scaled.costs.vram_bytes == ()
 
 
-def test_another_sink_takes_its_writes_from_where_it_was_measured(book, recorded):
+def test_a_sink_that_was_not_measured_is_not_guessed_but_null_is_free(book, recorded):
     null = replace(HERE, sink="null")
     assert book.lookup(null).costs.write.seconds(4) == 0
-    with pytest.raises(LookupError, match="what a write to png costs on here is not known"):
+    assert "writes taken as free" in book.lookup(null).origin
+    assert book.lookup(null).costs.decode == book.lookup(HERE).costs.decode
+    with pytest.raises(LookupError, match=r"nothing is known yet of wan2.1 .* to png on here"):
         book.lookup(replace(HERE, sink="png"))
-    work = recorded.workload.model_copy(update={"decoder": "other", "height": 240})
-    png = of_all_arms(recorded, workload=work, sink=SinkInfo(kind="png", storage=None))
-    book.add(png, "here")
-    found = book.lookup(replace(HERE, sink="png"))
-    assert "writes from other at 240x832" in found.origin
-    assert found.costs.write.seconds(4) == pytest.approx(2 * fit_costs(png).write.seconds(4))
-    assert found.costs.decode == book.lookup(HERE).costs.decode
 
 
 def test_what_is_not_known_is_named(book):

@@ -11,8 +11,7 @@ from tests.perfetto import load, problems
 from tests.timelines import timeline
 from vdkit.trace import Alignment
 from vdkit.trace.figures import analyze
-from vdkit.trace.read import read_trace
-from vdkit.trace.write import tracks, write_trace
+from vdkit.trace.files import read_trace, tracks, write_trace
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from vdkit.present.charts import (
     plot_hiding,
 )
 from vdkit.present.table import ratio_of
-from vdkit.record.derived import Overlap, headroom_of, overlap_of
-from vdkit.record.recording import Ceiling
+from vdkit.record.recording import Ceiling, Overlap, headroom_of, overlap_of
 from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"

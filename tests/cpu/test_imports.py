@@ -136,19 +136,18 @@ def test_every_public_name_resolves():
 
 MOVED = {
     "decode.chunks": "ChunkRecord DecodeResult",
-    "trace.write": "write_trace",
+    "trace.files": "write_trace",
     "models.latents": "latents_metadata",
     "sinks": "ThrottledSink",
     "trace": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
-    "record.derived": "headroom_of overlap_of saving_usd usd_per_video_hour vram_points",
+    "record.recording": "headroom_of overlap_of saving_usd usd_per_video_hour vram_points",
     "record.stats": "permutation_p",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",
     "measure.quality": "psnr_db quality_against_bytes ssim temporal_consistency",
     "predict.advise": "recommend storage_sensitivity",
-    "predict": "Cost StageCosts Storage",
-    "predict.recurrence": "predict",
+    "predict": "Cost StageCosts Storage predict",
     "present.comparison": "comparison_table",
     "present.documents": "benchmark_table breakdown_table variant_table",
     "present.charts": "plot_ablation plot_families plot_headroom plot_heatmap plot_hiding "
@@ -182,7 +181,7 @@ def test_predict_is_the_package():
     code += "from vdkit import predict; print(predict.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "vdkit.predict moved to vdkit.predict.recurrence.predict", "vdkit.predict",
+        "vdkit.predict moved to vdkit.predict.predict", "vdkit.predict",
     ]  # fmt: skip
 
 

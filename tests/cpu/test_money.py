@@ -13,7 +13,7 @@ from vdkit.cli import command_line
 from vdkit.present.columns import COST, ENERGY, SAVING, Asked, Row, cells, legend
 from vdkit.present.documents import benchmark_table
 from vdkit.present.profile_document import paths_table
-from vdkit.record.derived import (
+from vdkit.record.recording import (
     check_price,
     saving_usd,
     usd_per_video_hour,

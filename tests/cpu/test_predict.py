@@ -22,9 +22,8 @@ from vdkit.decode.chunks import (
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only, decode_async, decode_sync
 from vdkit.measure.study import as_run
-from vdkit.predict import Cost, StageCosts, Storage
+from vdkit.predict import Cost, Pipeline, StageCosts, Storage, _times, predict, video_info
 from vdkit.predict.fit import _fit, fit_costs
-from vdkit.predict.recurrence import Pipeline, _times, predict, video_info
 from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"

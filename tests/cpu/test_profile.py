@@ -28,7 +28,7 @@ from vdkit.record.results import read_recording
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import NullSink, SinkSpec
 from vdkit.trace.figures import analyze, steady_windows
-from vdkit.trace.read import read_trace
+from vdkit.trace.files import read_trace
 from vdkit.trace.stalls import run_window, stalls_of
 
 (PROFILE,) = (Path(__file__).parents[2] / "results").glob("*2ad74eb_aws-profile")
@@ -143,7 +143,7 @@ def tried(latency_s, whole=True, file=None):
     made = chunked()
     made.run = made.run.model_copy(update={"latency_s": latency_s})
     made.dropped = () if whole else ("CUPTI dropped 12 activity records",)
-    return profiler._Try(made, (), file)
+    return profiler._Try(made.run, made, (), file)
 
 
 def test_a_typical_profiled_run_is_kept(tmp_path):
@@ -199,6 +199,9 @@ def test_on_a_gpu_sampled_runs_take_turns_with_timed_ones(monkeypatch):
     ]  # fmt: skip
     header, *rows = made.nvml_csv().splitlines()
     assert header == "run,time_s,energy_j,clock_event_reasons" and len(rows) == 8
+    name, samples = next(iter(made.samples.items()))
+    first = [repr(column[0]) for column in samples.columns.values()]  # in full precision
+    assert rows[0] == ",".join([name, *("" if one == "None" else one for one in first)])
     (row, _) = documents.paths_table(made.recording).rows
     assert row["J / video"].value == 2 and row["throttled"] == "software power cap"
     assert row["sampled / plain"].low < row["sampled / plain"].value
@@ -215,7 +218,9 @@ def test_two_chunks_are_a_typical_pair():
 def test_stalls_of_every_window_add_up(recording):
     for arm in recording.arms.values():
         for window in arm.profile.analysis.windows.values():
-            assert sum(window.stall_s.values()) == pytest.approx(window.idle_s, abs=1e-12)
+            assert sum(window.stall_s.values()) == pytest.approx(
+                window.window_s - window.busy_s, abs=1e-12
+            )
             assert window.explained_percent == 100
 
 

@@ -13,7 +13,7 @@ from vdkit.present.results_list import (
     published_lines,
     published_table,
 )
-from vdkit.record.derived import saving_usd
+from vdkit.record.recording import saving_usd
 from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"

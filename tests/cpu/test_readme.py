@@ -114,9 +114,9 @@ def test_the_sentence_about_prediction_holds():
         for name in ("*c942496_aws-float16", "*ed2f46d_aws-chunk-2")
     )
     recording, costs = chunk_1, vdkit.fit_costs(chunk_1, chunk_2)
-    (call,) = re.findall(r"`vdkit\.predict\.recurrence\.(predict\(.*?\)\))`", README)
+    (call,) = re.findall(r"`vdkit\.predict\.(predict\(.*?\)\))`", README)
     scope = {"costs": costs, "recording": recording, "DecodeConfig": vdkit.DecodeConfig}
-    exec("from vdkit.predict.recurrence import predict, video_info", scope)
+    exec("from vdkit.predict import predict, video_info", scope)
     made = eval(call, scope)
     assert 3.3 < made.run.latency_s < 3.8 and made.utilization_percent["run"] > 90
     (call,) = re.findall(r"`(recommend_from\(.*?\)\))`", README)

@@ -410,9 +410,3 @@ def test_slices():
     assert nothing.columns["time_s"] == [] and nothing.energy_j() is None
     assert nothing.mean_cost_ms == 0
     assert COLUMNS["time_s"] == [0.0, 1.0, 2.0, 3.0]
-
-
-def test_csv():
-    columns = {"time_s": [0.0, 0.1 + 0.2], "power_w": [None, 250], "energy_j": [None, None]}
-    samples = Samples(0.0, columns, {}, 0.4)
-    assert samples.to_csv() == "time_s,power_w,energy_j\n0.0,,\n0.30000000000000004,250,\n"

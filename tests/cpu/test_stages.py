@@ -23,7 +23,7 @@ from vdkit.present.stages import (
     vram_sets,
     vram_words,
 )
-from vdkit.record.derived import RECORDED, VramPoint, vram_growth_bytes, vram_points
+from vdkit.record.recording import VRAM_RUNS, VramPoint, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec
 
@@ -218,7 +218,7 @@ def recorded():
 
 
 def test_recorded_points_are_the_newest_of_their_length(recorded):
-    points = sorted(vram_points(recorded, wanted=RECORDED), key=lambda p: (p.mode, p.frames))
+    points = sorted(vram_points(recorded, wanted=VRAM_RUNS), key=lambda p: (p.mode, p.frames))
     assert [(p.mode, p.frames) for p in points] == [
         ("async", 161),
         ("async", 641),
@@ -231,10 +231,10 @@ def test_recorded_points_are_the_newest_of_their_length(recorded):
 
 
 def test_recorded_points_of_other_workloads(recorded):
-    large = RECORDED | {"height": 720, "width": 1280}
+    large = VRAM_RUNS | {"height": 720, "width": 1280}
     assert {p.frames for p in vram_points(recorded, wanted=large)} == {161}
-    assert vram_points(recorded, wanted=RECORDED | {"dtype": "float32"}) == []
-    assert vram_points(recorded.iloc[:0], wanted=RECORDED) == []
+    assert vram_points(recorded, wanted=VRAM_RUNS | {"dtype": "float32"}) == []
+    assert vram_points(recorded.iloc[:0], wanted=VRAM_RUNS) == []
     held = recorded.assign(other_bytes=1_000_000)
-    first, less = (vram_points(one, wanted=RECORDED)[0] for one in (recorded, held))
+    first, less = (vram_points(one, wanted=VRAM_RUNS)[0] for one in (recorded, held))
     assert first.peak_bytes - less.peak_bytes == 1_000_000

@@ -6,7 +6,7 @@ import pytest
 import vdkit.trace as intervals
 from tests.timelines import adds_up, chunk, ms, run, timeline
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.trace.stalls import CAUSES, stalls_from_records, stalls_from_trace
+from vdkit.trace.stalls import CAUSES, stalls_from_records, stalls_of
 
 
 def window(start, stop):
@@ -14,7 +14,7 @@ def window(start, stop):
 
 
 def from_trace(made, start, stop):
-    stalls = stalls_from_trace(made, window(start, stop))
+    stalls = stalls_of(made, window(start, stop))
     assert adds_up(stalls) and set(stalls.by_cause_ns) == set(CAUSES)
     assert stalls.resolution == "kernel"
     return ms(stalls)
@@ -143,7 +143,7 @@ def test_every_launching_thread_counts():
 
 def test_short_gaps_are_summed_and_have_no_cause():
     made = timeline([(0, 100, 0), (120, 200, 0), (205, 300, 0)])
-    stalls = stalls_from_trace(made, window(0, 300))
+    stalls = stalls_of(made, window(0, 300))
     assert ms(stalls) == {"short": 25} and not stalls.gaps
     longer = timeline([(0, 100, 0), (121, 200, 0)])
     assert from_trace(longer, 0, 200) == {"unknown": 21}  # one ns above 20 us is a stall
@@ -170,7 +170,7 @@ def test_drain_says_what_the_host_was_at():
 def test_gaps_and_events_that_cross_the_window():
     made = timeline([(0, 100, 0), (300, 400, 295), (600, 700, 595)], ops=[(0, 5), (595, 600)])
     # from the middle of the first gap to the middle of the last: both are clipped
-    stalls = stalls_from_trace(made, window(200, 500))
+    stalls = stalls_of(made, window(200, 500))
     assert adds_up(stalls) and stalls.busy_ns == 100_000
     assert [(gap.start_ns, gap.stop_ns) for gap in stalls.gaps] == [
         window(200, 300),
@@ -178,16 +178,16 @@ def test_gaps_and_events_that_cross_the_window():
     ]
     assert ms(stalls) == {"host work": 200 - 5, "launch late": 5}
     # a window inside a kernel is busy, one inside a gap is idle
-    assert stalls_from_trace(made, window(20, 60)).busy_ns == 40_000
-    inside = stalls_from_trace(made, window(150, 250))
+    assert stalls_of(made, window(20, 60)).busy_ns == 40_000
+    inside = stalls_of(made, window(150, 250))
     assert inside.busy_ns == 0 and ms(inside) == {"host work": 100}
     # what sticks 15 us into the window counts as short
-    assert ms(stalls_from_trace(made, window(385, 415))) == {"short": 15}
+    assert ms(stalls_of(made, window(385, 415))) == {"short": 15}
 
 
 def test_overlapping_kernels_on_several_streams_are_busy_once():
     made = timeline([(0, 100, 0), (50, 200, 0, 8), (150, 160, 0, 13), (300, 400, 100, 8)])
-    stalls = stalls_from_trace(made, window(0, 400))
+    stalls = stalls_of(made, window(0, 400))
     assert stalls.busy_ns == 300_000 and len(stalls.gaps) == 1
 
 
@@ -223,7 +223,7 @@ def test_random_timelines_add_up_exactly(seed):
     made = timeline(kernels, copies, [(int(starts[3]), int(starts[3]) + 90)])
     for _ in range(5):
         low, high = sorted(random.integers(-100, starts[-1] + 300, 2).tolist())
-        stalls = stalls_from_trace(made, window(low, high + 1))
+        stalls = stalls_of(made, window(low, high + 1))
         assert adds_up(stalls)
         union = np.zeros(high + 1 - low, bool)  # brute force, us by us
         for start, stop, *_ in kernels:

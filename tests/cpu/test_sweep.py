@@ -16,7 +16,7 @@ from tests.helpers import NearestDecoder, latents_for
 from vdkit.__main__ import main
 from vdkit.measure.study import Bench
 from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, start_sweep
-from vdkit.predict.grid import Cell, measured_s, median_and_worst, predict_cells, read_sweep
+from vdkit.predict.grid import Cell, median_and_worst, predict_cells, read_sweep
 from vdkit.present.charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.results import load_results, read_recording
@@ -123,7 +123,8 @@ def test_a_cell_is_an_ordinary_record(finished):
     slow = [cell for cell in sweep.results if cell.mb_per_s == 8 and cell.mode == "sync"]
     for cell in slow:  # a throttled cell really was: its frames' bytes over 8 MB/s, at the least
         work = sweep.plan.workload
-        assert measured_s(sweep.results[cell]) > work.frames * work.height * work.width * 3 / 8e6
+        frame_bytes = work.frames * work.height * work.width * 3
+        assert sweep.results[cell].base.latency.mean > frame_bytes / 8e6
 
 
 def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
@@ -199,9 +200,8 @@ def test_reading_it_again_gives_the_same(finished):
 
 
 def test_predictions_are_the_models_own(finished):
-    from vdkit.predict import Storage
+    from vdkit.predict import Storage, predict, video_info
     from vdkit.predict.fit import fit_costs
-    from vdkit.predict.recurrence import predict, video_info
 
     sweep, _ = finished
     costs = fit_costs(*(sweep.results[cell] for cell in sweep.predictions.fitted_from))
@@ -209,7 +209,7 @@ def test_predictions_are_the_models_own(finished):
     held = replace(costs, storage=Storage(8.0))
     made = predict(held, video_info(sweep.results[cell]), sweep.results[cell].config)
     assert sweep.predicted(cell).latency_s == made.run.latency_s
-    expected = 100 * (made.run.latency_s / measured_s(sweep.results[cell]) - 1)
+    expected = 100 * (made.run.latency_s / sweep.results[cell].base.latency.mean - 1)
     assert sweep.error_percent(cell) == pytest.approx(expected)
 
 
@@ -225,7 +225,7 @@ def test_table_and_pictures(finished):
     assert len([ax for ax in heat.axes if ax.images]) == 2  # a panel per sink speed
     shown = [text.get_text() for ax in heat.axes for text in ax.texts]
     cell = Cell(mode="sync", chunk_size=1)
-    assert f"{measured_s(sweep.results[cell]):.2f}" in shown and shown.count("fit") == 4
+    assert f"{sweep.results[cell].base.latency.mean:.2f}" in shown and shown.count("fit") == 4
     assert len(scatter.axes) == 2
 
 

@@ -7,14 +7,13 @@ import pytest
 
 from tests.helpers import NearestDecoder, latents_for
 from vdkit.measure.sweep import sweep_grid
-from vdkit.predict import Storage
+from vdkit.predict import Storage, video_info
 from vdkit.predict.advise import Limits, recommend, recommend_from, storage_sensitivity
 from vdkit.predict.grid import read_sweep
-from vdkit.predict.recurrence import video_info
 from vdkit.present.charts import plot_predictions, plot_sensitivity
 from vdkit.present.columns import ENERGY, Asked
 from vdkit.present.sweep_document import saving_line, sweep_table
-from vdkit.record.derived import saving_usd
+from vdkit.record.recording import saving_usd
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec
 

@@ -14,8 +14,7 @@ from vdkit.present.profile_document import analysis_document, trust_words
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.trace import COMMUNICATION, FAMILIES, family_of
 from vdkit.trace.figures import TOLERANCE_NS, analyze, check_trace
-from vdkit.trace.read import read_trace
-from vdkit.trace.write import write_trace
+from vdkit.trace.files import read_trace, write_trace
 
 
 def kernel(start, duration, stream=7, device=0, correlation=1, name="conv_fprop", cat="kernel"):
@@ -77,7 +76,7 @@ def test_every_form_of_chrome_trace(tmp_path, form):
     assert figures.gpu_busy_s == pytest.approx(140e-6)
     assert figures.kernel_utilization_percent == pytest.approx(100 * 100 / 180)
     assert figures.d2h_s == pytest.approx(30e-6) and figures.copy_hidden_percent == 0
-    assert sum(figures.stall_s.values()) == pytest.approx(figures.idle_s)
+    assert figures.busy_s + sum(figures.stall_s.values()) == pytest.approx(figures.window_s)
     assert made.device == ("GPU 0" if form == "list" else "G")
 
 
@@ -366,7 +365,9 @@ def test_longest_gaps_and_histogram_count_every_gap():
     assert len(lengths) == 20 and lengths == sorted(lengths, reverse=True) and lengths[0] == 60
     window = analysis.windows["trace"]
     assert sum(count for _, count, _ in window.gap_histogram) == window.gap_count == 29
-    assert sum(s for *_, s in window.gap_histogram) == pytest.approx(window.idle_s)
+    assert sum(s for *_, s in window.gap_histogram) == pytest.approx(
+        window.window_s - window.busy_s
+    )
     assert window.gap_max_us == 60 and window.gap_median_us == 46
 
 

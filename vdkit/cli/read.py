@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from vdkit import __version__
 from vdkit.cli import MONEY, asked, command, numbers, print_json, words
 from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
-from vdkit.predict import StageCosts, Storage
+from vdkit.predict import StageCosts, Storage, video_info
 from vdkit.predict.advise import Limits, recommend
 from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
-from vdkit.predict.recurrence import video_info
 from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
@@ -30,12 +29,11 @@ from vdkit.present.sweep_document import advice_document, advice_record, sweep_d
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record import check_file, write_atomically, written
 from vdkit.record.compare import Comparison, compare_results
-from vdkit.record.derived import saving_usd, usd_per_video_hour
-from vdkit.record.recording import Recording
+from vdkit.record.recording import Recording, saving_usd, usd_per_video_hour
 from vdkit.record.results import find_recordings, frame_of, read_recording, rows_of
 from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
-from vdkit.trace.read import read_trace
+from vdkit.trace.files import read_trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -355,7 +355,7 @@ def run_profile(options: argparse.Namespace) -> int:
     a new folder.
     """
     from vdkit.measure.profiler import run_profile as measure
-    from vdkit.trace.write import write_trace
+    from vdkit.trace.files import write_trace
 
     wants = cli.asked(options)
     if not 1 <= options.nvml_ms <= 10_000:

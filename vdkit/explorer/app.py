@@ -99,7 +99,9 @@ class Controls:
         }
         self.sink = choice("sink", here.sinks)
         self.folder = typed("folder", "folder", hint="temporary files")
-        self.held = w.Checkbox(description="hold the storage to this speed:", indent=False)
+        self.held = w.Checkbox(
+            description="hold the storage to this speed:", indent=False, layout={"width": "auto"}
+        )
         self.speed = w.FloatLogSlider(
             description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
         )

@@ -192,13 +192,6 @@ class Samples:
         values = [v for v in self.columns.get("energy_j", []) if v is not None]
         return values[-1] - values[0] if len(values) > 1 else None
 
-    def to_csv(self) -> str:
-        """A header and a line per sample, in full precision; None is left empty."""
-        lines = [",".join(self.columns)]
-        for row in zip(*self.columns.values(), strict=True):
-            lines.append(",".join("" if value is None else repr(value) for value in row))
-        return "\n".join(lines) + "\n"
-
 
 class Gpm:
     """GPM metrics between a reading and the one before. `free` it, whatever happened."""

@@ -85,7 +85,6 @@ def run_benchmark(
             for `decode_async`.
     """
     check_modes(modes, baseline)
-    check_rounds(runs, warmup)
     bench = Bench(decoder, latents, sink_factory, **shared)
     bench.cancel = cancel
     plans = {mode: bench.arm(mode) for mode in modes}
@@ -338,7 +337,6 @@ def run_ablation(
         ValueError: no runs, a name that is no setting; as `ablation_settings`; or bad input as for
             `decode_async`.
     """
-    check_rounds(runs, 0)
     on_gpu = decoder.device.type == "cuda"
     settings = ablation_settings(shared.get("config", DecodeConfig()), on_gpu)
     chosen = list(settings) if only is None else [ALL_ON, *only]

@@ -6,7 +6,9 @@ timed runs of the same setting stand beside it, and `check_trace` looks at every
 
 from __future__ import annotations
 
+import csv
 import gc
+import io
 import math
 import re
 import statistics
@@ -18,7 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -38,7 +40,6 @@ from vdkit.measure.study import (
     SinkFactory,
     as_run,
     check_modes,
-    check_rounds,
     measure,
     seconds_on,
 )
@@ -46,7 +47,7 @@ from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usu
 from vdkit.record.runs import Run, gpu_uuid
 from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
 from vdkit.trace.figures import Analysis, analyze, check_trace, chunk_starts
-from vdkit.trace.read import read_trace
+from vdkit.trace.files import read_trace
 
 _MARKERS = 5
 _COUNTED_CHUNKS = 4
@@ -217,12 +218,13 @@ class Profile:
     samples: dict[str, Samples]
 
     def nvml_csv(self) -> str:
-        """All samples of all runs as CSV, the run's name in front; empty text without a GPU."""
-        lines: list[str] = []
-        for name, samples in self.samples.items():
-            header, *rows = samples.to_csv().splitlines()
-            lines += [f"run,{header}"] * (not lines) + [f"{name},{row}" for row in rows]
-        return "".join(f"{line}\n" for line in lines)
+        """All samples of all runs, in full precision; empty text without a GPU, and for None."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerows([["run", *one.columns] for one in self.samples.values()][:1])
+        for name, one in self.samples.items():
+            table.writerows([name, *row] for row in zip(*one.columns.values(), strict=True))
+        return text.getvalue()
 
 
 class _Sampled(Bench):
@@ -245,18 +247,13 @@ class _Sampled(Bench):
         return as_run(done, number)
 
 
-@dataclass(frozen=True, slots=True)
-class _Try:
+class _Try(NamedTuple):
     """A profiled run, its NVML samples on a GPU, and where Kineto's own trace was left."""
 
+    run: Run
     timeline: Timeline
     samples: tuple[Samples, ...]
     file: Path | None
-
-    @property
-    def run(self) -> Run:
-        assert isinstance(self.timeline.run, Run)
-        return self.timeline.run
 
 
 def run_profile(
@@ -291,7 +288,6 @@ def run_profile(
             `decode_async`.
     """
     check_modes(modes)
-    check_rounds(runs, 0)
     check_interval(nvml_interval_s)
     if profiled < 1:
         raise ValueError(f"profiled is {profiled}; use 1 or more")
@@ -356,13 +352,13 @@ def _profiled(plan: ArmPlan, sink: Sink, sampled: _Sampled | None, file: Path | 
             plan.mode, plan.bench.decoder, plan.bench.latents, sink, fps=plan.bench.fps,
             config=plan.config, keep=file,
         )  # fmt: skip
+    run, begun_s = made.run, made.started_s
+    assert isinstance(run, Run)
     if sampler is None:
-        return _Try(made, (), file)
-    assert made.run is not None
-    begun_s = made.started_s
-    mine = sampler.samples.between(begun_s - 0.1, begun_s + made.run.latency_s + 0.1, begun_s)
+        return _Try(run, made, (), file)
+    mine = sampler.samples.between(begun_s - 0.1, begun_s + run.latency_s + 0.1, begun_s)
     made.nvml = dict(mine.columns)
-    return _Try(made, (mine,), file)
+    return _Try(run, made, (mine,), file)
 
 
 def _typical(tries: Sequence[_Try]) -> _Try:

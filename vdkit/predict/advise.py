@@ -19,8 +19,7 @@ from vdkit.decode.chunks import (
     plan_chunks,
 )
 from vdkit.decode.media import MediaInfo
-from vdkit.predict import StageCosts, check_speed
-from vdkit.predict.recurrence import Prediction, predict, video_info
+from vdkit.predict import Prediction, StageCosts, check_speed, predict, video_info
 
 if TYPE_CHECKING:
     from vdkit.predict.fit import CostBook, Decoding, Evidence, Known

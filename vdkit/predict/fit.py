@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict import Cost, StageCosts
-from vdkit.predict.recurrence import is_pinned, predict, video_info
+from vdkit.predict import Cost, StageCosts, is_pinned, predict, video_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -390,23 +389,26 @@ class CostBook:
     def lookup(self, wanted: Decoding) -> Known:
         """Costs of ``wanted``, exact or put together.
 
-        A size that was not measured is scaled by pixels from the nearest one; a sink that was not
-        measured with this decoder takes its writes from another decoder's.
+        A size that was not measured is scaled by pixels from the nearest one; writes to sink
+        ``null`` are free.
 
         Raises:
-            LookupError: nothing of this machine, decoder and variant, or nothing of this sink;
-                says what is missing.
+            LookupError: nothing of this machine, decoder, variant and sink; says what is missing.
         """
         if wanted in self._results:
             count = len(self._results[wanted])
             origin = f"measured ({count} benchmark{'s' * (count > 1)})"
             return Known(self._fit(wanted), origin, True, self._sizes(wanted))
         same = attrgetter("machine", "decoder", "variant", "dtype")
-        near = [key for key in self._results if same(key) == same(wanted)]
+        free = wanted.sink == "null"
+        near = [
+            key for key in self._results
+            if same(key) == same(wanted) and (free or key.sink == wanted.sink)
+        ]  # fmt: skip
         if not near:
             raise LookupError(
-                f"nothing is known yet of {wanted.decoder} ({wanted.variant}) in {wanted.dtype} on "
-                f"{wanted.machine}"
+                f"nothing is known yet of {wanted.decoder} ({wanted.variant}) in {wanted.dtype} to "
+                f"{wanted.sink} on {wanted.machine}"
             )
         base = min(near, key=lambda key: (_distance(key, wanted), key.sink != wanted.sink))
         costs, said = self._fit(base), []
@@ -414,9 +416,8 @@ class CostBook:
             costs = _scaled(costs, wanted.pixels / base.pixels)
             said.append(f"scaled by pixels from {base.height}x{base.width}")
         if base.sink != wanted.sink:
-            other, words = self._writes(wanted)
-            costs = replace(costs, write=other.write, open=other.open, close=other.close)
-            said.append(words)
+            costs = replace(costs, write=Cost(), open=Cost(), close=Cost())
+            said.append("writes taken as free")
         if not said:  # the same pixels in another shape
             said.append(f"those of {base.height}x{base.width}")
         return Known(costs, f"a guess: {', '.join(said)}", False, self._sizes(base))
@@ -428,19 +429,6 @@ class CostBook:
         if key not in self._fitted:
             self._fitted[key] = fit_costs(*self._results[key])
         return self._fitted[key]
-
-    def _writes(self, wanted: Decoding) -> tuple[StageCosts, str]:
-        """Costs whose writes are those of the sink, and where they are from."""
-        if wanted.sink == "null":
-            return StageCosts(decode=Cost()), "writes taken as free"
-        with_it = [key for key in self.known(wanted.machine) if key.sink == wanted.sink]
-        if not with_it:
-            raise LookupError(
-                f"what a write to {wanted.sink} costs on {wanted.machine} is not known yet"
-            )
-        key = min(with_it, key=lambda key: _distance(key, wanted))
-        other = _scaled(self._fit(key), wanted.pixels / key.pixels)
-        return other, f"writes from {key.decoder} at {key.height}x{key.width}"
 
 
 def _distance(key: Decoding, wanted: Decoding) -> float:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.predict import StageCosts
+from vdkit.predict import StageCosts, predict, video_info
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
-from vdkit.predict.recurrence import predict, video_info
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_record, read_recording
 from vdkit.record.runs import Mode, Provenance, Record, SinkInfo, Workload
@@ -166,7 +165,7 @@ class Sweep:
         one = self.predicted(cell)
         if one is None or cell not in self.results:
             return None
-        return 100 * (one.latency_s / measured_s(self.results[cell]) - 1)
+        return 100 * (one.latency_s / self.results[cell].base.latency.mean - 1)
 
     def errors(self) -> dict[Cell, float]:
         """Error of every measured cell that was predicted, the fit cells left out, %."""
@@ -181,11 +180,6 @@ class Sweep:
             return fit_evidence(self.predictions.costs, *fitted)
         cells = [(c.words, one.base, errors.get(c)) for c, one in self.results.items()]
         return evidence_of(cells, tested=True)
-
-
-def measured_s(result: Recording) -> float:
-    """Mean latency of a cell's timed runs, s."""
-    return result.base.latency.mean
 
 
 def median_and_worst(errors: dict[Cell, float]) -> tuple[float, float, Cell]:

@@ -39,8 +39,7 @@ from vdkit.present.style import (
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
 from vdkit.present.table import ratio_of
 from vdkit.present.words import slots_words, what_and_where
-from vdkit.record import derived
-from vdkit.record.recording import Recording
+from vdkit.record.recording import Headroom, Overlap, Recording, headroom_of, overlap_of
 from vdkit.record.runs import MODES
 from vdkit.record.stats import CALL_BELOW_P
 from vdkit.trace.figures import FamilyShare
@@ -58,9 +57,9 @@ del _STEPS["compute"]
 """Color and meaning of what a run's time goes to."""
 
 
-def overlaps_of(recording: Recording) -> dict[str, derived.Overlap]:
+def overlaps_of(recording: Recording) -> dict[str, Overlap]:
     """Variant to its sync against async, ms per latent frame; ValueError without both modes."""
-    return {name: derived.overlap_of(one) for name, one in recording.benchmarks.items()}
+    return {name: overlap_of(one) for name, one in recording.benchmarks.items()}
 
 
 def hiding_words(recording: Recording) -> str:
@@ -103,7 +102,7 @@ def _stack(took_ms: Mapping[str, float]) -> list[Part]:
     return [Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
 
 
-def headrooms_of(recording: Recording, profile: Recording) -> dict[str, derived.Headroom]:
+def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
     """Variant to how near it comes to the ceiling of ``profile``, by its count of operations.
 
     Raises:
@@ -113,7 +112,7 @@ def headrooms_of(recording: Recording, profile: Recording) -> dict[str, derived.
     if profile.ceiling is None or seen is None or seen.tflop is None:
         raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
     return {
-        name: derived.headroom_of(one, seen.tflop, profile.ceiling)
+        name: headroom_of(one, seen.tflop, profile.ceiling)
         for name, one in recording.benchmarks.items()
     }
 

@@ -20,8 +20,7 @@ from vdkit.present.table import (
     significant,
     summary_decimals,
 )
-from vdkit.record.derived import check_price, saving_usd, usd_per_video_hour
-from vdkit.record.recording import Arm
+from vdkit.record.recording import Arm, check_price, saving_usd, usd_per_video_hour
 from vdkit.record.stats import Ratio, geometric_ratio
 
 NAMES = {

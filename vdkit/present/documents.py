@@ -132,8 +132,8 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
 
 def prediction_section(recordings: Sequence[Recording]) -> Section:
     """Latency from the costs of each step beside the measured one, or why there is none."""
+    from vdkit.predict import predict, video_info
     from vdkit.predict.fit import fit_costs
-    from vdkit.predict.recurrence import predict, video_info
 
     rows: list[dict[str, Cell]] = []
     missing = []

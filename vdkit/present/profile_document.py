@@ -309,7 +309,8 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     for (name, (arm, seen)), money in zip(
         arms.items(), cells("money", beside, "", asked), strict=True
     ):
-        rate, joules = seen.tflop_per_s, fmean(seen.energy_j) if seen.energy_j else None
+        rate = seen.tflop_per_s if seen.tflop_per_s.get("steady") != 0 else {}  # kernels uncounted
+        joules = fmean(seen.energy_j) if seen.energy_j else None
         row: dict[str, Cell] = {
             "path": NAMES[name],
             "timed s": mean_of(arm.latencies),

@@ -27,7 +27,7 @@ from vdkit.present.style import (
     row_chart,
 )
 from vdkit.present.table import Cell, Number, Table, significant
-from vdkit.record import derived
+from vdkit.record.recording import VRAM_RUNS, VramPoint, vram_growth_bytes, vram_points
 from vdkit.record.results import frame_of
 from vdkit.trace import chunk_steps
 
@@ -246,7 +246,7 @@ _LINES: tuple[dict[str, Any], ...] = (
 )
 
 
-def plot_vram(measured: Mapping[str, Sequence[derived.VramPoint]]) -> Figure:
+def plot_vram(measured: Mapping[str, Sequence[VramPoint]]) -> Figure:
     """A line for each path, over the pixel frames of the video.
 
     Args:
@@ -262,7 +262,7 @@ def plot_vram(measured: Mapping[str, Sequence[derived.VramPoint]]) -> Figure:
         for look, (words, points) in zip(_LINES, sets.items(), strict=False):
             for mode in (name for name in NAMES if name in {p.mode for p in points}):
                 mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
-                grows = derived.vram_growth_bytes(points, mode)
+                grows = vram_growth_bytes(points, mode)
                 label = f"{NAMES[mode]}: {words}"
                 if grows is not None:
                     label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
@@ -277,14 +277,14 @@ def plot_vram(measured: Mapping[str, Sequence[derived.VramPoint]]) -> Figure:
 
 def vram_sets(
     here: Sequence[Recording], recorded: pd.DataFrame, other_bytes: int = 0
-) -> dict[str, list[derived.VramPoint]]:
+) -> dict[str, list[VramPoint]]:
     """Points of what was measured here and of what is recorded, by where; `vram_points` of each."""
-    measured = derived.vram_points(frame_of([(Path(), one) for one in here]), other_bytes)
-    sets = {"here": measured, "recorded": derived.vram_points(recorded, wanted=derived.RECORDED)}
+    measured = vram_points(frame_of([(Path(), one) for one in here]), other_bytes)
+    sets = {"here": measured, "recorded": vram_points(recorded, wanted=VRAM_RUNS)}
     return {f"{how}, {points[0].device}": points for how, points in sets.items() if points}
 
 
-def vram_words(points: Sequence[derived.VramPoint]) -> str:
+def vram_words(points: Sequence[VramPoint]) -> str:
     """Whole video against chunked, in words: at the longest length that has both, and per frame.
 
     Raises:
@@ -300,7 +300,7 @@ def vram_words(points: Sequence[derived.VramPoint]) -> str:
         f"{max(both)} frames decoded whole need {whole[max(both)]:.2f} GB, in chunks "
         f"{chunked[max(both)]:.2f} GB."
     )
-    grows = [derived.vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
+    grows = [vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
     first, second = (f"{(one or 0) / 1e6:.2f} MB" for one in grows)
     if None not in grows:
         text += f" Over all lengths a frame adds {first} on average to the first and {second} to "

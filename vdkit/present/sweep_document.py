@@ -7,14 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
-from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, measured_s, median_and_worst
+from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, median_and_worst
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
 from vdkit.present.table import Number, Table, number
 from vdkit.present.words import setting_of, slots_words, what_and_where
-from vdkit.record.derived import saving_usd
-from vdkit.record.recording import Arm
+from vdkit.record.recording import Arm, saving_usd
 from vdkit.record.runs import MODES
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def cell_line(sweep: Sweep, cell: Cell) -> str:
     """One finished cell in one line."""
     if cell in sweep.unfit:
         return f"{cell.words}: does not fit in memory"
-    line = f"{cell.words}: {measured_s(sweep.results[cell]):.3f} s"
+    line = f"{cell.words}: {sweep.results[cell].base.latency.mean:.3f} s"
     if cell in sweep.plan.fit_cells:
         return f"{line}, for the fit"
     one, error = sweep.predicted(cell), sweep.error_percent(cell)
@@ -164,7 +163,7 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
     rows = [
         _cells(sweep, cell, on_gpu)
         | money.get(cell, {})
-        | {"used for": "the fit" if cell in sweep.plan.fit_cells else "the test"}
+        | {"used for": "fit" if cell in sweep.plan.fit_cells else "test"}
         for cell in shown
     ]
     against = "mode sync at the same chunk size and sink speed"

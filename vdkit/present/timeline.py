@@ -29,7 +29,7 @@ from vdkit.record.recording import Recording
 from vdkit.record.runs import THROTTLE_BITS, Run
 from vdkit.trace import Recorded, Timeline
 from vdkit.trace.figures import Analysis, steady_windows
-from vdkit.trace.read import read_trace
+from vdkit.trace.files import read_trace
 from vdkit.trace.stalls import (
     Stalls,
     record_intervals,

@@ -1,6 +1,6 @@
 """A run on one clock: what the GPU did, what the host called, what the decode path recorded.
 
-A `Timeline` comes from a Kineto trace (`vdkit.trace.read`), of vdkit's own or of any
+A `Timeline` comes from a Kineto trace (`vdkit.trace.files`), of vdkit's own or of any
 program, and needs neither torch nor a GPU. Times are integer nanoseconds, so that busy time and
 gaps add up to the window exactly.
 """
@@ -204,11 +204,6 @@ class Timeline:
         for events, when in called:
             at = np.searchsorted(begin, when, side="right") - 1
             events.chunk[:] = np.where((at >= 0) & (when < np.array(ends)[at]), index[at], -1)
-
-
-def empty() -> Intervals:
-    """No intervals."""
-    return np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 def union(starts: Ns, stops: Ns) -> Intervals:

@@ -90,10 +90,6 @@ class WindowFigures:
         seconds = self.communication_s
         return None if seconds is None else 100 * seconds / max(self.window_s, 1e-9)
 
-    @property
-    def idle_s(self) -> float:
-        return self.window_s - self.busy_s
-
 
 @dataclass(frozen=True, slots=True)
 class LongGap:

@@ -29,7 +29,6 @@ from vdkit.trace import (
     Ns,
     Recorded,
     Timeline,
-    empty,
     gaps,
     merged,
     to_ns,
@@ -180,14 +179,6 @@ def _joined(points: Sequence[int], causes: list[str]) -> list[Piece]:
     return pieces
 
 
-def stalls_of(timeline: Timeline, window: tuple[int, int]) -> Stalls:
-    """From its trace where that holds kernels, else from the records of its run."""
-    if len(timeline.kernels):
-        return stalls_from_trace(timeline, window)
-    assert timeline.run is not None and timeline.config is not None
-    return stalls_from_records(timeline.run, timeline.config, window)
-
-
 def stalls_from_records(
     run: Recorded, config: DecodeConfig, window: tuple[int, int] | None = None
 ) -> Stalls:
@@ -203,7 +194,7 @@ def stalls_from_records(
         start: ((to_ns(chunk.launch_start_s), to_ns(chunk.launch_done_s)), chunk.index)
         for chunk, start in zip(run.chunks, starts, strict=True)
     }
-    host = Host(host_activities(run, config), copies, empty(), _serial(run, config))
+    host = Host(host_activities(run, config), copies, merged([]), _serial(run, config))
     return attribute(compute, window or run_window(run), host, launches, "chunk")
 
 
@@ -219,9 +210,15 @@ def run_window(run: Recorded) -> tuple[int, int]:
     return to_ns(run.chunks[0].launch_start_s), to_ns(run.latency_s)
 
 
-def stalls_from_trace(timeline: Timeline, window: tuple[int, int]) -> Stalls:
-    """Stalls at kernel resolution inside ``window`` (ns on the timeline's clock)."""
-    kernels, gpu = timeline.kernels, timeline.gpu
+def stalls_of(timeline: Timeline, window: tuple[int, int]) -> Stalls:
+    """Stalls inside ``window`` (ns on the timeline's clock).
+
+    At kernel resolution where the trace holds kernels, else from the records of its run.
+    """
+    kernels, gpu, run, config = timeline.kernels, timeline.gpu, timeline.run, timeline.config
+    if not len(kernels):
+        assert run is not None and config is not None
+        return stalls_from_records(run, config, window)
     called = timeline.launches(kernels)
     launches: Launches = {}
     columns = (kernels.start_ns, *called[:2], kernels.chunk)
@@ -232,9 +229,8 @@ def stalls_from_trace(timeline: Timeline, window: tuple[int, int]) -> Stalls:
     to_host = gpu.of(D2H)
     other = ~np.isin(gpu.kind, (KERNEL, COMMUNICATION, D2H))
     inner = gpu.where((gpu.lane == compute_lane) & other)
-    if timeline.run is not None and timeline.config is not None:
-        activities, known = host_activities(timeline.run, timeline.config), None
-        serial = _serial(timeline.run, timeline.config)
+    if run is not None and config is not None:
+        activities, known, serial = host_activities(run, config), None, _serial(run, config)
     else:
         activities, known = operator_activities(timeline, called[2][called[0] >= 0])
         serial = bool((to_host.lane == compute_lane).all())
@@ -345,7 +341,7 @@ def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Piece], I
     """
     ops = [timeline.ops[t] for t in np.unique(threads).tolist() if t in timeline.ops]
     if not (spans := [span for span in ops if len(span[0])]):
-        return [], empty()
+        return [], merged([])
     inside = union(*(np.concatenate(edges) for edges in zip(*spans, strict=True)))
     known = merged([(span[0][0], span[1][-1]) for span in spans])
     pairs = zip(inside[0].tolist(), inside[1].tolist(), strict=True)
