@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 import wave
+from contextlib import nullcontext
 from fractions import Fraction
 
 import av
@@ -26,6 +27,7 @@ from vdkit import (
     DecodeConfig,
     MemorySink,
     Mp4Sink,
+    NullSink,
     PngSink,
     RawSink,
     SinkSpec,
@@ -33,12 +35,20 @@ from vdkit import (
     decode_async,
     decode_diffusers,
     decode_sync,
+    document_of,
+    fit_costs,
+    read_recording,
+    run_benchmark,
 )
 from vdkit.decode import DecodeCancelled, Traits, to_levels
 from vdkit.decode.chunks import chunks_of
 from vdkit.decode.media import MEDIA, MediaInfo
+from vdkit.predict import plan_of, predict, video_info
+from vdkit.predict.fit import fit_evidence
+from vdkit.present.columns import Asked
 from vdkit.present.words import sink_words
-from vdkit.record.runs import SinkInfo
+from vdkit.record.recording import comparable, write_recording
+from vdkit.record.runs import SinkInfo, Workload
 from vdkit.sinks import FlacSink, JpegSink, ThrottledSink, WavSink, WebpSink
 
 PATHS = (decode_sync, decode_async, compute_only)
@@ -137,8 +147,8 @@ IMAGES, AUDIO = torch.zeros(3, 4, 2, 2), torch.zeros(1, 4, 9)
 BAD = {
     "audio for video": (NearestDecoder, AUDIO, ValueError, r"\(1, 4, 9\), 3 axes; use \[C, T, h"),
     "audio spectra for video": (NearestDecoder, AUDIO[..., None], ValueError, "1 channels, .* 4"),
-    "video for images": (NearestImages, IMAGES[None], ValueError, "5 axes; use .*decoder of image"),
-    "video for audio": (NearestAudio, IMAGES[None], ValueError, "5 axes; use .*decoder of audio"),
+    "video for images": (NearestImages, IMAGES[None], ValueError, "5 axes; use .* for images"),
+    "video for audio": (NearestAudio, IMAGES[None], ValueError, "5 axes; use .* for audio"),
     "unequal images": (NearestImages, [IMAGES[0], IMAGES[1]], TypeError, "a list; .*one size"),
     "images swapped": (NearestImages, torch.zeros(4, 3, 2, 2), ValueError, r"not \[C, N, h, w\]"),
     "audio swapped": (NearestAudio, torch.zeros(1, 9, 4), ValueError, r"\[C, T\], not \[T, C\]"),
@@ -439,7 +449,7 @@ def read_pictures(folder):
         (PngSink, ".png", {"compression": 6}, 0),
         (JpegSink, ".jpg", {"quality": 100}, 2),
         (WebpSink, ".webp", {"lossless": True}, 0),
-        (WebpSink, ".webp", {"quality": 100, "method": 0}, 2),
+        (WebpSink, ".webp", {"quality": 100}, 2),
     ],
 )
 def test_pictures_are_whole_and_in_order(tmp_path, make, suffix, options, lost, workers):
@@ -507,7 +517,7 @@ def test_an_interrupted_pool_takes_no_more(tmp_path):
     sink.open(PICTURES_INFO)
     sink.interrupt()
     sink.write(PICTURES)
-    with pytest.raises(ValueError, match="0 pictures written, 9 announced"):
+    with pytest.raises(ValueError, match="0 images written, 9 announced"):
         sink.close()
     sink.abort()
     assert not list(tmp_path.iterdir()) and not encoders()
@@ -580,7 +590,6 @@ def test_limits_of_the_formats(tmp_path):
         (lambda: PngSink(tmp_path / "a", compression=10), "compression is 10; use 0"),
         (lambda: JpegSink(tmp_path / "a", quality=0), "quality is 0; use 1"),
         (lambda: WebpSink(tmp_path / "a", quality=101), "quality is 101; use 0"),
-        (lambda: WebpSink(tmp_path / "a", method=7), "method is 7; use 0"),
         (lambda: JpegSink(tmp_path / "a", workers=65), "workers is 65; use 0"),
         (lambda: JpegSink(tmp_path / "a", workers=-1), "workers is -1; use 0"),
         (lambda: FlacSink(tmp_path / "a.flac", 13), "compression is 13; use 0"),
@@ -657,3 +666,121 @@ def test_sinks_by_name_take_options(tmp_path):
     with pytest.raises(ValueError, match="quality is 0; use 1"):
         SinkSpec("jpeg", tmp_path, options={"quality": 0})
     assert not list(tmp_path.iterdir())
+
+
+# --- studies --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def recorded(request):
+    decoder = request.param()
+    latents = latents_for(decoder, frames=12)
+    return run_benchmark(
+        decoder, latents, lambda label: nullcontext(NullSink()), runs=2, progress=False,
+        config=DecodeConfig(3), label="media",
+    )  # fmt: skip
+
+
+def test_a_benchmark_is_recorded_with_its_medium(recorded, tmp_path):
+    work = recorded.workload
+    if work.medium == "images":
+        sizes = (12, 3, 5, 12, 12, 40, 1.0)
+    else:
+        sizes = (12, 1, 1, 72, 1, 2, 24000.0)
+    names = "latent_frames latent_height latent_width frames height width fps"
+    assert tuple(getattr(work, name) for name in names.split()) == sizes
+    assert recorded.frames_identical and recorded.base.frame_sha256
+    assert recorded.arms["diffusers"].frame_sha256 == recorded.base.frame_sha256
+    again = read_recording(write_recording(recorded, tmp_path))
+    assert again.workload == work and work.exact and again.arms.keys() == recorded.arms.keys()
+    old = json.loads(work.model_dump_json())
+    del old["medium"], old["exact"]
+    assert Workload(**old).medium == "video" and Workload(**old).exact
+    with pytest.raises(ValueError, match="medium 'film' is unknown; known are video, images"):
+        Workload(**(old | {"medium": "film"}))
+
+
+def test_its_document_has_the_words_of_its_medium(recorded):
+    document = document_of(recorded, Asked(usd_per_hour=3.36, energy=True))
+    table = document.tables()[0]
+    text, page = document.text(), document.html("foot")
+    images = recorded.workload.medium == "images"
+    for said in (text, page):
+        assert " 1x2" not in said and "video" not in said
+        assert ("12 images of 12x40." if images else "72 samples (12 latent) of 2 channels") in said
+        assert ("Images" if images else "Samples") + " of sync, async: identical" in said
+        assert ("diffusers (whole batch)" if images else "diffusers (whole clip)") in said
+    assert ("s a batch and sync" if images else "s a clip and sync") in page
+    assert ("decoded 12 images of 12x40, in" if images else "0.00 s of audio in 2 channel") in page
+    assert f"chunks of 3 latent {'image' if images else 'frame'}s into NullSink" in page
+    assert f"; {'image' if images else 'sample'}s of the modes that were compared are" in page
+    wanted = {"images / s", "USD / 1000 images", "J / image"}
+    other = {"RTF", "USD / audio h", "saves USD / 1000 h", "J / audio s"}
+    wanted, other = (wanted, other) if images else (other, wanted)
+    assert wanted <= set(table.columns) and not other & set(table.columns)
+    (row,) = [row for row in table.rows if row["mode"] == "sync (chunked)"]
+    mean_s = recorded.base.latency.mean
+    if images:
+        assert row["USD / 1000 images"].value == pytest.approx(1000 * mean_s / 12 * 3.36 / 3600)
+        rates = [12 / s for s in recorded.base.latencies]
+        assert row["images / s"].value == pytest.approx(sum(rates) / len(rates))
+    else:
+        assert row["RTF"].value == pytest.approx(mean_s / (72 / 24000))
+
+
+def test_prediction_of_the_recorded_chunks_and_of_no_others(recorded):
+    costs, medium = fit_costs(recorded), recorded.workload.medium
+    arm, info = recorded.arms["async"], video_info(recorded)
+    assert info.medium == medium
+    plan = plan_of([arm], 3)
+    assert [chunk.frames for chunk in plan] == [arm.workload.frames // 4] * 4
+    made = predict(costs, info, arm.config, plan=plan)
+    assert [chunk.frames for chunk in made.run.chunks] == [chunk.frames for chunk in plan]
+    assert made.run.d2h_bytes == arm.timed[0].d2h_bytes
+    synced = recorded.base
+    modelled = predict(costs, info, synced.config, "sync", plan=plan)
+    assert modelled.run.d2h_bytes == synced.timed[0].d2h_bytes, "float32, and twice int16"
+    with pytest.raises(ValueError, match="chunk size 2 is not recorded, and only the decoder know"):
+        plan_of(recorded.arms.values(), 2)
+    for mode, given in (("async", None), ("diffusers", plan)):
+        with pytest.raises(ValueError, match=f"how {medium} are cut into chunks is known to their"):
+            predict(costs, info, DecodeConfig(2), mode, plan=given)
+    page = document_of(recorded).html("foot")
+    assert "not predicted: how" in page and "diffusers (whole" in page
+    assert fit_evidence(costs, recorded).runs == 2 * len(recorded.arms)
+
+
+def test_prediction_of_a_videos_own_plan():
+    decoder = Planned()
+    done = run_benchmark(
+        decoder, latents_for(decoder, 9), lambda label: nullcontext(NullSink()),
+        modes=("sync", "async"), runs=1, progress=False,
+    )  # fmt: skip
+    costs, info = fit_costs(done), video_info(done)
+    plan = plan_of(done.arms.values(), 1)
+    assert [chunk.frames for chunk in plan] == [3, 2, 2, 2, 1, 1]
+    assert [c.frames for c in predict(costs, info, plan=plan).run.chunks] == [3, 2, 2, 2, 1, 1]
+    with pytest.raises(ValueError, match="chunk size 2 is not recorded"):
+        plan_of(done.arms.values(), 2)
+    with pytest.raises(ValueError):
+        predict(costs, info, mode="diffusers", plan=plan)
+    usual = run_benchmark(
+        NearestDecoder(), latents_for(NearestDecoder()), lambda label: nullcontext(NullSink()),
+        modes=("sync",), runs=1, progress=False,
+    )  # fmt: skip
+    assert plan_of(usual.arms.values(), 2) is None
+
+
+def test_chunks_that_only_approximate_are_not_held_against_the_whole():
+    class Rough(NearestImages):
+        exact = False
+
+        def decode_video(self, latents, before_frame):
+            return super().decode_video(latents, before_frame) * 0.9
+
+    done = run_benchmark(
+        Rough(), latents_for(Rough()), lambda label: nullcontext(NullSink()), runs=1, progress=False
+    )
+    assert not done.workload.exact and done.frames_identical
+    assert not comparable(done.arms["diffusers"])
+    assert "Not compared with the whole: diffusers." in document_of(done).text()

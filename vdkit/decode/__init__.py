@@ -207,20 +207,17 @@ class Traits:
 
     def latent_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of latents of this shape; of audio 1 and F, or 1 without F."""
-        height, width = {3: (1, 1), 4: (1, shape[-1])}.get(
-            len(shape) if self.medium.name == "audio" else 0, shape[-2:]
-        )
-        return height, width
+        if self.medium.name == "audio":
+            return 1, (*shape, 1)[3]
+        return shape[-2], shape[-1]
 
     def info(self, shape: tuple[int, ...], units: int, fps: Fraction) -> MediaInfo:
         """What so many units of latents of this shape are; ``fps`` counts for video only."""
         if self.medium.name == "audio":
             return MediaInfo(units, 1, self.channels, Fraction(self.sample_rate), "audio")
-        height, width = (
-            side * factor for side, factor in zip(shape[-2:], self.spatial_factor, strict=True)
-        )
+        (rows, columns), (high, wide) = shape[-2:], self.spatial_factor
         rate = fps if self.medium.timed else Fraction(1)
-        return MediaInfo(units, height, width, rate, self.medium.name)
+        return MediaInfo(units, rows * high, columns * wide, rate, self.medium.name)
 
 
 def to_levels(
@@ -296,21 +293,21 @@ def check_latents(
     shape = tuple(latents.shape)
     axes = {len(layout): layout for layout in medium.layouts}
     first = medium.layouts[0]
-    alone = "1" if first[0] == "1" else "N"
     short = {len(first) - 1: first[1:]}
     if len(shape) not in axes | short:
         said = " or ".join(f"[{', '.join(layout)}]" for layout in (short | axes).values())
         meant = {
-            "video": " (channels, latent frames, height / factor, width / factor)",
-            "images": " (images, channels, height / factor, width / factor)",
-            "audio": " (channels, latent frames, and features if the decoder has them)",
+            "video": "channels, latent frames, height / factor, width / factor",
+            "images": "images, channels, height / factor, width / factor",
+            "audio": "channels, latent frames, and features if the decoder has them",
         }[medium.name]
-        other = "" if medium.name == "video" else f", for a decoder of {medium.name}"
-        raise ValueError(f"latents have shape {shape}, {len(shape)} axes; use {said}{meant}{other}")
+        raise ValueError(
+            f"latents have shape {shape}, {len(shape)} axes; use {said} ({meant}) for {medium.name}"
+        )
     if len(shape) in short:
         latents = latents[None]
     named = dict(zip(axes[latents.ndim], latents.shape, strict=True))
-    if alone == "1" and named["1"] != 1:
+    if named.get("1", 1) != 1:
         raise ValueError(
             f"latents hold a batch of {named['1']} {medium.whole}s; decode them one at a time"
         )
@@ -321,9 +318,10 @@ def check_latents(
         hint = f"; the axes are {right}, not {swapped}" if named[cut] == channels else ""
         raise ValueError(f"latents have {named['C']} channels, this decoder takes {channels}{hint}")
     if 0 in named.values():
-        empty = {"video": "height and width", "images": "height and width"}.get(medium.name)
-        what = f"{medium.position}s, {empty}" if empty else f"{medium.position}s and features"
-        raise ValueError(f"latents have shape {shape}: {what} must each be 1 or more")
+        what = " and features" if medium.name == "audio" else ", height and width"
+        raise ValueError(
+            f"latents have shape {shape}: {medium.position}s{what} must each be 1 or more"
+        )
     moved = latents.to(device=device, dtype=dtype)
     others = [axis for axis in range(moved.ndim) if axis != medium.axis]
     bad = (~torch.isfinite(moved)).sum(dim=others).tolist()

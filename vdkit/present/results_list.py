@@ -173,8 +173,8 @@ def _facts(recording: Recording, name: str) -> dict[str, str]:
         "variant": work.variant,
         "dtype": work.dtype,
         "size": f"{work.height}x{work.width}",
-        "frames": str(work.frames),
-        "fps": f"{work.fps:g}",
+        "frames": str(work.frames) if work.medium == "video" else work.kind.counted(work.frames),
+        "fps": f"{work.fps:g}" if work.kind.timed else "-",
         "chunk": str(config.chunk_size),
         "slots": str(config.slots),
         "sink": sink_words(arm.sink).replace(", page cache", "‡"),
@@ -194,7 +194,9 @@ def _run_cells(arm: Arm, run: Run) -> dict[str, Cell]:
     return {
         "round": "warm-up" if run.warmup else Number(run.round, 0),
         "latency s": Number(run.latency_s, last),
-        "RTF": Number(run.latency_s / arm.workload.seconds, last),
+        "RTF": number(run.latency_s / arm.workload.seconds, last)
+        if arm.workload.kind.timed
+        else None,
         "TTFF s": number(run.ttff_s, last),
         "VRAM GB": number(held, 2, 1e-9),
         "throttled": "yes" if run.throttled else "no",

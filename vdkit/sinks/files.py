@@ -81,6 +81,12 @@ class Output:
     def _create(self, size: int) -> None:
         self._file = _File(self._partial, "x")
 
+    def _check_all(self, written: int) -> None:
+        assert self._info is not None
+        if written != self._info.frames:
+            unit, announced = self._info.kind.unit, self._info.frames
+            raise ValueError(f"{self.path}: {written} {unit}s written, {announced} announced")
+
     def close(self) -> None:
         self._partial.replace(self._place)
 

@@ -36,19 +36,15 @@ class Pictures(Output):
     suffix = ""
     largest_side: int | None = None
 
-    def __init__(self, folder: str | os.PathLike[str], workers: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str], workers: int, **options: Any) -> None:
         if workers not in range(MOST_WORKERS + 1):
             raise ValueError(f"workers is {workers}; use 0 (none) to {MOST_WORKERS}")
         super().__init__(folder)
-        self.workers = workers
+        self.workers, self._options = workers, options  # what Pillow is told
         self._count = 0
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
         self._interrupted = False
-
-    def _options(self) -> dict[str, Any]:
-        """What Pillow is told."""
-        raise NotImplementedError
 
     def open(self, info: MediaInfo) -> None:
         most = self.largest_side
@@ -104,17 +100,13 @@ class Pictures(Output):
         from PIL import Image
 
         file = self._partial / f"{index:06d}{self.suffix}"
-        Image.fromarray(frame).save(file, **self._options())
+        Image.fromarray(frame).save(file, **self._options)
 
     def close(self) -> None:
-        assert self._info is not None
         while self._pending:
             self._pending.popleft().result()
         self._end_pool()
-        if self._count != self._info.frames:
-            raise ValueError(
-                f"{self.path}: {self._count} pictures written, {self._info.frames} announced"
-            )
+        self._check_all(self._count)
         self._check(self._place)
         earlier = self._beside()
         if self._place.exists():
@@ -158,10 +150,7 @@ class PngSink(Pictures):
         self, folder: str | os.PathLike[str], compression: int = 1, workers: int = 0
     ) -> None:
         self.compression = _in_range("compression", compression, 0, 9, "fast", "small")
-        super().__init__(folder, workers)
-
-    def _options(self) -> dict[str, Any]:
-        return {"compress_level": self.compression}
+        super().__init__(folder, workers, compress_level=compression)
 
 
 class JpegSink(Pictures):
@@ -177,10 +166,7 @@ class JpegSink(Pictures):
 
     def __init__(self, folder: str | os.PathLike[str], quality: int = 90, workers: int = 0) -> None:
         self.quality = _in_range("quality", quality, 1, 100, "small", "good")
-        super().__init__(folder, workers)
-
-    def _options(self) -> dict[str, Any]:
-        return {"quality": self.quality, "subsampling": "4:2:0"}
+        super().__init__(folder, workers, quality=quality, subsampling="4:2:0")
 
 
 class WebpSink(Pictures):
@@ -190,7 +176,6 @@ class WebpSink(Pictures):
         folder, workers: see `Pictures`.
         quality: 0 to 100; where ``lossless``, the effort.
         lossless: keep every pixel as it is.
-        method: libwebp's effort, 0 to 6.
     """
 
     suffix = ".webp"
@@ -201,13 +186,8 @@ class WebpSink(Pictures):
         folder: str | os.PathLike[str],
         quality: int = 80,
         lossless: bool = False,
-        method: int = 4,
         workers: int = 0,
     ) -> None:
         self.quality = _in_range("quality", quality, 0, 100, "small", "good")
-        self.method = _in_range("method", method, 0, 6, "fast", "small")
         self.lossless = lossless
-        super().__init__(folder, workers)
-
-    def _options(self) -> dict[str, Any]:
-        return {"quality": self.quality, "method": self.method, "lossless": self.lossless}
+        super().__init__(folder, workers, quality=quality, lossless=lossless)

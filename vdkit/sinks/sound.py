@@ -17,10 +17,6 @@ _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 """FFmpeg's names of what 1 to 8 channels usually are."""
 
 
-def _missing(path: object, written: int, info: MediaInfo) -> ValueError:
-    return ValueError(f"{path}: {written} samples written, {info.frames} announced")
-
-
 class WavSink(Output):
     """16-bit PCM in a WAV file of up to 4 GiB, which is reserved at `open`.
 
@@ -57,8 +53,7 @@ class WavSink(Output):
     def close(self) -> None:
         assert self._file is not None and self._info is not None
         written = self._file.tell() - struct.calcsize(_HEADER)
-        if written != self._info.frames * self._info.frame_bytes:
-            raise _missing(self.path, written // self._info.frame_bytes, self._info)
+        self._check_all(written // self._info.frame_bytes)
         self._file.close()
         super().close()
 
@@ -103,7 +98,5 @@ class FlacSink(Encoded):
         self._encode([frame])
 
     def close(self) -> None:
-        assert self._info is not None
-        if self._written != self._info.frames:
-            raise _missing(self.path, self._written, self._info)
+        self._check_all(self._written)
         super().close()
