@@ -37,6 +37,7 @@ from vdkit import (
     decode_sync,
     document_of,
     fit_costs,
+    load_results,
     read_recording,
     run_benchmark,
 )
@@ -46,6 +47,7 @@ from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.predict import plan_of, predict, video_info
 from vdkit.predict.fit import fit_evidence
 from vdkit.present.columns import Asked
+from vdkit.present.results_list import results_table
 from vdkit.present.words import sink_words
 from vdkit.record.recording import comparable, write_recording
 from vdkit.record.runs import SinkInfo, Workload
@@ -337,6 +339,10 @@ class Ending(NearestDecoder):
 @pytest.mark.parametrize("path", PATHS)
 def test_end_is_called_once_however_the_decode_ends(path):
     latents = latents_for(Ending())
+    stopped = Ending(fail_at=2, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        path(stopped, latents, Collect(), progress=False)
+    assert stopped.ended == stopped.begun and len(stopped.ended) == 1
     decoder = Ending()
     path(decoder, latents, Collect(), progress=False)
     assert decoder.ended == decoder.begun and len(decoder.ended) == 1
@@ -726,6 +732,19 @@ def test_its_document_has_the_words_of_its_medium(recorded):
         assert row["images / s"].value == pytest.approx(sum(rates) / len(rates))
     else:
         assert row["RTF"].value == pytest.approx(mean_s / (72 / 24000))
+
+
+def test_lists_and_frames_of_runs_know_their_medium(recorded, tmp_path):
+    folder = tmp_path / recorded.workload.medium
+    folder.mkdir()
+    write_recording(recorded, folder)
+    rows, images = load_results(folder), recorded.workload.medium == "images"
+    assert set(rows["medium"]) == {recorded.workload.medium}
+    assert rows["rtf"].isna().all() if images else (rows["rtf"] > 0).all()
+    text = results_table([(folder, recorded)]).text()
+    assert ("12x40" if images else "2 channels") in text and "1x2" not in text
+    assert ("12 images" if images else "72 samples") in text
+    assert f"(time to first {'image' if images else 'sample'})" in text
 
 
 def test_prediction_of_the_recorded_chunks_and_of_no_others(recorded):

@@ -153,7 +153,7 @@ def _per(rows: Rows) -> str:
 
 
 def _unit(rows: Rows) -> str:
-    return rows[0].arm.workload.kind.unit
+    return " or ".join(dict.fromkeys(row.arm.workload.kind.unit for row in rows))
 
 
 def _energy(rows: Rows, _: str = "") -> str:

@@ -50,23 +50,23 @@ def _length_words(work: Workload) -> str:
     counted, latent = work.kind.counted(work.frames), f"({work.latent_frames} latent)"
     if work.medium == "images":
         return media_words(work)
-    size, rate = f"{work.height}x{work.width}", "fps"
-    if work.medium == "audio":
-        size, rate = channels_words(work), "Hz"
+    rate = "Hz" if work.medium == "audio" else "fps"
     played = f"{work.seconds:.2f} s of {work.medium}"
-    return f"{counted} {latent} of {size} at {work.fps:g} {rate} = {played}"
+    return f"{counted} {latent} of {size_words(work)} at {work.fps:g} {rate} = {played}"
 
 
-def channels_words(work: Workload) -> str:
-    """``1 channel``, ``2 channels``, of audio."""
-    return f"{work.width} channel{'s' * (work.width != 1)}"
+def size_words(work: Workload) -> str:
+    """``480x832``, of audio ``1 channel``, ``2 channels``."""
+    if work.medium == "audio":
+        return f"{work.width} channel{'s' * (work.width != 1)}"
+    return f"{work.height}x{work.width}"
 
 
 def media_words(work: Workload) -> str:
     """What one decode makes: ``161 frames of 480x832``, ``60.00 s of audio in 2 channels``."""
     if work.medium == "audio":
-        return f"{work.seconds:.2f} s of audio in {channels_words(work)}"
-    return f"{work.kind.counted(work.frames)} of {work.height}x{work.width}"
+        return f"{work.seconds:.2f} s of audio in {size_words(work)}"
+    return f"{work.kind.counted(work.frames)} of {size_words(work)}"
 
 
 def config_words(config: DecodeConfig) -> str:
