@@ -720,14 +720,14 @@ def test_its_document_has_the_words_of_its_medium(recorded):
     assert ("decoded 12 images of 12x40, in" if images else "0.00 s of audio in 2 channel") in page
     assert f"chunks of 3 latent {'image' if images else 'frame'}s into NullSink" in page
     assert f"; {'image' if images else 'sample'}s of the modes that were compared are" in page
-    wanted = {"images / s", "USD / 1000 images", "J / image"}
+    wanted = {"images / s", "J / image"}
     other = {"RTF", "USD / audio h", "saves USD / 1000 h", "J / audio s"}
     wanted, other = (wanted, other) if images else (other, wanted)
     assert wanted <= set(table.columns) and not other & set(table.columns)
     (row,) = [row for row in table.rows if row["mode"] == "sync (chunked)"]
     mean_s = recorded.base.latency.mean
     if images:
-        assert row["USD / 1000 images"].value == pytest.approx(1000 * mean_s / 12 * 3.36 / 3600)
+        assert not any("USD" in name for name in table.columns)
         rates = [12 / s for s in recorded.base.latencies]
         assert row["images / s"].value == pytest.approx(sum(rates) / len(rates))
     else:

@@ -344,7 +344,7 @@ def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> fl
     if (work := getattr(decoder, "prepare", None)) is None:
         return 0.0
     begun = time.perf_counter()
-    work(*latents.shape[-2:], chunk_size)
+    work(*Traits.of(decoder).latent_size(tuple(latents.shape)), chunk_size)
     return time.perf_counter() - begun
 
 

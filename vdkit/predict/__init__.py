@@ -290,21 +290,15 @@ def plan_of(arms: Iterable[Arm], chunk_size: int) -> tuple[ChunkRecord, ...] | N
     Raises:
         ValueError: it was not recorded, and what was shows that the decoder cuts in its own way.
     """
-    own = False
-    for arm in arms:
+    own, names = False, ("index", "latent_start", "latent_stop", "frame_start", "frame_stop")
+    for arm in (arm for arm in arms if arm.mode != "diffusers" and arm.timed[0].chunks):
         work, size = arm.workload, arm.config.chunk_size
-        if arm.mode == "diffusers" or not (arm.timed and arm.timed[0].chunks):
-            continue
-        names = ("index", "latent_start", "latent_stop", "frame_start", "frame_stop")
-        found = tuple(
-            ChunkRecord(**{name: getattr(chunk, name) for name in names})
-            for chunk in arm.timed[0].chunks
-        )
+        bare = [{n: getattr(chunk, n) for n in names} for chunk in arm.timed[0].chunks]
+        found = tuple(ChunkRecord(**chunk) for chunk in bare)
         if size == chunk_size:
             return found
         factor = (work.frames - 1) // max(1, work.latent_frames - 1)
-        usual = plan_chunks(work.latent_frames, size, factor)
-        own = own or work.medium != "video" or found != usual
+        own |= work.medium != "video" or found != plan_chunks(work.latent_frames, size, factor)
     if own:
         raise ValueError(
             f"chunk size {chunk_size} is not recorded, and only the decoder knows how it cuts "
@@ -314,13 +308,9 @@ def plan_of(arms: Iterable[Arm], chunk_size: int) -> tuple[ChunkRecord, ...] | N
 
 
 def _times(
-    costs: StageCosts,
-    chunks: Sequence[ChunkRecord],
-    config: DecodeConfig,
-    mode: str,
-    factor: int,
+    costs: StageCosts, chunks: Sequence[ChunkRecord], config: DecodeConfig, mode: str, factor: int,
     itemsize: int = 1,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float]]:  # fmt: skip
     """Seconds of each step that the path has, by chunk; ``itemsize``: of a value in the sink."""
     pinned, on_gpu = is_pinned(costs.cuda, config, mode), _converts_on_gpu(config, mode)
     copied = _d2h_value_bytes(costs, config, mode, itemsize) / itemsize

@@ -203,11 +203,6 @@ def _rate(row: Row, _: Asked) -> Cell:
     return mean_of([1 / s for s in row.arm.latencies], row.arm.workload.frames)
 
 
-def _image_cost(row: Row, asked: Asked) -> Cell:
-    each_h = row.arm.latency.mean / 3600 / row.arm.workload.frames
-    return significant(1000 * each_h * (asked.usd_per_hour or 0.0), 4)
-
-
 COST, SAVING, ENERGY = "USD / video h", "saves USD / 1000 h", "J / video s"
 COUNTED = "the whole GPU and nothing else, mean, over the seconds of video."
 """What NVML's energy counter counts."""
@@ -302,11 +297,6 @@ CATALOGUE = (
             f"{SAVING}: against {against}, over 1,000 hours of {_per(rows)}; below 0 it costs more."
         ),
         _priced,
-    ),
-    Column(
-        "USD / 1000 images", _of(False, _image_cost), f"{_ALL} money",
-        "USD / 1000 images: mean latency x price, with one batch on the machine at a time.",
-        lambda rows, asked: asked.usd_per_hour is not None and _images(rows),
     ),
     Column(
         _energy,
