@@ -1,7 +1,6 @@
 """The explorer on a GPU: what it predicts of memory, and that running out of it is survived."""
 
 import threading
-from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +34,7 @@ def test_memory_is_predicted_as_it_is_measured(explorer):
 def test_out_of_memory_is_shown_and_leaves_it_usable(explorer):
     explorer.run(wait_s=120)
     assert explorer.session.error is None
-    explorer.controls.go_to(_elsewhere(explorer, "wan2.1", "480x832"))
+    _decode(explorer, "wan2.1", "480x832")
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(1.5e9 / total)
     try:
@@ -44,7 +43,7 @@ def test_out_of_memory_is_shown_and_leaves_it_usable(explorer):
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "out of memory" in explorer.remarks[0] and "estimated need" in explorer.remarks[0]
     assert torch.cuda.memory_allocated() < 0.2e9, "the failed decoder is still there"
-    explorer.controls.go_to(_elsewhere(explorer, "tiny-wan", "96x160"))
+    _decode(explorer, "tiny-wan", "96x160")
     explorer.run(wait_s=120)
     assert explorer.session.error is None and len(explorer.session.runs) == 2
 
@@ -56,7 +55,5 @@ def test_a_setting_that_does_not_fit_is_said_before_it_runs(explorer):
     assert any("This does not fit" in remark for remark in explorer.remarks)
 
 
-def _elsewhere(explorer, decoder, size):
-    height, width = map(int, size.split("x"))
-    now = explorer.setting.decoding
-    return replace(now, decoder=decoder, height=height, width=width)
+def _decode(explorer, decoder, size):
+    explorer.controls.decoder.value, explorer.controls.size.value = decoder, size

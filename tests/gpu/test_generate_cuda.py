@@ -49,7 +49,8 @@ def test_stages_have_peak_memory():
 
 
 def test_float32_gives_the_latents_of_a_cpu():
-    kept = load_latents(TINY_WAN.parent / "latents" / "red_circle_right.safetensors", None)
+    file = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"
+    kept = load_latents(file, load_decoder("tiny-wan", "cpu"))
     pipeline = load_pipeline("tiny-wan", "cuda", "float32")
     made = generate_latents(pipeline, PROMPT, progress=False)
     torch.testing.assert_close(made.latents, kept, rtol=0, atol=0.05)
