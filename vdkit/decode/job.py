@@ -128,7 +128,8 @@ class Job:
         )
         shape = tuple(self.latents.shape)
         self.latent_size = self.traits.latent_size(shape)
-        self.chunks = chunks_of(decoder, self.latents, self._chunk_size())
+        chunk_size = None if self.mode == "diffusers" else config.chunk_size
+        self.chunks = chunks_of(decoder, self.latents, chunk_size)
         self.info = self.traits.info(shape, self.chunks[-1].frame_stop, exact_fps(self.fps))
         self._finite = torch.empty(len(self.chunks), dtype=torch.bool, device=decoder.device)
         self.marks: list[dict[str, Mark]] = []
@@ -150,10 +151,6 @@ class Job:
         self.writer: Any = None
         """`vdkit.decode.paths` puts its writer and ring here, to be ended with the job."""
         self.signals = HeldSignals()  # last: from here on `__exit__` cleans up
-
-    def _chunk_size(self) -> int | None:
-        """None: the whole is one chunk."""
-        return None if self.mode == "diffusers" else self.config.chunk_size
 
     def now(self) -> float:
         """Seconds since the call."""
