@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import Collect, NearestDecoder, file_size_limit, latents_for, leftovers
 from vdkit import DecodeCancelled, decode_async, decode_diffusers, decode_sync, load_decoder
 from vdkit.__main__ import main
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only
 from vdkit.sinks import ExportToVideoSink, SinkSpec, ThrottledSink, export_encoder
 
@@ -77,7 +77,7 @@ def test_other_paths_have_no_float_frames(decoder, latents, tmp_path, path):
         path(decoder, latents, sink, progress=False)
     with pytest.raises(TypeError, match="ExportToVideoSink cannot be throttled"):
         ThrottledSink(sink, 100)
-    sink.open(VideoInfo(9, 32, 48, 24))
+    sink.open(MediaInfo(9, 32, 48, 24))
     with pytest.raises(TypeError, match=r"takes float frames in .*, not uint8"):
         sink.write(np.zeros((9, 32, 48, 3), np.uint8))
     sink.abort()

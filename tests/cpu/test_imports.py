@@ -135,7 +135,7 @@ def test_every_public_name_resolves():
 
 
 MOVED = {
-    "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
+    "decode.chunks": "ChunkRecord DecodeResult",
     "trace.files": "write_trace",
     "models.latents": "latents_metadata",
     "sinks": "ThrottledSink",

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from vdkit import (
 )
 from vdkit.decode import DecodeCancelled
 from vdkit.decode.engines import HostEngine
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import _rounded
 from vdkit.sinks import ThrottledSink
 
@@ -171,7 +173,7 @@ def test_the_diffusers_path_rounds_frame_by_frame_as_the_whole_would(order):
     video = np.random.default_rng(0).random((3, 8, 12, 3), np.float32)
     video[0, 0, :4, 0] = (0, 1, 0.5 / 255, 1.5 / 255)
     video = np.asarray(video, order=order)
-    pixels = _rounded(video)
+    pixels = _rounded(video, MediaInfo(3, 8, 12, Fraction(16)))
     assert np.array_equal(pixels, (video * 255).round().astype("uint8"))
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
 

@@ -80,7 +80,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         for name, words in PRIMITIVES.items()
     },
     "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
-    "sink": opt("null, raw, png, mp4 or (mode diffusers alone) export_to_video, and where",
+    "sink": opt("null, raw, png, jpeg, webp, mp4 or (diffusers alone) export_to_video, and where",
         default="raw", told="raw in the system's temporary folder", metavar="KIND[:FOLDER]"),
     "durable": opt("raw sink: fsync before a run ends", FLAG),
     "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),

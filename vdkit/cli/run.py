@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import cli
-from vdkit.decode.chunks import VideoInfo, exact_fps
+from vdkit.decode.chunks import exact_fps
+from vdkit.decode.media import MediaInfo
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, write_pictures
@@ -421,7 +422,7 @@ def run_generate(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:  # what the sink refuses, it refuses now
         sink = Mp4Sink(options.out)
         stack.callback(sink.abort)
-        sink.open(VideoInfo(*size, fps))
+        sink.open(MediaInfo(*size, fps))
     made = generate_latents(
         pipeline, options.prompt, *size, options.steps, options.seed, guidance=options.guidance,
         guidance_2=options.guidance_2, negative_prompt=options.negative_prompt,

@@ -8,7 +8,7 @@ primitives as the records of a real run, so that the same plots, tables and stal
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -19,11 +19,11 @@ from vdkit.decode.chunks import (
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
-    VideoInfo,
     exact_fps,
     latent_frames,
     plan_chunks,
 )
+from vdkit.decode.media import MediaInfo
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
@@ -230,31 +230,43 @@ class Prediction:
 
 def predict(
     costs: StageCosts,
-    info: VideoInfo,
+    info: MediaInfo,
     config: DecodeConfig = DecodeConfig(),
     mode: str = "async",
     *,
     temporal_factor: int = 4,
+    plan: Sequence[ChunkRecord] | None = None,
 ) -> Prediction:
     """Every start and end of one run of one decode path.
 
     Args:
         costs: of the machine, decoder, frame size and sink.
-        info: the video; the costs must be those of its frame size.
+        info: the video, images or audio; the costs must be those of its frame size.
         config: chunk size, slots and primitives, read as the path itself reads them.
         mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
         temporal_factor: pixel frames per latent frame after the first.
+        plan: the chunks, as `plan_of` has them from a recording; None: those of a causal video.
 
     Raises:
-        ValueError: unknown mode, or a cost that this path needs and that is not known; names the
-            value and what to do.
+        ValueError: unknown mode, a cost that this path needs and that is not known, or chunks that
+            only the decoder knows; names the value and what to do.
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; use one of {', '.join(MODES)}")
-    count = latent_frames(info.frames, temporal_factor)
-    chunk_size = None if mode == "diffusers" else config.chunk_size
-    chunks = plan_chunks(count, chunk_size, temporal_factor)
-    times = _times(costs, chunks, config, mode, temporal_factor)
+    if info.medium != "video" and (plan is None or mode == "diffusers"):
+        raise ValueError(
+            f"how {info.medium} are cut into chunks is known to their decoder alone, so only the "
+            "chunked modes are predicted, at the chunk sizes that are recorded"
+        )
+    chunks = plan
+    if chunks is None or mode == "diffusers":
+        count = latent_frames(info.frames, temporal_factor)
+        chunks = plan_chunks(count, config.chunk_size, temporal_factor)
+        if plan is not None and tuple(plan) != chunks:
+            raise ValueError("how long the whole takes does not follow from such chunks")
+        if mode == "diffusers":
+            chunks = plan_chunks(count, None, temporal_factor)
+    times = _times(costs, chunks, config, mode, temporal_factor, info.kind.itemsize)
     for index, seconds in enumerate(times["decode"]):
         if seconds < _CLOCK_S:
             raise ValueError(
@@ -264,17 +276,44 @@ def predict(
     return Prediction(run, stalls_from_records(run, config), busy_percent(run))
 
 
-def video_info(recorded: Recording | Arm) -> VideoInfo:
-    """The video of a recording or of one arm."""
+def video_info(recorded: Recording | Arm) -> MediaInfo:
+    """What was decoded in a recording or in one arm: a video, images or audio."""
     load = recorded.workload
-    return VideoInfo(load.frames, load.height, load.width, exact_fps(load.fps))
+    return MediaInfo(load.frames, load.height, load.width, exact_fps(load.fps), load.medium)
+
+
+def plan_of(arms: Iterable[Arm], chunk_size: int) -> tuple[ChunkRecord, ...] | None:
+    """The chunks of a chunk size, without times, as arms of one decoder recorded them.
+
+    None if it was not recorded and the decoder cuts as a causal video is cut, or no chunks were.
+
+    Raises:
+        ValueError: it was not recorded, and what was shows that the decoder cuts in its own way.
+    """
+    own, names = False, ("index", "latent_start", "latent_stop", "frame_start", "frame_stop")
+    for arm in (arm for arm in arms if arm.mode != "diffusers" and arm.timed[0].chunks):
+        work, size = arm.workload, arm.config.chunk_size
+        bare = [{n: getattr(chunk, n) for n in names} for chunk in arm.timed[0].chunks]
+        found = tuple(ChunkRecord(**chunk) for chunk in bare)
+        if size == chunk_size:
+            return found
+        factor = (work.frames - 1) // max(1, work.latent_frames - 1)
+        own |= work.medium != "video" or found != plan_chunks(work.latent_frames, size, factor)
+    if own:
+        raise ValueError(
+            f"chunk size {chunk_size} is not recorded, and only the decoder knows how it cuts "
+            "there; measure it"
+        )
+    return None
 
 
 def _times(
-    costs: StageCosts, chunks: Sequence[ChunkRecord], config: DecodeConfig, mode: str, factor: int
-) -> dict[str, list[float]]:
-    """Seconds of each step that the path has, by chunk."""
-    pinned, value_bytes = is_pinned(costs.cuda, config, mode), _d2h_value_bytes(costs, config, mode)
+    costs: StageCosts, chunks: Sequence[ChunkRecord], config: DecodeConfig, mode: str, factor: int,
+    itemsize: int = 1,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of each step that the path has, by chunk; ``itemsize``: of a value in the sink."""
+    pinned, on_gpu = is_pinned(costs.cuda, config, mode), _converts_on_gpu(config, mode)
+    copied = _d2h_value_bytes(costs, config, mode, itemsize) / itemsize
     whole = mode != "async" or (pinned and config.uint8_on_gpu)
     why = f"mode {mode}{'' if whole else ' without a primitive'}"
     names = {"launch": "launch", "decode": "decode"}
@@ -282,13 +321,13 @@ def _times(
         names["convert"] = "video_convert"
     elif mode != "compute_only":
         names["copy"] = "copy" if pinned else "pageable_copy"
-        if value_bytes > 1:
+        if not on_gpu:
             names["convert"] = "convert"
     if mode != "compute_only":
         names["write"] = "write"
     found = {}
     for step, name in names.items():
-        cost, scale = costs.known(name, why), value_bytes if step == "copy" else 1
+        cost, scale = costs.known(name, why), copied if step == "copy" else 1
         each = [cost.seconds(chunk.frames * scale, chunk.index == 0) for chunk in chunks]
         if mode == "diffusers" and step in ("launch", "decode"):  # one call per latent frame
             calls = plan_chunks(chunks[0].latent_stop, 1, factor)
@@ -302,10 +341,14 @@ def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
     return mode == "async" and config.pinned_memory and cuda
 
 
-def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str) -> int:
-    """Bytes per color value that go to the host, 1 where the GPU converts; 0 if none do."""
-    if {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode, False):
-        return 1
+def _converts_on_gpu(config: DecodeConfig, mode: str) -> bool:
+    return {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode, False)
+
+
+def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str, itemsize: int) -> int:
+    """Bytes per value that go to the host, ``itemsize`` where the GPU converts; 0 if none do."""
+    if _converts_on_gpu(config, mode):
+        return itemsize
     return {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
 
 
@@ -323,11 +366,12 @@ class Pipeline:
         times: Mapping[str, Sequence[float]],
         config: DecodeConfig,
         chunks: Sequence[ChunkRecord],
-        info: VideoInfo,
+        info: MediaInfo,
         mode: str,
     ) -> None:
         self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
-        self.frame_bytes = info.frame_bytes * _d2h_value_bytes(costs, config, mode)
+        value_bytes = _d2h_value_bytes(costs, config, mode, info.kind.itemsize)
+        self.frame_bytes = info.frame_values * value_bytes
         self.records = [
             replace(chunk, d2h_bytes=chunk.frames * self.frame_bytes) for chunk in chunks
         ]

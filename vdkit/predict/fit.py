@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict import Cost, StageCosts, is_pinned, predict, video_info
+from vdkit.predict import Cost, StageCosts, is_pinned, plan_of, predict, video_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ def fit_costs(*recordings: Recording) -> StageCosts:
     if not chunked:
         raise ValueError("mode diffusers alone shows no chunk; fit from a run of sync or async too")
     load = runs[0][0].workload
-    frame_bytes = load.height * load.width * 3
+    frame_bytes = video_info(runs[0][0]).frame_bytes
     cuda = recordings[0].provenance.device != "cpu"
     step_s = _mean(step for arm, run in chunked if arm.mode == "sync" for step in _steps_s(run))
     decode, launch, lead = _decode_and_launch([run for _, run in chunked])
@@ -106,7 +106,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
                 f"{one.label!r} was throttled to {sink.throttle_mb_per_s} MB/s, which hides what a "
                 "write costs; fit from an unthrottled run, and give the costs a Storage(mb_per_s)"
             )
-        names = ("decoder", "variant", "dtype", "height", "width")
+        names = ("decoder", "variant", "dtype", "medium", "height", "width")
         setting = {"device": one.provenance.device, **{n: getattr(load, n) for n in names}}
         setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
         where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
@@ -281,7 +281,8 @@ def fit_evidence(costs: StageCosts, *recordings: Recording) -> Evidence:
     for one, name, arm in _own_arms(recordings):
         error = None
         if arm.mode != "diffusers":  # which is not advised on
-            made = predict(costs, video_info(arm), arm.config, arm.mode)
+            plan = plan_of([arm], arm.config.chunk_size)
+            made = predict(costs, video_info(arm), arm.config, arm.mode, plan=plan)
             error = 100 * (made.run.latency_s / arm.latency.mean - 1)
         found.append((f"{one.label}, chunk {arm.config.chunk_size}: {name}", arm, error))
     return evidence_of(found, tested=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.predict import StageCosts, predict, video_info
+from vdkit.predict import StageCosts, plan_of, predict, video_info
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_record, read_recording
@@ -244,7 +244,9 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
     for cell in sweep.plan.all_cells:
         held, config = costs.at_speed(cell.mb_per_s), cell.config(sweep.plan.config)
         try:
-            made = predict(held, info, config, cell.mode)
+            arms = (arm for record in records for arm in record.arms.values())
+            plan = plan_of(arms, config.chunk_size)
+            made = predict(held, info, config, cell.mode, plan=plan)
         except ValueError as error:
             unpredicted[cell.key] = str(error)
             continue

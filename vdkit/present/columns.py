@@ -21,6 +21,7 @@ from vdkit.present.table import (
     summary_decimals,
 )
 from vdkit.record.recording import Arm, check_price, saving_usd, usd_per_video_hour
+from vdkit.record.runs import Workload
 from vdkit.record.stats import Ratio, geometric_ratio
 
 NAMES = {
@@ -29,7 +30,13 @@ NAMES = {
     "async": "async (chunked)",
     "compute_only": "compute only (floor)",
 }
-"""What tables and plots call the modes."""
+"""What tables and plots call the modes, of a video."""
+
+
+def mode_name(mode: str, work: Workload) -> str:
+    """What they call one of this workload: a batch or a clip is no video."""
+    return NAMES.get(mode, mode).replace("video", work.kind.whole)
+
 
 ENOUGH_FOR_P99 = 100
 _COUNTER_S = 1.0  # shorter runs are too few steps of NVML's energy counter
@@ -131,6 +138,33 @@ def _few(rows: Rows) -> bool:
     return min(len(row.arm.timed) for row in rows) < ENOUGH_FOR_P99
 
 
+def _timed(rows: Rows, asked: Asked = NOTHING) -> bool:
+    """Whether any of them has a playing time."""
+    return any(row.arm.workload.kind.timed for row in rows)
+
+
+def _images(rows: Rows, asked: Asked = NOTHING) -> bool:
+    return any(row.arm.workload.medium == "images" for row in rows)
+
+
+def _per(rows: Rows) -> str:
+    """What figures are per: ``video``, ``audio`` or ``image``."""
+    return rows[0].arm.workload.medium.removesuffix("s")
+
+
+def _unit(rows: Rows) -> str:
+    return " or ".join(dict.fromkeys(row.arm.workload.kind.unit for row in rows))
+
+
+def _energy(rows: Rows, _: str = "") -> str:
+    return f"J / {_per(rows)}{' s' * _timed(rows)}"
+
+
+def _of(timed: bool, read: Read) -> Read:
+    """For rows that have a playing time, or have none."""
+    return lambda row, asked: read(row, asked) if row.arm.workload.kind.timed is timed else None
+
+
 def _rtf_says(rows: Rows, _: str) -> str:
     seconds = {row.arm.workload.seconds for row in rows}
     length = f"{seconds.pop():.2f} s" if len(seconds) == 1 else "(frames / fps)"
@@ -162,7 +196,11 @@ def _saving(row: Row, asked: Asked) -> Cell:
 
 
 def _priced(rows: Rows, asked: Asked) -> bool:
-    return asked.usd_per_hour is not None
+    return asked.usd_per_hour is not None and _timed(rows)
+
+
+def _rate(row: Row, _: Asked) -> Cell:
+    return mean_of([1 / s for s in row.arm.latencies], row.arm.workload.frames)
 
 
 COST, SAVING, ENERGY = "USD / video h", "saves USD / 1000 h", "J / video s"
@@ -177,9 +215,11 @@ def _energy_says(rows: Rows, _: str) -> str:
     )
     without = {row.device for row, has in zip(rows, known, strict=True) if not has}
     gpus = ", ".join(sorted(without - {"cpu"}))
+    name, over = _energy(rows), f"seconds of {_per(rows)}" if _timed(rows) else "images"
     said = {
-        f"{ENERGY}: difference of NVML's energy counter over each run, {COUNTED}": any(known),
-        f"{ENERGY} is imprecise for runs below {_COUNTER_S:g} s: the counter moves only about "
+        f"{name}: difference of NVML's energy counter over each run, "
+        f"{COUNTED.replace('seconds of video', over)}": any(known),
+        f"{name} is imprecise for runs below {_COUNTER_S:g} s: the counter moves only about "
         "every 100 ms.": short,
         "No energy: runs on a CPU have no NVML counter.": "cpu" in without,
         f"No energy: NVML gave no counter around every run on {gpus}.": gpus,
@@ -208,11 +248,15 @@ CATALOGUE = (
     Column(
         "TTFF s",
         lambda row, _: mean_of(found) if (found := row.arm.values("ttff_s")) else None, _SHORT,
-        "TTFF (time to first frame): until the sink had it, mean.",
+        lambda rows, _: f"TTFF (time to first {_unit(rows)}): until the sink had it, mean.",
     ),
     Column(
-        "RTF", lambda row, _: mean_of(row.arm.latencies, 1 / row.arm.workload.seconds), _SHORT,
-        _rtf_says,
+        "RTF",
+        _of(True, lambda row, _: mean_of(row.arm.latencies, 1 / row.arm.workload.seconds)), _SHORT,
+        _rtf_says, _timed,
+    ),
+    Column(
+        "images / s", _of(False, _rate), _ALL, "images / s: of the whole run, mean.", _images,
     ),
     Column(
         "ms per latent frame", _latent_ms, "variants",
@@ -240,18 +284,23 @@ CATALOGUE = (
         lambda rows, _: any(row.arm.throttled_runs for row in rows),
     ),
     Column(
-        COST, lambda row, asked: cost_of(row.arm.rtf, asked), f"{_ALL} money",
-        f"{COST}: RTF x price, with one video on the machine at a time.", _priced,
-    ),
-    Column(
-        SAVING, _saving, f"{_ALL} money",
-        lambda _, against: (
-            f"{SAVING}: against {against}, over 1,000 hours of video; below 0 it costs more."
+        lambda rows, _: COST.replace("video", _per(rows)),
+        _of(True, lambda row, asked: cost_of(row.arm.rtf, asked)), f"{_ALL} money",
+        lambda rows, _: (
+            f"{COST.replace('video', _per(rows))}: RTF x price, with one "
+            f"{rows[0].arm.workload.kind.whole} on the machine at a time."
         ),
         _priced,
     ),
     Column(
-        ENERGY,
+        SAVING, _of(True, _saving), f"{_ALL} money",
+        lambda rows, against: (
+            f"{SAVING}: against {against}, over 1,000 hours of {_per(rows)}; below 0 it costs more."
+        ),
+        _priced,
+    ),
+    Column(
+        _energy,
         lambda row, _: number(row.arm.energy_j, 1, 1 / row.arm.workload.seconds),
         f"{_ALL} money", _energy_says, lambda _, asked: asked.energy,
     ),

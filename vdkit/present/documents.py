@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, legend
+from vdkit.present.columns import NOTHING, Asked, Row, cells, legend, mode_name
 from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
 from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.words import (
@@ -110,14 +110,15 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
         middle = runs.get("async") or next(iter(runs.values()))
         whole = len(middle.chunks) < CHUNKS + 2
         window = None if whole else steady_window(middle, CHUNKS)
+        shown = (mode_name(name, recording.workload) for name in runs)
         what = "Whole runs" if whole else f"{CHUNKS} chunks from the middle"
         parts.append(
             Picture(
                 partial(plot_timeline, runs, window, recording),
                 f"Timeline of {' over '.join(runs)}{who}, a lane for each step",
-                f"{what} of {' above '.join(NAMES.get(n, n) for n in runs)}{who}, on one time "
-                "axis: of each mode the timed run nearest to its median. A bar is a chunk, with "
-                "its number; where the lane of compute is empty the decoder waits.",
+                f"{what} of {' above '.join(shown)}{who}, on one time axis: of each mode the timed "
+                "run nearest to its median. A bar is a chunk, with its number; where the lane of "
+                "compute is empty the decoder waits.",
                 f"timeline_{variant}" if variant else "timeline",
             )
         )
@@ -132,7 +133,7 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
 
 def prediction_section(recordings: Sequence[Recording]) -> Section:
     """Latency from the costs of each step beside the measured one, or why there is none."""
-    from vdkit.predict import predict, video_info
+    from vdkit.predict import plan_of, predict, video_info
     from vdkit.predict.fit import fit_costs
 
     rows: list[dict[str, Cell]] = []
@@ -150,9 +151,12 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             missing.append(f"- {who}not predicted: {error}.")
             continue
         for name, arm in one.arms.items():
-            shown, measured_s = NAMES.get(name, name), arm.latency.mean
+            shown, measured_s = mode_name(name, work), arm.latency.mean
             try:
-                made = predict(costs, video_info(one), arm.config, arm.mode, temporal_factor=factor)
+                made = predict(
+                    costs, video_info(one), arm.config, arm.mode, temporal_factor=factor,
+                    plan=plan_of(one.arms.values(), arm.config.chunk_size),
+                )  # fmt: skip
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
@@ -235,7 +239,7 @@ def _facts(recording: Recording) -> dict[str, str]:
             if arm.frame_sha256 is not None:
                 hashes.setdefault(arm.frame_sha256, []).append(name)
         told = "; ".join(f"{sha256} ({', '.join(names)})" for sha256, names in hashes.items())
-        found[f"frames{who and ' of '}{who}, SHA-256"] = told or None
+        found[f"{work.kind.unit}s{who and ' of '}{who}, SHA-256"] = told or None
     if recording.kind == "bench" and recording.base.setup_s is not None:
         found["set-up"] = f"{recording.base.setup_s:.1f} s"
     return {name: str(value) for name, value in found.items() if value is not None}
@@ -262,7 +266,12 @@ def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, device = recording.baseline, recording.provenance.device
     rows = [
-        Row({"mode": NAMES.get(n, n)}, a, None if n == base else recording.base, device=device)
+        Row(
+            {"mode": mode_name(n, a.workload)},
+            a,
+            None if n == base else recording.base,
+            device=device,
+        )
         for n, a in recording.arms.items()
     ]
     return Table(
@@ -299,7 +308,7 @@ def breakdown_table(recording: Recording) -> Table:
             for run in arm.timed
         ]
         figures = {f"{what} s": mean_of(s) if s else None for what, s in taken.items()}
-        rows.append({"mode": NAMES.get(name, name), **figures})
+        rows.append({"mode": mode_name(name, arm.workload), **figures})
     return Table(
         rows,
         "Where the time goes, seconds per run",
@@ -318,7 +327,8 @@ def _totals(arm: Arm, step: str) -> list[float]:
 
 def _benchmark(recording: Recording, asked: Asked, source: Source) -> Said:
     """Decode paths against each other: results, timeline, prediction."""
-    unlike = "The modes gave different frames." if recording.frames_identical is False else ""
+    units = f"{recording.workload.kind.unit}s"
+    unlike = f"The modes gave different {units}." if recording.frames_identical is False else ""
     care = read_with_care(care_words(recording), _limit(recording))
     return (
         "Benchmark",
@@ -358,7 +368,7 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     for name, arm in recording.arms.items():
         variant = name.partition("/")[0]
         own = recording.benchmarks[variant]
-        labels: dict[str, Cell] = {"variant": variant, "mode": NAMES[arm.mode]}
+        labels: dict[str, Cell] = {"variant": variant, "mode": mode_name(arm.mode, arm.workload)}
         other = recording.arms.get(f"{first}/{arm.mode}") if variant != first else None
         base = None if arm.mode == own.baseline else own.base
         rows.append(Row(labels, arm, other, base, recording.provenance.device))
@@ -495,7 +505,8 @@ def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tupl
     arms = parts[best].arms
     steady = arms["compute_only"].latent_frame_ms if "compute_only" in arms else []
     frame = f", {mean_of(steady)} ms per latent frame when steady" if steady else ""
-    gain = f"In mode {mode} {best} takes {mean_of(arms[mode].latencies)} s a video{frame}"
+    whole = recording.workload.kind.whole
+    gain = f"In mode {mode} {best} takes {mean_of(arms[mode].latencies)} s a {whole}{frame}"
     ratio = recording.ratio(f"{first}/{mode}", f"{best}/{mode}")
     if best != first and ratio is not None:
         gain += f": {first} / {best} is {ratio_of(ratio)}"

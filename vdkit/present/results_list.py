@@ -19,7 +19,7 @@ from vdkit.decode.chunks import PRIMITIVES
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, legend
 from vdkit.present.document import lines
 from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
-from vdkit.present.words import sink_words
+from vdkit.present.words import media_words, sink_words, size_words
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES
 from vdkit.record.runs import Run
@@ -172,9 +172,9 @@ def _facts(recording: Recording, name: str) -> dict[str, str]:
         "decoder": work.decoder,
         "variant": work.variant,
         "dtype": work.dtype,
-        "size": f"{work.height}x{work.width}",
-        "frames": str(work.frames),
-        "fps": f"{work.fps:g}",
+        "size": size_words(work),
+        "frames": str(work.frames) if work.medium == "video" else work.kind.counted(work.frames),
+        "fps": f"{work.fps:g}" if work.kind.timed else "-",
         "chunk": str(config.chunk_size),
         "slots": str(config.slots),
         "sink": sink_words(arm.sink).replace(", page cache", "‡"),
@@ -194,7 +194,9 @@ def _run_cells(arm: Arm, run: Run) -> dict[str, Cell]:
     return {
         "round": "warm-up" if run.warmup else Number(run.round, 0),
         "latency s": Number(run.latency_s, last),
-        "RTF": Number(run.latency_s / arm.workload.seconds, last),
+        "RTF": number(run.latency_s / arm.workload.seconds, last)
+        if arm.workload.kind.timed
+        else None,
         "TTFF s": number(run.ttff_s, last),
         "VRAM GB": number(held, 2, 1e-9),
         "throttled": "yes" if run.throttled else "no",
@@ -253,8 +255,9 @@ def session_lines(recordings: Sequence[Recording]) -> list[str]:
 def _workload(recording: Recording) -> str:
     work, sink, device = recording.workload, recording.sink, recording.provenance.device
     held = f" held to {sink.throttle_mb_per_s:g} MB/s" if sink.throttle_mb_per_s else ""
+    size = size_words(work) if work.medium == "video" else media_words(work)
     return (
-        f"{work.decoder} ({work.variant}), {work.dtype}, {work.height}x{work.width}, "
+        f"{work.decoder} ({work.variant}), {work.dtype}, {size}, "
         f"chunk {recording.config.chunk_size}, {device}, {sink.kind}{held}"
     )
 

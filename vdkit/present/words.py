@@ -35,16 +35,36 @@ def setting_of(
     limited = where.torch_threads not in (None, where.host_cores)
     threads = f" (torch on {where.torch_threads})" if limited else ""
     return (
-        f"{decoder_words(work)} in {work.dtype}, {work.frames} frames ({work.latent_frames} "
-        f"latent) of {work.height}x{work.width} at {work.fps:g} fps = {work.seconds:.2f} s of "
-        f"video. {how}; sink: {sink_words(sink)}."
-        + "".join(f" Note: {note}." for note in work.notes)
-        + "\n"
+        f"{decoder_words(work)} in {work.dtype}, {_length_words(work)}. {how}; sink: "
+        f"{sink_words(sink)}." + "".join(f" Note: {note}." for note in work.notes) + "\n"
         f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
         + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
         + f"; {where.host_cores} host cores{threads}; {where.created_utc}; commit "
         + f"{commit_words(where)}."
     )
+
+
+def _length_words(work: Workload) -> str:
+    counted, latent = work.kind.counted(work.frames), f"({work.latent_frames} latent)"
+    if work.medium == "images":
+        return media_words(work)
+    rate = "Hz" if work.medium == "audio" else "fps"
+    played = f"{work.seconds:.2f} s of {work.medium}"
+    return f"{counted} {latent} of {size_words(work)} at {work.fps:g} {rate} = {played}"
+
+
+def size_words(work: Workload) -> str:
+    """``480x832``, of audio ``1 channel``, ``2 channels``."""
+    if work.medium == "audio":
+        return f"{work.width} channel{'s' * (work.width != 1)}"
+    return f"{work.height}x{work.width}"
+
+
+def media_words(work: Workload) -> str:
+    """What one decode makes: ``161 frames of 480x832``, ``60.00 s of audio in 2 channels``."""
+    if work.medium == "audio":
+        return f"{work.seconds:.2f} s of audio in {size_words(work)}"
+    return f"{work.kind.counted(work.frames)} of {size_words(work)}"
 
 
 def config_words(config: DecodeConfig) -> str:
@@ -75,6 +95,7 @@ def sink_words(sink: SinkInfo) -> str:
     cached = sink.storage not in (None, "tmpfs")
     return (
         sink.kind
+        + (f" ({', '.join(f'{k} {v}' for k, v in sink.options.items())})" if sink.options else "")
         + (f" on {sink.storage}" if sink.storage else "")
         + (", fsynced" if sink.durable else ", page cache" if cached else "")
         + (f", held to {sink.throttle_mb_per_s:g} MB/s" if sink.throttle_mb_per_s else "")
@@ -85,20 +106,19 @@ def what_and_where(recording: Recording | SweepPlan) -> str:
     """Decoder, dtype, size and device, for a title."""
     work = recording.workload
     return (
-        f"{decoder_words(work)} in {work.dtype}, {work.frames} frames of "
-        f"{work.height}x{work.width}, {recording.provenance.device}"
+        f"{decoder_words(work)} in {work.dtype}, {media_words(work)}, {recording.provenance.device}"
     )
 
 
 def what_sentence(recording: Recording, who: str = "") -> str:
     """What was decoded on what machine; ``who`` instead of the decoder alone."""
     work, where, size = recording.workload, recording.provenance, recording.config.chunk_size
+    played = f", {work.seconds:.2f} s of video" if work.medium == "video" else ""
     machine = f"on one {where.device}" if where.device != "cpu" else f"on the CPU, {where.cpu},"
     return (
-        f"{who or decoder_words(work)} in {work.dtype} decoded {work.frames} frames of "
-        f"{work.height}x{work.width}, {work.seconds:.2f} s of video, in chunks of {size} latent "
-        f"frame{'s' * (size > 1)} into {sink_words(recording.sink)} {machine} with "
-        f"{where.host_cores} host cores."
+        f"{who or decoder_words(work)} in {work.dtype} decoded {media_words(work)}{played}, in "
+        f"chunks of {size} {work.kind.position}{'s' * (size > 1)} into "
+        f"{sink_words(recording.sink)} {machine} with {where.host_cores} host cores."
     )
 
 
@@ -113,11 +133,14 @@ def frames_line(recording: Recording) -> str:
     delivered = [name for name, arm in recording.arms.items() if arm.frame_sha256]
     compared = [name for name in delivered if comparable(recording.arms[name])]
     left_out = [name for name in delivered if name not in compared]
-    note = f" Not compared at chunk sizes above 1: {', '.join(left_out)}." if left_out else ""
+    work = recording.workload
+    why = "at chunk sizes above 1" if work.exact and work.medium == "video" else "with the whole"
+    note = f" Not compared {why}: {', '.join(left_out)}." if left_out else ""
+    what = f"{work.kind.unit.capitalize()}s"
     if recording.frames_identical is None:
-        return "Frames were not compared: that takes two modes that deliver them." + note
+        return f"{what} were not compared: that takes two modes that deliver them." + note
     verdict = "identical, byte for byte" if recording.frames_identical else "NOT IDENTICAL"
-    return f"Frames of {', '.join(compared)}: {verdict}.{note}"
+    return f"{what} of {', '.join(compared)}: {verdict}.{note}"
 
 
 def noise_note(recording: Recording) -> str:
@@ -138,7 +161,8 @@ def gain_sentence(arms: Mapping[str, Arm]) -> str:
         return f"What async gains over sync is not in this record, whose modes are {there}."
     ratio = geometric_ratio(arms["sync"].latencies, arms["async"].latencies)
     sync_s, async_s = (mean_of(arms[mode].latencies) for mode in ("sync", "async"))
-    text = f"Async takes {async_s} s a video and sync {sync_s} s: sync / async is "
+    whole = arms["async"].workload.kind.whole
+    text = f"Async takes {async_s} s a {whole} and sync {sync_s} s: sync / async is "
     text += str(ratio_of(ratio))
     if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
         text += ", which leaves room for no gain at all"
@@ -198,9 +222,9 @@ def count_words(arms: Mapping[str, Arm]) -> str:
 
 def frames_words(recording: Recording) -> str:
     """Whether the arms gave the same frames, in a few words."""
-    parts = recording.benchmarks.items()
+    parts, units = recording.benchmarks.items(), f"{recording.workload.kind.unit}s"
     if unlike := [name and f" OF {name}" for name, one in parts if one.frames_identical is False]:
-        return f"FRAMES OF THE MODES{' AND'.join(unlike)} ARE NOT IDENTICAL"
+        return f"{units.upper()} OF THE MODES{' AND'.join(unlike)} ARE NOT IDENTICAL"
     if recording.frames_identical is None:
-        return "frames were not compared"
-    return "frames of the modes that were compared are identical, byte for byte"
+        return f"{units} were not compared"
+    return f"{units} of the modes that were compared are identical, byte for byte"

@@ -23,7 +23,7 @@ from vdkit.record.runs import Run
 
 METRICS = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes", "energy_j")
 """What is compared of a run; lower is better."""
-SAME_MEDIA = ("frames", "height", "width")
+SAME_MEDIA = ("medium", "frames", "height", "width")
 SAME = (
     *SAME_MEDIA,
     *("device", "device_uuid", "vram_bytes", "cpu", "host_cores"),

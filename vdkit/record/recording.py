@@ -373,10 +373,12 @@ def comparable(arm: Arm) -> bool:
     """Whether an arm's frames must equal those of others byte for byte.
 
     diffusers decodes one latent frame per call, so at a larger chunk size its convolutions sum in
-    another order and its frames may differ by one uint8 level: there it is not compared.
+    another order and its frames may differ by one uint8 level: there it is not compared. Images
+    and audio it decodes in one call, and a decoder may say that its chunks are not ``exact``.
     """
-    whole_video = arm.mode == "diffusers" and arm.config.chunk_size != 1
-    return arm.frame_sha256 is not None and not whole_video
+    work = arm.workload
+    same_calls = work.exact and work.medium == "video" and arm.config.chunk_size == 1
+    return arm.frame_sha256 is not None and (arm.mode != "diffusers" or same_calls)
 
 
 def identical(arms: Mapping[str, Arm]) -> bool | None:

@@ -341,7 +341,8 @@ def rows_of(found: Found, by_run: bool) -> list[dict[str, Any]]:
                 pair_s = {run.round: run.latency_s for run in (base.runs if base else ())}
                 for run in arm.runs:
                     own = run.model_dump(include=RUN)
-                    own |= {"rtf": run.latency_s / arm.workload.seconds, "energy_j": run.energy_j}
+                    rtf = run.latency_s / arm.workload.seconds if arm.workload.kind.timed else None
+                    own |= {"rtf": rtf, "energy_j": run.energy_j}
                     rows.append(own | shared | {"baseline_s": pair_s.get(run.round)})
     return rows
 
@@ -365,10 +366,10 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         "commit": made.pop("git_commit"),
         **made,
         **{name: packages.get(name) for name in ("torch", "diffusers", "numpy")},
-        **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes"}),
+        **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes", "exact"}),
         **config,
         "sink": arm.sink.kind,
-        **arm.sink.model_dump(exclude={"kind", "encoder"}),
+        **arm.sink.model_dump(exclude={"kind", "encoder", "options"}),
         "baseline": prefix + one.baseline,
         "frames_identical": one.frames_identical,
         "setup_s": arm.setup_s,
@@ -382,5 +383,9 @@ def _summed_up(arm: Arm) -> dict[str, Any]:
     ttff = arm.ttff if len(arm.values("ttff_s")) == latency.n else None
     own = {"mode": arm.mode, "n": latency.n}
     own |= {f"{name}_s": getattr(latency, name) for name in ("mean", "std", "p99", "max")}
-    own |= {"rtf": arm.rtf, "ttff_s": ttff and ttff.mean, "ttff_std_s": ttff and ttff.std}
+    own |= {
+        "rtf": arm.rtf if arm.workload.kind.timed else None,
+        "ttff_s": ttff and ttff.mean,
+        "ttff_std_s": ttff and ttff.std,
+    }
     return own | {"throttled_runs": arm.throttled_runs, "energy_j": arm.energy_j}

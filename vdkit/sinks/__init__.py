@@ -1,28 +1,27 @@
 """Where frames go: every kind of sink, and one by name, as the command line and records have it.
 
 Each is a `vdkit.decode.Sink`. Files are written under a temporary name beside the final one and
-renamed when complete, so a failed run leaves whatever was there before.
+renamed when complete, so a failed run leaves whatever was there before (`vdkit.sinks.files`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import queue
-import shutil
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode import wants_float
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.decode.terminal import HeldSignals
+from vdkit.sinks.files import Encoded, Output, RawSink
+from vdkit.sinks.pictures import JpegSink, PngSink, WebpSink
+from vdkit.sinks.sound import FlacSink, WavSink
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,17 +32,16 @@ if TYPE_CHECKING:
 class NullSink:
     """Takes frames and drops them."""
 
-    def open(self, info: VideoInfo) -> None: ...
+    def open(self, info: MediaInfo) -> None: ...
     def write(self, frames: np.ndarray) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
 
 
 class MemorySink:
-    """Keeps every frame of one decode: height x width x 3 bytes each.
+    """Keeps all that one decode gives: of a video height x width x 3 bytes a frame.
 
-    The memory is reserved at `open`, so a video that does not fit is known before the first frame
-    is decoded.
+    The memory is reserved at `open`, so what does not fit is known before anything is decoded.
     """
 
     def __init__(self) -> None:
@@ -52,17 +50,17 @@ class MemorySink:
 
     @property
     def frames(self) -> np.ndarray:
-        """uint8 RGB [F, H, W, 3]; ValueError before the decode is done."""
+        """uint8 RGB [F, H, W, 3], or int16 [S, channels]; ValueError before the decode is done."""
         if self._pixels is None or self._written != len(self._pixels):
             raise ValueError("this sink has no frames: no decode into it has been completed")
         return self._pixels
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         import numpy as np
 
         if self._pixels is not None:
             raise ValueError("this MemorySink has been used; make a new one for each decode")
-        self._pixels = np.empty((info.frames, info.height, info.width, 3), np.uint8)
+        self._pixels = np.empty(info.shape(info.frames), info.kind.dtype)
 
     def write(self, frames: np.ndarray) -> None:
         assert self._pixels is not None
@@ -95,6 +93,7 @@ class ThrottledSink:
                 "use Mp4Sink"
             )
         self.inner = inner
+        self.media = getattr(inner, "media", tuple(MEDIA))
         self.mb_per_s = mb_per_s
         self.open, self.close, self.abort = inner.open, inner.close, inner.abort
         # Not an Event: its lock is Python's, and an interrupt may leave that held.
@@ -131,210 +130,10 @@ def held(
     return slow
 
 
-class _File(io.FileIO):
-    """A new file that takes every byte it is given: FFmpeg does not look at short writes."""
-
-    def write(self, data: Any) -> int:
-        left = memoryview(data).cast("B")
-        while left:
-            left = left[os.write(self.fileno(), left) :]
-        return len(data)
-
-
-class _Output:
-    """Written under a temporary name, put in place when complete; symbolic links are followed."""
-
-    ending = ""
-    """What the name has to end in."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if self.ending and self.path.suffix != self.ending:
-            kind = type(self).__name__
-            raise ValueError(f"{kind} writes {self.ending} files, not {self.path.name!r}")
-        self._place = Path(os.path.realpath(self.path))
-        self._places = [self._place]
-        self._partial = self._beside()
-        self._file: _File | None = None
-        self._info: VideoInfo | None = None
-
-    def _beside(self) -> Path:
-        """A new temporary name: in the same folder, so on the same file system; short."""
-        return self._place.with_name(f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}")
-
-    def open(self, info: VideoInfo) -> None:
-        """Before anything is decoded: one use, and a place where the output can appear."""
-        if self._info is not None:
-            raise ValueError(
-                f"the sink for {self.path} has been used; make a new one for each decode"
-            )
-        if not self._place.parent.is_dir():
-            raise FileNotFoundError(
-                f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
-                "it first"
-            )
-        for place in self._places:
-            self._check(place)
-        self._info = info
-        try:
-            self._create(info.frames * info.frame_bytes)
-        except OSError as error:  # which is about a temporary name
-            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
-
-    def _check(self, place: Path) -> None:
-        if place.is_dir():
-            raise IsADirectoryError(f"cannot write {place}: it is a folder; give a file name")
-        if place.exists() and not place.is_file():
-            raise FileExistsError(f"cannot write {place}: it is no ordinary file")
-
-    def _create(self, size: int) -> None:
-        self._file = _File(self._partial, "x")
-
-    def close(self) -> None:
-        self._partial.replace(self._place)
-
-    def abort(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # it is to go anyhow
-                self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-
-class RawSink(_Output):
-    """uint8 RGB frames, [F, H, W, 3] in C order, in one file, with a JSON ``sidecar``.
-
-    The whole file is reserved at `open`, so a full disk is known before the first frame is decoded.
-
-    Args:
-        path: the file to write, e.g. ``clip.rgb``; shape, dtype and fps go to ``clip.rgb.json``.
-        durable: fsync both files and their folder before `close` returns.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
-        super().__init__(path)
-        self.durable = durable
-        self.sidecar = self._place.with_name(self._place.name + ".json")
-        self._places.append(self.sidecar)
-        self._partial_sidecar = self._beside()
-
-    def _create(self, size: int) -> None:
-        super()._create(size)
-        assert self._file is not None
-        os.posix_fallocate(self._file.fileno(), 0, size)
-
-    def write(self, frames: np.ndarray) -> None:
-        assert self._file is not None
-        self._file.write(frames.reshape(-1).data)
-
-    def close(self) -> None:
-        assert self._file is not None and self._info is not None
-        info, written = self._info, self._file.tell()
-        if written != info.frames * info.frame_bytes:
-            raise ValueError(
-                f"{self.path}: {written} bytes written, {info.frames * info.frame_bytes} announced"
-            )
-        self._sync(self._file.fileno())
-        self._file.close()
-        sidecar = {
-            "shape": [info.frames, info.height, info.width, 3],
-            "dtype": "uint8",
-            "layout": "THWC, RGB",
-            "fps": float(info.fps),
-            "fps_exact": f"{info.fps.numerator}/{info.fps.denominator}",
-        }
-        before = self.sidecar.read_bytes() if self.sidecar.exists() else None
-        self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
-        try:
-            super().close()
-        except BaseException:  # the two belong together
-            if before is None:
-                self.sidecar.unlink()
-            else:
-                self._write_sidecar(before)
-            raise
-        folder = os.open(self._place.parent, os.O_RDONLY)
-        try:
-            self._sync(folder)
-        finally:
-            os.close(folder)
-
-    def _write_sidecar(self, text: bytes) -> None:
-        with _File(self._partial_sidecar, "x") as file:
-            file.write(text)
-            self._sync(file.fileno())
-        self._partial_sidecar.replace(self.sidecar)
-
-    def _sync(self, descriptor: int) -> None:
-        if self.durable:
-            os.fsync(descriptor)
-
-    def abort(self) -> None:
-        super().abort()
-        self._partial_sidecar.unlink(missing_ok=True)
-
-
-class PngSink(_Output):
-    """One PNG a frame, ``000000.png`` and so on, in a folder that appears when complete.
-
-    Args:
-        folder: the folder to make; an earlier one of that name is replaced at `close`, if it holds
-            nothing but numbered PNG files.
-        compression: zlib level, 0 to 9.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], compression: int = 1) -> None:
-        if compression not in range(10):
-            raise ValueError(f"compression is {compression}; use 0 (fast) to 9 (small)")
-        super().__init__(folder)
-        self.compression = compression
-        self._count = 0
-
-    def _create(self, size: int) -> None:
-        self._partial.mkdir()
-
-    def _check(self, place: Path) -> None:
-        """Never delete what this sink did not make."""
-        if not place.exists():
-            return
-        if not place.is_dir():
-            raise FileExistsError(f"{self.path} is a file; give PngSink a folder name")
-        for entry in place.iterdir():
-            if not (entry.suffix == ".png" and entry.stem.isdigit()):
-                raise FileExistsError(
-                    f"{self.path} holds {entry.name}, which is no frame; use another folder"
-                )
-
-    def write(self, frames: np.ndarray) -> None:
-        from PIL import Image
-
-        for frame in frames:
-            picture = Image.fromarray(frame)
-            picture.save(self._partial / f"{self._count:06d}.png", compress_level=self.compression)
-            self._count += 1
-
-    def close(self) -> None:
-        self._check(self._place)
-        earlier = self._beside()
-        if self._place.exists():
-            self._place.rename(earlier)
-        try:
-            self._partial.rename(self._place)
-        except BaseException:
-            if earlier.exists():
-                earlier.rename(self._place)
-            raise
-        if earlier.exists():
-            shutil.rmtree(earlier)
-
-    def abort(self) -> None:
-        if self._partial.exists():
-            shutil.rmtree(self._partial)
-
-
 _BT709 = {"src_colorspace": "ITU709", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
 
 
-class Mp4Sink(_Output):
+class Mp4Sink(Encoded):
     """H.264 (4:2:0, BT.709) in MP4 through PyAV, chunk by chunk, at exactly the given frame rate.
 
     Args:
@@ -344,6 +143,7 @@ class Mp4Sink(_Output):
     """
 
     ending = ".mp4"
+    media = ("video",)
 
     def __init__(
         self, path: str | os.PathLike[str], crf: int = 18, preset: str = "veryfast"
@@ -353,55 +153,29 @@ class Mp4Sink(_Output):
             raise ValueError(f"crf is {crf}; use 0 (lossless) to 51")
         self.crf = crf
         self.preset = preset
-        self._container: Any = None
-        self._stream: Any = None
 
-    def open(self, info: VideoInfo) -> None:
-        if info.height % 2 or info.width % 2:
+    def open(self, info: MediaInfo) -> None:
+        if info.medium == "video" and (info.height % 2 or info.width % 2):
             raise ValueError(
                 f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
                 f"RawSink or PngSink"
             )
         super().open(info)
-        import av
-
-        # The file is ours: a container whose header cannot be written never closes its own.
-        options = {"movflags": "+faststart"}
-        self._container = av.open(self._file, "w", format="mp4", options=options)
-        stream = self._container.add_stream("libx264", rate=info.fps)
+        self._start("mp4", "libx264", info.fps, movflags="+faststart")
+        stream = self._stream
         stream.height, stream.width, stream.pix_fmt = info.height, info.width, "yuv420p"
         stream.options = {"crf": str(self.crf), "preset": self.preset}
         context = stream.codec_context
         context.color_range = 1  # limited; the next three are H.264's code for BT.709
         context.colorspace = context.color_primaries = context.color_trc = 1
-        self._stream = stream
 
     def write(self, frames: np.ndarray) -> None:
         import av
 
-        signals = HeldSignals()  # PyAV loses what is raised while it writes to our file
-        try:
-            for pixels in frames:
-                rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                # Left to itself the encoder would convert with BT.601, whatever the stream says.
-                yuv = rgb.reformat(format="yuv420p", interpolation="AREA", **_BT709)
-                self._container.mux(self._stream.encode(yuv))
-        finally:
-            signals.release()
-
-    def close(self) -> None:
-        assert self._file is not None
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._file.close()
-        super().close()
-
-    def abort(self) -> None:
-        if self._container is not None:
-            with contextlib.suppress(Exception):  # an unfinished container may refuse its trailer
-                self._container.close()
-            self._container = self._stream = None
-        super().abort()
+        rgb = (av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in frames)
+        # Left to itself the encoder would convert with BT.601, whatever the stream says.
+        told: Any = {"format": "yuv420p", "interpolation": "AREA", **_BT709}
+        self._encode(frame.reformat(**told) for frame in rgb)
 
 
 def export_encoder() -> str:
@@ -428,7 +202,7 @@ def export_encoder() -> str:
     raise ImportError(f"export_to_video finds neither imageio nor OpenCV to encode with; {remedy}")
 
 
-class ExportToVideoSink(_Output):
+class ExportToVideoSink(Output):
     """The MP4 that a diffusers user writes: ``diffusers.utils.export_to_video`` as it stands.
 
     Only `decode_diffusers` can feed it: it takes VideoProcessor's float frames, the whole video in
@@ -441,9 +215,10 @@ class ExportToVideoSink(_Output):
     """
 
     ending = ".mp4"
+    media = ("video",)
     wants_float = True
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         export_encoder()  # or there is none
         super().open(info)
 
@@ -482,6 +257,10 @@ class ExportToVideoSink(_Output):
 SINKS: dict[str, tuple[Any, str]] = {
     "raw": (RawSink, ".rgb"),
     "png": (PngSink, ""),
+    "jpeg": (JpegSink, ""),
+    "webp": (WebpSink, ""),
+    "wav": (WavSink, ".wav"),
+    "flac": (FlacSink, ".flac"),
     "mp4": (Mp4Sink, ".mp4"),
     "export_to_video": (ExportToVideoSink, ".mp4"),
 }
@@ -510,12 +289,14 @@ class SinkSpec:
             nowhere.
         durable: fsync before a run ends (``raw`` only).
         throttle_mb_per_s: storage speed to hold it to, MB/s; None: as fast as it goes.
+        options: what else its class takes, such as ``{"compression": 6, "workers": 4}`` of ``png``.
     """
 
     kind: str
     folder: Path | None = None
     durable: bool = False
     throttle_mb_per_s: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -529,6 +310,14 @@ class SinkSpec:
             if self.kind == "export_to_video":
                 raise ValueError("sink export_to_video cannot be throttled; use mp4")
         self._encoder()
+        if self.options:
+            try:
+                self._make(Path("checked"), self.options)
+            except TypeError:
+                raise ValueError(
+                    f"sink {self.kind!r} has no options {', '.join(self.options)}; see "
+                    f"{'NullSink' if self.kind == 'null' else SINKS[self.kind][0].__name__}"
+                ) from None
         if self.kind == "null":
             if self.folder is not None:
                 raise ValueError(f"sink null writes nothing, so it takes no folder {self.folder}")
@@ -554,10 +343,10 @@ class SinkSpec:
             with contextlib.ExitStack() as stack:
                 sink: Sink = NullSink()
                 if self.kind != "null":
-                    make, ending = SINKS[self.kind]
                     scratch = tempfile.TemporaryDirectory(prefix=".vdkit-", dir=self.folder)
-                    path = Path(stack.enter_context(scratch)) / f"{label}{ending}"
-                    sink = make(path, durable=True) if self.durable else make(path)
+                    durable = {"durable": True} if self.durable else {}
+                    place = Path(stack.enter_context(scratch)) / label
+                    sink = self._make(place, {**self.options, **durable})
                 if self.throttle_mb_per_s is not None:
                     sink = ThrottledSink(sink, self.throttle_mb_per_s)
                 with signals:
@@ -565,16 +354,24 @@ class SinkSpec:
         finally:
             signals.release()
 
+    def _make(self, place: Path, options: Mapping[str, Any]) -> Sink:
+        make: Any
+        make, ending = (NullSink, "") if self.kind == "null" else SINKS[self.kind]
+        made: Sink = make(place.with_name(place.name + ending), **options)
+        return made
+
     def _encoder(self) -> str | None:
         """That of export_to_video; raises where it has none."""
         return export_encoder() if self.kind == "export_to_video" else None
 
     def describe(self) -> dict[str, Any]:
-        """For the record: kind, file system, durable, throttle, encoder of export_to_video."""
+        """For the record: kind, file system, durable, throttle, options, encoder of
+        export_to_video."""
         return {
             "kind": self.kind,
             "storage": storage_kind(self.folder) if self.folder else None,
             "durable": self.durable,
             "throttle_mb_per_s": self.throttle_mb_per_s,
             "encoder": self._encoder(),
+            "options": dict(self.options),
         }

@@ -1,0 +1,213 @@
+"""Files that are whole or not there: written under another name, put in place when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdkit.decode import check_medium
+from vdkit.decode.media import MEDIA, MediaInfo
+from vdkit.decode.terminal import HeldSignals
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class _File(io.FileIO):
+    """A new file that takes every byte it is given: FFmpeg does not look at short writes."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[os.write(self.fileno(), left) :]
+        return len(data)
+
+
+class Output:
+    """Written under a temporary name, put in place when complete; symbolic links are followed."""
+
+    ending = ""
+    """What the name has to end in."""
+    media: tuple[str, ...] = tuple(MEDIA)
+    """What it takes, see `vdkit.decode.Sink`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.ending and self.path.suffix != self.ending:
+            kind = type(self).__name__
+            raise ValueError(f"{kind} writes {self.ending} files, not {self.path.name!r}")
+        self._place = Path(os.path.realpath(self.path))
+        self._places = [self._place]
+        self._partial = self._beside()
+        self._file: _File | None = None
+        self._info: MediaInfo | None = None
+
+    def _beside(self) -> Path:
+        """A new temporary name: in the same folder, so on the same file system; short."""
+        return self._place.with_name(f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}")
+
+    def open(self, info: MediaInfo) -> None:
+        """Before anything is decoded: one use, and a place where the output can appear."""
+        check_medium(self, info.kind, "what is to be written")
+        if self._info is not None:
+            raise ValueError(
+                f"the sink for {self.path} has been used; make a new one for each decode"
+            )
+        if not self._place.parent.is_dir():
+            raise FileNotFoundError(
+                f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
+                "it first"
+            )
+        for place in self._places:
+            self._check(place)
+        self._info = info
+        try:
+            self._create(info.frames * info.frame_bytes)
+        except OSError as error:  # which is about a temporary name
+            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _check(self, place: Path) -> None:
+        if place.is_dir():
+            raise IsADirectoryError(f"cannot write {place}: it is a folder; give a file name")
+        if place.exists() and not place.is_file():
+            raise FileExistsError(f"cannot write {place}: it is no ordinary file")
+
+    def _create(self, size: int) -> None:
+        self._file = _File(self._partial, "x")
+
+    def _check_all(self, written: int) -> None:
+        assert self._info is not None
+        if written != self._info.frames:
+            unit, announced = self._info.kind.unit, self._info.frames
+            raise ValueError(f"{self.path}: {written} {unit}s written, {announced} announced")
+
+    def close(self) -> None:
+        self._partial.replace(self._place)
+
+    def abort(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # it is to go anyhow
+                self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+class RawSink(Output):
+    """Frames or images, uint8 RGB [F, H, W, 3], or samples, int16 [S, channels], in C order.
+
+    One file, with a JSON ``sidecar`` that says which.
+
+    The whole file is reserved at `open`, so a full disk is known before the first frame is decoded.
+
+    Args:
+        path: the file to write, e.g. ``clip.rgb``; shape, dtype, layout and fps, of audio the
+            sample rate, go to ``clip.rgb.json``.
+        durable: fsync both files and their folder before `close` returns.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
+        super().__init__(path)
+        self.durable = durable
+        self.sidecar = self._place.with_name(self._place.name + ".json")
+        self._places.append(self.sidecar)
+        self._partial_sidecar = self._beside()
+
+    def _create(self, size: int) -> None:
+        super()._create(size)
+        assert self._file is not None
+        os.posix_fallocate(self._file.fileno(), 0, size)
+
+    def write(self, frames: np.ndarray) -> None:
+        assert self._file is not None
+        self._file.write(frames.reshape(-1).data)
+
+    def close(self) -> None:
+        assert self._file is not None and self._info is not None
+        info, written = self._info, self._file.tell()
+        if written != info.frames * info.frame_bytes:
+            raise ValueError(
+                f"{self.path}: {written} bytes written, {info.frames * info.frame_bytes} announced"
+            )
+        self._sync(self._file.fileno())
+        self._file.close()
+        sidecar: dict[str, Any] = {
+            "shape": info.shape(info.frames),
+            "dtype": info.kind.dtype,
+            "layout": {"video": "THWC, RGB", "images": "NHWC, RGB", "audio": "SC"}[info.medium],
+        }
+        if info.medium == "video":
+            exact = f"{info.fps.numerator}/{info.fps.denominator}"
+            sidecar |= {"fps": float(info.fps), "fps_exact": exact}
+        elif info.medium == "audio":
+            sidecar["sample_rate"] = int(info.fps)
+        before = self.sidecar.read_bytes() if self.sidecar.exists() else None
+        self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
+        try:
+            super().close()
+        except BaseException:  # the two belong together
+            if before is None:
+                self.sidecar.unlink()
+            else:
+                self._write_sidecar(before)
+            raise
+        folder = os.open(self._place.parent, os.O_RDONLY)
+        try:
+            self._sync(folder)
+        finally:
+            os.close(folder)
+
+    def _write_sidecar(self, text: bytes) -> None:
+        with _File(self._partial_sidecar, "x") as file:
+            file.write(text)
+            self._sync(file.fileno())
+        self._partial_sidecar.replace(self.sidecar)
+
+    def _sync(self, descriptor: int) -> None:
+        if self.durable:
+            os.fsync(descriptor)
+
+    def abort(self) -> None:
+        super().abort()
+        self._partial_sidecar.unlink(missing_ok=True)
+
+
+class Encoded(Output):
+    """A file that PyAV encodes as what is to go into it comes."""
+
+    _container: Any = None
+    _stream: Any = None
+    _written = 0
+
+    def _start(self, form: str, codec: str, rate: Any, **options: str) -> None:
+        """Begin the container; one whose header cannot be written never closes the file."""
+        import av
+
+        self._container = av.open(self._file, "w", format=form, options=options)
+        self._stream = self._container.add_stream(codec, rate=rate)
+
+    def _encode(self, frames: Iterable[Any]) -> None:
+        signals = HeldSignals()  # PyAV loses what is raised while it writes to our file
+        try:
+            for frame in frames:
+                self._container.mux(self._stream.encode(frame))
+        finally:
+            signals.release()
+
+    def close(self) -> None:
+        assert self._file is not None
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._file.close()
+        super().close()
+
+    def abort(self) -> None:
+        if self._container is not None:
+            with contextlib.suppress(Exception):  # an unfinished container may refuse its trailer
+                self._container.close()
+            self._container = self._stream = None
+        super().abort()
