@@ -92,7 +92,9 @@ def planned(decoder, latents, chunk_size):
     factor, first = decoder.temporal_factor, int(video)
     inner = range(first or chunk_size or count, count, chunk_size) if chunk_size else ()
     borders = [0, *inner, count]
-    return [(a, b, factor * (b - a) - (factor - 1) * (video and a == 0)) for a, b in pairwise(borders)]
+    return [
+        (a, b, factor * (b - a) - (factor - 1) * (video and a == 0)) for a, b in pairwise(borders)
+    ]
 
 
 def driven(decoder, latents, chunk_size, state=None):

@@ -172,7 +172,9 @@ class Adapter:
             ("latents_mean", torch.add),
             ("shift_factor", torch.add),
         ):
-            figures = next((f for f in (_first(owner, name) for owner in owners) if f is not None), None)
+            figures = next(
+                (f for f in (_first(owner, name) for owner in owners) if f is not None), None
+            )
             if figures is not None:
                 figures = torch.as_tensor(figures).to(latents)
                 latents = combine(latents, figures.view(place) if figures.ndim else figures)
@@ -237,7 +239,8 @@ class Cached(Adapter):
 
     def _calls(self, state: Stream, cuts: Iterable[int], axis: int) -> torch.Tensor:
         made = [
-            self._step(state.memory, state.latents.narrow(axis, a, b - a)) for a, b in pairwise(cuts)
+            self._step(state.memory, state.latents.narrow(axis, a, b - a))
+            for a, b in pairwise(cuts)
         ]
         return made[0] if len(made) == 1 else torch.cat(made, axis)
 
@@ -374,7 +377,9 @@ class Tiles(Halo):
         made = []
         for a, b in pairwise(cuts):
             first = max(0, a - 1)
-            window = state.latents[:, :, first : count if count <= self.halo else first + self.halo + 1]
+            window = state.latents[
+                :, :, first : count if count <= self.halo else first + self.halo + 1
+            ]
             tile = self._whole(window)[:, :, bool(a) :]
             if a:
                 tile = self.model.blend_t(state.memory["tail"], tile, self._blend)
