@@ -8,9 +8,10 @@ import torch
 from vdkit.record.runs import keep_freed_memory
 
 LONGEST = (
-    "notebook/test_notebooks.py", "browser/test_explorer.py", "browser/test_lab.py",
-    "cpu/test_variants.py", "cpu/test_goldens.py", "cpu/test_decoders.py", "cpu/test_tiny_wan.py",
-    "cpu/test_interrupts.py", "cpu/test_variants_bench.py", "cpu/test_wan_fast.py",
+    "notebook/test_notebooks.py", "browser/test_explorer.py", "cpu/test_goldens.py",
+    "cpu/test_variants.py", "cpu/test_decoders.py", "browser/test_lab.py", "cpu/test_explorer.py",
+    "cpu/test_interrupts.py", "cpu/test_tiny_wan.py", "cpu/test_profile.py", "cpu/test_sweep.py",
+    "cpu/test_generate.py", "cpu/test_paths.py", "cpu/test_wan_fast.py", "cpu/test_cli.py",
 )  # fmt: skip
 keep_freed_memory()  # on a CPU it halves the time of a decode
 
@@ -30,13 +31,11 @@ def no_writer_left_behind():
     assert not writer_threads()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def imported_once():
     """A benchmark collects garbage before each run: not among all modules of this process too."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def pytest_configure(config):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 
 
 class NearestDecoder:
@@ -46,6 +46,54 @@ class NearestDecoder:
         return frames
 
 
+class NearestImages(NearestDecoder):
+    """Images [N, 4, h, w], enlarged by other factors of height and width, in [0, 1]."""
+
+    name = "nearest-images"
+    medium = "images"
+    spatial_factor = (4, 8)
+    value_range = (0.0, 1.0)
+
+    def decode_chunk(self, state, start, stop):
+        if start == self.fail_at:
+            raise self.error
+        time.sleep(self.delay_s)
+        images = state[start:stop, :3].sigmoid()
+        return images.repeat_interleave(4, 2).repeat_interleave(8, 3)
+
+    def decode_video(self, latents, before_frame):
+        for index in range(len(latents)):
+            before_frame(index)
+        return self.decode_chunk(latents, 0, len(latents))
+
+    def to_numpy(self, images):
+        return images.permute(0, 2, 3, 1).clamp(0, 1).cpu().numpy()
+
+
+class NearestAudio(NearestDecoder):
+    """Audio [1, 4, T] in stereo, at 24 kHz, 6 samples a latent frame; values beyond [-1, 1] too."""
+
+    name = "nearest-audio"
+    medium = "audio"
+    temporal_factor = 6
+    sample_rate = 24000
+    channels = 2
+
+    def decode_chunk(self, state, start, stop):
+        if start == self.fail_at:
+            raise self.error
+        time.sleep(self.delay_s)
+        return state[:, :2, start:stop].repeat_interleave(self.temporal_factor, 2)
+
+    def decode_video(self, latents, before_frame):
+        for index in range(latents.shape[2]):
+            before_frame(index)
+        return self.decode_chunk(latents, 0, latents.shape[2])
+
+    def to_numpy(self, samples):
+        return samples[0].T.cpu().numpy()
+
+
 class Collect:
     """Keeps everything; may be slow, and may fail at open, at the k-th write or at close."""
 
@@ -69,7 +117,7 @@ class Collect:
             self.failed_at = time.perf_counter()
             raise self.error
 
-    def open(self, info: VideoInfo):
+    def open(self, info: MediaInfo):
         self._note("open")
         self.info = info
         self._maybe_fail("open")
@@ -104,8 +152,13 @@ class Collect:
 
 
 def latents_for(decoder, frames=5, height=3, width=5, seed=0):
-    """Random latents [1, C, T, h, w] for a decoder."""
-    shape = (1, decoder.latent_channels, frames, height, width)
+    """Random latents for a decoder: [1, C, T, h, w], or as its medium has them."""
+    channels, medium = decoder.latent_channels, getattr(decoder, "medium", "video")
+    shape = {
+        "video": (1, channels, frames, height, width),
+        "images": (frames, channels, height, width),
+        "audio": (1, channels, frames),
+    }[medium]
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 

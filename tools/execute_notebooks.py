@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
+from nbclient import execute as execute_notebook
 
 HERE = Path(__file__).parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -23,14 +23,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def execute(path: Path) -> None:
     """Run ``path`` from top to bottom in a fresh kernel and write it back."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        resources={"metadata": {"path": str(HERE)}},
-    ).execute()
+    how = {"timeout": 600, "kernel_name": "python3", "record_timing": False}
+    execute_notebook(notebook, cwd=str(HERE), store_widget_state=False, **how)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):

@@ -51,6 +51,7 @@ _REPLACED = {
     "costs_from_totals": "vdkit.predict.StageCosts",
     "compare_frames": "vdkit.measure.quality.psnr_db",
     "energy_j_per_video_s": "vdkit.record.recording.Arm.energy_j",
+    "VideoInfo": "vdkit.decode.media.MediaInfo",
     "recorded_vram": "vdkit.record.derived.vram_points",
     "run_energy_j": "vdkit.record.runs.Run.energy_j",
     "unpaired_ratio": "vdkit.record.stats.geometric_ratio",

@@ -52,11 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left = f"kept is what was written before that: {', '.join(map(str, there))}"
         print(f"vdkit: interrupted; {left}", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "DecodeOutOfMemory":
-            raise
-        print(f"vdkit: error: {error}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode import wants_float
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.terminal import HeldSignals
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class NullSink:
     """Takes frames and drops them."""
 
-    def open(self, info: VideoInfo) -> None: ...
+    def open(self, info: MediaInfo) -> None: ...
     def write(self, frames: np.ndarray) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
@@ -57,7 +57,7 @@ class MemorySink:
             raise ValueError("this sink has no frames: no decode into it has been completed")
         return self._pixels
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         import numpy as np
 
         if self._pixels is not None:
@@ -156,13 +156,13 @@ class _Output:
         self._places = [self._place]
         self._partial = self._beside()
         self._file: _File | None = None
-        self._info: VideoInfo | None = None
+        self._info: MediaInfo | None = None
 
     def _beside(self) -> Path:
         """A new temporary name: in the same folder, so on the same file system; short."""
         return self._place.with_name(f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}")
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         """Before anything is decoded: one use, and a place where the output can appear."""
         if self._info is not None:
             raise ValueError(
@@ -356,7 +356,7 @@ class Mp4Sink(_Output):
         self._container: Any = None
         self._stream: Any = None
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         if info.height % 2 or info.width % 2:
             raise ValueError(
                 f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
@@ -436,19 +436,15 @@ class ExportToVideoSink(_Output):
     FFmpeg and encodes. Through imageio sides grow to multiples of 16, and the frame rate has two
     decimals.
 
-    Attributes:
-        encoder: as `export_encoder` has it, known from `open` on.
-
     Args:
         path: the file to write, ending in ``.mp4``.
     """
 
     ending = ".mp4"
     wants_float = True
-    encoder: str | None = None
 
-    def open(self, info: VideoInfo) -> None:
-        self.encoder = export_encoder()
+    def open(self, info: MediaInfo) -> None:
+        export_encoder()  # or there is none
         super().open(info)
 
     def _create(self, size: int) -> None:

@@ -83,10 +83,17 @@ class Lab:
         """For a test that causes an error on purpose."""
         self._errors.clear()
 
-    def open(self, name, timeout_s=60):
-        """Open notebooks/NAME.ipynb, without side bars, and wait until its kernel is idle."""
+    def open(self, name, parameters="", timeout_s=60):
+        """Open notebooks/NAME.ipynb, without side bars, and wait until its kernel is idle.
+
+        ``parameters``: a line that is added to its second cell first.
+        """
         path = f"notebooks/{name}.ipynb"
         assert (self.server.root / path).exists(), f"{path} is not in {self.server.root}"
+        if parameters:
+            notebook = json.loads((self.server.root / path).read_text())
+            notebook["cells"][1]["source"] += ["\n", parameters]
+            (self.server.root / path).write_text(json.dumps(notebook))
         self.page.goto(
             f"{self.server.url}/doc/tree/{path}?token={self.server.token}", timeout=timeout_s * 1e3
         )
@@ -123,7 +130,7 @@ class Lab:
         self.page.locator('[data-command="notebook:restart-run-all"]:visible').first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
         self.page.locator(".jp-Dialog").wait_for(state="hidden")
-        self.wait(self.state, _is_done, timeout_s, "every cell run, kernel idle")
+        self.wait(self.state, _is_done, timeout_s, "every cell run, kernel idle", every_ms=300)
 
     def command(self, name):
         """Run a command of JupyterLab as a menu does: `lab.command("docmanager:save")`."""
@@ -166,14 +173,14 @@ class Lab:
         where = self.page if cell is None else self.cell(cell)
         return Widgets(self.page, where, self.wait)
 
-    def wait(self, read, accept, timeout_s, what):
+    def wait(self, read, accept, timeout_s, what, every_ms=100):
         """Call `read` until `accept` is true of what it gives and return that; else fail."""
         end = time.monotonic() + timeout_s
         while not accept(value := read()):
             assert time.monotonic() < end, (
                 f"not within {timeout_s} s: {what}; last: {value!s:.2000}"
             )
-            self.page.wait_for_timeout(100)  # not time.sleep: the browser's events must arrive
+            self.page.wait_for_timeout(every_ms)  # not time.sleep: the browser's events must arrive
         return value
 
 

@@ -6,10 +6,12 @@ from xml.etree import ElementTree
 import pandas as pd
 from PIL import Image
 
+from tests.notebook.test_notebooks import SMALL
 from vdkit.record.results import read_recording
 
 SETUP = """\
 import contextlib, threading, vdkit
+from tests.helpers import NearestDecoder
 from vdkit.sinks import NullSink
 
 class Full(NullSink):
@@ -21,7 +23,8 @@ def full(label):
     yield Full()
 
 explorer = vdkit.explore(
-    size="32x48", latent_frames=9, rounds=1, sink="null", sinks={"full": full}, device="cpu"
+    decoder="waiting", decoders={"waiting": lambda: NearestDecoder(delay_s=0.01)}, size="32x48",
+    latent_frames=9, rounds=1, sink="null", sinks={"full": full}, device="cpu",
 )
 explorer"""
 THREADS = "print([t.name for t in threading.enumerate() if t.name.startswith('vdkit-explorer')])"
@@ -53,7 +56,7 @@ def turn(w, slider, value):
     w.changed(w.image_bytes, before, timeout_s=60)
     seen = None
     while seen != (seen := w.image_bytes()):
-        w.page.wait_for_timeout(1000)
+        w.page.wait_for_timeout(500)
 
 
 def where(w):
@@ -63,7 +66,7 @@ def where(w):
 
 
 def test_notebook_04(lab):
-    lab.open("04_explorer")
+    lab.open("04_explorer", SMALL["04"])
     lab.run_all(timeout_s=600)
     assert not lab.error_outputs() and lab.executed()
     assert len(lab.pictures()) >= 4
@@ -76,10 +79,10 @@ def test_notebook_04(lab):
     assert not w.button("Run").is_enabled(), "a recorded machine cannot be measured"
 
     w.choose("machine", "this machine (CPU)")
-    w.choose("sink", "null")
+    w.choose("sink", "raw")
     w.scope.locator(".widget-text input").nth(0).fill("tiny-wan")
     w.scope.locator(".widget-text input").nth(0).press("Enter")
-    w.scope.locator(".widget-text input").nth(1).fill("32x48")
+    w.scope.locator(".widget-text input").nth(1).fill("16x16")
     w.scope.locator(".widget-text input").nth(1).press("Enter")
     turn(w, "slots", 3)
     turn(w, "latent frames", 5)
@@ -93,7 +96,7 @@ def test_notebook_04(lab):
     assert runs.count() == 3
 
     w.button("Export").click()
-    folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 7, 30)[0]
+    folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 8, 30)[0]
     assert read_recording(folder).workload.latent_frames == 5
     assert Image.open(folder / "timeline.png").size[0] > 1000
     assert ElementTree.parse(folder / "timeline.svg").getroot().tag.endswith("svg")
@@ -151,4 +154,3 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     begun(w)
     lab.run_all(timeout_s=JOB_S)  # restarts the kernel in the middle of the job
     assert not lab.error_outputs() and lab.executed()
-    ended(lab.widgets(cell=0))

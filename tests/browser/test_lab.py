@@ -1,15 +1,9 @@
-"""A notebook runs in a browser as it does for a reader, and widgets work there."""
+"""The helpers of this folder find what a notebook does in a browser: widgets, errors, an end."""
 
 import io
 
 import pytest
 from PIL import Image
-
-from tests.browser.server import ROOT
-
-# The notebook about sync and async, under either of its names.
-NAMES = ("02_sync_vs_async_timeline",)
-NOTEBOOK = next(name for name in NAMES if (ROOT / "notebooks" / f"{name}.ipynb").exists())
 
 WIDGETS = """
 import io, threading, time
@@ -50,14 +44,6 @@ def gray(encoded):
     return Image.open(io.BytesIO(encoded)).getpixel((0, 0))
 
 
-def test_notebook_runs(lab):
-    lab.open(NOTEBOOK)
-    lab.run_all(timeout_s=600)  # a minute where nothing else runs
-    assert not lab.error_outputs()
-    assert lab.executed()
-    assert lab.pictures()
-
-
 def test_widgets_work(lab):
     lab.write("widgets", WIDGETS)
     lab.open("widgets")
@@ -76,11 +62,7 @@ def test_widgets_work(lab):
     widgets.wait_until(lambda: gray(widgets.image_bytes()), lambda level: level == 77)
     assert widgets.slider_value("Level") == "77"
 
-
-def test_thread_updates_widgets(lab):
-    lab.write("widgets", WIDGETS)
-    lab.open("widgets")
-    lab.run_all()
+    # A thread of the kernel's changes them too.
     widgets = lab.widgets()
     widgets.wait_until(widgets.button("Run").count, lambda count: count == 1)
     assert (widgets.progress(), widgets.html()) == (0.0, "not yet")

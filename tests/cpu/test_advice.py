@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from vdkit.__main__ import main
-from vdkit.decode.chunks import DecodeConfig, VideoInfo
+from vdkit.decode.chunks import DecodeConfig
+from vdkit.decode.media import MediaInfo
 from vdkit.predict import Cost, StageCosts, Storage
 from vdkit.predict.advise import Limits, recommend
 from vdkit.predict.recurrence import predict
 from vdkit.present.sweep_document import advice_document, advice_line, advice_record
 
-INFO = VideoInfo(161, 480, 832, Fraction(16))
+INFO = MediaInfo(161, 480, 832, Fraction(16))
 PER_CHUNK_S = 0.09
 BASE = StageCosts(
     decode=Cost(0.01, 0.02),

@@ -568,11 +568,11 @@ def test_a_decoder_that_lacks_something_is_named_itself():
 
 
 def test_hasher_sees_order_and_size():
-    from vdkit.decode.chunks import VideoInfo
+    from vdkit.decode.media import MediaInfo
 
     def digest(frames, height=2):
         hasher = FrameHasher()
-        hasher.open(VideoInfo(len(frames), height, 2, 16))
+        hasher.open(MediaInfo(len(frames), height, 2, 16))
         for frame in frames:
             hasher.write(frame)
         hasher.close()

@@ -7,12 +7,12 @@ import pytest
 from vdkit.decode.chunks import (
     ChunkRecord,
     DecodeConfig,
-    VideoInfo,
     exact_fps,
     latent_frames,
     pixel_frames,
     plan_chunks,
 )
+from vdkit.decode.media import MediaInfo
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_bad_fps(given):
 
 
 def test_video_info():
-    info = VideoInfo(161, 480, 832, Fraction(16))
+    info = MediaInfo(161, 480, 832, Fraction(16))
     assert info.seconds == 161 / 16
     assert info.frame_bytes == 480 * 832 * 3
 

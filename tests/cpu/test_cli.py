@@ -14,8 +14,8 @@ import vdkit.record
 from vdkit import load_decoder, load_latents, read_recording, save_latents
 from vdkit.__main__ import main
 from vdkit.cli import ALL_MODES, PRESETS, build_parser
-from vdkit.demo import LATENTS
 from vdkit.models.latents import latents_metadata
+from vdkit.models.loading import EXAMPLE
 from vdkit.present.document import MARKER
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +186,7 @@ def test_what_costs_nothing_to_check_is_checked_before_a_decoder_is_loaded(
 def test_every_output_that_cannot_be_written_is_refused_first(
     capsys, monkeypatch, arguments, words
 ):
-    for name in ("vdkit.demo.load_decoder", "vdkit.cli.read.opened"):
+    for name in ("vdkit.cli.load_variant", "vdkit.cli.read.opened"):
         monkeypatch.setattr(name, lambda *_: pytest.fail("began"))
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -309,12 +309,12 @@ def test_demo_leaves_a_recording_alone(tmp_path, capsys):
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
-    """On a part of the picture, 32x64 pixels: all of the clip takes minutes on a CPU."""
-    whole = load_latents(LATENTS, load_decoder("tiny-wan", "cpu"))
+    """On a part of the clip, 25 frames of 32x64 pixels: all of the clip takes minutes on a CPU."""
+    whole = load_latents(EXAMPLE, load_decoder("tiny-wan", "cpu"))
     small = save_latents(
-        tmp_path / "small.safetensors", whole[..., :4, :8], latents_metadata(LATENTS)
+        tmp_path / "small.safetensors", whole[:, :, :7, :4, :8], latents_metadata(EXAMPLE)
     )
-    monkeypatch.setattr("vdkit.demo.LATENTS", small)
+    monkeypatch.setattr("vdkit.models.loading.EXAMPLE", small)
     assert main(["demo", "--device", "cpu", "--out", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
     assert printed.count("identical, byte for byte") == 2

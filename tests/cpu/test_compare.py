@@ -502,7 +502,7 @@ def test_the_document_has_both_recordings():
     assert document.text() == text_of(compare_results(BASE, recording(1.05, seed=9))).replace(
         "  \n", "\n"
     )
-    assert "async: slower, B / A " in document.lead[1]
+    assert "async: slower, B / A " in document.lead[0]
     names = [one.name for one in document.sections]
     assert names == [
         "comparison", "results-A", "timeline-A", "results-B", "timeline-B", "provenance",

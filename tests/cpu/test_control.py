@@ -1,5 +1,7 @@
 """The A/A control: quiet about nothing, loud about planted work, recorded whole or not at all."""
 
+import contextlib
+import io
 import json
 import math
 from contextlib import contextmanager
@@ -281,10 +283,19 @@ def test_the_picture_shows_every_round_outside_the_legend(tmp_path):
     assert legend.get_window_extent().y1 <= ax.get_tightbbox().y0 + 1
 
 
-def test_aa_records_everything_and_compare_reads_it(tmp_path, capsys):
-    assert main([*QUICK, "--out", str(tmp_path), "--mode", "sync"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    (folder,) = tmp_path.iterdir()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(Folder, what was printed) of one `vdkit bench --aa`."""
+    out, printed = tmp_path_factory.mktemp("aa"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main([*QUICK, "--out", str(out), "--mode", "sync"]) == 0
+    (folder,) = out.iterdir()
+    return folder, printed.getvalue()
+
+
+def test_aa_records_everything_and_compare_reads_it(made, capsys):
+    folder, printed = made
+    lines = printed.splitlines()
     assert folder.name.endswith("_aa") and json.loads(lines[-1])["folder"] == str(folder)
     assert {path.name for path in folder.iterdir()} >= {
         "recording.json", "rounds.png", "runs.csv", "table.md",
@@ -300,12 +311,11 @@ def test_aa_records_everything_and_compare_reads_it(tmp_path, capsys):
     assert "8 rounds" in capsys.readouterr().out
 
 
-def test_the_slow_arm_is_not_among_the_results_unless_named(tmp_path):
-    main([*QUICK, "--out", str(tmp_path)])
-    (folder,) = tmp_path.iterdir()
-    frame = load_results(tmp_path)
+def test_the_slow_arm_is_not_among_the_results_unless_named(made):
+    folder, _ = made
+    frame = load_results(folder.parent)
     assert set(frame["arm"]) == {"a", "b"} and len(frame) == 18
-    assert len(load_results(f"{tmp_path}/**")) == 18
+    assert len(load_results(f"{folder.parent}/**")) == 18
     assert len(load_results(folder / "recording.json")) == 27
 
 

@@ -7,6 +7,7 @@ import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -32,7 +33,7 @@ class Plugins:
         self.loaded = []
         self.decoders = {
             "nearest": lambda: self.load(delay_s=0.002),
-            "slow": lambda: self.load(delay_s=0.05),
+            "slow": lambda: self.load(delay_s=0.02),
             "greedy": lambda: self.load(fail_at=1, error=torch.OutOfMemoryError(OUT_OF_MEMORY)),
             "absent": self.absent,
             "broken": object,
@@ -68,10 +69,47 @@ def plugins():
 
 @pytest.fixture
 def explorer(tmp_path, plugins):
-    made = explore(tmp_path / "results", plugins, rounds=2)
+    made = explore(tmp_path / "results", plugins, rounds=1)
     yield made
     made.close()
     assert threads() == []
+
+
+@pytest.fixture(scope="module")
+def open_one(tmp_path_factory):
+    """(Calibrated, then measured in two rounds, what it showed in between)."""
+    made = explore(tmp_path_factory.mktemp("session") / "results", rounds=2)
+    made.calibrate(wait_s=60)
+    assert made.session.error is None
+    before = SimpleNamespace(
+        predicted=made._predicted, remarks=made.remarks, keys=closing_keys(made)
+    )
+    made.run(wait_s=60)
+    yield made, before
+    made.close()
+
+
+@pytest.fixture
+def before(open_one):
+    return open_one[1]
+
+
+@pytest.fixture
+def measured(open_one):
+    """The one of this module; every knob is put back. Another one that is opened closes it."""
+    made, _ = open_one
+    knobs = {control: control.value for control in made.controls.drawn}
+    yield made
+    for control, value in knobs.items():
+        control.value = value
+
+
+def closing_keys(explorer):
+    """Label to line style of the keys that say when a sink was closed."""
+    (legend,) = explorer._picture.figure.legends
+    words = [text.get_text() for text in legend.get_texts()]
+    drawn = dict(zip(words, legend.legend_handles, strict=True))
+    return {name: line.get_linestyle() for name, line in drawn.items() if "closed" in name}
 
 
 def threads():
@@ -82,39 +120,30 @@ def image(explorer):
     return Image.open(io.BytesIO(explorer._image.value))
 
 
-def test_before_anything_is_known_it_says_so_and_how_to_know(explorer):
-    assert "Nothing is known yet of nearest (diffusers)" in explorer.remarks[0]
-    assert "Calibrate measures it" in explorer.remarks[0]
-    assert image(explorer).size[0] > 1000
-
-
-def test_calibrated_every_knob_changes_the_picture(explorer):
-    explorer.calibrate(wait_s=60)
-    assert explorer.session.error is None
-    assert "Costs of each step on this machine (CPU): measured (2 benchmarks)." in explorer.remarks
-    c = explorer.controls
-    size, seen = image(explorer).size, {explorer._image.value}
+def test_calibrated_every_knob_changes_the_picture(measured, before):
+    assert "Costs of each step on this machine (CPU): measured (2 benchmarks)." in before.remarks
+    c = measured.controls
+    size, seen = image(measured).size, {measured._image.value}
     changes = [
         (c.chunk_size, 2), (c.slots, 1), (c.latent_frames, 21), (c.held, True), (c.speed, 1.0),
         (c.primitives["writer_thread"], False), (c.size, "64x96"),
     ]  # fmt: skip
     for control, value in changes:
         control.value = value
-        assert explorer._image.value not in seen, control.description
-        seen.add(explorer._image.value)
-        assert image(explorer).size == size, "the page would jump"
+        assert measured._image.value not in seen, control.description
+        seen.add(measured._image.value)
+        assert image(measured).size == size, "the page would jump"
 
 
-def test_other_chunk_size_and_size_are_marked_as_guesses(explorer):
-    explorer.calibrate(wait_s=60)
-    explorer.controls.chunk_size.value = 5
-    assert "Chunk size 5 was not measured here, only 1 and 2" in " ".join(explorer.remarks)
-    explorer.controls.size.value = "64x96"
-    assert "a guess: scaled by pixels from 32x48" in explorer.remarks[0]
+def test_other_chunk_size_and_size_are_marked_as_guesses(measured):
+    measured.controls.chunk_size.value = 5
+    assert "Chunk size 5 was not measured here, only 1 and 2" in " ".join(measured.remarks)
+    measured.controls.size.value = "64x96"
+    assert "a guess: scaled by pixels from 32x48" in measured.remarks[0]
 
 
-def test_run_measures_both_paths_and_says_how_they_differ(explorer):
-    explorer.run(wait_s=60)
+def test_run_measures_both_paths_and_says_how_they_differ(measured):
+    explorer = measured
     (run,) = explorer.session.runs
     assert list(run.recording.arms) == ["sync", "async"]
     assert run.recording.arms["async"].latency.n == 2
@@ -128,90 +157,14 @@ def test_run_measures_both_paths_and_says_how_they_differ(explorer):
     assert f"{predicted:.4f}" in explorer._figures.value
 
 
-def test_the_prediction_shown_with_a_run_was_made_before_it(explorer):
-    explorer.calibrate(wait_s=60)
-    before = explorer._predicted
-    explorer.run(wait_s=60)
-    run = explorer.session.runs[0]
-    assert run.predicted.predictions["async"].run == before.predictions["async"].run
+def test_the_prediction_shown_with_a_run_was_made_before_it(measured, before):
+    explorer, run = measured, measured.session.runs[0]
+    assert run.predicted.predictions["async"].run == before.predicted.predictions["async"].run
     assert explorer._predicted is run.predicted
     explorer.controls.slots.value = 3
     assert explorer._predicted is not run.predicted
     explorer.controls.slots.value = 2
     assert explorer._predicted is run.predicted, "back at the setting its run is shown again"
-
-
-def test_two_runs_side_by_side(explorer):
-    explorer.run(wait_s=60)
-    explorer.controls.view.value = "side by side"
-    assert "1 against run 1" in explorer.remarks[0]
-    explorer.controls.decoder.value = "slow"
-    explorer.run(wait_s=60)
-    assert (explorer.controls.first.value, explorer.controls.second.value) == (1, 2)
-    assert explorer.remarks[0].startswith("Run 2 against run 1: sync took ")
-    assert "longer than " in explorer.remarks[0] or "times as long as " in explorer.remarks[0]
-    assert "run 1" in explorer._figures.value and "run 2" in explorer._figures.value
-    assert len(explorer.table().rows) == 2
-
-
-def test_cancel_stops_within_a_chunk_and_leaves_it_usable(explorer):
-    explorer.calibrate(wait_s=60)
-    explorer.controls.decoder.value = "slow"
-    explorer.controls.latent_frames.value = 161
-    explorer.run()
-    assert explorer.controls.run.disabled and not explorer.controls.cancel.disabled
-    session = explorer.session
-    wait_for(lambda: session.progress.doing == "measuring" and session.progress.share > 0, 60)
-    assert session.progress.left_s is not None
-    begun = time.perf_counter()
-    explorer.controls.cancel.click()
-    assert explorer.wait(30)
-    assert time.perf_counter() - begun < 161 * 0.05, "it decoded on to the end"
-    assert explorer.session.runs == [] and "cancelled" in explorer.remarks[0].lower()
-    assert "cancelled" in explorer.controls.state.value
-    assert not explorer.controls.run.disabled and explorer.controls.cancel.disabled
-    explorer.controls.decoder.value = "nearest"
-    explorer.controls.latent_frames.value = 9
-    assert "cancelled" not in explorer.remarks[0].lower(), "the message has been read"
-    explorer.run(wait_s=60)
-    assert len(explorer.session.runs) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"sink": "full"}, "No space left on device"),
-        ({"decoder": "greedy"}, "out of memory"),
-        ({"decoder": "absent"}, "neither a local folder nor a hub repository"),
-        ({"decoder": "broken"}, "object is no ChunkDecoder: it lacks device, spatial_factor"),
-        ({"sink": "raw", "folder": "/no/such/folder"}, "'/no/such/folder' does not exist"),
-    ],
-)
-def test_a_failure_is_shown_and_leaves_it_usable(explorer, change, words):
-    for name, value in change.items():
-        getattr(explorer.controls, name).value = value
-    explorer.run(wait_s=60)
-    assert words in explorer.remarks[0]
-    assert "vdkit-warning" in explorer._remarks.value
-    assert explorer.controls.state.value == "failed"
-    explorer.controls.sink.value, explorer.controls.decoder.value = "null", "nearest"
-    explorer.run(wait_s=60)
-    assert explorer.session.error is None and len(explorer.session.runs) == 1
-
-
-def test_a_failure_is_shown_with_two_runs_side_by_side_too(explorer):
-    explorer.controls.view.value = "side by side"
-    explorer.controls.sink.value = "full"
-    explorer.run(wait_s=60)
-    assert "No space left on device" in explorer.remarks[0]
-    assert "vdkit-warning" in explorer._remarks.value
-
-
-def test_a_failed_decoder_is_let_go_of(explorer, plugins):
-    explorer.controls.decoder.value = "greedy"
-    explorer.run(wait_s=60)
-    assert explorer.session.error.startswith("DecodeOutOfMemory")
-    assert [one() for one in plugins.loaded] == [None]
 
 
 @pytest.mark.parametrize(
@@ -226,31 +179,25 @@ def test_a_failed_decoder_is_let_go_of(explorer, plugins):
         ({"variant": "fast"}, "Nothing is known yet of nearest (fast)"),
     ],
 )
-def test_impossible_or_idle_settings_are_explained(explorer, change, words):
-    explorer.calibrate(wait_s=60)
+def test_impossible_or_idle_settings_are_explained(measured, change, words):
     for name, value in change.items():
-        getattr(explorer.controls, name).value = value
-    assert words in " ".join(explorer.remarks)
+        getattr(measured.controls, name).value = value
+    assert words in " ".join(measured.remarks)
 
 
-def test_slow_storage_is_named_as_the_bottleneck(explorer):
-    explorer.calibrate(wait_s=60)
-    explorer.controls.hold_storage(0.1)
-    assert "The sink is the bottleneck" in " ".join(explorer.remarks)
-    explorer.controls.hold_storage(None)
-    assert "bottleneck" not in " ".join(explorer.remarks)
+def test_slow_storage_is_named_as_the_bottleneck(measured):
+    measured.controls.hold_storage(0.1)
+    assert "The sink is the bottleneck" in " ".join(measured.remarks)
+    measured.controls.hold_storage(None)
+    assert "bottleneck" not in " ".join(measured.remarks)
 
 
-def test_export_writes_everything_and_touches_nothing(explorer):
-    with pytest.raises(RuntimeError, match=r"nothing is measured yet.*press Run"):
-        explorer.export()
-    explorer.controls.export.click()
-    assert "press Run" in explorer._exported.value, "the button shows what the call raises"
-    explorer.run(wait_s=60)
+def test_export_writes_everything_and_touches_nothing(measured):
+    explorer = measured
     first = explorer.export()
     names = {path.name for path in first}
-    assert names == {"recording.json", "timeline.png", "timeline.svg", "timeline.pdf", "table.csv",
-                     "table.md", "table.tex"}  # fmt: skip
+    pictures = {f"timeline.{ending}" for ending in ("png", "svg", "pdf", "csv")}
+    assert names == pictures | {"recording.json", "table.csv", "table.md", "table.tex"}
     folder = first[0].parent
     assert folder.parent == explorer.results and "_explorer" in folder.name
     kept, made = read_recording(folder), explorer.session.runs[0].recording
@@ -270,24 +217,166 @@ def test_export_writes_everything_and_touches_nothing(explorer):
     assert {path: path.read_bytes() for path in first} == before
 
 
-def test_what_cannot_be_written_is_said(explorer, tmp_path):
-    explorer.run(wait_s=60)
-    explorer.results = tmp_path / "file"
-    explorer.results.write_text("")
-    explorer.controls.export.click()
-    assert "results folder" in explorer._exported.value
-    assert "is a file; give a folder" in explorer._exported.value
+def test_what_cannot_be_written_is_said(measured, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(measured, "results", tmp_path / "file")
+    measured.controls.export.click()
+    assert "results folder" in measured._exported.value
+    assert "is a file; give a folder" in measured._exported.value
 
 
-def test_a_recorded_machine_predicts_and_cannot_be_measured():
+@pytest.fixture(scope="module")
+def recorded():
     made = explore(RECORDED)
+    yield made
+    made.close()
+
+
+def test_it_reads_in_a_page_without_widgets(measured):
+    bundle = measured._repr_mimebundle_()
+    assert bundle["text/plain"].startswith("The explorer")
+    assert measured.snapshot().data == measured._image.value
+
+
+def test_an_export_is_of_one_run_whatever_is_on_the_screen(measured):
+    explorer = measured
+    first = {path.name: path for path in explorer.export()}
+    explorer.controls.size.value = "64x96"
+    explorer.controls.latent_frames.value = 40
+    again = {path.name: path for path in explorer.export()}
+    assert again["timeline.png"].read_bytes() == first["timeline.png"].read_bytes()
+    assert "Run 1, written into" in explorer._exported.value
+    assert read_recording(again["recording.json"].parent).workload.latent_frames == 9
+
+
+def test_a_record_says_how_to_measure_it_again(measured):
+    setting = measured.setting
+    command = bench_command(setting, 2).split()
+    assert command[:2] == ["vdkit", "bench"] and "random:33x32x48" in command
+    slow = replace(setting, mb_per_s=5.0, config=DecodeConfig(2, 3, writer_thread=False))
+    words = bench_command(slow, 2, "/dev/shm")
+    assert "--sink null:/dev/shm" in words
+    asked = build_parser().parse_args(words.split()[1:])
+    assert (asked.chunk, asked.slots, asked.writer_thread) == (2, 3, False)
+    assert (asked.throttle_mb_s, asked.runs, asked.modes) == (5.0, 2, "sync,async")
+    assert measured.session.runs[0].recording.command is None, "the command line lacks the decoder"
+
+
+def test_each_line_has_its_own_key(measured, before):
+    keys = closing_keys(measured)
+    assert list(before.keys) == ["sink closed"]
+    assert list(keys) == ["predicted: sink closed", "measured: sink closed"]
+    for whole, zoom in measured._picture._axes:
+        for ax in (whole, zoom):
+            assert [line.get_linestyle() for line in ax.lines] == list(keys.values())
+
+
+def test_before_anything_is_known_it_says_so_and_how_to_know(explorer):
+    assert "Nothing is known yet of nearest (diffusers)" in explorer.remarks[0]
+    assert "Calibrate measures it" in explorer.remarks[0]
+    assert image(explorer).size[0] > 1000
+    with pytest.raises(RuntimeError, match=r"nothing is measured yet.*press Run"):
+        explorer.export()
+    explorer.controls.export.click()
+    assert "press Run" in explorer._exported.value, "the button shows what the call raises"
+
+
+def test_two_runs_side_by_side(explorer):
+    explorer.run(wait_s=60)
+    explorer.controls.view.value = "side by side"
+    assert "1 against run 1" in explorer.remarks[0]
+    explorer.controls.decoder.value = "slow"
+    explorer.run(wait_s=60)
+    assert (explorer.controls.first.value, explorer.controls.second.value) == (1, 2)
+    assert explorer.remarks[0].startswith("Run 2 against run 1: sync took ")
+    assert "longer than " in explorer.remarks[0] or "times as long as " in explorer.remarks[0]
+    assert "run 1" in explorer._figures.value and "run 2" in explorer._figures.value
+    assert len(explorer.table().rows) == 2
+
+
+def test_cancel_stops_within_a_chunk_and_leaves_it_usable(explorer):
+    explorer.controls.decoder.value = "slow"
+    explorer.controls.latent_frames.value = 161
+    explorer.run()
+    assert explorer.controls.run.disabled and not explorer.controls.cancel.disabled
+    session = explorer.session
+    wait_for(lambda: session.progress.doing == "measuring" and session.progress.share > 0, 60)
+    assert session.progress.left_s is not None
+    begun = time.perf_counter()
+    explorer.controls.cancel.click()
+    assert explorer.wait(30)
+    assert time.perf_counter() - begun < 161 * 0.02, "it decoded on to the end"
+    assert explorer.session.runs == [] and "cancelled" in explorer.remarks[0].lower()
+    assert "cancelled" in explorer.controls.state.value
+    assert not explorer.controls.run.disabled and explorer.controls.cancel.disabled
+    explorer.controls.decoder.value = "nearest"
+    explorer.controls.latent_frames.value = 9
+    assert "cancelled" not in explorer.remarks[0].lower(), "the message has been read"
+    explorer.run(wait_s=60)
+    assert len(explorer.session.runs) == 1
+
+
+FAILURES = (
+    ({"sink": "full"}, "No space left on device"),
+    ({"sink": "full", "view": "side by side"}, "No space left on device"),
+    ({"decoder": "greedy"}, "out of memory"),
+    ({"decoder": "absent"}, "neither a local folder nor a hub repository"),
+    ({"decoder": "broken"}, "object is no ChunkDecoder: it lacks device, spatial_factor"),
+    ({"sink": "raw", "folder": "/no/such/folder"}, "'/no/such/folder' does not exist"),
+)
+
+
+def test_a_failure_is_shown_and_leaves_it_usable(explorer, plugins):
+    c = explorer.controls
+    for done, (change, words) in enumerate(FAILURES):
+        for name, value in change.items():
+            getattr(c, name).value = value
+        explorer.run(wait_s=60)
+        assert words in explorer.remarks[0]
+        assert "vdkit-warning" in explorer._remarks.value
+        assert c.state.value == "failed"
+        if c.decoder.value == "greedy":
+            assert {one() for one in plugins.loaded} == {None}, "a failed decoder is held"
+        c.sink.value, c.decoder.value, c.view.value = "null", "nearest", "this setting"
+        explorer.run(wait_s=60)
+        assert explorer.session.error is None and len(explorer.session.runs) == done + 1
+
+
+def test_a_recorded_machine_predicts_and_cannot_be_measured(recorded):
+    made = recorded
     made.controls.machine.value = "NVIDIA H200, recorded"
     assert (made.controls.decoder.value, made.controls.size.value) == ("wan2.1", "480x832")
     assert "Costs of each step on NVIDIA H200, recorded" in made.remarks[0]
     assert made.controls.run.disabled
     made.run(wait_s=60)
     assert "cannot be measured from here" in made.remarks[0] and made.session.runs == []
-    made.close()
+
+
+def test_picture_remark_and_table_are_of_one_run(recorded):
+    explorer = recorded
+    explorer.controls.machine.value = "NVIDIA H200, recorded"
+    explorer.controls.latent_frames.value = 41
+    (folder,) = RECORDED.glob("20261121T004501Z_*_aws-float16")
+    run = SessionRun(1, explorer._predicted, read_recording(folder))
+    explorer.session.runs.append(run)
+    explorer._redraw()
+    for mode, arm in run.recording.arms.items():
+        latencies = sorted(arm.latencies)
+        assert run.shown(mode).latency_s in latencies[4:6], "the nearest to the median of 10"
+    sync_s, async_s = (run.shown(mode).latency_s for mode in ("sync", "async"))
+    assert f"{sync_s:.3f}" != f"{run.recording.arms['sync'].latency.mean:.3f}", (
+        "or it shows nothing"
+    )
+    assert explorer.remarks[0] == difference_words(run)
+    assert f"sync took {sync_s:.3f} s" in explorer.remarks[0]
+    assert f"async took {async_s:.3f} s" in explorer.remarks[0]
+    assert "nearest to the median of 10" in explorer.remarks[0]
+    for seconds, panel in zip((sync_s, async_s), setting_panels(run.predicted, run), strict=True):
+        assert f"measured {seconds:.3f} s" in panel.title
+    row = explorer.table().frame().loc[0]
+    assert row["sync s"] == pytest.approx(sync_s, abs=5e-4)
+    assert row["async s"] == pytest.approx(async_s, abs=5e-5)
+    assert f"{sync_s:.3f}" in explorer._figures.value
 
 
 def test_no_thread_is_left_and_one_at_a_time_is_open():
@@ -298,12 +387,6 @@ def test_no_thread_is_left_and_one_at_a_time_is_open():
     second.close()
 
 
-def test_it_reads_in_a_page_without_widgets(explorer):
-    bundle = explorer._repr_mimebundle_()
-    assert bundle["text/plain"].startswith("The explorer")
-    assert explorer.snapshot().data == explorer._image.value
-
-
 def test_a_setting_of_another_machine_is_refused(explorer):
     setting = explorer.setting
     with pytest.raises(ValueError, match="cannot be measured from here"):
@@ -312,17 +395,6 @@ def test_a_setting_of_another_machine_is_refused(explorer):
 
 def elsewhere(setting):
     return Setting(replace(setting.decoding, machine="another"), setting.latent_frames)
-
-
-def test_an_export_is_of_one_run_whatever_is_on_the_screen(explorer):
-    explorer.run(wait_s=60)
-    first = {path.name: path for path in explorer.export()}
-    explorer.controls.size.value = "64x96"
-    explorer.controls.latent_frames.value = 40
-    again = {path.name: path for path in explorer.export()}
-    assert again["timeline.png"].read_bytes() == first["timeline.png"].read_bytes()
-    assert "Run 1, written into" in explorer._exported.value
-    assert read_recording(again["recording.json"].parent).workload.latent_frames == 9
 
 
 def test_a_size_that_cannot_be_is_refused_before_it_runs(explorer, plugins):
@@ -358,61 +430,3 @@ def test_first_values_that_no_control_has_are_refused(given, words, tmp_path):
     with pytest.raises(ValueError) as refused:
         explore(tmp_path, **given)
     assert words in str(refused.value)
-
-
-def test_a_record_says_how_to_measure_it_again(explorer):
-    setting = explorer.setting
-    command = bench_command(setting, 2).split()
-    assert command[:2] == ["vdkit", "bench"] and "random:33x32x48" in command
-    slow = replace(setting, mb_per_s=5.0, config=DecodeConfig(2, 3, writer_thread=False))
-    words = bench_command(slow, 2, "/dev/shm")
-    assert "--sink null:/dev/shm" in words
-    asked = build_parser().parse_args(words.split()[1:])
-    assert (asked.chunk, asked.slots, asked.writer_thread) == (2, 3, False)
-    assert (asked.throttle_mb_s, asked.runs, asked.modes) == (5.0, 2, "sync,async")
-    explorer.run(wait_s=60)
-    assert explorer.session.runs[0].recording.command is None, "the command line lacks the decoder"
-
-
-def test_picture_remark_and_table_are_of_one_run():
-    explorer = explore(RECORDED)
-    explorer.controls.machine.value = "NVIDIA H200, recorded"
-    explorer.controls.latent_frames.value = 41
-    (folder,) = RECORDED.glob("20261121T004501Z_*_aws-float16")
-    run = SessionRun(1, explorer._predicted, read_recording(folder))
-    explorer.session.runs.append(run)
-    explorer._redraw()
-    for mode, arm in run.recording.arms.items():
-        latencies = sorted(arm.latencies)
-        assert run.shown(mode).latency_s in latencies[4:6], "the nearest to the median of 10"
-    sync_s, async_s = (run.shown(mode).latency_s for mode in ("sync", "async"))
-    assert f"{sync_s:.3f}" != f"{run.recording.arms['sync'].latency.mean:.3f}", (
-        "or it shows nothing"
-    )
-    assert explorer.remarks[0] == difference_words(run)
-    assert f"sync took {sync_s:.3f} s" in explorer.remarks[0]
-    assert f"async took {async_s:.3f} s" in explorer.remarks[0]
-    assert "nearest to the median of 10" in explorer.remarks[0]
-    for seconds, panel in zip((sync_s, async_s), setting_panels(run.predicted, run), strict=True):
-        assert f"measured {seconds:.3f} s" in panel.title
-    row = explorer.table().frame().loc[0]
-    assert row["sync s"] == pytest.approx(sync_s, abs=5e-4)
-    assert row["async s"] == pytest.approx(async_s, abs=5e-5)
-    assert f"{sync_s:.3f}" in explorer._figures.value
-    explorer.close()
-
-
-def test_each_line_has_its_own_key(explorer):
-    def keys():
-        (legend,) = explorer._picture.figure.legends
-        words = [text.get_text() for text in legend.get_texts()]
-        drawn = dict(zip(words, legend.legend_handles, strict=True))
-        return {name: line.get_linestyle() for name, line in drawn.items() if "closed" in name}
-
-    explorer.calibrate(wait_s=60)
-    assert list(keys()) == ["sink closed"]
-    explorer.run(wait_s=60)
-    assert list(keys()) == ["predicted: sink closed", "measured: sink closed"]
-    for whole, zoom in explorer._picture._axes:
-        for ax in (whole, zoom):
-            assert [line.get_linestyle() for line in ax.lines] == list(keys().values())

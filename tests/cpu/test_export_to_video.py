@@ -11,9 +11,9 @@ import pytest
 from tests.helpers import Collect, NearestDecoder, file_size_limit, latents_for, leftovers
 from vdkit import DecodeCancelled, decode_async, decode_diffusers, decode_sync, load_decoder
 from vdkit.__main__ import main
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only
-from vdkit.sinks import ExportToVideoSink, SinkSpec, ThrottledSink
+from vdkit.sinks import ExportToVideoSink, SinkSpec, ThrottledSink, export_encoder
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="pip install 'vdkit[export]'")
 ENCODER = f"export_to_video, imageio-ffmpeg {imageio_ffmpeg.__version__}"
@@ -45,7 +45,7 @@ def test_the_file_is_the_one_that_a_user_writes(decoder, latents, tmp_path):
     result = decode_diffusers(decoder, latents, sink, fps=24, progress=False)
     (chunk,) = result.chunks
     assert chunk.decode_done_s <= chunk.convert_done_s <= chunk.write_start_s < chunk.write_done_s
-    assert sink.encoder == ENCODER and not leftovers(tmp_path)
+    assert export_encoder() == ENCODER and not leftovers(tmp_path)
 
     decode_diffusers(decoder, latents, floats := Floats(), progress=False)
     (frames,) = floats.chunks
@@ -77,7 +77,7 @@ def test_other_paths_have_no_float_frames(decoder, latents, tmp_path, path):
         path(decoder, latents, sink, progress=False)
     with pytest.raises(TypeError, match="ExportToVideoSink cannot be throttled"):
         ThrottledSink(sink, 100)
-    sink.open(VideoInfo(9, 32, 48, 24))
+    sink.open(MediaInfo(9, 32, 48, 24))
     with pytest.raises(TypeError, match=r"takes float frames in .*, not uint8"):
         sink.write(np.zeros((9, 32, 48, 3), np.uint8))
     sink.abort()
@@ -156,7 +156,7 @@ def test_without_imageio_opencv_encodes(decoder, latents, tmp_path, monkeypatch)
         monkeypatch.setattr(module, "is_imageio_available", lambda: False)
     sink = ExportToVideoSink(tmp_path / "clip.mp4")
     decode_diffusers(decoder, latents, sink, progress=False)
-    assert sink.encoder == f"export_to_video, OpenCV {cv2.__version__}"
+    assert export_encoder() == f"export_to_video, OpenCV {cv2.__version__}"
     assert pixels_of(sink.path).shape == (9, 32, 48, 3)
 
 

@@ -34,6 +34,7 @@ from vdkit import (
     decode_sync,
     load_decoder,
 )
+from vdkit.__main__ import main
 from vdkit.decode.engines import EventClock
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.models.fast.decoder import FastWanDecoder
@@ -280,23 +281,46 @@ def test_buffers_are_released_while_the_exception_lives(device):
         paths.Slot.__init__ = original
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_at_the_terminal(tmp_path, device, number):
+def throttled(device, folder):
+    """Arguments of a command that writes into ``folder`` for minutes."""
+    return ["bench", "--device", device, "--sink", f"raw:{folder}", "--latents", "random:9x16x16",
+            "--throttle-mb-s", "0.0002", "--out", str(folder / "results")]  # fmt: skip
+
+
+def wait_and_kill(pid, folder, number, timeout_s=120):
+    """Send a signal once something is written."""
+    deadline = time.monotonic() + timeout_s
+    while not list(folder.glob(".vdkit-*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(pid, number)
+
+
+def test_ctrl_c_at_the_terminal(tmp_path, device):
     """A real signal to a real process: it ends, says so, and leaves nothing behind."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vdkit", "bench", "--device", device, "--sink", f"raw:{tmp_path}",
-         "--latents", "random:9x16x16", "--throttle-mb-s", "0.0002",
-         "--out", str(tmp_path / "results")],
+        [sys.executable, "-m", "vdkit", *throttled(device, tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # as no nohup would have it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as no nohup has it
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".vdkit-*/*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(number)
+    wait_and_kill(process.pid, tmp_path, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "interrupted" in errors and "Traceback" not in errors
+    assert not list(tmp_path.glob(".vdkit-*")) and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_ends_are_as_ctrl_c(tmp_path, device, number, capsys):
+    """In this process, which the signal would end if it did what it does by default."""
+    before = signal.signal(number, signal.SIG_DFL)
+    killer = threading.Thread(target=wait_and_kill, args=(os.getpid(), tmp_path, number))
+    killer.start()
+    try:
+        assert main(throttled(device, tmp_path)) == 130
+    finally:
+        killer.join()
+        signal.signal(number, before)
+    assert "interrupted" in capsys.readouterr().err
     assert not list(tmp_path.glob(".vdkit-*")) and not (tmp_path / "results").exists()
 
 

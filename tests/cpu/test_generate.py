@@ -53,9 +53,9 @@ def made(pipeline):
 
 @pytest.fixture(scope="module")
 def clip():
-    """Nine frames of a moving circle: decoder, latents, frames uint8 [9, 96, 160, 3]."""
+    """Nine frames of a moving circle: decoder, latents, frames uint8 [9, 48, 80, 3]."""
     decoder = load_decoder("tiny-wan", "cpu")
-    latents = load_latents(EXAMPLES[1], decoder)[:, :, :3]
+    latents = load_latents(EXAMPLES[1], decoder)[:, :, :3, 3:9, 5:15]
     kept = MemorySink()
     decode_sync(decoder, latents, kept, fps=16, progress=False)
     return decoder, latents, kept.frames
@@ -290,9 +290,9 @@ def test_latents_files_that_cannot_be_written(tmp_path, made):
         save_latents(tmp_path / "no" / "l.safetensors", made.latents)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_latents_are_the_miniatures(pipeline, path):
-    """What their metadata say makes them again, to rounding."""
+def test_example_latents_are_the_miniatures(pipeline):
+    """What their metadata say makes them again, to rounding; one of four, all have checksums."""
+    path = next(path for path in EXAMPLES if path.stem == "two_shapes")
     said = latents_metadata(path)
     high, low = map(float, said["guidance"].split(","))
     again = generate_latents(
@@ -305,12 +305,15 @@ def test_example_latents_are_the_miniatures(pipeline, path):
         progress=False,
     )
     kept = load_latents(path, pipeline_decoder(pipeline))
-    assert said["video"] == "33 frames of 96x160" and kept.shape == (1, 16, 9, 12, 20)
     torch.testing.assert_close(again.latents, kept, rtol=0, atol=0.05)
 
 
-def test_four_examples():
+def test_four_examples(pipeline):
     assert len(EXAMPLES) == 4
+    for path in EXAMPLES:
+        said, kept = latents_metadata(path), load_latents(path, pipeline_decoder(pipeline))
+        assert said["video"] == "33 frames of 96x160" and kept.shape == (1, 16, 9, 12, 20)
+        assert said["source"] == "tiny-wan" and int(said["steps"]) > 1 and said["prompt"]
 
 
 # Real pictures through every path and sink.
@@ -332,7 +335,7 @@ def test_the_same_pictures_on_every_path_and_sink(tmp_path, clip, path, chunk):
     raw, png = tmp_path / "v.rgb", tmp_path / "png"
     for sink in (RawSink(raw), PngSink(png), ThrottledSink(NullSink(), 1000.0)):
         path(decoder, latents, sink, fps=16, config=config, progress=False)
-    got = np.fromfile(raw, np.uint8).reshape(-1, 96, 160, 3)
+    got = np.fromfile(raw, np.uint8).reshape(-1, 48, 80, 3)
     pictures = np.stack([np.asarray(Image.open(file)) for file in sorted(png.glob("*.png"))])
     np.testing.assert_array_equal(got, pictures)
     if chunk == 1:
@@ -343,7 +346,10 @@ def test_the_same_pictures_on_every_path_and_sink(tmp_path, clip, path, chunk):
 
 
 def test_mp4_is_near_the_raw_frames(tmp_path, clip):
-    decoder, latents, frames = clip
+    decoder, kept = clip[0], MemorySink()
+    latents = load_latents(EXAMPLES[1], decoder)[:, :, :3]
+    decode_sync(decoder, latents, kept, fps=16, progress=False)
+    frames = kept.frames
     decode_async(decoder, latents, Mp4Sink(tmp_path / "v.mp4"), fps="24000/1001", progress=False)
     with av.open(str(tmp_path / "v.mp4")) as container:
         stream = container.streams.video[0]

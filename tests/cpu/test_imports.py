@@ -30,8 +30,7 @@ MAY_IMPORT = {
     "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
     "present": GROUND | {"models", "trace", "record", "predict"},  # of models types alone
     "explorer": THIRD | {"present"},
-    "demo": THIRD | {"present"},
-    "cli": THIRD | {"present", "explorer", "demo"},
+    "cli": THIRD | {"present", "explorer"},
     "__main__": {"cli", "record"},
     "__init__": set(),
 }
@@ -136,7 +135,7 @@ def test_every_public_name_resolves():
 
 
 MOVED = {
-    "decode.chunks": "ChunkRecord DecodeResult VideoInfo",
+    "decode.chunks": "ChunkRecord DecodeResult",
     "trace.write": "write_trace",
     "models.latents": "latents_metadata",
     "sinks": "ThrottledSink",

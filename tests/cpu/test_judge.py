@@ -73,13 +73,13 @@ def some():
 
 
 def test_clips_are_judged_right():
-    clips = random_clips(300, seed=0, whole=3)
+    clips = random_clips(120, seed=0, whole=3)
     assert_right((score(scene, describe(frames)) for scene, frames in clips), 0.99)
 
 
 def test_spoiled_clips_are_judged_right():
     rng = np.random.default_rng(0)
-    clips = random_clips(60, seed=2)
+    clips = random_clips(40, seed=2)
     assert_right((score(scene, describe(spoil(frames, rng))) for scene, frames in clips), 0.97)
 
 

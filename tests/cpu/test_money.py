@@ -21,7 +21,7 @@ from vdkit.record.derived import (
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
-PROFILE = next(RESULTS.glob("*aws-profile"))
+PROFILE = next(RESULTS.glob("*2ad74eb_aws-profile"))
 QUICK = ["--device", "cpu", "--latents", "random:9x16x16", "--sink", "null", "--runs"]
 
 

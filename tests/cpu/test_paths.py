@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from vdkit import (
 )
 from vdkit.decode import DecodeCancelled
 from vdkit.decode.engines import HostEngine
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import _rounded
 from vdkit.sinks import ThrottledSink
 
@@ -51,16 +53,20 @@ def frames_of(path, decoder, latents, **options):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])
-def test_every_combination_gives_the_same_bytes(tiny, device, chunk_size):
-    decoder = tiny(device)
+@pytest.mark.parametrize("name", ["nearest", "tiny-wan"])
+def test_every_combination_gives_the_same_bytes(tiny, device, name, chunk_size):
+    """On a CPU the slow decoder has one number of slots with each setting of the switches."""
+    decoder = tiny(device) if name == "tiny-wan" else NearestDecoder(device)
+    every = (1, 2, 3, 16)
     latents = latents_for(decoder, frames=6)
     reference = frames_of(decode_sync, decoder, latents, config=DecodeConfig(chunk_size=chunk_size))
     assert reference.frames == 21
     config = DecodeConfig(chunk_size=chunk_size, sync_uint8_on_gpu=True)
     sink = frames_of(decode_sync, decoder, latents, config=config)
     assert sink.sha256 == reference.sha256
-    for values in COMBINATIONS:
-        for slots in (1, 2, 3, 16):
+    for index, values in enumerate(COMBINATIONS):
+        few = every[(index + index // 4) % 4 :][:1]  # each number meets each value of a switch
+        for slots in few if device == "cpu" and name == "tiny-wan" else every:
             switches = dict(zip(SWITCHES, values, strict=True))
             config = DecodeConfig(chunk_size=chunk_size, slots=slots, **switches)
             sink = frames_of(decode_async, decoder, latents, config=config)
@@ -167,7 +173,7 @@ def test_the_diffusers_path_rounds_frame_by_frame_as_the_whole_would(order):
     video = np.random.default_rng(0).random((3, 8, 12, 3), np.float32)
     video[0, 0, :4, 0] = (0, 1, 0.5 / 255, 1.5 / 255)
     video = np.asarray(video, order=order)
-    pixels = _rounded(video)
+    pixels = _rounded(video, MediaInfo(3, 8, 12, Fraction(16)))
     assert np.array_equal(pixels, (video * 255).round().astype("uint8"))
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
 

@@ -15,11 +15,11 @@ from tests.timelines import adds_up
 from vdkit.decode.chunks import (
     ChunkRecord,
     DecodeConfig,
-    VideoInfo,
     latent_frames,
     pixel_frames,
     plan_chunks,
 )
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only, decode_async, decode_sync
 from vdkit.measure.study import as_run
 from vdkit.predict import Cost, StageCosts, Storage
@@ -35,7 +35,7 @@ SWITCHES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
 
 
 def video(latents=9):
-    return VideoInfo(pixel_frames(latents), 16, 32, Fraction(16))
+    return MediaInfo(pixel_frames(latents), 16, 32, Fraction(16))
 
 
 def random_costs(rng, **given):
@@ -480,7 +480,7 @@ def even_costs(chunks, compute_s, sequential_s):
 def test_published_figures():
     """AWS and Synthesia on G7e: 41 chunks, 20.17 s of compute, 21.99 s sequential."""
     costs = even_costs(41, 20.17, 21.99)
-    info = VideoInfo(161, 480, 832, Fraction(16))
+    info = MediaInfo(161, 480, 832, Fraction(16))
     sync, pipelined, floor = (
         predict(costs, info, mode=m) for m in ("sync", "async", "compute_only")
     )
@@ -675,7 +675,7 @@ def test_results_of_two_settings_are_not_mixed():
 
 
 def test_variants_are_fitted_one_by_one():
-    variants = load("*_variants-480p-float16")
+    variants = load("*90fbdee_variants-480p-float16")
     with pytest.raises(
         ValueError, match=r"variant is 'channels_last' in .*fit each setting by its"
     ):

@@ -86,7 +86,7 @@ def test_the_arm_with_planted_work_is_there_only_if_it_is_named(form, slow):
 
 
 def test_a_variant_is_compared_with_its_own_baseline():
-    folder = next(RESULTS.glob("*variants-480p-float16"))
+    folder = next(RESULTS.glob("*90fbdee_variants-480p-float16"))
     whole, found = read_recording(folder), find_recordings(folder)
     rows = {row["arm"]: row for row in rows_of(found, by_run=False)}
     assert list(rows) == list(whole.arms)

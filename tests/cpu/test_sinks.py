@@ -16,10 +16,10 @@ import torch
 from tests.helpers import Collect, file_size_limit, leftovers
 from vdkit import MemorySink, Mp4Sink, NullSink, PngSink, RawSink
 from vdkit.decode import frames_to_uint8
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 from vdkit.sinks import SinkSpec, ThrottledSink, storage_kind
 
-INFO = VideoInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))
+INFO = MediaInfo(frames=5, height=16, width=24, fps=Fraction(24000, 1001))
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)
 
 
@@ -109,7 +109,7 @@ def test_raw_notices_missing_frames(tmp_path):
 def test_mp4_has_every_frame_and_the_exact_rate(tmp_path, fps):
     path = tmp_path / "clip.mp4"
     ramp = np.broadcast_to(np.arange(24, dtype=np.uint8)[None, None, :, None] * 10, FRAMES.shape)
-    feed(Mp4Sink(path, crf=0), np.ascontiguousarray(ramp), VideoInfo(5, 16, 24, fps))
+    feed(Mp4Sink(path, crf=0), np.ascontiguousarray(ramp), MediaInfo(5, 16, 24, fps))
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -126,7 +126,7 @@ def test_png_names_and_replacing(tmp_path):
     folder = tmp_path / "frames"
     feed(PngSink(folder))
     assert sorted(p.name for p in folder.iterdir()) == [f"{i:06d}.png" for i in range(5)]
-    feed(PngSink(folder), FRAMES[:3], VideoInfo(3, 16, 24, Fraction(16)))
+    feed(PngSink(folder), FRAMES[:3], MediaInfo(3, 16, 24, Fraction(16)))
     assert len(list(folder.iterdir())) == 3
     assert not leftovers(tmp_path)
 
@@ -185,7 +185,7 @@ def test_a_folder_in_the_way_is_seen_before_anything_is_decoded(tmp_path, make, 
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_raw_file_and_its_sidecar_are_of_one_decode(tmp_path, monkeypatch, refused, earlier):
     if earlier:
-        feed(RawSink(tmp_path / "clip.rgb"), FRAMES[:3], VideoInfo(3, 16, 24, Fraction(16)))
+        feed(RawSink(tmp_path / "clip.rgb"), FRAMES[:3], MediaInfo(3, 16, 24, Fraction(16)))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def replace(path, target, real=Path.replace):
@@ -282,7 +282,7 @@ def test_memory_notices_missing_frames():
 
 def test_bad_settings(tmp_path):
     with pytest.raises(ValueError, match="even sides, the video is 15x24; use RawSink"):
-        Mp4Sink(tmp_path / "a.mp4").open(VideoInfo(5, 15, 24, Fraction(16)))
+        Mp4Sink(tmp_path / "a.mp4").open(MediaInfo(5, 15, 24, Fraction(16)))
     with pytest.raises(ValueError, match=r"writes .mp4 files, not 'a.mov'"):
         Mp4Sink(tmp_path / "a.mov")
     with pytest.raises(ValueError, match="crf is 99"):
@@ -364,7 +364,7 @@ def test_mp4_keeps_colors(tmp_path, color):
     """Converted by the matrix that the file names: BT.601 would be off by up to 20 levels."""
     path = tmp_path / "flat.mp4"
     frames = np.full((5, 32, 48, 3), color, np.uint8)
-    feed(Mp4Sink(path), frames, VideoInfo(5, 32, 48, Fraction(16)))
+    feed(Mp4Sink(path), frames, MediaInfo(5, 32, 48, Fraction(16)))
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])

@@ -118,7 +118,7 @@ def test_denoising_has_a_column_a_step():
         "a": [np.full((6, 10, 3), 9, np.uint8)] * 2,
         "b": [np.zeros((6, 10, 3), np.uint8)] * 2,
     }
-    figure = plot_denoising(steps, pictures, "title")
+    figure = plot_denoising(steps, pictures)
     assert len(figure.axes) == 4
     assert figure.axes[0].get_title() == "step 1\nhigh-noise\nat noise 1.00"
     assert figure.axes[1].get_title() == "step 8\nlow-noise\nat noise 0.12"
@@ -132,24 +132,14 @@ def test_denoising_has_a_column_a_step():
 
 
 @pytest.mark.parametrize(
-    ("frames", "count", "columns", "first", "last", "shown"),
-    [
-        (33, 12, 6, "frame 0, 0.00 s", "frame 32, 2.00 s", 12),
-        (5, 12, 6, "frame 0, 0.00 s", "frame 4, 0.25 s", 5),
-        (9, 5, 3, "frame 0, 0.00 s", "frame 8, 0.50 s", 5),
-        (1, 12, 6, "frame 0, 0.00 s", "frame 0, 0.00 s", 1),
-    ],
+    ("frames", "last", "shown"),
+    [(33, "frame 32, 2.00 s", 12), (5, "frame 4, 0.25 s", 5), (1, "frame 0, 0.00 s", 1)],
 )
-def test_frames_of_a_video(frames, count, columns, first, last, shown):
-    figure = plot_frames(np.zeros((frames, 6, 10, 3), np.uint8), 16, count, columns)
+def test_frames_of_a_video(frames, last, shown):
+    figure = plot_frames(np.zeros((frames, 6, 10, 3), np.uint8), 16)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert (titles[0], titles[-1], len(titles)) == (first, last, shown)
+    assert (titles[0], titles[-1], len(titles)) == ("frame 0, 0.00 s", last, shown)
     assert sum(len(ax.images) for ax in figure.axes) == shown
-
-
-def test_frames_need_a_count():
-    with pytest.raises(ValueError, match="count is 0, columns 6; use 1 or more"):
-        plot_frames(np.zeros((3, 6, 10, 3), np.uint8), count=0)
 
 
 POINTS = [
@@ -175,7 +165,7 @@ def test_growth_and_its_words():
 
 
 def test_vram_picture():
-    figure = plot_vram({"here": POINTS, "nothing": [], "recorded": POINTS[1:4]}, "title")
+    figure = plot_vram({"here": POINTS, "nothing": [], "recorded": POINTS[1:4]})
     (ax,) = figure.axes
     labels = [line.get_label() for line in ax.lines]
     assert labels == [

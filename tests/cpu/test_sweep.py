@@ -22,7 +22,7 @@ from vdkit.present.sweep_document import sweep_document, sweep_frame
 from vdkit.record.results import load_results, read_recording
 from vdkit.sinks import SinkSpec
 
-MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 2.0)
+MODES, CHUNKS, SLOTS, SPEEDS = ("sync", "async"), (1, 2), (1, 2), (None, 8.0)
 
 
 def make_bench(frames=5, delay_s=0.01, decoder=None):
@@ -120,10 +120,10 @@ def test_a_cell_is_an_ordinary_record(finished):
         assert list(result.arms) == [cell.mode] and [r.round for r in result.base.runs] == [0, 1]
     hashes = {result.arms[cell.mode].frame_sha256 for cell, result in sweep.results.items()}
     assert len(hashes) == 1 and None not in hashes
-    slow = [cell for cell in sweep.results if cell.mb_per_s == 2 and cell.mode == "sync"]
-    for cell in slow:  # a throttled cell really was: its frames' bytes over 2 MB/s, at the least
+    slow = [cell for cell in sweep.results if cell.mb_per_s == 8 and cell.mode == "sync"]
+    for cell in slow:  # a throttled cell really was: its frames' bytes over 8 MB/s, at the least
         work = sweep.plan.workload
-        assert measured_s(sweep.results[cell]) > work.frames * work.height * work.width * 3 / 2e6
+        assert measured_s(sweep.results[cell]) > work.frames * work.height * work.width * 3 / 8e6
 
 
 def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
@@ -205,8 +205,8 @@ def test_predictions_are_the_models_own(finished):
 
     sweep, _ = finished
     costs = fit_costs(*(sweep.results[cell] for cell in sweep.predictions.fitted_from))
-    cell = Cell(mode="async", chunk_size=2, slots=1, mb_per_s=2.0)
-    held = replace(costs, storage=Storage(2.0))
+    cell = Cell(mode="async", chunk_size=2, slots=1, mb_per_s=8.0)
+    held = replace(costs, storage=Storage(8.0))
     made = predict(held, video_info(sweep.results[cell]), sweep.results[cell].config)
     assert sweep.predicted(cell).latency_s == made.run.latency_s
     expected = 100 * (made.run.latency_s / measured_s(sweep.results[cell]) - 1)
@@ -329,7 +329,7 @@ def test_other_errors_are_no_lack_of_memory(tmp_path):
 
 def test_two_sweeps_into_one_folder(tmp_path):
     bench = make_bench(delay_s=0)
-    folder = begin(bench, tmp_path)
+    folder = begin(bench, tmp_path, chunks=(1,), speeds=(None,), runs=1)
 
     def second(sweep, cell):
         with pytest.raises(SweepLocked, match="another process is sweeping into"):
@@ -361,7 +361,7 @@ def test_a_damaged_file_of_a_sweep_stops_nothing_else(finished, tmp_path, capsys
     sweep, _ = finished
     home = tmp_path / "sweep"
     shutil.copytree(sweep.folder, home)
-    bad = home / "cell_sync_chunk2_2MBs.json"
+    bad = home / "cell_sync_chunk2_8MBs.json"
     bad.write_text(bad.read_text()[:500])
     for command, shown in (
         ("results", "11 cells measured"),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_held_out_prompt_gives_its_colors(ran):
         num_frames=33,
         height=96,
         width=160,
-        num_inference_steps=8,
+        num_inference_steps=5,
         guidance_scale=4.0,
         guidance_scale_2=3.0,
         generator=torch.Generator().manual_seed(0),
@@ -112,25 +113,28 @@ def test_a_held_out_prompt_gives_its_colors(ran):
     assert all(score(scene, seen).color), seen
 
 
-def train(run, *arguments):
-    """What `train.py` prints, started in a folder that is not the repository's."""
-    command = [sys.executable, str(HOME / "train.py"), *arguments, "--run", str(run)]
+def test_training_runs_goes_on_and_exports(tmp_path, monkeypatch, capsys):
+    """Started as a script in a folder that is not the repository's, then as often as here."""
+    run = tmp_path / "run"
+    command = [sys.executable, str(HOME / "train.py"), "--smoke", "--run", str(run)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        command, cwd=run.parent, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    out = done.stdout
+    monkeypatch.chdir(tmp_path)
 
+    def train(*arguments):
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments, "--run", str(run)])
+        runpy.run_path(str(HOME / "train.py"), run_name="__main__")
+        return capsys.readouterr().out
 
-def test_training_runs_goes_on_and_exports(tmp_path):
-    run = tmp_path / "run"
-    out = train(run, "--smoke")
     assert "vae.pt: 2 of 2 steps" in out and "diffusion.pt: 2 of 2 steps" in out
-    again = train(run, "--smoke")  # from the checkpoints: nothing is trained or encoded twice
+    again = train("--smoke")  # from the checkpoints: nothing is trained or encoded twice
     assert not re.search(r"^step |encoded", again, re.MULTILINE) and "2 of 2 steps" in again
     more = ("--steps", "3", "--batch", "2", "--clips", "4", "--log-every", "1", "--device", "cpu")
-    on = train(run, "diffusion", *more, "--no-compile")
+    on = train("diffusion", *more, "--no-compile")
     assert re.findall(r"^step (\d+)  high .*  low ", on, re.MULTILINE) == ["3"]
     made = WanPipeline.from_pretrained(run / "pipeline", dtype=torch.float32)
     assert {name: made.config[name] for name in PARTS} == {

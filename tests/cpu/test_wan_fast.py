@@ -18,10 +18,11 @@ from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.wan import WanDecoder, known_faults
 
 SMALL = {
-    16: {"base_dim": 16, "z_dim": 16},
+    16: {"base_dim": 16, "z_dim": 16, "num_res_blocks": 1},
     48: {
-        "base_dim": 16, "decoder_base_dim": 32, "z_dim": 48, "is_residual": True,
-        "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
+        "base_dim": 16, "decoder_base_dim": 32, "z_dim": 48, "num_res_blocks": 1,
+        "is_residual": True, "in_channels": 12, "out_channels": 12, "patch_size": 2,
+        "scale_factor_spatial": 16,
     },
 }  # fmt: skip
 
@@ -62,7 +63,7 @@ def frames_of(decoder, latents, chunk_size):
 
 
 @pytest.mark.parametrize(
-    ("frames", "height", "width"), [(1, 3, 5), (2, 1, 1), (5, 4, 6), (9, 3, 4)]
+    ("frames", "height", "width"), [(1, 3, 5), (2, 1, 1), (5, 4, 6), (6, 3, 4)]
 )
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4])
 def test_the_frames_are_those_of_diffusers(pair, frames, height, width, chunk_size):
@@ -83,7 +84,7 @@ def test_the_frames_are_those_of_a_whole_decode(pair, chunk_size):
 
 def test_chunk_sizes_agree_within_one_level(pair):
     _, fast = pair
-    latents = noise(fast, 9, 3, 4)
+    latents = noise(fast, 6, 3, 4)
     pixels = [frames_to_uint8(frames_of(fast, latents, size)).int() for size in (1, 2, 4)]
     assert all((other - pixels[0]).abs().max() <= 1 for other in pixels[1:])
 

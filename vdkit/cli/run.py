@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import cli
-from vdkit.decode.chunks import VideoInfo, exact_fps
+from vdkit.decode.chunks import exact_fps
+from vdkit.decode.media import MediaInfo
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, write_pictures
-from vdkit.present.documents import document_of, source_of
+from vdkit.present.documents import benchmark_table, document_of, source_of
 from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
-from vdkit.record import check_file, claim, result_folder, write_atomically
+from vdkit.present.words import noise_note
+from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
 from vdkit.record.compare import judged
-from vdkit.record.recording import Recording, write_recording
-from vdkit.record.results import runs_frame
+from vdkit.record.recording import FILE, Recording, write_recording
+from vdkit.record.results import read_recording, runs_frame
+from vdkit.trace import balancing_mb_per_s
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,13 +41,80 @@ if TYPE_CHECKING:
     from vdkit.present.stages import StageRow
 
 
-@cli.command("device out")
+DEMO, FPS, RUNS = "demo", 16, 2
+
+
+@cli.command("device out", decoder="tiny-wan", dtype=None)
 def run_demo(options: argparse.Namespace) -> int:
     """every decode path on a short clip (two minutes on two idle cores)"""
-    from vdkit import demo
+    from vdkit.decode.paths import decode_async
+    from vdkit.measure.plans import run_benchmark
+    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.loading import EXAMPLE
+    from vdkit.present.timeline import plot_timeline
+    from vdkit.sinks import Mp4Sink, SinkSpec
 
-    demo.run_demo(options.out, options.device)
+    out: Path = options.out
+    check_out(out, DEMO)
+    with contextlib.suppress(FileNotFoundError):  # an earlier demo is replaced, nothing else is
+        if read_recording(out).label != DEMO:
+            raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
+    decoder = cli.load_variant(options, "diffusers")
+    note = "" if decoder.device.type == "cuda" else " (no GPU in use: copies are memcpy)"
+    latents, made = load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"vdkit demo on {decoder.device}{note}")
+    print(f"{made['video']}, made by {made['source']} for {made['prompt']!r}\n")
+
+    # No warm-up: the untimed run that hashes the frames warms the device up.
+    measured = partial(
+        run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
+        progress=sys.stderr.isatty(), latents_source=EXAMPLE.name,
+    )  # fmt: skip
+    free = measured(SinkSpec("raw", out).fresh, label=DEMO)
+    _show_short("1. Storage keeps up", free)
+    if not free.frames_identical:
+        raise RuntimeError(
+            "the decode paths gave different frames; this is a bug in vdkit or torch"
+        )
+    fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
+    speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
+    held = SinkSpec("null", throttle_mb_per_s=speed)
+    slow = measured(held.fresh, modes=("sync", "async"), label=f"{DEMO}, slow storage")
+    print(
+        f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as\n"
+        "decoding it. sync pays for both, async only for the longer one and the last write.\n"
+    )
+    _show_short("2. Storage as slow as the decoder", slow)
+    print(
+        f"Runs of each: {RUNS}. That shows what overlaps with what; how much it saves takes more "
+        "runs than\nthat: vdkit bench makes 10 of each.\n"
+    )
+
+    video, picture, table = (out / name for name in ("demo.mp4", "timeline.png", "table.md"))
+    claim(video)
+    decode_async(decoder, latents, Mp4Sink(video), fps=FPS, progress=False)
+    figure = plot_timeline(
+        {mode: slow.arms[mode].typical() for mode in ("sync", "async")},
+        title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
+    )
+    with written(picture) as partly:
+        figure.savefig(partly)
+    write_atomically(table, f"{document_of(free).markdown()}\n{document_of(slow).markdown()}")
+    recordings = {out / FILE: free, out / "recording_slow_storage.json": slow}
+    for path, recording in recordings.items():
+        write_atomically(path, recording.model_dump_json() + "\n")
+    print("Written:", *(f"  {path}" for path in (video, picture, table, *recordings)), sep="\n")
     return 0
+
+
+def _show_short(title: str, recording: Recording) -> None:
+    whole = benchmark_table(recording)
+    ratio = f"{recording.baseline} / mode"
+    columns = ("mode", "mean s", "min s", "max s", "n", "TTFF s", "RTF", ratio)
+    table = replace(whole, rows=[{name: row[name] for name in columns} for row in whole.rows])
+    parts = (title, noise_note(recording), table.caption, table.markdown_body(), table.note)
+    print("\n\n".join(filter(None, parts)) + "\n")
 
 
 @cli.command(
@@ -211,7 +281,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     memory cannot be had is recorded as such.
     """
     from vdkit.measure.study import Bench
-    from vdkit.measure.sweep import SweepLocked, plan_cells, start_sweep
+    from vdkit.measure.sweep import plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
 
     wants = cli.asked(options)
@@ -243,8 +313,6 @@ def run_sweep(options: argparse.Namespace) -> int:
         document = sweep_document(sweep, wants)
         show(document, options)
         leave(folder, document, ("cells.csv", sweep_frame(sweep)), options)
-    except SweepLocked as error:
-        raise ValueError(str(error)) from error
     except KeyboardInterrupt:
         print(
             f"vdkit: interrupted; finished cells are kept, go on with: vdkit sweep --resume "
@@ -357,7 +425,7 @@ def run_generate(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:  # what the sink refuses, it refuses now
         sink = Mp4Sink(options.out)
         stack.callback(sink.abort)
-        sink.open(VideoInfo(*size, fps))
+        sink.open(MediaInfo(*size, fps))
     made = generate_latents(
         pipeline, options.prompt, *size, options.steps, options.seed, guidance=options.guidance,
         guidance_2=options.guidance_2, negative_prompt=options.negative_prompt,

@@ -6,47 +6,64 @@ Nothing has to be inherited. Torch is loaded on use: a recording opens without i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
+
+from vdkit.decode.media import MEDIA, MediaInfo, Medium
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from vdkit.decode.chunks import VideoInfo
-
 Progress = bool | Callable[[int, int], None]
-"""True: a tqdm bar of pixel frames; False: none; a callable gets (frames done, frames in all), on
-the caller's thread."""
+"""True: a tqdm bar of frames, images or samples; False: none; a callable gets (how many are done,
+how many there are), on the caller's thread."""
 
 
 class ChunkDecoder(Protocol):
-    """A causal video decoder that works chunk by chunk.
+    """A decoder that works chunk by chunk: of video, of images or of audio.
 
-    All per-video state lives in what `begin` returns, so two videos of one decoder can be decoded
-    in turns. Work is launched on the current CUDA stream and must not synchronize the device.
+    All state of one decode lives in what `begin` returns, so two of one decoder can be done in
+    turns. Work is launched on the current CUDA stream and must not synchronize the device.
 
-    It may also have ``variant`` and ``notes`` (words), which records keep, and ``prepare(height,
-    width, chunk_size)``, of the latents, for work to be done once, such as compiling: commands
-    call it before anything is timed.
+    A causal video decoder also has ``spatial_factor`` and ``temporal_factor`` and is complete.
+    Any decoder may have more; `Traits` reads it, with what holds where it is left out:
+
+    - ``medium``: ``video``, ``images`` (latents [N, C, h, w]) or ``audio`` ([1, C, T] or
+      [1, C, T, F]).
+    - ``spatial_factor``: of height and width, or a pair, one of each; not of audio.
+    - ``temporal_factor``: frames or samples that a latent frame becomes, but for the first of a
+      video, which becomes one. Of images 1.
+    - ``sample_rate``, Hz, and ``channels``: of audio, which has to have both.
+    - ``value_range``: (-1.0, 1.0), or (0.0, 1.0) for pictures.
+    - ``exact``: True; False if chunks only approximate the decode of the whole.
+    - ``plan(latents, chunk_size)``: its own chunks, [(start, stop, units), ...]: latent positions
+      (half-open, from 0, without gap to the last) and the units, 1 or more, that they become. The
+      last may take no latents, to give what was held back. ``chunk_size`` None: one chunk if it
+      can. Without it: ``chunk_size`` positions each, the first of a video alone.
+    - ``end(state)``: frees what `begin` made; called once for each, also after errors and cancels.
+    - ``variant`` and ``notes`` (words), which records keep, and ``prepare(height, width,
+      chunk_size)``, of the latents, for work to be done once, such as compiling: commands call it
+      before anything is timed.
     """
 
     name: str
     device: torch.device
     dtype: torch.dtype
     latent_channels: int
-    spatial_factor: int
-    temporal_factor: int
 
     def begin(self, latents: torch.Tensor) -> Any:
-        """Start a video of latents [1, C, T, h, w] on ``device`` in ``dtype``, de-normalized."""
+        """Start on all latents, [1, C, T, h, w] for video, on ``device`` in ``dtype``,
+        de-normalized."""
 
     def decode_chunk(self, state: Any, start: int, stop: int) -> torch.Tensor:
-        """Decode latent frames ``start`` to ``stop`` (half-open); in order, first (0, 1).
+        """Decode latent positions ``start`` to ``stop`` (half-open), in the order of the plan.
 
         Returns:
-            [1, 3, F, H, W] RGB in [-1, 1], in ``dtype``, on ``device``; F is 1 for the first
-            latent frame and ``temporal_factor`` for each later one; H and W are h and w times
-            ``spatial_factor``.
+            Video [1, 3, F, H, W] RGB, images [F, 3, H, W] RGB, audio [1, channels, S], in
+            ``value_range``, in ``dtype``, on ``device``; as many frames, images or samples as the
+            plan says; H and W are h and w times ``spatial_factor``.
         """
 
 
@@ -54,9 +71,9 @@ class IntoDecoder(ChunkDecoder, Protocol):
     """A decoder that writes finished pixels itself, which saves a pass over them."""
 
     def decode_into(self, state: Any, start: int, stop: int, out: torch.Tensor) -> torch.Tensor:
-        """As `decode_chunk`, into ``out``: uint8 [F, H, W, 3], on ``device``.
+        """As `decode_chunk`, into ``out`` on ``device``: uint8 [F, H, W, 3], int16 [S, channels].
 
-        The bytes have to be those of `frames_to_uint8` of `decode_chunk`.
+        The bytes have to be those of `to_levels` of `decode_chunk`.
 
         Returns:
             bool [] on ``device``: whether NaN or inf, which the pixels do not show, was among them.
@@ -64,19 +81,20 @@ class IntoDecoder(ChunkDecoder, Protocol):
 
 
 class WholeVideoDecoder(ChunkDecoder, Protocol):
-    """A decoder that can also decode a whole video as diffusers does; for `decode_diffusers`."""
+    """A decoder that can also decode all at once as diffusers does; for `decode_diffusers`."""
 
     def decode_video(
         self, latents: torch.Tensor, before_frame: Callable[[int], None]
     ) -> torch.Tensor:
-        """Decode [1, C, T, h, w] at once; ``before_frame(i)`` is called before latent frame i.
+        """Decode all latents at once; ``before_frame(i)`` is called before latent position i.
 
         Returns:
-            [1, 3, F, H, W] RGB in [-1, 1].
+            As `decode_chunk`, of everything.
         """
 
     def to_numpy(self, frames: torch.Tensor) -> np.ndarray:
-        """float32 [1, 3, F, H, W] in [-1, 1] on ``device`` to [F, H, W, 3] in [0, 1]."""
+        """That in float32, on ``device``, to [F, H, W, 3] in [0, 1]; audio [S, channels] in
+        [-1, 1]."""
 
 
 class Sink(Protocol):
@@ -88,14 +106,15 @@ class Sink(Protocol):
     ``interrupt()``: it is called from another thread when the decode has failed, and should make
     ``write`` return early. A sink whose ``wants_float`` is True gets, in place of uint8, the float
     frames in [0, 1] of diffusers' VideoProcessor, all in one ``write``: only `decode_diffusers` has
-    them, and the other paths raise TypeError.
+    them, and the other paths raise TypeError. A sink that has ``media``, names of `MEDIA`, gets no
+    other: that is a TypeError before anything is decoded.
     """
 
-    def open(self, info: VideoInfo) -> None:
-        """Prepare for ``info.frames`` frames."""
+    def open(self, info: MediaInfo) -> None:
+        """Prepare for ``info.frames`` frames, images or samples."""
 
     def write(self, frames: np.ndarray) -> None:
-        """Consume uint8 RGB [F, H, W, 3], C-contiguous.
+        """Consume uint8 RGB [F, H, W, 3], or int16 [S, channels] of audio; C-contiguous.
 
         The array is a buffer that is reused after the call: copy to keep.
         """
@@ -112,6 +131,16 @@ def wants_float(sink: object) -> bool:
     return bool(getattr(sink, "wants_float", False))
 
 
+def check_medium(sink: object, medium: Medium, who: str) -> None:
+    """TypeError if a sink does not take the medium that ``who`` makes (see `Sink`)."""
+    takes = getattr(sink, "media", MEDIA)
+    if medium.name not in takes:
+        raise TypeError(
+            f"{type(getattr(sink, 'inner', sink)).__name__} takes {' and '.join(takes)}, {who} "
+            f"makes {medium.name}; use {medium.sinks} or RawSink"
+        )
+
+
 class DecodeCancelled(Exception):
     """The caller's ``cancel`` event was set; the output was discarded."""
 
@@ -126,77 +155,185 @@ def require(thing: object, kind: str, members: tuple[str, ...]) -> None:
         )
 
 
-def frames_to_uint8(frames: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """[1, 3, F, H, W] RGB in [-1, 1] to uint8 [F, H, W, 3] in [0, 255], on the same device.
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a decoder says of itself (see `ChunkDecoder`), checked, with what it leaves out."""
 
-    Computed as diffusers' VideoProcessor and ``(x * 255).round()`` do, in float32 and one rounding
-    per operation, so that the CPU and the GPU give the same bytes. Values outside [-1, 1] clamp.
+    medium: Medium
+    value_range: tuple[float, float]
+    spatial_factor: tuple[int, int]
+    temporal_factor: int
+    channels: int
+    sample_rate: int
+    exact: bool
+
+    @classmethod
+    def of(cls, decoder: Any) -> Traits:
+        """Read them.
+
+        Raises:
+            TypeError: what every decoder or one of its medium has to have is missing.
+            ValueError: one of them cannot be; names the decoder, the value and what can.
+        """
+        name = getattr(decoder, "medium", "video")
+        medium = MEDIA.get(name) if isinstance(name, str) else None
+        common = (*ChunkDecoder.__annotations__, *(medium.needs if medium else ()))
+        require(decoder, "ChunkDecoder", (*common, "begin", "decode_chunk"))
+
+        def wrong(what: str, value: object, remedy: str) -> ValueError:
+            return ValueError(f"decoder {decoder.name!r}: {what} is {value!r}; {remedy}")
+
+        if medium is None:
+            raise wrong("medium", name, f"use {', '.join(MEDIA)}")
+        spatial = getattr(decoder, "spatial_factor", 1) if name != "audio" else 1
+        given = {
+            "temporal_factor": decoder.temporal_factor if medium.timed else 1,
+            "channels": decoder.channels if name == "audio" else 3,
+            "sample_rate": decoder.sample_rate if name == "audio" else 0,
+        }
+        pair = tuple(spatial) if isinstance(spatial, (tuple, list)) else (spatial, spatial)
+        for what, values in {"spatial_factor": pair, **{k: (v,) for k, v in given.items()}}.items():
+            least = 0 if what == "sample_rate" and name != "audio" else 1
+            if not all(isinstance(one, int) and one >= least for one in values):
+                raise wrong(what, getattr(decoder, what, None), "use whole numbers, 1 or more")
+        if len(pair) != 2:
+            raise wrong("spatial_factor", spatial, "use one number, or one of height and of width")
+        allowed = ((-1.0, 1.0),) if name == "audio" else ((-1.0, 1.0), (0.0, 1.0))
+        values = tuple(getattr(decoder, "value_range", allowed[0]))
+        if values not in allowed:
+            raise wrong("value_range", values, f"use {' or '.join(map(str, allowed))}")
+        low, high = values
+        return cls(medium, (low, high), pair, **given, exact=bool(getattr(decoder, "exact", True)))
+
+    def latent_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of latents of this shape; of audio 1 and F, or 1 without F."""
+        height, width = {3: (1, 1), 4: (1, shape[-1])}.get(
+            len(shape) if self.medium.name == "audio" else 0, shape[-2:]
+        )
+        return height, width
+
+    def info(self, shape: tuple[int, ...], units: int, fps: Fraction) -> MediaInfo:
+        """What so many units of latents of this shape are; ``fps`` counts for video only."""
+        if self.medium.name == "audio":
+            return MediaInfo(units, 1, self.channels, Fraction(self.sample_rate), "audio")
+        height, width = (
+            side * factor for side, factor in zip(shape[-2:], self.spatial_factor, strict=True)
+        )
+        rate = fps if self.medium.timed else Fraction(1)
+        return MediaInfo(units, height, width, rate, self.medium.name)
+
+
+def to_levels(
+    decoded: torch.Tensor, traits: Traits, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a decoder gave as the whole numbers that a sink gets, on the same device.
+
+    Pictures as diffusers' VideoProcessor and ``(x * 255).round()`` make them, in float32 and one
+    rounding per operation, so that the CPU and the GPU give the same bytes; samples are rounded to
+    multiples of 1 / 32767. Values outside the decoder's range clamp.
 
     Args:
-        out: uint8 [F, H, W, 3] to fill; a new contiguous tensor if None.
+        decoded: as `ChunkDecoder.decode_chunk` returns it.
+        out: uint8 [F, H, W, 3], or int16 [S, channels], to fill; a new contiguous tensor if None.
     """
     import torch
 
-    pixels = frames[0].permute(1, 2, 3, 0)
+    medium = traits.medium
+    order = {"video": (0, 2, 3, 4, 1), "images": (0, 2, 3, 1), "audio": (0, 2, 1)}[medium.name]
+    values = decoded.permute(order)
+    values = values if medium.name == "images" else values[0]
     if out is None:
-        out = torch.empty(pixels.shape, dtype=torch.uint8, device=pixels.device)
-    planes = range(3) if pixels.device.type == "cpu" else (slice(None),)  # one stays in the cache
+        out = torch.empty(values.shape, dtype=getattr(torch, medium.dtype), device=values.device)
+    # One plane stays in the cache.
+    planes = range(values.shape[-1]) if values.device.type == "cpu" else (slice(None),)
+    low = -1.0 if medium.name == "audio" else 0.0
     for plane in planes:
-        exact = pixels[..., plane].to(torch.float32, copy=True)
-        exact.mul_(0.5).add_(0.5).clamp_(0.0, 1.0).mul_(255.0).round_()
+        exact = values[..., plane].to(torch.float32, copy=True)
+        if traits.value_range[0] < low:
+            exact.mul_(0.5).add_(0.5)
+        exact.clamp_(low, 1.0).mul_(medium.levels).round_()
         out[..., plane].copy_(exact)
     return out
 
 
+_VIDEO = Traits(MEDIA["video"], (-1.0, 1.0), (1, 1), 1, 3, 0, True)
+
+
+def frames_to_uint8(frames: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """`to_levels` of a video's [1, 3, F, H, W] RGB in [-1, 1]: uint8 [F, H, W, 3] in [0, 255]."""
+    return to_levels(frames, _VIDEO, out)
+
+
 def check_latents(
-    latents: torch.Tensor, channels: int, device: torch.device, dtype: torch.dtype
+    latents: torch.Tensor,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    medium: Medium = MEDIA["video"],
 ) -> torch.Tensor:
-    """Validate latents and bring them to the decoder: [1, C, T, h, w] on ``device`` in ``dtype``.
+    """Validate latents and bring them to the decoder, on ``device`` in ``dtype``.
 
     Args:
-        latents: [C, T, h, w] or [1, C, T, h, w]; float16, bfloat16 or float32; finite; already
-            de-normalized if they come from a pipeline.
+        latents: [1, C, T, h, w] for video, [N, C, h, w] for images, [1, C, T] or [1, C, T, F] for
+            audio, where a leading 1 may be left out of all but the last; float16, bfloat16 or
+            float32; finite; already de-normalized if they come from a pipeline.
 
     Raises:
         TypeError: not a tensor, or not of a float dtype named above.
         ValueError: wrong rank, batch, channels or an empty axis; NaN or inf, named with its latent
-            frame.
+            frame or image.
     """
     import torch
 
     if not isinstance(latents, torch.Tensor):
-        raise TypeError(f"latents are a {type(latents).__name__}; a torch.Tensor is needed")
+        unequal = medium.name == "images" and isinstance(latents, (list, tuple))
+        stack = "; stack images of one size, and decode each size apart" * unequal
+        raise TypeError(f"latents are a {type(latents).__name__}; a torch.Tensor is needed{stack}")
     if latents.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise TypeError(
             f"latents are {latents.dtype}; use torch.float16, torch.bfloat16 or torch.float32"
         )
     shape = tuple(latents.shape)
-    if len(shape) not in (4, 5):
-        raise ValueError(
-            f"latents have shape {shape}, {len(shape)} axes; use [C, T, h, w] or [1, C, T, h, w] "
-            "(channels, latent frames, height / factor, width / factor)"
-        )
-    if len(shape) == 4:
+    axes = {len(layout): layout for layout in medium.layouts}
+    first = medium.layouts[0]
+    alone = "1" if first[0] == "1" else "N"
+    short = {len(first) - 1: first[1:]}
+    if len(shape) not in axes | short:
+        said = " or ".join(f"[{', '.join(layout)}]" for layout in (short | axes).values())
+        meant = {
+            "video": " (channels, latent frames, height / factor, width / factor)",
+            "images": " (images, channels, height / factor, width / factor)",
+            "audio": " (channels, latent frames, and features if the decoder has them)",
+        }[medium.name]
+        other = "" if medium.name == "video" else f", for a decoder of {medium.name}"
+        raise ValueError(f"latents have shape {shape}, {len(shape)} axes; use {said}{meant}{other}")
+    if len(shape) in short:
         latents = latents[None]
-    videos, found, *sizes = latents.shape
-    if videos != 1:
-        raise ValueError(f"latents hold a batch of {videos} videos; decode them one at a time")
-    if found != channels:
-        hint = "; the axes are [C, T, h, w], not [T, C, h, w]" if sizes[0] == channels else ""
-        raise ValueError(f"latents have {found} channels, this decoder takes {channels}{hint}")
-    if 0 in sizes:
+    named = dict(zip(axes[latents.ndim], latents.shape, strict=True))
+    if alone == "1" and named["1"] != 1:
         raise ValueError(
-            f"latents have shape {shape}: latent frames, height and width must each be 1 or more"
+            f"latents hold a batch of {named['1']} {medium.whole}s; decode them one at a time"
         )
+    cut = axes[latents.ndim][medium.axis]
+    if named["C"] != channels:
+        right = f"[{', '.join(name for name in axes[latents.ndim] if name != '1')}]"
+        swapped = right.replace("C", "?").replace(cut, "C").replace("?", cut)
+        hint = f"; the axes are {right}, not {swapped}" if named[cut] == channels else ""
+        raise ValueError(f"latents have {named['C']} channels, this decoder takes {channels}{hint}")
+    if 0 in named.values():
+        empty = {"video": "height and width", "images": "height and width"}.get(medium.name)
+        what = f"{medium.position}s, {empty}" if empty else f"{medium.position}s and features"
+        raise ValueError(f"latents have shape {shape}: {what} must each be 1 or more")
     moved = latents.to(device=device, dtype=dtype)
-    bad = (~torch.isfinite(moved)).sum(dim=(0, 1, 3, 4)).tolist()
+    others = [axis for axis in range(moved.ndim) if axis != medium.axis]
+    bad = (~torch.isfinite(moved)).sum(dim=others).tolist()
     if any(bad):
         index = next(i for i, count in enumerate(bad) if count)
-        frame = latents[:, :, index]
+        frame = latents.select(medium.axis, index)
         cause = f"values up to {frame.abs().max().item():.3g}, which become inf in {dtype},"
         if not frame.isfinite().all():
             cause = "NaN" if frame.isnan().any() else "inf"
         raise ValueError(
-            f"latents have {cause} in latent frame {index} ({sum(bad)} such values in all)"
+            f"latents have {cause} in {medium.position} {index} ({sum(bad)} such values in all)"
         )
     return moved

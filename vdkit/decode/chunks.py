@@ -5,9 +5,18 @@ Torch-free on purpose: a recorded run must open on any machine, with or without 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+from vdkit.decode import Traits
+
+if TYPE_CHECKING:
+    import torch
+
+    from vdkit.decode.media import MediaInfo
 
 MAX_SLOTS = 16
 FIRST_STEADY_CHUNK = 5
@@ -49,13 +58,17 @@ def latent_frames(frames: int, temporal_factor: int = 4) -> int:
 
 
 def plan_chunks(
-    latent_frames: int, chunk_size: int | None, temporal_factor: int = 4
+    latent_frames: int,
+    chunk_size: int | None,
+    temporal_factor: int = 4,
+    first_units: int | None = 1,
 ) -> tuple[ChunkRecord, ...]:
-    """Cut a video into chunks of ``chunk_size`` latent frames: records that have no times yet.
+    """Cut latents into chunks of ``chunk_size`` latent frames: records that have no times yet.
 
-    The first latent frame is a chunk of its own, because it becomes one pixel frame and every
-    later one becomes ``temporal_factor``. The last chunk may be short. With ``chunk_size`` None
-    the whole video is one chunk, as diffusers decodes it.
+    Where the first latent frame becomes ``first_units``, one pixel frame of a causal video, and
+    every later one ``temporal_factor``, it is a chunk of its own; with ``first_units`` None, as of
+    images and audio, all are alike. The last chunk may be short. With ``chunk_size`` None the whole
+    is one chunk, as diffusers decodes it.
 
     Raises:
         ValueError: ``latent_frames`` or ``chunk_size`` is below 1.
@@ -64,40 +77,63 @@ def plan_chunks(
         raise ValueError(
             f"chunk_size is {chunk_size}; it counts latent frames per call, so use 1 or more"
         )
-    inner = range(1, latent_frames, chunk_size) if chunk_size else ()
-    latents = [0, *inner, latent_frames]
-    pixels = [0, *(pixel_frames(stop, temporal_factor) for stop in latents[1:])]
-    cuts = zip(pairwise(latents), pairwise(pixels), strict=True)
+    pixel_frames(latent_frames)  # or there is nothing to do
+    extra = 0 if first_units is None else temporal_factor - first_units
+    begin = 1 if first_units and chunk_size else chunk_size or latent_frames
+    cuts = pairwise([0, *range(begin, latent_frames, chunk_size or latent_frames), latent_frames])
+    return _as_chunks([(a, b, temporal_factor * (b - a) - (0 if a else extra)) for a, b in cuts])
+
+
+def _as_chunks(plan: Sequence[tuple[int, int, int]]) -> tuple[ChunkRecord, ...]:
+    """(latent start, latent stop, units) of each chunk as records that have no times yet."""
+    stops = list(accumulate(units for _, _, units in plan))
     return tuple(
-        ChunkRecord(index=i, latent_start=a, latent_stop=b, frame_start=start, frame_stop=stop)
-        for i, ((a, b), (start, stop)) in enumerate(cuts)
+        ChunkRecord(
+            index=i, latent_start=start, latent_stop=stop, frame_start=last - units, frame_stop=last
+        )
+        for i, ((start, stop, units), last) in enumerate(zip(plan, stops, strict=True))
     )
 
 
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What a sink needs to know before the first frame.
+def chunks_of(
+    decoder: Any, latents: torch.Tensor, chunk_size: int | None
+) -> tuple[ChunkRecord, ...]:
+    """The chunks that a decoder wants these latents in: its own plan, checked, or the usual one.
 
-    Attributes:
-        frames: pixel frames the sink will receive in all.
-        height, width: pixels.
-        fps: exact frame rate, e.g. ``Fraction(24000, 1001)``.
+    Args:
+        latents: as `vdkit.decode.check_latents` leaves them.
+        chunk_size: latent positions per chunk; None: the whole is one.
+
+    Raises:
+        ValueError: a plan that leaves latents out, takes them twice or promises nothing; names the
+            decoder, the chunk and what is right.
     """
-
-    frames: int
-    height: int
-    width: int
-    fps: Fraction
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one uint8 RGB frame."""
-        return self.height * self.width * 3
-
-    @property
-    def seconds(self) -> float:
-        """Playing time, s."""
-        return float(self.frames / self.fps)
+    traits = Traits.of(decoder)
+    medium, count = traits.medium, latents.shape[traits.medium.axis]
+    if (own := getattr(decoder, "plan", None)) is None:
+        return plan_chunks(count, chunk_size, traits.temporal_factor, medium.first_units)
+    plan = [tuple(chunk) for chunk in own(latents, chunk_size)]
+    at = 0
+    for index, chunk in enumerate(plan):
+        said = f"decoder {decoder.name!r}: plan(latents, {chunk_size}) has {chunk} as chunk {index}"
+        if len(chunk) != 3 or not all(isinstance(value, int) for value in chunk):
+            raise ValueError(f"{said}; give (start, stop, units), whole numbers")
+        start, stop, units = chunk
+        flush = index and index == len(plan) - 1 and start == stop
+        if start != at or (stop <= start and not flush):
+            raise ValueError(
+                f"{said}; it must begin at {medium.position} {at}, where the one before ends, and "
+                "take 1 or more (only the last may take none)"
+            )
+        if units < 1:
+            raise ValueError(f"{said}; it must become 1 or more {medium.unit}s")
+        at = stop
+    if at != count:
+        raise ValueError(
+            f"decoder {decoder.name!r}: plan(latents, {chunk_size}) ends at {medium.position} {at} "
+            f"of {count}; it must take them all, and no more"
+        )
+    return _as_chunks(plan if chunk_size else [(0, at, sum(units for *_, units in plan))])
 
 
 def exact_fps(fps: int | float | str | Fraction) -> Fraction:
@@ -172,8 +208,8 @@ class ChunkRecord:
 
     Attributes:
         index: position in the video, from 0.
-        latent_start, latent_stop: latent frames, half-open.
-        frame_start, frame_stop: pixel frames those latent frames become, half-open.
+        latent_start, latent_stop: latent frames, of a batch latent images; half-open.
+        frame_start, frame_stop: frames, images or samples that those become, half-open.
         slot: ring slot, None on paths without a ring.
         slot_wait_start_s, slot_acquired_s: waiting for the slot; equal when it was free.
         slot_held_by: what the chunk before in that slot was at when waiting began: ``decoding``
@@ -210,7 +246,7 @@ class ChunkRecord:
 
     @property
     def frames(self) -> int:
-        """Pixel frames in this chunk."""
+        """Frames, images or samples in this chunk."""
         return self.frame_stop - self.frame_start
 
     def phase_at(self, time_s: float) -> str:
@@ -253,7 +289,7 @@ class DecodeResult:
 
     mode: str
     device: str
-    info: VideoInfo
+    info: MediaInfo
     config: DecodeConfig
     started_s: float
     latency_s: float
@@ -269,7 +305,8 @@ class DecodeResult:
 
     @property
     def rtf(self) -> float:
-        """Real-time factor: latency over playing time. Below 1 is faster than real time."""
+        """Real-time factor: latency over playing time. Below 1 is faster than real time. Of images
+        it is seconds per image."""
         return self.latency_s / self.info.seconds
 
     @property

@@ -24,9 +24,11 @@ from vdkit.decode import (
     DecodeCancelled,
     Progress,
     Sink,
+    Traits,
     check_latents,
-    frames_to_uint8,
+    check_medium,
     require,
+    to_levels,
     wants_float,
 )
 from vdkit.decode.chunks import (
@@ -34,9 +36,8 @@ from vdkit.decode.chunks import (
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
-    VideoInfo,
+    chunks_of,
     exact_fps,
-    plan_chunks,
 )
 from vdkit.decode.engines import Mark, make_engine, on_device
 from vdkit.decode.terminal import Bar, HeldSignals
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class DecodeOutOfMemory(torch.OutOfMemoryError):
+class DecodeOutOfMemory(torch.OutOfMemoryError, MemoryError):
     """CUDA out of memory; the message says what was asked for and estimates what fits."""
 
 
@@ -106,9 +107,11 @@ class Job:
     def __post_init__(self) -> None:
         self.start_s = time.perf_counter()
         decoder, config = self.decoder, self.config
-        require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
+        self.traits = Traits.of(decoder)
+        medium = self.traits.medium
         if self.mode != "compute_only":
             require(self.sink, "Sink", ("open", "write", "close", "abort"))
+            check_medium(self.sink, medium, f"decoder {decoder.name!r}")
         if self.mode in ("sync", "async") and wants_float(self.sink):
             raise TypeError(
                 f"{type(self.sink).__name__} takes diffusers' float frames, decode_{self.mode} "
@@ -121,13 +124,12 @@ class Job:
         if config.nvtx and decoder.device.type != "cuda":
             raise ValueError(f"nvtx ranges need a CUDA device; this decoder is on {decoder.device}")
         self.latents = check_latents(
-            self.latents, decoder.latent_channels, decoder.device, decoder.dtype
+            self.latents, decoder.latent_channels, decoder.device, decoder.dtype, medium
         )
-        frames, *self.latent_size = self.latents.shape[2:]
-        chunk_size = None if self.mode == "diffusers" else config.chunk_size
-        self.chunks = plan_chunks(frames, chunk_size, decoder.temporal_factor)
-        height, width = (side * decoder.spatial_factor for side in self.latent_size)
-        self.info = VideoInfo(self.chunks[-1].frame_stop, height, width, exact_fps(self.fps))
+        shape = tuple(self.latents.shape)
+        self.latent_size = self.traits.latent_size(shape)
+        self.chunks = chunks_of(decoder, self.latents, self._chunk_size())
+        self.info = self.traits.info(shape, self.chunks[-1].frame_stop, exact_fps(self.fps))
         self._finite = torch.empty(len(self.chunks), dtype=torch.bool, device=decoder.device)
         self.marks: list[dict[str, Mark]] = []
         self.frames_done = self._frames_reported = 0
@@ -137,14 +139,21 @@ class Job:
         self.sink_close_s: float | None = None
         self._end_s: float | None = None
         self._sink_unfinished = False
+        self._states: list[Any] = []
         self._allocated_before = 0
         if decoder.device.type == "cuda":
             self._allocated_before = torch.cuda.memory_allocated(decoder.device)
         self.engine = make_engine(decoder.device, config.copy_stream)
-        self._bar = Bar(self.progress is True, total=self.info.frames, desc=self.mode, unit="frame")
+        self._bar = Bar(
+            self.progress is True, total=self.info.frames, desc=self.mode, unit=medium.unit
+        )
         self.writer: Any = None
         """`vdkit.decode.paths` puts its writer and ring here, to be ended with the job."""
         self.signals = HeldSignals()  # last: from here on `__exit__` cleans up
+
+    def _chunk_size(self) -> int | None:
+        """None: the whole is one chunk."""
+        return None if self.mode == "diffusers" else self.config.chunk_size
 
     def now(self) -> float:
         """Seconds since the call."""
@@ -156,7 +165,8 @@ class Job:
         self.signals.deliver()
         if self.cancel is not None and self.cancel.is_set():
             raise DecodeCancelled(
-                f"{self.mode} decode cancelled near frame {self.frames_done} of {self.info.frames}"
+                f"{self.mode} decode cancelled near {self.traits.medium.unit} {self.frames_done} "
+                f"of {self.info.frames}"
             )
 
     def report(self) -> None:
@@ -175,8 +185,27 @@ class Job:
 
     def begin(self) -> Any:
         """The decoder's state for these latents, which the job gives up."""
+        ends = hasattr(self.decoder, "end")
         with self.signals:
-            return self.decoder.begin(self.take_latents())
+            # No handler runs between the return of `begin` and the state's being in the list, so
+            # that whatever was begun is ended.
+            self._states.extend(map(self.decoder.begin, (self.take_latents(),)))
+        return self._states[0] if ends else self._states.pop()
+
+    def _end_state(self, error: BaseException | None) -> None:
+        """Let the decoder free its state, once, when nothing works on it any more."""
+        while self._states:
+            state = self._states.pop()
+            try:
+                with on_device(self.decoder.device):
+                    getattr(self.decoder, "end", lambda state: None)(state)
+            except BaseException as second:
+                if error is None:
+                    raise
+                error.add_note(
+                    f"end of decoder {self.decoder.name!r} failed too: "
+                    f"{type(second).__name__}: {second}"
+                )
 
     def steps(self) -> Iterator[ChunkRecord]:
         """Each chunk in turn, as long as nothing says stop."""
@@ -216,7 +245,7 @@ class Job:
             self.check()
 
     def decode(self, state: Any, record: ChunkRecord) -> torch.Tensor:
-        """A chunk's frames, [1, 3, F, H, W] in the decoder's dtype, checked."""
+        """A chunk as `ChunkDecoder.decode_chunk` gives it, checked."""
         with self.signals:
             frames = self.decoder.decode_chunk(state, record.latent_start, record.latent_stop)
         return self.check_frames(frames, record)
@@ -226,11 +255,11 @@ class Job:
 
         Whether it is finite is noted on the device, for `check_finite`.
         """
-        expected = (1, 3, record.frames, self.info.height, self.info.width)
+        expected = self.info.decoded_shape(record.frames)
         if tuple(frames.shape) != expected:
             raise ValueError(
                 f"decoder {self.decoder.name!r} returned frames of shape {tuple(frames.shape)}, "
-                f"expected {expected} = [1, 3, F, H, W]"
+                f"expected {expected} = {self.traits.medium.decoded}"
             )
         if frames.dtype != self.decoder.dtype:
             raise ValueError(
@@ -243,10 +272,10 @@ class Job:
         return frames
 
     def decode_uint8(self, state: Any, record: ChunkRecord, out: torch.Tensor) -> None:
-        """Decode a chunk into ``out``, uint8 [F, H, W, 3], by ``decode_into`` if there is one."""
+        """Decode a chunk into ``out``, as the sink gets it, by ``decode_into`` if there is one."""
         into = getattr(self.decoder, "decode_into", None)
         if into is None:
-            frames_to_uint8(self.decode(state, record), out)
+            to_levels(self.decode(state, record), self.traits, out)
             return
         with self.signals:
             nonfinite = into(state, record.latent_start, record.latent_stop, out)
@@ -264,15 +293,15 @@ class Job:
             record = self.chunks[finite.index(False)]
             raise ValueError(
                 f"decoder {self.decoder.name!r} gave NaN or inf in {self.decoder.dtype}, first in "
-                f"chunk {record.index} (latent frames {record.latent_start} to "
-                f"{record.latent_stop - 1}); try another dtype, de-normalize pipeline latents, or "
-                "pass allow_nonfinite=True"
+                f"chunk {record.index} ("
+                f"{self.traits.medium.positions(record.latent_start, record.latent_stop)}); try "
+                "another dtype, de-normalize pipeline latents, or pass allow_nonfinite=True"
             )
 
     def convert(self, record: ChunkRecord, frames: torch.Tensor) -> torch.Tensor:
-        """A chunk's frames as uint8 [F, H, W, 3], made on the host."""
+        """A chunk as the sink gets it, made on the host."""
         with self.step("convert", record):
-            return frames_to_uint8(frames)
+            return to_levels(frames, self.traits)
 
     def open_sink(self) -> None:
         start_s = self.now()
@@ -328,6 +357,8 @@ class Job:
         try:
             if error is not None:
                 self._fail(error)
+            else:
+                self._end_state(None)
         finally:
             if error is not None:
                 _clear_frames(error)
@@ -342,6 +373,7 @@ class Job:
         if self.writer is not None:
             self.writer.stop(error)
         self.engine.abandon()
+        self._end_state(error)
         if self._sink_unfinished:
             self._sink_unfinished = False
             try:
@@ -366,9 +398,8 @@ class Job:
         working = getattr(decoder, "working_bytes", None)
         if working is None:
             return f"decoder {decoder.name!r} has no working_bytes() to estimate what fits"
-        one = decoder.temporal_factor * self.info.frame_bytes  # a slot's, by latent frame
-        if not config.uint8_on_gpu:
-            one *= decoder.dtype.itemsize
+        size = self.traits.medium.itemsize if config.uint8_on_gpu else decoder.dtype.itemsize
+        one = self.traits.temporal_factor * self.info.frame_values * size  # a slot's, by latent
         free, told = None, ""
         if decoder.device.type == "cuda":
             # What this decode took is still held by the error's frames, and will be free again.

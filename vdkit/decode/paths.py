@@ -31,6 +31,8 @@ from vdkit.decode.job import Job, decode_path
 if TYPE_CHECKING:
     import numpy as np
 
+    from vdkit.decode.media import MediaInfo
+
 _POLL_S = 0.05
 
 
@@ -38,10 +40,11 @@ _POLL_S = 0.05
 def decode_diffusers(job: Job) -> DecodeResult:
     """Decode as a diffusers user does: whole video, VideoProcessor to numpy, uint8, write.
 
-    As in diffusers' pipelines VideoProcessor gets the frames on the device and copies them itself,
-    so that the copy is a part of ``convert`` in the record. They are made float32 before and not
-    after, so that the bytes equal those of the other paths. As in diffusers' ``export_to_video``
-    all frames become uint8 one by one, then all are written (but rounded, where that truncates).
+    Images and audio go the same way, by the decoder's own ``to_numpy``. As in diffusers' pipelines
+    VideoProcessor gets the frames on the device and copies them itself, so that the copy is a part
+    of ``convert`` in the record. They are made float32 before and not after, so that the bytes
+    equal those of the other paths. As in diffusers' ``export_to_video`` all frames become uint8 one
+    by one, then all are written (but rounded, where that truncates).
     A sink that ``wants_float`` gets VideoProcessor's frames as they are. The record holds one
     chunk, the whole video. ``cancel`` is looked at before each latent frame.
     Arguments, result and errors are those of `decode_async`, but the decoder is a
@@ -67,18 +70,29 @@ def decode_diffusers(job: Job) -> DecodeResult:
                 video = job.decoder.to_numpy(exact)
                 del exact
                 if not wants_float(job.sink):
-                    video = _rounded(video)
+                    video = _rounded(video, job.info)
         job.write(record, video)
     job.close_sink()
     return job.finish()
 
 
-def _rounded(video: np.ndarray) -> np.ndarray:
-    """float [F, H, W, 3] in [0, 1], in any order, to uint8 in C order, frame by frame."""
-    pixels = torch.empty(video.shape, dtype=torch.uint8).numpy()
-    for frame, out in zip(video, pixels, strict=True):
-        out[...] = (frame * 255).round()  # in [0, 255], so the cast is exact
-    return pixels
+def _rounded(video: np.ndarray, info: MediaInfo) -> np.ndarray:
+    """float [F, H, W, 3] in [0, 1], in any order, to uint8 in C order, frame by frame.
+
+    Of audio float [S, channels] in [-1, 1] to int16.
+    """
+    expected, medium = info.shape(info.frames), info.kind
+    if video.shape != expected:
+        raise ValueError(
+            f"to_numpy gave shape {video.shape}, expected {expected} = {medium.layout}"
+        )
+    made = torch.empty(expected, dtype=getattr(torch, medium.dtype)).numpy()
+    if medium.name == "audio":  # of which nothing has clamped the values
+        made[...] = (video.clip(-1, 1) * medium.levels).round()
+        return made
+    for frame, out in zip(video, made, strict=True):
+        out[...] = (frame * medium.levels).round()  # in [0, 255], so the cast is exact
+    return made
 
 
 @decode_path("sync")
@@ -97,7 +111,7 @@ def decode_sync(job: Job) -> DecodeResult:
     for record in job.steps():
         with job.launch(record):
             if on_gpu:
-                frames = _empty_pixels(job, record.frames)
+                frames = _empty(job, record.frames)
                 job.decode_uint8(state, record, frames)
             else:
                 frames = job.decode(state, record)
@@ -120,7 +134,7 @@ def compute_only(job: Job) -> DecodeResult:
     ``sink`` is accepted so that all paths are called alike; it is never opened. Of ``config`` only
     ``chunk_size`` counts. Arguments, result and errors are otherwise those of `decode_async`.
     """
-    out = _empty_pixels(job, max(record.frames for record in job.chunks))
+    out = _empty(job, max(record.frames for record in job.chunks))
     job.ring_bytes = out.nbytes
     state = job.begin()
     for record in job.steps():
@@ -131,10 +145,10 @@ def compute_only(job: Job) -> DecodeResult:
     return job.finish()
 
 
-def _empty_pixels(job: Job, frames: int) -> torch.Tensor:
-    """uint8 [F, H, W, 3] on the device."""
-    shape = (frames, job.info.height, job.info.width, 3)
-    return torch.empty(shape, dtype=torch.uint8, device=job.decoder.device)
+def _empty(job: Job, units: int) -> torch.Tensor:
+    """For so many frames, images or samples as the sink gets them, on the device."""
+    dtype = getattr(torch, job.info.kind.dtype)
+    return torch.empty(job.info.shape(units), dtype=dtype, device=job.decoder.device)
 
 
 class Slot:
@@ -315,9 +329,9 @@ class ThreadWriter(InlineWriter):
 
 
 def _buffer_shape(job: Job, record: ChunkRecord) -> tuple[int, ...]:
-    """uint8 THWC if converted on the GPU, else the decoder's own [1, 3, F, H, W]."""
-    frames, *size = record.frames, job.info.height, job.info.width
-    return (frames, *size, 3) if job.config.uint8_on_gpu else (1, 3, frames, *size)
+    """The sink's if converted on the GPU, else the decoder's own."""
+    shape = job.info.shape if job.config.uint8_on_gpu else job.info.decoded_shape
+    return shape(record.frames)
 
 
 def _name_holders(records: Sequence[ChunkRecord], slots: int) -> None:
@@ -340,13 +354,16 @@ def decode_async(job: Job) -> DecodeResult:
 
     Args:
         decoder: any `ChunkDecoder`.
-        latents: [C, T, h, w] or [1, C, T, h, w]; float16, bfloat16 or float32, as the decoder takes
-            them (de-normalized); moved to its device and dtype.
-        sink: any `Sink`; receives uint8 RGB [F, H, W, 3] in [0, 255].
-        fps: frame rate of the video; the real-time factor and the file's timing follow from it.
+        latents: [C, T, h, w] or [1, C, T, h, w]; of images [N, C, h, w]; of audio [C, T], [1, C, T]
+            or [1, C, T, F]; float16, bfloat16 or float32, as the decoder takes them
+            (de-normalized); moved to its device and dtype.
+        sink: any `Sink` of the decoder's medium; receives uint8 RGB [F, H, W, 3] in [0, 255], of
+            audio int16 [S, channels].
+        fps: frame rate of a video; the real-time factor and the file's timing follow from it. Audio
+            has its sample rate, and images have none.
         config: chunk size, slots and primitives.
-        progress: True for a tqdm bar, False for none, or a callable (frames done, frames in all),
-            called on the caller's thread as frames have been written.
+        progress: True for a tqdm bar, False for none, or a callable (frames, images or samples done
+            and in all), called on the caller's thread as they have been written.
         cancel: an event; once set, the decode ends with `DecodeCancelled` as soon as what is
             launched (two chunks at the most) and a write in progress are done. While the sink is
             closing it is too late, and the decode ends well.
@@ -368,8 +385,8 @@ def decode_async(job: Job) -> DecodeResult:
             thread is gone, the ring is released and the sink has been aborted.
     """
     config, engine = job.config, job.engine
-    values = max(record.frames for record in job.chunks) * job.info.frame_bytes
-    dtype = torch.uint8 if config.uint8_on_gpu else job.decoder.dtype
+    values = max(record.frames for record in job.chunks) * job.info.frame_values
+    dtype = getattr(torch, job.info.kind.dtype) if config.uint8_on_gpu else job.decoder.dtype
     pinned = config.pinned_memory and job.decoder.device.type == "cuda"
     slots = min(config.slots, len(job.chunks))
     ring = Ring(slots, values, dtype, job.decoder.device, pinned)

@@ -113,20 +113,17 @@ class Bar:
 
     __exit__ = close
 
-    def to(self, done: float, postfix: str | None = None) -> None:
-        """Show ``done`` of ``total``; ``postfix`` goes behind it."""
+    def to(self, done: float) -> None:
+        """Show ``done`` of ``total``."""
         self._done = done
+        self._try(self._draw)
 
-        def draw() -> None:
-            if self._bar is None:
-                from tqdm.auto import tqdm
+    def _draw(self) -> None:
+        if self._bar is None:
+            from tqdm.auto import tqdm
 
-                self._bar = tqdm(**self._options)
-            self._bar.update(done - self._bar.n)
-            if postfix is not None:
-                self._bar.set_postfix_str(postfix)
-
-        self._try(draw)
+            self._bar = tqdm(**self._options)
+        self._bar.update(self._done - self._bar.n)
 
     def add(self) -> None:
         """Show one more."""

@@ -10,7 +10,6 @@ import io
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -428,9 +427,3 @@ class LiveTimeline:
         for artist in artists:
             artist.draw(renderer)
         return np.array(np.asarray(self._canvas.buffer_rgba())[..., :3])
-
-    def save(self, path: Path) -> Path:
-        """Write the picture for a report; the ending says as what: png, svg or pdf."""
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(path)
-        return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -21,6 +22,7 @@ from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present.style import keep_data, save_figure
 from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
@@ -52,7 +54,7 @@ class Controls:
 
     Args:
         here: what there is to choose from.
-        machines: this one first.
+        machines: that were recorded.
         start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
             folder, mb_per_s (None: storage is not held) and rounds.
 
@@ -84,7 +86,7 @@ class Controls:
         def button(words: str, **look: Any) -> Any:
             return w.Button(description=words, layout={"width": "31%"}, **look)
 
-        self.machine = choice("machine", machines)
+        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
         self.decoder = typed("decoder", "decoder", here.decoders)
         self.variant = choice("variant", here.variants)
         self.size = typed("size", "size, HxW", SIZES)
@@ -216,7 +218,7 @@ class Explorer(w.VBox):
     def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
         self.session = Session(here, results)
         self.results = results
-        self.controls = c = Controls(here, self.session.machines(), start)
+        self.controls = c = Controls(here, self.session.book.machines(), start)
         self._picture = told.LiveTimeline()
         self._lock = threading.RLock()
         self._predicted: SettingPrediction | None = None
@@ -412,12 +414,19 @@ class Explorer(w.VBox):
         if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
             run, panels = pair[1], told.pair_panels(pair)
         picture.draw(panels)
+        data = [
+            {"panel": panel.title, "bar from above": place} | asdict(chunk)
+            for panel in panels
+            for place, one in enumerate(panel.runs, 1)
+            for chunk in one.chunks
+        ]
+        keep_data(picture.figure, data)
         label = self.controls.label.value.strip()
         check_out(self.results, label, "results folder")
         made = run.recording.model_copy(update={"label": label or told.setting_words(run.setting)})
         write = partial(write_recording, made)
         folder = result_folder(self.results, made.label, made.provenance, write)
-        pictures = [picture.save(folder / f"timeline.{end}") for end in ("png", "svg", "pdf")]
+        pictures = save_figure(picture.figure, folder, "timeline")
         written = [folder / FILE, *pictures, *told.runs_table(runs).write(folder, "table")]
         names = ", ".join(path.name for path in written)
         self._exported.value = _html([f"Run {run.number}, written into {folder}: {names}"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vdkit.decode import ChunkDecoder, DecodeCancelled, require
+from vdkit.decode import ChunkDecoder, DecodeCancelled, Traits, require
 from vdkit.decode.chunks import pixel_frames
 from vdkit.explorer import SessionRun, bench_command
 from vdkit.measure.plans import run_benchmark
@@ -121,10 +121,6 @@ class Session:
         """Whether a job is in hand."""
         return self._thread is not None and self._thread.is_alive()
 
-    def machines(self) -> tuple[str, ...]:
-        """This machine, then those that were recorded."""
-        return tuple(dict.fromkeys((self.here.name, *self.book.machines())))
-
     def predict(self, setting: Setting) -> SettingPrediction:
         """What a setting would give; raises as `vdkit.predict.advise.predict_setting`.
 
@@ -138,7 +134,7 @@ class Session:
         """Sides are multiples of the decoder's factor: 8, or what the loaded one says."""
         factor = SMALLEST_SPATIAL_FACTOR
         if self._decoder and self._decoder[0][0] == decoding.decoder:
-            factor = self._decoder[1].spatial_factor
+            factor = max(Traits.of(self._decoder[1]).spatial_factor)
         for name, side in (("height", decoding.height), ("width", decoding.width)):
             if side > LARGEST_SIDE:
                 raise ValueError(f"{name} is {side}; use {LARGEST_SIDE} pixels at the most")
@@ -242,7 +238,7 @@ class Session:
         decoding = setting.decoding
         factory, info = self.here.sink(decoding.sink, folder, setting.mb_per_s)
         decoder = self._load(decoding)
-        frames = pixel_frames(setting.latent_frames, decoder.temporal_factor)
+        frames = pixel_frames(setting.latent_frames, Traits.of(decoder).temporal_factor)
         latents = load_latents(f"random:{frames}x{decoding.height}x{decoding.width}", decoder)
         for done, size in enumerate(sizes):
             self._say(f"preparing {decoding.decoder} ({decoding.variant})")

@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.decode import ChunkDecoder, Sink
-from vdkit.decode.chunks import DecodeConfig, plan_chunks
+from vdkit.decode.chunks import DecodeConfig, chunks_of
 from vdkit.decode.engines import on_device
 from vdkit.decode.terminal import Bar
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
@@ -162,13 +162,13 @@ def count_flops(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -
 
     Counts convolutions, matrix products and attention, a multiply-add as two. The first
     `_COUNTED_CHUNKS` chunks are run and counted; later ones do the work of the last of them, in
-    proportion to their latent frames. A decoder with kernels that torch cannot count has a method
+    proportion to their frames. A decoder with kernels that torch cannot count has a method
     ``chunk_flops`` instead.
 
     Args:
-        latents: [1, C, T, h, w] on the decoder's device, in its dtype.
+        latents: as `ChunkDecoder.begin` takes them.
     """
-    chunks = plan_chunks(latents.shape[2], chunk_size, decoder.temporal_factor)
+    chunks = chunks_of(decoder, latents, chunk_size)
     counts: list[int] = []
     own = getattr(decoder, "chunk_flops", None)
     if own is not None:
@@ -177,14 +177,16 @@ def count_flops(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -
         return [own(start, stop, *size) for start, stop in spans]
     with on_device(decoder.device), FlopCounterMode(display=False) as counter:
         state = decoder.begin(latents)
-        for chunk in chunks[:_COUNTED_CHUNKS]:
-            already = counter.get_total_flops()
-            decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-            counts.append(counter.get_total_flops() - already)
+        try:
+            for chunk in chunks[:_COUNTED_CHUNKS]:
+                already = counter.get_total_flops()
+                decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+                counts.append(counter.get_total_flops() - already)
+        finally:
+            getattr(decoder, "end", lambda state: None)(state)
     last = chunks[len(counts) - 1]
     for chunk in chunks[len(counts) :]:
-        share = (chunk.latent_stop - chunk.latent_start) / (last.latent_stop - last.latent_start)
-        counts.append(round(counts[_COUNTED_CHUNKS - 1] * share))
+        counts.append(round(counts[_COUNTED_CHUNKS - 1] * chunk.frames / last.frames))
     return counts
 
 

@@ -20,8 +20,9 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 import torch
 
-from vdkit.decode import ChunkDecoder, Progress, Sink, check_latents, require
-from vdkit.decode.chunks import DecodeConfig, DecodeResult, VideoInfo, exact_fps, pixel_frames
+from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents
+from vdkit.decode.chunks import DecodeConfig, DecodeResult, chunks_of, exact_fps
+from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only, decode_async, decode_diffusers, decode_sync
 from vdkit.decode.terminal import Bar
 from vdkit.measure.nvml import Nvml, mean_reading, watching
@@ -91,11 +92,11 @@ class Bench:
         sink: SinkFactory,
         **shared: Unpack[Shared],
     ) -> None:
-        require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
+        medium = Traits.of(decoder).medium
         # Kept on the host: each run moves them, and so holds no more of them than it needs.
         host = torch.device("cpu")
         self.decoder, self.sink = decoder, sink
-        self.latents = check_latents(latents, decoder.latent_channels, host, decoder.dtype)
+        self.latents = check_latents(latents, decoder.latent_channels, host, decoder.dtype, medium)
         self.fps, self.config = shared.get("fps", 16), shared.get("config", DecodeConfig())
         self.setup_s = shared.get("setup_s")
         self.label, self.command = shared.get("label"), shared.get("command")
@@ -311,7 +312,10 @@ def described(sink: SinkFactory) -> SinkInfo:
 
 
 def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> Workload:
-    _, _, frames, height, width = latents.shape
+    traits, shape = Traits.of(decoder), tuple(latents.shape)
+    rows, columns = traits.latent_size(shape)
+    units = chunks_of(decoder, latents, None)[-1].frame_stop
+    info = traits.info(shape, units, exact_fps(shared.get("fps", 16)))
     weights = getattr(decoder, "weights_sha256", None)
     return Workload(
         decoder=decoder.name,
@@ -321,13 +325,15 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         latents=shared.get("latents_source", "given"),
         latents_sha256=tensor_sha256(latents),
         seed=shared.get("seed", 0),
-        latent_frames=frames,
-        latent_height=height,
-        latent_width=width,
-        frames=pixel_frames(frames, decoder.temporal_factor),
-        height=height * decoder.spatial_factor,
-        width=width * decoder.spatial_factor,
-        fps=float(exact_fps(shared.get("fps", 16))),
+        latent_frames=shape[traits.medium.axis],
+        latent_height=rows,
+        latent_width=columns,
+        frames=units,
+        height=info.height,
+        width=info.width,
+        fps=float(info.fps),
+        medium=info.medium,
+        exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
         notes=tuple(getattr(decoder, "notes", ())),
     )
@@ -391,7 +397,7 @@ def _open_nvml(device: torch.device) -> Nvml | None:
 class FrameHasher:
     """A sink that only hashes: the proof that two runs gave the same frames."""
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         self._digest = hashlib.sha256(f"{info.height}x{info.width}".encode())
 
     def write(self, frames: np.ndarray) -> None:

@@ -44,7 +44,7 @@ _Hashes = dict[tuple[str, int, int | None], str | None]
 """Mode, chunk size and slots to the hash of their frames."""
 
 
-class SweepLocked(RuntimeError):
+class SweepLocked(OSError):
     """Another process is writing into the sweep's folder."""
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vdkit.decode import ChunkDecoder
+from vdkit.decode import ChunkDecoder, Traits
 from vdkit.decode.chunks import latent_frames
 
 
@@ -124,18 +124,22 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
             f"latents {text!r}: write random:FRAMESxHxW in pixels, e.g. random:161x480x832"
         )
     frames, height, width = (int(size) for size in sizes.groups())
-    factor = decoder.spatial_factor
+    traits = Traits.of(decoder)
     try:
-        count = latent_frames(frames, decoder.temporal_factor)
+        if traits.medium.name != "video":
+            raise ValueError(f"decoder {decoder.name!r} makes {traits.medium.name}, not video")
+        count = latent_frames(frames, traits.temporal_factor)
     except ValueError as error:
         raise ValueError(f"latents {text!r}: {error}") from None
-    for name, side in (("height", height), ("width", width)):
+    sides = zip(("height", "width"), (height, width), traits.spatial_factor, strict=True)
+    for name, side, factor in sides:
         if side < 1 or side % factor:
             near = max(factor, round(side / factor) * factor)
             raise ValueError(
                 f"latents {text!r}: {name} {side} is not a multiple of {factor}, use {near}"
             )
-    shape = (1, decoder.latent_channels, count, height // factor, width // factor)
+    rows, columns = traits.spatial_factor
+    shape = (1, decoder.latent_channels, count, height // rows, width // columns)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
     try:

@@ -32,6 +32,7 @@ _CLONE = Path(__file__).parents[2] / "data"
 _INSTALLED = Path(sysconfig.get_path("data"), "share", "vdkit")
 TINY_WAN = (_CLONE if (_CLONE / "tiny-wan").is_dir() else _INSTALLED) / "tiny-wan"
 """The trained miniature, of the clone that vdkit runs from or as installed; see its model card."""
+EXAMPLE = TINY_WAN.parent / "latents" / "red_circle_right.safetensors"
 
 # fmt: off
 _WAN22_MEAN = [

@@ -15,10 +15,10 @@ from vdkit.decode.chunks import (
     MAX_SLOTS,
     PRIMITIVES,
     DecodeConfig,
-    VideoInfo,
     pixel_frames,
     plan_chunks,
 )
+from vdkit.decode.media import MediaInfo
 from vdkit.predict import StageCosts, check_speed
 from vdkit.predict.recurrence import Prediction, predict, video_info
 
@@ -94,7 +94,7 @@ def recommend(
     costs: StageCosts,
     limits: Limits = Limits(),
     *,
-    info: VideoInfo,
+    info: MediaInfo,
     chunks: Sequence[int] = CHUNKS,
     slots: Sequence[int] = SLOTS,
     config: DecodeConfig = DecodeConfig(),
@@ -349,10 +349,10 @@ class Setting:
                 "sink or size"
             )
 
-    def info(self) -> VideoInfo:
+    def info(self) -> MediaInfo:
         """The video."""
         frames = pixel_frames(self.latent_frames)
-        return VideoInfo(frames, self.decoding.height, self.decoding.width, self.fps)
+        return MediaInfo(frames, self.decoding.height, self.decoding.width, self.fps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from vdkit.decode.chunks import (
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
-    VideoInfo,
     exact_fps,
     latent_frames,
     plan_chunks,
 )
+from vdkit.decode.media import MediaInfo
 from vdkit.predict import StageCosts
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
@@ -53,7 +53,7 @@ class Prediction:
 
 def predict(
     costs: StageCosts,
-    info: VideoInfo,
+    info: MediaInfo,
     config: DecodeConfig = DecodeConfig(),
     mode: str = "async",
     *,
@@ -87,10 +87,10 @@ def predict(
     return Prediction(run, stalls_from_records(run, config), busy_percent(run))
 
 
-def video_info(recorded: Recording | Arm) -> VideoInfo:
+def video_info(recorded: Recording | Arm) -> MediaInfo:
     """The video of a recording or of one arm."""
     load = recorded.workload
-    return VideoInfo(load.frames, load.height, load.width, exact_fps(load.fps))
+    return MediaInfo(load.frames, load.height, load.width, exact_fps(load.fps))
 
 
 def _times(
@@ -146,7 +146,7 @@ class Pipeline:
         times: Mapping[str, Sequence[float]],
         config: DecodeConfig,
         chunks: Sequence[ChunkRecord],
-        info: VideoInfo,
+        info: MediaInfo,
         mode: str,
     ) -> None:
         self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode

@@ -38,7 +38,7 @@ from vdkit.present.style import (
 )
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
 from vdkit.present.table import ratio_of
-from vdkit.present.words import what_and_where
+from vdkit.present.words import slots_words, what_and_where
 from vdkit.record import derived
 from vdkit.record.recording import Recording
 from vdkit.record.runs import MODES
@@ -158,12 +158,11 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
     return figure
 
 
-def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) -> Figure:
+def plot_ablation(ablations: Mapping[str, Recording]) -> Figure:
     """How much longer a decode takes with a primitive off: a bar each, with a 95 % interval.
 
     Args:
         ablations: title of a panel to what was measured, drawn from left to right on one scale.
-        title: above the figure; None: what ran, and where.
     """
     one = next(iter(ablations.values()))
     names = dict.fromkeys(n for each in ablations.values() for n in each.arms if n != each.baseline)
@@ -175,7 +174,7 @@ def plot_ablation(ablations: Mapping[str, Recording], title: str | None = None) 
         for panel, each in ablations.items()
     }
     words, room = f"longer than with {one.baseline}, %", 0.3 * len(panels) ** 0.5
-    options: Any = {"title": title or what_and_where(one), "across": True, "room": room}
+    options: Any = {"title": what_and_where(one), "across": True, "room": room}
     with row_chart(panels, words, **options) as (figure, axes):
         for ax in axes:
             ax.axvline(0, color="black", linewidth=0.8)
@@ -240,13 +239,14 @@ def plot_families(
 _ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^")}
 
 
-def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
-    """Latency of every round of each arm of an A/A control, with the arms' means as lines.
-
-    Args:
-        title: None: what ran, and where.
-    """
-    title = title or f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
+def plot_rounds(recording: Recording) -> Figure:
+    """Latency of every round of each arm of an A/A control, with the arms' means as lines."""
+    title = f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
+    rows = [
+        {"arm": name, "round": run.round, "latency_s": run.latency_s}
+        for name in _ROUNDS
+        for run in recording.arms[name].timed
+    ]
     with chart(2.7, title=title) as (figure, ((ax,),)):
         for name, (color, marker) in _ROUNDS.items():
             arm = recording.arms[name]
@@ -258,7 +258,7 @@ def plot_rounds(recording: Recording, title: str | None = None) -> Figure:
         ax.set(xlabel="round", ylabel="latency, s\n(the axis does not start at 0)")
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
-    return figure
+    return keep_data(figure, rows)
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -270,23 +270,19 @@ WIDE_ENOUGH = 0.06
 """Of a strip's width: a setting that its words fit into."""
 
 
-def plot_heatmap(sweep: Sweep, beside: Sequence[Sweep] = ()) -> Figure:
+def plot_heatmap(sweep: Sweep) -> Figure:
     """Mean latency, s: a panel per sink speed, chunk sizes down, paths and slots across.
 
     Large: measured; small: error of the prediction, %. Empty: not done. As wide as its columns
     need, 16 cm at the most.
-
-    Args:
-        beside: sweeps whose maps it is compared with: the colors mean the same in all of them.
     """
     rows = _mapped(sweep)
     speeds = _speeds(rows)
     sizes = sorted({row["chunk_size"] for row in rows})
     columns = {(MODES.index(row["mode"]), row["slots"] or 0) for row in rows}
     paths = [(MODES[mode], slots or None) for mode, slots in sorted(columns)]
-    names = [mode if slots is None else f"{mode}\n{_slots(slots)}" for mode, slots in paths]
-    every = [row["latency_mean_s"] for one in (sweep, *beside) for row in _mapped(one)]
-    known = [value for value in every if value is not None]
+    names = [mode if slots is None else f"{mode}\n{slots_words(slots)}" for mode, slots in paths]
+    known = [row["latency_mean_s"] for row in rows if row["latency_mean_s"] is not None]
     panel_in = max(1.0, _PANEL_IN + _COLUMN_IN * len(paths))
     across = max(1, min(len(speeds), int((WIDTH_IN - _BESIDE_IN) / panel_in)))
     down = -(-len(speeds) // across)
@@ -330,10 +326,6 @@ def _mapped(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _title(sweep: Sweep, words: str) -> str:
     return f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{words}"
-
-
-def _slots(count: int) -> str:
-    return f"{count} slot{'s' * (count != 1)}"
 
 
 def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: AxesImage) -> None:
@@ -462,7 +454,7 @@ def _draw_settings(ax: Axes, speeds: Sequence[float], settings: Sequence[tuple[i
         tone, ink = TONES["compute"][light], ("white", "black")[light]
         ax.barh(0, right - left, left=left, height=0.8, color=tone, edgecolor="white")
         if math.log(right / left) > WIDE_ENOUGH * math.log(edges[-1] / edges[0]):
-            words = f"chunk {size}\n{_slots(slots)}"
+            words = f"chunk {size}\n{slots_words(slots)}"
             say(ax, math.sqrt(left * right), 0, words, ha="center", fontsize=6, color=ink)
     ax.set_yticks([])
     ax.spines[["left", "bottom"]].set_visible(False)

@@ -28,7 +28,6 @@ from vdkit.present.words import (
     recording_words,
     setting,
     what_and_where,
-    what_sentence,
 )
 from vdkit.record import compare
 from vdkit.record.compare import METRICS, Comparison
@@ -194,6 +193,12 @@ def comparison_document(
     """The verdicts, then results and timeline of each recording by itself."""
     a, b = comparison.a, comparison.b
     both = [a] if a is b else [a, b]
+    told = "; ".join(
+        f"{row.mode_b}: {row.verdict}"
+        + (f", B / A {ratio_of(row.decision.ratio)}" if row.decision.ratio else "")
+        for row in comparison.rows
+        if row.metric == "latency_s"
+    )
     title = f"{b.label} against {a.label}" if a.label != b.label else f"{a.label}, twice"
     sections = [section("comparison", "B against A", comparison_table(comparison, asked))]
     for side, one, source in zip("AB", both, sources, strict=False) if a is not b else ():
@@ -206,36 +211,21 @@ def comparison_document(
     return Document(
         f"Modes of {a.label}" if a is b else title,
         "Two recordings compared",
-        _lead(comparison),
+        (f"Latency of B against A, {told}.", read_with_care(_care(comparison))),
         (*sections, *ends(both, sources[: len(both)])),
     )
 
 
-def _lead(comparison: Comparison) -> tuple[str, ...]:
-    a, b = comparison.a, comparison.b
-    first, second = what_sentence(a), what_sentence(b)
-    ran = f"in both {first}" if first == second else f"in A {first[:-1]}, in B {second}"
-    told = "; ".join(
-        f"{row.mode_b}: {row.verdict}"
-        + (f", B / A {ratio_of(row.decision.ratio)}" if row.decision.ratio else "")
-        for row in comparison.rows
-        if row.metric == "latency_s"
-    )
-    care = [
+def _care(comparison: Comparison) -> list[str]:
+    held = any(row.throttled_a or row.throttled_b for row in comparison.rows)
+    return [
         "runs of one round are pairs"
         if comparison.paired
         else "the recordings are not paired, so what only the hour changed counts too",
         f"n = {min(min(row.n_a, row.n_b) for row in comparison.rows)}",
-        "some runs had a throttle reason set"
-        if any(row.throttled_a or row.throttled_b for row in comparison.rows)
-        else "",
+        "some runs had a throttle reason set" if held else "",
         "THEY DIFFER IN MORE THAN CODE" if comparison.stated else "",
     ]
-    return (
-        f"A is {recording_words(a)}, and B is {recording_words(b)}; {ran}",
-        f"Latency of B against A, {told}.",
-        read_with_care(care),
-    )
 
 
 # --- an A/A control ------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from vdkit.present.document import Document, Facts, Part, Picture, Section, Text
 from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.words import (
     care_words,
-    count_words,
     frames_line,
     gain_sentence,
     noise_note,
@@ -157,11 +156,11 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
-            predicted_s = made.run.latency_s
+            error_percent = 100 * (made.run.latency_s / measured_s - 1)
             figures: dict[str, Cell] = {
-                "predicted s": Number(predicted_s, 3),
+                "predicted s": Number(made.run.latency_s, 3),
                 "measured s": Number(measured_s, 3),
-                "error %": Number(100 * (predicted_s / measured_s - 1), 2, sign=True),
+                "error %": Number(error_percent, 2, sign=True),
             }
             rows.append({**labels, "mode": shown, **figures})
     words = (
@@ -248,7 +247,7 @@ def study(
     """Results and one picture."""
     return (
         what,
-        (what_sentence(recording), lead, read_with_care(care_words(recording))),
+        (what_sentence(recording), *filter(None, [lead]), read_with_care(care_words(recording))),
         (
             section("results", "Results", Text(noise_note(recording), "warning"), *results),
             section("picture", title, pic, page_only=True),
@@ -502,18 +501,8 @@ def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tupl
         gain += f": {first} / {best} is {ratio_of(ratio)}"
     if (hidden := parts[best].ratio("sync", "async")) is not None:
         gain += f"; sync / async of {best} is {ratio_of(hidden)}"
-    held = [name for name, one in parts.items() if any(a.throttled_runs for a in one.arms.values())]
-    unlike = [name for name, one in parts.items() if one.frames_identical is False]
-    compared = [name for name, one in parts.items() if one.frames_identical is not None]
-    same = f"each mode of {', '.join(compared)} gave the same frames"
-    care = [
-        count_words(recording.arms),
-        f"some runs of {', '.join(held)} had a throttle reason set" if held else "",
-        f"FRAMES OF THE MODES OF {', '.join(unlike)} ARE NOT IDENTICAL" if unlike else "",
-        "" if unlike else same if compared else "frames were not compared",
-    ]
     who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
-    return what_sentence(recording, who), gain + ".", read_with_care(care)
+    return what_sentence(recording, who), gain + ".", read_with_care(care_words(recording))
 
 
 # --- an ablation ---------------------------------------------------------------------------------
@@ -544,32 +533,11 @@ def ablation_table(recording: Recording) -> Table:
     return Table(rows, above, legend("ablation", arms))
 
 
-def ablation_words(recording: Recording) -> str:
-    """In words: without what the decode took longer, and without what no longer."""
-    arms = {n: a for n, a in recording.arms.items() if n != recording.baseline and a.mode != "sync"}
-    same = [name for name, arm in arms.items() if arm.same_code]
-    asked = {name: decision_of(recording, name) for name in arms if name not in same}
-    longer = {n: d.ratio.value for n, d in asked.items() if d and d.ratio and d.verdict == MORE}
-    parts = []
-    if longer:
-        ranked = sorted(longer, key=lambda name: -longer[name])
-        said = ", ".join(f"{name} {100 * (longer[name] - 1):.1f} %" for name in ranked)
-        parts.append(f"Slower than with {recording.baseline}: {said}.")
-    if rest := [name for name in asked if name not in longer]:
-        parts.append(f"Not seen to be slower: {', '.join(rest)}.")
-    if same:
-        parts.append(
-            f"The same code as {recording.baseline}, because the device is a CPU: "
-            f"{', '.join(same)} (how far they are from 0 is what noise does)."
-        )
-    return " ".join(filter(None, [*parts, overlap_words(recording.arms, recording.baseline)]))
-
-
 def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
     """What each primitive buys."""
     from vdkit.present.charts import plot_ablation
 
-    words = ablation_words(recording)
+    words = overlap_words(recording.arms, recording.baseline)
     picture = Picture(
         partial(plot_ablation, {recording.label: recording}),
         "A bar for each primitive: how much longer a decode takes without it",

@@ -373,7 +373,7 @@ def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     ]
     return (
         "Profile",
-        (what_sentence(recording), gain_sentence(recording.arms), _found(recording, analyses)),
+        (what_sentence(recording), gain_sentence(recording.arms), _care(recording, analyses)),
         (
             section(
                 "results", "Results", Text(incomplete(analyses), "warning"),
@@ -398,21 +398,8 @@ def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     )  # fmt: skip
 
 
-def _found(recording: Recording, analyses: Analyses) -> str:
-    """Utilization, the largest loss, and what to know about both."""
-    busy = []
-    for mode, one in analyses.items():
-        if name := next((name for name in ("steady", "run") if name in one.windows), None):
-            percent = one.windows[name].kernel_utilization_percent
-            busy.append(f"{percent:.2f} % ({mode}, window {name})")
-    what = "the decoder's share of the time" if on_cpu(analyses) else "kernel utilization"
-    told = [f"{what} is {', '.join(busy)}"] if busy else []
-    mode = "sync" if "sync" in analyses else next(iter(analyses))
-    if (run := analyses[mode].windows.get("run")) is not None:
-        cause = max(run.stall_s, key=lambda name: run.stall_s[name])
-        told.append(
-            f"{mode} loses most to {_said_of(cause)}, {1e3 * run.stall_s[cause]:.1f} ms in all"
-        )
+def _care(recording: Recording, analyses: Analyses) -> str:
+    """What to know about the profile before its figures."""
     held = [m for m, a in recording.arms.items() if a.profile and a.profile.throttled_samples]
     failed = sum(len(one.failed) for one in analyses.values())
     care = [
@@ -422,4 +409,4 @@ def _found(recording: Recording, analyses: Analyses) -> str:
         "profiled runs are slower, and their latency is no figure",
         frames_words(recording),
     ]
-    return read_with_care(care, told)
+    return read_with_care(care)

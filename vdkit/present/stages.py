@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,9 +180,7 @@ def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
 
 
 def plot_denoising(
-    steps: Sequence[KeptStep],
-    pictures: Mapping[str, Sequence[np.ndarray]],
-    title: str | None = None,
+    steps: Sequence[KeptStep], pictures: Mapping[str, Sequence[np.ndarray]]
 ) -> Figure:
     """A contact sheet: a column for each step, above it the expert that ran and at which noise.
 
@@ -190,7 +188,7 @@ def plot_denoising(
         steps: ``kept`` of `vdkit.generate_latents`.
         pictures: name of a row to a picture for each step, uint8 [H, W, 3].
     """
-    with _sheet(list(pictures.values()), len(steps), title, 0.42, 0.75) as (figure, axes):
+    with _sheet(list(pictures.values()), len(steps), 0.42, 0.75) as (figure, axes):
         for ax, step in zip(axes[0], steps, strict=True):
             expert = "" if step.expert == "only" else f"\n{step.expert}"
             noise = f"at noise {step.timestep / 1000:.2f}"
@@ -203,38 +201,35 @@ def plot_denoising(
     return keep_data(figure, rows)
 
 
-def plot_frames(
-    frames: np.ndarray, fps: float = 16, count: int = 12, columns: int = 6, title: str | None = None
-) -> Figure:
-    """A contact sheet of a video: ``count`` frames from its first to its last, evenly spaced.
+_SHOWN, _ACROSS = 12, 6
+
+
+def plot_frames(frames: np.ndarray, fps: float = 16) -> Figure:
+    """A contact sheet of a video: twelve frames from its first to its last, evenly spaced.
 
     Args:
-        frames: uint8 RGB [F, H, W, 3].
+        frames: uint8 RGB [F, H, W, 3], 1 or more; all are shown if there are fewer.
         fps: gives the time of each.
-        count: frames to show, 1 or more; all if there are fewer.
-        columns: frames in a row.
     """
-    if count < 1 or columns < 1:
-        raise ValueError(f"count is {count}, columns {columns}; use 1 or more of each")
-    shown = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
-    columns = min(columns, len(shown))
-    rows = [[frames[i] for i in shown[at : at + columns]] for at in range(0, len(shown), columns)]
-    with _sheet(rows, columns, title, 0.2 * len(rows)) as (figure, axes):
+    count = min(_SHOWN, len(frames))
+    shown = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
+    columns = min(_ACROSS, count)
+    rows = [[frames[i] for i in shown[at : at + columns]] for at in range(0, count, columns)]
+    with _sheet(rows, columns, 0.2 * len(rows)) as (figure, axes):
         for ax, index in zip(axes.flat, shown, strict=False):
             ax.set_title(f"frame {index}, {index / fps:.2f} s", fontsize=6.5, pad=2)
-    return keep_data(figure, [{"frame": int(i), "time_s": int(i) / fps} for i in shown])
+    return keep_data(figure, [{"frame": i, "time_s": i / fps} for i in shown])
 
 
 @contextmanager
 def _sheet(
-    rows: Sequence[Sequence[np.ndarray]], columns: int, title: str | None, head_in: float,
-    label_in: float = 0.0,
-) -> Iterator[tuple[Figure, np.ndarray]]:  # fmt: skip
+    rows: Sequence[Sequence[np.ndarray]], columns: int, head_in: float, label_in: float = 0.0
+) -> Iterator[tuple[Figure, np.ndarray]]:
     """Axes with the pictures, as high as they need; places without one are left empty."""
     height, width = rows[0][0].shape[:2]
     height_in = head_in + len(rows) * (WIDTH_IN - 0.1 - label_in) / columns * height / width
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.015, hspace=0.015)
-    with chart(height_in, len(rows), columns, title, layout=layout) as (figure, axes):
+    with chart(height_in, len(rows), columns, layout=layout) as (figure, axes):
         for line, pictures in zip(axes, rows, strict=True):
             some = [*pictures, *[None] * (columns - len(pictures))]
             for ax, picture in zip(line, some, strict=True):
@@ -251,9 +246,7 @@ _LINES: tuple[dict[str, Any], ...] = (
 )
 
 
-def plot_vram(
-    measured: Mapping[str, Sequence[derived.VramPoint]], title: str | None = None
-) -> Figure:
+def plot_vram(measured: Mapping[str, Sequence[derived.VramPoint]]) -> Figure:
     """A line for each path, over the pixel frames of the video.
 
     Args:
@@ -265,7 +258,7 @@ def plot_vram(
     sets = {words: points for words, points in measured.items() if points}
     if not 1 <= len(sets) <= len(_LINES):
         raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
-    with chart(2.9, title=title) as (figure, ((ax,),)):
+    with chart(2.9) as (figure, ((ax,),)):
         for look, (words, points) in zip(_LINES, sets.items(), strict=False):
             for mode in (name for name in NAMES if name in {p.mode for p in points}):
                 mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
@@ -278,7 +271,8 @@ def plot_vram(
         ax.set(xlabel="frames in the video", ylabel="peak VRAM of the decode, GB,\nweights in it")
         ax.set(xlim=(0, 1.05 * ax.dataLim.x1), ylim=(0, 1.12 * ax.get_ylim()[1]))
         legend_below(figure, loc="outside lower left", handlelength=2)
-    return figure
+    rows = [{"set": words, **asdict(point)} for words, points in sets.items() for point in points]
+    return keep_data(figure, rows)
 
 
 def vram_sets(

@@ -16,9 +16,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from vdkit.record import new_paths, written
 
@@ -255,41 +253,25 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
     written. Each appears under its name only when complete.
 
     Args:
-        figure: of any ``vdkit.plot_...``; of another one the CSV holds the coordinates drawn.
+        figure: of any ``plot_...`` of vdkit, which knows what it shows.
 
     Returns:
         The four paths.
 
     Raises:
         FileExistsError: a file is there; give another name, or remove it first.
-        ValueError: ``name`` is empty or a path.
+        ValueError: ``name`` is empty or a path, or the figure is not one of vdkit's.
     """
     import pandas as pd
+
+    if (rows := getattr(figure, "vdkit_data", None)) is None:
+        raise ValueError("the figure has no data to write beside it; use its savefig")
 
     *pictures, table = new_paths(folder, name, ("png", "svg", "pdf", "csv"))
     with plt.rc_context(STYLE):
         for path in pictures:
             with written(path, new=True) as partial:
                 figure.savefig(partial)
-    rows = getattr(figure, "vdkit_data", None) or _drawn(figure)
     with written(table, new=True) as partial:
         pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")
     return [*pictures, table]
-
-
-def _drawn(figure: Figure) -> list[dict[str, Any]]:
-    """Lines by their points, bars by two corners, dots by their centers, in data coordinates."""
-    rows: list[dict[str, Any]] = []
-    for number, ax in enumerate(figure.axes, start=1):
-        marks: list[tuple[Any, Any]] = [(line, line.get_xydata()) for line in ax.lines]
-        marks += [(b, b.get_bbox().get_points()) for b in ax.patches if isinstance(b, Rectangle)]
-        for one in ax.collections:
-            dots = isinstance(one, PathCollection)
-            shapes = [one.get_offsets()] if dots else [path.vertices for path in one.get_paths()]
-            marks += [(one, points) for points in shapes]
-        panel = ax.get_title(loc="left") or f"panel {number}"
-        for count, (artist, points) in enumerate(marks):
-            label = str(artist.get_label())
-            name = f"{type(artist).__name__} {count}" if label.startswith("_") else label
-            rows += [{"panel": panel, "mark": name, "x": x, "y": y} for x, y in points]
-    return rows

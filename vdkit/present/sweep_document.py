@@ -12,7 +12,7 @@ from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, mea
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
 from vdkit.present.table import Number, Table, number
-from vdkit.present.words import setting_of, what_and_where
+from vdkit.present.words import setting_of, slots_words, what_and_where
 from vdkit.record.derived import saving_usd
 from vdkit.record.recording import Arm
 from vdkit.record.runs import MODES
@@ -46,10 +46,6 @@ def cell_line(sweep: Sweep, cell: Cell) -> str:
 def speed_words(mb_per_s: float | None) -> str:
     """What a sink is held to."""
     return "full speed" if mb_per_s is None else f"{mb_per_s:g} MB/s"
-
-
-def _slots(count: int) -> str:
-    return f"{count} slot{'s' * (count != 1)}"
 
 
 def _sorted(sweep: Sweep) -> list[Cell]:
@@ -303,7 +299,7 @@ def _draw(name: str, sweep: Sweep) -> Figure:
 def advice_line(advice: Recommendation) -> str:
     """Setting, latency and reason in one line."""
     config, run = advice.config, advice.prediction.run
-    setting = f"chunk {config.chunk_size}, {_slots(config.slots)}"
+    setting = f"chunk {config.chunk_size}, {slots_words(config.slots)}"
     return f"{setting}: {seconds(run.latency_s)} predicted; {advice.reason}"
 
 
@@ -348,19 +344,14 @@ def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
 
 def advice_record(advice: Recommendation) -> dict[str, Any]:
     """The answer for one line of JSON; s, bytes, %."""
-    run = advice.prediction.run
+    run, config = advice.prediction.run, advice.config
+    ran = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
+    told = ("best_latency_s", "margin_percent", "bound", "reason", "remarks")
     return {
-        "chunk_size": advice.config.chunk_size,
-        "slots": advice.config.slots,
-        "latency_s": run.latency_s,
-        "ttff_s": run.ttff_s,
-        "vram_peak_bytes": run.vram_peak_bytes,
-        "pinned_bytes": run.pinned_bytes,
-        "best_latency_s": advice.best_latency_s,
-        "margin_percent": advice.margin_percent,
-        "bound": advice.bound,
-        "reason": advice.reason,
-        "remarks": advice.remarks,
+        "chunk_size": config.chunk_size,
+        "slots": config.slots,
+        **{name: getattr(run, name) for name in ran},
+        **{name: getattr(advice, name) for name in told},
         "what_if": {
             name: {"latency_s": latency_s, "gain_percent": advice.gain_percent(name)}
             for name, latency_s in advice.what_if.items()
@@ -383,6 +374,6 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     saved = saving_usd(sync, chosen, usd_per_hour)
     return (
         f"With storage at {mb_per_s:g} MB/s the recommended chunk {config.chunk_size} and "
-        f"{_slots(config.slots)} cost ${hour} for an hour of video, sync at that chunk size "
+        f"{slots_words(config.slots)} cost ${hour} for an hour of video, sync at that chunk size "
         f"${sync_hour}: predicted to save ${saved:.0f} in 1,000 hours."
     )

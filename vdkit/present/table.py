@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ DIGITS_LEGEND = (
     "Digits: down to the second one of the 95 % interval of the mean (Student's t) or ratio, "
     f"{MOST_DECIMALS} decimals at the most; three digits for a single run."
 )
-_SPECIAL = {
+_SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}",
@@ -37,13 +36,7 @@ _SPECIAL = {
     "±": r"$\pm$", "°": r"$^{\circ}$", "²": "$^{2}$", "³": "$^{3}$", "−": "$-$", "·": r"$\cdot$",
     "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\rightarrow$", "–": r"\textendash{}",
     "—": r"\textemdash{}", "…": r"\dots{}", "‘": "`", "’": "'", "“": "``", "”": "''", "§": r"\S{}",
-    "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}",
-}  # fmt: skip
-_ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r",
-    "\u030c": "v", "\u0327": "c",
-}  # fmt: skip
-"""Combining marks that every LaTeX font encoding can set."""
+})  # fmt: skip
 _NEGATIVE = re.compile(r"(?<![\w.)])-(?=\d)")
 _LOOKS_NUMERIC = re.compile(r"[-+]?\d[\d.,]*†?( .*)?$|-$")
 
@@ -236,14 +229,10 @@ class Table:
             [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
             for cells in (self.columns, *self.cells)
         ]
-        widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
-        lines = [
-            f"| {' | '.join(_padded(cells, widths, [i > 0 for i in range(len(widths))]))} |"
-            for cells in grid
-        ]
-        rule = "|".join(
-            "-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)
-        )
+        head, *rows = _aligned(grid, [i > 0 for i in range(len(self.columns))])
+        first, *others = ("-" * (len(cell) + 1) for cell in head)
+        rule = "|".join([f"{first}-", *(f"{one}:" for one in others)])
+        lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
         return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
     def latex(self) -> str:
@@ -276,11 +265,8 @@ class Table:
 
         Lines are as long as the rows are; nothing is wrapped.
         """
-        widths = [max(map(len, cells)) for cells in zip(self.columns, *self.cells, strict=True)]
-        lines = [
-            "  ".join(_padded(cells, widths, self.numeric)).rstrip()
-            for cells in (self.columns, ["-" * width for width in widths], *self.cells)
-        ]
+        head, *rows = _aligned([self.columns, *self.cells], self.numeric)
+        lines = ["  ".join(cells).rstrip() for cells in (head, ["-" * len(c) for c in head], *rows)]
         return self._framed("\n".join(lines), "\n")
 
     def _framed(self, body: str, line_break: str) -> str:
@@ -334,26 +320,15 @@ def _rounded(number: Number | None, name: str) -> float | int:
     return rounded if number.decimals > 0 else int(rounded)
 
 
-def _padded(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
-    return [
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=True)
-    ]
+def _aligned(grid: Sequence[Sequence[str]], right: Sequence[bool]) -> list[tuple[str, ...]]:
+    """Rows of cells, padded to the widest of their column."""
+    widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
+    pad = [str.rjust if to_right else str.ljust for to_right in right]
+    return [tuple(f(c, w) for f, c, w in zip(pad, row, widths, strict=True)) for row in grid]
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it; a line break becomes a space, what no plain LaTeX can set a ``?``."""
-    text = re.sub(r"\s+", " ", text)
-    # Two hyphens in a row would become a dash.
-    return "".join(map(_character, text)).replace("--", "-{}-")
-
-
-def _character(one: str) -> str:
-    if one in _SPECIAL:
-        return _SPECIAL[one]
-    if one.isascii():
-        return one if one.isprintable() else "?"
-    base, *marks = list(unicodedata.normalize("NFKD", one))
-    if len(marks) == 1 and marks[0] in _ACCENTS and base.isascii():
-        return f"\\{_ACCENTS[marks[0]]}{{{base}}}"
-    return "".join(map(_character, (base, *marks))) if base.isascii() and not marks else "?"
+    """Text as LaTeX sets it: letters as UTF-8, what no plain LaTeX can set a ``?``."""
+    made = re.sub(r"\s+", " ", text).translate(_SPECIAL)
+    # Up to there LaTeX knows every letter. Two hyphens in a row would become a dash.
+    return re.sub("[\x00-\x1f\x7f-\x9f\u0180-\U0010ffff]", "?", made).replace("--", "-{}-")

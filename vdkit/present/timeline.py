@@ -6,7 +6,6 @@ make equal events unequally wide. No figure shows what no table has.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -503,7 +502,8 @@ def plot_nvml(
                     ax.plot([], [], linestyle="", label="never throttled")
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
         axes[-1, 0].set_xlabel("time since the call, s")
-    return figure
+    kept = [dict(zip(nvml, row, strict=True)) for row in zip(*nvml.values(), strict=True)]
+    return style.keep_data(figure, kept)
 
 
 def throttled_spans(
@@ -526,11 +526,12 @@ def throttled_spans(
 
 def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
     """The columns of one run in ``nvml.csv``; ValueError, with the names, if it is not there."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    import pandas as pd
+
+    rows = pd.read_csv(path)
     old = run.replace("compute_only", "compute")  # what earlier files call it
-    if not (mine := [row for row in rows if row["run"] in (run, old)]):
-        known = ", ".join(dict.fromkeys(row["run"] for row in rows))
-        raise ValueError(f"{path} has no run {run!r}; it has {known}")
-    names = [name for name in mine[0] if name != "run"]
-    return {name: [float(row[name]) if row[name] else None for row in mine] for name in names}
+    mine = rows[rows["run"].isin((run, old))].drop(columns="run")
+    if mine.empty:
+        raise ValueError(f"{path} has no run {run!r}; it has {', '.join(rows['run'].unique())}")
+    columns = {str(name): values.tolist() for name, values in mine.items()}
+    return {name: [None if x != x else x for x in values] for name, values in columns.items()}

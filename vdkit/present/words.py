@@ -54,8 +54,12 @@ def config_words(config: DecodeConfig) -> str:
     off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
     without = f", without {', '.join(off)}" if off else ""
     sync = ", sync with uint8 on the GPU" if config.sync_uint8_on_gpu else ""
-    slots = f"{config.slots} slot{'s' * (config.slots > 1)}"
-    return f"Chunk {config.chunk_size}, {slots}{without}{sync}"
+    return f"Chunk {config.chunk_size}, {slots_words(config.slots)}{without}{sync}"
+
+
+def slots_words(count: int) -> str:
+    """``1 slot``, ``2 slots``."""
+    return f"{count} slot{'s' * (count != 1)}"
 
 
 def commit_words(where: Provenance) -> str:
@@ -196,8 +200,9 @@ def count_words(arms: Mapping[str, Arm]) -> str:
 
 def frames_words(recording: Recording) -> str:
     """Whether the arms gave the same frames, in a few words."""
-    return {
-        True: "frames of the modes that were compared are identical, byte for byte",
-        False: "FRAMES OF THE MODES ARE NOT IDENTICAL",
-        None: "frames were not compared",
-    }[recording.frames_identical]
+    parts = recording.benchmarks.items()
+    if unlike := [name and f" OF {name}" for name, one in parts if one.frames_identical is False]:
+        return f"FRAMES OF THE MODES{' AND'.join(unlike)} ARE NOT IDENTICAL"
+    if recording.frames_identical is None:
+        return "frames were not compared"
+    return "frames of the modes that were compared are identical, byte for byte"

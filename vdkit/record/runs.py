@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 from vdkit.decode.chunks import ChunkRecord
+from vdkit.decode.media import MEDIA, Medium
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +123,13 @@ class Provenance(Record):
     packages: dict[str, str]
 
 
+def known_medium(name: str) -> str:
+    """The name; ValueError if there is no such medium."""
+    if name not in MEDIA:
+        raise ValueError(f"medium {name!r} is unknown; known are {', '.join(MEDIA)}")
+    return name
+
+
 class Workload(Record):
     """What was decoded.
 
@@ -130,7 +138,10 @@ class Workload(Record):
         weights_sha256: None for a decoder that cannot tell.
         latents, latents_sha256, seed: where the latents came from, and their bytes.
         latent_frames, latent_height, latent_width: their size.
-        frames, height, width, fps: of the video, in pixels and frames per second.
+        frames, height, width, fps: of the video, in pixels and frames per second; else as
+            `vdkit.decode.media.MediaInfo` has them.
+        medium: a name in `vdkit.decode.media.MEDIA`.
+        exact: chunks give what the whole would; False where the decoder says that they do not.
         variant: the way the weights are run, as the decoder calls it.
         notes: what else the decoder says of itself, e.g. what it had to do without.
     """
@@ -151,11 +162,18 @@ class Workload(Record):
     fps: float = Field(gt=0)
     variant: str = "diffusers"
     notes: tuple[str, ...] = ()
+    medium: Annotated[str, AfterValidator(known_medium)] = "video"
+    exact: bool = True
 
     @property
     def seconds(self) -> float:
-        """Playing time, s."""
+        """Playing time, s; of images their number."""
         return self.frames / self.fps
+
+    @property
+    def kind(self) -> Medium:
+        """Words and shapes of the medium."""
+        return MEDIA[self.medium]
 
 
 class SinkInfo(Record):

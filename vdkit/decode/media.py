@@ -1,0 +1,135 @@
+"""What comes out of a decoder: video, a batch of images, or audio, and how each lies in memory.
+
+Latents, decoder output and what a sink gets are described here once; paths, records, predictions
+and tables read it. Torch-free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """One kind of media.
+
+    Attributes:
+        name: as decoders and records have it.
+        whole, unit, position: words for what one decode makes, what a sink counts in it, and one
+            step of the latents along ``axis``.
+        layouts: axes of latents, first as `vdkit.decode.ChunkDecoder.begin` gets them. Those that
+            begin with 1 may also be given without it.
+        axis: along which they are cut into chunks.
+        decoded, layout: axes of what the decoder gives and of what the sink gets.
+        dtype, levels: of a value in the sink's array, and what 1.0 becomes.
+        first_units: units of the first latent position, which is then a chunk of its own; None: it
+            is like every other.
+        needs: attributes a decoder must have, beside those of every decoder.
+        sinks: words for those that are made for it.
+        timed: whether it has a playing time.
+    """
+
+    name: str
+    whole: str
+    unit: str
+    position: str
+    layouts: tuple[tuple[str, ...], ...]
+    axis: int
+    decoded: str
+    layout: str
+    dtype: str
+    levels: int
+    needs: tuple[str, ...]
+    sinks: str
+    first_units: int | None = None
+    timed: bool = True
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a value in the sink's array."""
+        return 1 if self.dtype == "uint8" else 2
+
+    def counted(self, count: int) -> str:
+        """``1 frame``, ``8 images``."""
+        return f"{count} {self.unit}{'s' * (count != 1)}"
+
+    def positions(self, start: int, stop: int) -> str:
+        """Latent positions, half-open, as words: ``latent frames 3 to 4``."""
+        return f"{self.position}s {start} to {stop - 1}"
+
+
+MEDIA = {
+    made.name: made
+    for made in (
+        Medium(
+            "video", "video", "frame", "latent frame", (("1", "C", "T", "h", "w"),), 2,
+            "[1, 3, F, H, W]", "[F, H, W, 3]", "uint8", 255,
+            ("spatial_factor", "temporal_factor"), "Mp4Sink, PngSink", first_units=1,
+        ),
+        Medium(
+            "images", "batch", "image", "latent image", (("N", "C", "h", "w"),), 0,
+            "[F, 3, H, W]", "[F, H, W, 3]", "uint8", 255, ("spatial_factor",),
+            "PngSink, JpegSink, WebpSink", timed=False,
+        ),
+        Medium(
+            "audio", "clip", "sample", "latent frame", (("1", "C", "T"), ("1", "C", "T", "F")), 2,
+            "[1, channels, S]", "[S, channels]", "int16", 32767,
+            ("temporal_factor", "sample_rate", "channels"), "WavSink, FlacSink",
+        ),
+    )
+}  # fmt: skip
+"""Every medium by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a sink needs to know before the first frame.
+
+    Attributes:
+        frames: units that the sink will receive in all: frames, images or samples.
+        height, width: pixels; of audio 1 and the number of channels.
+        fps: exact frame rate, e.g. ``Fraction(24000, 1001)``; of audio the sample rate, Hz; of
+            images 1.
+        medium: a name in `MEDIA`.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: Fraction
+    medium: str = "video"
+
+    @property
+    def kind(self) -> Medium:
+        """The medium itself."""
+        return MEDIA[self.medium]
+
+    @property
+    def frame_values(self) -> int:
+        """Values of one unit: those of an RGB picture, or a sample of each channel."""
+        return self.height * self.width * (1 if self.medium == "audio" else 3)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one unit as the sink gets it."""
+        return self.frame_values * self.kind.itemsize
+
+    @property
+    def seconds(self) -> float:
+        """Playing time, s; of images their number."""
+        return float(self.frames / self.fps)
+
+    def shape(self, units: int) -> tuple[int, ...]:
+        """So many units as the sink gets them."""
+        if self.medium == "audio":
+            return (units, self.width)
+        return (units, self.height, self.width, 3)
+
+    def decoded_shape(self, units: int) -> tuple[int, ...]:
+        """So many units as the decoder gives them."""
+        if self.medium == "audio":
+            return (1, self.width, units)
+        if self.medium == "images":
+            return (units, 3, self.height, self.width)
+        return (1, 3, units, self.height, self.width)
