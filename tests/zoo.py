@@ -1,10 +1,11 @@
-"""Public decoders from their configurations, thin, with seeded weights: what they all are is kept."""
+"""Public decoders from their own configurations, thin, and a driver for them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
+
+from vdkit.decode.chunks import chunks_of
+from vdkit.decode.media import MEDIA
 
 KL = {
     "block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D"] * 2,
@@ -83,32 +84,16 @@ def latents_of(decoder, count, seed=0, sides=(2, 3)):
     return noise.to(decoder.device, decoder.dtype)
 
 
-def planned(decoder, latents, chunk_size):
-    """The decoder's plan, or what holds where it has none: (start, stop, units)."""
-    if hasattr(decoder, "plan"):
-        return decoder.plan(latents, chunk_size)
-    video = decoder.medium == "video"
-    count = latents.shape[0 if decoder.medium == "images" else 2]
-    factor, first = decoder.temporal_factor, int(video)
-    inner = range(first or chunk_size or count, count, chunk_size) if chunk_size else ()
-    borders = [0, *inner, count]
-    return [
-        (a, b, factor * (b - a) - (factor - 1) * (video and a == 0)) for a, b in pairwise(borders)
-    ]
-
-
-def driven(decoder, latents, chunk_size, state=None):
-    """Chunks one after the other, as a path of `vdkit.decode` asks for them; generated."""
-    state = decoder.begin(latents)
-    axis = 0 if decoder.medium == "images" else 2
-    for start, stop, units in planned(decoder, latents, chunk_size):
-        made = decoder.decode_chunk(state, start, stop)
-        assert made.shape[axis] == units, (start, stop, units, made.shape)
+def driven(decoder, latents, chunk_size):
+    """Chunk after chunk, as the paths of `vdkit.decode` ask for them."""
+    state, axis = decoder.begin(latents), MEDIA[decoder.medium].axis
+    for chunk in chunks_of(decoder, latents, chunk_size):
+        made = decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+        assert made.shape[axis] == chunk.frames, (chunk.latent_start, chunk.latent_stop)
         yield made
     decoder.end(state)
 
 
 def streamed(decoder, latents, chunk_size):
     """All of them, concatenated."""
-    axis = 0 if decoder.medium == "images" else 2
-    return torch.cat(list(driven(decoder, latents, chunk_size)), axis)
+    return torch.cat(list(driven(decoder, latents, chunk_size)), MEDIA[decoder.medium].axis)

@@ -8,6 +8,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,14 +177,12 @@ def load_decoder(
         raise ValueError(f"variant {variant!r} is unknown; use one of {', '.join(VARIANTS)}")
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
-    config = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
-    if config is not None:
-        name = kind = config.get("_class_name", AutoencoderKLWan.__name__)
-        if not isinstance(source, Mapping):
-            name = str(source)
-        model = _seeded(kind, {key: v for key, v in config.items() if key != "_class_name"})
-        model = torch.nn.Module.to(model, on, as_dtype)
+    given = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
+    if given is not None:
+        model = torch.nn.Module.to(_seeded(given), on, as_dtype)
+        name = type(model).__name__ if isinstance(source, Mapping) else str(source)
     else:
+        assert not isinstance(source, Mapping)
         found = _find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
         name = found if isinstance(found, str) else found.resolve().name
         model = _load_model(found, as_dtype).to(on)
@@ -279,42 +278,44 @@ def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | 
     return name
 
 
-def _class_of(kind: str | None, where: object) -> Any:
+def _class_of(config: Mapping[str, Any], where: object) -> Any:
     """The class of diffusers or transformers that a configuration names."""
-    if kind != AutoencoderKLWan.__name__ and kind not in ADAPTERS:
+    kind = _named(config)
+    if kind == AutoencoderKLWan.__name__:
+        return AutoencoderKLWan
+    if kind not in ADAPTERS:
         known = ", ".join((AutoencoderKLWan.__name__, *ADAPTERS))
         raise ValueError(f"{where} describes {kind!r}; vdkit decodes {known}")
-    library = "diffusers" if kind.startswith("Autoencoder") else "transformers"
-    return getattr(import_module(library), kind)
+    return getattr(import_module("transformers" if kind.endswith("Model") else "diffusers"), kind)
 
 
-def _seeded(kind: str, config: Mapping[str, Any]) -> Any:
+def _seeded(config: Mapping[str, Any]) -> Any:
     """A model of that configuration with random weights, always the same."""
-    made_by = _class_of(kind, "the configuration")
-    arguments = () if kind.startswith("Autoencoder") else (made_by.config_class(**config),)
+    given = dict(config)
+    kind = _class_of({"_class_name": AutoencoderKLWan.__name__, **given}, "the configuration")
+    given.pop("_class_name", None)
     with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
         torch.manual_seed(SEED)
-        return made_by(*arguments, **({} if arguments else config))
+        if kind.__module__.startswith("transformers"):
+            return kind(kind.config_class(**given))
+        return kind(**given)
 
 
 def _load_model(source: Path | str, dtype: torch.dtype) -> Any:
     if isinstance(source, Path):
         home = source / "vae" if (source / "vae" / "config.json").is_file() else source
         missing = f"{source} holds no VAE: neither config.json nor vae/config.json is there"
-        kind = _class_of(_named(_configuration(home / "config.json", missing)), home)
+        kind = _class_of(_configuration(home / "config.json", missing), home / "config.json")
         _check_weights(home)
         return _read(kind, str(home), None, dtype, cached=False)
     with _hub(source, "decoder", "vae/config.json") as cached:
-        part: str | None = "vae"
+        read = partial(AutoencoderKLWan.load_config, source, local_files_only=cached)
         try:
-            config = AutoencoderKLWan.load_config(source, subfolder=part, local_files_only=cached)
+            return _read(_class_of(read(subfolder="vae"), source), source, "vae", dtype, cached)
         except OSError:
-            part = None
             with suppress(OSError):
-                config = AutoencoderKLWan.load_config(source, local_files_only=cached)
-                return _read(_class_of(_named(config), source), source, None, dtype, cached)
+                return _read(_class_of(read(), source), source, None, dtype, cached)
             raise
-        return _read(_class_of(_named(config), source), source, part, dtype, cached)
 
 
 def _named(config: Mapping[str, Any]) -> str | None:
