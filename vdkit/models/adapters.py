@@ -335,7 +335,8 @@ def _whole(model: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def _listed(model: Any, memory: dict[Any, Any], latents: torch.Tensor) -> torch.Tensor:
     """QwenImage: a list, an entry for each convolution over time, as Wan's."""
-    cache = memory.setdefault("cache", [None] * model._conv_num)
+    convolutions = [m for m in model.decoder.modules() if "CausalConv3d" in type(m).__name__]
+    cache = memory.setdefault("cache", [None] * len(convolutions))
     made = model.decoder(model.post_quant_conv(latents), feat_cache=cache, feat_idx=[0])
     return made.clamp_(-1.0, 1.0)
 
