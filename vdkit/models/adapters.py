@@ -70,20 +70,17 @@ class Adapter:
         faults = known_faults(torch.__version__, cudnn, self.dtype)
         self.notes: tuple[str, ...] = faults if medium == "video" else ()
         find = partial(_first, model.config, model)
-        self.latent_channels: int = find(
-            "latent_channels", "z_dim", "decoder_input_channels", "hidden_size"
-        )
+        channels = ("latent_channels", "z_dim", "decoder_input_channels", "hidden_size")
+        self.latent_channels: int = find(*channels)
         if medium == "audio":
             self.temporal_factor: int = find("hop_length", "frame_size")
             self.channels: int = find("audio_channels", "channels") or 1
             self.sample_rate: int = sample_rate or find("sampling_rate")
             return
-        self.spatial_factor: int = find("spatial_compression_ratio") or 2 ** (
-            len(find("block_out_channels")) - 1
-        )
+        halved = len(find("block_out_channels") or ()) - 1
+        self.spatial_factor: int = find("spatial_compression_ratio") or 2**halved
         self.temporal_factor = find("temporal_compression_ratio") or 4
-        doubled = find("decoder_spatio_temporal_scaling")
-        if doubled is not None:  # LTX, whose other figures are the encoder's
+        if doubled := find("decoder_spatio_temporal_scaling"):  # LTX: the others are the encoder's
             self.spatial_factor = model.config.patch_size * 2 ** sum(doubled)
             self.temporal_factor = model.config.patch_size_t * 2 ** sum(doubled)
         if medium == "images":
@@ -278,12 +275,9 @@ class AudioHalo(Halo):
     def _units(self, position: int, count: int) -> int:
         if position < count:
             return self.temporal_factor * position
-        layers = (
-            m for m in self.model.decoder.modules() if isinstance(m, torch.nn.ConvTranspose1d)
-        )
-        for one in layers:
-            count = (count - 1) * one.stride[0] + one.kernel_size[0] - 2 * int(one.padding[0])
-            count += one.output_padding[0]
+        for one in self.model.decoder.modules():
+            if isinstance(one, torch.nn.ConvTranspose1d):
+                count = (count - 1) * one.stride[0] + one.kernel_size[0] - 2 * int(one.padding[0])
         return count
 
 

@@ -137,12 +137,10 @@ def _attend_over_time(memory: Memory, module: Any) -> _Rule | None:
 
 def _in_audio(memory: Memory, module: Any) -> _Rule | None:
     """Mimi's causal convolutions, which pad with zeros, and those that enlarge time."""
-    conv = module.conv
-    kernel, stride, past = conv.kernel_size[0], conv.stride[0], 0
+    conv, (kernel,), (stride,) = module.conv, module.conv.kernel_size, module.conv.stride
     if isinstance(conv, torch.nn.ConvTranspose1d):
         return partial(_repeat, past=-(-kernel // stride) - 1, growth=stride)
-    past = (kernel - 1) * conv.dilation[0]
-    return partial(_repeat, past=past, growth=1) if past else None
+    return partial(_repeat, past=(kernel - 1) * conv.dilation[0], growth=1) if kernel > 1 else None
 
 
 def _enlarge(memory: Memory, module: Any) -> _Rule | None:
