@@ -177,8 +177,8 @@ def test_prepare_states_the_error():
     ):
         decoder = load_decoder({"_class_name": name, **CONFIGS[name]}, "cpu", "float32")
         assert decoder.notes == (
-            "chunks approximate the whole decode, by a halo of 8 latents; prepare() measures how "
-            "well",
+            f"chunks approximate the whole decode, by a halo of {decoder.halo} latents; prepare() "
+            "measures how well",
         )
         decoder = type(decoder)(decoder.model, name, halo=2, medium=decoder.medium)
         decoder.prepare(2, 3, 2)
