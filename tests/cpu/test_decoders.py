@@ -185,7 +185,7 @@ def test_pickles_are_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
-        ("wan3", ValueError, "'wan3' is unknown; use wan2.1, wan2.2, tiny-wan, a folder"),
+        ("wan3", ValueError, "'wan3' is unknown; use wan2.1, wan2.2, .*tiny-wan, a folder"),
         ("", ValueError, "unknown"),
         ("../somewhere/else", FileNotFoundError, "'../somewhere/else' does not exist"),
     ],
@@ -234,7 +234,7 @@ def test_the_hub_and_its_cache(folder, tmp_path, monkeypatch):
     thread.start()
     try:
         loaded = load_decoder("someone/vae", "cpu").weights_sha256()
-        with pytest.raises(FileNotFoundError, match="the hub gave no Wan VAE: someone/none is not"):
+        with pytest.raises(FileNotFoundError, match="the hub gave no decoder: someone/none is not"):
             load_decoder("someone/none", "cpu")
     finally:
         server.shutdown()
@@ -242,10 +242,10 @@ def test_the_hub_and_its_cache(folder, tmp_path, monkeypatch):
         thread.join()
     assert loaded == load_decoder(folder, "cpu").weights_sha256() and Hub.asked > 0
     assert load_decoder("someone/vae", "cpu").weights_sha256() == loaded
-    for load, what in ((load_decoder, "VAE"), (load_pipeline, "pipeline")):
+    for load, what in ((load_decoder, "decoder"), (load_pipeline, "Wan pipeline")):
         with pytest.raises(
             FileNotFoundError,
-            match=rf"'someone/none' is no local folder, and the hub gave no Wan {what}: {address} "
+            match=rf"'someone/none' is no local folder, and the hub gave no {what}: {address} "
             rf"cannot be reached \(.*refused.*{tmp_path} does not hold it whole; give a folder",
         ):
             load("someone/none", "cpu")
@@ -269,10 +269,8 @@ def test_weights_that_are_another_kind_of_file(folder, tmp_path, content, words)
 def test_folders_that_hold_no_vae(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"neither config.json nor vae/config.json"):
         load_decoder(tmp_path, "cpu")
-    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
-    with pytest.raises(
-        ValueError, match="describes 'AutoencoderKL'; vdkit decodes AutoencoderKLWan"
-    ):
+    (tmp_path / "config.json").write_text('{"_class_name": "VQModel"}')
+    with pytest.raises(ValueError, match="describes 'VQModel'; vdkit decodes AutoencoderKLWan, "):
         load_decoder(tmp_path, "cpu")
     (tmp_path / "config.json").write_text("not json")
     with pytest.raises(ValueError, match="not a JSON configuration"):

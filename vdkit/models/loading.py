@@ -8,6 +8,8 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 
+from vdkit.models.adapters import ADAPTERS
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.latents import PICKLE, open_safetensors
 from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
@@ -60,7 +63,27 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
         "latents_mean": _WAN22_MEAN, "latents_std": _WAN22_STD,
     },
+    # The others are the defaults of their classes, but for what stands here.
+    "flux": {
+        "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "latent_channels": 16,
+        "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "sample_size": 1024,
+        "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+    },
+    "qwen-image": {"_class_name": "AutoencoderKLQwenImage"},
+    "cogvideox": {"_class_name": "AutoencoderKLCogVideoX"},
+    "mochi": {"_class_name": "AutoencoderKLMochi"},
+    "hunyuanvideo": {"_class_name": "AutoencoderKLHunyuanVideo"},
+    "hunyuanvideo1.5": {"_class_name": "AutoencoderKLHunyuanVideo15"},
+    "ltx": {"_class_name": "AutoencoderKLLTXVideo"},
+    "ltx2": {"_class_name": "AutoencoderKLLTX2Video", "decoder_causal": False},
+    "oobleck": {"_class_name": "AutoencoderOobleck"},
+    "dac": {"_class_name": "DacModel", "sampling_rate": 44100},
+    "mimi": {"_class_name": "MimiModel"},
+    "vibevoice": {"_class_name": "VibeVoiceAcousticTokenizerModel"},
 }  # fmt: skip
+"""Configurations by the names that `load_decoder` takes; without ``_class_name`` they are Wan's."""
 
 
 def _fast(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
@@ -123,44 +146,54 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
 
 
 def load_decoder(
-    source: str | Path,
+    source: str | Path | Mapping[str, Any],
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     variant: str = "diffusers",
 ) -> Any:
-    """A streaming decoder, a `WanDecoder` unless ``variant`` says otherwise.
+    """A streaming decoder: of Wan a `WanDecoder` unless ``variant`` says otherwise, else one of
+    `vdkit.models.adapters.ADAPTERS`.
 
     Args:
         source: ``tiny-wan``, the trained miniature in ``data/``; ``wan2.1`` (the VAE of
             Wan2.2-T2V-A14B, z 16) or ``wan2.2`` (that of Wan2.2-TI2V-5B, z 48): the architecture
             with seeded random weights, nothing downloaded (timings are those of the real model,
-            pictures are noise). Or a local folder or hub id in diffusers' layout, with the VAE in
-            ``vae/`` or at the top; only safetensors are read.
+            pictures are noise); so are the others of `ARCHITECTURES`, and a configuration with
+            its ``_class_name``. Or a local folder or hub id in diffusers' or transformers' layout,
+            with the decoder in ``vae/`` or at the top; only safetensors are read.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: float16, bfloat16 or float32; None: float16 on a GPU, float32 on a CPU.
         variant: ``diffusers``, its modules as they are; ``channels_last``, the same with weights
             in that layout; ``compiled``, these with a compiled steady step (call its ``prepare``
-            first); ``fast``, a `FastWanDecoder`, which has no ``decode_video``.
+            first); ``fast``, a `FastWanDecoder`, which has no ``decode_video``. Wan has all of
+            them, others only the first.
 
     Raises:
-        ValueError: unknown source, device, dtype or variant; a pickle; not a Wan VAE; a damaged
-            weights file.
+        ValueError: unknown source, device, dtype or variant; a pickle; a model of another class;
+            a damaged weights file.
         FileNotFoundError: a folder without VAE configuration or safetensors.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; use one of {', '.join(VARIANTS)}")
-    on, name = resolve_device(device), str(source)
+    on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
-    if name in ARCHITECTURES:
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
-            torch.manual_seed(SEED)
-            vae = AutoencoderKLWan(**ARCHITECTURES[name])
-        vae = torch.nn.Module.to(vae, on, as_dtype)
+    given = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
+    if given is not None:
+        model = torch.nn.Module.to(_seeded(given), on, as_dtype)
+        name = type(model).__name__ if isinstance(source, Mapping) else str(source)
     else:
+        assert not isinstance(source, Mapping)
         found = _find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
         name = found if isinstance(found, str) else found.resolve().name
-        vae = _load_vae(found, as_dtype).to(on)
-    decoder = VARIANTS[variant](vae, name)
+        model = _load_model(found, as_dtype).to(on)
+    if isinstance(model, AutoencoderKLWan):
+        decoder = VARIANTS[variant](model, name)
+    elif variant == "diffusers":
+        decoder = ADAPTERS[type(model).__name__](model, name)
+    else:
+        raise ValueError(
+            f"variant {variant!r} is Wan's; {name} ({type(model).__name__}) has only 'diffusers'"
+        )
     if decoder.device.type == "cuda":  # on a CPU nobody expects more
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)
@@ -209,7 +242,9 @@ def load_pipeline(
                 found,
                 dtype={"vae": resolve_dtype(None, on), "default": as_dtype},
                 use_safetensors=True,
-                local_files_only=stack.enter_context(_hub(found, "pipeline", "model_index.json")),
+                local_files_only=stack.enter_context(
+                    _hub(found, "Wan pipeline", "model_index.json")
+                ),
             )
         except SafetensorError as error:
             raise ValueError(f"{found} has a damaged weights file: {error}") from error
@@ -243,41 +278,75 @@ def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | 
     return name
 
 
-def _load_vae(source: Path | str, dtype: torch.dtype) -> AutoencoderKLWan:
+def _class_of(config: Mapping[str, Any], where: object) -> Any:
+    """The class of diffusers or transformers that a configuration names."""
+    kind = _named(config)
+    if kind == AutoencoderKLWan.__name__:
+        return AutoencoderKLWan
+    if kind not in ADAPTERS:
+        known = ", ".join((AutoencoderKLWan.__name__, *ADAPTERS))
+        raise ValueError(f"{where} describes {kind!r}; vdkit decodes {known}")
+    return getattr(import_module("transformers" if kind.endswith("Model") else "diffusers"), kind)
+
+
+def _seeded(config: Mapping[str, Any]) -> Any:
+    """A model of that configuration with random weights, always the same."""
+    given = dict(config)
+    kind = _class_of({"_class_name": AutoencoderKLWan.__name__, **given}, "the configuration")
+    given.pop("_class_name", None)
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+        torch.manual_seed(SEED)
+        if kind.__module__.startswith("transformers"):
+            return kind(kind.config_class(**given))
+        return kind(**given)
+
+
+def _load_model(source: Path | str, dtype: torch.dtype) -> Any:
     if isinstance(source, Path):
         home = source / "vae" if (source / "vae" / "config.json").is_file() else source
         missing = f"{source} holds no VAE: neither config.json nor vae/config.json is there"
-        _configuration(home / "config.json", "decodes AutoencoderKLWan", missing)
+        kind = _class_of(_configuration(home / "config.json", missing), home / "config.json")
         _check_weights(home)
-        return _read(str(home), None, dtype, cached=False)
-    with _hub(source, "VAE", "vae/config.json") as cached:
+        return _read(kind, str(home), None, dtype, cached=False)
+    with _hub(source, "decoder", "vae/config.json") as cached:
+        read = partial(AutoencoderKLWan.load_config, source, local_files_only=cached)
         try:
-            return _read(source, "vae", dtype, cached)
+            return _read(_class_of(read(subfolder="vae"), source), source, "vae", dtype, cached)
         except OSError:
             with suppress(OSError):
-                return _read(source, None, dtype, cached)
+                return _read(_class_of(read(), source), source, None, dtype, cached)
             raise
 
 
-def _read(source: str, part: str | None, dtype: torch.dtype, cached: bool) -> AutoencoderKLWan:
+def _named(config: Mapping[str, Any]) -> str | None:
+    """The class that a configuration of diffusers or of transformers is of."""
+    found: str | None = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    return found
+
+
+def _read(kind: Any, source: str, part: str | None, dtype: torch.dtype, cached: bool) -> Any:
     misfit = f"the weights in {source} do not fit its configuration"
+    options = {"subfolder": part or "", "local_files_only": cached}
+    if kind.__module__.startswith("diffusers"):
+        options = {"subfolder": part, "low_cpu_mem_usage": False, "local_files_only": cached}
     try:
-        vae, report = AutoencoderKLWan.from_pretrained(
-            source, subfolder=part, dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False,
-            output_loading_info=True, local_files_only=cached,
-        )  # fmt: skip
+        model, report = kind.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
     except RuntimeError as error:
         raise ValueError(f"{misfit}: {str(error).splitlines()[0]}") from error
     lost = sorted(report["missing_keys"])
     if lost:
         raise ValueError(f"{misfit}: {len(lost)} missing, e.g. {lost[0]}")
-    return vae
+    return model
 
 
 def _check_pipeline(folder: Path) -> None:
     index = folder / "model_index.json"
     missing = f"{folder} holds no pipeline: model_index.json is not there"
-    parts = _configuration(index, "generates with WanPipeline", missing)
+    parts = _configuration(index, missing)
+    if _named(parts) != "WanPipeline":
+        raise ValueError(f"{index} describes {_named(parts)!r}; vdkit generates with WanPipeline")
     for part in ("text_encoder", "vae", "transformer", "transformer_2"):
         if parts.get(part, [None])[0] is not None:
             if not (folder / part).is_dir():
@@ -285,17 +354,15 @@ def _check_pipeline(folder: Path) -> None:
             _check_weights(folder / part)
 
 
-def _configuration(file: Path, does: str, missing: str) -> dict[str, Any]:
-    """A configuration in diffusers' layout, of the class whose name ends ``does``."""
+def _configuration(file: Path, missing: str) -> dict[str, Any]:
+    """A configuration in diffusers' or transformers' layout."""
     if not file.is_file():
         raise FileNotFoundError(missing)
     try:
         found: dict[str, Any] = json.loads(file.read_text())
-        kind = found.get("_class_name")
+        _named(found)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{file} is not a JSON configuration: {error}") from error
-    if kind != does.split()[-1]:
-        raise ValueError(f"{file} describes {kind!r}; vdkit {does}")
     return found
 
 
@@ -345,5 +412,5 @@ def _hub(source: Path | str, what: str, file: str) -> Iterator[bool]:
                 "layout, or load it once with a network"
             )
         raise FileNotFoundError(
-            f"{source!r} is no local folder, and the hub gave no Wan {what}: {why}"
+            f"{source!r} is no local folder, and the hub gave no {what}: {why}"
         ) from error

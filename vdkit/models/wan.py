@@ -80,12 +80,17 @@ class WanBase:
 
     def weights_sha256(self) -> str:
         """Hash of the names, shapes, dtypes and bytes of the weights that decode."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.vae.state_dict().items()):
-            if name.startswith(("decoder.", "post_quant_conv.")):
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.vae)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Hash of the names, shapes, dtypes and bytes of the weights of ``model`` that decode."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(("decoder.", "post_quant_conv.")):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def known_faults(torch_version: str, cudnn: int | None, dtype: torch.dtype) -> tuple[str, ...]:
