@@ -213,7 +213,9 @@ class _Probe:
                 self.attempt("decode_into", self._into)
         cached = any(one.exact for one in streamed)  # then nobody decodes anything twice
         if found and self.medium != "images" and not cached:
-            found["seams"] = tuple(self._seams(base, found["look_ahead"].zero == 0))
+            found["seams"] = tuple(
+                self._seams(base, found["history"].zero, found["look_ahead"].zero)
+            )
         return Anatomy(
             name=name, medium=self.medium, dtype=str(self.latents.dtype).removeprefix("torch."),
             latents=tuple(self.latents.shape), value_range=self.range, first_units=self.first,
@@ -268,7 +270,7 @@ class _Probe:
         near, middle = min(2, self.count // 3), self.count // 2
         generator = torch.Generator().manual_seed(self.seed + 1)
         std, mean = float(self.latents.double().std()), float(self.latents.double().mean())
-        profiles = []
+        sides: dict[int, list[Profile]] = {1: [], -1: []}
         for place in sorted({near, middle, middle + 1, self.count - 1 - near}):
             moved = self.latents.clone()
             one = moved.select(self.axis, place)
@@ -278,16 +280,18 @@ class _Probe:
                 wrong = f"another latent {place} changes nothing in its own output"
                 self.checks.append(Check("reads its latents", False, wrong))
                 return {}
-            profiles.append(change)
-        curve: dict[float, float] = {}
-        for at, value in (one for profile in profiles for one in profile):
-            whole = math.copysign(math.ceil(abs(at) - 1e-9), at) + 0.0
-            curve[whole] = max(curve.get(whole, 0.0), value)
-        later = [[(at, value) for at, value in one if at > 0] for one in profiles]
-        earlier = [[(-at, value) for at, value in one if at < 0] for one in profiles]
+            for side, profiles in sides.items():
+                # Towards the end that is near there is no room, and padding may mirror.
+                if (place > near) if side < 0 else (place < self.count - 1 - near):
+                    profiles.append([(abs(at), value) for at, value in change if at * side > 0])
+        curve = {0.0: 1.0}
+        for side, profiles in sides.items():
+            for at, value in (one for profile in profiles for one in profile):
+                whole = float(side * math.ceil(at - 1e-9))
+                curve[whole] = max(curve.get(whole, 0.0), value)
         return {
-            "history": _reach(later),
-            "look_ahead": _reach(earlier),
+            "history": _reach(sides[1]),
+            "look_ahead": _reach(sides[-1]),
             "influence": tuple(sorted(curve.items())),
         }
 
@@ -304,11 +308,17 @@ class _Probe:
         scale = width / self.steady
         return [(n * scale, norm / own) for n, norm in zip(far, norms.tolist(), strict=True) if own]
 
-    def _seams(self, base: torch.Tensor, causal: bool) -> Iterator[Compared]:
+    def _seams(
+        self, base: torch.Tensor, history: float | None, ahead: float | None
+    ) -> Iterator[Compared]:
         """Cut, and decode the two parts with more and more of each other."""
+        causal = ahead == 0
         cut = self.count - 2 if causal else self.count // 2
         start, middle, stop = self.own(cut - 1)[0], *self.own(cut)
-        for halo in (0, *(2**n for n in range(16))):
+        halos = {0, *(2**n for n in range(16))}
+        if history is not None and ahead is not None:  # a first latent may be another kind
+            halos.add(math.ceil(max(history, ahead)) + (self.first != self.steady))
+        for halo in sorted(halos):
             if halo >= cut or (cut + halo >= self.count and not causal):
                 return
             left = self.run(self.part(0, min(cut + halo, self.count)))

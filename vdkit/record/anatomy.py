@@ -66,7 +66,8 @@ class Anatomy:
         lengths: output units (frames, images, samples) of the first 1, 2, 3 ... latents alone; 0
             where the decoder raised an error.
         first_units, units_per_latent: of the first latent, and of each later one.
-        history, look_ahead: how far a latent counts in later and in earlier output; None, and no
+        history, look_ahead: how far a latent counts in later and in earlier output, away from
+            the ends; None, and no
             ``influence``, if the output is not finite or ignores its latents.
         influence: (distance, norm of the change there over that at 0); below 0: earlier output.
         borders: of ``max(borders)`` latents and of one less: after how many the decode of those
@@ -103,9 +104,14 @@ class Anatomy:
         return None if self.look_ahead is None else self.look_ahead.zero == 0
 
     @property
-    def prefix_exact(self) -> bool:
-        """Whether the decode of any first latents alone equals that part of the whole decode."""
-        return all(cuts == tuple(range(1, longest)) for longest, cuts in self.borders.items())
+    def exact_from(self) -> int | None:
+        """Number of latents from which on any first ones alone give what they do in a longer decode
+
+        1: every prefix is exact. None: there is no such number.
+        """
+        every = [set(range(1, longest)) - set(cuts) for longest, cuts in self.borders.items()]
+        first = max(set().union(*every), default=0) + 1
+        return first if first < min(self.borders) else None
 
     def halo_for(self, db: float) -> int | None:
         """The smallest halo that was tried whose seam has ``db`` or more; inf: that is exact."""
@@ -134,9 +140,10 @@ class Anatomy:
         if far == self.look_ahead.zero == 0:
             yield "Every latent is decoded by itself: cut it anywhere, exact."
             return
-        if self.causal and self.prefix_exact:
+        if self.causal and (begins := self.exact_from):
             left = "all latents before leave" if far is None else f"{math.ceil(far)} before leave"
-            yield f"Causal: chunks are exact if what {left} behind is kept."
+            first = f", and {begins} or more are the first" * (begins > 1)
+            yield f"Causal: chunks are exact if what {left} behind is kept{first}."
         elif any(self.borders.values()):
             cuts = (f"{_listed(cuts) or 'none'} of {n}" for n, cuts in self.borders.items())
             yield f"What came before a cut is exact after latents {'; '.join(cuts)}."
