@@ -1,5 +1,6 @@
 """What `probe` finds: the known anatomy of public decoders, and planted faults of a plug-in."""
 
+import dataclasses
 import json
 import math
 import re
@@ -90,19 +91,14 @@ def test_ltx_needs_a_halo():
         assert 7.6 / 2 < side.percent < 2 * 7.6 and side.percent < side.permille < side.zero
     seams = {one.size: one for one in found.seams}
     assert [*seams] == [0, 1, 2, 4, 8, 16, 24] and seams[0].missing == 7
-    assert seams[2].db < seams[4].db < seams[8].db < seams[16].db and seams[24].exact
+    db = [seams[halo].db for halo in (2, 4, 8, 16, 24)]
+    assert db == sorted(db) and db[-1] > 145  # its norms compute in float32
     halo = found.halo_for(40)
-    assert halo in (8, 16) and found.halo_for(float("inf")) == 24
-    assert found.verdict == [
-        f"With nothing kept it needs {halo} latents of halo on each side of a cut for 40 dB, 24 to "
-        "be exact."
-    ]
-    assert any(
-        one.startswith("With nothing kept it does not reach 400 dB with a halo of 16")
-        for one in probe(
-            whole=lambda z: model.decode(z).sample, latents=noise(1, 8, 35, 1, 1), target_db=400
-        ).verdict
-    )
+    assert halo in (8, 16) and found.halo_for(150) in (24, None)
+    words = f"With nothing kept it needs {halo} latents of halo on each side of a cut for 40 dB."
+    assert found.verdict == [words]
+    (more,) = dataclasses.replace(found, target_db=400).verdict
+    assert more.startswith("With nothing kept it does not reach 400 dB with a halo of 24 on each")
 
 
 def test_ltx2_is_causal_or_not():
@@ -276,10 +272,8 @@ def test_taehv_shape():
 def test_a_cache_of_the_whole_module_is_found():
     found = probe(MemoryDecoder(shared=True), noise(1, 4, 9, 2, 2))
     assert [check.name for check in found.failed] == ["state kept apart"]
-    assert re.match(
-        r"state kept apart: it is shared: frames of two decoded in turns differ by up to 0\.\d+\.$",
-        found.verdict[0],
-    )
+    words = "state kept apart: it is shared: what two decoded in turns give differs by up to 0."
+    assert found.verdict[0].startswith(words)
     assert found.verdict[1].startswith("Stream it with chunks of 1")
 
 
@@ -302,7 +296,7 @@ FAULTS = {
     "long": (lambda m: pad(m, (0, 0, 0, 0, 0, 1)), "chunks of 1", r"give \[1, 3, 5, 16, 16\]"),
     "small": (lambda made: made[..., 1:], "chunks of 1", r"give \[1, 3, 4, 16, 15\] float32"),
     "dtype": (lambda made: made.double(), "chunks of 1", "float64 cpu, not .* float32 cpu"),
-    "random": (lambda made: torch.rand_like(made), "same twice", "two decodes differ by up to 0"),
+    "random": (lambda made: torch.rand_like(made), "same twice", "two decodes differ by up to"),
 }  # fmt: skip
 
 

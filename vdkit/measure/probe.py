@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -31,6 +32,9 @@ _SHORT = 13  # latents that tests of the state take: several chunks
 _BINS = 16  # parts of a latent in which influence is told apart, at the most
 
 Run = Callable[[torch.Tensor], torch.Tensor]
+Call = tuple[int, int, int]
+Calls = Generator[tuple[Call, torch.Tensor]]
+"""(start, stop, units) of a plan, and what they gave."""
 Profile = list[tuple[float, float]]
 """(distance from a latent's own output, below 0 before it; influence) of all output."""
 
@@ -44,7 +48,7 @@ class Traits:
     value_range: tuple[float, float]
     exact: bool
 
-    def plan(self, latents: torch.Tensor, chunk_size: int | None) -> Sequence[tuple[int, int, int]]:
+    def plan(self, latents: torch.Tensor, chunk_size: int | None) -> Sequence[Call]:
         """(start, stop, units) of each call."""
         if own := getattr(self.decoder, "plan", None):
             return list(own(latents, chunk_size))
@@ -89,8 +93,8 @@ def probe(
 ) -> Anatomy:  # fmt: skip
     """What depends on what in a decoder, where it may be cut, and whether it keeps its promises.
 
-    Rounding hides what is small: give a decoder in float64 if it can be had, a small size, and more
-    latents than it is thought to remember. It is decoded some forty times.
+    Rounding hides what is small: give one in float64 if it can be had, a small size, and more
+    latents than it is thought to remember. Some forty decodes.
 
     Args:
         decoder: a `ChunkDecoder`, of which every promise is tested.
@@ -120,12 +124,12 @@ def probe(
         batch_or_count, *rest = LATENTS[medium]
         size = (batch_or_count, decoder.latent_channels, *rest)
         latents = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    if traits is not None:
+    if decoder is not None:
         latents = latents.to(decoder.device, decoder.dtype)
     axis, shape = AXES[medium][0], list(latents.shape)
     if len(shape) < 3 or shape[axis] < 3 or not latents.isfinite().all():
         raise ValueError(f"latents {shape}: {medium} needs 3 or more along axis {axis}, all finite")
-    if traits is not None and shape[1] != decoder.latent_channels:
+    if decoder is not None and shape[1] != decoder.latent_channels:
         raise ValueError(f"latents {shape}: axis 1 has to be {decoder.latent_channels} channels")
     name = str(getattr(decoder or whole, "name" if decoder else "__name__", "whole"))
     with torch.inference_mode(), on_device(latents.device), Bar(progress, desc="probe") as bar:
@@ -133,39 +137,42 @@ def probe(
         return made.anatomy(name, chunk_sizes, target_db)
 
 
+@dataclass
 class _Probe:
     """One probing: what is decoded, and the checks made on the way."""
 
-    def __init__(
-        self, traits: Any, whole: Run | None, latents: torch.Tensor, medium: str,
-        value_range: tuple[float, float] | None, seed: int, bar: Bar,
-    ) -> None:  # fmt: skip
-        self.traits, self.latents, self.medium = traits, latents, medium
-        self.stated, self.seed, self.bar = value_range, seed, bar
-        self.range = value_range or (-1.0, 1.0)
+    traits: Any
+    given: Run | None
+    latents: torch.Tensor
+    medium: str
+    stated: tuple[float, float] | None
+    seed: int
+    bar: Bar
+
+    def __post_init__(self) -> None:
+        self.range = self.stated or (-1.0, 1.0)
         self.peak = self.range[1] - self.range[0]
-        self.axis, self.out_axis = AXES[medium]
-        self.count = latents.shape[self.axis]
-        self.whole = whole or self.one_call
+        self.axis, self.out_axis = AXES[self.medium]
+        self.count = self.latents.shape[self.axis]
+        self.whole = self.given or self.one_call
         self.checks: list[Check] = []
+        self.streamed: list[Compared] = []
         # What many layers round; what is wrong is larger by orders of magnitude.
-        self.slack = self.peak * torch.finfo(latents.dtype).eps ** 0.6
+        self.slack = self.peak * torch.finfo(self.latents.dtype).eps ** 0.6
 
     def one_call(self, latents: torch.Tensor) -> torch.Tensor:
         """The decoder's own whole decode, else its plan for a whole."""
         if own := getattr(self.traits.decoder, "decode_video", None):
             return own(latents, lambda index: None)
-        return torch.cat([made for _, made in self.chunks(latents, None)], self.out_axis)
+        return self._joined([made for _, made in self.chunks(latents, None)])
 
-    def chunks(
-        self, latents: torch.Tensor, chunk_size: int | None
-    ) -> Generator[tuple[tuple[int, int, int], torch.Tensor]]:
+    def chunks(self, latents: torch.Tensor, chunk_size: int | None, decode: Any = None) -> Calls:
         """Each call of the plan and what it gave; the state is ended whatever happens."""
         decoder, plan = self.traits.decoder, self.traits.plan(latents, chunk_size)
         state = decoder.begin(latents)
         try:
-            for call in plan:
-                yield call, decoder.decode_chunk(state, *call[:2]).clone()
+            for call in plan:  # a decoder may write into one buffer again and again
+                yield call, (decode or decoder.decode_chunk)(state, *call[:2]).clone()
         finally:
             getattr(decoder, "end", lambda state: None)(state)
 
@@ -201,26 +208,25 @@ class _Probe:
         self._lengths(len(base))
         self.floor = float((self.run(self.latents) - base).abs().max())  # NaN if one is
         self.attempt("finite and in range", lambda: self._unfit(base))
-        self.attempt("same twice", lambda: self._differs(self.floor, "two decodes"))
-        known = self.floor <= self.slack
-        found: dict[str, Any] = self._influence(base) if known else {}
-        sizes = [size for size in chunk_sizes if self.traits and size < self.count]
-        streamed = tuple(one for size in sizes for one in self._streamed(base, size))
+        same = self.floor <= self.slack
+        wrong = "" if same else f"two decodes differ by up to {self.floor:.2g}"
+        self.attempt("same twice", lambda: wrong)
+        found: dict[str, Any] = self._influence(base) if same else {}
         if self.traits:
+            for size in (size for size in chunk_sizes if size < self.count):
+                self.attempt(f"chunks of {size}", partial(self._streamed, base, size))
             self.attempt("state kept apart", self._kept_apart)
             self.attempt("given up, next one right", self._given_up)
             if hasattr(self.traits.decoder, "decode_into"):
                 self.attempt("decode_into", self._into)
-        cached = any(one.exact for one in streamed)  # then nobody decodes anything twice
+        cached = any(one.exact for one in self.streamed)  # then nobody decodes anything twice
         if found and self.medium != "images" and not cached:
-            found["seams"] = tuple(
-                self._seams(base, found["history"].zero, found["look_ahead"].zero)
-            )
+            found["seams"] = tuple(self._seams(base, found["history"], found["look_ahead"]))
         return Anatomy(
             name=name, medium=self.medium, dtype=str(self.latents.dtype).removeprefix("torch."),
             latents=tuple(self.latents.shape), value_range=self.range, first_units=self.first,
             lengths=tuple(len(self.prefixes.get(n, ())) for n in range(1, max(self.prefixes) + 1)),
-            units_per_latent=self.steady, borders=self._borders(), streamed=streamed,
+            units_per_latent=self.steady, borders=self._borders(), streamed=tuple(self.streamed),
             checks=tuple(self.checks), target_db=target_db, **found,
         )  # fmt: skip
 
@@ -239,15 +245,12 @@ class _Probe:
         self.first = longest - self.steady * (self.count - 1)
 
     def _borders(self) -> dict[int, tuple[int, ...]]:
-        longest = max(self.prefixes)
+        def alike(alone: torch.Tensor, whole: torch.Tensor) -> bool:
+            return len(alone) < len(whole) and self._differs(alone, whole[: len(alone)]) == 0
+
         return {
-            whole: tuple(
-                count
-                for count, alone in self.prefixes.items()
-                if count < whole
-                and (alone - self.prefixes[whole][: len(alone)]).abs().max() <= self.slack
-            )
-            for whole in (longest, longest - 1)
+            most: tuple(n for n, one in self.prefixes.items() if alike(one, self.prefixes[most]))
+            for most in sorted(self.prefixes)[:-3:-1]
         }
 
     def _unfit(self, rows: torch.Tensor) -> str:
@@ -260,14 +263,18 @@ class _Probe:
             return ""
         return f"values are {low:.3g} to {high:.3g}, out of [{self.range[0]:g}, {self.range[1]:g}]"
 
-    def _differs(self, most: float, what: str) -> str:
-        return "" if most <= self.slack else f"{what} differ by up to {most:.2g}"
+    def _differs(self, made: torch.Tensor, wanted: torch.Tensor) -> float:
+        """The largest difference; 0 for rounding, inf for unequal shapes."""
+        if made.shape != wanted.shape:
+            return math.inf
+        most = float((made - wanted).abs().max())
+        return 0.0 if most <= self.slack else most
 
     # --- what depends on what -----------------------------------------------------------------
 
     def _influence(self, base: torch.Tensor) -> dict[str, Any]:
         """Put another latent in place of one, near both ends and in the middle."""
-        near, middle = min(2, self.count // 3), self.count // 2
+        near, middle = min(2, (self.count - 1) // 4), self.count // 2
         generator = torch.Generator().manual_seed(self.seed + 1)
         std, mean = float(self.latents.double().std()), float(self.latents.double().mean())
         sides: dict[int, list[Profile]] = {1: [], -1: []}
@@ -284,15 +291,12 @@ class _Probe:
                 # Towards the end that is near there is no room, and padding may mirror.
                 if (place > near) if side < 0 else (place < self.count - 1 - near):
                     profiles.append([(abs(at), value) for at, value in change if at * side > 0])
-        curve = {0.0: 1.0}
-        for side, profiles in sides.items():
-            for at, value in (one for profile in profiles for one in profile):
-                whole = float(side * math.ceil(at - 1e-9))
-                curve[whole] = max(curve.get(whole, 0.0), value)
+        roomiest = {side: max(profiles, key=len) for side, profiles in sides.items()}
+        curve = [(side * at, value) for side, one in roomiest.items() for at, value in one]
         return {
             "history": _reach(sides[1]),
             "look_ahead": _reach(sides[-1]),
-            "influence": tuple(sorted(curve.items())),
+            "influence": tuple(sorted([(0.0, 1.0), *curve])),
         }
 
     def _profile(self, change: torch.Tensor, place: int) -> Profile:
@@ -308,16 +312,15 @@ class _Probe:
         scale = width / self.steady
         return [(n * scale, norm / own) for n, norm in zip(far, norms.tolist(), strict=True) if own]
 
-    def _seams(
-        self, base: torch.Tensor, history: float | None, ahead: float | None
-    ) -> Iterator[Compared]:
+    def _seams(self, base: torch.Tensor, history: Reach, ahead: Reach) -> Iterator[Compared]:
         """Cut, and decode the two parts with more and more of each other."""
-        causal = ahead == 0
+        causal = ahead.zero == 0
         cut = self.count - 2 if causal else self.count // 2
         start, middle, stop = self.own(cut - 1)[0], *self.own(cut)
         halos = {0, *(2**n for n in range(16))}
-        if history is not None and ahead is not None:  # a first latent may be another kind
-            halos.add(math.ceil(max(history, ahead)) + (self.first != self.steady))
+        if history.zero is not None and ahead.zero is not None:
+            special = self.first != self.steady  # what a part begins with
+            halos.add(math.ceil(max(history.zero, ahead.zero)) + special)
         for halo in sorted(halos):
             if halo >= cut or (cut + halo >= self.count and not causal):
                 return
@@ -338,28 +341,22 @@ class _Probe:
 
     # --- what a decoder by chunk promises ------------------------------------------------------
 
-    def _streamed(self, base: torch.Tensor, size: int) -> Iterator[Compared]:
+    def _streamed(self, base: torch.Tensor, size: int) -> str:
         """Decode in chunks: plan, shapes, length, range, and the difference to the whole."""
-        found: list[Compared] = []
+        made = list(self.chunks(self.latents, size))
+        if wrong := self._broken_promise(made):
+            return wrong
+        rows = self.rows(self._joined([output for _, output in made]))
+        if len(rows) != len(base):
+            return f"{len(rows)} units in all, the whole decode has {len(base)}"
+        if wrong := self._unfit(rows):
+            return wrong
+        self.streamed.append(one := self._compared(size, rows - base))
+        if one.db is None or not self.traits.exact:
+            return ""
+        return f"{one.db:.1f} dB against the whole decode, and it says it is exact"
 
-        def look() -> str:
-            made = list(self.chunks(self.latents, size))
-            if wrong := self._broken_promise(made):
-                return wrong
-            rows = self.rows(torch.cat([output for _, output in made], self.out_axis))
-            if len(rows) != len(base):
-                return f"{len(rows)} units in all, the whole decode has {len(base)}"
-            if wrong := self._unfit(rows):
-                return wrong
-            found.append(one := self._compared(size, rows - base))
-            if one.db is None or not self.traits.exact:
-                return ""
-            return f"{one.db:.1f} dB against the whole decode, and it says it is exact"
-
-        self.attempt(f"chunks of {size}", look)
-        yield from found
-
-    def _broken_promise(self, made: Sequence[tuple[tuple[int, int, int], torch.Tensor]]) -> str:
+    def _broken_promise(self, made: list[tuple[Call, torch.Tensor]]) -> str:
         end = 0
         for (start, stop, units), output in made:
             if start != end or stop < start or units < 1:
@@ -373,6 +370,9 @@ class _Probe:
                 return f"latents {start} to {stop} give {words[0]}, not {words[1]}"
         return "" if end == self.count else f"its plan ends at latent {end} of {self.count}"
 
+    def _joined(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(outputs, self.out_axis)
+
     def _videos(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Two of a few latents."""
         one = self.part(0, min(self.count, _SHORT))
@@ -384,14 +384,15 @@ class _Probe:
     def _kept_apart(self) -> str:
         """Two in turns, the second begun in the middle of the first, against each alone."""
         videos = self._videos()
-        alone = [self._outputs(video) for video in videos]
+        alone = self._joined([one for video in videos for one in self._outputs(video)])
         first, second = (self.chunks(video, 1) for video in videos)
         turns: list[list[torch.Tensor]] = [[next(first)[1]], []]
         for steps in zip_longest(first, second):
             for made, step in zip(turns, steps, strict=True):
                 made += [] if step is None else [step[1]]
-        apart = max(map(_apart, turns, alone))
-        return self._differs(apart, "it is shared: frames of two decoded in turns")
+        apart = self._differs(self._joined([*turns[0], *turns[1]]), alone)
+        wrong = f"it is shared: what two decoded in turns give differs by up to {apart:.2g}"
+        return wrong if apart else ""
 
     def _given_up(self) -> str:
         """Whether one that is given up, and ended, leaves the next one alone."""
@@ -399,29 +400,23 @@ class _Probe:
         before, given_up = self._outputs(video), self.chunks(other, 1)
         next(given_up)
         given_up.close()
-        return self._differs(_apart(self._outputs(video), before), "frames of the next")
+        apart = self._differs(self._joined(self._outputs(video)), self._joined(before))
+        return f"what the next one gives differs by up to {apart:.2g}" if apart else ""
 
     def _into(self) -> str:
         """Whether it gives the bytes that a sink gets of `decode_chunk`."""
-        decoder, video = self.traits.decoder, self._videos()[0]
-        made, wrong = list(self.chunks(video, 1)), 0
-        state = decoder.begin(video)
-        try:
-            for (start, stop, _), output in made:
-                pixels = self.traits.pixels(output)
-                out = torch.full_like(pixels, 77)
-                nonfinite = bool(decoder.decode_into(state, start, stop, out))
-                wrong += int((out != pixels).sum()) + (nonfinite == bool(output.isfinite().all()))
-        finally:
-            getattr(decoder, "end", lambda state: None)(state)
+        video, decoder = self._videos()[0], self.traits.decoder
+        outputs = iter(self._outputs(video))
+
+        def wrong_bytes(state: Any, start: int, stop: int) -> torch.Tensor:
+            output = next(outputs)
+            pixels = self.traits.pixels(output)
+            out = torch.full_like(pixels, 77)
+            bad = bool(decoder.decode_into(state, start, stop, out)) == output.isfinite().all()
+            return (out != pixels).sum() + bad
+
+        wrong = sum(int(count) for _, count in self.chunks(video, 1, wrong_bytes))
         return f"{wrong} bytes are not those of decode_chunk" if wrong else ""
-
-
-def _apart(made: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
-    """The largest difference of two lists of output; inf if they are not of equal shapes."""
-    if [one.shape for one in made] != [one.shape for one in wanted]:
-        return math.inf
-    return max(float((one - other).abs().max()) for one, other in zip(made, wanted, strict=True))
 
 
 def _reach(profiles: list[Profile]) -> Reach:
