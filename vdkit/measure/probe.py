@@ -21,7 +21,7 @@ from vdkit.decode import ChunkDecoder, frames_to_uint8, require
 from vdkit.decode.chunks import plan_chunks
 from vdkit.decode.engines import on_device
 from vdkit.decode.terminal import Bar
-from vdkit.record.anatomy import Anatomy, Check, Compared, Reach
+from vdkit.record.anatomy import Anatomy, Apart, Promise, Reach
 
 AXES = {"video": (2, 2), "images": (0, 0), "audio": (2, 2)}
 """By medium: the axis of the latents, and that of the output, which is cut."""
@@ -133,12 +133,12 @@ def probe(
         raise ValueError(f"latents {shape}: axis 1 has to be {decoder.latent_channels} channels")
     name = str(getattr(decoder or whole, "name" if decoder else "__name__", "whole"))
     with torch.inference_mode(), on_device(latents.device), Bar(progress, desc="probe") as bar:
-        made = _Probe(traits, whole, latents, medium, value_range, seed, bar)
+        made = _Probing(traits, whole, latents, medium, value_range, seed, bar)
         return made.anatomy(name, chunk_sizes, target_db)
 
 
 @dataclass
-class _Probe:
+class _Probing:
     """One probing: what is decoded, and the checks made on the way."""
 
     traits: Any
@@ -155,8 +155,8 @@ class _Probe:
         self.axis, self.out_axis = AXES[self.medium]
         self.count = self.latents.shape[self.axis]
         self.whole = self.given or self.one_call
-        self.checks: list[Check] = []
-        self.streamed: list[Compared] = []
+        self.checks: list[Promise] = []
+        self.streamed: list[Apart] = []
         # What many layers round; what is wrong is larger by orders of magnitude.
         self.slack = self.peak * torch.finfo(self.latents.dtype).eps ** 0.6
 
@@ -200,7 +200,7 @@ class _Probe:
             wrong = look()
         except Exception as error:
             wrong = f"{type(error).__name__}: {error}".partition("\n")[0]
-        self.checks.append(Check(name, not wrong, wrong or "yes"))
+        self.checks.append(Promise(name, not wrong, wrong or "yes"))
 
     def anatomy(self, name: str, chunk_sizes: Sequence[int], target_db: float) -> Anatomy:
         """All of it."""
@@ -285,7 +285,7 @@ class _Probe:
             change = self._profile(self.run(moved) - base, place)
             if not change:
                 wrong = f"another latent {place} changes nothing in its own output"
-                self.checks.append(Check("reads its latents", False, wrong))
+                self.checks.append(Promise("reads its latents", False, wrong))
                 return {}
             for side, profiles in sides.items():
                 # Towards the end that is near there is no room, and padding may mirror.
@@ -312,7 +312,7 @@ class _Probe:
         scale = width / self.steady
         return [(n * scale, norm / own) for n, norm in zip(far, norms.tolist(), strict=True) if own]
 
-    def _seams(self, base: torch.Tensor, history: Reach, ahead: Reach) -> Iterator[Compared]:
+    def _seams(self, base: torch.Tensor, history: Reach, ahead: Reach) -> Iterator[Apart]:
         """Cut, and decode the two parts with more and more of each other."""
         causal = ahead.zero == 0
         cut = self.count - 2 if causal else self.count // 2
@@ -334,10 +334,10 @@ class _Probe:
             if one.exact:
                 return
 
-    def _compared(self, size: int, error: torch.Tensor, missing: int = 0) -> Compared:
+    def _compared(self, size: int, error: torch.Tensor, missing: int = 0) -> Apart:
         most, square = float(error.abs().max()), float(error.square().mean())
         db = None if most <= self.slack else 10 * math.log10(self.peak**2 / square)
-        return Compared(size, db, most, missing)
+        return Apart(size, db, most, missing)
 
     # --- what a decoder by chunk promises ------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Apart:
     """Chunks against the whole decode; or what two parts give of the two latents where they meet.
 
     Attributes:
@@ -47,7 +47,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Promise:
     """Something that a decoder has to keep, and what was found, in words."""
 
     name: str
@@ -88,13 +88,13 @@ class Anatomy:
     look_ahead: Reach | None = None
     influence: tuple[tuple[float, float], ...] = ()
     borders: dict[int, tuple[int, ...]]
-    seams: tuple[Compared, ...] = ()
-    streamed: tuple[Compared, ...] = ()
-    checks: tuple[Check, ...] = ()
+    seams: tuple[Apart, ...] = ()
+    streamed: tuple[Apart, ...] = ()
+    checks: tuple[Promise, ...] = ()
     target_db: float
 
     @property
-    def failed(self) -> list[Check]:
+    def failed(self) -> list[Promise]:
         """Checks that it did not pass."""
         return [check for check in self.checks if not check.passed]
 
@@ -141,9 +141,9 @@ class Anatomy:
             yield "Every latent is decoded by itself: cut it anywhere, exact."
             return
         if self.causal and (begins := self.exact_from):
-            left = "all latents before leave" if far is None else f"{math.ceil(far)} before leave"
-            first = f", and {begins} or more are the first" * (begins > 1)
-            yield f"Causal: chunks are exact if what {left} behind is kept{first}."
+            left = "all" if far is None else f"the {math.ceil(far)}"
+            first = f", and the first has {begins} or more" * (begins > 1)
+            yield f"Causal: chunks are exact if what {left} latents before leave is kept{first}."
         elif any(self.borders.values()):
             cuts = (f"{_listed(cuts) or 'none'} of {n}" for n, cuts in self.borders.items())
             yield f"What came before a cut is exact after latents {'; '.join(cuts)}."
