@@ -164,7 +164,9 @@ def test_mochis_own_cache_is_found_wrong():
     found = probe(MochiDecoder(), noise(1, 12, 6, 2, 2))
     assert found.causal and found.exact_from == 1
     assert [check.name for check in found.failed] == ["chunks of 1", "chunks of 2", "chunks of 4"]
-    assert all(re.match(r"\d+\.\d dB against the whole decode, and", c.found) for c in found.failed)
+    assert all(
+        re.match(r"\d+\.\d dB against the whole decode, and", c.detail) for c in found.failed
+    )
 
 
 def oobleck():
@@ -309,7 +311,7 @@ def test_a_planted_fault_is_found(name):
             1, 3, 4 * (stop - start) if start else 1, 16, 16
         )
     found = probe(decoder, noise(1, 4, 9, 2, 2))
-    failed = {one.name: one.found for one in found.failed}
+    failed = {one.name: one.detail for one in found.failed}
     assert re.search(words, failed[check]), failed
     assert found.verdict[0].startswith(found.failed[0].name)
 
@@ -334,14 +336,14 @@ def test_faults_of_optional_members():
             return super().decode_chunk(state * 0, start, stop)
 
     def failed(decoder):
-        return {one.name: one.found for one in probe(decoder, noise(1, 4, 5, 2, 2)).failed}
+        return {one.name: one.detail for one in probe(decoder, noise(1, 4, 5, 2, 2)).failed}
 
     assert re.fullmatch(r"\d+ bytes are not those of decode_chunk", failed(Into())["decode_into"])
     with pytest.raises(RuntimeError, match="freed twice"):
         probe(Ends(), noise(1, 4, 5, 2, 2))
     assert failed(Plans())["chunks of 1"] == "its plan has (2, 5) for 12 units after latent 1"
     found = probe(Ignores(), noise(1, 4, 5, 2, 2))
-    assert found.failed[0].found == "another latent 1 changes nothing in its own output"
+    assert found.failed[0].detail == "another latent 1 changes nothing in its own output"
     assert found.causal is None and found.verdict[-1] == "What depends on what cannot be told."
     with pytest.raises(ValueError, match="no influence could be measured"):
         plot_anatomy(found)
@@ -441,7 +443,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["probe", "mine_of_probe:Loud", *size, "--json"]) == 1
     made = json.loads(capsys.readouterr().out)
     assert made["causal"] and "out of [-1, 1]" in made["verdict"][0]
-    assert made["seams"] == [] or made["checks"][0]["passed"] is False
+    assert made["seams"] == [] or made["checks"][0]["ok"] is False
     assert main(["probe", "mine_of_probe:Nope"]) == 2
     assert "give MODULE:NAME" in capsys.readouterr().err
     assert main(["probe", "tiny-wan", "--picture", "p.gif"]) == 2

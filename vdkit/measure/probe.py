@@ -21,7 +21,8 @@ from vdkit.decode import ChunkDecoder, frames_to_uint8, require
 from vdkit.decode.chunks import plan_chunks
 from vdkit.decode.engines import on_device
 from vdkit.decode.terminal import Bar
-from vdkit.record.anatomy import Anatomy, Apart, Promise, Reach
+from vdkit.record.anatomy import Anatomy, Apart, Reach
+from vdkit.trace.figures import Check
 
 AXES = {"video": (2, 2), "images": (0, 0), "audio": (2, 2)}
 """By medium: the axis of the latents, and that of the output, which is cut."""
@@ -155,7 +156,7 @@ class _Probing:
         self.axis, self.out_axis = AXES[self.medium]
         self.count = self.latents.shape[self.axis]
         self.whole = self.given or self.one_call
-        self.checks: list[Promise] = []
+        self.checks: list[Check] = []
         self.streamed: list[Apart] = []
         # What many layers round; what is wrong is larger by orders of magnitude.
         self.slack = self.peak * torch.finfo(self.latents.dtype).eps ** 0.6
@@ -200,7 +201,7 @@ class _Probing:
             wrong = look()
         except Exception as error:
             wrong = f"{type(error).__name__}: {error}".partition("\n")[0]
-        self.checks.append(Promise(name, not wrong, wrong or "yes"))
+        self.checks.append(Check(name, not wrong, wrong or "yes"))
 
     def anatomy(self, name: str, chunk_sizes: Sequence[int], target_db: float) -> Anatomy:
         """All of it."""
@@ -285,7 +286,7 @@ class _Probing:
             change = self._profile(self.run(moved) - base, place)
             if not change:
                 wrong = f"another latent {place} changes nothing in its own output"
-                self.checks.append(Promise("reads its latents", False, wrong))
+                self.checks.append(Check("reads its latents", False, wrong))
                 return {}
             for side, profiles in sides.items():
                 # Towards the end that is near there is no room, and padding may mirror.

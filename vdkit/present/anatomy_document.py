@@ -20,7 +20,7 @@ def anatomy_document(found: Anatomy) -> Document:
     count = len(found.failed)
     wrong, rest = lines(*found.verdict[:count]), " ".join(found.verdict[count:])
     checks = [
-        {"check": one.name, "kept": "yes" if one.passed else "NO", "found": one.found}
+        {"check": one.name, "kept": "yes" if one.ok else "NO", "found": one.detail}
         for one in found.checks
     ]
     parts: list[Part] = [Text(wrong, "warning"), Text(rest), Table(checks, _tried(found))]

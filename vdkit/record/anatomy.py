@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from vdkit.trace.figures import Check
+
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -44,15 +46,6 @@ class Apart:
     def exact(self) -> bool:
         """Whether they are equal but for rounding."""
         return self.db is None and not self.missing
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """Something that a decoder has to keep, and what was found, in words."""
-
-    name: str
-    passed: bool
-    found: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +83,13 @@ class Anatomy:
     borders: dict[int, tuple[int, ...]]
     seams: tuple[Apart, ...] = ()
     streamed: tuple[Apart, ...] = ()
-    checks: tuple[Promise, ...] = ()
+    checks: tuple[Check, ...] = ()
     target_db: float
 
     @property
-    def failed(self) -> list[Promise]:
+    def failed(self) -> list[Check]:
         """Checks that it did not pass."""
-        return [check for check in self.checks if not check.passed]
+        return [check for check in self.checks if not check.ok]
 
     @property
     def causal(self) -> bool | None:
@@ -121,7 +114,7 @@ class Anatomy:
     @property
     def verdict(self) -> list[str]:
         """Sentences that a person can act on; what is wrong comes first."""
-        return [f"{one.name}: {one.found}." for one in self.failed] + [*self._verdict()]
+        return [f"{one.name}: {one.detail}." for one in self.failed] + [*self._verdict()]
 
     def _verdict(self) -> Iterator[str]:
         exact = [one.size for one in self.streamed if one.exact]
@@ -129,8 +122,9 @@ class Anatomy:
             yield f"Stream it with chunks of {exact[0]} or more latents: exact."
         elif exact:
             yield f"Exact in chunks of {_listed(exact)} latents."
+        said = [check.name for check in self.failed]
         for one in self.streamed:
-            if one.db is not None:
+            if one.db is not None and f"chunks of {one.size}" not in said:
                 yield f"Chunks of {one.size} latents: {one.db:.1f} dB against the whole."
         if self.history is None or self.look_ahead is None:
             yield "What depends on what cannot be told."
