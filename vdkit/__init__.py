@@ -25,6 +25,7 @@ _HOMES = {
     "measure.plans": "run_ablation run_benchmark run_variants",
     "measure.profiler": "profile_run run_profile",
     "measure.sweep": "sweep_grid",
+    "measure.probe": "probe",
     "record.results": "load_results read_recording",
     "record.compare": "compare_results",
     "record.runs": "keep_freed_memory",

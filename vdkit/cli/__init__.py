@@ -144,9 +144,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         ("generate:out", "decode:out"), opt("MP4 to write", Path, Path("clip.mp4"))),
     "<latents>": opt("safetensors, whatever it ends in, or random:FRAMESxHxW", metavar="FILE"),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
-    # compare, analyze, show, report
+    # probe
+    "<decoder>": opt(f"{_DECODER}, or MODULE:NAME: a class of your own", metavar="DECODER"),
+    "probe:dtype": opt("of one by name", told="float64, of other variants float32"),
+    "probe:latents": opt("random:FRAMESxHxW in pixels, or a safetensors file",
+        told="41 random ones of 2x2"),
+    "halo-db": opt("what a seam is to reach", float, 40.0, 40, metavar="DB"),
+    "picture": opt("write it here (.png, .svg or .pdf)", Path, metavar="FILE"),
     **dict.fromkeys(
-        ("analyze:json", "recommend:json", "results:json"), opt(_ONE_LINE, FLAG)),
+        ("probe:json", "analyze:json", "recommend:json", "results:json"), opt(_ONE_LINE, FLAG)),
+    # compare, analyze, show, report
     "<a>": opt(f"before: {RESULT}", Path, metavar="A"),
     "<b>": opt("after", Path, metavar="B"),
     "compare:modes": opt("only these, separated by commas", told="all that both have"),

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -471,6 +472,59 @@ def run_decode(options: argparse.Namespace) -> int:
     size = f"{done.info.frames} frames of {done.info.height}x{done.info.width}"
     print(f"Video: {options.out}, {size} in {done.latency_s:.3f} s on {decoder.device}")
     return 0
+
+
+@cli.command("<decoder> variant device dtype latents seed halo-db picture json")
+def run_probe(options: argparse.Namespace) -> int:
+    """what depends on what in a decoder, where may it be cut, does it keep its promises
+
+    Decodes some forty small videos: is it causal, how far does a latent count, after which latents
+    may it be cut, what does a seam cost, are chunks exact, is the state of two videos kept apart?
+    Exit status 1 if a promise is not kept. Minutes on a CPU; fewer --latents take less.
+    """
+    from vdkit.measure.probe import probe
+    from vdkit.models.latents import load_latents
+    from vdkit.present.anatomy_document import anatomy_document, plot_anatomy
+
+    if options.picture is not None:
+        check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
+    decoder = _decoder_to_probe(options)
+    latents = options.latents and load_latents(options.latents, decoder, options.seed)
+    found = probe(
+        decoder, latents, target_db=options.halo_db, seed=options.seed,
+        progress=cli.progress(options),
+    )  # fmt: skip
+    if options.json:
+        derived = {name: getattr(found, name) for name in ("causal", "exact_from", "verdict")}
+        cli.print_json(asdict(found) | derived)
+    else:
+        show(anatomy_document(found), options)
+    if options.picture is not None and found.influence:
+        with written(options.picture) as partial:
+            plot_anatomy(found).savefig(partial)
+        cli.say(options, f"Picture: {options.picture}")
+    return 1 if found.failed else 0
+
+
+def _decoder_to_probe(options: argparse.Namespace) -> Any:
+    """One by name, in float64 if its modules can be; or what MODULE:NAME makes."""
+    import torch
+
+    module, colon, name = options.decoder.partition(":")
+    if colon and not Path(options.decoder).exists():
+        sys.path.insert(0, os.getcwd())
+        try:
+            return getattr(import_module(module), name)()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"decoder {options.decoder!r}: {error}; give MODULE:NAME") from error
+    dtype = options.dtype or ("float64" if options.variant == "diffusers" else "float32")
+    decoder: Any = cli.load_variant(options, options.variant, dtype.replace("64", "32"))
+    if dtype == "float64":  # for which no video is decoded
+        for part in vars(decoder).values():
+            if isinstance(part, torch.nn.Module):
+                part.double()
+        decoder.dtype = torch.float64
+    return decoder
 
 
 def _keep_latents(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
