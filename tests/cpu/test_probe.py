@@ -329,7 +329,8 @@ def test_faults_of_optional_members():
 
     class Plans(NearestDecoder):
         def plan(self, latents, chunk_size):
-            return [(0, 1, 1), (2, latents.shape[2], 4 * (latents.shape[2] - 2))]
+            count = latents.shape[2]
+            return [(0, 1, 1), (2, count, 8)] if chunk_size else [(0, count, 4 * count - 3)]
 
     class Ignores(NearestDecoder):
         def decode_chunk(self, state, start, stop):
@@ -341,7 +342,7 @@ def test_faults_of_optional_members():
     assert re.fullmatch(r"\d+ bytes are not those of decode_chunk", failed(Into())["decode_into"])
     with pytest.raises(RuntimeError, match="freed twice"):
         probe(Ends(), noise(1, 4, 5, 2, 2))
-    assert failed(Plans())["chunks of 1"] == "its plan has (2, 5) for 12 units after latent 1"
+    assert "(2, 5, 8) as chunk 1; it must begin at latent frame 1" in failed(Plans())["chunks of 1"]
     found = probe(Ignores(), noise(1, 4, 5, 2, 2))
     assert found.failed[0].detail == "another latent 1 changes nothing in its own output"
     assert found.causal is None and found.verdict[-1] == "What depends on what cannot be told."

@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 
-from vdkit.decode import ChunkDecoder, frames_to_uint8, require
-from vdkit.decode.chunks import plan_chunks
+from vdkit.decode import Traits, to_levels
+from vdkit.decode.chunks import chunks_of
 from vdkit.decode.engines import on_device
+from vdkit.decode.media import MEDIA
 from vdkit.decode.terminal import Bar
 from vdkit.record.anatomy import Anatomy, Apart, Reach
 from vdkit.trace.figures import Check
 
-AXES = {"video": (2, 2), "images": (0, 0), "audio": (2, 2)}
-"""By medium: the axis of the latents, and that of the output, which is cut."""
 LATENTS = {"video": (1, 41, 2, 2), "images": (5, 4, 4), "audio": (1, 41)}
 """Shapes, but for the channels, that are tried unless latents are given: Wan remembers 38."""
 _BORDERS = 9  # latents whose prefixes are compared
@@ -38,52 +38,6 @@ Calls = Generator[tuple[Call, torch.Tensor]]
 """(start, stop, units) of a plan, and what they gave."""
 Profile = list[tuple[float, float]]
 """(distance from a latent's own output, below 0 before it; influence) of all output."""
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What a decoder says of itself, and what holds where it says nothing."""
-
-    decoder: Any
-    medium: str
-    value_range: tuple[float, float]
-    exact: bool
-
-    def plan(self, latents: torch.Tensor, chunk_size: int | None) -> Sequence[Call]:
-        """(start, stop, units) of each call."""
-        if own := getattr(self.decoder, "plan", None):
-            return list(own(latents, chunk_size))
-        count, factor = latents.shape[AXES[self.medium][0]], self.decoder.temporal_factor
-        if self.medium == "video":
-            cuts = plan_chunks(count, chunk_size or count, factor)
-            return [(one.latent_start, one.latent_stop, one.frames) for one in cuts]
-        units = 1 if self.medium == "images" else factor
-        edges = pairwise([*range(0, count, chunk_size or count), count])
-        return [(start, stop, units * (stop - start)) for start, stop in edges]
-
-    def shape(self, latents: torch.Tensor, units: int) -> list[int]:
-        """Of what a call gives."""
-        if self.medium == "audio":
-            return [1, self.decoder.channels, units]
-        factor = self.decoder.spatial_factor
-        factors = (factor, factor) if isinstance(factor, int) else factor
-        size = [side * by for side, by in zip(latents.shape[-2:], factors, strict=True)]
-        return [units, 3, *size] if self.medium == "images" else [1, 3, units, *size]
-
-    def pixels(self, made: torch.Tensor) -> torch.Tensor:
-        """What a sink gets of it."""
-        if self.medium == "audio":
-            return (made[0].T.float().clamp(-1, 1) * 32767).round().to(torch.int16)
-        made = made.transpose(0, 1)[None] if self.medium == "images" else made
-        return frames_to_uint8(made.float() * 2 - 1 if self.value_range == (0.0, 1.0) else made)
-
-
-def traits_of(decoder: Any) -> Traits:
-    """The optional members of the protocol; TypeError for what is no decoder."""
-    require(decoder, "ChunkDecoder", (*ChunkDecoder.__annotations__, "begin", "decode_chunk"))
-    low, high = getattr(decoder, "value_range", (-1.0, 1.0))
-    medium = getattr(decoder, "medium", "video")
-    return Traits(decoder, medium, (float(low), float(high)), getattr(decoder, "exact", True))
 
 
 def probe(
@@ -116,25 +70,25 @@ def probe(
     """
     if (decoder is None) == (whole is None) or (decoder is None and latents is None):
         raise ValueError("give a decoder, or whole=, which decodes all it gets, and latents")
-    traits = None if decoder is None else traits_of(decoder)
+    traits = None if decoder is None else Traits.of(decoder)
     if traits is not None:
-        medium, value_range = traits.medium, traits.value_range
-    if medium not in AXES:
-        raise ValueError(f"medium is {medium!r}; use one of {', '.join(AXES)}")
+        medium, value_range = traits.medium.name, traits.value_range
+    if medium not in MEDIA:
+        raise ValueError(f"medium is {medium!r}; use one of {', '.join(MEDIA)}")
     if latents is None:
         batch_or_count, *rest = LATENTS[medium]
         size = (batch_or_count, decoder.latent_channels, *rest)
         latents = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     if decoder is not None:
         latents = latents.to(decoder.device, decoder.dtype)
-    axis, shape = AXES[medium][0], list(latents.shape)
+    axis, shape = MEDIA[medium].axis, list(latents.shape)
     if len(shape) < 3 or shape[axis] < 3 or not latents.isfinite().all():
         raise ValueError(f"latents {shape}: {medium} needs 3 or more along axis {axis}, all finite")
     if decoder is not None and shape[1] != decoder.latent_channels:
         raise ValueError(f"latents {shape}: axis 1 has to be {decoder.latent_channels} channels")
     name = str(getattr(decoder or whole, "name" if decoder else "__name__", "whole"))
     with torch.inference_mode(), on_device(latents.device), Bar(progress, desc="probe") as bar:
-        made = _Probing(traits, whole, latents, medium, value_range, seed, bar)
+        made = _Probing(decoder, traits, whole, latents, medium, value_range, seed, bar)
         return made.anatomy(name, chunk_sizes, target_db)
 
 
@@ -142,7 +96,8 @@ def probe(
 class _Probing:
     """One probing: what is decoded, and the checks made on the way."""
 
-    traits: Any
+    decoder: Any
+    traits: Traits | None
     given: Run | None
     latents: torch.Tensor
     medium: str
@@ -153,7 +108,7 @@ class _Probing:
     def __post_init__(self) -> None:
         self.range = self.stated or (-1.0, 1.0)
         self.peak = self.range[1] - self.range[0]
-        self.axis, self.out_axis = AXES[self.medium]
+        self.axis = MEDIA[self.medium].axis  # of latents and of output
         self.count = self.latents.shape[self.axis]
         self.whole = self.given or self.one_call
         self.checks: list[Check] = []
@@ -163,23 +118,25 @@ class _Probing:
 
     def one_call(self, latents: torch.Tensor) -> torch.Tensor:
         """The decoder's own whole decode, else its plan for a whole."""
-        if own := getattr(self.traits.decoder, "decode_video", None):
+        if own := getattr(self.decoder, "decode_video", None):
             return own(latents, lambda index: None)
         return self._joined([made for _, made in self.chunks(latents, None)])
 
     def chunks(self, latents: torch.Tensor, chunk_size: int | None, decode: Any = None) -> Calls:
         """Each call of the plan and what it gave; the state is ended whatever happens."""
-        decoder, plan = self.traits.decoder, self.traits.plan(latents, chunk_size)
-        state = decoder.begin(latents)
+        decode = decode or self.decoder.decode_chunk
+        plan = chunks_of(self.decoder, latents, chunk_size)
+        state = self.decoder.begin(latents)
         try:
-            for call in plan:  # a decoder may write into one buffer again and again
-                yield call, (decode or decoder.decode_chunk)(state, *call[:2]).clone()
+            for one in plan:  # a decoder may write into one buffer again and again
+                call = one.latent_start, one.latent_stop, one.frames
+                yield call, decode(state, *call[:2]).clone()
         finally:
-            getattr(decoder, "end", lambda state: None)(state)
+            getattr(self.decoder, "end", lambda state: None)(state)
 
     def rows(self, made: torch.Tensor) -> torch.Tensor:
         """Output as float64 [units, values]."""
-        return made.movedim(self.out_axis, 0).flatten(1).double()
+        return made.movedim(self.axis, 0).flatten(1).double()
 
     def run(self, latents: torch.Tensor) -> torch.Tensor:
         """The `rows` of the whole decode."""
@@ -218,7 +175,7 @@ class _Probing:
                 self.attempt(f"chunks of {size}", partial(self._streamed, base, size))
             self.attempt("state kept apart", self._kept_apart)
             self.attempt("given up, next one right", self._given_up)
-            if hasattr(self.traits.decoder, "decode_into"):
+            if hasattr(self.decoder, "decode_into"):
                 self.attempt("decode_into", self._into)
         cached = any(one.exact for one in self.streamed)  # then nobody decodes anything twice
         if found and self.medium != "images" and not cached:
@@ -353,26 +310,24 @@ class _Probing:
         if wrong := self._unfit(rows):
             return wrong
         self.streamed.append(one := self._compared(size, rows - base))
-        if one.db is None or not self.traits.exact:
+        if one.db is None or not (self.traits and self.traits.exact):
             return ""
         return f"{one.db:.1f} dB against the whole decode, and it says it is exact"
 
     def _broken_promise(self, made: list[tuple[Call, torch.Tensor]]) -> str:
-        end = 0
+        assert self.traits is not None
+        like = self.latents
         for (start, stop, units), output in made:
-            if start != end or stop < start or units < 1:
-                return f"its plan has ({start}, {stop}) for {units} units after latent {end}"
-            end = stop
+            info = self.traits.info(tuple(like.shape), units, Fraction(1))
             got = (list(output.shape), output.dtype, output.device)
-            like = self.latents
-            wanted = (self.traits.shape(like, units), like.dtype, like.device)
+            wanted = (list(info.decoded_shape(units)), like.dtype, like.device)
             if got != wanted:
                 words = [" ".join(map(str, one)).replace("torch.", "") for one in (got, wanted)]
                 return f"latents {start} to {stop} give {words[0]}, not {words[1]}"
-        return "" if end == self.count else f"its plan ends at latent {end} of {self.count}"
+        return ""
 
     def _joined(self, outputs: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(outputs, self.out_axis)
+        return torch.cat(outputs, self.axis)
 
     def _videos(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Two of a few latents."""
@@ -406,14 +361,15 @@ class _Probing:
 
     def _into(self) -> str:
         """Whether it gives the bytes that a sink gets of `decode_chunk`."""
-        video, decoder = self._videos()[0], self.traits.decoder
+        video, traits = self._videos()[0], self.traits
+        assert traits is not None
         outputs = iter(self._outputs(video))
 
         def wrong_bytes(state: Any, start: int, stop: int) -> torch.Tensor:
             output = next(outputs)
-            pixels = self.traits.pixels(output)
+            pixels = to_levels(output, traits)
             out = torch.full_like(pixels, 77)
-            bad = bool(decoder.decode_into(state, start, stop, out)) == output.isfinite().all()
+            bad = bool(self.decoder.decode_into(state, start, stop, out)) == output.isfinite().all()
             return (out != pixels).sum() + bad
 
         wrong = sum(int(count) for _, count in self.chunks(video, 1, wrong_bytes))
