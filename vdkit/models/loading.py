@@ -6,8 +6,9 @@ import json
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 
+from vdkit.models import VARIANTS
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.latents import PICKLE, open_safetensors
-from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -63,19 +64,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _fast(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
+def fast_decoder(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
+    """The fast decoder, which keeps its own weights and none of the VAE's."""
     decoder = FastWanDecoder(vae, name)
     decoder.release_vae()
     return decoder
-
-
-VARIANTS: Mapping[str, Callable[[AutoencoderKLWan, str], Any]] = {
-    "diffusers": WanDecoder,
-    "channels_last": ChannelsLastWanDecoder,
-    "compiled": CompiledWanDecoder,
-    "fast": _fast,
-}
-"""Ways to run the same weights, by the name that records and tables use."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -160,7 +153,8 @@ def load_decoder(
         found = _find_source(source, "decoder", (*ARCHITECTURES, TINY_WAN.name))
         name = found if isinstance(found, str) else found.resolve().name
         vae = _load_vae(found, as_dtype).to(on)
-    decoder = VARIANTS[variant](vae, name)
+    module, made_by = VARIANTS[variant].rsplit(".", 1)
+    decoder = getattr(import_module(f"vdkit.models.{module}"), made_by)(vae, name)
     if decoder.device.type == "cuda":  # on a CPU nobody expects more
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)

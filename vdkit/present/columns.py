@@ -23,14 +23,6 @@ from vdkit.present.table import (
 from vdkit.record.recording import Arm, check_price, saving_usd, usd_per_video_hour
 from vdkit.record.stats import Ratio, geometric_ratio
 
-NAMES = {
-    "diffusers": "diffusers (whole video)",
-    "sync": "sync (chunked)",
-    "async": "async (chunked)",
-    "compute_only": "compute only (floor)",
-}
-"""What tables and plots call the modes."""
-
 ENOUGH_FOR_P99 = 100
 _COUNTER_S = 1.0  # shorter runs are too few steps of NVML's energy counter
 

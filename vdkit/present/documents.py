@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, legend
+from vdkit.present.columns import NOTHING, Asked, Row, cells, legend
 from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
 from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.words import (
@@ -29,6 +29,7 @@ from vdkit.present.words import (
 )
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
+from vdkit.record.runs import MODES
 from vdkit.record.stats import LESS, MORE, Decision, decide
 
 CHUNKS = 4
@@ -115,7 +116,7 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
             Picture(
                 partial(plot_timeline, runs, window, recording),
                 f"Timeline of {' over '.join(runs)}{who}, a lane for each step",
-                f"{what} of {' above '.join(NAMES.get(n, n) for n in runs)}{who}, on one time "
+                f"{what} of {' above '.join(MODES.get(n, n) for n in runs)}{who}, on one time "
                 "axis: of each mode the timed run nearest to its median. A bar is a chunk, with "
                 "its number; where the lane of compute is empty the decoder waits.",
                 f"timeline_{variant}" if variant else "timeline",
@@ -150,7 +151,7 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             missing.append(f"- {who}not predicted: {error}.")
             continue
         for name, arm in one.arms.items():
-            shown, measured_s = NAMES.get(name, name), arm.latency.mean
+            shown, measured_s = MODES.get(name, name), arm.latency.mean
             try:
                 made = predict(costs, video_info(one), arm.config, arm.mode, temporal_factor=factor)
             except ValueError as error:
@@ -262,7 +263,7 @@ def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, device = recording.baseline, recording.provenance.device
     rows = [
-        Row({"mode": NAMES.get(n, n)}, a, None if n == base else recording.base, device=device)
+        Row({"mode": MODES.get(n, n)}, a, None if n == base else recording.base, device=device)
         for n, a in recording.arms.items()
     ]
     return Table(
@@ -299,7 +300,7 @@ def breakdown_table(recording: Recording) -> Table:
             for run in arm.timed
         ]
         figures = {f"{what} s": mean_of(s) if s else None for what, s in taken.items()}
-        rows.append({"mode": NAMES.get(name, name), **figures})
+        rows.append({"mode": MODES.get(name, name), **figures})
     return Table(
         rows,
         "Where the time goes, seconds per run",
@@ -358,7 +359,7 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     for name, arm in recording.arms.items():
         variant = name.partition("/")[0]
         own = recording.benchmarks[variant]
-        labels: dict[str, Cell] = {"variant": variant, "mode": NAMES[arm.mode]}
+        labels: dict[str, Cell] = {"variant": variant, "mode": MODES[arm.mode]}
         other = recording.arms.get(f"{first}/{arm.mode}") if variant != first else None
         base = None if arm.mode == own.baseline else own.base
         rows.append(Row(labels, arm, other, base, recording.provenance.device))
