@@ -26,7 +26,6 @@ from vdkit import (
 )
 from vdkit.measure.nvml import Nvml
 from vdkit.measure.study import MODES, FrameHasher
-from vdkit.present.columns import NAMES
 from vdkit.present.documents import benchmark_table, breakdown_table, caption
 from vdkit.present.table import shown, summary_decimals
 from vdkit.present.timeline import steady_window
@@ -36,6 +35,7 @@ from vdkit.record import runs as recorded
 from vdkit.record.recording import write_recording
 from vdkit.record.results import runs_frame
 from vdkit.record.runs import COMMIT_VARIABLE, THROTTLE_BITS, SinkInfo, git_state
+from vdkit.record.runs import MODES as NAMES
 from vdkit.record.stats import geometric_ratio, summarize
 from vdkit.sinks import SinkSpec
 

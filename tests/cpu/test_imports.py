@@ -71,7 +71,7 @@ def test_the_check_would_notice():
     assert "models" not in MAY_IMPORT["measure"] and "measure" not in MAY_IMPORT["predict"]
     assert {part_of(path) for path in MODULES} == set(MAY_IMPORT)
     found = list(imports(PACKAGE / "measure" / "study.py"))
-    assert "vdkit.decode.paths.decode_async" in found
+    assert "vdkit.decode.paths.PATHS" in found
 
 
 def test_a_module_is_read_in_one_sitting():

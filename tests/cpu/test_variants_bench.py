@@ -16,10 +16,9 @@ from tests.cpu.test_benchmark import RESULTS
 from tests.helpers import NearestDecoder, latents_for
 from vdkit import document_of, load_results, read_recording
 from vdkit.__main__ import main
-from vdkit.cli import VARIANTS as NAMED
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.measure.plans import run_variants
-from vdkit.models.loading import VARIANTS
+from vdkit.models import VARIANTS
 from vdkit.present.charts import plot_families
 from vdkit.present.document import write_pictures
 from vdkit.present.documents import families_table, variant_lines, variant_table
@@ -438,6 +437,3 @@ class TestCommand:
         for flag, names in (("--variants", "diffusers,fast"), ("--variant", "fast")):
             assert main([*QUICK, flag, names, "--modes", "sync", "--out", str(tmp_path)]) == 2
             assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-    def test_the_names_are_the_loaders(self):
-        assert ",".join(VARIANTS) == NAMED

@@ -8,7 +8,7 @@ from tests.cpu.test_wan_fast import frames_of, noise
 from tests.helpers import latents_for
 from vdkit import load_decoder
 from vdkit.measure.plans import run_variants
-from vdkit.models.loading import VARIANTS
+from vdkit.models import VARIANTS
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec
 

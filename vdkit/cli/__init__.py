@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
+from vdkit.models import BY_CHUNK_ONLY, VARIANTS
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
+from vdkit.sinks import KINDS
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +38,7 @@ PRESETS = {"aws": DEFAULTS | {"decoder": "wan2.1", "latents": "random:161x480x83
 """``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
 
 ALL_MODES = ",".join(MODES)
-VARIANTS = "diffusers,channels_last,compiled,fast"
-BY_CHUNK_ONLY = frozenset({"compiled", "fast"})
+ALL_VARIANTS = ",".join(VARIANTS)
 FORMATS = ("text", "markdown", "latex", "csv")
 """Forms of a table, which are methods of `vdkit.Table` too."""
 RESULT = "a folder of bench, profile, sweep or demo, or the JSON file in it"
@@ -64,7 +65,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # What to decode, how, and where to write.
     "preset": opt("aws: wan2.1, 161 frames 480x832, chunk 1, 2 slots", choices=PRESETS),
     "decoder": opt(_DECODER, told=DEFAULTS["decoder"]),
-    "variant": opt(f"how the weights are run, of {VARIANTS}", default="diffusers", metavar="NAME"),
+    "variant": opt(
+        f"how the weights are run, of {ALL_VARIANTS}", default="diffusers", metavar="NAME"
+    ),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
     "latents": opt("random:FRAMESxHxW in pixels, or a safetensors file", told=DEFAULTS["latents"]),
@@ -80,7 +83,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         for name, words in PRIMITIVES.items()
     },
     "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
-    "sink": opt("null, raw, png, jpeg, webp, mp4 or (diffusers alone) export_to_video, and where",
+    "sink": opt(f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone",
         default="raw", told="raw in the system's temporary folder", metavar="KIND[:FOLDER]"),
     "durable": opt("raw sink: fsync before a run ends", FLAG),
     "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),
@@ -97,7 +100,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "demo:out": opt("folder to write into", Path, Path("results/demo"), ""),
     # bench
     "variants": opt(
-        f"ways to run one decoder side by side, of {VARIANTS}, or all; the first is what the "
+        f"ways to run one decoder side by side, of {ALL_VARIANTS}, or all; the first is what the "
         "others are compared with (10 runs)", metavar="NAME,..."),
     "ablation": opt("async with each of its primitives off in turn (8 runs)", FLAG),
     "aa": opt(
@@ -344,13 +347,12 @@ def asked_variants(options: argparse.Namespace) -> list[str]:
     given = getattr(options, "variants", None)
     if given is None:
         return [options.variant]
-    known = VARIANTS.split(",")
-    names = known if given == "all" else words(given) or []
+    names = list(VARIANTS) if given == "all" else words(given) or []
     if options.variant != "diffusers":
         raise ValueError("--variant and --variants exclude each other; name all in --variants")
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in VARIANTS]:
         raise ValueError(
-            f"variants {', '.join(map(repr, unknown))}: use any of {', '.join(known)}, or all"
+            f"variants {', '.join(map(repr, unknown))}: use any of {', '.join(VARIANTS)}, or all"
         )
     return names
 

@@ -67,6 +67,9 @@ class DecodePath(Protocol):
     ) -> DecodeResult: ...
 
 
+PATHS: dict[str, DecodePath] = {}
+"""Every decode path by its mode."""
+
 _whole = inspect.signature(DecodePath.__call__)
 _SIGNATURE = _whole.replace(parameters=list(_whole.parameters.values())[1:])
 
@@ -85,6 +88,7 @@ def decode_path(mode: str) -> Callable[[Callable[[Job], DecodeResult]], DecodePa
                     return run(job)
 
         path.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+        PATHS[mode] = path
         return path
 
     return make

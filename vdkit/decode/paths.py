@@ -26,6 +26,7 @@ import torch
 from vdkit.decode import require, wants_float
 from vdkit.decode.chunks import LAUNCH_AHEAD, ChunkRecord, DecodeResult
 from vdkit.decode.engines import Mark, on_device
+from vdkit.decode.job import PATHS as PATHS
 from vdkit.decode.job import Job, decode_path
 
 if TYPE_CHECKING:

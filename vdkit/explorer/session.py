@@ -18,8 +18,9 @@ from vdkit.decode.chunks import pixel_frames
 from vdkit.explorer import SessionRun, bench_command
 from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
+from vdkit.models import VARIANTS
 from vdkit.models.latents import load_latents
-from vdkit.models.loading import VARIANTS, load_decoder, resolve_device
+from vdkit.models.loading import load_decoder, resolve_device
 from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
 from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.recording import Recording

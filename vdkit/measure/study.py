@@ -23,9 +23,10 @@ import torch
 from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents
 from vdkit.decode.chunks import DecodeConfig, DecodeResult, chunks_of, exact_fps
 from vdkit.decode.media import MediaInfo
-from vdkit.decode.paths import compute_only, decode_async, decode_diffusers, decode_sync
+from vdkit.decode.paths import PATHS
 from vdkit.decode.terminal import Bar
 from vdkit.measure.nvml import Nvml, mean_reading, watching
+from vdkit.record import runs
 from vdkit.record.recording import Arm, Recording
 from vdkit.record.runs import (
     GpuReading,
@@ -38,12 +39,7 @@ from vdkit.record.runs import (
     tensor_sha256,
 )
 
-MODES: Mapping[str, Callable[..., DecodeResult]] = {
-    "diffusers": decode_diffusers,
-    "sync": decode_sync,
-    "async": decode_async,
-    "compute_only": compute_only,
-}
+MODES: Mapping[str, Callable[..., DecodeResult]] = {name: PATHS[name] for name in runs.MODES}
 """Every decode path by the name that options, records and tables use."""
 
 SinkFactory = Callable[[str], AbstractContextManager[Sink]]

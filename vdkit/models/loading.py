@@ -6,7 +6,7 @@ import json
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -17,10 +17,10 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 
+from vdkit.models import VARIANTS
 from vdkit.models.adapters import ADAPTERS
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.latents import PICKLE, open_safetensors
-from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -86,19 +86,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """Configurations by the names that `load_decoder` takes; without ``_class_name`` they are Wan's."""
 
 
-def _fast(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
+def fast_decoder(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
+    """The fast decoder, which keeps its own weights and none of the VAE's."""
     decoder = FastWanDecoder(vae, name)
     decoder.release_vae()
     return decoder
-
-
-VARIANTS: Mapping[str, Callable[[AutoencoderKLWan, str], Any]] = {
-    "diffusers": WanDecoder,
-    "channels_last": ChannelsLastWanDecoder,
-    "compiled": CompiledWanDecoder,
-    "fast": _fast,
-}
-"""Ways to run the same weights, by the name that records and tables use."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -187,7 +179,8 @@ def load_decoder(
         name = found if isinstance(found, str) else found.resolve().name
         model = _load_model(found, as_dtype).to(on)
     if isinstance(model, AutoencoderKLWan):
-        decoder = VARIANTS[variant](model, name)
+        module, made_by = VARIANTS[variant].rsplit(".", 1)
+        decoder = getattr(import_module(f"vdkit.models.{module}"), made_by)(model, name)
     elif variant == "diffusers":
         decoder = ADAPTERS[type(model).__name__](model, name)
     else:

@@ -21,7 +21,6 @@ from matplotlib.patches import Patch
 from vdkit.predict.advise import storage_sensitivity
 from vdkit.predict.grid import Sweep
 from vdkit.present import style
-from vdkit.present.columns import NAMES
 from vdkit.present.comparison import spread_percent
 from vdkit.present.documents import decision_of
 from vdkit.present.style import (
@@ -240,7 +239,7 @@ _ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^"
 
 def plot_rounds(recording: Recording) -> Figure:
     """Latency of every round of each arm of an A/A control, with the arms' means as lines."""
-    title = f"{NAMES[recording.base.mode]}: {what_and_where(recording)}"
+    title = f"{MODES[recording.base.mode]}: {what_and_where(recording)}"
     rows = [
         {"arm": name, "round": run.round, "latency_s": run.latency_s}
         for name in _ROUNDS
@@ -278,8 +277,9 @@ def plot_heatmap(sweep: Sweep) -> Figure:
     rows = _mapped(sweep)
     speeds = _speeds(rows)
     sizes = sorted({row["chunk_size"] for row in rows})
-    columns = {(MODES.index(row["mode"]), row["slots"] or 0) for row in rows}
-    paths = [(MODES[mode], slots or None) for mode, slots in sorted(columns)]
+    order = list(MODES)
+    columns = {(order.index(row["mode"]), row["slots"] or 0) for row in rows}
+    paths = [(order[mode], slots or None) for mode, slots in sorted(columns)]
     names = [mode if slots is None else f"{mode}\n{slots_words(slots)}" for mode, slots in paths]
     known = [row["latency_mean_s"] for row in rows if row["latency_mean_s"] is not None]
     panel_in = max(1.0, _PANEL_IN + _COLUMN_IN * len(paths))

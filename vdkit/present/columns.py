@@ -21,21 +21,13 @@ from vdkit.present.table import (
     summary_decimals,
 )
 from vdkit.record.recording import Arm, check_price, saving_usd, usd_per_video_hour
-from vdkit.record.runs import Workload
+from vdkit.record.runs import MODES, Workload
 from vdkit.record.stats import Ratio, geometric_ratio
-
-NAMES = {
-    "diffusers": "diffusers (whole video)",
-    "sync": "sync (chunked)",
-    "async": "async (chunked)",
-    "compute_only": "compute only (floor)",
-}
-"""What tables and plots call the modes, of a video."""
 
 
 def mode_name(mode: str, work: Workload) -> str:
-    """What they call one of this workload: a batch or a clip is no video."""
-    return NAMES.get(mode, mode).replace("video", work.kind.whole)
+    """What tables and plots call a mode of this workload: a batch or a clip is no video."""
+    return MODES.get(mode, mode).replace("video", work.kind.whole)
 
 
 ENOUGH_FOR_P99 = 100

@@ -11,7 +11,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from vdkit.present.columns import NAMES, NOTHING, Asked, Row, cells, meanings
+from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings
 from vdkit.present.document import Document, Picture, lines, section
 from vdkit.present.documents import Said, Source, document_of, ends, study
 from vdkit.present.table import (
@@ -32,6 +32,7 @@ from vdkit.present.words import (
 from vdkit.record import compare
 from vdkit.record.compare import METRICS, Comparison
 from vdkit.record.recording import Recording
+from vdkit.record.runs import MODES
 from vdkit.record.stats import CALL_BELOW_P, TOO_FEW, Proportion, Summary, runs_needed, summarize
 
 UNITS = {
@@ -68,7 +69,7 @@ def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
         one, other = a.arms[row.mode_a], b.arms[row.mode_b]
         mode = f"A {row.mode_a}, B {row.mode_b}"
         made: dict[str, Cell] = {
-            "mode": NAMES.get(row.mode_a, row.mode_a) if row.mode_a == row.mode_b else mode,
+            "mode": MODES.get(row.mode_a, row.mode_a) if row.mode_a == row.mode_b else mode,
             "metric": UNITS[row.metric][0],
             "A": _mean(row.metric, a, row.mode_a),
             "B": _mean(row.metric, b, row.mode_b),
@@ -251,7 +252,7 @@ def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> 
             row["throttled"] = _held(arm.throttled_runs, len(arm.timed))
         rows.append(row)
     rounds = (
-        f"{NAMES[recording.base.mode]}, {len(recording.base.timed)} rounds, in each every arm once "
+        f"{MODES[recording.base.mode]}, {len(recording.base.timed)} rounds, in each every arm once "
         "in random order: a and b are the same setting, slow is the same with work planted after "
         "every chunk."
     )

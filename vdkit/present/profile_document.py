@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from vdkit.present.columns import COUNTED, ENERGY, NAMES, NOTHING, Asked, Row, cells, legend
+from vdkit.present.columns import COUNTED, ENERGY, NOTHING, Asked, Row, cells, legend
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.documents import Said, Source, prediction_section
 from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, significant
@@ -19,6 +19,7 @@ from vdkit.present.words import (
     setting,
     what_sentence,
 )
+from vdkit.record.runs import MODES
 from vdkit.record.stats import geometric_ratio
 from vdkit.trace.stalls import CAUSES, SHORT_NS
 
@@ -89,7 +90,7 @@ def windows_table(analyses: Analyses) -> Table:
     ranks = any(window.communication_s for *_, window in windows)
     rows: list[dict[str, Cell]] = [
         {
-            "path": NAMES.get(mode, mode),
+            "path": MODES.get(mode, mode),
             "window": name,
             "from": "trace" if one.resolution == "kernel" else "records",
             "length s": Number(one.window_s, 3),
@@ -127,7 +128,7 @@ def stalls_table(analyses: Analyses, window: str) -> Table | None:
                 seconds[f"  in it: {kind}"] = [one.drain_s.get(kind, 0) for one in there.values()]
     seconds["busy"] = [one.busy_s for one in there.values()]
     seconds["window"] = [one.window_s for one in there.values()]
-    paths = [NAMES.get(mode, mode) for mode in there]
+    paths = [MODES.get(mode, mode) for mode in there]
     rows: list[dict[str, Cell]] = [
         {"ms": label, **{p: Number(1e3 * s, 3) for p, s in zip(paths, lost, strict=True)}}
         for label, lost in seconds.items()
@@ -176,7 +177,7 @@ def families_table(analyses: Analyses) -> Table | None:
         row: dict[str, Cell] = {"kernel family": name}
         for mode, families in found.items():
             mine = families.get(name)
-            row[f"{NAMES.get(mode, mode)} ms"] = number(mine.seconds if mine else None, 1, 1e3)
+            row[f"{MODES.get(mode, mode)} ms"] = number(mine.seconds if mine else None, 1, 1e3)
             if mine and len(found) == 1:
                 row |= {"share %": Number(mine.percent, 1), "kernels": Number(mine.kernels, 0)}
         rows.append(row)
@@ -215,7 +216,7 @@ def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
         )
     told += [f"{_VERDICTS[check.ok]}: {check.name}: {check.detail}" for check in analysis.checks]
     told += [f"note: {note}" for note in analysis.notes]
-    return lines(f"{NAMES.get(mode, mode)}:", *(f"- {line}" for line in told))
+    return lines(f"{MODES.get(mode, mode)}:", *(f"- {line}" for line in told))
 
 
 # --- any trace -----------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
         rate = seen.tflop_per_s if seen.tflop_per_s.get("steady") != 0 else {}  # kernels uncounted
         joules = fmean(seen.energy_j) if seen.energy_j else None
         row: dict[str, Cell] = {
-            "path": NAMES[name],
+            "path": MODES[name],
             "timed s": mean_of(arm.latencies),
             "n": Number(len(arm.timed), 0),
             "profiled s": Number(seen.run.latency_s, 3),

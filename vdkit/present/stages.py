@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vdkit.decode.chunks import LAUNCH_AHEAD
-from vdkit.present.columns import NAMES
 from vdkit.present.style import (
     MODE_COLORS,
     TONES,
@@ -29,6 +28,7 @@ from vdkit.present.style import (
 from vdkit.present.table import Cell, Number, Table, significant
 from vdkit.record.recording import VRAM_RUNS, VramPoint, vram_growth_bytes, vram_points
 from vdkit.record.results import frame_of
+from vdkit.record.runs import MODES
 from vdkit.trace import chunk_steps
 
 if TYPE_CHECKING:
@@ -260,10 +260,10 @@ def plot_vram(measured: Mapping[str, Sequence[VramPoint]]) -> Figure:
         raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
     with chart(2.9) as (figure, ((ax,),)):
         for look, (words, points) in zip(_LINES, sets.items(), strict=False):
-            for mode in (name for name in NAMES if name in {p.mode for p in points}):
+            for mode in (name for name in MODES if name in {p.mode for p in points}):
                 mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
                 grows = vram_growth_bytes(points, mode)
-                label = f"{NAMES[mode]}: {words}"
+                label = f"{MODES[mode]}: {words}"
                 if grows is not None:
                     label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
                 mark = {"color": MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2}

@@ -52,7 +52,7 @@ def _sorted(sweep: Sweep) -> list[Cell]:
     return sorted(
         sweep.plan.all_cells,
         key=lambda cell: (
-            MODES.index(cell.mode),
+            list(MODES).index(cell.mode),
             -(cell.mb_per_s or float("inf")),
             cell.chunk_size,
             cell.slots or 0,

@@ -21,12 +21,11 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.present import style
-from vdkit.present.columns import NAMES
 from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
 from vdkit.present.style import ChartRow, Part
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
-from vdkit.record.runs import THROTTLE_BITS, Run
+from vdkit.record.runs import MODES, THROTTLE_BITS, Run
 from vdkit.trace import Recorded, Timeline
 from vdkit.trace.figures import Analysis, steady_windows
 from vdkit.trace.files import read_trace
@@ -199,7 +198,7 @@ def _draw_runs(
     with style.chart(*shape, title, warning, sharex="col", gridspec_kw=grid) as (figure, axes):
         for (whole, *zooms), (name, run) in zip(axes, runs.items(), strict=True):
             causes += _draw_run(whole, run, span, stalls.get(name))
-            whole.set_title(f"{NAMES.get(name, name)}: {run.latency_s:.3f} s", loc="left", pad=3)
+            whole.set_title(f"{MODES.get(name, name)}: {run.latency_s:.3f} s", loc="left", pad=3)
             for zoom in zooms:
                 if (window := windows[name]) is None:
                     zoom.set_axis_off()
@@ -452,7 +451,7 @@ def profile_figures(
     if home is not None and (home / "nvml.csv").exists():
         name = "async" if "async" in profiles else next(iter(profiles))
         columns = read_nvml_csv(home / "nvml.csv", f"{name}-profiled")
-        title = f"{NAMES[name]}, profiled: {where}"
+        title = f"{MODES[name]}, profiled: {where}"
         drawn["nvml"] = partial(plot_nvml, profiles[name].run, columns, title)
     return drawn
 

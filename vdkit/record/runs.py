@@ -26,8 +26,13 @@ from vdkit.decode.media import MEDIA, Medium
 if TYPE_CHECKING:
     import torch
 
-MODES = ("diffusers", "sync", "async", "compute_only")
-"""Every decode path by the name that options, records and tables use."""
+MODES = {
+    "diffusers": "diffusers (whole video)",
+    "sync": "sync (chunked)",
+    "async": "async (chunked)",
+    "compute_only": "compute only (floor)",
+}
+"""Every decode path by the name that options and records use, and what tables and plots call it."""
 THROTTLE_BITS = {
     "software power cap": 0x4,
     "hardware slowdown": 0x8,
