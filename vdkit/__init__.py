@@ -32,7 +32,6 @@ _HOMES = {
     "trace.files": "read_trace",
     "trace.figures": "analyze",
     "predict.advise": "Limits recommend_from",
-    "predict.fit": "fit_costs",
     "predict.grid": "read_sweep",
     "present.documents": "document_of",
     "present.timeline": "plot_timeline",

@@ -16,7 +16,7 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from vdkit import Mp4Sink
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 from vdkit.present.table import Table
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -93,7 +93,7 @@ def write_examples(videos: list[np.ndarray], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for i, video in enumerate(videos[:FILMED]):
         sink = Mp4Sink(folder / f"prompt-{i}.mp4")
-        sink.open(VideoInfo(FRAMES, HEIGHT, WIDTH, Fraction(FPS)))
+        sink.open(MediaInfo(FRAMES, HEIGHT, WIDTH, Fraction(FPS)))
         sink.write(video)
         sink.close()
 

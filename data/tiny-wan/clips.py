@@ -318,7 +318,7 @@ def main() -> None:
     from fractions import Fraction
 
     from vdkit import Mp4Sink
-    from vdkit.decode.chunks import VideoInfo
+    from vdkit.decode.media import MediaInfo
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("caption", help="e.g. 'a red star rotates over a gray background'")
@@ -331,7 +331,7 @@ def main() -> None:
         parser.error(str(error))
     frames = render(draw_tracks([scene], np.random.default_rng(arguments.seed)))[0].numpy()
     sink = Mp4Sink(arguments.out)
-    sink.open(VideoInfo(FRAMES, HEIGHT, WIDTH, Fraction(FPS)))
+    sink.open(MediaInfo(FRAMES, HEIGHT, WIDTH, Fraction(FPS)))
     sink.write(frames)
     sink.close()
     print(arguments.out)

@@ -46,7 +46,7 @@ from judge import Score, Seen, describe, score
 from tqdm import tqdm
 
 from vdkit import decode_async
-from vdkit.decode.chunks import VideoInfo
+from vdkit.decode.media import MediaInfo
 from vdkit.measure.quality import psnr_db, ssim
 from vdkit.models.loading import load_pipeline
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
@@ -61,7 +61,7 @@ Row = dict[str, Any]
 class Frames:
     """A sink that keeps the frames, uint8 [F, H, W, 3]."""
 
-    def open(self, info: VideoInfo) -> None:
+    def open(self, info: MediaInfo) -> None:
         self.chunks: list[np.ndarray] = []
 
     def write(self, frames: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import vdkit
 from tests.helpers import Collect, latents_for
 from tools.readme import MAIN, PAGE, PARTS, PICTURE, Recorded, main, markers, with_part
 from vdkit import decode_async
+from vdkit.predict.fit import fit_costs
 from vdkit.record.runs import git_state
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ def test_the_sentence_about_prediction_holds():
         vdkit.read_recording(next((ROOT / "results").glob(name)))
         for name in ("*c942496_aws-float16", "*ed2f46d_aws-chunk-2")
     )
-    recording, costs = chunk_1, vdkit.fit_costs(chunk_1, chunk_2)
+    recording, costs = chunk_1, fit_costs(chunk_1, chunk_2)
     (call,) = re.findall(r"`vdkit\.predict\.(predict\(.*?\)\))`", README)
     scope = {"costs": costs, "recording": recording, "DecodeConfig": vdkit.DecodeConfig}
     exec("from vdkit.predict import predict, video_info", scope)

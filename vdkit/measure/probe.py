@@ -125,7 +125,7 @@ class _Probing:
     def chunks(self, latents: torch.Tensor, chunk_size: int | None, decode: Any = None) -> Calls:
         """Each call of the plan and what it gave; the state is ended whatever happens."""
         decode = decode or self.decoder.decode_chunk
-        plan = chunks_of(self.decoder, latents, chunk_size)
+        plan = chunks_of(self.decoder, latents, chunk_size or latents.shape[self.axis])
         state = self.decoder.begin(latents)
         try:
             for one in plan:  # a decoder may write into one buffer again and again
