@@ -36,7 +36,6 @@ from vdkit import (
     decode_diffusers,
     decode_sync,
     document_of,
-    fit_costs,
     load_results,
     read_recording,
     run_benchmark,
@@ -45,7 +44,7 @@ from vdkit.decode import DecodeCancelled, Traits, to_levels
 from vdkit.decode.chunks import chunks_of
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.predict import plan_of, predict, video_info
-from vdkit.predict.fit import fit_evidence
+from vdkit.predict.fit import fit_costs, fit_evidence
 from vdkit.present.columns import Asked
 from vdkit.present.results_list import results_table
 from vdkit.present.words import sink_words
