@@ -1,11 +1,14 @@
 """The MP4 that a diffusers user writes, through the sink that calls export_to_video."""
 
 import json
+import shlex
 import sys
 import threading
+from itertools import count
 
 import av
 import numpy as np
+import psutil
 import pytest
 
 from tests.helpers import Collect, NearestDecoder, file_size_limit, latents_for, leftovers
@@ -88,24 +91,17 @@ def test_other_paths_have_no_float_frames(decoder, latents, tmp_path, path):
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("fault", ["decoder", "cancel", "interrupt", "disk"])
 def test_a_failure_leaves_what_was_there(decoder, latents, tmp_path, monkeypatch, fault, earlier):
-    import imageio
+    from imageio.plugins.ffmpeg import FfmpegFormat
 
     path = tmp_path / "clip.mp4"
     if earlier:
         decode_diffusers(decoder, latents, ExportToVideoSink(path), progress=False)
     before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
 
-    def interrupted(*arguments, real=imageio.get_writer, **options):
-        writer = real(*arguments, **options)
-        add, count = writer.append_data, iter(range(99))
-
-        def append(frame):
-            if next(count) == 4:
-                raise KeyboardInterrupt
-            add(frame)
-
-        monkeypatch.setattr(writer, "append_data", append)
-        return writer
+    def interrupted(writer, frame, meta, real=FfmpegFormat.Writer._append_data, count=count()):
+        if next(count) == 4:
+            raise KeyboardInterrupt
+        real(writer, frame, meta)
 
     cancel, limit, error = threading.Event(), 10**9, RuntimeError
     if fault == "decoder":
@@ -115,7 +111,11 @@ def test_a_failure_leaves_what_was_there(decoder, latents, tmp_path, monkeypatch
         cancel.set()
         error = DecodeCancelled
     elif fault == "interrupt":
-        monkeypatch.setattr(imageio, "get_writer", interrupted)
+        real, slow = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path.with_name("ffmpeg-that-starts-late")
+        slow.write_text(f'#!/bin/sh\nsleep 0.3\nexec {shlex.quote(real)} "$@"\n')
+        slow.chmod(0o755)
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(slow))
+        monkeypatch.setattr(FfmpegFormat.Writer, "_append_data", interrupted)
         error = KeyboardInterrupt
     else:
         limit, error = 1000, OSError
@@ -123,6 +123,7 @@ def test_a_failure_leaves_what_was_there(decoder, latents, tmp_path, monkeypatch
         decode_diffusers(decoder, -latents, ExportToVideoSink(path), progress=False, cancel=cancel)
     if fault == "disk":
         assert f"ExportToVideoSink {path}: what was written" in caught.value.__notes__[0]
+    assert not [child.name() for child in psutil.Process().children() if "ffmpeg" in child.name()]
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
 
 

@@ -11,6 +11,7 @@ import os
 import queue
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,7 +235,12 @@ class ExportToVideoSink(Output):
                 f"ExportToVideoSink takes float frames in [0, 1], not {frames.dtype}; only "
                 "decode_diffusers has them"
             )
-        export_to_video(frames, str(self._partial), fps=float(self._info.fps))
+        try:
+            export_to_video(frames, str(self._partial), fps=float(self._info.fps))
+        except BaseException as error:
+            # imageio closes no writer that failed: FFmpeg would go on, and make the file later.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def close(self) -> None:
         """Put the file in place if every frame is in it: FFmpeg's end is nobody's error."""
