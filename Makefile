@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
-		--no-loadscope-reorder
+		--no-loadscope-reorder --junitxml .pytest_cache/tests.xml
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -20,9 +20,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy vdkit
 	$(BIN)/python -m pytest -q tests/cpu/test_imports.py
 
-# How big it all is: lines by module.
-counts:
-	find vdkit tools tests -name '*.py' | xargs wc -l | sort -n
+# How big it all is, and how long the last tests took.
+counts: $(VENV)/.installed
+	$(BIN)/python tools/counts.py
 
 # Planted bugs: each must be noticed by the tests that its patch names (in a copy of this tree).
 mutants: $(VENV)/.installed-dev

@@ -98,6 +98,13 @@ def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
     )
 
 
+def test_an_unknown_option_shows_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["probe", "tiny-wan", "--chunks", "3"])
+    said = capsys.readouterr().err
+    assert "usage: vdkit probe" in said and "unrecognized arguments: --chunks 3" in said
+
+
 def test_help_explains_every_knob(capsys):
     from vdkit.record.runs import MODES
 

@@ -16,6 +16,7 @@ from vdkit.record.results import (
     rows_of,
     runs_frame,
 )
+from vdkit.record.runs import todays_mode
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDER = next(RESULTS.glob("*c942496_aws-float16"))
@@ -119,6 +120,20 @@ def test_a_fresh_clones_results_give_no_warning_of_any_kind():
         warnings.simplefilter("error")
         frame = load_results(f"{RESULTS}/**")
     assert len(frame) >= 246 and not frame["file"].str.contains("hta").any()
+
+
+def test_what_early_records_say_of_their_runs_is_what_is_derived_from_them():
+    compared = 0
+    for file in RESULTS.glob("*/result*.json"):
+        stored = json.loads(file.read_text()).get("modes", {})  # all but tools/analyze_vs_hta.py's
+        for arm in read_recording(file).arms.values() if stored else ():
+            said = {todays_mode(mode): one for mode, one in stored.items()}[arm.mode]
+            summary = arm.latency
+            for name in ("n", "mean", "median", "min", "max", "p99"):
+                assert getattr(summary, name) == pytest.approx(said["latency_s"][name], rel=1e-9)
+            assert arm.throttled_runs == said["throttled_runs"]
+            compared += 1
+    assert compared > 100
 
 
 def test_a_row_says_what_machine_and_code_made_it():

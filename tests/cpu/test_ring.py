@@ -29,6 +29,8 @@ def test_a_slot_goes_round():
     assert slot.record is chunk and chunk.slot == 0
     ring.free(slot)
     assert slot.record is None
+    with pytest.raises(RuntimeError, match="slot 0 is free already"):
+        ring.free(slot)
     assert acquire(ring, 3)[1].index == 1 and acquire(ring, 2)[1] is slot
 
 

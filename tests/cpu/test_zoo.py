@@ -125,7 +125,10 @@ def test_end_frees_and_chunks_come_in_order(name):
 def test_plans():
     """CogVideoX's and HunyuanVideo's own batches, whole; of the others what any decoder has."""
     cog, tiles = decoder_of("AutoencoderKLCogVideoX"), decoder_of("AutoencoderKLHunyuanVideo")
-    plan = lambda decoder, count, size: decoder.plan(latents_of(decoder, count), size)  # noqa: E731
+
+    def plan(decoder, count, size):
+        return decoder.plan(latents_of(decoder, count), size)
+
     assert plan(cog, 7, 1) == [(0, 3, 9), (3, 5, 8), (5, 7, 8)]
     assert plan(cog, 6, 2) == [(0, 2, 8), (2, 4, 8), (4, 6, 8)]
     assert plan(cog, 9, 4) == [(0, 3, 9), (3, 7, 16), (7, 9, 8)]

@@ -252,7 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (run, takes, fixed) in COMMANDS.items():
         line, _, more = (run.__doc__ or "").partition("\n")
         made = commands.add_parser(name, help=line, description=more.strip() or None)
-        made.set_defaults(run=run, **fixed)
+        made.set_defaults(run=run, wrong=made.error, **fixed)
         for several in takes.split():
             if several.replace("-", "_") in fixed:
                 continue
@@ -265,7 +265,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options given; those of a workload left out are the preset's, else of `DEFAULTS`."""
-    options = build_parser().parse_args(arguments)
+    options, left = build_parser().parse_known_args(arguments)
+    if left:
+        options.wrong(f"unrecognized arguments: {' '.join(left)}")  # with that command's usage
     options.arguments = list(arguments)
     if hasattr(options, "preset"):
         for name, value in PRESETS.get(options.preset, DEFAULTS).items():
@@ -410,6 +412,7 @@ def load(
     Args:
         ready: prepare it for ``--chunk`` too.
     """
+    from vdkit.decode import Traits, check_medium
     from vdkit.measure.study import prepare
 
     spec, shared = check(options)
@@ -418,6 +421,8 @@ def load(
     with getting(options.variant):
         decoder = load_variant(options, options.variant)
     setup_s = time.perf_counter() - begun
+    with spec.fresh("checked") as sink:
+        check_medium(sink, Traits.of(decoder).medium, f"decoder {decoder.name!r}")
     latents = latents_of(options, decoder)
     say(options, f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
     for note in getattr(decoder, "notes", ()):

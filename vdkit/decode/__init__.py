@@ -5,7 +5,8 @@ Nothing has to be inherited. Torch is loaded on use: a recording opens without i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -153,6 +154,21 @@ def require(thing: object, kind: str, members: tuple[str, ...]) -> None:
             f"{type(thing).__name__} is no {kind}: it lacks {', '.join(missing)} "
             f"(see vdkit.decode.{kind})"
         )
+
+
+def end_state(decoder: Any, state: Any) -> None:
+    """Let a decoder free what `ChunkDecoder.begin` made, if it has anything to free."""
+    getattr(decoder, "end", lambda state: None)(state)
+
+
+@contextlib.contextmanager
+def begun(decoder: Any, latents: torch.Tensor) -> Iterator[Any]:
+    """The state of a decode outside a path, ended whatever happens."""
+    state = decoder.begin(latents)
+    try:
+        yield state
+    finally:
+        end_state(decoder, state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from vdkit.decode import (
     Traits,
     check_latents,
     check_medium,
+    end_state,
     require,
     to_levels,
     wants_float,
@@ -199,7 +200,7 @@ class Job:
             state = self._states.pop()
             try:
                 with on_device(self.decoder.device):
-                    getattr(self.decoder, "end", lambda state: None)(state)
+                    end_state(self.decoder, state)
             except BaseException as second:
                 if error is None:
                     raise

@@ -184,7 +184,13 @@ class Ring:
         self.pinned_bytes = self.ring_bytes if pinned else 0
 
     def free(self, slot: Slot) -> None:
-        """Give a slot away that was written out; only the thread that has it may."""
+        """Give a slot away that was written out; only the thread that has it may.
+
+        Raises:
+            RuntimeError: nobody has it: two chunks would share its buffers.
+        """
+        if slot.record is None:
+            raise RuntimeError(f"slot {slot.index} is free already")
         slot.record = None
         self._free.put(slot)
 

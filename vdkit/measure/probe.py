@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from vdkit.decode import Traits, to_levels
+from vdkit.decode import Traits, begun, to_levels
 from vdkit.decode.chunks import chunks_of
 from vdkit.decode.engines import on_device
 from vdkit.decode.media import MEDIA
@@ -126,13 +126,10 @@ class _Probing:
         """Each call of the plan and what it gave; the state is ended whatever happens."""
         decode = decode or self.decoder.decode_chunk
         plan = chunks_of(self.decoder, latents, chunk_size or latents.shape[self.axis])
-        state = self.decoder.begin(latents)
-        try:
+        with begun(self.decoder, latents) as state:
             for one in plan:  # a decoder may write into one buffer again and again
                 call = one.latent_start, one.latent_stop, one.frames
                 yield call, decode(state, *call[:2]).clone()
-        finally:
-            getattr(self.decoder, "end", lambda state: None)(state)
 
     def rows(self, made: torch.Tensor) -> torch.Tensor:
         """Output as float64 [units, values]."""

@@ -27,7 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdkit.decode import ChunkDecoder, Sink
+from vdkit.decode import ChunkDecoder, Sink, begun
 from vdkit.decode.chunks import DecodeConfig, chunks_of
 from vdkit.decode.engines import on_device
 from vdkit.decode.terminal import Bar
@@ -176,15 +176,12 @@ def count_flops(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -
         size = latents.shape[-2:]
         spans = ((chunk.latent_start, chunk.latent_stop) for chunk in chunks)
         return [own(start, stop, *size) for start, stop in spans]
-    with on_device(decoder.device), FlopCounterMode(display=False) as counter:
-        state = decoder.begin(latents)
-        try:
-            for chunk in chunks[:_COUNTED_CHUNKS]:
-                already = counter.get_total_flops()
-                decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
-                counts.append(counter.get_total_flops() - already)
-        finally:
-            getattr(decoder, "end", lambda state: None)(state)
+    counter = FlopCounterMode(display=False)
+    with on_device(decoder.device), counter, begun(decoder, latents) as state:
+        for chunk in chunks[:_COUNTED_CHUNKS]:
+            already = counter.get_total_flops()
+            decoder.decode_chunk(state, chunk.latent_start, chunk.latent_stop)
+            counts.append(counter.get_total_flops() - already)
     last = chunks[len(counts) - 1]
     for chunk in chunks[len(counts) :]:
         counts.append(round(counts[_COUNTED_CHUNKS - 1] * chunk.frames / last.frames))

@@ -20,6 +20,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.video_processor import VideoProcessor
 
+from vdkit.decode import begun
 from vdkit.decode.media import MEDIA
 from vdkit.models.memory import Memory
 from vdkit.models.wan import known_faults, weights_digest
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 HALO = 8
-"""Latents on each side of a chunk. LTX looks further, but less than 1 % of what reaches a frame
-comes from there; Oobleck and DAC end within 10."""
+"""Latents on each side of a chunk. LTX looks further: `Halo.prepare` measures what that costs."""
 
 
 @dataclass(slots=True)
@@ -251,8 +251,8 @@ class Halo(Adapter):
         shape = (1, self.latent_channels, count, *sides)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         latents, worst = noise.to(self.device, self.dtype), math.inf
-        with torch.inference_mode():
-            whole, state = self._whole(latents).float(), self.begin(latents)
+        with torch.inference_mode(), begun(self, latents) as state:
+            whole = self._whole(latents).float()
             for start, stop, units in self.plan(latents, chunk_size):
                 part = whole.narrow(2, self._units(start, count), units)
                 error = (self.decode_chunk(state, start, stop) - part).square().mean()
@@ -329,9 +329,11 @@ def _whole(model: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def _listed(model: Any, memory: dict[Any, Any], latents: torch.Tensor) -> torch.Tensor:
     """QwenImage: a list, an entry for each convolution over time, as Wan's."""
-    convolutions = [m for m in model.decoder.modules() if "CausalConv3d" in type(m).__name__]
-    cache = memory.setdefault("cache", [None] * len(convolutions))
-    made = model.decoder(model.post_quant_conv(latents), feat_cache=cache, feat_idx=[0])
+    if "cache" not in memory:
+        named = [type(module).__name__ for module in model.decoder.modules()]
+        memory["cache"] = [None] * sum("CausalConv3d" in name for name in named)
+    given = model.post_quant_conv(latents)
+    made = model.decoder(given, feat_cache=memory["cache"], feat_idx=[0])
     return made.clamp_(-1.0, 1.0)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from vdkit.decode.media import MEDIA
 from vdkit.present.document import Document, Part, Picture, Text, lines, section
 from vdkit.present.table import Cell, Table, number
 from vdkit.record.anatomy import Anatomy, Reach
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-UNITS = {"video": "frames", "images": "images", "audio": "samples"}
 
 
 def anatomy_document(found: Anatomy) -> Document:
@@ -33,7 +32,7 @@ def anatomy_document(found: Anatomy) -> Document:
             "decoded in": f"{what} of {one.size}",
             "PSNR dB": "exact" if one.exact else number(one.db, 1),
             "largest difference": f"{one.max_abs:.1e}",
-            "missing": f"{one.missing} {UNITS[found.medium]}" if one.missing else None,
+            "missing": f"{one.missing} {_units(found)}" if one.missing else None,
         }
         for what, several in (("chunks", found.streamed), ("parts, halo", found.seams))
         for one in several
@@ -47,13 +46,17 @@ def anatomy_document(found: Anatomy) -> Document:
     return Document(found.name, f"Probe · {found.medium}", tuple(found.verdict), (made,))
 
 
+def _units(found: Anatomy) -> str:
+    return MEDIA[found.medium].unit + "s"
+
+
 def _tried(found: Anatomy) -> str:
     sizes = dict.fromkeys((found.first_units, found.units_per_latent))
     cuts = (f"{', '.join(map(str, cuts)) or 'none'} of {n}" for n, cuts in found.borders.items())
     per, each = " + ".join(map(str, sizes)), ", ".join(map(str, found.lengths))
     return (
         f"{found.name}: latents {list(found.latents)} in {found.dtype}, {per} "
-        f"{UNITS[found.medium]} a latent ({each} of the first 1, 2, ...). "
+        f"{_units(found)} a latent ({each} of the first 1, 2, ...). "
         f"First latents that give the same alone: {'; '.join(cuts)}."
     )
 

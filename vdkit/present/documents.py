@@ -477,7 +477,10 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
     words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
     families: list[Part] = [Text("No kernel families are recorded.")]
     if recording.families:
-        picture = Picture(partial(plot_families, recording.families), words, words, "families")
+        picture = Picture(
+            partial(plot_families, recording.families, what_and_where(recording)),
+            words, words, "families",
+        )  # fmt: skip
         families = [picture, Text(families_words(recording)), families_table(recording)]
     timelines = [p for n, one in parts.items() for p in (Text(n, "head"), *timeline_parts(one, n))]
     told = Text("\n".join(f"- {line}" for line in variant_lines(recording)))

@@ -60,8 +60,8 @@ class Anatomy:
             where the decoder raised an error.
         first_units, units_per_latent: of the first latent, and of each later one.
         history, look_ahead: how far a latent counts in later and in earlier output, away from
-            the ends; None, and no
-            ``influence``, if the output is not finite or ignores its latents.
+            the ends; None, and no ``influence``, if the output is not finite or ignores its
+            latents.
         influence: (distance, norm of the change there over that at 0); below 0: earlier output.
         borders: of ``max(borders)`` latents and of one less: after how many the decode of those
             alone equals that part of all.
