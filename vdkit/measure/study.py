@@ -20,7 +20,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 import torch
 
-from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents
+from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents, info_of
 from vdkit.decode.chunks import DecodeConfig, DecodeResult, chunks_of, exact_fps
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import PATHS
@@ -311,7 +311,7 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
     traits, shape = Traits.of(decoder), tuple(latents.shape)
     rows, columns = traits.latent_size(shape)
     units = chunks_of(decoder, latents, None)[-1].frame_stop
-    info = traits.info(shape, units, exact_fps(shared.get("fps", 16)))
+    info = info_of(decoder, latents, units, exact_fps(shared.get("fps", 16)))
     weights = getattr(decoder, "weights_sha256", None)
     return Workload(
         decoder=decoder.name,
@@ -319,7 +319,7 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         dtype=str(decoder.dtype).removeprefix("torch."),
         weights_sha256=weights() if weights is not None else None,
         latents=shared.get("latents_source", "given"),
-        latents_sha256=tensor_sha256(latents),
+        latents_sha256=tensor_sha256(*(latents if traits.fps else (latents,))),
         seed=shared.get("seed", 0),
         latent_frames=shape[traits.medium.axis],
         latent_height=rows,
@@ -329,6 +329,9 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         width=info.width,
         fps=float(info.fps),
         medium=info.medium,
+        sample_rate=info.sample_rate,
+        channels=info.channels,
+        samples=info.samples,
         exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
         notes=tuple(getattr(decoder, "notes", ())),

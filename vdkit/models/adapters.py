@@ -57,6 +57,9 @@ class Adapter:
 
     variant: ClassVar[str] = "diffusers"
     exact = True
+    features = 0
+    """Of latents of audio that have an axis of them."""
+    _first_lacks = 0  # units of the first latent, of what others become
 
     def __init__(
         self, model: Any, name: str, *, medium: str = "video",
@@ -85,6 +88,8 @@ class Adapter:
             self.temporal_factor = model.config.patch_size_t * 2 ** sum(doubled)
         if medium == "images":
             self.temporal_factor = 1
+        else:
+            self._first_lacks = self.temporal_factor - 1
 
     def begin(self, latents: torch.Tensor) -> Stream:
         """Start on latents as `ChunkDecoder.begin` has them, on ``device`` in ``dtype``."""
@@ -128,8 +133,7 @@ class Adapter:
 
     def _units(self, position: int, count: int) -> int:
         """Frames, images or samples before latent ``position`` of ``count``."""
-        first = self.temporal_factor - 1 if self.medium == "video" and position else 0
-        return self.temporal_factor * position - first
+        return self.temporal_factor * position - (self._first_lacks if position else 0)
 
     def end(self, state: Stream) -> None:
         """Free all that ``state`` holds."""
@@ -247,7 +251,9 @@ class Halo(Adapter):
         The noise has at most 4x4 latents, and chunks with all of their halo.
         """
         count = 1 + 2 * self.halo + 2 * chunk_size
-        sides = () if self.medium == "audio" else (min(height, 4), min(width, 4))
+        sides = (min(height, 4), min(width, 4))
+        if self.medium == "audio":
+            sides = (self.features,) if self.features else ()  # type: ignore[assignment]
         shape = (1, self.latent_channels, count, *sides)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         latents, worst = noise.to(self.device, self.dtype), math.inf

@@ -141,7 +141,7 @@ def _images(rows: Rows, asked: Asked = NOTHING) -> bool:
 
 def _per(rows: Rows) -> str:
     """What figures are per: ``video``, ``audio`` or ``image``."""
-    return rows[0].arm.workload.medium.removesuffix("s")
+    return rows[0].arm.workload.medium.removesuffix("s").replace("av", "video")
 
 
 def _unit(rows: Rows) -> str:
