@@ -54,7 +54,7 @@ class Sound(NearestAudio):
     def decode_chunk(self, state, start, stop):
         assert state["at"] == start
         state["at"] = stop
-        counted = torch.arange(40 * start, 40 * stop) % 2000
+        counted = torch.arange(40 * start, 40 * stop, device=self.device) % 2000
         return torch.stack((counted, -counted))[None] / 32767
 
     def decode_video(self, latents, before_frame):
@@ -64,8 +64,8 @@ class Sound(NearestAudio):
         return frames[0].T.cpu().numpy()
 
 
-def pair(fps="24000/1001", frames=5, sound=1000, padded=False, **video):
-    decoder = WithSound(NearestDecoder(**video), Sound(), fps, padded)
+def pair(fps="24000/1001", frames=5, sound=1000, padded=False, device="cpu", **video):
+    decoder = WithSound(NearestDecoder(device, **video), Sound(device), fps, padded)
     return decoder, AvLatents(latents_for(decoder.video, frames), torch.zeros(1, 1, sound))
 
 
@@ -90,8 +90,10 @@ def taken_apart(sink):
     ],
 )
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_frames_and_samples_are_those_of_each_decoder(fps, sound, padded, expected, chunk_size):
-    decoder, latents = pair(fps, 5, sound, padded)
+def test_frames_and_samples_are_those_of_each_decoder(
+    fps, sound, padded, expected, chunk_size, device
+):
+    decoder, latents = pair(fps, 5, sound, padded, device)
     decode_sync(decoder.video, latents.video, alone := Collect(), progress=False)
     counted = np.arange(expected) % 2000
     counted[40 * sound :] = 0
@@ -109,8 +111,8 @@ def test_frames_and_samples_are_those_of_each_decoder(fps, sound, padded, expect
     assert compute_only(decoder, latents, config=config, progress=False).info == sink.info
 
 
-def test_the_whole_decode_and_its_numpy_give_the_same_rows():
-    decoder, latents = pair(sound=130)
+def test_the_whole_decode_and_its_numpy_give_the_same_rows(device):
+    decoder, latents = pair(sound=130, device=device)
     video = NearestDecoder()
 
     def whole(latents, before_frame):
@@ -220,8 +222,8 @@ def test_raw_rows_can_be_taken_apart_by_what_stands_beside_them(tmp_path):
 
 @pytest.mark.parametrize("fault", ["video", "audio", "begin", "cancel"])
 @pytest.mark.parametrize("path", CHUNKED)
-def test_both_states_are_ended_whatever_happens(path, fault, tmp_path, monkeypatch):
-    decoder, latents = pair(fail_at=2 if fault == "video" else None)
+def test_both_states_are_ended_whatever_happens(path, fault, tmp_path, monkeypatch, device):
+    decoder, latents = pair(fail_at=2 if fault == "video" else None, device=device)
     ended, cancel, error = [], threading.Event(), RuntimeError
     decoder.video.end = ended.append
     if fault == "audio":
