@@ -37,6 +37,7 @@ class ChunkDecoder(Protocol):
     - ``temporal_factor``: frames or samples that a latent frame becomes, but for the first of a
       video, which becomes one. Of images 1.
     - ``sample_rate``, Hz, and ``channels``: of audio, which has to have both.
+    - ``features``: F of audio whose latents are [1, C, T, F].
     - ``value_range``: (-1.0, 1.0), or (0.0, 1.0) for pictures.
     - ``exact``: True; False if chunks only approximate the decode of the whole.
     - ``plan(latents, chunk_size)``: its own chunks, [(start, stop, units), ...]: latent positions
@@ -182,6 +183,7 @@ class Traits:
     channels: int
     sample_rate: int
     exact: bool
+    features: int = 0
 
     @classmethod
     def of(cls, decoder: Any) -> Traits:
@@ -206,10 +208,11 @@ class Traits:
             "temporal_factor": decoder.temporal_factor if medium.timed else 1,
             "channels": decoder.channels if name == "audio" else 3,
             "sample_rate": decoder.sample_rate if name == "audio" else 0,
+            "features": getattr(decoder, "features", 0) if name == "audio" else 0,
         }
         pair = tuple(spatial) if isinstance(spatial, (tuple, list)) else (spatial, spatial)
         for what, values in {"spatial_factor": pair, **{k: (v,) for k, v in given.items()}}.items():
-            least = 0 if what == "sample_rate" and name != "audio" else 1
+            least = int(what != "features" and (what != "sample_rate" or name == "audio"))
             if not all(isinstance(one, int) and one >= least for one in values):
                 raise wrong(what, getattr(decoder, what, None), "use whole numbers, 1 or more")
         if len(pair) != 2:
@@ -226,6 +229,12 @@ class Traits:
         if self.medium.name == "audio":
             return 1, (*shape, 1)[3]
         return shape[-2], shape[-1]
+
+    def latent_shape(self, channels: int, count: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of ``count`` latents as a decoder gets them; ``size``: height and width, of pictures."""
+        if self.medium.name == "audio":
+            return (1, channels, count, *([self.features] if self.features else ()))
+        return (count, channels, *size) if self.medium.axis == 0 else (1, channels, count, *size)
 
     def info(self, shape: tuple[int, ...], units: int, fps: Fraction) -> MediaInfo:
         """What so many units of latents of this shape are; ``fps`` counts for video only."""
