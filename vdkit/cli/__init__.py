@@ -197,7 +197,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ttff-s": opt("limit on the time to the first frame", float, metavar="S"),
     "storage-mb-s": opt("storage that keeps up only so far", float, metavar="MB/S"),
     "burst-mb": opt("what a cache in front of it takes at once", float, metavar="MB"),
-    "frames": opt("length of the video in pixel frames", int, told="the recorded"),
+    "frames": opt("length in frames, images or samples", int, told="the recorded"),
     "recommend:chunks": opt("chunk sizes to choose from", told="those that were measured"),
     "recommend:ring-slots": opt("slots to choose from", default="1,2,3,4"),
     "recommend:usd-per-hour": opt("price of an hour of the machine, US dollars", float,
