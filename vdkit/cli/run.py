@@ -460,21 +460,26 @@ def run_generate(options: argparse.Namespace) -> int:
 @cli.command("<latents> decoder denormalize out device fps", dtype=None, seed=0, chunk=1)
 def run_decode(options: argparse.Namespace) -> int:
     """latents to media: a safetensors file in; MP4, WAV, FLAC or a folder of PNG out"""
-    from vdkit.decode import Traits, check_medium
+    from vdkit.decode import Traits
     from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
     from vdkit.sinks import SINKS
 
-    kinds = {"": "png"} | {f".{kind}": kind for kind in ("mp4", "wav", "flac")}
-    if options.out is not None and options.out.suffix:
-        check_file(options.out, "--out", *filter(None, kinds))
+    kinds = {SINKS[kind][1]: SINKS[kind][0] for kind in ("mp4", "wav", "flac", "png")}
+    if options.out is None or options.out.suffix:
+        check_file(options.out or Path("clip.mp4"), "--out", *filter(None, kinds))
     fps = exact_fps(options.fps)
     latents_metadata(options.latents)  # a file that cannot be read is refused first
     decoder = cli.load_variant(options, "diffusers")
     medium = Traits.of(decoder).medium
-    out = options.out or Path({"video": "clip.mp4", "audio": "clip.wav"}.get(medium.name, "clip"))
-    sink = SINKS[kinds[out.suffix]][0](out)
-    check_medium(sink, medium, f"decoder {decoder.name!r}")
+    usual, *others = (ending for ending, kind in kinds.items() if medium.name in kind.media)
+    out = options.out or Path(f"clip{usual}")
+    if out.suffix not in (usual, *others):
+        good = " or ".join(ending or "nothing, for a folder of PNG" for ending in (usual, *others))
+        raise ValueError(
+            f"--out {str(out)!r}: {decoder.name} makes {medium.name}; end the name in {good}"
+        )
+    sink = kinds[out.suffix](out)
     latents = cli.latents_of(options, decoder)
     done = decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
     took = f"in {done.latency_s:.3f} s on {decoder.device}"

@@ -21,7 +21,7 @@ from vdkit.decode.chunks import chunks_of, latent_frames
 
 
 def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:
-    """Latents on the CPU: random ones, float32, as the decoder gets them; a file's as it holds them.
+    """Latents on the CPU: random ones, float32, as a decoder gets them; a file's as it holds them.
 
     Args:
         spec: standard normal ones from ``seed``, by what they become: ``random:FRAMESxHxW``, e.g.
@@ -143,7 +143,7 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         shape = traits.latent_shape(channels, count, size)
         try:
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ValueError(f"latents {text!r}: {list(shape)} do not fit in memory") from error
 
     size, factor = (1, 1), traits.temporal_factor

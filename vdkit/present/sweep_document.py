@@ -331,7 +331,8 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
         chosen = "recommended" if run.config == advice.config else None
         row["verdict"] = f"over: {', '.join(_OVER[name] for name in over)}" if over else chosen
         rows.append(row)
-    return Table(rows, lines(asked.line, "Predicted, mode async:"))
+    price = asked.line if advice.prediction.run.info.kind.timed else ""
+    return Table(rows, lines(price, "Predicted, mode async:"))
 
 
 def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
@@ -382,6 +383,6 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     saved = saving_usd(sync, chosen, usd_per_hour)
     return (
         f"With storage at {mb_per_s:g} MB/s the recommended chunk {config.chunk_size} and "
-        f"{slots_words(config.slots)} cost ${hour} for an hour of {work.medium}, sync at that chunk "
-        f"size ${sync_hour}: predicted to save ${saved:.0f} in 1,000 hours."
+        f"{slots_words(config.slots)} cost ${hour} for an hour of {work.medium}, sync at that "
+        f"chunk size ${sync_hour}: predicted to save ${saved:.0f} in 1,000 hours."
     )
