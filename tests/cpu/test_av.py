@@ -25,8 +25,10 @@ from vdkit import (
     decode_sync,
     document_of,
     load_decoder,
+    load_latents,
     probe,
     run_benchmark,
+    save_latents,
 )
 from vdkit.decode import AvLatents, DecodeCancelled, Traits
 from vdkit.decode.media import MediaInfo
@@ -312,6 +314,21 @@ def test_ltx2_sound_is_its_own_decode_and_how_near_chunks_come_is_stated(parts):
     full.latents_mean.copy_(torch.arange(128.0))
     shifted = LTX2Sound(full, vocoder, "full").denormalize(torch.zeros(1, 8, 2, 16))
     assert shifted[0, 3, 1, 5] == 3 * 16 + 5
+
+
+def test_latents_of_both_by_size_or_from_a_file(tmp_path):
+    decoder, _ = pair("24")
+    latents = load_latents("random:33x16x24", decoder, seed=3)
+    assert latents.video.shape == (1, 4, 9, 2, 3)
+    assert latents.audio.shape == (1, 1, round(33 / 24 * 8000 / 40))
+    save_latents(tmp_path / "both.safetensors", latents)
+    read = load_latents(tmp_path / "both.safetensors", decoder)
+    assert all(torch.equal(*two) for two in zip(latents, read, strict=True))
+    save_latents(tmp_path / "one.safetensors", latents.video)
+    with pytest.raises(ValueError, match="has no audio_latents; video with sound needs latents"):
+        load_latents(tmp_path / "one.safetensors", decoder)
+    with pytest.raises(ValueError, match="makes video; write random:FRAMESxHxW in"):
+        load_latents("random:2s", decoder)
 
 
 def test_a_folder_gives_video_sound_or_both(parts, tmp_path):

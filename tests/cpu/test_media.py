@@ -761,7 +761,7 @@ def test_prediction_of_the_recorded_chunks_and_of_no_others(recorded):
     with pytest.raises(ValueError, match="chunk size 2 is not recorded, and only the decoder know"):
         plan_of(recorded.arms.values(), 2)
     for mode, given in (("async", None), ("diffusers", plan)):
-        with pytest.raises(ValueError, match="is cut into chunks is known to the decoder"):
+        with pytest.raises(ValueError, match="is cut into chunks only a recording tells"):
             predict(costs, info, DecodeConfig(2), mode, plan=given)
     page = document_of(recorded).html("foot")
     assert "not predicted: how" in page and "diffusers (whole" in page

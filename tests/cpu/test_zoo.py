@@ -307,7 +307,8 @@ PUBLISHED = {  # latent channels; pixels and frames, or samples, per latent
     "flux": (16, 8, 1), "qwen-image": (16, 8, 4), "cogvideox": (16, 8, 4), "mochi": (12, 8, 6),
     "hunyuanvideo": (16, 8, 4), "hunyuanvideo1.5": (32, 16, 4), "ltx": (128, 32, 8),
     "ltx2": (128, 32, 8), "oobleck": (64, 44100, 2048), "dac": (1024, 44100, 512),
-    "mimi": (512, 24000, 1920), "vibevoice": (64, 24000, 3200),
+    "mimi": (512, 24000, 1920), "vibevoice": (64, 24000, 3200), "thin-flux": (16, 8, 1),
+    "thin-mimi": (64, 24000, 1920),
 }  # fmt: skip
 
 

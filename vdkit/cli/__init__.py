@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
+from vdkit.decode.media import MEDIA
 from vdkit.models import BY_CHUNK_ONLY, VARIANTS
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
-    "latents": "random:33x96x160",
+    "latents": None,
     "chunk": DecodeConfig().chunk_size,
     "slots": DecodeConfig().slots,
     "warmup": 1,
 }
+"""Without latents they are the `Medium.sample` of what the decoder makes."""
 PRESETS = {"aws": DEFAULTS | {"decoder": "wan2.1", "latents": "random:161x480x832"}}
 """``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
 
@@ -57,7 +59,9 @@ def opt(
     return more | {"type": kind, "default": default}
 
 
-_DECODER = "wan2.1, wan2.2, tiny-wan, a folder or a hub id"
+_DECODER = "tiny-wan, wan2.1, flux, ..., a folder or a hub id"
+_LATENTS = ", ".join(f"random:{one.form}" for one in MEDIA.values()) + ", or a safetensors file"
+_SAMPLES = ", ".join(f"random:{one.sample}" for one in MEDIA.values())
 _MODES, _RUNS = f"which paths, of {ALL_MODES}", "timed runs of each mode"
 _ONE_LINE, _CHUNK = "print only one line of JSON", "latent frames per decoder call"
 
@@ -70,7 +74,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
-    "latents": opt("random:FRAMESxHxW in pixels, or a safetensors file", told=DEFAULTS["latents"]),
+    "latents": opt(_LATENTS, told=f"{_SAMPLES}: by what the decoder makes"),
     "denormalize": opt(
         "the latents come from a pipeline: undo its scaling (ComfyUI has undone it)", FLAG),
     "seed": opt("of random latents", int, 0),
@@ -143,15 +147,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "generate:dtype": opt("of the transformers", told="bfloat16 on a GPU, float32 on a CPU"),
     "save-latents": opt("keep the latents too, replacing FILE", Path, metavar="FILE"),
     "generate:json": opt(f"{_ONE_LINE}, no progress bars", FLAG),
-    **dict.fromkeys(
-        ("generate:out", "decode:out"), opt("MP4 to write", Path, Path("clip.mp4"))),
-    "<latents>": opt("safetensors, whatever it ends in, or random:FRAMESxHxW", metavar="FILE"),
+    "generate:out": opt("MP4 to write", Path, Path("clip.mp4")),
+    "decode:out": opt(
+        "what to write: .mp4; of audio .wav or .flac; of images and frames a folder, for PNG", Path,
+        told="clip.mp4, of audio clip.wav, of images the folder clip"),
+    "<latents>": opt(f"safetensors, whatever it ends in; {_LATENTS.rpartition(', ')[0]}",
+        metavar="FILE"),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
     # probe
     "<decoder>": opt(f"{_DECODER}, or MODULE:NAME: a class of your own", metavar="DECODER"),
     "probe:dtype": opt("of one by name", told="float64, of other variants float32"),
-    "probe:latents": opt("random:FRAMESxHxW in pixels, or a safetensors file",
-        told="41 random ones of 2x2"),
+    "probe:latents": opt(_LATENTS, told="41 random ones of 2x2, of images 5 of 4x4"),
     "halo-db": opt("what a seam is to reach", float, 40.0, 40, metavar="DB"),
     "picture": opt("write it here (.png, .svg or .pdf)", Path, metavar="FILE"),
     **dict.fromkeys(
@@ -191,7 +197,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ttff-s": opt("limit on the time to the first frame", float, metavar="S"),
     "storage-mb-s": opt("storage that keeps up only so far", float, metavar="MB/S"),
     "burst-mb": opt("what a cache in front of it takes at once", float, metavar="MB"),
-    "frames": opt("length of the video in pixel frames", int, told="the recorded"),
+    "frames": opt("length in frames, images or samples", int, told="the recorded"),
     "recommend:chunks": opt("chunk sizes to choose from", told="those that were measured"),
     "recommend:ring-slots": opt("slots to choose from", default="1,2,3,4"),
     "recommend:usd-per-hour": opt("price of an hour of the machine, US dollars", float,
@@ -391,17 +397,24 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     exact_fps(options.fps)
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
-    latents_metadata(latents)
+    if latents is not None:
+        latents_metadata(latents)
     return spec, {
         "config": config,
         "fps": options.fps,
         "source": given.name if given.exists() else options.decoder,
-        "latents_source": latents if latents.startswith("random:") else Path(latents).name,
+        "latents_source": latents_source(options),
         "seed": options.seed,
         "label": label,
         "command": command_line(options.arguments),
         "progress": progress(options),
     }
+
+
+def latents_source(options: argparse.Namespace) -> str:
+    """The latents that the options name, for the record; "" before the decoder says which."""
+    latents: str = options.latents or ""
+    return latents if latents.startswith("random:") else Path(latents).name
 
 
 def load(
@@ -431,7 +444,8 @@ def load(
         with getting(options.variant):
             setup_s += prepare(decoder, latents, options.chunk)
         say(options, f"set-up of {options.variant}: {setup_s:.1f} s")
-    return decoder, latents, spec, shared | {"setup_s": setup_s}
+    shared |= {"setup_s": setup_s, "latents_source": latents_source(options)}
+    return decoder, latents, spec, shared
 
 
 def start_device(options: argparse.Namespace) -> None:
@@ -459,13 +473,18 @@ def load_variant(
 
 
 def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
-    """The latents that the options name, as ``decoder`` takes them."""
+    """The latents that the options name, or now do, as ``decoder`` takes them."""
+    from vdkit.decode import AvLatents, Traits
     from vdkit.decode.chunks import check_chunk
     from vdkit.models.latents import latents_metadata, load_latents
 
+    medium = Traits.of(decoder).medium
+    options.latents = options.latents or f"random:{medium.sample}"
     latents = load_latents(options.latents, decoder, options.seed)
-    if latents.dim() > 3:  # else the decode says what is wrong with it
-        check_chunk(options.chunk, latents.shape[-3])
+    cut = latents.video if isinstance(latents, AvLatents) else latents
+    if medium.fits(cut.shape, decoder.latent_channels):  # else the decode says what is wrong
+        whole = cut if cut.dim() >= len(medium.layouts[0]) else cut[None]
+        check_chunk(options.chunk, whole.shape[medium.axis], medium)
     if not options.denormalize:
         return latents
     if latents_metadata(options.latents).get("normalization") == "undone":

@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import __version__
 from vdkit.cli import MONEY, asked, command, numbers, print_json, words
-from vdkit.decode.chunks import DecodeConfig, check_chunk, latent_frames
-from vdkit.predict import StageCosts, Storage, video_info
+from vdkit.decode.chunks import DecodeConfig, check_chunk
+from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend
 from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
@@ -304,9 +305,16 @@ def run_recommend(options: argparse.Namespace) -> int:
         burst_bytes = round((options.burst_mb or 0) * 1e6)
         costs = replace(costs, storage=Storage(options.storage_mb_s, burst_bytes))
     if options.frames is not None:
+        if options.frames < 1:
+            raise ValueError(f"--frames is {options.frames}; use 1 or more")
         info = replace(info, frames=options.frames)
-    check_chunk(max(chosen or [1]), latent_frames(info.frames))
-    advice = recommend(costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence)
+    whole = usual_plan(results[0].workload, 1, info.frames)[-1].latent_stop
+    check_chunk(max(chosen or [1]), whole, info.kind)
+    arms = [arm for one in results for arm in one.arms.values()]
+    plan = partial(plan_of, arms, frames=options.frames)
+    advice = recommend(
+        costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence, plan=plan
+    )
     if not options.json:
         modes = dict.fromkeys(mode for result in results for mode in result.arms)
         print(

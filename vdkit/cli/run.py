@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit import cli
 from vdkit.decode.chunks import exact_fps
-from vdkit.decode.media import MediaInfo
+from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, write_pictures
 from vdkit.present.documents import benchmark_table, document_of, source_of
 from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
-from vdkit.present.words import noise_note
+from vdkit.present.words import media_words, noise_note
 from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
 from vdkit.record.compare import judged
 from vdkit.record.recording import FILE, Recording, write_recording
@@ -164,6 +164,7 @@ def _paths(options: argparse.Namespace) -> Recording:
 def _variants(options: argparse.Namespace) -> Recording:
     from vdkit.measure.plans import run_variants
 
+    options.latents = options.latents or f"random:{MEDIA['video'].sample}"  # variants are Wan's
     spec, shared = cli.check(options)
     cli.start_device(options)
     get = partial(partial, cli.load_variant, options)
@@ -458,19 +459,31 @@ def run_generate(options: argparse.Namespace) -> int:
 
 @cli.command("<latents> decoder denormalize out device fps", dtype=None, seed=0, chunk=1)
 def run_decode(options: argparse.Namespace) -> int:
-    """latents to video: a safetensors file in, MP4 out"""
+    """latents to media: a safetensors file in; MP4, WAV, FLAC or a folder of PNG out"""
+    from vdkit.decode import Traits
     from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
-    from vdkit.sinks import Mp4Sink
+    from vdkit.sinks import SINKS
 
-    check_file(options.out, "--out", ".mp4")
+    kinds = {SINKS[kind][1]: SINKS[kind][0] for kind in ("mp4", "wav", "flac", "png")}
+    if options.out is None or options.out.suffix:
+        check_file(options.out or Path("clip.mp4"), "--out", *filter(None, kinds))
     fps = exact_fps(options.fps)
     latents_metadata(options.latents)  # a file that cannot be read is refused first
     decoder = cli.load_variant(options, "diffusers")
-    latents, sink = cli.latents_of(options, decoder), Mp4Sink(options.out)
+    medium = Traits.of(decoder).medium
+    usual, *others = (ending for ending, kind in kinds.items() if medium.name in kind.media)
+    out = options.out or Path(f"clip{usual}")
+    if out.suffix not in (usual, *others):
+        good = " or ".join(ending or "nothing, for a folder of PNG" for ending in (usual, *others))
+        raise ValueError(
+            f"--out {str(out)!r}: {decoder.name} makes {medium.name}; end the name in {good}"
+        )
+    sink = kinds[out.suffix](out)
+    latents = cli.latents_of(options, decoder)
     done = decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
-    size = f"{done.info.frames} frames of {done.info.height}x{done.info.width}"
-    print(f"Video: {options.out}, {size} in {done.latency_s:.3f} s on {decoder.device}")
+    took = f"in {done.latency_s:.3f} s on {decoder.device}"
+    print(f"{medium.name.capitalize()}: {out}, {media_words(done.info)} {took}")
     return 0
 
 

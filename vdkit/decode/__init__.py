@@ -56,6 +56,7 @@ class ChunkDecoder(Protocol):
       video, which becomes one. Of images 1.
     - ``sample_rate``, Hz, and ``channels``: of audio, which has to have both; so has ``av``, and
       ``fps``, its frame rate, a Fraction, and ``samples(latents)``, how many samples its sound has.
+    - ``features``: F of audio whose latents are [1, C, T, F].
     - ``value_range``: (-1.0, 1.0), or (0.0, 1.0) for pictures.
     - ``exact``: True; False if chunks only approximate the decode of the whole.
     - ``plan(latents, chunk_size)``: its own chunks, [(start, stop, units), ...]: latent positions
@@ -204,6 +205,7 @@ class Traits:
     channels: int
     sample_rate: int
     exact: bool
+    features: int = 0
     fps: Fraction | None = None
 
     @classmethod
@@ -230,10 +232,11 @@ class Traits:
             "temporal_factor": decoder.temporal_factor if medium.timed else 1,
             "channels": decoder.channels if sounds else 3,
             "sample_rate": decoder.sample_rate if sounds else 0,
+            "features": getattr(decoder, "features", 0) if name == "audio" else 0,
         }
         pair = tuple(spatial) if isinstance(spatial, (tuple, list)) else (spatial, spatial)
         for what, values in {"spatial_factor": pair, **{k: (v,) for k, v in given.items()}}.items():
-            least = 0 if what == "sample_rate" and not sounds else 1
+            least = int(what != "features" and (what != "sample_rate" or sounds))
             if not all(isinstance(one, int) and one >= least for one in values):
                 raise wrong(what, getattr(decoder, what, None), "use whole numbers, 1 or more")
         if len(pair) != 2:
@@ -252,6 +255,12 @@ class Traits:
         if self.medium.name == "audio":
             return 1, (*shape, 1)[3]
         return shape[-2], shape[-1]
+
+    def latent_shape(self, channels: int, count: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of ``count`` latents as a decoder gets them; ``size``: height and width, of pictures."""
+        if self.medium.name == "audio":
+            return (1, channels, count, *([self.features] if self.features else ()))
+        return (count, channels, *size) if self.medium.axis == 0 else (1, channels, count, *size)
 
     def info(
         self, shape: tuple[int, ...], units: int, fps: Fraction, samples: int = 0

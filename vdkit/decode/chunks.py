@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode import Traits
+from vdkit.decode.media import MEDIA, Medium
 
 if TYPE_CHECKING:
     import torch
@@ -315,11 +316,12 @@ class DecodeResult:
         return sum(chunk.d2h_bytes for chunk in self.chunks)
 
 
-def check_chunk(size: int, latent_frames: int) -> None:
-    """ValueError for a chunk larger than what a video has beside its first latent frame."""
-    most = max(1, latent_frames - 1)
+def check_chunk(size: int, latent_frames: int, medium: Medium = MEDIA["video"]) -> None:
+    """ValueError for a chunk larger than all latent frames, or images, but a first one alone."""
+    most = max(1, latent_frames - bool(medium.first_units))
     if size > most:
+        alone = ", the first is a chunk of its own" * bool(medium.first_units)
         raise ValueError(
-            f"chunk size {size}: the video has {latent_frames} latent frames, the first is a chunk "
-            f"of its own, so use 1 to {most}"
+            f"chunk size {size}: the {medium.whole} has {latent_frames} {medium.position}s{alone}, "
+            f"so use 1 to {most}"
         )

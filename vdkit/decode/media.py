@@ -11,6 +11,7 @@ as one. `MediaInfo.split` takes rows apart.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ class Medium:
             is like every other.
         needs: attributes a decoder must have, beside those of every decoder.
         sinks: words for those that are made for it.
+        form, sample: how ``random:`` latents are asked for (`vdkit.models.latents`), and those that
+            commands take if none are given.
         timed: whether it has a playing time.
     """
 
@@ -51,6 +54,8 @@ class Medium:
     levels: int
     needs: tuple[str, ...]
     sinks: str
+    form: str
+    sample: str
     first_units: int | None = None
     timed: bool = True
 
@@ -68,6 +73,15 @@ class Medium:
         """``1 frame``, ``8 images``."""
         return f"{count} {self.unit}{'s' * (count != 1)}"
 
+    def fits(self, shape: Sequence[int], channels: int | Sequence[int]) -> bool:
+        """Whether latents of a shape are such, of so many channels; see ``layouts``."""
+        sizes = {"1": 1, "C": channels if isinstance(channels, int) else channels[0]}
+        return any(
+            len(axes) == len(shape)
+            and all(sizes.get(axis, size) == size for axis, size in zip(axes, shape, strict=True))
+            for axes in (*self.layouts, self.layouts[0][1:])
+        )
+
     def positions(self, start: int, stop: int) -> str:
         """Latent positions, half-open, as words: ``latent frames 3 to 4``."""
         return f"{self.position}s {start} to {stop - 1}"
@@ -79,23 +93,25 @@ MEDIA = {
         Medium(
             "video", "video", "frame", "latent frame", (("1", "C", "T", "h", "w"),), 2,
             "[1, 3, F, H, W]", "[F, H, W, 3]", "uint8", 255,
-            ("spatial_factor", "temporal_factor"), "Mp4Sink, PngSink", first_units=1,
+            ("spatial_factor", "temporal_factor"), "Mp4Sink, PngSink",
+            "FRAMESxHxW in pixels", "33x96x160", first_units=1,
         ),
         Medium(
             "images", "batch", "image", "latent image", (("N", "C", "h", "w"),), 0,
             "[F, 3, H, W]", "[F, H, W, 3]", "uint8", 255, ("spatial_factor",),
-            "PngSink, JpegSink, WebpSink", timed=False,
+            "PngSink, JpegSink, WebpSink", "IMAGESxHxW in pixels", "4x256x256", timed=False,
         ),
         Medium(
             "audio", "clip", "sample", "latent frame", (("1", "C", "T"), ("1", "C", "T", "F")), 2,
             "[1, channels, S]", "[S, channels]", "int16", 32767,
             ("temporal_factor", "sample_rate", "channels"), "WavSink, FlacSink",
+            "SECONDSs", "10s",
         ),
         Medium(
             "av", "video with sound", "frame", "latent frame", (("1", "C", "T", "h", "w"),), 2,
             "[1, F, H*W*3 + samples]", "[F, bytes]", "uint8", 255,
             ("spatial_factor", "temporal_factor", "sample_rate", "channels", "fps", "samples"),
-            "Mp4Sink", first_units=1,
+            "Mp4Sink", "FRAMESxHxW", "33x96x160", first_units=1,
         ),
     )
 }  # fmt: skip

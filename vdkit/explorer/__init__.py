@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vdkit.decode.chunks import PRIMITIVES, DecodeResult
+from vdkit.decode.chunks import PRIMITIVES, DecodeResult, pixel_frames
+from vdkit.decode.media import MEDIA, Medium
+from vdkit.predict import video_info
 from vdkit.predict.advise import MODES, Setting, SettingPrediction
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
 from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
@@ -32,7 +34,7 @@ from vdkit.present.timeline import (
     lane_handles,
     two_chunks,
 )
-from vdkit.present.words import config_words
+from vdkit.present.words import config_words, size_words
 from vdkit.record.recording import Recording
 from vdkit.record.runs import Run
 from vdkit.trace.figures import busy_percent
@@ -72,40 +74,51 @@ class SessionRun:
 
     def figures(self, mode: str) -> Figures:
         """Of that run."""
-        run, seconds = self.shown(mode), self.recording.workload.seconds
-        return _figures(run, self.stalls(mode), busy_percent(run), seconds)
+        run, work = self.shown(mode), self.recording.workload
+        return _figures(work.kind, run, self.stalls(mode), busy_percent(run), work.seconds)
 
 
 FIGURES: dict[str, Callable[[Any, Stalls, Mapping[str, float], float], float | None]] = {
     "latency, s": lambda run, *_: run.latency_s,
-    "first frame, s": lambda run, *_: run.ttff_s,
+    "first {unit}, s": lambda run, *_: run.ttff_s,
     "real-time factor": lambda run, stalls, busy, seconds: run.latency_s / seconds,
+    "{unit}s / s": lambda run, stalls, busy, count: count / run.latency_s,
     "compute busy, steady, %": lambda run, stalls, busy, _: busy.get("steady"),
     "stalls of compute, s": lambda run, stalls, *_: sum(g.length_ns for g in stalls.gaps) / 1e9,
     "device memory, GB": lambda run, *_: run.vram_peak_bytes and run.vram_peak_bytes / 1e9,
     "ring, MB": lambda run, *_: run.ring_bytes / 1e6,
     "pinned on the host, MB": lambda run, *_: run.pinned_bytes / 1e6,
 }
-"""From a run, predicted or measured, its stalls, busy percents and the video's seconds."""
+"""From a run, predicted or measured, its stalls, busy percents and playing time, s (of images their
+number)."""
 
 
-def _figures(run: Run | DecodeResult, *of: Any) -> Figures:
-    return {name: read(run, *of) for name, read in FIGURES.items()}
+def _names(medium: Medium) -> dict[str, str]:
+    """Those of `FIGURES` that a medium has, by what they are called for it."""
+    other = "{unit}s / s" if medium.timed else "real-time factor"
+    return {name.format(unit=medium.unit): name for name in FIGURES if name != other}
 
 
-def setting_figures(predicted: SettingPrediction | None, run: SessionRun | None) -> Table:
+def _figures(medium: Medium, *of: Any) -> Figures:
+    return {shown: FIGURES[name](*of) for shown, name in _names(medium).items()}
+
+
+def setting_figures(
+    medium: Medium, predicted: SettingPrediction | None, run: SessionRun | None
+) -> Table:
     """Predicted and measured, of both paths."""
-    made = predicted.predictions if predicted else {}
     before = {
-        mode: _figures(one.run, one.stalls, one.utilization_percent, one.run.info.seconds)
-        for mode, one in made.items()
+        mode: _figures(medium, one.run, one.stalls, one.utilization_percent, one.run.info.seconds)
+        for mode, one in (predicted.predictions if predicted else {}).items()
     }
-    return _beside("predicted", before, "measured", _measured(run) if run else {})
+    measured = _measured(run) if run else {}
+    return _beside(_names(medium), "predicted", before, "measured", measured)
 
 
 def pair_figures(a: SessionRun, b: SessionRun) -> Table:
     """Both paths of two runs."""
-    return _beside(f"run {a.number}", _measured(a), f"run {b.number}", _measured(b))
+    names = [name for one in (a, b) for name in _names(one.recording.workload.kind)]
+    return _beside(names, f"run {a.number}", _measured(a), f"run {b.number}", _measured(b))
 
 
 def _measured(run: SessionRun) -> dict[str, Figures]:
@@ -113,11 +126,12 @@ def _measured(run: SessionRun) -> dict[str, Figures]:
 
 
 def _beside(
-    first: str, before: Mapping[str, Figures], second: str, after: Mapping[str, Figures]
-) -> Table:
+    names: Iterable[str], first: str, before: Mapping[str, Figures],
+    second: str, after: Mapping[str, Figures],
+) -> Table:  # fmt: skip
     """Every figure in a row, each path in two columns and their ratio; always of the same size."""
     rows = []
-    for name in FIGURES:
+    for name in dict.fromkeys(names):
         row: dict[str, Cell] = {"": name}
         for mode in MODES:
             one, other = (side.get(mode, {}).get(name) for side in (before, after))
@@ -141,14 +155,14 @@ def runs_table(runs: Sequence[SessionRun]) -> Table:
         f"Measured with the explorer on {runs[0].recording.provenance.device}",
         "Of each path the run nearest to the median of n, which the picture shows; sync / async "
         "alone is of all: the geometric mean over n pairs. RTF (real-time factor): seconds over "
-        "those of the video. Predicted before each run was measured. Busy: compute stream at work "
-        "in the steady window, from event records.",
+        "those of what was decoded. Predicted before each run was measured. Busy: compute stream "
+        "at work in the steady window, from event records.",
     )
 
 
 def _row(run: SessionRun) -> dict[str, Cell]:
     recording, setting = run.recording, run.setting
-    decoding, config = setting.decoding, setting.config
+    decoding, config, work = setting.decoding, setting.config, recording.workload
     sync, arm = (recording.arms[mode].latency for mode in MODES)
     latency_s, figures = run.shown("async").latency_s, run.figures("async")
     predicted_s = run.predicted.predictions["async"].run.latency_s
@@ -157,11 +171,12 @@ def _row(run: SessionRun) -> dict[str, Cell]:
         """The latency in units of so many seconds, with the digits that its interval allows."""
         return Number(latency_s / one, summary_decimals(arm, 1 / one))
 
+    rate = Number(work.frames / latency_s, 2)
     return {
         "run": Number(run.number, 0),
         "decoder": f"{decoding.decoder} ({decoding.variant})",
-        "size": f"{decoding.height}x{decoding.width}",
-        "latent frames": Number(setting.latent_frames, 0),
+        "size": size_words(work),
+        "latent frames": Number(work.latent_frames, 0),
         "chunk": Number(config.chunk_size, 0),
         "slots": Number(config.slots, 0),
         "without": ", ".join(
@@ -175,7 +190,7 @@ def _row(run: SessionRun) -> dict[str, Cell]:
         "predicted async s": Number(predicted_s, summary_decimals(arm)),
         "measured / predicted": over(predicted_s),
         "sync / async": ratio_of(recording.speedup("async")),
-        "RTF async": over(recording.workload.seconds),
+        **({"RTF async": over(work.seconds)} if work.kind.timed else {"images / s async": rate}),
         "busy steady %": _short(figures["compute busy, steady, %"]),
         "VRAM GB": _short(figures["device memory, GB"]),
         "pinned MB": _short(figures["pinned on the host, MB"]),
@@ -211,8 +226,8 @@ def pair_words(a: SessionRun, b: SessionRun) -> str:
     for mode in MODES:
         before, after = (one.shown(mode).latency_s for one in (a, b))
         said.append(f"{mode} took {after:.3f} s, {_against(after / before, f'{before:.3f} s')}")
-    same = a.setting.info() == b.setting.info()
-    note = "" if same else " They are not the same video."
+    one, other = (video_info(run.recording) for run in (a, b))
+    note = "" if one == other else f" They are not the same {one.kind.whole}."
     return f"Run {b.number} against run {a.number}: {'; '.join(said)}.{note}"
 
 
@@ -229,19 +244,35 @@ def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
     decoding = setting.decoding
     limit = "" if setting.mb_per_s is None else f" at {setting.mb_per_s:g} MB/s"
+    what = f"{setting.length:g} x {decoding.height}x{decoding.width}"
+    if decoding.medium == "audio":
+        what = f"{setting.length:g} s"
     return (
-        f"{decoding.decoder} ({decoding.variant}), {setting.latent_frames} x "
-        f"{decoding.height}x{decoding.width} to {decoding.sink}{limit}. "
+        f"{decoding.decoder} ({decoding.variant}), {what} to {decoding.sink}{limit}. "
         f"{config_words(setting.config)}"
     )
 
 
-def bench_command(setting: Setting, rounds: int, folder: str = "") -> str:
-    """The command line that measures a setting again."""
-    decoding, config, info = setting.decoding, setting.config, setting.info()
+def latents_words(setting: Setting, factor: int) -> str:
+    """The latents of a setting, as `vdkit.load_latents` takes them.
+
+    Args:
+        factor: frames that a latent frame of the video becomes.
+    """
+    decoding, count = setting.decoding, setting.length
+    if decoding.medium == "audio":
+        return f"random:{count:.6g}s"
+    if MEDIA[decoding.medium].first_units:
+        count = pixel_frames(int(count), factor)
+    return f"random:{count:g}x{decoding.height}x{decoding.width}"
+
+
+def bench_command(setting: Setting, rounds: int, folder: str = "", factor: int = 4) -> str:
+    """The command line that measures a setting again; ``factor`` as of `latents_words`."""
+    decoding, config = setting.decoding, setting.config
     words = ["vdkit", "bench", "--decoder", decoding.decoder, "--variant", decoding.variant]
     words += ["--dtype", decoding.dtype, "--modes", ",".join(MODES), "--runs", str(rounds)]
-    words += ["--latents", f"random:{info.frames}x{info.height}x{info.width}"]
+    words += ["--latents", latents_words(setting, factor)]
     words += ["--chunk", str(config.chunk_size), "--slots", str(config.slots)]
     words += ["--sink", f"{decoding.sink}:{folder}" if folder else decoding.sink]
     if setting.mb_per_s is not None:

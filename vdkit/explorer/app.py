@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from html import escape
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from vdkit import explorer as told
-from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
-from vdkit.explorer.session import JobProgress, Session, ThisMachine
+from vdkit.decode.media import MEDIA
+from vdkit.explorer.controls import SIDE_BY_SIDE, USUAL, Controls
+from vdkit.explorer.session import Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
 from vdkit.present.style import keep_data, save_figure
@@ -30,174 +32,6 @@ from vdkit.record.recording import FILE, write_recording
 if TYPE_CHECKING:
     from vdkit.decode import ChunkDecoder
     from vdkit.measure.study import SinkFactory
-
-SIDE_BY_SIDE = "side by side"
-SIZES = ("64x96", "96x160", "480x832", "720x1280")
-_STYLE: Any = {"description_width": "94px"}
-_LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
-
-STYLE_SHEET = """<style>
-.vdkit-explorer { max-width: 1180px; }
-.vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
-  line-height: 1.45; white-space: pre-line; }
-.vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
-.vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-  font-size: 12px; line-height: 1.35; margin: 4px 0; }
-.vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
-.vdkit-explorer td { padding: 2px 8px; border-top: 1px solid #ddd; }
-.vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
-</style>"""
-
-
-class Controls:
-    """Every control by name; ``rows`` is how they are laid out, ``drawn`` what a picture is of.
-
-    Args:
-        here: what there is to choose from.
-        machines: that were recorded.
-        start: first values of decoder, variant, size, latent_frames, chunk_size, slots, sink,
-            folder, mb_per_s (None: storage is not held) and rounds.
-
-    Raises:
-        ValueError: a first value that its control has not; names it and what there is.
-    """
-
-    def __init__(
-        self, here: ThisMachine, machines: Sequence[str], start: Mapping[str, Any]
-    ) -> None:
-        def choice(name: str, names: Sequence[str]) -> Any:
-            value = start.get(name, names[0])
-            if value not in names:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
-            return w.Dropdown(description=name, value=value, options=names, **_LOOK)
-
-        def typed(name: str, words: str, names: Sequence[str] = (), hint: str = "") -> Any:
-            return w.Combobox(
-                description=words, value=start[name], options=names, ensure_option=False,
-                continuous_update=False, placeholder=hint, **_LOOK,
-            )  # fmt: skip
-
-        def whole(name: str, low: int, high: int, kind: Any = w.IntSlider, words: str = "") -> Any:
-            value, words = start[name], words or name.replace("_", " ")
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; use {low} to {high}")
-            return kind(description=words, value=value, min=low, max=high, **_LOOK)
-
-        def button(words: str, **look: Any) -> Any:
-            return w.Button(description=words, layout={"width": "31%"}, **look)
-
-        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
-        self.decoder = typed("decoder", "decoder", here.decoders)
-        self.variant = choice("variant", here.variants)
-        self.size = typed("size", "size, HxW", SIZES)
-        self.latent_frames = whole("latent_frames", 2, 161)
-        self.chunk_size = whole("chunk_size", 1, 8)
-        self.slots = whole("slots", 1, MAX_SLOTS)
-        self.primitives = {
-            name: w.Checkbox(value=True, description=words, indent=False, layout={"width": "auto"})
-            for name, words in PRIMITIVES.items()
-        }
-        self.sink = choice("sink", here.sinks)
-        self.folder = typed("folder", "folder", hint="temporary files")
-        self.held = w.Checkbox(
-            description="hold the storage to this speed:", indent=False, layout={"width": "auto"}
-        )
-        self.speed = w.FloatLogSlider(
-            description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
-        )
-        self.rounds = whole("rounds", 1, 99, w.BoundedIntText, "runs of each")
-        self.run = button("Run", button_style="primary")
-        self.cancel = button("Cancel", disabled=True)
-        self.calibrate = button("Calibrate", tooltip="measure the costs with a short video")
-        self.bar = w.FloatProgress(min=0, max=1, layout={"width": "98%"})
-        self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
-        self.view = w.ToggleButtons(
-            options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"},
-            layout={"width": "240px"},
-        )  # fmt: skip
-        menu = {"width": "auto", "flex": "1 1 0"}
-        self.first, self.second = (w.Dropdown(disabled=True, layout=menu) for _ in range(2))
-        self.label = w.Text(
-            "explorer", description="label", **_LOOK | {"layout": {"width": "330px"}}
-        )
-        self.export = w.Button(description="Export")
-        self.hold_storage(start["mb_per_s"])
-        buttons = w.HBox([self.run, self.cancel, self.calibrate])
-        grid = {"grid_template_columns": "50% 50%", "margin": "0 0 0 8px"}
-        switches = w.GridBox(list(self.primitives.values()), layout=grid)
-        columns = (
-            ("27%", self.machine, self.decoder, self.variant, self.size, self.latent_frames),
-            ("27%", self.chunk_size, self.slots, switches),
-            ("23%", self.sink, self.folder, self.held, self.speed),
-            ("23%", self.rounds, buttons, self.bar, self.state),
-        )
-        knobs = w.HBox(
-            [w.VBox(parts, layout={"width": width}) for width, *parts in columns],
-            layout={"width": "100%", "justify_content": "space-between"},
-        )
-        self.rows = (w.HTML(STYLE_SHEET, layout={"display": "none"}), knobs)
-        self.drawn = (
-            self.machine, self.decoder, self.variant, self.size, self.latent_frames,
-            self.chunk_size, self.slots, *self.primitives.values(), self.sink, self.held,
-            self.speed, self.view, self.first, self.second,
-        )  # fmt: skip
-
-    @property
-    def config(self) -> DecodeConfig:
-        """Chunk size, slots and primitives."""
-        switches = {name: box.value for name, box in self.primitives.items()}
-        return DecodeConfig(self.chunk_size.value, self.slots.value, **switches)
-
-    @property
-    def mb_per_s(self) -> float | None:
-        """What the storage is held to; None: nothing."""
-        return float(f"{self.speed.value:.3g}") if self.held.value else None
-
-    def hold_storage(self, mb_per_s: float | None) -> None:
-        """Hold the storage to this speed; None: let it go. ValueError beyond the slider."""
-        low, high = 10**self.speed.min, 10**self.speed.max
-        if mb_per_s is not None and not low <= mb_per_s <= high:
-            raise ValueError(
-                f"mb_per_s is {mb_per_s!r}; use {low:g} to {high:g} MB/s, or None for as fast as "
-                "it goes"
-            )
-        self.speed.value = mb_per_s or self.speed.value
-        self.held.value = mb_per_s is not None
-
-    @property
-    def size_pixels(self) -> tuple[int, int]:
-        """(height, width); ValueError if what stands there is none."""
-        text = self.size.value.strip().lower()
-        height, _, width = text.partition("x")
-        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-            raise ValueError(f"size is {text!r}; give height x width in pixels, e.g. 480x832")
-        return int(height), int(width)
-
-    def adapt(self, session: Session) -> None:
-        """Shut what has no effect now: Run for a machine that is not here, a speed not held."""
-        here = self.machine.value == session.here.name
-        for button in (self.run, self.calibrate):
-            button.disabled = session.running or not here
-            button.tooltip = "" if here else f"{self.machine.value} cannot be measured from here"
-        self.speed.disabled = not self.held.value
-        self.folder.disabled = self.sink.value == "null"
-
-    def show(self, progress: JobProgress) -> None:
-        """The bar, what is being done, and the time left."""
-        self.bar.value = progress.share
-        style = {"cancelled": "warning", "failed": "danger", "done": "success"}
-        self.bar.bar_style = style.get(progress.doing, "info")
-        left = "" if progress.left_s is None else f", {progress.left_s:.0f} s left"
-        self.state.value = f"{progress.doing}{left}"
-
-    def offer(self, runs: Sequence[told.SessionRun]) -> None:
-        """What can be laid side by side: the newest is B, the last B is A."""
-        menu = [(f"{run.number}: {told.setting_words(run.setting)}", run.number) for run in runs]
-        kept = self.second.value or runs[0].number
-        for control, value in ((self.first, kept), (self.second, runs[-1].number)):
-            control.options, control.disabled = menu, False
-            control.value = value
-
 
 TICK_S = 0.25
 """Between two looks at a job in hand: rare, because a look takes the interpreter from it."""
@@ -216,6 +50,7 @@ class Explorer(w.VBox):
     """What stands below the picture, in sentences."""
     _ticker: threading.Thread | None = None
     _closed = False
+    _turning = False
 
     def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
         self.session = Session(here, results)
@@ -231,14 +66,16 @@ class Explorer(w.VBox):
         shown = (self._image, self._remarks, self._figures, self._table)
         super().__init__([*c.rows, heading, *shown, saving, self._exported])
         self.add_class("vdkit-explorer")
-        for control in c.drawn:
+        for control in set(c.drawn) - {c.machine, c.medium}:
             control.observe(self._changed, names="value")
         c.machine.observe(self._machine_changed, names="value")
+        c.medium.observe(self._medium_changed, names="value")
         c.run.on_click(lambda _: self.run())
         c.calibrate.on_click(lambda _: self.calibrate())
         c.cancel.on_click(lambda _: self.session.cancel())
         c.export.on_click(self._on_export)
-        self._redraw()
+        with self._at_once():
+            c.offer_media(tuple(MEDIA))
 
     @property
     def setting(self) -> Setting:
@@ -251,8 +88,8 @@ class Explorer(w.VBox):
         known = {key.dtype for key in self.session.book.known(machine) if key.decoder == decoder}
         dtype = next((one for one in ("float16", "bfloat16", "float32") if one in known), "float16")
         dtype = here.dtype if machine == here.name else dtype
-        decoding = Decoding(machine, decoder, c.variant.value, dtype, *c.size_pixels, c.sink.value)
-        return Setting(decoding, c.latent_frames.value, c.config, c.mb_per_s)
+        what = (decoder, c.variant.value, dtype, *c.size_pixels, c.sink.value, c.medium.value)
+        return Setting(Decoding(machine, *what), c.length, c.config, c.mb_per_s)
 
     def run(self, wait_s: float | None = None) -> Explorer:
         """Measure what the controls ask for, as the button does.
@@ -309,18 +146,50 @@ class Explorer(w.VBox):
 
     def _changed(self, _: Any) -> None:
         """A knob was turned: what went wrong before has been read."""
+        if self._turning:
+            return
         if not self.session.running:
             self.session.error = None
         self._redraw()
 
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Several controls change, and one picture is drawn at the end."""
+        self._turning = True
+        try:
+            yield
+        finally:
+            self._turning = False
+        self._changed(None)
+
     def _machine_changed(self, _: Any) -> None:
         """Go to something that is known of the machine, if what is chosen is not."""
         c, known = self.controls, self.session.book.known(self.controls.machine.value)
-        chosen = (c.decoder.value.strip(), c.variant.value)
         here = c.machine.value == self.session.here.name
-        if not here and chosen not in {(key.decoder, key.variant) for key in known}:
-            c.decoder.value, c.variant.value = known[0].decoder, known[0].variant
-            c.size.value, c.sink.value = f"{known[0].height}x{known[0].width}", known[0].sink
+        with self._at_once():
+            before = c.medium.value
+            c.offer_media(tuple(MEDIA) if here else [key.medium for key in known])
+            if c.medium.value != before:
+                c.change_medium()
+            self._go_to_known()
+
+    def _medium_changed(self, _: Any) -> None:
+        if not self._turning:  # else it is among those that are changed
+            with self._at_once():
+                self.controls.change_medium()
+                self._go_to_known()
+
+    def _go_to_known(self) -> None:
+        """To what was recorded, if the machine is not here and nothing is known of the choice."""
+        c, book = self.controls, self.session.book
+        if c.machine.value == self.session.here.name:
+            return
+        known = [key for key in book.known(c.machine.value) if key.medium == c.medium.value]
+        chosen = (c.decoder.value.strip(), c.variant.value)
+        if chosen not in {(key.decoder, key.variant) for key in known}:
+            one = known[0]
+            c.decoder.value, c.variant.value, c.sink.value = one.decoder, one.variant, one.sink
+            c.size.value = f"{one.height}x{one.width}"
 
     def _redraw(self) -> None:
         """Predict and draw; an impossible setting is explained in place of the picture."""
@@ -354,7 +223,8 @@ class Explorer(w.VBox):
             remarks, warning = [str(error)], True
         if self._predicted is None:
             self._picture.say(remarks[0])
-        self._figures.value = told.setting_figures(self._predicted, run)._repr_html_()
+        medium = MEDIA[self.controls.medium.value]
+        self._figures.value = told.setting_figures(medium, self._predicted, run)._repr_html_()
         self._say(remarks, warning)
 
     def _draw_pair(self) -> None:
@@ -471,9 +341,11 @@ _open: list[Explorer] = []
 
 def explore(
     *,
+    medium: str | None = None,
     decoder: str | None = None,
     size: str | None = None,
     latent_frames: int | None = None,
+    seconds: int | None = None,
     device: str = "auto",
     results: str | Path | None = None,
     decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
@@ -490,8 +362,11 @@ def explore(
     """The explorer as a widget; one that was open before is closed.
 
     Args:
-        decoder, size, latent_frames: first values; None: wan2.1, 480x832 and 41 on a GPU, tiny-wan,
-            96x160 and 17 on a CPU.
+        medium: ``video``, ``images`` or ``audio``; None: what the decoder makes, if that can be
+            told from its name or class, else video.
+        decoder, size, latent_frames, seconds: first values; None: of video wan2.1, 480x832 and 41
+            on a GPU, tiny-wan, 96x160 and 17 on a CPU; of others see `USUAL`. The number of images
+            is ``latent_frames``; ``seconds`` are of audio, which has no other size.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         results: folder of recordings, read for predictions and written by Export; None:
             ``results`` here or in the folder above, whichever there is.
@@ -501,15 +376,20 @@ def explore(
             controls.
 
     Raises:
-        ValueError: no such device, variant or sink, or a number that its control has not.
+        ValueError: no such device, medium, variant or sink, or a number that its control has not.
     """
     while _open:
         _open.pop().close()
     here = ThisMachine(device, decoders, sinks)
-    usual = ("wan2.1", "480x832", 41) if here.on_gpu else ("tiny-wan", "96x160", 17)
+    medium = medium or here.medium_of(decoder or "") or "video"
+    if medium not in MEDIA:
+        raise ValueError(f"medium is {medium!r}; use one of {', '.join(MEDIA)}")
+    usual = {name: of[not here.on_gpu] for name, of in USUAL.items()}
+    pictures = usual["video" if medium == "audio" else medium]
     start = {
-        "decoder": decoder or usual[0], "size": size or usual[1],
-        "latent_frames": usual[2] if latent_frames is None else latent_frames,
+        "medium": medium, "decoder": decoder or usual[medium][0], "size": size or usual[medium][1],
+        "latent_frames": pictures[2] if latent_frames is None else latent_frames,
+        "seconds": usual["audio"][2] if seconds is None else seconds,
         "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
         "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
     }  # fmt: skip

@@ -13,19 +13,25 @@ from typing import Any
 
 import torch
 
-from vdkit.decode import ChunkDecoder, DecodeCancelled, Traits, require
-from vdkit.decode.chunks import pixel_frames
-from vdkit.explorer import SessionRun, bench_command
+from vdkit.decode import ChunkDecoder, DecodeCancelled, Traits, wants_float
+from vdkit.decode.media import MEDIA
+from vdkit.explorer import SessionRun, bench_command, latents_words
 from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models import VARIANTS
 from vdkit.models.latents import load_latents
-from vdkit.models.loading import load_decoder, resolve_device
+from vdkit.models.loading import (
+    ARCHITECTURES,
+    TINY_WAN,
+    load_decoder,
+    medium_of,
+    resolve_device,
+)
 from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
 from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo, keep_freed_memory
-from vdkit.sinks import SinkSpec, held
+from vdkit.sinks import SINKS, SinkSpec, held
 
 CALIBRATION_LATENT_FRAMES = 9  # enough for steady chunks of one and of two latent frames
 SMALLEST_SPATIAL_FACTOR = 8  # pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16
@@ -62,9 +68,31 @@ class ThisMachine:
         else:
             keep_freed_memory()
         self._decoders, self._sinks = dict(decoders or {}), dict(sinks or {})
-        self.decoders = ("tiny-wan", "wan2.1", "wan2.2", *self._decoders)
         self.variants = tuple(VARIANTS)
-        self.sinks = ("raw", "png", "mp4", "null", *self._sinks)
+
+    def medium_of(self, decoder: str) -> str | None:
+        """What a decoder makes, as far as can be told before it is loaded."""
+        if (own := self._decoders.get(decoder)) is not None:
+            found = getattr(own, "medium", "video" if isinstance(own, type) else None)
+            return found if isinstance(found, str) else None
+        if decoder in ARCHITECTURES:
+            return medium_of(ARCHITECTURES[decoder])
+        return "video" if decoder == TINY_WAN.name else None
+
+    def decoders(self, medium: str) -> tuple[str, ...]:
+        """Names of those that make it, or may."""
+        names = (TINY_WAN.name, *ARCHITECTURES, *self._decoders)
+        return tuple(name for name in names if self.medium_of(name) in (medium, None))
+
+    def sinks(self, medium: str) -> tuple[str, ...]:
+        """Names of those that take it."""
+        return (
+            *(
+                name for name, (kind, _) in SINKS.items()
+                if medium in getattr(kind, "media", MEDIA) and not wants_float(kind)
+            ),
+            "null", *self._sinks,
+        )  # fmt: skip
 
     def knows(self, decoding: Decoding) -> bool:
         """Whether the command line has this decoder and sink too."""
@@ -74,7 +102,7 @@ class ThisMachine:
         """A decoder by its name here, else as `vdkit.load_decoder` finds it."""
         own = self._decoders.get(decoder)
         loaded: ChunkDecoder = own() if own else load_decoder(decoder, self.device, variant=variant)
-        require(loaded, "ChunkDecoder", ("device", "spatial_factor", "begin", "decode_chunk"))
+        Traits.of(loaded)  # or it says what is wrong with it
         return loaded
 
     def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
@@ -133,10 +161,13 @@ class Session:
 
     def _check_sides(self, decoding: Decoding) -> None:
         """Sides are multiples of the decoder's factor: 8, or what the loaded one says."""
-        factor = SMALLEST_SPATIAL_FACTOR
+        if decoding.medium == "audio":
+            return
+        factors = (SMALLEST_SPATIAL_FACTOR, SMALLEST_SPATIAL_FACTOR)
         if self._decoder and self._decoder[0][0] == decoding.decoder:
-            factor = max(Traits.of(self._decoder[1]).spatial_factor)
-        for name, side in (("height", decoding.height), ("width", decoding.width)):
+            factors = Traits.of(self._decoder[1]).spatial_factor
+        sides = zip(("height", "width"), (decoding.height, decoding.width), factors, strict=True)
+        for name, side, factor in sides:
             if side > LARGEST_SIDE:
                 raise ValueError(f"{name} is {side}; use {LARGEST_SIDE} pixels at the most")
             if side % factor:
@@ -219,17 +250,21 @@ class Session:
             known = False
         if not known:
             self._calibrate(setting, folder)
-        before = self.predict(setting)
-        command = bench_command(setting, rounds, folder) if self.here.knows(decoding) else None
+        before, factor = self.predict(setting), Traits.of(self._load(decoding)).temporal_factor
+        again = bench_command(setting, rounds, folder, factor)
+        command = again if self.here.knows(decoding) else None
         plan = {"runs": rounds, "warmup": 1, "command": command}
         made = self._bench(setting, folder, [setting.config.chunk_size], "measuring", plan)
         self.runs.append(SessionRun(len(self.runs) + 1, before, made))
 
     def _calibrate(self, setting: Setting, folder: str) -> None:
-        own = setting.config.chunk_size
+        own, decoder = setting.config.chunk_size, self._load(setting.decoding)
         sizes = {own, 1, 2} if setting.decoding.variant in _ANY_CHUNK_SIZE else {own}
-        frames = max(CALIBRATION_LATENT_FRAMES, 1 + 3 * own)
-        free = replace(setting, latent_frames=frames, mb_per_s=None)
+        around: int = 2 * getattr(decoder, "halo", 0)  # which chunks in the middle decode as well
+        length: float = max(CALIBRATION_LATENT_FRAMES, 1 + 3 * own) + around
+        if (traits := Traits.of(decoder)).medium.name == "audio":
+            length *= traits.temporal_factor / traits.sample_rate
+        free = replace(setting, length=length, mb_per_s=None)
         self._bench(free, folder, sorted(sizes), "measuring costs", {"runs": 2, "warmup": 0})
 
     def _bench(
@@ -239,8 +274,7 @@ class Session:
         decoding = setting.decoding
         factory, info = self.here.sink(decoding.sink, folder, setting.mb_per_s)
         decoder = self._load(decoding)
-        frames = pixel_frames(setting.latent_frames, Traits.of(decoder).temporal_factor)
-        latents = load_latents(f"random:{frames}x{decoding.height}x{decoding.width}", decoder)
+        latents = load_latents(latents_words(setting, Traits.of(decoder).temporal_factor), decoder)
         for done, size in enumerate(sizes):
             self._say(f"preparing {decoding.decoder} ({decoding.variant})")
             prepare(decoder, latents, size)
@@ -272,7 +306,10 @@ class Session:
             self._release()
             self._say(f"loading {decoding.decoder} ({decoding.variant})")
             self._decoder = (key, self.here.load(*key))
-        return self._decoder[1]
+        loaded = self._decoder[1]
+        if (made := Traits.of(loaded).medium.name) != decoding.medium:
+            raise ValueError(f"decoder {decoding.decoder!r} makes {made}; set the medium to that")
+        return loaded
 
     def _release(self) -> None:
         """Let go of the decoder and of what torch keeps for it."""

@@ -21,6 +21,7 @@ import torch
 
 from vdkit.decode import ChunkDecoder
 from vdkit.decode.chunks import DecodeConfig, check_chunk
+from vdkit.decode.media import MEDIA, Medium
 from vdkit.decode.terminal import Bar
 from vdkit.measure.study import Bench, Shared, SinkFactory, check_modes, check_rounds, measure
 from vdkit.predict import check_speed
@@ -99,7 +100,9 @@ def start_sweep(
     """
     check_rounds(runs, 0)
     work, made, label = bench.workload, bench.provenance(), bench.label or "sweep"
-    fit_cells, cells = plan_cells(modes, chunks, slots, speeds, work.latent_frames, work.seed)
+    fit_cells, cells = plan_cells(
+        modes, chunks, slots, speeds, work.latent_frames, work.seed, work.kind
+    )
     plan = SweepPlan(
         label=label, command=bench.command, provenance=made, workload=work, sink=bench.sink_info,
         config=bench.config, runs=runs, fit_cells=fit_cells, cells=cells,
@@ -251,6 +254,7 @@ def plan_cells(
     speeds: Sequence[float | None],
     latent_frames: int | None = None,
     seed: int = 0,
+    medium: Medium = MEDIA["video"],
 ) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
     """(fit cells, other cells) of a grid; each in random order, so that drift is no axis.
 
@@ -262,7 +266,9 @@ def plan_cells(
 
     Args:
         speeds: MB/s; None is full speed.
-        latent_frames: of the video; None: not known yet, and chunk sizes have no upper bound.
+        latent_frames: of the video, or images; None: not known yet, and chunk sizes have no upper
+            bound.
+        medium: what is decoded.
 
     Raises:
         ValueError: an empty axis, a value that is twice there, of no use or out of range.
@@ -276,7 +282,7 @@ def plan_cells(
     check_modes(modes)
     for size, count in product(chunks, slots):
         DecodeConfig(chunk_size=size, slots=count)
-        check_chunk(size, latent_frames or size + 1)
+        check_chunk(size, latent_frames or size + 1, medium)
     for speed in speeds:
         if speed is not None:
             check_speed(speed)

@@ -52,6 +52,14 @@ _WAN22_STD = [
     0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887,
     0.3971, 1.06, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 ]
+
+_FLUX: dict[str, Any] = {
+    "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "latent_channels": 16,
+    "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "sample_size": 1024,
+    "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+}
 # fmt: on
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -63,14 +71,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
         "latents_mean": _WAN22_MEAN, "latents_std": _WAN22_STD,
     },
-    # The others are the defaults of their classes, but for what stands here.
-    "flux": {
-        "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4, "latent_channels": 16,
-        "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "sample_size": 1024,
-        "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 0.3611,
-        "shift_factor": 0.1159,
+    # Not of a real model: what a CPU decodes in a moment.
+    "thin-flux": _FLUX | {"block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8},
+    "thin-mimi": {
+        "_class_name": "MimiModel", "hidden_size": 64, "num_filters": 8, "upsample_groups": 64,
+        "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 16, "codebook_size": 32, "codebook_dim": 32,
+        "vector_quantization_hidden_dimension": 32, "num_quantizers": 2,
     },
+    # The others are the defaults of their classes, but for what stands here.
+    "flux": _FLUX,
     "qwen-image": {"_class_name": "AutoencoderKLQwenImage"},
     "cogvideox": {"_class_name": "AutoencoderKLCogVideoX"},
     "mochi": {"_class_name": "AutoencoderKLMochi"},
@@ -84,6 +94,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vibevoice": {"_class_name": "VibeVoiceAcousticTokenizerModel"},
 }  # fmt: skip
 """Configurations by the names that `load_decoder` takes; without ``_class_name`` they are Wan's."""
+
+
+def medium_of(config: Mapping[str, Any]) -> str:
+    """What the decoder of a configuration makes, known before it is loaded."""
+    adapter = ADAPTERS.get(config.get("_class_name", ""))
+    made: str = getattr(adapter, "keywords", {}).get("medium", "video")
+    return made
 
 
 def fast_decoder(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:

@@ -31,6 +31,7 @@ from vdkit.trace.stalls import Stalls, stalls_from_records
 
 if TYPE_CHECKING:
     from vdkit.record.recording import Arm, Recording
+    from vdkit.record.runs import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Cost:
     """Seconds of one step of one chunk: ``fixed_s`` + ``per_frame_s`` x pixel frames.
 
     ``first_s``, if given, is the whole cost for the first chunk, whose one latent frame takes
-    another way through a causal decoder and becomes one pixel frame.
+    another way through a causal decoder and becomes one pixel frame; a `Cost` of its own where the
+    first chunk is as long as the others. Frames are images or samples where those are decoded.
 
     ``measured``, if given, are (pixel frames, seconds), the frames ascending, of a step that is no
     straight line, such as a copy that leaves the cache: between them the cost is interpolated,
@@ -47,13 +49,14 @@ class Cost:
 
     fixed_s: float = 0.0
     per_frame_s: float = 0.0
-    first_s: float | None = None
+    first_s: float | Cost | None = None
     measured: tuple[tuple[float, float], ...] = ()
 
     def seconds(self, frames: float, first: bool = False) -> float:
         """Cost of a chunk of ``frames`` pixel frames, s; ``first``: it is the first chunk."""
         if first and self.first_s is not None:
-            return self.first_s
+            own = self.first_s
+            return own.seconds(frames) if isinstance(own, Cost) else own
         if not self.measured:
             return self.fixed_s + self.per_frame_s * frames
         sizes, seconds = zip(*self.measured, strict=True)
@@ -64,7 +67,9 @@ class Cost:
         """ValueError, with ``name``, for a part that is no duration, or sizes out of order."""
         _check_seconds(f"{name}.fixed_s", self.fixed_s)
         _check_seconds(f"{name}.per_frame_s", self.per_frame_s)
-        if self.first_s is not None:
+        if isinstance(self.first_s, Cost):
+            self.first_s.check(f"{name}.first_s")
+        elif self.first_s is not None:
             _check_seconds(f"{name}.first_s", self.first_s)
         sizes = [size for size, _ in self.measured]
         if sizes != sorted(set(sizes)):
@@ -75,7 +80,8 @@ class Cost:
 
     def times(self, factor: float) -> Cost:
         """This cost ``factor`` times: 0.5 is a resource of twice the speed."""
-        first_s = None if self.first_s is None else self.first_s * factor
+        own = self.first_s
+        first_s = own.times(factor) if isinstance(own, Cost) else own and own * factor
         measured = tuple((size, seconds * factor) for size, seconds in self.measured)
         return Cost(self.fixed_s * factor, self.per_frame_s * factor, first_s, measured)
 
@@ -246,7 +252,7 @@ def predict(
         config: chunk size, slots and primitives, read as the path itself reads them.
         mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
         temporal_factor: pixel frames per latent frame after the first.
-        plan: the chunks, as `plan_of` has them from a recording; None: those of a causal video.
+        plan: the chunks, as `plan_of` has them from recordings; None: those of a causal video.
 
     Raises:
         ValueError: unknown mode, a cost that this path needs and that is not known, or chunks that
@@ -256,8 +262,8 @@ def predict(
         raise ValueError(f"mode is {mode!r}; use one of {', '.join(MODES)}")
     if info.medium != "video" and (plan is None or mode == "diffusers"):
         raise ValueError(
-            f"how this {info.kind.whole} is cut into chunks is known to the decoder alone, so only "
-            "the chunked modes are predicted, at the chunk sizes that are recorded"
+            f"how the {info.kind.whole} is cut into chunks only a recording tells, and of the "
+            "chunked modes alone; take one of these, and its plan_of"
         )
     chunks = plan
     if chunks is None or mode == "diffusers":
@@ -284,29 +290,66 @@ def video_info(recorded: Recording | Arm) -> MediaInfo:
     return MediaInfo(load.frames, load.height, load.width, exact_fps(load.fps), load.medium, *sound)
 
 
-def plan_of(arms: Iterable[Arm], chunk_size: int) -> tuple[ChunkRecord, ...] | None:
+def units_per_latent(work: Workload) -> int:
+    """What a latent becomes (of a video the second and later ones): frames, images or samples."""
+    first = work.kind.first_units
+    if first is None:
+        return -(-work.frames // work.latent_frames)
+    return max(1, (work.frames - first) // max(1, work.latent_frames - 1))
+
+
+def usual_plan(
+    work: Workload, chunk_size: int, frames: int | None = None
+) -> tuple[ChunkRecord, ...]:
+    """The chunks of a decoder that has no plan of its own, for what was decoded or ``frames`` units
+    of it; ValueError for a number of frames that a video cannot have."""
+    factor, first = units_per_latent(work), work.kind.first_units
+    count, frames = work.latent_frames, frames or work.frames
+    if frames != work.frames:
+        count = latent_frames(frames, factor) if first else -(-frames // factor)
+    *most, last = plan_chunks(count, chunk_size, factor, first)
+    return (*most, replace(last, frame_stop=frames))
+
+
+def _recorded_plan(arm: Arm) -> tuple[ChunkRecord, ...]:
+    names = ("index", "latent_start", "latent_stop", "frame_start", "frame_stop")
+    bare = [{n: getattr(chunk, n) for n in names} for chunk in arm.timed[0].chunks]
+    return tuple(ChunkRecord(**chunk) for chunk in bare)
+
+
+def has_own_plan(arm: Arm) -> bool:
+    """Whether the chunks that an arm recorded are not the usual ones."""
+    return _recorded_plan(arm) != usual_plan(arm.workload, arm.config.chunk_size)
+
+
+def plan_of(
+    arms: Iterable[Arm], chunk_size: int, frames: int | None = None
+) -> tuple[ChunkRecord, ...] | None:
     """The chunks of a chunk size, without times, as arms of one decoder recorded them.
 
-    None if it was not recorded and the decoder cuts as a causal video is cut, or no chunks were.
+    If it was not recorded, or of another length, and the decoder has no plan of its own: the usual
+    ones. None if no chunks were recorded.
+
+    Args:
+        frames: frames, images or samples; None: as many as were decoded.
 
     Raises:
-        ValueError: it was not recorded, and what was shows that the decoder cuts in its own way.
+        ValueError: it was not recorded, and what was shows that the decoder cuts in its own way; or
+            a number of frames that a video cannot have.
     """
-    own, names = False, ("index", "latent_start", "latent_stop", "frame_start", "frame_stop")
+    own, usual = False, None
     for arm in (arm for arm in arms if arm.mode != "diffusers" and arm.timed[0].chunks):
-        work, size = arm.workload, arm.config.chunk_size
-        bare = [{n: getattr(chunk, n) for n in names} for chunk in arm.timed[0].chunks]
-        found = tuple(ChunkRecord(**chunk) for chunk in bare)
-        if size == chunk_size:
-            return found
-        factor = (work.frames - 1) // max(1, work.latent_frames - 1)
-        own |= work.medium != "video" or found != plan_chunks(work.latent_frames, size, factor)
+        work = arm.workload
+        if arm.config.chunk_size == chunk_size and frames in (None, work.frames):
+            return _recorded_plan(arm)
+        own |= has_own_plan(arm)
+        usual = usual or usual_plan(work, chunk_size, frames)
     if own:
         raise ValueError(
-            f"chunk size {chunk_size} is not recorded, and only the decoder knows how it cuts "
-            "there; measure it"
+            f"chunk size {chunk_size} is not recorded{' at that length' if frames else ''}, and "
+            "only the decoder knows how it cuts there; measure it"
         )
-    return None
+    return usual
 
 
 def _times(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import partial
@@ -14,16 +14,26 @@ from vdkit.decode.chunks import (
     CUDA_ONLY,
     MAX_SLOTS,
     PRIMITIVES,
+    ChunkRecord,
     DecodeConfig,
     pixel_frames,
-    plan_chunks,
 )
 from vdkit.decode.media import MediaInfo
-from vdkit.predict import Prediction, StageCosts, check_speed, predict, video_info
+from vdkit.predict import (
+    Prediction,
+    StageCosts,
+    check_speed,
+    plan_of,
+    predict,
+    units_per_latent,
+    usual_plan,
+    video_info,
+)
 
 if TYPE_CHECKING:
     from vdkit.predict.fit import CostBook, Decoding, Evidence, Known
     from vdkit.predict.grid import Sweep
+    from vdkit.record.runs import Workload
 
 
 CHUNKS, SLOTS = (1, 2, 4), (1, 2, 3, 4)
@@ -98,6 +108,7 @@ def recommend(
     slots: Sequence[int] = SLOTS,
     config: DecodeConfig = DecodeConfig(),
     evidence: Evidence | None = None,
+    plan: Callable[[int], Sequence[ChunkRecord] | None] = lambda chunk_size: None,
 ) -> Recommendation:
     """The smallest chunk and then slots of mode async that is as good as the best, as predicted.
 
@@ -107,11 +118,13 @@ def recommend(
     Args:
         costs: of the machine, decoder, frame size and sink; beyond the chunk sizes that they were
             fitted from they are extrapolated.
-        info: the video.
+        info: the video, images or audio.
         chunks, slots: what may be chosen.
         config: the primitives.
         evidence: for the costs, as of `vdkit.predict.fit.fit_evidence` or
             `vdkit.predict.grid.Sweep.evidence`; None: they are taken as exact.
+        plan: the chunks of a chunk size, as `vdkit.predict.plan_of` has them; None: those of a
+            causal video, 4(T-1)+1 frames of T latent frames.
 
     Raises:
         ValueError: nothing to choose from, no setting within the limits (names the least that each
@@ -120,9 +133,10 @@ def recommend(
     if not chunks or not slots:
         raise ValueError("nothing to choose from: give at least one chunk size and one slot count")
     asked = partial(predict, info=info)
-    candidates = []
-    for size, count in product(sorted(set(chunks)), sorted(set(slots))):
-        made = asked(costs, config=replace(config, chunk_size=size, slots=count))
+    candidates, plans = [], {size: plan(size) for size in sorted(set(chunks))}
+    for size, count in product(plans, sorted(set(slots))):
+        one = replace(config, chunk_size=size, slots=count)
+        made = asked(costs, config=one, plan=plans[size])
         candidates.append((made, _over(made, limits)))
     allowed = [made for made, over in candidates if not over]
     if not allowed:
@@ -131,6 +145,7 @@ def recommend(
     margin = max(NEAR_PERCENT, (evidence and evidence.error_percent) or 0.0)
     chosen = next(one for one in allowed if one.run.latency_s <= (1 + margin / 100) * best_s)
     config, chosen_s = chosen.run.config, chosen.run.latency_s
+    asked = partial(asked, plan=plans[config.chunk_size])
     doubled = {n: asked(c, config=config).run.latency_s for n, c in _doubled(costs).items()}
     what_if = dict(sorted(doubled.items(), key=lambda one: one[1]))
     busy = _busy_s(chosen)
@@ -163,7 +178,7 @@ def recommend(
 _LIMITED = {
     "vram_bytes": ("VRAM", "vram_peak_bytes", 1e9, "GB"),
     "pinned_bytes": ("pinned memory", "pinned_bytes", 1e6, "MB"),
-    "ttff_s": ("time to the first frame", "ttff_s", 1.0, "s"),
+    "ttff_s": ("time to the first {unit}", "ttff_s", 1.0, "s"),
 }
 """Each field of `Limits`: in words, as a run calls it, and the unit that it is said in."""
 
@@ -186,6 +201,7 @@ def _least(candidates: Sequence[tuple[Prediction, tuple[str, ...]]], limits: Lim
     for name, (what, used, scale, unit) in _LIMITED.items():
         if (most := getattr(limits, name)) is not None:
             least = min(getattr(made.run, used) for made, _ in candidates) / scale
+            what = what.format(unit=candidates[0][0].run.info.kind.unit)
             limit = f"the limit is {most / scale:.3g} {unit}"
             said.append(f"{what} is at least {least:.3g} {unit} ({limit})")
     return ", ".join(said) + "; loosen one, or allow smaller chunks or fewer slots"
@@ -284,11 +300,15 @@ def recommend_from(
         )
     return recommend(
         sweep.predictions.costs.at_speed(mb_per_s), limits,
-        info=video_info(next(iter(sweep.results.values()))),
+        info=video_info(next(iter(sweep.results.values()))), plan=partial(_cut, sweep),
         chunks=[cell.chunk_size for cell in grid],
         slots=[cell.slots for cell in grid if cell.slots is not None],
         config=sweep.plan.config, evidence=sweep.evidence(),
     )  # fmt: skip
+
+
+def _cut(sweep: Sweep, chunk_size: int) -> tuple[ChunkRecord, ...] | None:
+    return plan_of((one.base for one in sweep.results.values()), chunk_size)
 
 
 def storage_sensitivity(
@@ -312,7 +332,8 @@ def storage_sensitivity(
         advice, sync_s = recommend_from(sweep, limits, speed), None
         if sweep.predictions is not None and swept:
             costs = sweep.predictions.costs.at_speed(speed)
-            sync_s = predict(costs, free.info, advice.config, "sync").run.latency_s
+            plan = _cut(sweep, advice.config.chunk_size)
+            sync_s = predict(costs, free.info, advice.config, "sync", plan=plan).run.latency_s
         points.append(StoragePoint(speed, advice, sync_s, mb / speed))
     return tuple(points)
 
@@ -325,15 +346,15 @@ class Setting:
     """All that can be chosen.
 
     Attributes:
-        decoding: machine, decoder, variant, dtype, size of the video, sink.
-        latent_frames: length of the video.
+        decoding: machine, decoder, variant, dtype, medium, size of the pictures, sink.
+        length: latent frames of a video, images, or seconds of audio.
         config: chunk size, slots and primitives.
         mb_per_s: speed of the storage, MB/s; None: as fast as it goes.
-        fps: of the video.
+        fps: of a video.
     """
 
     decoding: Decoding
-    latent_frames: int
+    length: float
     config: DecodeConfig = field(default_factory=DecodeConfig)
     mb_per_s: float | None = None
     fps: Fraction = Fraction(16)
@@ -348,10 +369,16 @@ class Setting:
                 "sink or size"
             )
 
-    def info(self) -> MediaInfo:
-        """The video."""
-        frames = pixel_frames(self.latent_frames)
-        return MediaInfo(frames, self.decoding.height, self.decoding.width, self.fps)
+    def info(self, work: Workload) -> MediaInfo:
+        """What it decodes, if its decoder is that of ``work``."""
+        medium, factor = work.kind, units_per_latent(work)
+        if medium.name == "audio":
+            units = math.ceil(self.length * work.fps / factor) * factor
+            return MediaInfo(units, 1, work.width, Fraction(work.fps), medium.name)
+        count = int(self.length)
+        units = pixel_frames(count, factor) if medium.first_units else count * factor
+        rate = self.fps if medium.timed else Fraction(1)
+        return MediaInfo(units, self.decoding.height, self.decoding.width, rate, medium.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,21 +411,24 @@ def predict_setting(
         ValueError: a setting that no run can have; names the value and the remedy.
     """
     known, config = book.lookup(setting.decoding), setting.config
-    costs, info = known.costs.at_speed(setting.mb_per_s), setting.info()
-    made = {mode: predict(costs, info, config, mode) for mode in MODES}
-    said = []
-    chunks = len(plan_chunks(setting.latent_frames, config.chunk_size))
+    costs, info = known.costs.at_speed(setting.mb_per_s), setting.info(known.workload)
+    plan = usual_plan(known.workload, config.chunk_size, info.frames)
+    made = {mode: predict(costs, info, config, mode, plan=plan) for mode in MODES}
+    said, what = [], f"The {info.kind.whole}"
+    chunks, count = len(plan), plan[-1].latent_stop
+    if known.own_plan:
+        said.append(f"{setting.decoding.decoder} cuts in its own way, which is not predicted.")
     if chunks == 1:
-        said.append("The video is a single chunk: there is nothing to overlap it with.")
-    elif config.chunk_size >= setting.latent_frames:
+        said.append(f"{what} is a single chunk: there is nothing to overlap it with.")
+    elif config.chunk_size >= count:
         said.append(
-            f"Chunk size {config.chunk_size} is more than the video's "
-            f"{setting.latent_frames - 1} latent frames after the first: it is two chunks."
+            f"Chunk size {config.chunk_size} is more than the {info.kind.whole}'s "
+            f"{count - 1} {info.kind.position}s after the first: it is two chunks."
         )
     elif config.slots == 1:
         said.append("With one slot no chunk is decoded before the one before it is written.")
     elif config.slots > chunks:
-        said.append(f"The video is {chunks} chunks: more slots than that stay empty.")
+        said.append(f"{what} is {chunks} chunks: more slots than that stay empty.")
     off = [PRIMITIVES[name] for name in CUDA_ONLY if not getattr(config, name)]
     if off and not costs.cuda:
         words = " and ".join(off)

@@ -17,14 +17,23 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict import Cost, StageCosts, is_pinned, plan_of, predict, video_info
+from vdkit.predict import (
+    Cost,
+    StageCosts,
+    has_own_plan,
+    is_pinned,
+    plan_of,
+    predict,
+    video_info,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vdkit.decode.chunks import ChunkRecord
+    from vdkit.decode.media import Medium
     from vdkit.record.recording import Arm, Recording
-    from vdkit.record.runs import Run
+    from vdkit.record.runs import Run, Workload
 
 _Point = tuple[float, float | None]
 """Measured (pixel frames, seconds) of one step; None: the chunk had no such step."""
@@ -34,7 +43,8 @@ _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 def fit_costs(*recordings: Recording) -> StageCosts:
     """Costs from the timed runs of one or several recordings of one setting, at any chunk sizes.
 
-    ``decode`` and ``launch`` have a cost of their own for the first chunk. For the others chunks of
+    ``decode`` and ``launch`` have a cost of their own for the first chunk, which of images and of
+    audio is by its size as that of the others. For the others chunks of
     two sizes are needed to tell the fixed from the per-frame part. If all have one size (a short
     last chunk is a second one), all of a decode is taken as per frame and all of a launch as fixed,
     since the kernels grow with the frames and their number does not: good at the measured chunk
@@ -64,7 +74,7 @@ def fit_costs(*recordings: Recording) -> StageCosts:
     frame_bytes = video_info(runs[0][0]).frame_bytes
     cuda = recordings[0].provenance.device != "cpu"
     step_s = _mean(step for arm, run in chunked if arm.mode == "sync" for step in _steps_s(run))
-    decode, launch, lead = _decode_and_launch([run for _, run in chunked])
+    decode, launch, lead = _decode_and_launch([run for _, run in chunked], load.kind)
     copies: dict[bool, list[_Point]] = {True: [], False: []}
     for arm, run in chunked:
         copied = copies[is_pinned(cuda, arm.config, arm.mode)]
@@ -156,10 +166,10 @@ def _mean(values: Iterable[float]) -> float:
     return max(0.0, float(np.mean(found))) if found else 0.0
 
 
-def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
+def _decode_and_launch(runs: Sequence[Run], medium: Medium) -> tuple[Cost, Cost, Cost]:
     """(decode, launch, lead): queued decodes if there are any, launches that no full queue held."""
     spans: dict[tuple[bool, str], list[tuple[float, float]]] = defaultdict(list)
-    first: dict[str, list[float]] = {"launch": [], "decode": []}
+    first: dict[str, list[_Point]] = {"launch": [], "decode": []}
     for chunk in (chunk for run in runs for chunk in run.chunks):
         start, launched = chunk.decode_start_s, chunk.launch_done_s
         assert start is not None and launched is not None
@@ -167,11 +177,13 @@ def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
             seconds = chunk.span_s(step)
             assert seconds is not None
             if chunk.index == 0:
-                of_first.append(seconds)
+                of_first.append((chunk.frames, seconds))
             else:
                 spans[start >= launched, step].append((chunk.frames, seconds))
     queued, late = spans[True, "decode"], spans[False, "decode"]
     decode = _fit(queued) or _fit(late)
+    if decode is None and medium.first_units is None:  # all was one chunk, like any other
+        decode = _fit(first["decode"])
     launch = _fit(spans[False, "launch"], "fixed") or _fit(spans[True, "launch"], "fixed")
     lead = Cost()
     if decode is not None and queued:
@@ -180,9 +192,15 @@ def _decode_and_launch(runs: Sequence[Run]) -> tuple[Cost, Cost, Cost]:
             longer[size].append(took - decode.seconds(size))
         means = tuple((size, _mean(longer[size])) for size in sorted(longer))
         lead = Cost(_mean(mean for _, mean in means), 0.0, 0.0, means if len(means) > 1 else ())
+
+    def own(points: list[_Point], alone: Literal["fixed", "per frame"]) -> float | Cost | None:
+        if medium.first_units is None:
+            return _fit(points, alone)
+        return float(np.mean([seconds for _, seconds in points]))
+
     return (  # of a first decode its lead is a part: it always finds the stream idle
-        replace(decode or Cost(), first_s=float(np.mean(first["decode"]))),
-        replace(launch or Cost(), first_s=float(np.mean(first["launch"]))),
+        replace(decode or Cost(), first_s=own(first["decode"], "per frame")),
+        replace(launch or Cost(), first_s=own(first["launch"], "fixed")),
         lead,
     )
 
@@ -298,8 +316,9 @@ class Decoding:
     Attributes:
         machine: as the book was told, e.g. ``here`` or ``NVIDIA H200, recorded``.
         decoder, variant, dtype: as records name them.
-        height, width: of the video, pixels.
+        height, width: of a picture, pixels; of audio 1 and 1, whatever its channels.
         sink: ``null``, ``raw``, ``png``, ``mp4``, or another name.
+        medium: a name in `vdkit.decode.media.MEDIA`.
     """
 
     machine: str
@@ -309,6 +328,7 @@ class Decoding:
     height: int
     width: int
     sink: str
+    medium: str = "video"
 
     @property
     def pixels(self) -> int:
@@ -325,12 +345,16 @@ class Known:
         origin: in words, e.g. ``measured (3 benchmarks)``.
         exact: fitted from benchmarks of just this machine, decoder, size and sink.
         chunk_sizes: latent frames per call that were measured.
+        workload: what was decoded there.
+        own_plan: its decoder cuts chunks in its own way.
     """
 
     costs: StageCosts
     origin: str
     exact: bool
     chunk_sizes: tuple[int, ...]
+    workload: Workload
+    own_plan: bool
 
 
 class CostBook:
@@ -338,7 +362,7 @@ class CostBook:
 
     def __init__(self) -> None:
         self._results: dict[Decoding, list[Recording]] = {}
-        self._fitted: dict[Decoding, StageCosts] = {}
+        self._fitted: dict[Decoding, tuple[StageCosts, bool]] = {}
 
     def add(
         self, result: Recording, machine: str, decoder: str | None = None, sink: str | None = None
@@ -353,9 +377,10 @@ class CostBook:
         if result.sink.throttle_mb_per_s is not None or not chunked:
             return False
         load = result.workload
+        size = (1, 1) if load.medium == "audio" else (load.height, load.width)
         key = Decoding(
-            machine, decoder or load.decoder, load.variant, load.dtype, load.height, load.width,
-            sink or result.sink.kind,
+            machine, decoder or load.decoder, load.variant, load.dtype, *size,
+            sink or result.sink.kind, load.medium,
         )  # fmt: skip
         new = result.config, result.arms.keys()
         kept = [  # another file system has writes of its own
@@ -398,9 +423,8 @@ class CostBook:
         """
         if wanted in self._results:
             count = len(self._results[wanted])
-            origin = f"measured ({count} benchmark{'s' * (count > 1)})"
-            return Known(self._fit(wanted), origin, True, self._sizes(wanted))
-        same = attrgetter("machine", "decoder", "variant", "dtype")
+            return self._known(wanted, f"measured ({count} benchmark{'s' * (count > 1)})", True)
+        same = attrgetter("machine", "decoder", "variant", "dtype", "medium")
         free = wanted.sink == "null"
         near = [
             key for key in self._results
@@ -412,7 +436,7 @@ class CostBook:
                 f"{wanted.sink} on {wanted.machine}"
             )
         base = min(near, key=lambda key: (_distance(key, wanted), key.sink != wanted.sink))
-        costs, said = self._fit(base), []
+        costs, said = self._fit(base)[0], []
         if base.pixels != wanted.pixels:
             costs = _scaled(costs, wanted.pixels / base.pixels)
             said.append(f"scaled by pixels from {base.height}x{base.width}")
@@ -421,14 +445,20 @@ class CostBook:
             said.append("writes taken as free")
         if not said:  # the same pixels in another shape
             said.append(f"those of {base.height}x{base.width}")
-        return Known(costs, f"a guess: {', '.join(said)}", False, self._sizes(base))
+        return replace(self._known(base, f"a guess: {', '.join(said)}"), costs=costs)
 
-    def _sizes(self, key: Decoding) -> tuple[int, ...]:
-        return tuple(sorted({result.config.chunk_size for result in self._results[key]}))
+    def _known(self, key: Decoding, origin: str, exact: bool = False) -> Known:
+        costs, own = self._fit(key)
+        sizes = tuple(sorted({result.config.chunk_size for result in self._results[key]}))
+        return Known(costs, origin, exact, sizes, self._results[key][-1].workload, own)
 
-    def _fit(self, key: Decoding) -> StageCosts:
+    def _fit(self, key: Decoding) -> tuple[StageCosts, bool]:
+        """Costs, and whether the decoder cuts chunks in its own way."""
         if key not in self._fitted:
-            self._fitted[key] = fit_costs(*self._results[key])
+            found = self._results[key]
+            arms = [arm for one in found for arm in one.arms.values() if arm.mode != "diffusers"]
+            own = any(has_own_plan(arm) for arm in arms if arm.timed[0].chunks)
+            self._fitted[key] = fit_costs(*found), own
         return self._fitted[key]
 
 

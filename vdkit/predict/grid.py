@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdkit.decode.chunks import DecodeConfig
-from vdkit.predict import StageCosts, plan_of, predict, video_info
+from vdkit.predict import StageCosts, plan_of, predict, units_per_latent, video_info
 from vdkit.predict.fit import Evidence, evidence_of, fit_costs, fit_evidence
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_record, read_recording
@@ -239,14 +239,14 @@ def predict_cells(sweep: Sweep) -> Predictions | None:
     if all(cell.mode == "diffusers" for cell in fitted_from):
         return None
     costs = fit_costs(*records)
-    info = video_info(records[0])
+    info, factor = video_info(records[0]), units_per_latent(records[0].workload)
     cells, unpredicted = [], {}
     for cell in sweep.plan.all_cells:
         held, config = costs.at_speed(cell.mb_per_s), cell.config(sweep.plan.config)
         try:
             arms = (arm for record in records for arm in record.arms.values())
             plan = plan_of(arms, config.chunk_size)
-            made = predict(held, info, config, cell.mode, plan=plan)
+            made = predict(held, info, config, cell.mode, temporal_factor=factor, plan=plan)
         except ValueError as error:
             unpredicted[cell.key] = str(error)
             continue

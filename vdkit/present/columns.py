@@ -149,7 +149,7 @@ def _unit(rows: Rows) -> str:
 
 
 def _energy(rows: Rows, _: str = "") -> str:
-    return f"J / {_per(rows)}{' s' * _timed(rows)}"
+    return energy_words(rows[0].arm.workload)[0]
 
 
 def _of(timed: bool, read: Read) -> Read:
@@ -200,6 +200,13 @@ COUNTED = "the whole GPU and nothing else, mean, over the seconds of video."
 """What NVML's energy counter counts."""
 
 
+def energy_words(work: Workload) -> tuple[str, str]:
+    """What joules are per, as a column's name, and what is counted."""
+    per = work.medium.removesuffix("s")
+    over = f"seconds of {per}" if work.kind.timed else "images"
+    return f"J / {per}{' s' * work.kind.timed}", COUNTED.replace("seconds of video", over)
+
+
 def _energy_says(rows: Rows, _: str) -> str:
     known = [row.arm.energy_j is not None for row in rows]
     short = any(
@@ -207,10 +214,9 @@ def _energy_says(rows: Rows, _: str) -> str:
     )
     without = {row.device for row, has in zip(rows, known, strict=True) if not has}
     gpus = ", ".join(sorted(without - {"cpu"}))
-    name, over = _energy(rows), f"seconds of {_per(rows)}" if _timed(rows) else "images"
+    name, counted = energy_words(rows[0].arm.workload)
     said = {
-        f"{name}: difference of NVML's energy counter over each run, "
-        f"{COUNTED.replace('seconds of video', over)}": any(known),
+        f"{name}: difference of NVML's energy counter over each run, {counted}": any(known),
         f"{name} is imprecise for runs below {_COUNTER_S:g} s: the counter moves only about "
         "every 100 ms.": short,
         "No energy: runs on a CPU have no NVML counter.": "cpu" in without,

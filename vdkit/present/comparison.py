@@ -11,7 +11,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings
+from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings, mode_name
 from vdkit.present.document import Document, Picture, lines, section
 from vdkit.present.documents import Said, Source, document_of, ends, study
 from vdkit.present.table import (
@@ -69,7 +69,7 @@ def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
         one, other = a.arms[row.mode_a], b.arms[row.mode_b]
         mode = f"A {row.mode_a}, B {row.mode_b}"
         made: dict[str, Cell] = {
-            "mode": MODES.get(row.mode_a, row.mode_a) if row.mode_a == row.mode_b else mode,
+            "mode": mode_name(row.mode_a, one.workload) if row.mode_a == row.mode_b else mode,
             "metric": UNITS[row.metric][0],
             "A": _mean(row.metric, a, row.mode_a),
             "B": _mean(row.metric, b, row.mode_b),

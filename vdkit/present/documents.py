@@ -133,7 +133,7 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
 
 def prediction_section(recordings: Sequence[Recording]) -> Section:
     """Latency from the costs of each step beside the measured one, or why there is none."""
-    from vdkit.predict import plan_of, predict, video_info
+    from vdkit.predict import plan_of, predict, units_per_latent, video_info
     from vdkit.predict.fit import fit_costs
 
     rows: list[dict[str, Cell]] = []
@@ -142,7 +142,7 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
         work = one.workload
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
         who = f"{work.variant}, " if labels else ""
-        factor = (work.frames - 1) // (work.latent_frames - 1) if work.latent_frames > 1 else 4
+        factor = units_per_latent(work)
         try:
             if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
                 raise ValueError("its runs hold no chunks")

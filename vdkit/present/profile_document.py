@@ -7,7 +7,15 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from vdkit.present.columns import COUNTED, ENERGY, NOTHING, Asked, Row, cells, legend
+from vdkit.present.columns import (
+    NOTHING,
+    Asked,
+    Row,
+    cells,
+    energy_words,
+    legend,
+    mode_name,
+)
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.documents import Said, Source, prediction_section
 from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, significant
@@ -306,6 +314,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     throttled = any(seen.throttled_samples for _, seen in arms.values())
     asked = replace(asked, energy=asked.energy and not sampled)
     beside = [Row({}, a, None if a is base else base, device=device) for a, _ in arms.values()]
+    whole, (each, counted) = base.workload.kind.whole, energy_words(base.workload)
     rows: list[dict[str, Cell]] = []
     for (name, (arm, seen)), money in zip(
         arms.items(), cells("money", beside, "", asked), strict=True
@@ -313,7 +322,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
         rate = seen.tflop_per_s if seen.tflop_per_s.get("steady") != 0 else {}  # kernels uncounted
         joules = fmean(seen.energy_j) if seen.energy_j else None
         row: dict[str, Cell] = {
-            "path": MODES[name],
+            "path": mode_name(name, recording.workload),
             "timed s": mean_of(arm.latencies),
             "n": Number(len(arm.timed), 0),
             "profiled s": Number(seen.run.latency_s, 3),
@@ -323,7 +332,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
             "of ceiling %": number(rate.get("steady"), 1, 100 / top.tflop_per_s) if top else None,
         }
         if sampled:
-            row |= {"J / video": number(joules, 0), ENERGY: number(joules, 1, 1 / seconds)}
+            row |= {f"J / {whole}": number(joules, 0), each: number(joules, 1, 1 / seconds)}
         if seen.sampled:
             ratio = geometric_ratio([run.latency_s for run in seen.sampled], arm.latencies)
             row["sampled / plain"] = ratio_of(ratio)
@@ -331,7 +340,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
             row["throttled"] = ", ".join(seen.throttled_samples) or "no"
         rows.append(row | money)
     note = lines(
-        f"{ENERGY}: difference of NVML's energy counter over each sampled run, {COUNTED}" * sampled,
+        f"{each}: difference of NVML's energy counter over each sampled run, {counted}" * sampled,
         legend("money", beside, recording.baseline, asked),
     )
     return Table(rows, lines(setting(recording), asked.line), note)
@@ -362,14 +371,19 @@ def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     """Everything about one profile."""
     from vdkit.present.timeline import profile_figures
 
-    analyses = analyses_of(recording)
+    own = {
+        name: name if name not in MODES or shown == MODES[name] else shown
+        for name in recording.arms
+        for shown in [mode_name(name, recording.workload)]
+    }
+    analyses = {own[name]: one for name, one in analyses_of(recording).items()}
     drawn = {
         name: Picture(draw, _PICTURES[name], _PICTURES[name], name)
         for name, draw in profile_figures(recording, source.home).items()
     }
     absent = Text("No nvml.csv lies beside the record.", "note")
     trust = [
-        Text(trust_words(name, arm.profile.analysis, len(arm.profile.latencies_s)), "note")
+        Text(trust_words(own[name], arm.profile.analysis, len(arm.profile.latencies_s)), "note")
         for name, arm in recording.arms.items()
         if arm.profile
     ]

@@ -11,7 +11,7 @@ from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, median_and_worst
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
 from vdkit.present.table import Cell as Shown
-from vdkit.present.table import Number, Table, number
+from vdkit.present.table import Number, Table, number, significant
 from vdkit.present.words import setting_of, slots_words, what_and_where
 from vdkit.record.recording import Arm, saving_usd
 from vdkit.record.runs import MODES
@@ -206,14 +206,15 @@ def _frames_line(sweep: Sweep) -> str:
         sha256 = result.base.frame_sha256
         if sha256 is not None and cell.mode != "diffusers":
             hashes.setdefault(cell.chunk_size, set()).add(sha256)
+    units = f"{sweep.plan.workload.kind.unit}s".capitalize()
     other = [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]
     if other:
-        return f"Frames are NOT IDENTICAL in the cells of chunk size {', '.join(other)}."
+        return f"{units} are NOT IDENTICAL in the cells of chunk size {', '.join(other)}."
     if not hashes:
-        return "No frames were compared."
+        return f"No {units.lower()} were compared."
     alike = len(set.union(*hashes.values())) == 1
     where = "in every cell" if alike else "in every cell of a chunk size"
-    return f"Frames are identical, byte for byte, {where}."
+    return f"{units} are identical, byte for byte, {where}."
 
 
 def _remarks(sweep: Sweep) -> list[str]:
@@ -306,7 +307,7 @@ _OVER = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"
 
 
 def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
-    """A row per setting asked about; with what an hour of video costs if there is a price."""
+    """A row per setting asked about; with what an hour costs if there is a price."""
     rows: list[Mapping[str, Shown]] = []
     any_vram = any(one.run.vram_peak_bytes is not None for one, _ in advice.candidates)
     for one, over in advice.candidates:
@@ -321,12 +322,17 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
         }
         if any_vram:
             row["VRAM GB"] = number(run.vram_peak_bytes, 2, 1e-9)
-        if asked.usd_per_hour is not None:
-            row[COST] = cost_of(run.latency_s / run.info.seconds, asked)
+        if not run.info.kind.timed:
+            row["images / s"] = significant(run.info.frames / run.latency_s, 3)
+        elif asked.usd_per_hour is not None:
+            row[COST.replace("video", run.info.medium)] = cost_of(
+                run.latency_s / run.info.seconds, asked
+            )
         chosen = "recommended" if run.config == advice.config else None
         row["verdict"] = f"over: {', '.join(_OVER[name] for name in over)}" if over else chosen
         rows.append(row)
-    return Table(rows, lines(asked.line, "Predicted, mode async:"))
+    price = asked.line if advice.prediction.run.info.kind.timed else ""
+    return Table(rows, lines(price, "Predicted, mode async:"))
 
 
 def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
@@ -362,8 +368,12 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     """What the recommended setting saves against sync where storage has this speed, predicted.
 
     Raises:
-        ValueError: as `storage_sensitivity`, or the sweep has no mode sync to compare with.
+        ValueError: as `storage_sensitivity`, or the sweep is of images, or has no mode sync to
+            compare with.
     """
+    work = sweep.plan.workload
+    if not work.kind.timed:
+        raise ValueError(f"{sweep.plan.label} is of {work.medium}, which no hour can be paid for")
     (point,) = storage_sensitivity(sweep, [mb_per_s], limits)
     if point.sync_s is None:
         raise ValueError(f"{sweep.plan.label} has no cell of mode sync; sweep sync and async")
@@ -373,6 +383,6 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     saved = saving_usd(sync, chosen, usd_per_hour)
     return (
         f"With storage at {mb_per_s:g} MB/s the recommended chunk {config.chunk_size} and "
-        f"{slots_words(config.slots)} cost ${hour} for an hour of video, sync at that chunk size "
-        f"${sync_hour}: predicted to save ${saved:.0f} in 1,000 hours."
+        f"{slots_words(config.slots)} cost ${hour} for an hour of {work.medium}, sync at that "
+        f"chunk size ${sync_hour}: predicted to save ${saved:.0f} in 1,000 hours."
     )

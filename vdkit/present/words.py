@@ -15,6 +15,7 @@ from vdkit.record.stats import geometric_ratio
 
 if TYPE_CHECKING:
     from vdkit.decode.chunks import DecodeConfig
+    from vdkit.decode.media import MediaInfo
     from vdkit.predict.grid import SweepPlan
     from vdkit.record.recording import Arm, Recording
     from vdkit.record.runs import Provenance, SinkInfo, Workload
@@ -62,14 +63,14 @@ def _sound_words(work: Workload) -> str:
     return f"{work.sample_rate} Hz, {work.channels} channel{'s' * (work.channels != 1)}{early}"
 
 
-def size_words(work: Workload) -> str:
+def size_words(work: Workload | MediaInfo) -> str:
     """``480x832``, of audio ``1 channel``, ``2 channels``."""
     if work.medium == "audio":
         return f"{work.width} channel{'s' * (work.width != 1)}"
     return f"{work.height}x{work.width}"
 
 
-def media_words(work: Workload) -> str:
+def media_words(work: Workload | MediaInfo) -> str:
     """What one decode makes: ``161 frames of 480x832``, ``60.00 s of audio in 2 channels``."""
     if work.medium == "audio":
         return f"{work.seconds:.2f} s of audio in {size_words(work)}"

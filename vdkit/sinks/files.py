@@ -189,9 +189,7 @@ class RawSink(Output):
 def layout_of(codec: str, channels: int) -> str:
     """FFmpeg's name of what so many channels usually are; ValueError for more than 8."""
     if channels > len(_LAYOUTS):
-        raise ValueError(
-            f"{codec} has 1 to {len(_LAYOUTS)} channels, not {channels}; use RawSink"
-        )
+        raise ValueError(f"{codec} has 1 to {len(_LAYOUTS)} channels, not {channels}; use RawSink")
     return _LAYOUTS[channels - 1]
 
 
