@@ -57,8 +57,6 @@ class Adapter:
 
     variant: ClassVar[str] = "diffusers"
     exact = True
-    features = 0
-    """Of latents of audio that have an axis of them."""
     _first_lacks = 0  # units of the first latent, of what others become
 
     def __init__(
@@ -251,9 +249,7 @@ class Halo(Adapter):
         The noise has at most 4x4 latents, and chunks with all of their halo.
         """
         count = 1 + 2 * self.halo + 2 * chunk_size
-        sides = (min(height, 4), min(width, 4))
-        if self.medium == "audio":
-            sides = (self.features,) if self.features else ()  # type: ignore[assignment]
+        sides = () if self.medium == "audio" else (min(height, 4), min(width, 4))
         shape = (1, self.latent_channels, count, *sides)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         latents, worst = noise.to(self.device, self.dtype), math.inf

@@ -343,7 +343,8 @@ def _seeded(config: Mapping[str, Any]) -> Any:
 
 def _drawn(make: Callable[[], Any]) -> Any:
     """What it makes with seeded weights; the caller's random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*weight_norm", FutureWarning)  # diffusers' own
         torch.manual_seed(SEED)
         return make()
 

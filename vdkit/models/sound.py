@@ -21,35 +21,76 @@ from torch.nn.functional import pad
 from vdkit.decode import AvLatents, Traits, end_state, require
 from vdkit.decode.chunks import ChunkRecord, chunks_of, exact_fps
 from vdkit.decode.media import samples_a_frame
-from vdkit.models.adapters import Halo
+from vdkit.models.adapters import Adapter, Stream
+from vdkit.models.memory import Memory
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class LTX2Sound(Halo):
-    """LTX-2's sound: a causal VAE makes a mel spectrogram, a vocoder, which looks ahead, samples.
+class LTX2Sound(Adapter):
+    """LTX-2's sound, exact: a causal VAE makes a mel spectrogram, a vocoder samples of it.
 
     Latents are [1, C, T, F], of the published weights [1, 8, T, 16], 25 a second. The first becomes
     one mel frame and every other four: the sound ends three of them, 30 ms, before its last latent.
+    The VAE remembers. The vocoder does not: it gets `reach` mel frames more on both sides.
 
     Args:
-        vae: AutoencoderKLLTX2Audio.
+        vae: AutoencoderKLLTX2Audio, causal over time.
         vocoder: LTX2Vocoder, on the same device in the same dtype.
         name: how records call it.
     """
 
     def __init__(self, vae: Any, vocoder: Any, name: str) -> None:
+        if vae.config.causality_axis != "height":
+            raise ValueError(
+                f"{name}: causality_axis is {vae.config.causality_axis!r}, not 'height'"
+            )
         super().__init__(_Sounding(vae, vocoder), name, medium="audio", whole=_Sounding.decode)
+        self._per, self._hop = vae.temporal_compression_ratio, vocoder.total_upsample_factor
         self.features = (vae.config.mel_bins or 64) // vae.mel_compression_ratio
-        self._first_lacks = self.temporal_factor - vocoder.total_upsample_factor
+        self._first_lacks = self.temporal_factor - self._hop
         self._normal = vae.latents_std, vae.latents_mean
+        self._shared = Memory(vae.decoder)
+        self.reach = _reach(vocoder)
+
+    def _frames(self, state: Stream, start: int, stop: int, count: int) -> torch.Tensor:
+        first, last, total = (self._units(at, count) // self._hop for at in (start, stop, count))
+        begin, end = max(0, first - self.reach), min(total, last + self.reach)
+        made, at = state.memory.get("mel", ([], 0))
+        while self._units(at, count) // self._hop < end:
+            until = min(count, at + max(1, stop - start))
+            with self._shared.of(state.memory):
+                made = [*made, self.model.spectrogram(state.latents[:, :, at:until])]
+            at = until
+        mel = torch.cat(made, 2)
+        mel = mel[:, :, begin - self._units(at, count) // self._hop + mel.shape[2] :]
+        state.memory["mel"] = [mel], at
+        samples = self.model.vocoder(mel[:, :, : end - begin])
+        return samples[:, :, (first - begin) * self._hop : (last - begin) * self._hop].clone()
 
     def denormalize(self, latents: torch.Tensor) -> torch.Tensor:
         """``latents * std + mean``, of every channel and feature; as LTX-2's pipeline does it."""
         size = (1, self.latent_channels, 1, self.features)
         std, mean = (z.to(latents).reshape(size) for z in self._normal)
         return latents * std + mean
+
+
+def _reach(vocoder: Any) -> int:
+    """Mel frames on each side that a sample of LTX2Vocoder may depend on."""
+    config = vocoder.config
+    act = 2 * config.antialias_kernel_size * (config.antialias or "snake" in config.act_fn)
+    widest = max(
+        sum((kernel // 2) * (dilation + 1) + 2 * act for dilation in dilations)
+        for kernel, dilations in zip(
+            config.resnet_kernel_sizes, config.resnet_dilations, strict=True
+        )
+    )
+    reach = vocoder.conv_out.kernel_size[0] // 2 + act
+    for module in reversed(vocoder.upsamplers):
+        (kernel,), (stride,) = module.kernel_size, module.stride
+        reach = -(-(reach + widest + kernel) // stride)
+    return int(reach) + vocoder.conv_in.kernel_size[0] // 2
 
 
 class _Sounding(torch.nn.Module):
@@ -65,6 +106,18 @@ class _Sounding(torch.nn.Module):
             audio_channels=vocoder.config.out_channels,
             sampling_rate=vocoder.config.output_sampling_rate,
         )
+
+    def spectrogram(self, latents: torch.Tensor) -> torch.Tensor:
+        """[1, C, T, F] to mel frames [1, channels, M, bins], without the decoder's cut at the end,
+        which takes each call for a first one."""
+        decoder: Any = self.decoder
+        decoder.give_pre_end = True
+        try:
+            hidden = decoder(latents)
+        finally:
+            decoder.give_pre_end = False
+        mel = decoder.conv_out(decoder.non_linearity(decoder.norm_out(hidden)))
+        return mel[:, :, :, : decoder.mel_bins]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[1, C, T, F] to samples [1, channels, S]."""
