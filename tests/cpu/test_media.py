@@ -802,3 +802,74 @@ def test_chunks_that_only_approximate_are_not_held_against_the_whole():
     assert not done.workload.exact and done.frames_identical
     assert not comparable(done.arms["diffusers"])
     assert "Not compared with the whole: diffusers." in document_of(done).text()
+
+
+# --- what only approximates its whole decode is measured against it ------------------------------
+
+
+def near(make, **changed):
+    """A decoder whose chunks say that they are not exact: of odd latents they are 0.1 too high."""
+
+    class Near(make):
+        exact = False
+
+        def decode_chunk(self, state, start, stop):
+            made = super().decode_chunk(state, start, stop)
+            return made + 0.1 if start % 2 and stop - start == 1 else made
+
+    for name, value in changed.items():
+        setattr(Near, name, value)
+    return Near()
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_the_distance_from_the_whole_is_recorded(make, tmp_path):
+    decoder = near(make)
+    latents = 0.5 * latents_for(decoder, frames=6)
+    options = {"runs": 1, "warmup": 0, "progress": False, "baseline": "sync"}
+    chunked = run_benchmark(
+        decoder, latents, SinkSpec("null").fresh, modes=("sync", "async"), **options
+    )
+    decode_diffusers(decoder, latents, whole := MemorySink(), progress=False)
+    decode_sync(decoder, latents, made := MemorySink(), progress=False)
+    error = np.square(made.frames.astype(float) - whole.frames)
+    units = len(error) // 6
+    power = 255**2 if make is NearestImages else np.square(whole.frames.astype(float)).mean()
+    worst = max(error[at : at + units].mean() for at in range(0, len(error), units))
+    expected = [-10 * np.log10(one / power) for one in (error.mean(), worst)]
+    for arm in chunked.arms.values():
+        assert arm.whole_db == pytest.approx(expected) and arm.whole_db[0] > arm.whole_db[1]
+    write_recording(chunked, tmp_path)
+    read = read_recording(tmp_path)
+    assert read.arms["async"].whole_db == chunked.arms["async"].whole_db
+    text = document_of(read).text()
+    assert "dB of whole (worst chunk)" in text
+    assert (
+        f"{expected[0]:.1f} ({expected[1]:.1f})" in text and "which there was none of" not in text
+    )
+    even = run_benchmark(
+        near(make),
+        latents,
+        SinkSpec("null").fresh,
+        modes=("sync",),
+        config=DecodeConfig(2),
+        **options,
+    )
+    assert even.base.whole_db == (np.inf, np.inf) and "equal (equal)" in document_of(even).text()
+    exact = run_benchmark(make(), latents, SinkSpec("null").fresh, modes=("sync",), **options)
+    assert exact.base.whole_db is None and "dB of whole" not in document_of(exact).text()
+
+
+def test_without_a_whole_decode_nothing_is_claimed():
+    class Near(NearestDecoder):
+        exact = False
+
+    options = {"runs": 1, "warmup": 0, "progress": False, "baseline": "sync"}
+    latents = latents_for(Near(), frames=3)
+    recorded = run_benchmark(
+        Near(), latents, SinkSpec("null").fresh, modes=("sync", "async"), **options
+    )
+    assert recorded.base.whole_db is None
+    text = document_of(recorded).text()
+    assert "chunks approximate its whole decode, which there was none of" in text
+    assert "dB of whole" not in text

@@ -147,6 +147,8 @@ def frames_line(recording: Recording) -> str:
     work = recording.workload
     why = "at chunk sizes above 1" if work.exact and work.medium == "video" else "with the whole"
     note = f" Not compared {why}: {', '.join(left_out)}." if left_out else ""
+    if not work.exact and not any(arm.whole_error for arm in recording.arms.values()):
+        note += " The decoder's chunks approximate its whole decode, which there was none of."
     what = f"{work.kind.unit.capitalize()}s"
     if recording.frames_identical is None:
         return f"{what} were not compared: that takes two modes that deliver them." + note

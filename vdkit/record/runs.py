@@ -60,6 +60,7 @@ Mode = Annotated[str, AfterValidator(todays_mode)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0)]
 
 
 class Record(BaseModel):
