@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import threading
 import time
 import weakref
@@ -15,11 +16,12 @@ import torch
 from PIL import Image
 
 import vdkit
-from tests.helpers import Collect, NearestDecoder, wait_for
+from tests.helpers import Collect, NearestAudio, NearestDecoder, NearestImages, wait_for
 from vdkit.cli import build_parser
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.explorer import SessionRun, bench_command, difference_words, setting_panels
 from vdkit.predict.advise import Setting
+from vdkit.predict.fit import Decoding
 from vdkit.record.results import read_recording
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 99 GiB"
@@ -321,7 +323,7 @@ FAILURES = (
     ({"sink": "full", "view": "side by side"}, "No space left on device"),
     ({"decoder": "greedy"}, "out of memory"),
     ({"decoder": "absent"}, "neither a local folder nor a hub repository"),
-    ({"decoder": "broken"}, "object is no ChunkDecoder: it lacks device, spatial_factor"),
+    ({"decoder": "broken"}, "object is no ChunkDecoder: it lacks name, device"),
     ({"sink": "raw", "folder": "/no/such/folder"}, "'/no/such/folder' does not exist"),
 )
 
@@ -394,7 +396,7 @@ def test_a_setting_of_another_machine_is_refused(explorer):
 
 
 def elsewhere(setting):
-    return Setting(replace(setting.decoding, machine="another"), setting.latent_frames)
+    return Setting(replace(setting.decoding, machine="another"), setting.length)
 
 
 def test_a_size_that_cannot_be_is_refused_before_it_runs(explorer, plugins):
@@ -416,10 +418,13 @@ def test_closed_is_closed(tmp_path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"sink": "nope"}, "sink is 'nope'; use one of raw, png, mp4, null, full"),
+        ({"sink": "nope"}, "sink is 'nope'; use one of raw, png, jpeg, webp, mp4, null, full"),
         ({"variant": "quick"}, "variant is 'quick'; use one of diffusers, channels_last"),
         ({"chunk_size": 9}, "chunk_size is 9; use 1 to 8"),
         ({"slots": 0}, "slots is 0; use 1 to 16"),
+        ({"medium": "film"}, "medium is 'film'; use one of video, images, audio"),
+        ({"medium": "audio", "seconds": 0}, "seconds is 0; use 1 to 60"),
+        ({"medium": "audio", "sink": "png"}, "sink is 'png'; use one of raw, wav, flac, null"),
         ({"latent_frames": 1}, "latent_frames is 1; use 2 to 161"),
         ({"rounds": 0}, "rounds is 0; use 1 to 99"),
         ({"mb_per_s": 0}, "mb_per_s is 0; use 0.1 to 10000 MB/s"),
@@ -430,3 +435,146 @@ def test_first_values_that_no_control_has_are_refused(given, words, tmp_path):
     with pytest.raises(ValueError) as refused:
         explore(tmp_path, **given)
     assert words in str(refused.value)
+
+
+# --- images and audio -----------------------------------------------------------------------------
+
+
+class Plain(NearestDecoder):
+    """A class without ``medium`` makes video."""
+
+
+OWN = {
+    "pictures": NearestImages, "sounds": NearestAudio, "plain": Plain,
+    "unknown": lambda: NearestAudio(),
+}  # fmt: skip
+
+
+def shown(*controls):
+    return [control.layout.display != "none" for control in controls]
+
+
+def figures(explorer):
+    """First column of the table of figures."""
+    return re.findall(r"<tr><td[^>]*>([^<]*)</td>", explorer._figures.value)
+
+
+@pytest.fixture
+def media(tmp_path):
+    made = explore(tmp_path / "results", decoder="plain", decoders=OWN, sinks={}, rounds=1)
+    yield made
+    made.close()
+
+
+MEDIA_WORDS = {
+    "images": ("pictures", "32x48", "first image, s", "images / s", {"png", "jpeg", "webp"}),
+    "audio": ("sounds", None, "first sample, s", "real-time factor", {"wav", "flac"}),
+}
+
+
+@pytest.mark.parametrize("medium", MEDIA_WORDS)
+def test_a_medium_has_its_decoders_sizes_sinks_and_units(media, medium):
+    c, (decoder, size, first, rate, sinks) = media.controls, MEDIA_WORDS[medium]
+    assert shown(c.medium, c.size, c.latent_frames, c.seconds) == [True, True, True, False]
+    assert "real-time factor" in figures(media) and "pictures" not in c.decoder.options
+    c.medium.value = medium
+    thin = {"images": "thin-flux", "audio": "thin-mimi"}[medium]
+    assert c.decoder.value == thin and {decoder, "unknown"} < set(c.decoder.options)
+    assert "plain" not in c.decoder.options and "tiny-wan" not in c.decoder.options
+    assert set(c.sink.options) == sinks | {"raw", "null"} and c.sink.value == "null"
+    audio = medium == "audio"
+    assert shown(c.size, c.latent_frames, c.seconds) == [not audio, not audio, audio]
+    assert c.latent_frames.description == ("latent frames" if audio else "images")
+    assert c.variant.disabled and c.chunk_size.max == (64 if audio else 8)
+    assert [first, rate] == [name for name in figures(media) if name in (first, rate)]
+    c.decoder.value, c.size.value = decoder, size or c.size.value
+    c.latent_frames.value, c.seconds.value = 9, 1
+    media.run(wait_s=60)
+    (run,) = media.session.runs
+    work = run.recording.workload
+    assert (work.medium, work.seconds) == (medium, 1 if audio else 9)
+    assert media.remarks[0].startswith("Run 1: sync took ")
+    row = media.table().frame().loc[0]
+    assert row["size"] == ("2 channels" if audio else "32x48")
+    made = run.shown("async")
+    if audio:
+        assert row["RTF async"] == pytest.approx(made.latency_s, rel=0.1)
+        assert row["latent frames"] == 4000
+    else:
+        assert row["images / s async"] == pytest.approx(9 / made.latency_s, rel=0.1)
+        assert "RTF async" not in row
+    said = f"{decoder} (diffusers), {'1 s' if audio else '9 x 32x48'} to null"
+    assert said in c.first.label
+    names = figures(media)
+    c.medium.value = "video"
+    assert c.decoder.value == "tiny-wan" and not c.variant.disabled
+    assert shown(c.size, c.latent_frames, c.seconds) == [True, True, False]
+    assert len(figures(media)) == len(names), "the page would jump"
+    c.view.value = "side by side"
+    assert "run 1" in media._figures.value and rate in figures(media)
+
+
+def test_the_medium_of_a_class_is_the_first_one(tmp_path):
+    given = {"decoders": OWN, "sinks": {}, "decoder": "sounds", "seconds": 2}
+    made = explore(tmp_path, **given, chunk_size=40)
+    c = made.controls
+    assert (c.medium.value, c.decoder.value, made.setting.length) == ("audio", "sounds", 2)
+    assert made.setting.decoding.medium == "audio" and c.chunk_size.value == 40
+    made.close()
+
+
+def test_a_decoder_of_another_medium_says_so(media):
+    c = media.controls
+    c.decoder.value = "unknown"
+    media.run(wait_s=60)
+    assert "decoder 'unknown' makes audio; set the medium to that" in media.remarks[0]
+    c.medium.value = "audio"
+    assert c.decoder.value == "unknown", "it may be one of audio"
+    c.seconds.value = 1
+    media.run(wait_s=60)
+    assert media.session.error is None and len(media.session.runs) == 1
+
+
+def test_a_medium_is_changed_in_one_redraw(media, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(media._picture, "png", lambda: drawn.append(1) or b"")
+    for name in ("images", "audio", "video"):
+        media.controls.medium.value = name
+    assert len(drawn) == 3
+
+
+def test_images_and_audio_are_predicted_at_other_lengths_and_chunks(media):
+    c = media.controls
+    for medium, decoder, unit in (("images", "pictures", 1), ("audio", "sounds", 6)):
+        c.medium.value = medium
+        c.decoder.value = decoder
+        media.calibrate(wait_s=60)
+        assert media.session.error is None
+        c.latent_frames.value, c.seconds.value, c.chunk_size.value = 7, 2, 3
+        run = media._predicted.predictions["async"].run
+        count = 7 if medium == "images" else 8000
+        assert run.info.frames == count * unit and run.info.medium == medium
+        assert [chunk.frames for chunk in run.chunks[:2]] == [3 * unit] * 2
+        assert run.chunks[-1].frames == (count % 3 or 3) * unit
+    c.chunk_size.value, c.seconds.value = 64, 1
+    assert media._predicted.predictions["async"].run.chunks[0].frames == 64 * 6
+
+
+def test_a_recorded_machine_offers_what_was_recorded_there(recorded):
+    c = recorded.controls
+    c.machine.value = recorded.session.here.name
+    assert shown(c.medium) == [True]
+    c.medium.value = "audio"
+    c.machine.value = "NVIDIA H200, recorded"
+    assert (c.medium.value, shown(c.medium, c.size, c.seconds)) == ("video", [False, True, False])
+    assert (c.decoder.value, c.size.value) == ("wan2.1", "480x832")
+    assert "Costs of each step on NVIDIA H200, recorded" in recorded.remarks[0]
+
+
+def test_the_command_of_each_medium():
+    asked = {"images": (8, "8x32x48"), "audio": (10, "10s"), "video": (9, "65x32x48")}
+    for medium, (length, words) in asked.items():
+        size = (1, 1) if medium == "audio" else (32, 48)
+        decoding = Decoding("here", "x", "diffusers", "float32", *size, "raw", medium)
+        setting = Setting(decoding, length)
+        assert f"random:{words}" in bench_command(setting, 2, factor=8).split()

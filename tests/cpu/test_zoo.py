@@ -15,7 +15,7 @@ from vdkit.decode import Traits
 from vdkit.decode.chunks import chunks_of
 from vdkit.decode.media import MEDIA
 from vdkit.models.adapters import ADAPTERS, AudioHalo, Halo
-from vdkit.models.loading import ARCHITECTURES, _seeded
+from vdkit.models.loading import ARCHITECTURES, _seeded, medium_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EXACT = [
@@ -318,6 +318,7 @@ def test_architectures_have_the_published_figures(name):
     with torch.inference_mode(False), torch.device("meta"):
         model = _seeded(ARCHITECTURES[name])
     decoder = ADAPTERS[type(model).__name__](model, name)
+    assert medium_of(ARCHITECTURES[name]) == decoder.medium
     factor = decoder.sample_rate if decoder.medium == "audio" else decoder.spatial_factor
     assert (decoder.latent_channels, factor, decoder.temporal_factor) == PUBLISHED[name]
 

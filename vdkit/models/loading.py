@@ -265,8 +265,6 @@ def load_pipeline(
         FileNotFoundError: a folder without pipeline or weights, or an unreachable hub id.
     """
     from diffusers import WanPipeline  # brings transformers along
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
     on = resolve_device(device)
     fallback = torch.bfloat16 if on.type == "cuda" else torch.float32
@@ -275,10 +273,8 @@ def load_pipeline(
     if isinstance(found, Path):
         _check_pipeline(found)
     with ExitStack() as stack:
-        for bars in (diffusers_logging, transformers_logging):
-            if bars.is_progress_bar_enabled() and not progress:
-                bars.disable_progress_bar()
-                stack.callback(bars.enable_progress_bar)
+        if not progress:
+            stack.enter_context(_no_bars())
         try:
             pipeline = WanPipeline.from_pretrained(
                 found,
@@ -398,15 +394,30 @@ def _read(kind: Any, source: str, part: str | None, dtype: torch.dtype, cached: 
     if kind.__module__.startswith("diffusers"):
         options = {"subfolder": part, "low_cpu_mem_usage": False, "local_files_only": cached}
     try:
-        model, report = kind.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
+        with _no_bars():
+            model, report = kind.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
     except RuntimeError as error:
         raise ValueError(f"{misfit}: {str(error).splitlines()[0]}") from error
     lost = sorted(report["missing_keys"])
     if lost:
         raise ValueError(f"{misfit}: {len(lost)} missing, e.g. {lost[0]}")
     return model
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of diffusers and transformers."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    with ExitStack() as stack:
+        for bars in (diffusers_logging, transformers_logging):
+            if bars.is_progress_bar_enabled():
+                bars.disable_progress_bar()
+                stack.callback(bars.enable_progress_bar)
+        yield
 
 
 def _check_pipeline(folder: Path) -> None:
