@@ -13,7 +13,8 @@ import torch
 import transformers
 from torch.nn.functional import pad
 
-from tests.helpers import NearestDecoder
+from tests.helpers import NearestDecoder, latents_for
+from tests.zoo import CONFIGS, latents_of
 from vdkit import load_decoder, probe
 from vdkit.__main__ import main
 from vdkit.models.wan import WanDecoder
@@ -455,3 +456,27 @@ def test_float32_and_fast(tmp_path):
     decoder = load_decoder("tiny-wan", "cpu", "float32", "fast")
     found = probe(decoder, noise(1, 16, 5, 1, 1))
     assert not found.failed and "decode_into" in [check.name for check in found.checks]
+
+
+@pytest.mark.parametrize(
+    ("name", "growth"),
+    [("AutoencoderKLHunyuanVideo15", 2 * 16 * 6 * 4), ("AutoencoderKLQwenImage", 0)],
+)
+def test_what_is_remembered_is_counted(name, growth):
+    """HunyuanVideo 1.5: keys and values of 16 channels at 2x3 places in float32, a latent."""
+    decoder = load_decoder({"_class_name": name, **CONFIGS[name]}, "cpu", "float32")
+    attention = [m for m in decoder.model.decoder.modules() if "AttnBlock" in type(m).__name__]
+    found = probe(decoder, latents_of(decoder, 11), chunk_sizes=(2, 1))
+    assert found.state_chunk == 2 and len(found.state_bytes) == 6
+    assert found.state_growth == 2 * growth and found.state_bytes[-1] > 10_000
+    words = f"{2 * growth:,} bytes more with every chunk" if growth else "of any length"
+    assert f"{found.state_bytes[-1]:,} bytes at the end in chunks of 2, {words}" in (
+        anatomy_document(found).text()
+    )
+    if growth:
+        assert attention[0].to_k.out_channels == 16
+
+
+def test_a_decoder_that_remembers_nothing_of_its_own():
+    found = probe(NearestDecoder(), latents_for(NearestDecoder(), 9))
+    assert set(found.state_bytes) == {0}

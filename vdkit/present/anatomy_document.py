@@ -50,6 +50,14 @@ def _units(found: Anatomy) -> str:
     return MEDIA[found.medium].unit + "s"
 
 
+def _state(found: Anatomy) -> str:
+    if not found.state_bytes:
+        return ""
+    last, growth = found.state_bytes[-1], found.state_growth
+    more = f", {growth:,} bytes more with every chunk" if growth else ", of any length"
+    return f" It remembers {last:,} bytes at the end in chunks of {found.state_chunk}{more}."
+
+
 def _tried(found: Anatomy) -> str:
     sizes = dict.fromkeys((found.first_units, found.units_per_latent))
     cuts = (f"{', '.join(map(str, cuts)) or 'none'} of {n}" for n, cuts in found.borders.items())
@@ -57,7 +65,7 @@ def _tried(found: Anatomy) -> str:
     return (
         f"{found.name}: latents {list(found.latents)} in {found.dtype}, {per} "
         f"{_units(found)} a latent ({each} of the first 1, 2, ...). "
-        f"First latents that give the same alone: {'; '.join(cuts)}."
+        f"First latents that give the same alone: {'; '.join(cuts)}.{_state(found)}"
     )
 
 
