@@ -18,7 +18,7 @@ from tests.zoo import CONFIGS, latents_of
 from vdkit import load_decoder, probe
 from vdkit.__main__ import main
 from vdkit.models.wan import WanDecoder
-from vdkit.present.anatomy_document import anatomy_document, plot_anatomy
+from vdkit.present.anatomy_document import anatomies_table, anatomy_document, plot_anatomy
 
 
 def seeded(make, **config):
@@ -397,6 +397,13 @@ def test_images_and_audio_by_chunk():
         assert not found.failed and (found.first_units, found.units_per_latent) == (per, per)
         assert found.verdict == ["Stream it with chunks of 1 or more latents: exact."]
         assert found.history.zero == found.look_ahead.zero == 0
+    sees = probe(whole=lambda z: (z + z.roll(-1, 2)).tanh(), medium="audio", latents=noise(1, 1, 9))
+    ignores = probe(whole=lambda z: z * 0, medium="audio", latents=noise(1, 1, 9))
+    rows = anatomies_table([images, sees, ignores]).rows
+    shown = [[str(row[name]) for name in ("medium", "causal", "look-ahead")] for row in rows]
+    assert shown[0] == ["images", "yes", "0.00"] and shown[2] == ["audio", "None", "None"]
+    assert shown[1] == ["audio", "no", "1.00"] and rows[1]["verdict"] == " ".join(sees.verdict)
+    assert rows[2]["not kept"].startswith("reads its latents: another latent")
 
 
 def test_bad_input():
@@ -445,7 +452,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     )
     assert main(["probe", "mine_of_probe:Loud", *size, "--json"]) == 1
     made = json.loads(capsys.readouterr().out)
-    assert made["causal"] and "out of [-1, 1]" in made["verdict"][0]
+    range_said, chunks_said = made["verdict"]  # once, and chunks are compared all the same
+    assert made["causal"] and "out of [-1, 1]" in range_said
+    assert chunks_said == "Stream it with chunks of 1 or more latents: exact."
     assert made["seams"] == [] or made["checks"][0]["ok"] is False
     assert main(["probe", "mine_of_probe:Nope"]) == 2
     assert "give MODULE:NAME" in capsys.readouterr().err
