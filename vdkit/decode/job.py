@@ -400,13 +400,12 @@ class Job:
         decoder, config = self.decoder, self.config
         working = getattr(decoder, "working_bytes", None)
         if working is None:
-            less = "use decode_async, which decodes by chunk"
-            if self.mode != "diffusers":
-                less = (
-                    f"decode smaller chunks (chunk_size is {config.chunk_size}), with fewer slots "
-                )
-                less += f"({config.slots}), or a smaller {self.traits.medium.whole}"
-            return f"decoder {decoder.name!r} has no working_bytes() to estimate what fits: {less}"
+            less = (
+                "use decode_async, which decodes by chunk" if self.mode == "diffusers" else
+                f"use smaller chunks (chunk_size is {config.chunk_size}), fewer slots "
+                f"({config.slots}), or decode a smaller {self.traits.medium.whole}"
+            )  # fmt: skip
+            return f"decoder {decoder.name!r} has no working_bytes() to estimate what fits; {less}"
         size = self.traits.medium.itemsize if config.uint8_on_gpu else decoder.dtype.itemsize
         one = self.traits.temporal_factor * self.info.frame_values * size  # a slot's, by latent
         free, told = None, ""
