@@ -68,6 +68,7 @@ from vdkit.sinks import FlacSink, JpegSink, ThrottledSink, WavSink, WebpSink
 PATHS = (decode_sync, decode_async, compute_only)
 WRITING = (decode_diffusers, decode_sync, decode_async)
 OTHERS = (NearestImages, NearestAudio)
+NULL = SinkSpec("null").fresh
 
 
 def decoded(path, decoder, latents, **options):
@@ -618,7 +619,7 @@ def test_limits_of_the_formats(tmp_path):
     wide = MediaInfo(1, 8, 16384, Fraction(1), "images")
     with pytest.raises(ValueError, match=r"WebpSink takes sides of 16383 .* these are 8x16384"):
         WebpSink(tmp_path / "a").open(wide)
-    with pytest.raises(ValueError, match="FLAC has 1 to 8 channels, not 9"):
+    with pytest.raises(ValueError, match="FLAC has 1 to 8 channels, not 9; use RawSink"):
         FlacSink(tmp_path / "a.flac").open(sound(channels=9)[1])
     with pytest.raises(ValueError, match="more than the 4 GiB of a WAV file; use FlacSink"):
         WavSink(tmp_path / "a.wav").open(MediaInfo(2**31, 1, 1, Fraction(8000), "audio"))
@@ -628,9 +629,9 @@ def test_limits_of_the_formats(tmp_path):
 REFUSED = [
     (NearestDecoder, WavSink, "a.wav", "WavSink takes audio, .* makes video; use Mp4Sink, PngSink"),
     (NearestDecoder, FlacSink, "a.flac", "FlacSink takes audio, .* makes video"),
-    (NearestImages, Mp4Sink, "a.mp4", "Mp4Sink takes video, .* makes images; use PngSink, J"),
+    (NearestImages, Mp4Sink, "a.mp4", "Mp4Sink takes video .* makes images; use PngSink, J"),
     (NearestImages, FlacSink, "a.flac", "FlacSink takes audio, .* makes images"),
-    (NearestAudio, Mp4Sink, "a.mp4", "Mp4Sink takes video, .* makes audio; use WavSink"),
+    (NearestAudio, Mp4Sink, "a.mp4", "Mp4Sink takes video .* makes audio; use WavSink"),
     (NearestAudio, PngSink, "a", "PngSink takes video and images, .* makes audio"),
     (NearestAudio, WebpSink, "a", "WebpSink takes video and images, .* makes audio"),
 ]  # fmt: skip
@@ -778,7 +779,7 @@ def test_prediction_of_the_recorded_chunks_and_of_others(recorded):
     assert [chunk.latent_stop for chunk in longer] == [5, 10, 15, 16]
     assert longer[-1].frame_stop == 16 * unit - (unit > 1), "a last latent cut short"
     for mode, given in (("async", None), ("diffusers", plan)):
-        with pytest.raises(ValueError, match=f"how {medium} are cut into chunks only a recording"):
+        with pytest.raises(ValueError, match="is cut into chunks only a recording tells"):
             predict(costs, info, DecodeConfig(2), mode, plan=given)
     page = document_of(recorded).html("foot")
     assert "not predicted: how" in page and "diffusers (whole" in page
@@ -859,7 +860,7 @@ def test_advice_knows_no_first_frame(recorded):
 def test_a_sweep_is_predicted_and_advised_on(recorded, tmp_path):
     decoder = {"images": NearestImages, "audio": NearestAudio}[recorded.workload.medium]()
     sweep = sweep_grid(
-        decoder, latents_for(decoder, 12), SinkSpec("null").fresh, tmp_path, chunks=(1, 2, 4, 12),
+        decoder, latents_for(decoder, 12), NULL, tmp_path, chunks=(1, 2, 4, 12),
         slots=(1, 2), modes=("sync", "async"), runs=1, progress=False,
     )  # fmt: skip
     assert not sweep.predictions.unpredicted and len(sweep.predictions.cells) == 12
@@ -873,10 +874,8 @@ def test_a_sweep_is_predicted_and_advised_on(recorded, tmp_path):
         assert made.latency_s == again.run.latency_s
     point, *_ = storage_sensitivity(sweep, [1.0])
     assert point.sync_s > 0 and point.advice.prediction.run.info.medium == decoder.medium
-    with pytest.raises(ValueError, match="chunk size 13: the (batch|clip) has 12 latent"):
-        sweep_grid(
-            decoder, latents_for(decoder, 12), SinkSpec("null").fresh, tmp_path, chunks=(13,)
-        )
+    with pytest.raises(ValueError, match=r"chunk size 13: the (batch|clip) has 12 l"):
+        sweep_grid(decoder, latents_for(decoder, 12), NULL, tmp_path, chunks=(13,))
     if decoder.medium == "images":
         with pytest.raises(ValueError, match="is of images, which no hour can be paid for"):
             saving_line(sweep, Limits(), 1.0, 3.36)
@@ -904,7 +903,7 @@ def test_prediction_of_a_videos_own_plan():
     )  # fmt: skip
     assert plan_of(usual.arms.values(), 2) == plan_chunks(5, 2)
     assert plan_of(usual.arms.values(), 2, 33) == plan_chunks(9, 2)
-    with pytest.raises(ValueError, match="34 pixel frames .*use 33 or 37"):
+    with pytest.raises(ValueError, match=r"34 pixel frames .*use 33 or 37"):
         plan_of(usual.arms.values(), 2, 34)
     with pytest.raises(ValueError, match="chunk size 1 is not recorded at that length"):
         plan_of(done.arms.values(), 1, 5)
@@ -923,3 +922,74 @@ def test_chunks_that_only_approximate_are_not_held_against_the_whole():
     assert not done.workload.exact and done.frames_identical
     assert not comparable(done.arms["diffusers"])
     assert "Not compared with the whole: diffusers." in document_of(done).text()
+
+
+# --- what only approximates its whole decode is measured against it ------------------------------
+
+
+def near(make, **changed):
+    """A decoder whose chunks say that they are not exact: of odd latents they are 0.1 too high."""
+
+    class Near(make):
+        exact = False
+
+        def decode_chunk(self, state, start, stop):
+            made = super().decode_chunk(state, start, stop)
+            return made + 0.1 if start % 2 and stop - start == 1 else made
+
+    for name, value in changed.items():
+        setattr(Near, name, value)
+    return Near()
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_the_distance_from_the_whole_is_recorded(make, tmp_path):
+    decoder = near(make)
+    latents = 0.5 * latents_for(decoder, frames=6)
+    options = {"runs": 1, "warmup": 0, "progress": False, "baseline": "sync"}
+    chunked = run_benchmark(
+        decoder, latents, SinkSpec("null").fresh, modes=("sync", "async"), **options
+    )
+    decode_diffusers(decoder, latents, whole := MemorySink(), progress=False)
+    decode_sync(decoder, latents, made := MemorySink(), progress=False)
+    error = np.square(made.frames.astype(float) - whole.frames)
+    units = len(error) // 6
+    power = 255**2 if make is NearestImages else np.square(whole.frames.astype(float)).mean()
+    worst = max(error[at : at + units].mean() for at in range(0, len(error), units))
+    expected = [-10 * np.log10(one / power) for one in (error.mean(), worst)]
+    for arm in chunked.arms.values():
+        assert arm.whole_db == pytest.approx(expected) and arm.whole_db[0] > arm.whole_db[1]
+    write_recording(chunked, tmp_path)
+    read = read_recording(tmp_path)
+    assert read.arms["async"].whole_db == chunked.arms["async"].whole_db
+    text = document_of(read).text()
+    assert "dB of whole (worst chunk)" in text
+    assert (
+        f"{expected[0]:.1f} ({expected[1]:.1f})" in text and "which there was none of" not in text
+    )
+    even = run_benchmark(
+        near(make),
+        latents,
+        SinkSpec("null").fresh,
+        modes=("sync",),
+        config=DecodeConfig(2),
+        **options,
+    )
+    assert even.base.whole_db == (np.inf, np.inf) and "equal (equal)" in document_of(even).text()
+    exact = run_benchmark(make(), latents, SinkSpec("null").fresh, modes=("sync",), **options)
+    assert exact.base.whole_db is None and "dB of whole" not in document_of(exact).text()
+
+
+def test_without_a_whole_decode_nothing_is_claimed():
+    class Near(NearestDecoder):
+        exact = False
+
+    options = {"runs": 1, "warmup": 0, "progress": False, "baseline": "sync"}
+    latents = latents_for(Near(), frames=3)
+    recorded = run_benchmark(
+        Near(), latents, SinkSpec("null").fresh, modes=("sync", "async"), **options
+    )
+    assert recorded.base.whole_db is None
+    text = document_of(recorded).text()
+    assert "chunks approximate its whole decode, which there was none of" in text
+    assert "dB of whole" not in text

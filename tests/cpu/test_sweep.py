@@ -129,8 +129,8 @@ def test_a_cell_is_an_ordinary_record(finished):
 
 def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
     bench = make_bench(delay_s=0)
-    hashed, real = [], bench.frame_hash
-    bench.frame_hash = lambda *given: hashed.append(given) or real(*given)
+    hashed, real = [], bench.hashed
+    bench.hashed = lambda *given: hashed.append(given) or real(*given)
     folder = begin(bench, tmp_path, speeds=(None, 1e6), runs=1)
     sweep = run_sweep(folder, bench, progress=False)
     settings = [(mode, config.chunk_size, config.slots) for mode, config in hashed]

@@ -474,15 +474,16 @@ def load_variant(
 
 def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
     """The latents that the options name, or now do, as ``decoder`` takes them."""
-    from vdkit.decode import Traits
+    from vdkit.decode import AvLatents, Traits
     from vdkit.decode.chunks import check_chunk
     from vdkit.models.latents import latents_metadata, load_latents
 
     medium = Traits.of(decoder).medium
     options.latents = options.latents or f"random:{medium.sample}"
     latents = load_latents(options.latents, decoder, options.seed)
-    if medium.fits(latents.shape, decoder.latent_channels):  # else the decode says what is wrong
-        whole = latents if latents.dim() >= len(medium.layouts[0]) else latents[None]
+    cut = latents.video if isinstance(latents, AvLatents) else latents
+    if medium.fits(cut.shape, decoder.latent_channels):  # else the decode says what is wrong
+        whole = cut if cut.dim() >= len(medium.layouts[0]) else cut[None]
         check_chunk(options.chunk, whole.shape[medium.axis], medium)
     if not options.denormalize:
         return latents

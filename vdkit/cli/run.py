@@ -146,11 +146,14 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _paths(options: argparse.Namespace) -> Recording:
+    from vdkit.decode import Traits
     from vdkit.measure.plans import headline_arms, run_benchmark
 
     decoder, latents, spec, shared = cli.load(options)
     modes, export = cli.runnable(options), None
-    if spec.kind == "mp4" and spec.throttle_mb_per_s is None and "diffusers" in modes:
+    pictures_alone = Traits.of(decoder).medium.name == "video"
+    exports = spec.kind == "mp4" and spec.throttle_mb_per_s is None and pictures_alone
+    if exports and "diffusers" in modes:
         try:
             export = replace(spec, kind="export_to_video").fresh
         except ImportError as error:
@@ -335,7 +338,7 @@ def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
         raise ValueError(f"{folder} was not begun from the command line; resume it with run_sweep")
     now = ("resume", "json", "usd_per_hour", "energy")  # may differ from when it was begun
     for name, value in vars(cli.parse(["sweep", "--resume", str(folder)])).items():
-        if name not in (*now, "arguments") and getattr(given, name) != value:
+        if name not in (*now, "arguments", "wrong") and getattr(given, name) != value:
             raise ValueError(
                 "--resume goes on with the options that the sweep was begun with; leave out "
                 f"--{name.replace('_', '-')}"
@@ -477,13 +480,13 @@ def run_decode(options: argparse.Namespace) -> int:
     if out.suffix not in (usual, *others):
         good = " or ".join(ending or "nothing, for a folder of PNG" for ending in (usual, *others))
         raise ValueError(
-            f"--out {str(out)!r}: {decoder.name} makes {medium.name}; end the name in {good}"
+            f"--out {str(out)!r}: {decoder.name} makes {medium.called}; end the name in {good}"
         )
     sink = kinds[out.suffix](out)
     latents = cli.latents_of(options, decoder)
     done = decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
     took = f"in {done.latency_s:.3f} s on {decoder.device}"
-    print(f"{medium.name.capitalize()}: {out}, {media_words(done.info)} {took}")
+    print(f"{medium.called.capitalize()}: {out}, {media_words(done.info)} {took}")
     return 0
 
 
@@ -524,7 +527,7 @@ def _decoder_to_probe(options: argparse.Namespace) -> Any:
     import torch
 
     module, colon, name = options.decoder.partition(":")
-    if colon and not Path(options.decoder).exists():
+    if colon and name not in ("audio", "av") and not Path(options.decoder).exists():
         sys.path.insert(0, os.getcwd())
         try:
             return getattr(import_module(module), name)()

@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from vdkit.decode.media import MEDIA, MediaInfo, Medium
+from vdkit.decode.media import MEDIA, MediaInfo, Medium, samples_a_frame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,26 @@ Progress = bool | Callable[[int, int], None]
 how many there are), on the caller's thread."""
 
 
+class AvLatents(NamedTuple):
+    """Latents of video with sound, which are decoded as one; a plain pair is taken too."""
+
+    video: torch.Tensor
+    """[1, C, T, h, w]"""
+    audio: torch.Tensor
+    """[1, C, T] or [1, C, T, F]"""
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the video, along which both are cut."""
+        return self.video.shape
+
+    def to(self, *args: Any, **kwargs: Any) -> AvLatents:
+        """Both, as `torch.Tensor.to`."""
+        return AvLatents(*(one.to(*args, **kwargs) for one in self))
+
+
 class ChunkDecoder(Protocol):
-    """A decoder that works chunk by chunk: of video, of images or of audio.
+    """A decoder that works chunk by chunk: of video, of images, of audio, of video with sound.
 
     All state of one decode lives in what `begin` returns, so two of one decoder can be done in
     turns. Work is launched on the current CUDA stream and must not synchronize the device.
@@ -31,12 +49,13 @@ class ChunkDecoder(Protocol):
     A causal video decoder also has ``spatial_factor`` and ``temporal_factor`` and is complete.
     Any decoder may have more; `Traits` reads it, with what holds where it is left out:
 
-    - ``medium``: ``video``, ``images`` (latents [N, C, h, w]) or ``audio`` ([1, C, T] or
-      [1, C, T, F]).
+    - ``medium``: ``video``, ``images`` (latents [N, C, h, w]), ``audio`` ([1, C, T] or
+      [1, C, T, F]) or ``av`` (`AvLatents`; `vdkit.models.sound.WithSound` makes such of two).
     - ``spatial_factor``: of height and width, or a pair, one of each; not of audio.
     - ``temporal_factor``: frames or samples that a latent frame becomes, but for the first of a
       video, which becomes one. Of images 1.
-    - ``sample_rate``, Hz, and ``channels``: of audio, which has to have both.
+    - ``sample_rate``, Hz, and ``channels``: of audio, which has to have both; so has ``av``, and
+      ``fps``, its frame rate, a Fraction, and ``samples(latents)``, how many samples its sound has.
     - ``features``: F of audio whose latents are [1, C, T, F].
     - ``value_range``: (-1.0, 1.0), or (0.0, 1.0) for pictures.
     - ``exact``: True; False if chunks only approximate the decode of the whole.
@@ -63,9 +82,10 @@ class ChunkDecoder(Protocol):
         """Decode latent positions ``start`` to ``stop`` (half-open), in the order of the plan.
 
         Returns:
-            Video [1, 3, F, H, W] RGB, images [F, 3, H, W] RGB, audio [1, channels, S], in
-            ``value_range``, in ``dtype``, on ``device``; as many frames, images or samples as the
-            plan says; H and W are h and w times ``spatial_factor``.
+            Video [1, 3, F, H, W] RGB, images [F, 3, H, W] RGB, audio [1, channels, S], rows of
+            ``av`` [1, F, H*W*3 + samples*channels] (see `vdkit.decode.media`), in ``value_range``,
+            samples in [-1, 1], in ``dtype``, on ``device``; as many frames, images or samples as
+            the plan says; H and W are h and w times ``spatial_factor``.
         """
 
 
@@ -96,7 +116,7 @@ class WholeVideoDecoder(ChunkDecoder, Protocol):
 
     def to_numpy(self, frames: torch.Tensor) -> np.ndarray:
         """That in float32, on ``device``, to [F, H, W, 3] in [0, 1]; audio [S, channels] in
-        [-1, 1]."""
+        [-1, 1]; of ``av`` both parts of the rows, [F, H*W*3] and [F, samples*channels]."""
 
 
 class Sink(Protocol):
@@ -116,7 +136,8 @@ class Sink(Protocol):
         """Prepare for ``info.frames`` frames, images or samples."""
 
     def write(self, frames: np.ndarray) -> None:
-        """Consume uint8 RGB [F, H, W, 3], or int16 [S, channels] of audio; C-contiguous.
+        """Consume uint8 RGB [F, H, W, 3], int16 [S, channels] of audio, or rows of ``av``, uint8
+        [F, bytes], which `MediaInfo.split` takes apart; C-contiguous.
 
         The array is a buffer that is reused after the call: copy to keep.
         """
@@ -138,8 +159,9 @@ def check_medium(sink: object, medium: Medium, who: str) -> None:
     takes = getattr(sink, "media", MEDIA)
     if medium.name not in takes:
         raise TypeError(
-            f"{type(getattr(sink, 'inner', sink)).__name__} takes {' and '.join(takes)}, {who} "
-            f"makes {medium.name}; use {medium.sinks} or RawSink"
+            f"{type(getattr(sink, 'inner', sink)).__name__} takes "
+            f"{' and '.join(MEDIA[name].called for name in takes)}, {who} makes {medium.called}; "
+            f"use {medium.sinks} or RawSink"
         )
 
 
@@ -184,6 +206,7 @@ class Traits:
     sample_rate: int
     exact: bool
     features: int = 0
+    fps: Fraction | None = None
 
     @classmethod
     def of(cls, decoder: Any) -> Traits:
@@ -204,15 +227,16 @@ class Traits:
         if medium is None:
             raise wrong("medium", name, f"use {', '.join(MEDIA)}")
         spatial = getattr(decoder, "spatial_factor", 1) if name != "audio" else 1
+        sounds = name in ("audio", "av")
         given = {
             "temporal_factor": decoder.temporal_factor if medium.timed else 1,
-            "channels": decoder.channels if name == "audio" else 3,
-            "sample_rate": decoder.sample_rate if name == "audio" else 0,
+            "channels": decoder.channels if sounds else 3,
+            "sample_rate": decoder.sample_rate if sounds else 0,
             "features": getattr(decoder, "features", 0) if name == "audio" else 0,
         }
         pair = tuple(spatial) if isinstance(spatial, (tuple, list)) else (spatial, spatial)
         for what, values in {"spatial_factor": pair, **{k: (v,) for k, v in given.items()}}.items():
-            least = int(what != "features" and (what != "sample_rate" or name == "audio"))
+            least = int(what != "features" and (what != "sample_rate" or sounds))
             if not all(isinstance(one, int) and one >= least for one in values):
                 raise wrong(what, getattr(decoder, what, None), "use whole numbers, 1 or more")
         if len(pair) != 2:
@@ -222,7 +246,9 @@ class Traits:
         if values not in allowed:
             raise wrong("value_range", values, f"use {' or '.join(map(str, allowed))}")
         low, high = values
-        return cls(medium, (low, high), pair, **given, exact=bool(getattr(decoder, "exact", True)))
+        exact = bool(getattr(decoder, "exact", True))
+        fps = Fraction(decoder.fps) if name == "av" else None
+        return cls(medium, (low, high), pair, **given, exact=exact, fps=fps)
 
     def latent_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of latents of this shape; of audio 1 and F, or 1 without F."""
@@ -236,13 +262,27 @@ class Traits:
             return (1, channels, count, *([self.features] if self.features else ()))
         return (count, channels, *size) if self.medium.axis == 0 else (1, channels, count, *size)
 
-    def info(self, shape: tuple[int, ...], units: int, fps: Fraction) -> MediaInfo:
-        """What so many units of latents of this shape are; ``fps`` counts for video only."""
+    def info(
+        self, shape: tuple[int, ...], units: int, fps: Fraction, samples: int = 0
+    ) -> MediaInfo:
+        """What so many units of latents of this shape are; ``fps`` counts for video only, and
+        ``samples``, of the decoder's sound, for ``av``."""
         if self.medium.name == "audio":
             return MediaInfo(units, 1, self.channels, Fraction(self.sample_rate), "audio")
         (rows, columns), (high, wide) = shape[-2:], self.spatial_factor
-        rate = fps if self.medium.timed else Fraction(1)
-        return MediaInfo(units, rows * high, columns * wide, rate, self.medium.name)
+        rate = self.fps or (fps if self.medium.timed else Fraction(1))
+        size = units, rows * high, columns * wide
+        if self.fps and size[1] * size[2] % 2:
+            raise ValueError(f"video with sound is {size[1]}x{size[2]}; one side has to be even")
+        sound = (self.sample_rate, self.channels, samples) if self.fps else ()
+        return MediaInfo(*size, rate, self.medium.name, *sound)
+
+
+def info_of(decoder: Any, latents: Any, units: int, fps: Fraction) -> MediaInfo:
+    """What so many units of these latents, as `check_latents` leaves them, are."""
+    traits = Traits.of(decoder)
+    samples = decoder.samples(latents) if traits.fps else 0
+    return traits.info(tuple(latents.shape), units, fps, samples)
 
 
 def to_levels(
@@ -261,21 +301,39 @@ def to_levels(
     import torch
 
     medium = traits.medium
+    if medium.name == "av":
+        sound = traits.channels * samples_a_frame(traits.sample_rate, traits.fps or Fraction(1))
+        picture = decoded.shape[-1] - sound
+        if out is None:
+            shape = (decoded.shape[1], picture + 2 * sound)
+            out = torch.empty(shape, dtype=torch.uint8, device=decoded.device)
+        seen = decoded[0, :, :picture].unflatten(1, (-1, 3))
+        _levels(seen, out[:, :picture].unflatten(1, (-1, 3)), 0.0, 255, traits.value_range[0] < 0)
+        heard, room = decoded[0, :, picture:, None], out[:, picture:].view(torch.int16)[..., None]
+        _levels(heard, room, -1.0, MEDIA["audio"].levels, False)
+        return out
     order = {"video": (0, 2, 3, 4, 1), "images": (0, 2, 3, 1), "audio": (0, 2, 1)}[medium.name]
     values = decoded.permute(order)
     values = values if medium.name == "images" else values[0]
     if out is None:
         out = torch.empty(values.shape, dtype=getattr(torch, medium.dtype), device=values.device)
+    low = -1.0 if medium.name == "audio" else 0.0
+    _levels(values, out, low, medium.levels, traits.value_range[0] < low)
+    return out
+
+
+def _levels(values: torch.Tensor, out: torch.Tensor, low: float, levels: int, halved: bool) -> None:
+    """``values``, of [-1, 1] brought to [0, 1] if ``halved``, from ``low`` on as whole numbers."""
+    import torch
+
     # One plane stays in the cache.
     planes = range(values.shape[-1]) if values.device.type == "cpu" else (slice(None),)
-    low = -1.0 if medium.name == "audio" else 0.0
     for plane in planes:
         exact = values[..., plane].to(torch.float32, copy=True)
-        if traits.value_range[0] < low:
+        if halved:
             exact.mul_(0.5).add_(0.5)
-        exact.clamp_(low, 1.0).mul_(medium.levels).round_()
+        exact.clamp_(low, 1.0).mul_(levels).round_()
         out[..., plane].copy_(exact)
-    return out
 
 
 _VIDEO = Traits(MEDIA["video"], (-1.0, 1.0), (1, 1), 1, 3, 0, True)
@@ -287,26 +345,35 @@ def frames_to_uint8(frames: torch.Tensor, out: torch.Tensor | None = None) -> to
 
 
 def check_latents(
-    latents: torch.Tensor,
-    channels: int,
+    latents: Any,
+    channels: Any,
     device: torch.device,
     dtype: torch.dtype,
     medium: Medium = MEDIA["video"],
-) -> torch.Tensor:
+) -> Any:
     """Validate latents and bring them to the decoder, on ``device`` in ``dtype``.
 
     Args:
         latents: [1, C, T, h, w] for video, [N, C, h, w] for images, [1, C, T] or [1, C, T, F] for
-            audio, where a leading 1 may be left out of all but the last; float16, bfloat16 or
-            float32; finite; already de-normalized if they come from a pipeline.
+            audio, where a leading 1 may be left out of all but the last; of ``av`` a pair, of
+            video and of audio, as are its ``channels``; float16, bfloat16 or float32; finite;
+            already de-normalized if they come from a pipeline.
 
     Raises:
-        TypeError: not a tensor, or not of a float dtype named above.
+        TypeError: not a tensor (of ``av`` not a pair), or not of a float dtype named above.
         ValueError: wrong rank, batch, channels or an empty axis; NaN or inf, named with its latent
             frame or image.
     """
     import torch
 
+    if medium.name == "av":
+        if not isinstance(latents, (tuple, list)) or len(latents) != 2:
+            raise TypeError(
+                f"latents are a {type(latents).__name__}; video with sound needs a pair, of video "
+                "[1, C, T, h, w] and of audio [1, C, T] or [1, C, T, F]"
+            )
+        kinds = zip(("video", "audio"), latents, channels, strict=True)
+        return AvLatents(*(check_latents(z, n, device, dtype, MEDIA[kind]) for kind, z, n in kinds))
     if not isinstance(latents, torch.Tensor):
         unequal = medium.name == "images" and isinstance(latents, (list, tuple))
         stack = "; stack images of one size, and decode each size apart" * unequal

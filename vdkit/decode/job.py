@@ -28,6 +28,7 @@ from vdkit.decode import (
     check_latents,
     check_medium,
     end_state,
+    info_of,
     require,
     to_levels,
     wants_float,
@@ -135,7 +136,7 @@ class Job:
         self.latent_size = self.traits.latent_size(shape)
         chunk_size = None if self.mode == "diffusers" else config.chunk_size
         self.chunks = chunks_of(decoder, self.latents, chunk_size)
-        self.info = self.traits.info(shape, self.chunks[-1].frame_stop, exact_fps(self.fps))
+        self.info = info_of(decoder, self.latents, self.chunks[-1].frame_stop, exact_fps(self.fps))
         self._finite = torch.empty(len(self.chunks), dtype=torch.bool, device=decoder.device)
         self.marks: list[dict[str, Mark]] = []
         self.frames_done = self._frames_reported = 0

@@ -1,14 +1,23 @@
-"""What comes out of a decoder: video, a batch of images, or audio, and how each lies in memory.
+"""What comes out of a decoder: video, images, audio, video with sound; how each lies in memory.
 
 Latents, decoder output and what a sink gets are described here once; paths, records, predictions
 and tables read it. Torch-free.
+
+Video with sound is a row for every frame: its picture, then the samples that are heard while it is
+shown, in room for the most that a frame of this rate can have. So both are cut, copied and counted
+as one. `MediaInfo.split` takes rows apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +64,18 @@ class Medium:
         """Bytes of a value in the sink's array."""
         return 1 if self.dtype == "uint8" else 2
 
+    @property
+    def called(self) -> str:
+        """The name in words."""
+        return self.whole if self.name == "av" else self.name
+
     def counted(self, count: int) -> str:
         """``1 frame``, ``8 images``."""
         return f"{count} {self.unit}{'s' * (count != 1)}"
 
-    def fits(self, shape: Sequence[int], channels: int) -> bool:
+    def fits(self, shape: Sequence[int], channels: int | Sequence[int]) -> bool:
         """Whether latents of a shape are such, of so many channels; see ``layouts``."""
-        sizes = {"1": 1, "C": channels}
+        sizes = {"1": 1, "C": channels if isinstance(channels, int) else channels[0]}
         return any(
             len(axes) == len(shape)
             and all(sizes.get(axis, size) == size for axis, size in zip(axes, shape, strict=True))
@@ -93,9 +107,20 @@ MEDIA = {
             ("temporal_factor", "sample_rate", "channels"), "WavSink, FlacSink",
             "SECONDSs", "10s",
         ),
+        Medium(
+            "av", "video with sound", "frame", "latent frame", (("1", "C", "T", "h", "w"),), 2,
+            "[1, F, H*W*3 + samples]", "[F, bytes]", "uint8", 255,
+            ("spatial_factor", "temporal_factor", "sample_rate", "channels", "fps", "samples"),
+            "Mp4Sink", "FRAMESxHxW", "33x96x160", first_units=1,
+        ),
     )
 }  # fmt: skip
 """Every medium by its name."""
+
+
+def samples_a_frame(sample_rate: int, fps: Fraction) -> int:
+    """The most samples, of each channel, that are heard while one frame is shown."""
+    return math.ceil(sample_rate / fps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +133,8 @@ class MediaInfo:
         fps: exact frame rate, e.g. ``Fraction(24000, 1001)``; of audio the sample rate, Hz; of
             images 1.
         medium: a name in `MEDIA`.
+        sample_rate, channels, samples: of the sound of ``av``: Hz, and how many in all, which may
+            end before the last frame does. 0 of others.
     """
 
     frames: int
@@ -115,6 +142,9 @@ class MediaInfo:
     width: int
     fps: Fraction
     medium: str = "video"
+    sample_rate: int = 0
+    channels: int = 0
+    samples: int = 0
 
     @property
     def kind(self) -> Medium:
@@ -123,8 +153,36 @@ class MediaInfo:
 
     @property
     def frame_values(self) -> int:
-        """Values of one unit: those of an RGB picture, or a sample of each channel."""
-        return self.height * self.width * (1 if self.medium == "audio" else 3)
+        """Values of one unit in the sink's array: of an RGB picture, or of all channels."""
+        if self.medium == "audio":
+            return self.width
+        return self.height * self.width * 3 + 2 * self.sound_values
+
+    @property
+    def sound_values(self) -> int:
+        """Samples that a row of ``av`` has room for, times channels."""
+        return self.channels * samples_a_frame(self.sample_rate, self.fps)
+
+    def samples_before(self, frame: int) -> int:
+        """Samples of ``av``, of each channel, before this frame."""
+        return min(self.samples, math.floor(frame * self.sample_rate / self.fps))
+
+    def split(self, rows: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a sink gets of ``av``, taken apart: views of pictures, a copy of samples.
+
+        Args:
+            rows: uint8 [F, bytes], of frame ``first`` and those that follow.
+
+        Returns:
+            uint8 [F, H, W, 3], and int16 [S, channels], without what is only room.
+        """
+        import numpy as np
+
+        picture = self.height * self.width * 3
+        pictures = rows[:, :picture].reshape(-1, self.height, self.width, 3)
+        room = rows[:, picture:].copy().view("<i2").reshape(len(rows), -1, self.channels)
+        ends = [self.samples_before(first + frame) for frame in range(len(rows) + 1)]
+        return pictures, room[np.arange(room.shape[1]) < np.diff(ends)[:, None]]
 
     @property
     def frame_bytes(self) -> int:
@@ -138,8 +196,8 @@ class MediaInfo:
 
     def shape(self, units: int) -> tuple[int, ...]:
         """So many units as the sink gets them."""
-        if self.medium == "audio":
-            return (units, self.width)
+        if self.medium in ("audio", "av"):
+            return (units, self.frame_values)
         return (units, self.height, self.width, 3)
 
     def decoded_shape(self, units: int) -> tuple[int, ...]:
@@ -148,4 +206,6 @@ class MediaInfo:
             return (1, self.width, units)
         if self.medium == "images":
             return (units, 3, self.height, self.width)
+        if self.medium == "av":
+            return (1, units, self.frame_values - self.sound_values)
         return (1, 3, units, self.height, self.width)

@@ -28,6 +28,7 @@ from vdkit.decode.chunks import LAUNCH_AHEAD, ChunkRecord, DecodeResult
 from vdkit.decode.engines import Mark, on_device
 from vdkit.decode.job import PATHS as PATHS
 from vdkit.decode.job import Job, decode_path
+from vdkit.decode.media import MEDIA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,9 @@ def decode_diffusers(job: Job) -> DecodeResult:
             with job.signals:
                 video = job.decoder.to_numpy(exact)
                 del exact
-                if not wants_float(job.sink):
+                if job.info.medium == "av":
+                    video = _rounded_rows(video, job.info)
+                elif not wants_float(job.sink):
                     video = _rounded(video, job.info)
         job.write(record, video)
     job.close_sink()
@@ -93,6 +96,21 @@ def _rounded(video: np.ndarray, info: MediaInfo) -> np.ndarray:
         return made
     for frame, out in zip(video, made, strict=True):
         out[...] = (frame * medium.levels).round()  # in [0, 255], so the cast is exact
+    return made
+
+
+def _rounded_rows(parts: tuple[np.ndarray, np.ndarray], info: MediaInfo) -> np.ndarray:
+    """float [F, H*W*3] in [0, 1] and [F, samples*channels] in [-1, 1] to rows, uint8 [F, bytes]."""
+    pictures, sound = parts
+    made = torch.empty(info.shape(info.frames), dtype=torch.uint8).numpy()
+    picture = info.frame_bytes - 2 * info.sound_values
+    if len(pictures) != info.frames or pictures.size != info.frames * picture:
+        raise ValueError(
+            f"to_numpy gave shape {pictures.shape}, expected {(info.frames, picture)} = [F, H*W*3]"
+        )
+    for frame, out in zip(pictures, made, strict=True):
+        out[:picture] = (frame.reshape(-1) * 255).round()
+    made[:, picture:].view("<i2")[...] = (sound.clip(-1, 1) * MEDIA["audio"].levels).round()
     return made
 
 

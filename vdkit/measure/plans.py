@@ -531,7 +531,8 @@ def run_aa(
         count = plain.workload.latent_frames
         made.update(calibrate(planted, *spans_s, percent, plain.config.chunk_size, count))
         found = measured.sha256
-        found["slow"] = slow.frame_hash(mode, slow.config)
+        seen = slow.hashed(mode, slow.config)
+        found["slow"] = seen.sha256 if seen else None
         if found["b"] != found["a"]:
             raise ValueError(
                 "the decoder gave different frames in two runs of the same setting, so no "

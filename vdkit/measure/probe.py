@@ -73,10 +73,15 @@ def probe(
     traits = None if decoder is None else Traits.of(decoder)
     if traits is not None:
         medium, value_range = traits.medium.name, traits.value_range
+    if medium == "av":
+        raise ValueError(
+            "video with sound is two decoders: probe its video and its sound, each by itself"
+        )
     if medium not in MEDIA:
         raise ValueError(f"medium is {medium!r}; use one of {', '.join(MEDIA)}")
     if latents is None:
         batch_or_count, *rest = LATENTS[medium]
+        rest += [features] if (features := getattr(decoder, "features", 0)) else []
         size = (batch_or_count, decoder.latent_channels, *rest)
         latents = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     if decoder is not None:

@@ -20,8 +20,9 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 import torch
 
-from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents
+from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents, info_of
 from vdkit.decode.chunks import DecodeConfig, DecodeResult, chunks_of, exact_fps
+from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import PATHS
 from vdkit.decode.terminal import Bar
@@ -38,6 +39,7 @@ from vdkit.record.runs import (
     gpu_uuid,
     tensor_sha256,
 )
+from vdkit.sinks import MemorySink
 
 MODES: Mapping[str, Callable[..., DecodeResult]] = {name: PATHS[name] for name in runs.MODES}
 """Every decode path by the name that options, records and tables use."""
@@ -124,16 +126,32 @@ class Bench:
         """Let the decoder do its one-time work for this chunk size; it counts as set-up."""
         self.setup_s = (self.setup_s or 0.0) + prepare(self.decoder, self.latents, chunk_size)
 
-    def frame_hash(self, mode: str, config: DecodeConfig) -> str | None:
-        """Run once, untimed, into a hash."""
+    def whole(self) -> np.ndarray | None:
+        """All frames of the decoder's own whole decode, if its chunks only approximate it; None if
+        they do not, or there is no whole decode, or no memory for it."""
+        if self.workload.exact or not hasattr(self.decoder, "decode_video"):
+            return None
+        sink = MemorySink()
+        try:
+            MODES["diffusers"](
+                self.decoder, self.latents, sink, fps=self.fps, progress=False, cancel=self.cancel
+            )
+        except (DecodeOutOfMemory, MemoryError):
+            return None
+        return sink.frames
+
+    def hashed(
+        self, mode: str, config: DecodeConfig, whole: np.ndarray | None = None
+    ) -> FrameHasher | None:
+        """Run once, untimed, into a hash, and beside it compare with ``whole``."""
         if mode == "diffusers" and not hasattr(self.decoder, "decode_video"):
             raise TypeError(
                 f"{type(self.decoder).__name__} is no WholeVideoDecoder: it lacks decode_video; "
                 f"leave out mode diffusers: modes={tuple(MODES)[1:]}"
             )
-        hasher = FrameHasher()
+        hasher = FrameHasher(None if mode == "diffusers" else whole)
         self.decode(mode, hasher, config)
-        return None if mode == "compute_only" else hasher.sha256
+        return None if mode == "compute_only" else hasher
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
@@ -183,6 +201,7 @@ class Measured:
     plans: Mapping[str, ArmPlan]
     runs: dict[str, list[Run]] = field(default_factory=dict)
     sha256: dict[str, str | None] = field(default_factory=dict)
+    errors: dict[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def recording(self, kind: str, baseline: str, **more: Any) -> Recording:
         """As it is recorded, by the baseline's bench; ``more``: fields of `Recording`."""
@@ -191,8 +210,8 @@ class Measured:
             name: Arm(
                 mode=plan.mode, workload=plan.bench.workload, config=plan.config,
                 sink=plan.sink_info, runs=tuple(self.runs[name]), frame_sha256=self.sha256[name],
-                setup_s=plan.bench.setup_s, other_bytes=plan.bench.other_bytes,
-                same_code=plan.same_code,
+                whole_error=self.errors.get(name), setup_s=plan.bench.setup_s,
+                other_bytes=plan.bench.other_bytes, same_code=plan.same_code,
             )
             for name, plan in self.plans.items()
         }  # fmt: skip
@@ -241,12 +260,16 @@ def measure(
     random = np.random.default_rng(seed)
     bar = Bar(progress is True, total=total, desc="runs", unit="run")
     with bar, _quick_collections():
+        wholes = {id(plans[name].bench): plans[name].bench for name in hashed}
+        whole = {key: bench.whole() for key, bench in wholes.items()}
         for name in hashed:
-            with plans[name].guard():
-                made.sha256[name] = plans[name].bench.frame_hash(
-                    plans[name].mode, plans[name].config
-                )
+            plan = plans[name]
+            with plan.guard():
+                seen = plan.bench.hashed(plan.mode, plan.config, whole[id(plan.bench)])
+            if seen is not None:
+                made.sha256[name], made.errors[name] = seen.sha256, seen.error()
             bar.add()
+        del whole
         before_rounds(made)
         for number in range(-warmup, rounds):
             turn = list(plans)[:: -1 if number % 2 else 1]
@@ -311,7 +334,7 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
     traits, shape = Traits.of(decoder), tuple(latents.shape)
     rows, columns = traits.latent_size(shape)
     units = chunks_of(decoder, latents, None)[-1].frame_stop
-    info = traits.info(shape, units, exact_fps(shared.get("fps", 16)))
+    info = info_of(decoder, latents, units, exact_fps(shared.get("fps", 16)))
     weights = getattr(decoder, "weights_sha256", None)
     return Workload(
         decoder=decoder.name,
@@ -319,7 +342,7 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         dtype=str(decoder.dtype).removeprefix("torch."),
         weights_sha256=weights() if weights is not None else None,
         latents=shared.get("latents_source", "given"),
-        latents_sha256=tensor_sha256(latents),
+        latents_sha256=tensor_sha256(*(latents if traits.fps else (latents,))),
         seed=shared.get("seed", 0),
         latent_frames=shape[traits.medium.axis],
         latent_height=rows,
@@ -329,6 +352,9 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         width=info.width,
         fps=float(info.fps),
         medium=info.medium,
+        sample_rate=info.sample_rate,
+        channels=info.channels,
+        samples=info.samples,
         exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
         notes=tuple(getattr(decoder, "notes", ())),
@@ -390,14 +416,47 @@ def _open_nvml(device: torch.device) -> Nvml | None:
         return None
 
 
+_BLOCK = 1 << 20  # values whose differences are held at once
+
+
 class FrameHasher:
-    """A sink that only hashes: the proof that two runs gave the same frames."""
+    """A sink that only hashes: the proof that two runs gave the same frames.
+
+    Args:
+        whole: what `error` is against, as sinks get it, all units; of ``av`` pictures count.
+    """
+
+    def __init__(self, whole: np.ndarray | None = None) -> None:
+        self._whole = whole
+        self._squares: list[tuple[float, int]] = []
 
     def open(self, info: MediaInfo) -> None:
+        self._info, self._at = info, 0
         self._digest = hashlib.sha256(f"{info.height}x{info.width}".encode())
 
     def write(self, frames: np.ndarray) -> None:
         self._digest.update(frames.data)
+        if self._whole is None:
+            return
+        first, self._at = self._at, self._at + len(frames)
+        pair = (frames, self._whole[first : self._at])
+        if self._info.medium == "av":
+            pair = tuple(self._info.split(rows, first)[0] for rows in pair)  # type: ignore[assignment]
+        made, own = (part.reshape(-1) for part in pair)
+        parts = (slice(at, at + _BLOCK) for at in range(0, made.size, _BLOCK))
+        apart = (np.subtract(made[part], own[part], dtype=np.float64) for part in parts)
+        self._squares.append((sum(float(one @ one) for one in apart), made.size))
+
+    def error(self) -> tuple[float, float] | None:
+        """Mean squared error of all and of the worst chunk, as `Arm.whole_error` has it."""
+        if self._whole is None or not self._squares:
+            return None
+        power = float(255**2)
+        if self._info.medium == "audio":
+            power = float(np.square(self._whole, dtype=float).mean()) or 1.0
+        sums, counts = zip(*self._squares, strict=True)
+        worst = max(one / count for one, count in self._squares)
+        return sum(sums) / sum(counts) / power, worst / power
 
     def close(self) -> None:
         self.sha256 = self._digest.hexdigest()

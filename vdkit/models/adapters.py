@@ -57,6 +57,7 @@ class Adapter:
 
     variant: ClassVar[str] = "diffusers"
     exact = True
+    _first_lacks = 0  # units of the first latent, of what others become
 
     def __init__(
         self, model: Any, name: str, *, medium: str = "video",
@@ -85,6 +86,8 @@ class Adapter:
             self.temporal_factor = model.config.patch_size_t * 2 ** sum(doubled)
         if medium == "images":
             self.temporal_factor = 1
+        else:
+            self._first_lacks = self.temporal_factor - 1
 
     def begin(self, latents: torch.Tensor) -> Stream:
         """Start on latents as `ChunkDecoder.begin` has them, on ``device`` in ``dtype``."""
@@ -128,8 +131,7 @@ class Adapter:
 
     def _units(self, position: int, count: int) -> int:
         """Frames, images or samples before latent ``position`` of ``count``."""
-        first = self.temporal_factor - 1 if self.medium == "video" and position else 0
-        return self.temporal_factor * position - first
+        return self.temporal_factor * position - (self._first_lacks if position else 0)
 
     def end(self, state: Stream) -> None:
         """Free all that ``state`` holds."""

@@ -16,11 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vdkit.decode import ChunkDecoder, Traits
+from vdkit.decode import AvLatents, ChunkDecoder, Traits
 from vdkit.decode.chunks import chunks_of, latent_frames
+from vdkit.models.sound import WithSound
 
 
-def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torch.Tensor:
+def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> Any:
     """Latents on the CPU: random ones, float32, as a decoder gets them; a file's as it holds them.
 
     Args:
@@ -30,7 +31,9 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torc
             safetensors file, whatever its name ends in. Of its tensors ``latents`` is taken, or
             ComfyUI's ``latent_tensor`` (whose normalization is undone), the only one, or the only
             one that fits the decoder, which a warning names: [1, C, T, h, w], images [N, C, h, w],
-            audio [1, C, T] or [1, C, T, F]; a leading 1 may be left out.
+            audio [1, C, T] or [1, C, T, F]; a leading 1 may be left out. Of video with sound
+            `AvLatents`: random ones as many as LTX-2's pipeline gives the sound, which then ends a
+            little early; of a file ``latents`` and ``audio_latents``.
         decoder: gives medium, channels and factors.
 
     Raises:
@@ -40,9 +43,17 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> torc
     """
     text = str(spec)
     if text.startswith("random:"):
-        return _random(text, decoder, seed)
+        make: Any = _random_both if isinstance(decoder, WithSound) else _random
+        return make(text, decoder, seed)
     with open_safetensors(_file(spec)) as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        if isinstance(decoder, WithSound):
+            if missing := {"latents", "audio_latents"} - shapes.keys():
+                raise ValueError(
+                    f"latents file {text!r} has no {' and no '.join(sorted(missing))}; video with "
+                    "sound needs latents and audio_latents"
+                )
+            return AvLatents(file.get_tensor("latents"), file.get_tensor("audio_latents"))
         return file.get_tensor(_which(text, shapes, decoder))
 
 
@@ -70,7 +81,7 @@ def _which(text: str, shapes: Mapping[str, list[int]], decoder: ChunkDecoder) ->
 
 
 def save_latents(
-    path: str | Path, latents: torch.Tensor, metadata: Mapping[str, str] | None = None
+    path: str | Path, latents: torch.Tensor | AvLatents, metadata: Mapping[str, str] | None = None
 ) -> Path:
     """Write latents that `load_latents` reads; an interrupted write leaves what was there.
 
@@ -91,7 +102,10 @@ def save_latents(
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name}")
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        save_file({"latents": latents.detach().cpu().contiguous()}, partial, dict(metadata or {}))
+        both = latents if isinstance(latents, AvLatents) else (latents,)
+        named = dict(zip(("latents", "audio_latents"), both, strict=False))
+        kept = {name: one.detach().cpu().contiguous() for name, one in named.items()}
+        save_file(kept, partial, dict(metadata or {}))
         partial.chmod(0o644)  # safetensors writes files that only their owner may read
         partial.replace(path)
     except SafetensorError as error:
@@ -170,6 +184,16 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
             )
     size = height // traits.spatial_factor[0], width // traits.spatial_factor[1]
     return normal(count)
+
+
+def _random_both(text: str, decoder: WithSound, seed: int) -> AvLatents:
+    video = _random(text, decoder.video, seed)
+    seconds = chunks_of(decoder.video, video, None)[-1].frame_stop / decoder.fps
+    traits, channels = Traits.of(decoder.audio), decoder.audio.latent_channels
+    count = max(1, round(seconds * traits.sample_rate / traits.temporal_factor))
+    generator = torch.Generator().manual_seed(seed)
+    shape = traits.latent_shape(channels, count, (1, 1))
+    return AvLatents(video, torch.randn(shape, generator=generator))
 
 
 PICKLE = "is a pickle, which can run code when read; convert it to safetensors first"

@@ -6,7 +6,7 @@ import json
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -169,7 +169,9 @@ def load_decoder(
             with seeded random weights, nothing downloaded (timings are those of the real model,
             pictures are noise); so are the others of `ARCHITECTURES`, and a configuration with
             its ``_class_name``. Or a local folder or hub id in diffusers' or transformers' layout,
-            with the decoder in ``vae/`` or at the top; only safetensors are read.
+            with the decoder in ``vae/`` or at the top; only safetensors are read. Of LTX-2, by name
+            or pipeline, ``ltx2:audio`` is its sound (``audio_vae/`` and ``vocoder/``), ``ltx2:av``
+            both, at 24 frames a second.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: float16, bfloat16 or float32; None: float16 on a GPU, float32 on a CPU.
         variant: ``diffusers``, its modules as they are; ``channels_last``, the same with weights
@@ -184,6 +186,10 @@ def load_decoder(
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; use one of {', '.join(VARIANTS)}")
+    if not isinstance(source, Mapping) and (
+        parted := re.fullmatch(r"(.+):(audio|av)", str(source))
+    ):
+        return _sounding(parted[1], parted[2], device, dtype, variant)
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     given = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
@@ -208,6 +214,32 @@ def load_decoder(
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)
     return decoder
+
+
+def _sounding(source: str, part: str, device: Any, dtype: Any, variant: str) -> Any:
+    """The sound of LTX-2, or ``av``: with its video, which ``variant`` is of."""
+    from diffusers import AutoencoderKLLTX2Audio
+    from diffusers.pipelines.ltx2 import LTX2Vocoder
+
+    from vdkit.models.sound import LTX2Sound, WithSound
+
+    on = resolve_device(device)
+    as_dtype = resolve_dtype(dtype, on)
+    kinds = {"audio_vae": AutoencoderKLLTX2Audio, "vocoder": LTX2Vocoder}
+    if source in ARCHITECTURES:
+        if source != "ltx2":
+            raise ValueError(f"decoder source {source!r} has no sound; ltx2 has")
+        models = [_drawn(kind) for kind in kinds.values()]
+        name = source
+    else:
+        found = _find_source(source, "decoder", ("ltx2",))
+        name = found if isinstance(found, str) else found.resolve().name
+        models = [_load_part(found, part, kind, as_dtype) for part, kind in kinds.items()]
+    vae, vocoder = (torch.nn.Module.to(model, on, as_dtype) for model in models)
+    sound = LTX2Sound(vae, vocoder, f"{name}:audio")
+    if part == "audio":
+        return sound
+    return WithSound(load_decoder(source, device, dtype, variant), sound, 24)
 
 
 def load_pipeline(
@@ -300,11 +332,17 @@ def _seeded(config: Mapping[str, Any]) -> Any:
     given = dict(config)
     kind = _class_of({"_class_name": AutoencoderKLWan.__name__, **given}, "the configuration")
     given.pop("_class_name", None)
-    with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+    if kind.__module__.startswith("transformers"):
+        return _drawn(partial(kind, kind.config_class(**given)))
+    return _drawn(partial(kind, **given))
+
+
+def _drawn(make: Callable[[], Any]) -> Any:
+    """What it makes with seeded weights; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*weight_norm", FutureWarning)  # diffusers' own
         torch.manual_seed(SEED)
-        if kind.__module__.startswith("transformers"):
-            return kind(kind.config_class(**given))
-        return kind(**given)
+        return make()
 
 
 def _load_model(source: Path | str, dtype: torch.dtype) -> Any:
@@ -322,6 +360,26 @@ def _load_model(source: Path | str, dtype: torch.dtype) -> Any:
             with suppress(OSError):
                 return _read(_class_of(read(), source), source, None, dtype, cached)
             raise
+
+
+def _load_part(source: Path | str, part: str, kind: Any, dtype: torch.dtype) -> Any:
+    """The model of one class in a folder of a pipeline."""
+
+    def checked(config: Mapping[str, Any]) -> Any:
+        if _named(config) != kind.__name__:
+            raise ValueError(
+                f"{part} of {source} is {_named(config)!r}; vdkit decodes {kind.__name__}"
+            )
+        return kind
+
+    if isinstance(source, Path):
+        file = source / part / "config.json"
+        checked(_configuration(file, f"{source} has no sound: {part}/config.json is not there"))
+        _check_weights(file.parent)
+        return _read(kind, str(source), part, dtype, cached=False)
+    with _hub(source, "sound", f"{part}/config.json") as cached:
+        checked(kind.load_config(source, subfolder=part, local_files_only=cached))
+        return _read(kind, source, part, dtype, cached)
 
 
 def _named(config: Mapping[str, Any]) -> str | None:

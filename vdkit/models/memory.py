@@ -149,6 +149,14 @@ def _enlarge(memory: Memory, module: Any) -> _Rule | None:
     return partial(_repeat, past=2, growth=2) if doubles else None
 
 
+def _in_mel(memory: Memory, module: Any) -> _Rule | None:
+    """LTX-2's convolutions of a spectrogram, which pad with zeros, and what doubles time."""
+    if isinstance(module.conv, torch.nn.Conv2d):
+        past = (module.conv.kernel_size[0] - 1) * module.conv.dilation[0]
+        return partial(_repeat, past=past, growth=1) if past else None
+    return partial(_repeat, past=1, growth=2)
+
+
 def _causal(memory: Memory, module: Any) -> _Rule | None:
     return _convolve if getattr(module, "conv", module).kernel_size[0] > 1 else None
 
@@ -164,5 +172,7 @@ RULES: dict[str, Callable[[Memory, Any], _Rule | None]] = {
     "CosmosCausalAttention": _attend_over_time,
     "MimiConv1d": _in_audio,
     "MimiConvTranspose1d": _in_audio,
+    "LTX2AudioCausalConv2d": _in_mel,
+    "LTX2AudioUpsample": _in_mel,
 }
 """What runs in place of a module, by its class; None: it is left as it is, and looked into."""

@@ -7,6 +7,7 @@ primitives as the records of a real run, so that the same plots, tables and stal
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -261,8 +262,8 @@ def predict(
         raise ValueError(f"mode is {mode!r}; use one of {', '.join(MODES)}")
     if info.medium != "video" and (plan is None or mode == "diffusers"):
         raise ValueError(
-            f"how {info.medium} are cut into chunks only a recording tells, and of the chunked "
-            "modes alone; take one of these, and its plan_of"
+            f"how the {info.kind.whole} is cut into chunks only a recording tells, and of the "
+            "chunked modes alone; take one of these, and its plan_of"
         )
     chunks = plan
     if chunks is None or mode == "diffusers":
@@ -285,7 +286,8 @@ def predict(
 def video_info(recorded: Recording | Arm) -> MediaInfo:
     """What was decoded in a recording or in one arm: a video, images or audio."""
     load = recorded.workload
-    return MediaInfo(load.frames, load.height, load.width, exact_fps(load.fps), load.medium)
+    sound = load.sample_rate, load.channels, load.samples
+    return MediaInfo(load.frames, load.height, load.width, exact_fps(load.fps), load.medium, *sound)
 
 
 def units_per_latent(work: Workload) -> int:
@@ -414,7 +416,10 @@ class Pipeline:
     ) -> None:
         self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
         value_bytes = _d2h_value_bytes(costs, config, mode, info.kind.itemsize)
-        self.frame_bytes = info.frame_values * value_bytes
+        same = value_bytes == info.kind.itemsize
+        self.frame_bytes = (
+            info.frame_bytes if same else math.prod(info.decoded_shape(1)) * value_bytes
+        )
         self.records = [
             replace(chunk, d2h_bytes=chunk.frames * self.frame_bytes) for chunk in chunks
         ]

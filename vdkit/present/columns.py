@@ -6,6 +6,7 @@ notebooks follow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -122,6 +123,11 @@ def _std(row: Row, _: Asked) -> Cell:
     return Number(std, decimals_for(std)) if len(row.arm.timed) > 1 else None
 
 
+def _whole_db(row: Row, _: Asked) -> Cell:
+    said = ("equal" if math.isinf(db) else f"{db:.1f}" for db in row.arm.whole_db or ())
+    return "{} ({})".format(*said) if row.arm.whole_db else None
+
+
 def _bytes(name: str, unit: float, decimals: int = 1) -> Read:
     return lambda row, _: number(getattr(row.arm, name), decimals, 1 / unit)
 
@@ -141,7 +147,7 @@ def _images(rows: Rows, asked: Asked = NOTHING) -> bool:
 
 def _per(rows: Rows) -> str:
     """What figures are per: ``video``, ``audio`` or ``image``."""
-    return rows[0].arm.workload.medium.removesuffix("s")
+    return rows[0].arm.workload.medium.removesuffix("s").replace("av", "video")
 
 
 def _unit(rows: Rows) -> str:
@@ -272,6 +278,12 @@ CATALOGUE = (
         "D2H: copied from the device to the host.",
     ),
     Column("pinned MB", _bytes("pinned_bytes", 1e6), "bench ablation"),
+    Column(
+        "dB of whole (worst chunk)", _whole_db, f"{_ALL} ablation",
+        "dB of whole: of frames against those of the decoder's own whole decode, which its chunks "
+        "approximate: PSNR, of audio signal to noise.",
+        lambda rows, _: any(row.arm.whole_error is not None for row in rows),
+    ),
     Column(
         "peak VRAM GB", _bytes("vram_peak_bytes", 1e9, 2), "bench variants", _peak_says,
         lambda rows, _: any(row.arm.vram_peak_bytes is not None for row in rows),

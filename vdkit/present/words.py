@@ -50,8 +50,17 @@ def _length_words(work: Workload) -> str:
     if work.medium == "images":
         return media_words(work)
     rate = "Hz" if work.medium == "audio" else "fps"
-    played = f"{work.seconds:.2f} s of {work.medium}"
-    return f"{counted} {latent} of {size_words(work)} at {work.fps:g} {rate} = {played}"
+    played = f"{work.seconds:.2f} s of {'audio' if work.medium == 'audio' else 'video'}"
+    return f"{counted} {latent} of {size_words(work)} at {work.fps:g} {rate} = {played}" + (
+        f" with sound, {_sound_words(work)}" if work.samples else ""
+    )
+
+
+def _sound_words(work: Workload) -> str:
+    """Rate and channels of a video's sound, and how much of the video has none."""
+    lacks = work.seconds - work.samples / work.sample_rate
+    early = f", which ends {1e3 * lacks:.1f} ms before the video" if lacks > 1e-6 else ""
+    return f"{work.sample_rate} Hz, {work.channels} channel{'s' * (work.channels != 1)}{early}"
 
 
 def size_words(work: Workload | MediaInfo) -> str:
@@ -65,7 +74,8 @@ def media_words(work: Workload | MediaInfo) -> str:
     """What one decode makes: ``161 frames of 480x832``, ``60.00 s of audio in 2 channels``."""
     if work.medium == "audio":
         return f"{work.seconds:.2f} s of audio in {size_words(work)}"
-    return f"{work.kind.counted(work.frames)} of {size_words(work)}"
+    sound = " with sound" if work.samples else ""
+    return f"{work.kind.counted(work.frames)} of {size_words(work)}{sound}"
 
 
 def config_words(config: DecodeConfig) -> str:
@@ -114,7 +124,7 @@ def what_and_where(recording: Recording | SweepPlan) -> str:
 def what_sentence(recording: Recording, who: str = "") -> str:
     """What was decoded on what machine; ``who`` instead of the decoder alone."""
     work, where, size = recording.workload, recording.provenance, recording.config.chunk_size
-    played = f", {work.seconds:.2f} s of video" if work.medium == "video" else ""
+    played = f", {work.seconds:.2f} s of video" if work.medium in ("video", "av") else ""
     machine = f"on one {where.device}" if where.device != "cpu" else f"on the CPU, {where.cpu},"
     return (
         f"{who or decoder_words(work)} in {work.dtype} decoded {media_words(work)}{played}, in "
@@ -137,6 +147,8 @@ def frames_line(recording: Recording) -> str:
     work = recording.workload
     why = "at chunk sizes above 1" if work.exact and work.medium == "video" else "with the whole"
     note = f" Not compared {why}: {', '.join(left_out)}." if left_out else ""
+    if not work.exact and not any(arm.whole_error for arm in recording.arms.values()):
+        note += " The decoder's chunks approximate its whole decode, which there was none of."
     what = f"{work.kind.unit.capitalize()}s"
     if recording.frames_identical is None:
         return f"{what} were not compared: that takes two modes that deliver them." + note

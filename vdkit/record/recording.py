@@ -30,6 +30,7 @@ from vdkit.record.runs import (
     Record,
     Run,
     Seconds,
+    Share,
     SinkInfo,
     Workload,
 )
@@ -87,6 +88,9 @@ class Arm(Record):
         runs: warm-ups included.
         frame_sha256: of all frames, from an untimed run; None where no frames leave the GPU, or
             where the sink makes its own of them.
+        whole_error: of chunks that only approximate the decoder's own whole decode, of that untimed
+            run: mean squared error of all frames, and of the worst chunk, over 255 squared, of
+            audio over its mean square; None: not measured, or exact.
         setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
         other_bytes: device bytes that others, such as other variants, held meanwhile.
         same_code: on this device it runs what the baseline runs: its ratio shows noise alone.
@@ -98,6 +102,7 @@ class Arm(Record):
     sink: SinkInfo
     runs: tuple[Run, ...]
     frame_sha256: str | None = None
+    whole_error: tuple[Share, Share] | None = None
     setup_s: Seconds | None = None
     other_bytes: NotNegative | None = None
     same_code: bool = False
@@ -168,6 +173,14 @@ class Arm(Record):
         """Joules of a timed run, mean; None unless every one of them has an answer."""
         known = self.values("energy_j")
         return sum(known) / len(known) if known and len(known) == len(self.timed) else None
+
+    @property
+    def whole_db(self) -> tuple[float, float] | None:
+        """PSNR, of audio signal to noise, of all frames and of the worst chunk; inf for equal."""
+        if self.whole_error is None:
+            return None
+        clip, worst = (-10 * math.log10(one) if one else math.inf for one in self.whole_error)
+        return clip, worst
 
     @property
     def throttled_runs(self) -> int:

@@ -60,6 +60,7 @@ Mode = Annotated[str, AfterValidator(todays_mode)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0)]
 
 
 class Record(BaseModel):
@@ -146,6 +147,7 @@ class Workload(Record):
         frames, height, width, fps: of the video, in pixels and frames per second; else as
             `vdkit.decode.media.MediaInfo` has them.
         medium: a name in `vdkit.decode.media.MEDIA`.
+        sample_rate, channels, samples: of a video's sound, as `MediaInfo` has them; else 0.
         exact: chunks give what the whole would; False where the decoder says that they do not.
         variant: the way the weights are run, as the decoder calls it.
         notes: what else the decoder says of itself, e.g. what it had to do without.
@@ -168,6 +170,9 @@ class Workload(Record):
     variant: str = "diffusers"
     notes: tuple[str, ...] = ()
     medium: Annotated[str, AfterValidator(known_medium)] = "video"
+    sample_rate: int = Field(default=0, ge=0)
+    channels: int = Field(default=0, ge=0)
+    samples: int = Field(default=0, ge=0)
     exact: bool = True
 
     @property
@@ -325,12 +330,14 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
     return commit, bool(changed or git("ls-files", "--others", "--exclude-standard", "*.py"))
 
 
-def tensor_sha256(tensor: torch.Tensor) -> str:
-    """Hash of a tensor's dtype, shape and bytes."""
+def tensor_sha256(*tensors: torch.Tensor) -> str:
+    """Hash of dtype, shape and bytes of a tensor, or of several."""
     import torch
 
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256()
+    for one in tensors:
+        digest.update(f"{one.dtype} {tuple(one.shape)}".encode())
+        digest.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

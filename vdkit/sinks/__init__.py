@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vdkit.decode import wants_float
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.decode.terminal import HeldSignals
-from vdkit.sinks.files import Encoded, Output, RawSink
+from vdkit.sinks.files import Encoded, Output, RawSink, layout_of
 from vdkit.sinks.pictures import JpegSink, PngSink, WebpSink
 from vdkit.sinks.sound import FlacSink, WavSink
 
@@ -131,38 +131,63 @@ def held(
     return slow
 
 
+_SOUND = {
+    "aac": (
+        "aac",
+        (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
+    ),
+    "opus": ("libopus", (8000, 12000, 16000, 24000, 48000)),
+}
+"""FFmpeg's encoder, and the sample rates that it takes."""
 _BT709 = {"src_colorspace": "ITU709", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
 
 
 class Mp4Sink(Encoded):
     """H.264 (4:2:0, BT.709) in MP4 through PyAV, chunk by chunk, at exactly the given frame rate.
 
+    The sound of ``av`` goes beside it, as long as its samples say.
+
     Args:
         path: the file to write, ending in ``.mp4``.
         crf: x264's constant rate factor, 0 (lossless) to 51.
         preset: x264's preset, ``ultrafast`` to ``veryslow``.
+        sound: ``aac``, or ``opus``, of 8, 12, 16, 24 or 48 kHz.
     """
 
     ending = ".mp4"
-    media = ("video",)
+    media = ("video", "av")
 
     def __init__(
-        self, path: str | os.PathLike[str], crf: int = 18, preset: str = "veryfast"
-    ) -> None:
+        self, path: str | os.PathLike[str], crf: int = 18, preset: str = "veryfast",
+        sound: str = "aac",
+    ) -> None:  # fmt: skip
         super().__init__(path)
+        if sound not in _SOUND:
+            raise ValueError(f"sound is {sound!r}; use {' or '.join(_SOUND)}")
+        self.sound = sound
         if crf not in range(52):
             raise ValueError(f"crf is {crf}; use 0 (lossless) to 51")
         self.crf = crf
         self.preset = preset
 
     def open(self, info: MediaInfo) -> None:
-        if info.medium == "video" and (info.height % 2 or info.width % 2):
+        if info.medium in self.media and (info.height % 2 or info.width % 2):
             raise ValueError(
                 f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
                 f"RawSink or PngSink"
             )
+        codec, rates = _SOUND[self.sound]
+        if info.medium == "av" and info.sample_rate not in rates:
+            raise ValueError(
+                f"{self.sound} takes {', '.join(map(str, rates))} Hz, the sound has "
+                f"{info.sample_rate}; use sound={'opus' if self.sound == 'aac' else 'aac'!r} or "
+                "RawSink"
+            )
+        layout = layout_of(self.sound, info.channels or 1)
         super().open(info)
         self._start("mp4", "libx264", info.fps, movflags="+faststart")
+        if info.medium == "av":
+            self._add_sound(codec, info.sample_rate, layout)
         stream = self._stream
         stream.height, stream.width, stream.pix_fmt = info.height, info.width, "yuv420p"
         stream.options = {"crf": str(self.crf), "preset": self.preset}
@@ -173,6 +198,12 @@ class Mp4Sink(Encoded):
     def write(self, frames: np.ndarray) -> None:
         import av
 
+        assert self._info is not None
+        if self._info.medium == "av":
+            rows, first, self._written = frames, self._written, self._written + len(frames)
+            frames, samples = self._info.split(rows, first)
+            if len(samples):
+                self._hear(samples)
         rgb = (av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in frames)
         # Left to itself the encoder would convert with BT.601, whatever the stream says.
         told: Any = {"format": "yuv420p", "interpolation": "AREA", **_BT709}

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_LAYOUT_WORDS = {
+    "video": "THWC, RGB", "images": "NHWC, RGB", "audio": "SC",
+    "av": "a row for each frame: HWC, RGB, then int16 samples SC, in room for the most of a frame",
+}  # fmt: skip
+_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
+
+
 class _File(io.FileIO):
     """A new file that takes every byte it is given: FFmpeg does not look at short writes."""
 
@@ -138,13 +145,16 @@ class RawSink(Output):
         sidecar: dict[str, Any] = {
             "shape": info.shape(info.frames),
             "dtype": info.kind.dtype,
-            "layout": {"video": "THWC, RGB", "images": "NHWC, RGB", "audio": "SC"}[info.medium],
+            "layout": _LAYOUT_WORDS[info.medium],
         }
-        if info.medium == "video":
+        if info.medium in ("video", "av"):
             exact = f"{info.fps.numerator}/{info.fps.denominator}"
             sidecar |= {"fps": float(info.fps), "fps_exact": exact}
         elif info.medium == "audio":
             sidecar["sample_rate"] = int(info.fps)
+        if info.medium == "av":
+            names = ("height", "width", "sample_rate", "channels", "samples")
+            sidecar |= {name: getattr(info, name) for name in names}
         before = self.sidecar.read_bytes() if self.sidecar.exists() else None
         self._write_sidecar((json.dumps(sidecar, indent=1) + "\n").encode())
         try:
@@ -176,31 +186,58 @@ class RawSink(Output):
         self._partial_sidecar.unlink(missing_ok=True)
 
 
+def layout_of(codec: str, channels: int) -> str:
+    """FFmpeg's name of what so many channels usually are; ValueError for more than 8."""
+    if channels > len(_LAYOUTS):
+        raise ValueError(f"{codec} has 1 to {len(_LAYOUTS)} channels, not {channels}; use RawSink")
+    return _LAYOUTS[channels - 1]
+
+
 class Encoded(Output):
     """A file that PyAV encodes as what is to go into it comes."""
 
     _container: Any = None
     _stream: Any = None
-    _written = 0
+    _sound: Any = None
+    _written = _heard = 0
 
     def _start(self, form: str, codec: str, rate: Any, **options: str) -> None:
         """Begin the container; one whose header cannot be written never closes the file."""
         import av
 
         self._container = av.open(self._file, "w", format=form, options=options)
-        self._stream = self._container.add_stream(codec, rate=rate)
+        if codec:
+            self._stream = self._container.add_stream(codec, rate=rate)
 
-    def _encode(self, frames: Iterable[Any]) -> None:
+    def _add_sound(self, codec: str, rate: int, layout: str) -> None:
+        """A stream for `_hear`."""
+        self._sound = self._container.add_stream(codec, rate=rate, layout=layout)
+        self._rate = rate
+
+    def _encode(self, frames: Iterable[Any], stream: Any = None) -> None:
+        stream = stream or self._stream
         signals = HeldSignals()  # PyAV loses what is raised while it writes to our file
         try:
             for frame in frames:
-                self._container.mux(self._stream.encode(frame))
+                self._container.mux(stream.encode(frame))
         finally:
             signals.release()
 
+    def _hear(self, samples: np.ndarray) -> None:
+        """Encode int16 [S, channels], which follow those before."""
+        import av
+
+        layout = self._sound.codec_context.layout.name
+        # PyAV has interleaved samples in one row.
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+        frame.sample_rate, frame.pts = self._rate, self._heard
+        self._heard += len(samples)
+        self._encode([frame], self._sound)
+
     def close(self) -> None:
         assert self._file is not None
-        self._container.mux(self._stream.encode(None))
+        for stream in filter(None, (self._stream, self._sound)):
+            self._container.mux(stream.encode(None))
         self._container.close()
         self._file.close()
         super().close()
@@ -209,5 +246,5 @@ class Encoded(Output):
         if self._container is not None:
             with contextlib.suppress(Exception):  # an unfinished container may refuse its trailer
                 self._container.close()
-            self._container = self._stream = None
+            self._container = self._stream = self._sound = None
         super().abort()

@@ -7,14 +7,12 @@ import struct
 from typing import TYPE_CHECKING
 
 from vdkit.decode.media import MediaInfo
-from vdkit.sinks.files import Encoded, Output
+from vdkit.sinks.files import Encoded, Output, layout_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 _HEADER = "<4sI4s4sIHHIIHH4sI"
-_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
-"""FFmpeg's names of what 1 to 8 channels usually are."""
 
 
 class WavSink(Output):
@@ -76,27 +74,16 @@ class FlacSink(Encoded):
         self.compression = compression
 
     def open(self, info: MediaInfo) -> None:
-        if info.medium == "audio" and info.width > len(_LAYOUTS):
-            raise ValueError(
-                f"FLAC has 1 to {len(_LAYOUTS)} channels, not {info.width}; use WavSink or RawSink"
-            )
+        layout = layout_of("FLAC", info.width if info.medium == "audio" else 1)
         super().open(info)
-        self._start("flac", "flac", int(info.fps))
-        self._stream.codec_context.layout = _LAYOUTS[info.width - 1]
-        self._stream.codec_context.format = "s16"
-        self._stream.options = {"compression_level": str(self.compression)}
+        self._start("flac", "", 0)
+        self._add_sound("flac", int(info.fps), layout)
+        self._sound.codec_context.format = "s16"
+        self._sound.options = {"compression_level": str(self.compression)}
 
     def write(self, samples: np.ndarray) -> None:
-        import av
-
-        assert self._info is not None
-        # PyAV has interleaved samples in one row.
-        row, layout = samples.reshape(1, -1), _LAYOUTS[self._info.width - 1]
-        frame = av.AudioFrame.from_ndarray(row, format="s16", layout=layout)
-        frame.sample_rate, frame.pts = int(self._info.fps), self._written
-        self._written += len(samples)
-        self._encode([frame])
+        self._hear(samples)
 
     def close(self) -> None:
-        self._check_all(self._written)
+        self._check_all(self._heard)
         super().close()
