@@ -75,7 +75,7 @@ class Explorer(w.VBox):
         c.cancel.on_click(lambda _: self.session.cancel())
         c.export.on_click(self._on_export)
         with self._at_once():
-            c.offer_media(tuple(MEDIA))
+            c.offer_media(here.media)
 
     @property
     def setting(self) -> Setting:
@@ -168,7 +168,7 @@ class Explorer(w.VBox):
         here = c.machine.value == self.session.here.name
         with self._at_once():
             before = c.medium.value
-            c.offer_media(tuple(MEDIA) if here else [key.medium for key in known])
+            c.offer_media(self.session.here.media if here else [key.medium for key in known])
             if c.medium.value != before:
                 c.change_medium()
             self._go_to_known()
@@ -362,8 +362,8 @@ def explore(
     """The explorer as a widget; one that was open before is closed.
 
     Args:
-        medium: ``video``, ``images`` or ``audio``; None: what the decoder makes, if that can be
-            told from its name or class, else video.
+        medium: ``video``, ``images``, ``audio`` or, where there is one, ``av``; None: what the
+            decoder makes, if that can be told from its name or class, else video.
         decoder, size, latent_frames, seconds: first values; None: of video wan2.1, 480x832 and 41
             on a GPU, tiny-wan, 96x160 and 17 on a CPU; of others see `USUAL`. The number of images
             is ``latent_frames``; ``seconds`` are of audio, which has no other size.
@@ -382,8 +382,8 @@ def explore(
         _open.pop().close()
     here = ThisMachine(device, decoders, sinks)
     medium = medium or here.medium_of(decoder or "") or "video"
-    if medium not in MEDIA:
-        raise ValueError(f"medium is {medium!r}; use one of {', '.join(MEDIA)}")
+    if medium not in here.media:
+        raise ValueError(f"medium is {medium!r}; use one of {', '.join(here.media)}")
     usual = {name: of[not here.on_gpu] for name, of in USUAL.items()}
     pictures = usual["video" if medium == "audio" else medium]
     start = {

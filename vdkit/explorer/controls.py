@@ -17,14 +17,16 @@ SIZES = {
     "video": ("64x96", "96x160", "480x832", "720x1280"),
     "images": ("128x128", "256x256", "512x512", "1024x1024"),
     "audio": (),
+    "av": ("96x160", "480x832", "704x1280"),
 }
 USUAL = {
     "video": (("wan2.1", "480x832", 41), ("tiny-wan", "96x160", 17)),
     "images": (("flux", "1024x1024", 8), ("thin-flux", "128x128", 8)),
     "audio": (("mimi", "", 60), ("thin-mimi", "", 10)),
+    "av": (("ltx2:av", "480x832", 16), ("ltx2:av", "96x160", 4)),
 }
 """Decoder, size and length (latent frames, images, seconds) at first, on a GPU and on a CPU."""
-LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64}
+LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64, "av": 8}
 _STYLE: Any = {"description_width": "94px"}
 _LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
 
@@ -80,7 +82,7 @@ class Controls:
 
         self._here, medium = here, start["medium"]
         self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
-        self.medium = choice("medium", tuple(MEDIA))
+        self.medium = choice("medium", here.media)
         self.decoder = typed("decoder", "decoder", here.decoders(medium))
         self.variant = choice("variant", here.variants)
         self.size = typed("size", "size, HxW", SIZES[medium])
@@ -141,7 +143,7 @@ class Controls:
     def offer_media(self, media: Sequence[str]) -> None:
         """What there is to choose from; hidden if that is one."""
         names = [name for name in MEDIA if name in media]
-        _options(self.medium, [(name.capitalize(), name) for name in names], names)
+        _options(self.medium, [(MEDIA[name].called.capitalize(), name) for name in names], names)
         self.medium.layout.display = None if len(names) > 1 else "none"
 
     def change_medium(self) -> None:
@@ -166,7 +168,7 @@ class Controls:
         ):  # fmt: skip
             control.layout.display = None if on else "none"
         self.chunk_size.max = LARGEST_CHUNK[medium]
-        self.variant.disabled = medium != "video"
+        self.variant.disabled = medium != "video"  # the others have but one
 
     @property
     def length(self) -> int:
