@@ -352,7 +352,7 @@ def explore(
     sinks: Mapping[str, SinkFactory] | None = None,
     calibrate: bool = True,
     variant: str = "diffusers",
-    chunk_size: int = 1,
+    chunk_size: int | None = None,
     slots: int = 2,
     sink: str = "raw",
     folder: str = "",
@@ -373,7 +373,7 @@ def explore(
         decoders, sinks: your own, by name; see `vdkit.explorer.session.ThisMachine`.
         calibrate: begin at once to measure, on a thread, what the first setting costs.
         variant, chunk_size, slots, sink, folder, mb_per_s, rounds: first values of the other
-            controls.
+            controls; chunk size None: 1, of audio 8.
 
     Raises:
         ValueError: no such device, medium, variant or sink, or a number that its control has not.
@@ -390,7 +390,8 @@ def explore(
         "medium": medium, "decoder": decoder or usual[medium][0], "size": size or usual[medium][1],
         "latent_frames": pictures[2] if latent_frames is None else latent_frames,
         "seconds": usual["audio"][2] if seconds is None else seconds,
-        "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
+        "chunk_size": usual[medium][3] if chunk_size is None else chunk_size,
+        "variant": variant, "slots": slots, "sink": sink,
         "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
     }  # fmt: skip
     near = (one for one in ("results", "../results") if Path(one).is_dir())

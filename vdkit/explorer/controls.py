@@ -20,12 +20,13 @@ SIZES = {
     "av": ("96x160", "480x832", "704x1280"),
 }
 USUAL = {
-    "video": (("wan2.1", "480x832", 41), ("tiny-wan", "96x160", 17)),
-    "images": (("flux", "1024x1024", 8), ("thin-flux", "128x128", 8)),
-    "audio": (("mimi", "", 60), ("thin-mimi", "", 10)),
-    "av": (("ltx2:av", "480x832", 16), ("ltx2:av", "96x160", 4)),
+    "video": (("wan2.1", "480x832", 41, 1), ("tiny-wan", "96x160", 17, 1)),
+    "images": (("flux", "1024x1024", 8, 1), ("thin-flux", "128x128", 8, 1)),
+    "audio": (("mimi", "", 60, 8), ("thin-mimi", "", 10, 8)),
+    "av": (("ltx2:av", "480x832", 16, 1), ("ltx2:av", "96x160", 4, 1)),
 }
-"""Decoder, size and length (latent frames, images, seconds) at first, on a GPU and on a CPU."""
+"""Decoder, size, length (latent frames, images, seconds) and chunk size at first, on a GPU and on a
+CPU. A redraw takes as long as there are chunks, and audio has many latent frames."""
 LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64, "av": 8}
 _STYLE: Any = {"description_width": "94px"}
 _LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
@@ -149,7 +150,7 @@ class Controls:
     def change_medium(self) -> None:
         """To what the medium's control says: its decoders, its sinks, its usual size and length."""
         medium, here = self.medium.value, self._here
-        decoder, size, length = USUAL[medium][not here.on_gpu]
+        decoder, size, length, chunk = USUAL[medium][not here.on_gpu]
         self.decoder.options, self.size.options = here.decoders(medium), SIZES[medium]
         if self.decoder.value.strip() not in self.decoder.options:
             self.decoder.value = decoder
@@ -157,6 +158,7 @@ class Controls:
         (self.seconds if medium == "audio" else self.latent_frames).value = length
         _options(self.sink, here.sinks(medium), here.sinks(medium))
         self._fit_medium()
+        self.chunk_size.value = chunk
 
     def _fit_medium(self) -> None:
         """Show what the medium has, in its words."""
