@@ -154,3 +154,61 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     begun(w)
     lab.run_all(timeout_s=JOB_S)  # restarts the kernel in the middle of the job
     assert not lab.error_outputs() and lab.executed()
+
+
+MEDIA = """\
+import vdkit
+from tests.helpers import NearestAudio, NearestDecoder, NearestImages
+
+class Plain(NearestDecoder):
+    name = "plain"
+
+explorer = vdkit.explore(
+    decoder="plain", decoders={"plain": Plain, "pictures": NearestImages, "sounds": NearestAudio},
+    size="32x48", latent_frames=9, rounds=1, sink="null", device="cpu",
+)
+explorer"""
+
+
+def typed(w, index, text):
+    """Into a field that is also a menu: decoder, size."""
+    field = w.scope.locator(".widget-text input").nth(index)
+    field.fill(text)
+    field.press("Enter")
+
+
+def test_another_medium(lab):
+    """Its decoders, its size and length, its sinks; a run, with its units."""
+    lab.write("media", MEDIA)
+    lab.open("media")
+    lab.run_all(timeout_s=120)
+    w = lab.widgets(cell=0)
+    assert "Costs of each step" in ended(w) and w.chosen("medium") == "Video"
+    figures = w.scope.locator("table").first
+    assert "real-time factor" in figures.inner_text()
+    sinks = w._box("dropdown", "sink").locator("option")
+    top = where(w)[0]
+    for medium, decoder, length, shown, hidden, kind in (
+        ("Images", "pictures", "images", "images / s", "real-time factor", "jpeg"),
+        ("Audio", "sounds", "seconds", "real-time factor", "images / s", "flac"),
+    ):
+        w.choose("medium", medium)
+        w.wait_until(w._box("slider", length).is_visible, bool, 20, f"{length} instead of frames")
+        figures.get_by_text(shown, exact=True).wait_for()
+        assert kind in sinks.all_inner_texts() and "mp4" not in sinks.all_inner_texts()
+        assert w.scope.get_by_text("size, HxW").is_visible() == (medium == "Images")
+        assert abs(where(w)[0] - top) <= 2, "the page jumped"
+        typed(w, 0, decoder)
+        if medium == "Images":
+            typed(w, 1, "32x48")
+        turn(w, length, 5)
+        w.button("Run").click()
+        begun(w)
+        number = {"Images": 1, "Audio": 2}[medium]
+        assert f"Run {number}: sync took" in ended(w)
+        assert shown in figures.inner_text() and hidden not in figures.inner_text()
+    assert "2 channels" in w.scope.locator("table").last.inner_text()
+    cut = w.scope.locator(".widget-label").evaluate_all(
+        "(all) => all.filter((l) => l.scrollWidth > l.clientWidth + 1).map((l) => l.innerText)"
+    )
+    assert not cut, "labels that are cut off"

@@ -6,6 +6,7 @@ import threading
 import wave
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
@@ -41,12 +42,24 @@ from vdkit import (
     run_benchmark,
 )
 from vdkit.decode import DecodeCancelled, Traits, to_levels
-from vdkit.decode.chunks import chunks_of
+from vdkit.decode.chunks import chunks_of, plan_chunks
 from vdkit.decode.media import MEDIA, MediaInfo
-from vdkit.predict import plan_of, predict, video_info
+from vdkit.measure.study import as_run
+from vdkit.measure.sweep import sweep_grid
+from vdkit.predict import (
+    Cost,
+    StageCosts,
+    plan_of,
+    predict,
+    units_per_latent,
+    usual_plan,
+    video_info,
+)
+from vdkit.predict.advise import Limits, recommend, storage_sensitivity
 from vdkit.predict.fit import fit_costs, fit_evidence
 from vdkit.present.columns import Asked
 from vdkit.present.results_list import results_table
+from vdkit.present.sweep_document import advice_document, saving_line
 from vdkit.present.words import sink_words
 from vdkit.record.recording import comparable, write_recording
 from vdkit.record.runs import SinkInfo, Workload
@@ -55,6 +68,7 @@ from vdkit.sinks import FlacSink, JpegSink, ThrottledSink, WavSink, WebpSink
 PATHS = (decode_sync, decode_async, compute_only)
 WRITING = (decode_diffusers, decode_sync, decode_async)
 OTHERS = (NearestImages, NearestAudio)
+NULL = SinkSpec("null").fresh
 
 
 def decoded(path, decoder, latents, **options):
@@ -746,10 +760,11 @@ def test_lists_and_frames_of_runs_know_their_medium(recorded, tmp_path):
     assert f"(time to first {'image' if images else 'sample'})" in text
 
 
-def test_prediction_of_the_recorded_chunks_and_of_no_others(recorded):
+def test_prediction_of_the_recorded_chunks_and_of_others(recorded):
     costs, medium = fit_costs(recorded), recorded.workload.medium
     arm, info = recorded.arms["async"], video_info(recorded)
-    assert info.medium == medium
+    unit = units_per_latent(recorded.workload)
+    assert info.medium == medium and unit == (1 if medium == "images" else 6)
     plan = plan_of([arm], 3)
     assert [chunk.frames for chunk in plan] == [arm.workload.frames // 4] * 4
     made = predict(costs, info, arm.config, plan=plan)
@@ -758,14 +773,114 @@ def test_prediction_of_the_recorded_chunks_and_of_no_others(recorded):
     synced = recorded.base
     modelled = predict(costs, info, synced.config, "sync", plan=plan)
     assert modelled.run.d2h_bytes == synced.timed[0].d2h_bytes, "float32, and twice int16"
-    with pytest.raises(ValueError, match="chunk size 2 is not recorded, and only the decoder know"):
-        plan_of(recorded.arms.values(), 2)
+    other = plan_of(recorded.arms.values(), 5)
+    assert [chunk.frames for chunk in other] == [5 * unit, 5 * unit, 2 * unit]
+    longer = plan_of(recorded.arms.values(), 5, 16 * unit - (unit > 1))
+    assert [chunk.latent_stop for chunk in longer] == [5, 10, 15, 16]
+    assert longer[-1].frame_stop == 16 * unit - (unit > 1), "a last latent cut short"
     for mode, given in (("async", None), ("diffusers", plan)):
         with pytest.raises(ValueError, match="is cut into chunks only a recording tells"):
             predict(costs, info, DecodeConfig(2), mode, plan=given)
     page = document_of(recorded).html("foot")
     assert "not predicted: how" in page and "diffusers (whole" in page
     assert fit_evidence(costs, recorded).runs == 2 * len(recorded.arms)
+
+
+FIRST = Cost(0.004, 0.03)
+COSTS = StageCosts(
+    decode=Cost(0.01, 0.02, FIRST), launch=Cost(0.001, 0, Cost(0.002)), copy=Cost(1e-5, 2e-5),
+    pageable_copy=Cost(1e-4, 1e-4), convert=Cost(1e-3, 5e-4), write=Cost(1e-4, 3e-3),
+    open=Cost(0.03), close=Cost(4e-4), setup_s=0.003, step_s=1e-4, element_bytes=4,
+)  # fmt: skip
+
+
+def modelled(recorded, mode, size, slots=2, costs=COSTS):
+    """What costs give for what was recorded, in other chunks."""
+    config = DecodeConfig(size, slots)
+    plan = usual_plan(recorded.workload, size)
+    return predict(costs, video_info(recorded), config, mode, plan=plan).run
+
+
+def as_if(recorded, size):
+    """The recording as if it had been of ``COSTS``, on a GPU, in chunks of ``size``."""
+    arms = {
+        mode: recorded.arms[mode].model_copy(
+            update={"runs": (as_run(modelled(recorded, mode, size), 0),),
+                    "config": DecodeConfig(size)}
+        )
+        for mode in ("sync", "async")
+    }  # fmt: skip
+    where = recorded.provenance.model_copy(update={"device": "a GPU"})
+    return recorded.model_copy(update={"arms": arms, "baseline": "sync", "provenance": where})
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 4), (2, 6)])
+def test_what_costs_give_is_predicted_from_some_of_it(recorded, sizes):
+    """Chunk sizes, slots and a length that were not seen, to the microsecond."""
+    seen = [as_if(recorded, size) for size in sizes]
+    found = fit_costs(*seen)
+    assert isinstance(found.decode.first_s, Cost)
+    assert found.decode.first_s.seconds(3) == pytest.approx(FIRST.seconds(3), rel=1e-6)
+    arms = [arm for one in seen for arm in one.arms.values()]
+    info = video_info(recorded)
+    for mode, size, slots in (("sync", 3, 1), ("async", 3, 1), ("async", 5, 3), ("async", 12, 2)):
+        plan = plan_of(arms, size)
+        made = predict(found, info, DecodeConfig(size, slots), mode, plan=plan).run
+        true = modelled(recorded, mode, size, slots)
+        assert made.latency_s == pytest.approx(true.latency_s, rel=1e-3), (mode, size)
+        assert made.ttff_s == pytest.approx(true.ttff_s, rel=1e-3)
+
+
+def test_a_single_chunk_shows_what_the_others_cost(recorded):
+    whole = fit_costs(as_if(recorded, 12))
+    assert whole.decode.seconds(12) == pytest.approx(whole.decode.first_s.seconds(12))
+
+
+def test_advice_knows_no_first_frame(recorded):
+    """Every chunk size up to the whole, with figures by the medium."""
+    seen = [as_if(recorded, size) for size in (1, 4)]
+    arms = [arm for one in seen for arm in one.arms.values()]
+    info, costs = video_info(recorded), fit_costs(*seen)
+    options = {"info": info, "plan": partial(plan_of, arms)}
+    advice = recommend(costs, **options, chunks=(1, 4, 12), slots=(1, 2))
+    for made, _ in advice.candidates:
+        config = made.run.config
+        true = modelled(recorded, "async", config.chunk_size, config.slots)
+        assert made.run.latency_s == pytest.approx(true.latency_s, rel=1e-3)
+    images = recorded.workload.medium == "images"
+    text = advice_document(advice, Asked(usd_per_hour=3.36)).text()
+    assert ("images / s" in text, "USD / audio h" in text, "Price" in text) == (
+        (True, False, False) if images else (False, True, True)
+    )
+    unit = recorded.workload.kind.unit
+    with pytest.raises(ValueError, match=f"time to the first {unit} is at least"):
+        recommend(costs, Limits(ttff_s=1e-6), **options)
+
+
+def test_a_sweep_is_predicted_and_advised_on(recorded, tmp_path):
+    decoder = {"images": NearestImages, "audio": NearestAudio}[recorded.workload.medium]()
+    sweep = sweep_grid(
+        decoder, latents_for(decoder, 12), NULL, tmp_path, chunks=(1, 2, 4, 12),
+        slots=(1, 2), modes=("sync", "async"), runs=1, progress=False,
+    )  # fmt: skip
+    assert not sweep.predictions.unpredicted and len(sweep.predictions.cells) == 12
+    for cell in sweep.plan.all_cells:
+        made = sweep.predicted(cell)
+        plan = plan_of((one.base for one in sweep.results.values()), cell.chunk_size)
+        config = cell.config(sweep.plan.config)
+        again = predict(
+            sweep.predictions.costs, video_info(sweep.results[cell]), config, cell.mode, plan=plan
+        )
+        assert made.latency_s == again.run.latency_s
+    point, *_ = storage_sensitivity(sweep, [1.0])
+    assert point.sync_s > 0 and point.advice.prediction.run.info.medium == decoder.medium
+    with pytest.raises(ValueError, match=r"chunk size 13: the (batch|clip) has 12 l"):
+        sweep_grid(decoder, latents_for(decoder, 12), NULL, tmp_path, chunks=(13,))
+    if decoder.medium == "images":
+        with pytest.raises(ValueError, match="is of images, which no hour can be paid for"):
+            saving_line(sweep, Limits(), 1.0, 3.36)
+    else:
+        assert "for an hour of audio" in saving_line(sweep, Limits(), 1.0, 3.36)
 
 
 def test_prediction_of_a_videos_own_plan():
@@ -786,7 +901,12 @@ def test_prediction_of_a_videos_own_plan():
         NearestDecoder(), latents_for(NearestDecoder()), lambda label: nullcontext(NullSink()),
         modes=("sync",), runs=1, progress=False,
     )  # fmt: skip
-    assert plan_of(usual.arms.values(), 2) is None
+    assert plan_of(usual.arms.values(), 2) == plan_chunks(5, 2)
+    assert plan_of(usual.arms.values(), 2, 33) == plan_chunks(9, 2)
+    with pytest.raises(ValueError, match=r"34 pixel frames .*use 33 or 37"):
+        plan_of(usual.arms.values(), 2, 34)
+    with pytest.raises(ValueError, match="chunk size 1 is not recorded at that length"):
+        plan_of(done.arms.values(), 1, 5)
 
 
 def test_chunks_that_only_approximate_are_not_held_against_the_whole():

@@ -75,7 +75,7 @@ class Explorer(w.VBox):
         c.cancel.on_click(lambda _: self.session.cancel())
         c.export.on_click(self._on_export)
         with self._at_once():
-            c.offer_media(tuple(MEDIA))
+            c.offer_media(here.media)
 
     @property
     def setting(self) -> Setting:
@@ -168,7 +168,7 @@ class Explorer(w.VBox):
         here = c.machine.value == self.session.here.name
         with self._at_once():
             before = c.medium.value
-            c.offer_media(tuple(MEDIA) if here else [key.medium for key in known])
+            c.offer_media(self.session.here.media if here else [key.medium for key in known])
             if c.medium.value != before:
                 c.change_medium()
             self._go_to_known()
@@ -352,7 +352,7 @@ def explore(
     sinks: Mapping[str, SinkFactory] | None = None,
     calibrate: bool = True,
     variant: str = "diffusers",
-    chunk_size: int = 1,
+    chunk_size: int | None = None,
     slots: int = 2,
     sink: str = "raw",
     folder: str = "",
@@ -362,8 +362,8 @@ def explore(
     """The explorer as a widget; one that was open before is closed.
 
     Args:
-        medium: ``video``, ``images`` or ``audio``; None: what the decoder makes, if that can be
-            told from its name or class, else video.
+        medium: ``video``, ``images``, ``audio`` or, where there is one, ``av``; None: what the
+            decoder makes, if that can be told from its name or class, else video.
         decoder, size, latent_frames, seconds: first values; None: of video wan2.1, 480x832 and 41
             on a GPU, tiny-wan, 96x160 and 17 on a CPU; of others see `USUAL`. The number of images
             is ``latent_frames``; ``seconds`` are of audio, which has no other size.
@@ -373,7 +373,7 @@ def explore(
         decoders, sinks: your own, by name; see `vdkit.explorer.session.ThisMachine`.
         calibrate: begin at once to measure, on a thread, what the first setting costs.
         variant, chunk_size, slots, sink, folder, mb_per_s, rounds: first values of the other
-            controls.
+            controls; chunk size None: 1, of audio 8.
 
     Raises:
         ValueError: no such device, medium, variant or sink, or a number that its control has not.
@@ -382,15 +382,16 @@ def explore(
         _open.pop().close()
     here = ThisMachine(device, decoders, sinks)
     medium = medium or here.medium_of(decoder or "") or "video"
-    if medium not in MEDIA:
-        raise ValueError(f"medium is {medium!r}; use one of {', '.join(MEDIA)}")
+    if medium not in here.media:
+        raise ValueError(f"medium is {medium!r}; use one of {', '.join(here.media)}")
     usual = {name: of[not here.on_gpu] for name, of in USUAL.items()}
     pictures = usual["video" if medium == "audio" else medium]
     start = {
         "medium": medium, "decoder": decoder or usual[medium][0], "size": size or usual[medium][1],
         "latent_frames": pictures[2] if latent_frames is None else latent_frames,
         "seconds": usual["audio"][2] if seconds is None else seconds,
-        "variant": variant, "chunk_size": chunk_size, "slots": slots, "sink": sink,
+        "chunk_size": usual[medium][3] if chunk_size is None else chunk_size,
+        "variant": variant, "slots": slots, "sink": sink,
         "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
     }  # fmt: skip
     near = (one for one in ("results", "../results") if Path(one).is_dir())

@@ -17,14 +17,17 @@ SIZES = {
     "video": ("64x96", "96x160", "480x832", "720x1280"),
     "images": ("128x128", "256x256", "512x512", "1024x1024"),
     "audio": (),
+    "av": ("96x160", "480x832", "704x1280"),
 }
 USUAL = {
-    "video": (("wan2.1", "480x832", 41), ("tiny-wan", "96x160", 17)),
-    "images": (("flux", "1024x1024", 8), ("thin-flux", "128x128", 8)),
-    "audio": (("mimi", "", 60), ("thin-mimi", "", 10)),
+    "video": (("wan2.1", "480x832", 41, 1), ("tiny-wan", "96x160", 17, 1)),
+    "images": (("flux", "1024x1024", 8, 1), ("thin-flux", "128x128", 8, 1)),
+    "audio": (("mimi", "", 60, 8), ("thin-mimi", "", 10, 8)),
+    "av": (("ltx2:av", "480x832", 16, 1), ("ltx2:av", "96x160", 4, 1)),
 }
-"""Decoder, size and length (latent frames, images, seconds) at first, on a GPU and on a CPU."""
-LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64}
+"""Decoder, size, length (latent frames, images, seconds) and chunk size at first, on a GPU and on a
+CPU. A redraw takes as long as there are chunks, and audio has many latent frames."""
+LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64, "av": 8}
 _STYLE: Any = {"description_width": "94px"}
 _LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
 
@@ -80,7 +83,7 @@ class Controls:
 
         self._here, medium = here, start["medium"]
         self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
-        self.medium = choice("medium", tuple(MEDIA))
+        self.medium = choice("medium", here.media)
         self.decoder = typed("decoder", "decoder", here.decoders(medium))
         self.variant = choice("variant", here.variants)
         self.size = typed("size", "size, HxW", SIZES[medium])
@@ -141,13 +144,13 @@ class Controls:
     def offer_media(self, media: Sequence[str]) -> None:
         """What there is to choose from; hidden if that is one."""
         names = [name for name in MEDIA if name in media]
-        _options(self.medium, [(name.capitalize(), name) for name in names], names)
+        _options(self.medium, [(MEDIA[name].called.capitalize(), name) for name in names], names)
         self.medium.layout.display = None if len(names) > 1 else "none"
 
     def change_medium(self) -> None:
         """To what the medium's control says: its decoders, its sinks, its usual size and length."""
         medium, here = self.medium.value, self._here
-        decoder, size, length = USUAL[medium][not here.on_gpu]
+        decoder, size, length, chunk = USUAL[medium][not here.on_gpu]
         self.decoder.options, self.size.options = here.decoders(medium), SIZES[medium]
         if self.decoder.value.strip() not in self.decoder.options:
             self.decoder.value = decoder
@@ -155,6 +158,7 @@ class Controls:
         (self.seconds if medium == "audio" else self.latent_frames).value = length
         _options(self.sink, here.sinks(medium), here.sinks(medium))
         self._fit_medium()
+        self.chunk_size.value = chunk
 
     def _fit_medium(self) -> None:
         """Show what the medium has, in its words."""
@@ -166,7 +170,7 @@ class Controls:
         ):  # fmt: skip
             control.layout.display = None if on else "none"
         self.chunk_size.max = LARGEST_CHUNK[medium]
-        self.variant.disabled = medium != "video"
+        self.variant.disabled = medium != "video"  # the others have but one
 
     @property
     def length(self) -> int:

@@ -77,11 +77,17 @@ class ThisMachine:
             return found if isinstance(found, str) else None
         if decoder in ARCHITECTURES:
             return medium_of(ARCHITECTURES[decoder])
-        return "video" if decoder == TINY_WAN.name else None
+        return {TINY_WAN.name: "video", "ltx2:audio": "audio", "ltx2:av": "av"}.get(decoder)
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """What can be made here; video with sound only by large decoders, and by your own."""
+        sounds = self.on_gpu or "av" in map(self.medium_of, self._decoders)
+        return tuple(name for name in MEDIA if name != "av" or sounds)
 
     def decoders(self, medium: str) -> tuple[str, ...]:
         """Names of those that make it, or may."""
-        names = (TINY_WAN.name, *ARCHITECTURES, *self._decoders)
+        names = (TINY_WAN.name, *ARCHITECTURES, "ltx2:audio", "ltx2:av", *self._decoders)
         return tuple(name for name in names if self.medium_of(name) in (medium, None))
 
     def sinks(self, medium: str) -> tuple[str, ...]:
@@ -308,7 +314,9 @@ class Session:
             self._decoder = (key, self.here.load(*key))
         loaded = self._decoder[1]
         if (made := Traits.of(loaded).medium.name) != decoding.medium:
-            raise ValueError(f"decoder {decoding.decoder!r} makes {made}; set the medium to that")
+            raise ValueError(
+                f"decoder {decoding.decoder!r} makes {MEDIA[made].called}; set the medium to that"
+            )
         return loaded
 
     def _release(self) -> None:

@@ -16,6 +16,7 @@ from vdkit.decode.chunks import (
     PRIMITIVES,
     ChunkRecord,
     DecodeConfig,
+    exact_fps,
     pixel_frames,
 )
 from vdkit.decode.media import MediaInfo
@@ -377,8 +378,11 @@ class Setting:
             return MediaInfo(units, 1, work.width, Fraction(work.fps), medium.name)
         count = int(self.length)
         units = pixel_frames(count, factor) if medium.first_units else count * factor
-        rate = self.fps if medium.timed else Fraction(1)
-        return MediaInfo(units, self.decoding.height, self.decoding.width, rate, medium.name)
+        size = units, self.decoding.height, self.decoding.width
+        if medium.name == "av":  # its sound goes on as it did
+            sound = work.sample_rate, work.channels, round(work.samples * units / work.frames)
+            return MediaInfo(*size, exact_fps(work.fps), medium.name, *sound)
+        return MediaInfo(*size, self.fps if medium.timed else Fraction(1), medium.name)
 
 
 @dataclass(frozen=True, slots=True)
