@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -370,3 +371,17 @@ def test_mp4_keeps_colors(tmp_path, color):
         decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
         assert stream.codec_context.colorspace == 1  # BT.709
     assert np.abs(decoded.astype(int) - frames).max() <= 3
+
+
+def test_a_wait_that_is_over_at_once_ends():
+    """The first of queue.SimpleQueue may not: of a microsecond it now and then waits forever."""
+    frame = np.zeros((1, 1, 1), np.uint8)
+
+    def write():
+        for count in range(40_000):
+            ThrottledSink(NullSink(), 1e3).write(np.broadcast_to(frame, (count % 4000, 1, 1)))
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(60)
+    assert not writer.is_alive()

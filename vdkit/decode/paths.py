@@ -13,7 +13,6 @@ buffer. So neither buffer is ever reused early, and nothing depends on the cachi
 
 from __future__ import annotations
 
-import contextlib
 import math
 import queue
 import threading
@@ -29,6 +28,7 @@ from vdkit.decode.engines import Mark, on_device
 from vdkit.decode.job import PATHS as PATHS
 from vdkit.decode.job import Job, decode_path
 from vdkit.decode.media import MEDIA
+from vdkit.decode.terminal import Wake
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,7 +191,8 @@ class Ring:
         self, slots: int, values: int, dtype: torch.dtype, device: torch.device, pinned: bool
     ) -> None:
         """Allocate everything at once. ``values``: elements of ``dtype`` in one buffer."""
-        self._free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._wake = Wake()
         self.slots = []
         for index in range(slots):
             on_device = torch.empty(values, dtype=dtype, device=device)
@@ -211,6 +212,7 @@ class Ring:
             raise RuntimeError(f"slot {slot.index} is free already")
         slot.record = None
         self._free.put(slot)
+        self._wake.set()
 
     def acquire(
         self, record: ChunkRecord, now: Callable[[], float], check: Callable[[], None]
@@ -222,19 +224,18 @@ class Ring:
         """
         record.slot_wait_start_s = record.slot_acquired_s = now()
         check()
-        slot = None if self._free.empty() else self._free.get()
-        while slot is None:
+        while self._free.empty():
             check()
-            with contextlib.suppress(queue.Empty):
-                slot = self._free.get(timeout=_POLL_S)
+            self._wake.wait(_POLL_S)
             record.slot_acquired_s = now()
+        slot = self._free.get()
         record.slot = slot.index
         slot.record = record
         return slot
 
     def wake(self) -> None:
         """Let a waiting `acquire` call its ``check``."""
-        self._free.put(None)
+        self._wake.set()
 
     def release(self) -> None:
         """Let go of all buffers; an exception or a debugger may still hold a slot."""

@@ -6,6 +6,7 @@ closes, so it runs where the decode can end well, and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import select
 import signal
@@ -15,6 +16,27 @@ from collections.abc import Callable
 from typing import Any
 
 HELD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
+
+
+class Wake:
+    """Ends a timed wait of another thread.
+
+    Not queue.SimpleQueue: its timed get waits forever if its time is over before it first looks
+    (CPython 3.11). Not threading.Event: its lock is Python's, and an interrupt may leave that held.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """End a wait, or the next one."""
+        with contextlib.suppress(RuntimeError):  # it is set already
+            self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was set within that time; it is not any more."""
+        return self._lock.acquire(timeout=max(0.0, seconds))
 
 
 class HeldSignals:

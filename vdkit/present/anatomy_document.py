@@ -54,8 +54,8 @@ def anatomies_table(several: Iterable[Anatomy]) -> Table:
                 "decoder": found.name,
                 "medium": found.medium,
                 "causal": {None: None, True: "yes", False: "no"}[found.causal],
-                "history": found.history and _ends(found.history.zero, found.history),
-                "look-ahead": found.look_ahead and _ends(found.look_ahead.zero, found.look_ahead),
+                "history": _ends(found.history),
+                "look-ahead": _ends(found.look_ahead),
                 "verdict": " ".join(found.verdict[len(found.failed) :]),
                 "not kept": "; ".join(f"{one.name}: {one.detail}" for one in found.failed) or None,
             }
@@ -91,11 +91,15 @@ def _tried(found: Anatomy) -> str:
 
 def _side(name: str, reach: Reach) -> Mapping[str, Cell]:
     ends = {"below 1 %": reach.percent, "below 0.1 %": reach.permille, "0": reach.zero}
-    cells = {what: _ends(end, reach) for what, end in ends.items()}
+    cells = {what: _end(end, reach) for what, end in ends.items()}
     return {"influence on": f"{name} output", **cells}
 
 
-def _ends(end: float | None, reach: Reach) -> Cell:
+def _ends(reach: Reach | None) -> Cell:
+    return _end(reach.zero, reach) if reach else None
+
+
+def _end(end: float | None, reach: Reach) -> Cell:
     return f"> {reach.tried:g}" if end is None else number(end, 2)
 
 

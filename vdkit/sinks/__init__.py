@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import tempfile
 import time
 import traceback
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.decode import wants_float
 from vdkit.decode.media import MEDIA, MediaInfo
-from vdkit.decode.terminal import HeldSignals
+from vdkit.decode.terminal import HeldSignals, Wake
 from vdkit.sinks.files import Encoded, Output, RawSink, layout_of
 from vdkit.sinks.pictures import JpegSink, PngSink, WebpSink
 from vdkit.sinks.sound import FlacSink, WavSink
@@ -97,19 +96,17 @@ class ThrottledSink:
         self.media = getattr(inner, "media", tuple(MEDIA))
         self.mb_per_s = mb_per_s
         self.open, self.close, self.abort = inner.open, inner.close, inner.abort
-        # Not an Event: its lock is Python's, and an interrupt may leave that held.
-        self._interrupted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._interrupted = Wake()
 
     def write(self, frames: np.ndarray) -> None:
         due = time.perf_counter() + frames.nbytes / (self.mb_per_s * 1e6)
         self.inner.write(frames)
-        with contextlib.suppress(queue.Empty):
-            stop = self._interrupted.get(timeout=max(0.0, due - time.perf_counter()))
-            self._interrupted.put(stop)  # for the writes to come
+        if self._interrupted.wait(due - time.perf_counter()):
+            self._interrupted.set()  # for the writes to come
 
     def interrupt(self) -> None:
         """End the wait of a write in progress; called when the decode has failed."""
-        self._interrupted.put(True)
+        self._interrupted.set()
         getattr(self.inner, "interrupt", lambda: None)()
 
 
