@@ -255,6 +255,19 @@ def test_out_of_memory_says_what_fits(path, config, device):
     check_next_decode_works(path, config, device)
 
 
+def test_out_of_memory_of_a_decoder_that_estimates_nothing():
+    """Then nothing is invented: it says what takes less."""
+    decoder = NearestDecoder(error=torch.OutOfMemoryError("CUDA out of memory."), fail_at=2)
+    with pytest.raises(DecodeOutOfMemory) as caught:
+        decode_async(
+            decoder, latents_for(decoder), Collect(), config=DecodeConfig(1, 3), progress=False
+        )
+    assert str(caught.value).splitlines()[1] == (
+        "decoder 'nearest' has no working_bytes() to estimate what fits; use smaller chunks "
+        "(chunk_size is 1), fewer slots (3), or decode a smaller video"
+    )
+
+
 def test_buffers_are_released_while_the_exception_lives(device):
     import gc
     import weakref

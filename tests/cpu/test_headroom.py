@@ -1,9 +1,13 @@
 """What overlap hides of a variant and how near it comes to the ceiling: the sums, the pictures."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.helpers import Collect, NearestImages
+from vdkit import run_benchmark
 from vdkit.present.charts import (
     headroom_words,
     headrooms_of,
@@ -109,6 +113,14 @@ def test_the_pictures_draw_what_was_measured(whole, recorded):
     ]
     assert [ends[row] for row in sorted(ends)] == pytest.approx(expected)
     assert "28 % of it is not decoding" in " ".join(text.get_text() for text in ax.texts)
+
+
+def test_latents_are_called_as_those_of_their_medium():
+    latents = torch.zeros(3, 4, 2, 2)
+    made = run_benchmark(NearestImages(), latents, lambda label: nullcontext(Collect()),
+                         modes=("sync", "async"), runs=1, progress=False)  # fmt: skip
+    words = plot_hiding({"one": made}).axes[0].get_xlabel()
+    assert words == "ms per latent image, mean latency of the run over its latent images"
 
 
 def test_bars_and_words_lie_within_the_axis_that_panels_share(whole):

@@ -13,11 +13,12 @@ import torch
 import transformers
 from torch.nn.functional import pad
 
-from tests.helpers import NearestDecoder
+from tests.helpers import NearestDecoder, latents_for
+from tests.zoo import CONFIGS, latents_of
 from vdkit import load_decoder, probe
 from vdkit.__main__ import main
 from vdkit.models.wan import WanDecoder
-from vdkit.present.anatomy_document import anatomy_document, plot_anatomy
+from vdkit.present.anatomy_document import anatomies_table, anatomy_document, plot_anatomy
 
 
 def seeded(make, **config):
@@ -396,6 +397,13 @@ def test_images_and_audio_by_chunk():
         assert not found.failed and (found.first_units, found.units_per_latent) == (per, per)
         assert found.verdict == ["Stream it with chunks of 1 or more latents: exact."]
         assert found.history.zero == found.look_ahead.zero == 0
+    sees = probe(whole=lambda z: (z + z.roll(-1, 2)).tanh(), medium="audio", latents=noise(1, 1, 9))
+    ignores = probe(whole=lambda z: z * 0, medium="audio", latents=noise(1, 1, 9))
+    rows = anatomies_table([images, sees, ignores]).rows
+    shown = [[str(row[name]) for name in ("medium", "causal", "look-ahead")] for row in rows]
+    assert shown[0] == ["images", "yes", "0.00"] and shown[2] == ["audio", "None", "None"]
+    assert shown[1] == ["audio", "no", "1.00"] and rows[1]["verdict"] == " ".join(sees.verdict)
+    assert rows[2]["not kept"].startswith("reads its latents: another latent")
 
 
 def test_bad_input():
@@ -444,7 +452,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     )
     assert main(["probe", "mine_of_probe:Loud", *size, "--json"]) == 1
     made = json.loads(capsys.readouterr().out)
-    assert made["causal"] and "out of [-1, 1]" in made["verdict"][0]
+    range_said, chunks_said = made["verdict"]  # once, and chunks are compared all the same
+    assert made["causal"] and "out of [-1, 1]" in range_said
+    assert chunks_said == "Stream it with chunks of 1 or more latents: exact."
     assert made["seams"] == [] or made["checks"][0]["ok"] is False
     assert main(["probe", "mine_of_probe:Nope"]) == 2
     assert "give MODULE:NAME" in capsys.readouterr().err
@@ -455,3 +465,27 @@ def test_float32_and_fast(tmp_path):
     decoder = load_decoder("tiny-wan", "cpu", "float32", "fast")
     found = probe(decoder, noise(1, 16, 5, 1, 1))
     assert not found.failed and "decode_into" in [check.name for check in found.checks]
+
+
+@pytest.mark.parametrize(
+    ("name", "growth"),
+    [("AutoencoderKLHunyuanVideo15", 2 * 16 * 6 * 4), ("AutoencoderKLQwenImage", 0)],
+)
+def test_what_is_remembered_is_counted(name, growth):
+    """HunyuanVideo 1.5: keys and values of 16 channels at 2x3 places in float32, a latent."""
+    decoder = load_decoder({"_class_name": name, **CONFIGS[name]}, "cpu", "float32")
+    attention = [m for m in decoder.model.decoder.modules() if "AttnBlock" in type(m).__name__]
+    found = probe(decoder, latents_of(decoder, 11), chunk_sizes=(2, 1))
+    assert found.state_chunk == 2 and len(found.state_bytes) == 6
+    assert found.state_growth == 2 * growth and found.state_bytes[-1] > 10_000
+    words = f"{2 * growth:,} bytes more with every chunk" if growth else "of any length"
+    assert f"{found.state_bytes[-1]:,} bytes at the end in chunks of 2, {words}" in (
+        anatomy_document(found).text()
+    )
+    if growth:
+        assert attention[0].to_k.out_channels == 16
+
+
+def test_a_decoder_that_remembers_nothing_of_its_own():
+    found = probe(NearestDecoder(), latents_for(NearestDecoder(), 9))
+    assert set(found.state_bytes) == {0}

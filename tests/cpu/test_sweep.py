@@ -136,7 +136,9 @@ def test_frames_are_hashed_once_for_each_mode_chunk_size_and_slots(tmp_path):
     settings = [(mode, config.chunk_size, config.slots) for mode, config in hashed]
     assert len(settings) == len(set(settings)) == 2 + 2 * 2
     assert len(sweep.results) == 12
-    assert {one.base.frame_sha256 for one in sweep.results.values()} == {real(*hashed[0])}
+    assert {one.base.frame_sha256 for one in sweep.results.values()} == {
+        real(*hashed[0]).frame_sha256
+    }
 
 
 RESULTS = Path(__file__).parents[2] / "results"

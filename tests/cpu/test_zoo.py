@@ -3,6 +3,7 @@
 import json
 import math
 import weakref
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -10,12 +11,21 @@ import torch
 
 from tests.helpers import Collect
 from tests.zoo import CONFIGS, driven, latents_of, streamed
-from vdkit import decode_async, decode_diffusers, decode_sync, load_decoder
+from vdkit import (
+    decode_async,
+    decode_diffusers,
+    decode_sync,
+    document_of,
+    load_decoder,
+    run_benchmark,
+    run_variants,
+)
 from vdkit.decode import Traits
 from vdkit.decode.chunks import chunks_of
 from vdkit.decode.media import MEDIA
 from vdkit.models.adapters import ADAPTERS, AudioHalo, Halo
 from vdkit.models.loading import ARCHITECTURES, _seeded, medium_of
+from vdkit.record.recording import comparable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EXACT = [
@@ -262,6 +272,63 @@ def test_every_path_gives_the_same(name):
     assert torch.equal(levels[1], levels[2])
     assert (levels[0] - levels[1]).abs().max() <= 1  # rounded sums of another order
     assert levels[0].float().std() > 1
+
+
+def measured(name, count=8, **options):
+    made = decoder_of(name)
+    with torch.inference_mode(False):
+        return run_benchmark(
+            made, latents_of(made, count), lambda label: nullcontext(Collect()), runs=1, warmup=0,
+            progress=False, **options,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["AutoencoderKLQwenImage", "AutoencoderKLCosmos", "AutoencoderKLHunyuanVideo15"]
+)
+def test_a_whole_decode_in_one_call_is_compared_in_decibels(name):
+    """It sums in another order, so its bytes may differ by a level: that is no failed check."""
+    done = measured(name)
+    assert done.frames_identical and done.workload.exact
+    whole, *chunked = done.arms.values()
+    assert whole.at_once and whole.whole_error is None and not comparable(whole)
+    hashes = {arm.frame_sha256 for arm in done.arms.values() if arm.frame_sha256}
+    assert len(hashes) == 2, "else there would be nothing to tell apart"
+    for arm in chunked[:2]:
+        assert 70 < arm.whole_db[1] < arm.whole_db[0] < math.inf
+    db, worst = (f"{one:.1f} dB" for one in chunked[0].whole_db)
+    told = (
+        f"; but for rounding: {db} (PSNR; {worst} in the worst chunk) against the decoder's own who"
+    )
+    text = document_of(done).text()
+    assert (
+        told in text
+        and told in document_of(done).lead[-1]
+        and "Not compared with the whole: diffusers." in text
+    )
+    assert "approximate" not in text
+    without = measured(name, modes=("sync", "async"))
+    assert without.base.whole_error is None and "whole decode" not in document_of(without).text()
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKL", "MimiModel"])
+def test_variants_of_another_medium_are_compared_with_float32(name):
+    made = decoder_of(name)
+    coarse = load_decoder({"_class_name": name, **CONFIGS[name]}, "cpu", "bfloat16")
+    with torch.inference_mode(False):
+        done = run_variants(
+            [("exact", lambda: made), ("coarse", lambda: coarse)],
+            lambda decoder: latents_of(decoder, 9), lambda label: nullcontext(Collect()),
+            modes=("sync",), runs=1, warmup=0, progress=False, exact=lambda: made,
+            families=False,
+        )  # fmt: skip
+    assert done.psnr_db["exact"] is None and 15 < done.psnr_db["coarse"] < 70
+    assert done.psnr_latent_frames == 5
+    told, position = ("int16 samples", "latent frames") if name == "MimiModel" else (
+        "uint8 images", "latent images")  # fmt: skip
+    ratio = "signal to noise" if name == "MimiModel" else "PSNR"
+    told += f" against diffusers' in float32 ({ratio}, {position} 0 to 4): exact equal, coarse "
+    assert told + f"{done.psnr_db['coarse']:.1f} dB" in document_of(done).text()
 
 
 @pytest.mark.parametrize("name", ["AutoencoderKL", "AutoencoderKLMochi", "MimiModel"])

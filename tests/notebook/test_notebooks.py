@@ -1,9 +1,14 @@
 """Every notebook: executed here from top to bottom, and committed with a GPU's outputs."""
 
+import base64
+import io
 import re
+import wave
 from pathlib import Path
 
+import av
 import nbformat
+import numpy as np
 import pytest
 import torch
 from jupyter_client.manager import KernelManager
@@ -18,8 +23,13 @@ SMALL = {
     "04": 'decoder, size, latent_frames, rounds = "tiny-wan", "16x16", 5, 1',
     "05": 'decoder_source, latents_spec, runs = "tiny-wan", "random:9x16x16", 1',
     "06": 'decoder_source, latents_spec, runs = "tiny-wan", "random:9x16x16", 1',
+    "07": "images, audio = (thin, 'random:2x16x16'), ('thin-mimi', 'random:.5s')\n"
+    "full_size, runs, probed = False, 1, ['thin-flux']\n"
+    "seen, heard = 'random:13x32x32', 'random:.8s'",
 }
 """Parameters by number of the notebook: the same cells on little work."""
+OF_A_CPU = {"07"}
+"""Those that no GPU has executed yet."""
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -50,9 +60,9 @@ def assert_pictures(notebook):
     assert plots
 
 
-def test_there_are_six_and_each_leads_to_the_next():
+def test_there_are_seven_and_each_leads_to_the_next():
     numbers = [path.stem[:2] for path in NOTEBOOKS]
-    assert numbers == ["01", "02", "03", "04", "05", "06"]
+    assert numbers == ["01", "02", "03", "04", "05", "06", "07"]
     for path, following in zip(NOTEBOOKS, NOTEBOOKS[1:] + NOTEBOOKS[:1], strict=True):
         assert f"({following.name})" in "".join(
             cell.source for cell in nbformat.read(path, as_version=4).cells
@@ -88,8 +98,38 @@ def test_committed_with_outputs(path):
     assert not [output for output in outputs if output.output_type == "error"]
     assert_pictures(notebook)
     assert not [output for output in outputs if output.get("name") == "stderr"]
-    assert "NVIDIA" in first_words(notebook) and "No GPU" not in first_words(notebook)
+    on_a_cpu = path.stem[:2] in OF_A_CPU
+    assert ("NVIDIA" in first_words(notebook)) != on_a_cpu
+    assert ("No GPU" in first_words(notebook)) == on_a_cpu
     assert not [output for output in outputs if "widget-view" in str(output.get("data", {}).keys())]
+
+
+def test_media_are_in_the_page():
+    """The seventh: a player with the samples, and an MP4 with both streams, as long as it says."""
+    notebook = nbformat.read(NOTEBOOKS[6], as_version=4)
+    pages = [
+        output["data"]["text/html"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "base64" in output.get("data", {}).get("text/html", "")
+    ]
+    sound, clip = (base64.b64decode(re.search('base64,([^"]+)"', page)[1]) for page in pages)
+    with wave.open(io.BytesIO(sound)) as file:
+        assert 0 <= file.getnframes() - file.getframerate() < 2048  # rounded up to whole latents
+        assert 100 < np.abs(np.frombuffer(file.readframes(-1), np.int16)).max() < 2**13
+    with av.open(io.BytesIO(clip)) as file:
+        video, audio = (float(one.duration * one.time_base) for one in file.streams)
+        frames = sum(1 for _ in file.decode(video=0))
+    (said,) = (
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "with sound" in output.get("text", "")
+    )
+    assert said.startswith(f"{frames} frames of ") and f"'h264': {round(video, 3)}" in said
+    assert video - audio < 0.1
 
 
 def test_thin(path):

@@ -110,6 +110,9 @@ class WholeVideoDecoder(ChunkDecoder, Protocol):
     ) -> torch.Tensor:
         """Decode all latents at once; ``before_frame(i)`` is called before latent position i.
 
+        If it is called for fewer, a benchmark holds chunks to this in decibels and not by bytes:
+        what is made of many positions in one call rounds otherwise.
+
         Returns:
             As `decode_chunk`, of everything.
         """

@@ -400,7 +400,12 @@ class Job:
         decoder, config = self.decoder, self.config
         working = getattr(decoder, "working_bytes", None)
         if working is None:
-            return f"decoder {decoder.name!r} has no working_bytes() to estimate what fits"
+            less = (
+                "use decode_async, which decodes by chunk" if self.mode == "diffusers" else
+                f"use smaller chunks (chunk_size is {config.chunk_size}), fewer slots "
+                f"({config.slots}), or decode a smaller {self.traits.medium.whole}"
+            )  # fmt: skip
+            return f"decoder {decoder.name!r} has no working_bytes() to estimate what fits; {less}"
         size = self.traits.medium.itemsize if config.uint8_on_gpu else decoder.dtype.itemsize
         one = self.traits.temporal_factor * self.info.frame_values * size  # a slot's, by latent
         free, told = None, ""

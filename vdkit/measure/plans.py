@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Unpack
 
-import numpy as np
 import torch
 
 from vdkit.decode import ChunkDecoder, Progress
@@ -24,6 +23,7 @@ from vdkit.measure.study import (
     MODES,
     ArmPlan,
     Bench,
+    FrameHasher,
     Measured,
     Shared,
     SinkFactory,
@@ -244,28 +244,30 @@ def _families(
 def _psnr_db(
     benches: Mapping[str, Bench], exact: Callable[[], ChunkDecoder], say: Callable[[str], None]
 ) -> tuple[dict[str, float | None], int]:
-    """PSNR of each variant's first frames against float32, None for equal; of how many latent."""
-    from vdkit.measure.quality import psnr_db
-
+    """dB of each variant's first frames against float32, None for equal; of how many latent."""
     bench = next(iter(benches.values()))
-    latents = bench.latents[:, :, : 1 + (WATCHED_CHUNKS - 1) * bench.config.chunk_size]
-
-    def frames(decoder: ChunkDecoder, config: DecodeConfig) -> np.ndarray:
-        sink = MemorySink()
-        decode_sync(decoder, latents, sink, config=config, progress=False)
-        return sink.frames
-
+    work, latents = bench.workload, bench.latents
+    length = work.latent_frames
+    if work.medium != "av":  # of which the sound would have to be cut too
+        length = min(length, 1 + (WATCHED_CHUNKS - 1) * bench.config.chunk_size)
+        latents = latents.narrow(work.kind.axis, 0, length)
+    decoded = partial(decode_sync, latents=latents, progress=False)
+    expected = MemorySink()
     reduced = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # or convolutions round as float16 does
     try:
-        expected = frames(exact(), replace(bench.config, chunk_size=1))
+        decoded(exact(), sink=expected, config=replace(bench.config, chunk_size=1))
     except torch.OutOfMemoryError as error:  # the timed runs are not lost for it
         say(f"frames are not compared with float32: {str(error).splitlines()[0]}")
         return {}, 0
     finally:
         torch.backends.cudnn.allow_tf32 = reduced
-    found = {n: psnr_db(frames(b.decoder, b.config), expected).clip for n, b in benches.items()}
-    return {n: db if math.isfinite(db) else None for n, db in found.items()}, latents.shape[2]
+    found: dict[str, float | None] = {}
+    for name, one in benches.items():
+        decoded(one.decoder, sink=(compared := FrameHasher(expected.frames)), config=one.config)
+        squares, _ = compared.error() or (0.0, 0.0)
+        found[name] = -10 * math.log10(squares) if squares else None
+    return found, length
 
 
 def _allocated() -> int:
@@ -530,9 +532,8 @@ def run_aa(
             spans_s = chunk_seconds(plain.run(mode, -1, sink, plain.config))
         count = plain.workload.latent_frames
         made.update(calibrate(planted, *spans_s, percent, plain.config.chunk_size, count))
-        found = measured.sha256
-        seen = slow.hashed(mode, slow.config)
-        found["slow"] = seen.sha256 if seen else None
+        measured.seen["slow"] = slow.hashed(mode, slow.config)
+        found = {name: seen.frame_sha256 for name, seen in measured.seen.items()}
         if found["b"] != found["a"]:
             raise ValueError(
                 "the decoder gave different frames in two runs of the same setting, so no "

@@ -8,7 +8,8 @@ all that `vdkit.decode.ChunkDecoder` promises: it is the conformance test of plu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -117,6 +118,8 @@ class _Probing:
         self.count = self.latents.shape[self.axis]
         self.whole = self.given or self.one_call
         self.checks: list[Check] = []
+        self.states: list[int] = []  # bytes, after each chunk of the last decode
+        self.kept: tuple[int, ...] = ()
         self.streamed: list[Apart] = []
         # What many layers round; what is wrong is larger by orders of magnitude.
         self.slack = self.peak * torch.finfo(self.latents.dtype).eps ** 0.6
@@ -131,10 +134,13 @@ class _Probing:
         """Each call of the plan and what it gave; the state is ended whatever happens."""
         decode = decode or self.decoder.decode_chunk
         plan = chunks_of(self.decoder, latents, chunk_size or latents.shape[self.axis])
+        self.states.clear()
         with begun(self.decoder, latents) as state:
             for one in plan:  # a decoder may write into one buffer again and again
                 call = one.latent_start, one.latent_stop, one.frames
-                yield call, decode(state, *call[:2]).clone()
+                made = decode(state, *call[:2]).clone()
+                self.states.append(_held(state, latents))
+                yield call, made
 
     def rows(self, made: torch.Tensor) -> torch.Tensor:
         """Output as float64 [units, values]."""
@@ -187,7 +193,8 @@ class _Probing:
             latents=tuple(self.latents.shape), value_range=self.range, first_units=self.first,
             lengths=tuple(len(self.prefixes.get(n, ())) for n in range(1, max(self.prefixes) + 1)),
             units_per_latent=self.steady, borders=self._borders(), streamed=tuple(self.streamed),
-            checks=tuple(self.checks), target_db=target_db, **found,
+            checks=tuple(self.checks), target_db=target_db, state_chunk=(*self.kept, 0)[0],
+            state_bytes=self.kept[1:], **found,
         )  # fmt: skip
 
     def _lengths(self, longest: int) -> None:
@@ -304,12 +311,14 @@ class _Probing:
     def _streamed(self, base: torch.Tensor, size: int) -> str:
         """Decode in chunks: plan, shapes, length, range, and the difference to the whole."""
         made = list(self.chunks(self.latents, size))
+        self.kept = self.kept or (size, *self.states)
         if wrong := self._broken_promise(made):
             return wrong
         rows = self.rows(self._joined([output for _, output in made]))
         if len(rows) != len(base):
             return f"{len(rows)} units in all, the whole decode has {len(base)}"
-        if wrong := self._unfit(rows):
+        said = (rows - base).isfinite().all() and self._unfit(base)  # of the whole decode
+        if (wrong := self._unfit(rows)) and not said:
             return wrong
         self.streamed.append(one := self._compared(size, rows - base))
         if one.db is None or not (self.traits and self.traits.exact):
@@ -390,3 +399,27 @@ def _reach(profiles: list[Profile]) -> Reach:
         return None if ends[room.index(max(room))] == max(room) > 0 else max(ends)
 
     return Reach(until(0.01), until(0.001), until(0.0), max(room))
+
+
+def _held(state: Any, latents: torch.Tensor) -> int:
+    """Bytes of all tensors that a state leads to, but for the latents and the weights."""
+    seen, left, total = {latents.untyped_storage().data_ptr()}, [state], 0
+    visited: set[int] = set()
+    while left:
+        one = left.pop()
+        if id(one) in visited or isinstance(one, (str, bytes, type, torch.nn.Module)):
+            continue
+        visited.add(id(one))
+        if isinstance(one, torch.Tensor):
+            storage = one.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
+        elif isinstance(one, Mapping):
+            left += one.values()
+        elif isinstance(one, (list, tuple, set, deque)):
+            left += one
+        else:
+            names = (*getattr(one, "__dict__", ()), *getattr(type(one), "__slots__", ()))
+            left += [getattr(one, name, None) for name in names]
+    return total

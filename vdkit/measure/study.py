@@ -6,6 +6,7 @@ Knows decoders and sinks only by protocol: it is handed a decoder and a sink fac
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import threading
@@ -13,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -22,7 +23,6 @@ import torch
 
 from vdkit.decode import ChunkDecoder, Progress, Sink, Traits, check_latents, info_of
 from vdkit.decode.chunks import DecodeConfig, DecodeResult, chunks_of, exact_fps
-from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import PATHS
 from vdkit.decode.terminal import Bar
@@ -126,9 +126,13 @@ class Bench:
         """Let the decoder do its one-time work for this chunk size; it counts as set-up."""
         self.setup_s = (self.setup_s or 0.0) + prepare(self.decoder, self.latents, chunk_size)
 
+    @functools.cached_property
     def whole(self) -> np.ndarray | None:
         """All frames of the decoder's own whole decode, if its chunks only approximate it; None if
-        they do not, or there is no whole decode, or no memory for it."""
+        they do not, or there is no whole decode, or no memory for it.
+
+        Where `hashed` has seen a whole decode whose bytes chunks need not have, it is that one.
+        """
         if self.workload.exact or not hasattr(self.decoder, "decode_video"):
             return None
         sink = MemorySink()
@@ -136,22 +140,31 @@ class Bench:
             MODES["diffusers"](
                 self.decoder, self.latents, sink, fps=self.fps, progress=False, cancel=self.cancel
             )
-        except (DecodeOutOfMemory, MemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
             return None
         return sink.frames
 
-    def hashed(
-        self, mode: str, config: DecodeConfig, whole: np.ndarray | None = None
-    ) -> FrameHasher | None:
-        """Run once, untimed, into a hash, and beside it compare with ``whole``."""
+    def hashed(self, mode: str, config: DecodeConfig) -> Seen:
+        """Run once, untimed, into a hash, and beside it compare with `whole`.
+
+        A whole decode is kept if it was made in one call, or is what chunks approximate.
+        """
         if mode == "diffusers" and not hasattr(self.decoder, "decode_video"):
             raise TypeError(
                 f"{type(self.decoder).__name__} is no WholeVideoDecoder: it lacks decode_video; "
                 f"leave out mode diffusers: modes={tuple(MODES)[1:]}"
             )
-        hasher = FrameHasher(None if mode == "diffusers" else whole)
-        self.decode(mode, hasher, config)
-        return None if mode == "compute_only" else hasher
+        if mode == "diffusers":
+            decoder, kept = _Asked(self.decoder), MemorySink()
+            self.decode(mode, hasher := FrameHasher(kept=kept), config, decoder)
+            at_once = decoder.asked < self.workload.latent_frames
+            if at_once or not self.workload.exact:
+                self.whole = kept.frames
+            return Seen(hasher.sha256, at_once=at_once)
+        self.decode(mode, hasher := FrameHasher(self.whole), config)
+        return Seen() if mode == "compute_only" else Seen(hasher.sha256, hasher.error())
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
@@ -163,11 +176,13 @@ class Bench:
             done = self.decode(mode, sink, config)
         return as_run(done, number, before, self.nvml.read(), mean_reading(readings))
 
-    def decode(self, mode: str, sink: Sink, config: DecodeConfig) -> DecodeResult:
-        """One decode, with nothing around it."""
+    def decode(
+        self, mode: str, sink: Sink, config: DecodeConfig, decoder: Any = None
+    ) -> DecodeResult:
+        """One decode, with nothing around it; ``decoder``: in place of the bench's."""
         done = MODES[mode](
-            self.decoder, self.latents, sink, fps=self.fps, config=config, progress=self._progress,
-            cancel=self.cancel,
+            decoder or self.decoder, self.latents, sink, fps=self.fps, config=config,
+            progress=self._progress, cancel=self.cancel,
         )  # fmt: skip
         self._frames_before += self.workload.frames
         return done
@@ -194,14 +209,22 @@ class ArmPlan:
     guard: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an untimed run shows of an arm, as `Arm` has it."""
+
+    frame_sha256: str | None = None
+    whole_error: tuple[float, float] | None = None
+    at_once: bool = False
+
+
 @dataclass(slots=True)
 class Measured:
-    """Runs and the hash of the frames of every arm, by its name."""
+    """Runs of every arm, by its name, and what an untimed one showed."""
 
     plans: Mapping[str, ArmPlan]
     runs: dict[str, list[Run]] = field(default_factory=dict)
-    sha256: dict[str, str | None] = field(default_factory=dict)
-    errors: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
 
     def recording(self, kind: str, baseline: str, **more: Any) -> Recording:
         """As it is recorded, by the baseline's bench; ``more``: fields of `Recording`."""
@@ -209,9 +232,9 @@ class Measured:
         arms = {
             name: Arm(
                 mode=plan.mode, workload=plan.bench.workload, config=plan.config,
-                sink=plan.sink_info, runs=tuple(self.runs[name]), frame_sha256=self.sha256[name],
-                whole_error=self.errors.get(name), setup_s=plan.bench.setup_s,
+                sink=plan.sink_info, runs=tuple(self.runs[name]), setup_s=plan.bench.setup_s,
                 other_bytes=plan.bench.other_bytes, same_code=plan.same_code,
+                **asdict(self.seen[name]),
             )
             for name, plan in self.plans.items()
         }  # fmt: skip
@@ -251,7 +274,7 @@ def measure(
         ValueError: no rounds, or a warm-up below 0.
     """
     check_rounds(rounds, warmup)
-    made = Measured(plans, {name: [] for name in plans}, dict.fromkeys(plans))
+    made = Measured(plans, {name: [] for name in plans}, dict.fromkeys(plans, Seen()))
     hashed = [name for name, plan in plans.items() if plan.hashed]
     total = len(hashed) + len(plans) * (warmup + rounds)
     if callable(progress):
@@ -260,16 +283,11 @@ def measure(
     random = np.random.default_rng(seed)
     bar = Bar(progress is True, total=total, desc="runs", unit="run")
     with bar, _quick_collections():
-        wholes = {id(plans[name].bench): plans[name].bench for name in hashed}
-        whole = {key: bench.whole() for key, bench in wholes.items()}
-        for name in hashed:
+        for name in sorted(hashed, key=lambda name: plans[name].mode != "diffusers"):
             plan = plans[name]
             with plan.guard():
-                seen = plan.bench.hashed(plan.mode, plan.config, whole[id(plan.bench)])
-            if seen is not None:
-                made.sha256[name], made.errors[name] = seen.sha256, seen.error()
+                made.seen[name] = plan.bench.hashed(plan.mode, plan.config)
             bar.add()
-        del whole
         before_rounds(made)
         for number in range(-warmup, rounds):
             turn = list(plans)[:: -1 if number % 2 else 1]
@@ -416,6 +434,31 @@ def _open_nvml(device: torch.device) -> Nvml | None:
         return None
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory, of the host or of a device, could not be had."""
+    known, said = isinstance(error, (MemoryError, torch.OutOfMemoryError)), str(error).lower()
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return known or any(one in said for one in words)
+
+
+class _Asked:
+    """A decoder, and how often its whole decode ``asked`` before a latent position."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder, self.asked = decoder, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def decode_video(self, latents: Any, before_frame: Callable[[int], None]) -> torch.Tensor:
+        def asking(index: int) -> None:
+            self.asked += 1
+            before_frame(index)
+
+        made: torch.Tensor = self._decoder.decode_video(latents, asking)
+        return made
+
+
 _BLOCK = 1 << 20  # values whose differences are held at once
 
 
@@ -424,18 +467,23 @@ class FrameHasher:
 
     Args:
         whole: what `error` is against, as sinks get it, all units; of ``av`` pictures count.
+        kept: a sink that gets them too.
     """
 
-    def __init__(self, whole: np.ndarray | None = None) -> None:
-        self._whole = whole
+    def __init__(self, whole: np.ndarray | None = None, kept: Sink | None = None) -> None:
+        self._whole, self._kept = whole, kept
         self._squares: list[tuple[float, int]] = []
 
     def open(self, info: MediaInfo) -> None:
         self._info, self._at = info, 0
+        if self._kept is not None:
+            self._kept.open(info)
         self._digest = hashlib.sha256(f"{info.height}x{info.width}".encode())
 
     def write(self, frames: np.ndarray) -> None:
         self._digest.update(frames.data)
+        if self._kept is not None:
+            self._kept.write(frames)
         if self._whole is None:
             return
         first, self._at = self._at, self._at + len(frames)

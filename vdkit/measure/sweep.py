@@ -23,7 +23,16 @@ from vdkit.decode import ChunkDecoder
 from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.decode.media import MEDIA, Medium
 from vdkit.decode.terminal import Bar
-from vdkit.measure.study import Bench, Shared, SinkFactory, check_modes, check_rounds, measure
+from vdkit.measure.study import (
+    Bench,
+    Seen,
+    Shared,
+    SinkFactory,
+    check_modes,
+    check_rounds,
+    measure,
+    out_of_memory,
+)
 from vdkit.predict import check_speed
 from vdkit.predict.grid import (
     PLAN,
@@ -41,7 +50,7 @@ from vdkit.record.results import read_recording
 from vdkit.record.runs import collect_provenance
 from vdkit.sinks import held
 
-_Hashes = dict[tuple[str, int, int | None], str | None]
+_Hashes = dict[tuple[str, int, int | None], Seen]
 """Mode, chunk size and slots to the hash of their frames."""
 
 
@@ -147,7 +156,7 @@ def run_sweep(
                     result = _measure(bench, sweep, cell, hashes, bar)
                     sweep = replace(sweep, results=sweep.results | {cell: result})
                 except (MemoryError, RuntimeError) as error:
-                    if not _out_of_memory(error):
+                    if not out_of_memory(error):
                         raise
                     reason = str(error) or "out of host memory"
                     write_record(Unfit(cell=cell, reason=reason), cell.file(folder, "unfit"))
@@ -176,7 +185,7 @@ def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Bar) 
     made = measure(
         {cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=lambda *_: bar.add()
     )
-    made.sha256[cell.mode] = hashes.setdefault(known, made.sha256[cell.mode])
+    made.seen[cell.mode] = hashes.setdefault(known, made.seen[cell.mode])
     label = f"{sweep.plan.label}: {cell.words}"
     result = made.recording("cell", cell.mode, label=label, command=sweep.plan.command)
     return read_recording(write_record(result, cell.file(sweep.folder)))
@@ -213,12 +222,6 @@ def _check_same(plan: SweepPlan, bench: Bench) -> None:
     differ = [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
     if differ:
         raise ValueError(f"this sweep cannot be resumed: {'; '.join(differ)}; start a new one")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    known, said = isinstance(error, (MemoryError, torch.OutOfMemoryError)), str(error).lower()
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return known or any(one in said for one in words)
 
 
 def _check_host_memory(bench: Bench, cell: Cell) -> None:

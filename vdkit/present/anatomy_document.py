@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from vdkit.decode.media import MEDIA
@@ -46,8 +46,36 @@ def anatomy_document(found: Anatomy) -> Document:
     return Document(found.name, f"Probe · {found.medium}", tuple(found.verdict), (made,))
 
 
+def anatomies_table(several: Iterable[Anatomy]) -> Table:
+    """A row for each: how far a latent counts at all, and what follows from that."""
+    return Table(
+        [
+            {
+                "decoder": found.name,
+                "medium": found.medium,
+                "causal": {None: None, True: "yes", False: "no"}[found.causal],
+                "history": found.history and _ends(found.history.zero, found.history),
+                "look-ahead": found.look_ahead and _ends(found.look_ahead.zero, found.look_ahead),
+                "verdict": " ".join(found.verdict[len(found.failed) :]),
+                "not kept": "; ".join(f"{one.name}: {one.detail}" for one in found.failed) or None,
+            }
+            for found in several
+        ],
+        note="History, look-ahead: latents from which on the influence of one on later, and on "
+        "earlier, output is 0.",
+    )
+
+
 def _units(found: Anatomy) -> str:
     return MEDIA[found.medium].unit + "s"
+
+
+def _state(found: Anatomy) -> str:
+    if not found.state_bytes:
+        return ""
+    last, growth = found.state_bytes[-1], found.state_growth
+    more = f", {growth:,} bytes more with every chunk" if growth else ", of any length"
+    return f" It remembers {last:,} bytes at the end in chunks of {found.state_chunk}{more}."
 
 
 def _tried(found: Anatomy) -> str:
@@ -57,15 +85,18 @@ def _tried(found: Anatomy) -> str:
     return (
         f"{found.name}: latents {list(found.latents)} in {found.dtype}, {per} "
         f"{_units(found)} a latent ({each} of the first 1, 2, ...). "
-        f"First latents that give the same alone: {'; '.join(cuts)}."
+        f"First latents that give the same alone: {'; '.join(cuts)}.{_state(found)}"
     )
 
 
 def _side(name: str, reach: Reach) -> Mapping[str, Cell]:
     ends = {"below 1 %": reach.percent, "below 0.1 %": reach.permille, "0": reach.zero}
-    far = f"> {reach.tried:g}"
-    cells = {what: far if end is None else number(end, 2) for what, end in ends.items()}
+    cells = {what: _ends(end, reach) for what, end in ends.items()}
     return {"influence on": f"{name} output", **cells}
+
+
+def _ends(end: float | None, reach: Reach) -> Cell:
+    return f"> {reach.tried:g}" if end is None else number(end, 2)
 
 
 def plot_anatomy(found: Anatomy) -> Figure:

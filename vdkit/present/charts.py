@@ -76,7 +76,8 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     """Where the time of sync and async goes, ms per latent frame: two bars for each variant.
 
     Args:
-        recordings: title to one of variants with the modes sync and async; drawn below each other.
+        recordings: title to a benchmark, or one of variants, of one medium, with the modes sync
+            and async; drawn below each other.
 
     Raises:
         ValueError: a variant without one of the two modes.
@@ -90,7 +91,8 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
             rows.append(ChartRow(f"{name}  sync", _stack(one.sync_ms), words, gap=0.35))
             words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
             rows.append(ChartRow("async", _stack(one.async_ms), f"{words}{sync_ms / async_ms:.2f}"))
-    words = "ms per latent frame, mean latency of the run over its latent frames"
+    latent = recording.workload.kind.position
+    words = f"ms per {latent}, mean latency of the run over its {latent}s"
     with row_chart(panels, words, row_in=0.19, room=0.55) as (figure, _):
         handles = [Patch(color=color, label=label) for color, label in _STEPS.values()]
         legend_below(figure, handles, ncols=len(handles))

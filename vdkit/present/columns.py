@@ -280,8 +280,8 @@ CATALOGUE = (
     Column("pinned MB", _bytes("pinned_bytes", 1e6), "bench ablation"),
     Column(
         "dB of whole (worst chunk)", _whole_db, f"{_ALL} ablation",
-        "dB of whole: of frames against those of the decoder's own whole decode, which its chunks "
-        "approximate: PSNR, of audio signal to noise.",
+        "dB of whole: of frames against those of the decoder's own whole decode, where chunks need "
+        "not have its bytes: PSNR, of audio signal to noise.",
         lambda rows, _: any(row.arm.whole_error is not None for row in rows),
     ),
     Column(

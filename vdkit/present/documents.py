@@ -18,6 +18,7 @@ from vdkit.present.document import Document, Facts, Part, Picture, Section, Text
 from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.words import (
     care_words,
+    db_words,
     frames_line,
     gain_sentence,
     noise_note,
@@ -382,7 +383,7 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
 
 def variant_lines(recording: Recording) -> list[str]:
     """What else the runs say."""
-    parts = recording.benchmarks
+    parts, work = recording.benchmarks, recording.workload
     first, *others = parts
     setups = {name: one.base.setup_s for name, one in parts.items()}
     setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
@@ -398,8 +399,9 @@ def variant_lines(recording: Recording) -> list[str]:
     if psnrs := recording.psnr_db.items():
         values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
         found.append(
-            "uint8 frames against diffusers' in float32 (PSNR, latent frames 0 to "
-            f"{recording.psnr_latent_frames - 1}): {', '.join(values)}"
+            f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 "
+            f"({db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
+            + ", ".join(values)
         )
     for name, modes in recording.skipped.items():
         found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")

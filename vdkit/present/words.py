@@ -5,6 +5,7 @@ The words that tables, pictures and reports share. No torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -145,15 +146,36 @@ def frames_line(recording: Recording) -> str:
     compared = [name for name in delivered if comparable(recording.arms[name])]
     left_out = [name for name in delivered if name not in compared]
     work = recording.workload
-    why = "at chunk sizes above 1" if work.exact and work.medium == "video" else "with the whole"
+    alike = work.exact and work.medium == "video"
+    alike = alike and not any(arm.at_once for arm in recording.arms.values())
+    why = "at chunk sizes above 1" if alike else "with the whole"
     note = f" Not compared {why}: {', '.join(left_out)}." if left_out else ""
-    if not work.exact and not any(arm.whole_error for arm in recording.arms.values()):
-        note += " The decoder's chunks approximate its whole decode, which there was none of."
+    note = f"{(said := whole_words(recording)) and f'; {said}'}.{note}"
     what = f"{work.kind.unit.capitalize()}s"
     if recording.frames_identical is None:
-        return f"{what} were not compared: that takes two modes that deliver them." + note
+        return f"{what} were not compared: that takes two modes that deliver them{note}"
     verdict = "identical, byte for byte" if recording.frames_identical else "NOT IDENTICAL"
-    return f"{what} of {', '.join(compared)}: {verdict}.{note}"
+    return f"{what} of {', '.join(compared)}: {verdict}{note}"
+
+
+def db_words(work: Workload) -> str:
+    """What decibels of its medium are."""
+    return "signal to noise" if work.medium == "audio" else "PSNR"
+
+
+def whole_words(recording: Recording) -> str:
+    """How near chunks come to the decoder's own whole decode, where that is no matter of bytes."""
+    work, named = recording.workload, "the decoder's own whole decode"
+    found = {arm.whole_db: arm for arm in recording.arms.values() if arm.whole_db}
+    if not found:
+        none = "chunks approximate its whole decode, which there was none of: no decode_video, or "
+        return "" if work.exact else f"{none}no memory for it"
+    told = []
+    for db, worst in found:
+        said = f"{db:.1f} dB ({db_words(work)}; {worst:.1f} dB in the worst chunk) against"
+        told.append(f"{'equal to' if math.isinf(db) else said} {named}")
+    what = "" if all(math.isinf(db) for db, _ in found) else "approximate: "
+    return f"{what and 'but for rounding: ' if work.exact else what}{' and '.join(told)}"
 
 
 def noise_note(recording: Recording) -> str:
@@ -239,5 +261,7 @@ def frames_words(recording: Recording) -> str:
     if unlike := [name and f" OF {name}" for name, one in parts if one.frames_identical is False]:
         return f"{units.upper()} OF THE MODES{' AND'.join(unlike)} ARE NOT IDENTICAL"
     if recording.frames_identical is None:
-        return f"{units} were not compared"
-    return f"{units} of the modes that were compared are identical, byte for byte"
+        told = f"{units} were not compared"
+    else:
+        told = f"{units} of the modes that were compared are identical, byte for byte"
+    return "; ".join(filter(None, [told, *map(whole_words, recording.benchmarks.values())]))

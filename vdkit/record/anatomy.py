@@ -67,6 +67,7 @@ class Anatomy:
             alone equals that part of all.
         streamed: by chunk size; none for a whole decode, and where it failed.
         target_db: what `verdict` asks of a seam.
+        state_chunk, state_bytes: latents a chunk, and bytes remembered after each.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Anatomy:
     streamed: tuple[Apart, ...] = ()
     checks: tuple[Check, ...] = ()
     target_db: float
+    state_chunk: int = 0
+    state_bytes: tuple[int, ...] = ()
 
     @property
     def failed(self) -> list[Check]:
@@ -105,6 +108,12 @@ class Anatomy:
         every = [set(range(1, longest)) - set(cuts) for longest, cuts in self.borders.items()]
         first = max(set().union(*every), default=0) + 1
         return first if first < min(self.borders) else None
+
+    @property
+    def state_growth(self) -> int:
+        """Bytes that each later chunk adds to what is remembered, in the second half."""
+        half = self.state_bytes[len(self.state_bytes) // 2 :]
+        return (half[-1] - half[0]) // (len(half) - 1) if len(half) > 1 else 0
 
     def halo_for(self, db: float) -> int | None:
         """The smallest halo that was tried whose seam has ``db`` or more; inf: that is exact."""

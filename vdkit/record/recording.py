@@ -91,6 +91,8 @@ class Arm(Record):
         whole_error: of chunks that only approximate the decoder's own whole decode, of that untimed
             run: mean squared error of all frames, and of the worst chunk, over 255 squared, of
             audio over its mean square; None: not measured, or exact.
+        at_once: of mode diffusers: all latents were decoded in one call, so that sums may round
+            otherwise than those of chunks.
         setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
         other_bytes: device bytes that others, such as other variants, held meanwhile.
         same_code: on this device it runs what the baseline runs: its ratio shows noise alone.
@@ -103,6 +105,7 @@ class Arm(Record):
     runs: tuple[Run, ...]
     frame_sha256: str | None = None
     whole_error: tuple[Share, Share] | None = None
+    at_once: bool = False
     setup_s: Seconds | None = None
     other_bytes: NotNegative | None = None
     same_code: bool = False
@@ -387,10 +390,12 @@ def comparable(arm: Arm) -> bool:
 
     diffusers decodes one latent frame per call, so at a larger chunk size its convolutions sum in
     another order and its frames may differ by one uint8 level: there it is not compared. Images
-    and audio it decodes in one call, and a decoder may say that its chunks are not ``exact``.
+    and audio it decodes in one call, as some decoders do videos (``at_once``), and a decoder may
+    say that its chunks are not ``exact``: there decibels tell.
     """
     work = arm.workload
-    same_calls = work.exact and work.medium == "video" and arm.config.chunk_size == 1
+    alike = work.exact and work.medium == "video" and arm.config.chunk_size == 1
+    same_calls = alike and not arm.at_once
     return arm.frame_sha256 is not None and (arm.mode != "diffusers" or same_calls)
 
 
