@@ -151,9 +151,8 @@ def _paths(options: argparse.Namespace) -> Recording:
 
     decoder, latents, spec, shared = cli.load(options)
     modes, export = cli.runnable(options), None
-    pictures_alone = Traits.of(decoder).medium.name == "video"
-    exports = spec.kind == "mp4" and spec.throttle_mb_per_s is None and pictures_alone
-    if exports and "diffusers" in modes:
+    free_mp4 = spec.kind == "mp4" and spec.throttle_mb_per_s is None
+    if free_mp4 and "diffusers" in modes and Traits.of(decoder).medium.name == "video":
         try:
             export = replace(spec, kind="export_to_video").fresh
         except ImportError as error:
