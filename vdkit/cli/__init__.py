@@ -274,6 +274,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options, left = build_parser().parse_known_args(arguments)
     if left:
         options.wrong(f"unrecognized arguments: {' '.join(left)}")  # with that command's usage
+    del options.wrong
     options.arguments = list(arguments)
     if hasattr(options, "preset"):
         for name, value in PRESETS.get(options.preset, DEFAULTS).items():

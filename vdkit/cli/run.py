@@ -337,7 +337,7 @@ def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
         raise ValueError(f"{folder} was not begun from the command line; resume it with run_sweep")
     now = ("resume", "json", "usd_per_hour", "energy")  # may differ from when it was begun
     for name, value in vars(cli.parse(["sweep", "--resume", str(folder)])).items():
-        if name not in (*now, "arguments", "wrong") and getattr(given, name) != value:
+        if name not in (*now, "arguments") and getattr(given, name) != value:
             raise ValueError(
                 "--resume goes on with the options that the sweep was begun with; leave out "
                 f"--{name.replace('_', '-')}"
