@@ -16,11 +16,12 @@ import time
 
 from tests.browser.widgets import Widgets
 
-# Whole messages on the console that are JupyterLab's own, each with its reason.
+# Whole messages, on the console or uncaught, that are JupyterLab's own, each with its reason.
 NOISE = (
-    # A restart of the kernel comes while the debugger still asks the old one for its state.
-    r"Could not restore the debugger state: Canceled future for debug_request message before "
-    r"replies were done",
+    # The kernel restarts or dies while JupyterLab still asks the old one: for the debugger's state,
+    # for a subshell.
+    r"(Could not restore the debugger state|Error): Canceled future for "
+    r"(debug|create_subshell)_request message before replies were done",
 )
 
 # What the page knows of the open notebook. Mimetypes instead of contents: pictures are large.
@@ -59,15 +60,17 @@ class Lab:
         self._errors = []
         page.set_default_timeout(20_000)  # ms, for clicks and the like
         page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self._errors.append(f"uncaught in the page: {error}"))
+        page.on("pageerror", lambda error: self._on_error("uncaught in the page", str(error)))
         page.on("request", lambda request: self._on_address(request.url))
         page.on("websocket", lambda socket: self._on_address(socket.url))
 
     def _on_console(self, message):
-        if message.type == "error" and not any(
-            re.fullmatch(noise, message.text) for noise in NOISE
-        ):
-            self._errors.append(f"console: {message.text} ({message.location.get('url')})")
+        if message.type == "error":
+            self._on_error("console", message.text, f" ({message.location.get('url')})")
+
+    def _on_error(self, kind, text, where=""):
+        if not any(re.fullmatch(noise, text) for noise in NOISE):
+            self._errors.append(f"{kind}: {text}{where}")
 
     def _on_address(self, url):
         """The browser cannot reach any other host; that a page tried to is an error as well."""
