@@ -38,7 +38,7 @@ from vdkit.present.style import (
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
 from vdkit.present.table import ratio_of
 from vdkit.present.words import slots_words, what_and_where
-from vdkit.record.recording import Headroom, Overlap, Recording, headroom_of, overlap_of
+from vdkit.record.recording import Overlap, Recording, headrooms_of, overlap_of
 from vdkit.record.runs import MODES
 from vdkit.record.stats import CALL_BELOW_P
 from vdkit.trace.figures import FamilyShare
@@ -101,21 +101,6 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
 
 def _stack(took_ms: Mapping[str, float]) -> list[Part]:
     return [Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
-
-
-def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
-    """Variant to how near it comes to the ceiling of ``profile``, by its count of operations.
-
-    Raises:
-        ValueError: no mode compute_only or no ceiling; as `headroom_of`.
-    """
-    seen = profile.arms["compute_only"].profile if "compute_only" in profile.arms else None
-    if profile.ceiling is None or seen is None or seen.tflop is None:
-        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
-    return {
-        name: headroom_of(one, seen.tflop, profile.ceiling)
-        for name, one in recording.benchmarks.items()
-    }
 
 
 def headroom_words(recording: Recording, profile: Recording) -> str:

@@ -21,7 +21,7 @@ from vdkit.present.table import (
     significant,
     summary_decimals,
 )
-from vdkit.record.recording import Arm, check_price, saving_usd, usd_per_video_hour
+from vdkit.record.recording import Arm, saving_usd, usd_per_video_hour
 from vdkit.record.runs import MODES, Workload
 from vdkit.record.stats import Ratio, geometric_ratio
 
@@ -48,7 +48,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.usd_per_hour is not None:
-            check_price(self.usd_per_hour)
+            usd_per_video_hour(1.0, self.usd_per_hour)  # checks it
 
     @property
     def line(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from vdkit.present.style import (
     row_chart,
 )
 from vdkit.present.table import Cell, Number, Table, significant
-from vdkit.record.recording import VRAM_RUNS, VramPoint, vram_growth_bytes, vram_points
 from vdkit.record.results import frame_of
 from vdkit.record.runs import MODES
 from vdkit.trace import chunk_steps
@@ -240,71 +239,103 @@ def _sheet(
         yield figure, axes
 
 
+VRAM_RUNS = {"decoder": "wan2.1", "dtype": "float16", "height": 480, "width": 832,
+            "chunk_size": 1, "variant": "diffusers", "mode": ("diffusers", "async"),
+            "kind": ("bench", "variants", "cell")}  # fmt: skip
+"""Column of `vdkit.load_results` to what it shall hold: which runs tell how memory grows."""
+
+
+def vram_points(
+    runs: pd.DataFrame, other_bytes: int = 0, wanted: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Every mode at every length, of the newest recording of it; nothing of those on a CPU.
+
+    Args:
+        runs: of `vdkit.load_results`.
+        other_bytes: device bytes held by others meanwhile, such as another model; subtracted.
+        wanted: as `VRAM_RUNS`; None: all.
+
+    Returns:
+        A row each: ``mode``, ``frames`` of the video, ``peak_bytes`` allocated at most by the
+        decoder, weights included, and ``device``. Empty if there are none.
+    """
+    if runs.empty:
+        return runs
+    kept = runs["vram_peak_bytes"].notna() & ~runs["warmup"]
+    for name, value in (wanted or {}).items():
+        kept &= runs[name].isin(value if isinstance(value, tuple) else (value,))
+    held = runs["other_bytes"].astype(float).fillna(0.0) + other_bytes
+    mine = runs.assign(peak_bytes=runs["vram_peak_bytes"] - held)[kept]
+    newest = mine.groupby(["mode", "frames"])["created_utc"].transform("max")
+    groups = mine[mine["created_utc"] == newest].groupby(["mode", "frames"], as_index=False)
+    return groups.agg({"peak_bytes": "max", "device": "first"}).astype({"peak_bytes": "int64"})
+
+
+def vram_growth_bytes(points: pd.DataFrame, mode: str) -> float | None:
+    """Bytes that each frame of video adds, by a line through all lengths; None below two."""
+    mine = points[points["mode"] == mode]
+    return float(np.polyfit(mine["frames"], mine["peak_bytes"], 1)[0]) if len(mine) > 1 else None
+
+
 _LINES: tuple[dict[str, Any], ...] = (
     {"marker": "o"},
     {"marker": "s", "markerfacecolor": "white", "linestyle": "--"},
 )
 
 
-def plot_vram(measured: Mapping[str, Sequence[VramPoint]]) -> Figure:
+def plot_vram(measured: Mapping[str, pd.DataFrame]) -> Figure:
     """A line for each path, over the pixel frames of the video.
 
     Args:
-        measured: where or when, in words, to its points; two at most, the second dashed.
+        measured: where or when, in words, to `vram_points`; two at most, the second dashed.
 
     Raises:
         ValueError: no points, or more than two sets.
     """
-    sets = {words: points for words, points in measured.items() if points}
+    sets = {words: points for words, points in measured.items() if len(points)}
     if not 1 <= len(sets) <= len(_LINES):
         raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
     with chart(2.9) as (figure, ((ax,),)):
         for look, (words, points) in zip(_LINES, sets.items(), strict=False):
-            for mode in (name for name in MODES if name in {p.mode for p in points}):
-                mine = sorted((p.frames, p.peak_bytes / 1e9) for p in points if p.mode == mode)
-                grows = vram_growth_bytes(points, mode)
+            for mode in (name for name in MODES if name in set(points["mode"])):
+                mine, grows = points[points["mode"] == mode], vram_growth_bytes(points, mode)
                 label = f"{MODES[mode]}: {words}"
                 if grows is not None:
                     label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
                 mark = {"color": MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2}
-                ax.plot(*zip(*mine, strict=True), label=label, **mark | look)
+                ax.plot(mine["frames"], mine["peak_bytes"] / 1e9, label=label, **mark | look)
         ax.set(xlabel="frames in the video", ylabel="peak VRAM of the decode, GB,\nweights in it")
         ax.set(xlim=(0, 1.05 * ax.dataLim.x1), ylim=(0, 1.12 * ax.get_ylim()[1]))
         legend_below(figure, loc="outside lower left", handlelength=2)
-    rows = [{"set": words, **asdict(point)} for words, points in sets.items() for point in points]
-    return keep_data(figure, rows)
+    tables = [points.assign(set=words) for words, points in sets.items()]
+    return keep_data(figure, [row for table in tables for row in table.to_dict("records")])
 
 
 def vram_sets(
     here: Sequence[Recording], recorded: pd.DataFrame, other_bytes: int = 0
-) -> dict[str, list[VramPoint]]:
+) -> dict[str, pd.DataFrame]:
     """Points of what was measured here and of what is recorded, by where; `vram_points` of each."""
     measured = vram_points(frame_of([(Path(), one) for one in here]), other_bytes)
     sets = {"here": measured, "recorded": vram_points(recorded, wanted=VRAM_RUNS)}
-    return {f"{how}, {points[0].device}": points for how, points in sets.items() if points}
+    return {f"{how}, {one['device'].iloc[0]}": one for how, one in sets.items() if len(one)}
 
 
-def vram_words(points: Sequence[VramPoint]) -> str:
+def vram_words(points: pd.DataFrame) -> str:
     """Whole video against chunked, in words: at the longest length that has both, and per frame.
 
     Raises:
         ValueError: no length has both ``diffusers`` and ``async``.
     """
-    whole, chunked = (
-        {p.frames: p.peak_bytes / 1e9 for p in points if p.mode == mode}
-        for mode in ("diffusers", "async")
-    )
-    if not (both := whole.keys() & chunked.keys()):
+    gb = points.pivot_table(index="frames", columns="mode", values="peak_bytes") / 1e9
+    both = gb.reindex(columns=["diffusers", "async"]).dropna()
+    if both.empty:
         raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
-    text = (
-        f"{max(both)} frames decoded whole need {whole[max(both)]:.2f} GB, in chunks "
-        f"{chunked[max(both)]:.2f} GB."
-    )
-    grows = [vram_growth_bytes(points, mode) for mode in ("diffusers", "async")]
-    first, second = (f"{(one or 0) / 1e6:.2f} MB" for one in grows)
-    if None not in grows:
-        text += f" Over all lengths a frame adds {first} on average to the first and {second} to "
-        text += "the second."
+    longest, (whole, chunked) = both.index.max(), both.loc[both.index.max()]
+    text = f"{longest} frames decoded whole need {whole:.2f} GB, in chunks {chunked:.2f} GB."
+    first, second = (vram_growth_bytes(points, mode) for mode in both)
+    if first is not None and second is not None:
+        text += f" Over all lengths a frame adds {first / 1e6:.2f} MB on average to the first and "
+        text += f"{second / 1e6:.2f} MB to the second."
     return text
 
 
