@@ -27,8 +27,8 @@ from vdkit import (
 from vdkit.decode.paths import PATHS
 from vdkit.measure.nvml import Nvml
 from vdkit.measure.study import MODES, FrameHasher
+from vdkit.present import shown, summary_decimals
 from vdkit.present.documents import benchmark_table, breakdown_table, caption
-from vdkit.present.table import shown, summary_decimals
 from vdkit.present.timeline import steady_window
 from vdkit.present.words import noise_note, overlap_words
 from vdkit.record import check_out, result_folder

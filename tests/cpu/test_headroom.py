@@ -8,6 +8,7 @@ import torch
 
 from tests.helpers import Collect, NearestImages
 from vdkit import run_benchmark
+from vdkit.present import ratio_of
 from vdkit.present.charts import (
     headroom_words,
     hiding_words,
@@ -15,7 +16,6 @@ from vdkit.present.charts import (
     plot_headroom,
     plot_hiding,
 )
-from vdkit.present.table import ratio_of
 from vdkit.record.recording import Ceiling, Overlap, headrooms_of, overlap_of
 from vdkit.record.results import read_recording
 

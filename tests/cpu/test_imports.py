@@ -156,7 +156,7 @@ MOVED = {
     "present.stages": "plot_denoising plot_frames plot_stages plot_vram stage_rows stages_table "
     "vram_points vram_words",
     "present.sweep_document": "sweep_table",
-    "present.table": "Table",
+    "present": "Table",
     "present.timeline": "plot_latencies plot_nvml plot_overlap plot_utilization plot_waterfall",
 }
 """Module to names that were public in the version before."""

@@ -12,7 +12,7 @@ from vdkit.__main__ import main
 from vdkit.cli import command_line
 from vdkit.present.columns import COST, ENERGY, SAVING, Asked, Row, cells, legend
 from vdkit.present.documents import benchmark_table
-from vdkit.present.profile_document import paths_table
+from vdkit.present.instruments import paths_table
 from vdkit.record.recording import (
     saving_usd,
     usd_per_video_hour,

@@ -17,6 +17,7 @@ import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
 from vdkit.decode.media import MEDIA
 from vdkit.models import BY_CHUNK_ONLY, VARIANTS
+from vdkit.present.columns import Asked
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
 from vdkit.sinks import KINDS
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from vdkit.decode import ChunkDecoder
-    from vdkit.present.columns import Asked
     from vdkit.sinks import SinkSpec
 
 DEFAULTS: dict[str, Any] = {
@@ -270,27 +270,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options given; those of a workload left out are the preset's, else of `DEFAULTS`."""
+    """The options given; those of a workload left out are the preset's, else of `DEFAULTS`.
+
+    Price and energy are in ``asked`` too, for what makes tables; ValueError for an unusable price.
+    """
     options, left = build_parser().parse_known_args(arguments)
     if left:
         options.wrong(f"unrecognized arguments: {' '.join(left)}")  # with that command's usage
     del options.wrong
     options.arguments = list(arguments)
+    if hasattr(options, "usd_per_hour"):  # what is wrong with it, before anything is loaded
+        options.asked = Asked(options.usd_per_hour, getattr(options, "energy", False))
     if hasattr(options, "preset"):
         for name, value in PRESETS.get(options.preset, DEFAULTS).items():
             if getattr(options, name, None) is None:
                 setattr(options, name, value)
     return options
-
-
-def asked(options: argparse.Namespace) -> Asked:
-    """Price and energy for what makes tables; ValueError for an unusable price.
-
-    Call it before anything is loaded or measured.
-    """
-    from vdkit.present.columns import Asked
-
-    return Asked(options.usd_per_hour, getattr(options, "energy", False))
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -307,15 +302,14 @@ def words(text: str | None) -> list[str] | None:
 
 def numbers(name: str, text: str, kind: Any) -> list[Any]:
     """``1,2,4`` as numbers of ``kind``; ValueError that names the word that is none."""
-    found = []
+    found: list[Any] = []
     for word in words(text) or []:
         try:
             found.append(kind(word))
         except ValueError:
-            also = " or full" if name == "speeds" else ""
-            raise ValueError(
-                f"--{name} {text!r}: {word!r} is no number; give numbers{also}, separated by commas"
-            ) from None
+            wanted = "numbers or full" if name == "speeds" else "numbers"
+            wrong = f"--{name} {text!r}: {word!r} is no number; give {wanted}, separated by commas"
+            raise ValueError(wrong) from None
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import __version__
-from vdkit.cli import MONEY, asked, command, numbers, print_json, words
+from vdkit.cli import MONEY, command, numbers, print_json, words
 from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend
@@ -24,7 +24,7 @@ from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
-from vdkit.present.profile_document import analysis_document
+from vdkit.present.instruments import analysis_document
 from vdkit.present.results_list import results_table, results_text
 from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
 from vdkit.present.words import config_words, what_and_where
@@ -84,7 +84,6 @@ def run_compare(options: argparse.Namespace) -> int:
     refused. The last line of standard output is one line of JSON: what was called; with --json it
     is the only line, and everything.
     """
-    wants = asked(options)
     limit = None if options.fail_above is None else _percent(options.fail_above)
     if (options.mode_a is None) != (options.mode_b is None):
         raise ValueError("--mode-a and --mode-b belong together; give both")
@@ -97,7 +96,7 @@ def run_compare(options: argparse.Namespace) -> int:
     )  # fmt: skip
     failed = [] if limit is None else _gate(comparison, limit)
     if not options.json:
-        print(f"{comparison_table(comparison, wants).markdown()}\n")
+        print(f"{comparison_table(comparison, options.asked).markdown()}\n")
     record = comparison_record(comparison, whole=options.json)
     print_json({"a": str(options.a), "b": str(options.b), **record})
     for line in failed:
@@ -175,7 +174,6 @@ def run_show(options: argparse.Namespace) -> int:
     Prints what bench, demo, profile or sweep recorded. --timeline draws the timeline of timed runs;
     other pictures lie beside the recording.
     """
-    wants = asked(options)
     picture: Path | None = options.timeline
     drawing = [n for n in ("timeline", "zoom", "modes") if getattr(options, n) is not None]
     if drawing and options.format is not None:
@@ -186,7 +184,7 @@ def run_show(options: argparse.Namespace) -> int:
         raise ValueError(f"--{drawing[0]} is for a picture; name one with --timeline FILE")
     if picture is not None:
         check_file(picture, "timeline", ".png", ".svg", ".pdf")
-    found, document = document_at(options.result, wants)
+    found, document = document_at(options.result, options.asked)
     if drawing and isinstance(found, Sweep):
         raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
     if options.format is not None:
@@ -237,7 +235,6 @@ def run_report(options: argparse.Namespace) -> int:
     provenance and command line. It runs no script, loads nothing and prints to A4. Two are
     compared, the second against the first.
     """
-    wants = asked(options)
     out: Path = options.out
     _check_page(out)
     paths: list[Path] = options.records
@@ -247,12 +244,12 @@ def run_report(options: argparse.Namespace) -> int:
         if options.across:
             raise ValueError("--across is for a comparison; give two recordings")
         (path,) = paths
-        found, document = document_at(path, wants)
+        found, document = document_at(path, options.asked)
         made_of: list[Any] = [path.resolve() if isinstance(found, Sweep) else source_of(path)]
     else:
         comparison = compare_results(*_sides(*paths), across=options.across)
         made_of = [source_of(path) for path in paths]
-        document = comparison_document(comparison, wants, made_of)
+        document = comparison_document(comparison, options.asked, made_of)
     names = " and ".join(one.name for one in made_of)
     foot = f"Made by vdkit report {__version__} from {names}; nothing was measured anew."
     text = document.html(foot)
@@ -285,7 +282,6 @@ def run_recommend(options: argparse.Namespace) -> int:
     names the smallest that is as fast as can be told, the reason, and what storage, PCIe and
     decoder of twice the speed would gain.
     """
-    wants = asked(options)
     for name in ("vram_gb", "pinned_mb", "ttff_s", "burst_mb"):
         value = getattr(options, name)
         if value is not None and not (value >= 0 and math.isfinite(value)):
@@ -322,7 +318,7 @@ def run_recommend(options: argparse.Namespace) -> int:
             f"{', '.join(map(str, sizes))} of {', '.join(modes)}"
         )
         print("\n".join(_doubts(results, chunks, sizes)))
-        print(f"{advice_document(advice, wants).text()}\n")
+        print(f"{advice_document(advice, options.asked).text()}\n")
     print_json(advice_record(advice))
     return 0
 
@@ -373,7 +369,6 @@ def run_results(options: argparse.Namespace) -> int:
     One row per recording and arm, the oldest first. Files that cannot be read are named on standard
     error and left out.
     """
-    wants = asked(options)
     if options.csv is not None:
         check_file(options.csv, "--csv")
         if os.path.lexists(options.csv):
@@ -396,7 +391,9 @@ def run_results(options: argparse.Namespace) -> int:
         write_atomically(options.csv, frame.to_csv(index=False), new=True)
     if options.json:
         rows = rows_of(found, by_run=options.runs)
-        rows = [_priced(row, wants) for row in rows if modes is None or row["mode"] in modes]
+        rows = [
+            _priced(row, options.asked) for row in rows if modes is None or row["mode"] in modes
+        ]
         print_json({"rows": rows})
         return 0
     sweeps = [] if options.cells or options.runs else _sweeps(found, options.where)
@@ -406,11 +403,11 @@ def run_results(options: argparse.Namespace) -> int:
             raise ValueError("only sweeps are recorded there; add --cells for a row of each cell")
         if sweeps:
             print(f"vdkit: {len(sweeps)} sweeps left out; --cells adds them", file=sys.stderr)
-        table = results_table(shown, wants, options.runs, modes)
+        table = results_table(shown, options.asked, options.runs, modes)
         print(getattr(table, options.format)().rstrip("\n"))
         return 0
     if shown:
-        print(results_text(shown, wants, options.runs, modes))
+        print(results_text(shown, options.asked, options.runs, modes))
     if sweeps:
         print(("\n" if shown else "") + _sweep_lines(sweeps))
     if options.csv is not None:
@@ -420,17 +417,15 @@ def run_results(options: argparse.Namespace) -> int:
 
 def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
     """A row with the values behind the cells of money and energy, where they are asked for."""
-    more: dict[str, Any] = {}
-    base_s, video_s, joules = row["baseline_s"], row["video_s"], row["energy_j"]
+    base_s, video_s, joules, rtf = (row[k] for k in ("baseline_s", "video_s", "energy_j", "rtf"))
     if (price := wants.usd_per_hour) is not None:
-        saved = None if base_s is None else saving_usd(base_s / video_s, row["rtf"], price)
-        each = usd_per_video_hour(row["rtf"], price)
-        more = {
-            "usd_per_hour": price, "usd_per_video_hour": each, "saving_usd_per_1000_h": saved
-        }  # fmt: skip
+        row["usd_per_hour"] = price
+        row["usd_per_video_hour"] = rtf and usd_per_video_hour(rtf, price)
+        saved = rtf and base_s and saving_usd(base_s / video_s, rtf, price)
+        row["saving_usd_per_1000_h"] = saved
     if wants.energy:
-        more["energy_j_per_video_s"] = None if joules is None else joules / video_s
-    return row | more
+        row["energy_j_per_video_s"] = None if joules is None else joules / video_s
+    return row
 
 
 def _sweeps(found: Sequence[tuple[Path, Recording]], where: Sequence[str]) -> list[Path]:

@@ -24,10 +24,10 @@ from vdkit import cli
 from vdkit.decode.chunks import exact_fps
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
-from vdkit.present.columns import Asked
+from vdkit.present import Number, Table
 from vdkit.present.document import Document, write_pictures
 from vdkit.present.documents import benchmark_table, document_of, source_of
-from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
+from vdkit.present.sweep_document import cell_line, cell_records, sweep_document
 from vdkit.present.words import media_words, noise_note
 from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
 from vdkit.record.compare import judged
@@ -36,10 +36,7 @@ from vdkit.record.results import read_recording, runs_frame
 from vdkit.trace import balancing_mb_per_s
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vdkit.models.pipeline import GeneratedLatents
-    from vdkit.present.stages import StageRow
 
 
 DEMO, FPS, RUNS = "demo", 16, 2
@@ -127,7 +124,6 @@ def run_bench(options: argparse.Namespace) -> int:
     output is one line of JSON: the folder and the latencies; with --json it is the only line, and
     the whole summary. --variants, --ablation and --aa are other plans of the same study.
     """
-    wants = cli.asked(options)
     for plan, names in (("aa", ("mode", "pairs", "splits", "plant")), ("ablation", ("only",))):
         for name in names:
             if not getattr(options, plan) and getattr(options, name) is not None:
@@ -138,7 +134,7 @@ def run_bench(options: argparse.Namespace) -> int:
         default, run = (40, _aa) if options.aa else (8, _ablation)
     options.runs = default if options.runs is None else options.runs
     recording = run(options)
-    keep(recording, options, wants)
+    keep(recording, options)
     if recording.frames_identical is False:
         print("vdkit: error: the modes gave different frames", file=sys.stderr)
         return 1
@@ -203,7 +199,6 @@ def _aa(options: argparse.Namespace) -> Recording:
 def keep(
     recording: Recording,
     options: argparse.Namespace,
-    wants: Asked,
     beside: Callable[[Path], list[str]] = lambda home: [],
 ) -> None:
     """Print a finished study and record it: recording, runs, table, pictures.
@@ -212,12 +207,12 @@ def keep(
         beside: writes what else belongs there, and gives the lines that say so.
     """
     # First, for where it is to be recorded may be full.
-    show(document_of(recording, wants), options)
+    show(document_of(recording, options.asked), options)
     home = result_folder(
         options.out, recording.label, recording.provenance, partial(write_recording, recording)
     )
     lines = beside(home)
-    document = document_of(recording, wants, source_of(home))
+    document = document_of(recording, options.asked, source_of(home))
     leave(home, document, ("runs.csv", runs_frame(recording)), options, lines)
     cli.print_json({"folder": str(home), **answer(recording, options.json)})
 
@@ -228,11 +223,13 @@ def show(document: Document, options: argparse.Namespace) -> None:
 
 
 def leave(
-    home: Path, document: Document, frame: tuple[str, pd.DataFrame], options: argparse.Namespace,
+    home: Path, document: Document, csv: tuple[str, Any], options: argparse.Namespace,
     lines: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write the ``frame`` as CSV, the table and the pictures into ``home``, and say where."""
-    write_atomically(home / frame[0], frame[1].to_csv(index=False))
+    """Write rows as ``csv``, the table and the pictures into ``home``, and say where."""
+    import pandas as pd
+
+    write_atomically(home / csv[0], pd.DataFrame(csv[1]).to_csv(index=False))
     write_atomically(home / "table.md", document.markdown())
     pictures = [f"Picture: {path}" for path in write_pictures(document, home)]
     for line in (*lines, *pictures, f"Recorded in {home}"):
@@ -243,11 +240,10 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
     """For one line of JSON: everything but the runs; not ``whole``: only what fits a terminal."""
     arms: dict[str, Any] = {}
     for name, arm in recording.arms.items():
-        latency = {k: round(getattr(arm.latency, k), 6) for k in ("mean", "p99", "max", "n")}
         named = {"latency_s": arm.latency, "ttff_s": arm.ttff, "speedup": recording.speedup(name)}
-        arms[name] = {"latency_s": latency}
-        if whole:
-            arms[name] = {key: named[key] if key in named else getattr(arm, key) for key in _ARM}
+        short = {k: round(getattr(arm.latency, k), 6) for k in ("mean", "p99", "max", "n")}
+        every = {key: named[key] if key in named else getattr(arm, key) for key in _ARM}
+        arms[name] = every if whole else {"latency_s": short}
     made: dict[str, Any] = {"kind": recording.kind, "frames_identical": recording.frames_identical}
     if recording.planted is not None:
         made["calls"] = {
@@ -285,7 +281,6 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.sweep import plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
 
-    wants = cli.asked(options)
     folder: Path | None = options.resume
     if folder is not None:
         options = _begun_with(folder, options)
@@ -311,9 +306,9 @@ def run_sweep(options: argparse.Namespace) -> int:
 
     try:
         sweep = measure(folder, bench, progress=show_bar, report=report)
-        document = sweep_document(sweep, wants)
+        document = sweep_document(sweep, options.asked)
         show(document, options)
-        leave(folder, document, ("cells.csv", sweep_frame(sweep)), options)
+        leave(folder, document, ("cells.csv", cell_records(sweep)), options)
     except KeyboardInterrupt:
         print(
             f"vdkit: interrupted; finished cells are kept, go on with: vdkit sweep --resume "
@@ -335,7 +330,7 @@ def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     begun = read_sweep(folder).plan.command
     if begun is None:
         raise ValueError(f"{folder} was not begun from the command line; resume it with run_sweep")
-    now = ("resume", "json", "usd_per_hour", "energy")  # may differ from when it was begun
+    now = ("resume", "json", "usd_per_hour", "energy", "asked")  # may differ from when it was begun
     for name, value in vars(cli.parse(["sweep", "--resume", str(folder)])).items():
         if name not in (*now, "arguments") and getattr(given, name) != value:
             raise ValueError(
@@ -358,7 +353,6 @@ def run_profile(options: argparse.Namespace) -> int:
     from vdkit.measure.profiler import run_profile as measure
     from vdkit.trace.files import write_trace
 
-    wants = cli.asked(options)
     if not 1 <= options.nvml_ms <= 10_000:
         raise ValueError(f"--nvml-ms is {options.nvml_ms:g} ms; use 1 to 10000 ms")
     # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
@@ -383,7 +377,7 @@ def run_profile(options: argparse.Namespace) -> int:
                 f"Trace for https://ui.perfetto.dev: {home / one.trace}" for one in arms.values()
             ]
 
-        keep(done.recording, options, wants, beside)
+        keep(done.recording, options, beside)
     if any(one.analysis.failed for one in arms.values()):
         print("vdkit: error: a trace is incomplete; profile again", file=sys.stderr)
         return 1
@@ -406,7 +400,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.models.latents import save_latents
     from vdkit.models.loading import load_pipeline
     from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
-    from vdkit.present.stages import stage_rows
+    from vdkit.present.stages import stage_rows, stages_table
     from vdkit.record.runs import keep_freed_memory
     from vdkit.sinks import Mp4Sink
 
@@ -452,8 +446,11 @@ def run_generate(options: argparse.Namespace) -> int:
         cli.print_json(_generated(made, decoded.latency_s, options))
         return 0
     print(f"{options.model} on {decoder.device}, {made.metadata['video']}, {options.steps} steps\n")
-    print(_stages(stage_rows(made, decoded)))
-    print(f"\nVideo: {options.out}")
+    rows, left_out = stage_rows(made, decoded), ("takes", "gives", "in all")
+    told = stages_table(rows).rows
+    shown = [{name: one for name, one in row.items() if name not in left_out} for row in told]
+    shown.append({"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)})
+    print(f"{Table(shown).text()}\n\nVideo: {options.out}")
     if options.save_latents is not None:
         print(f"Latents: {options.save_latents}")
     return 0
@@ -499,7 +496,7 @@ def run_probe(options: argparse.Namespace) -> int:
     """
     from vdkit.measure.probe import probe
     from vdkit.models.latents import load_latents
-    from vdkit.present.anatomy_document import anatomy_document, plot_anatomy
+    from vdkit.present.instruments import anatomy_document, plot_anatomy
 
     if options.picture is not None:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
@@ -557,19 +554,6 @@ def _keep_latents(made: GeneratedLatents, kept: Path | None, options: argparse.N
     again = ["vdkit", "decode", kept.absolute(), "--out", out, "--decoder", options.model]
     command = shlex.join(map(str, [*again, "--device", options.device, "--fps", options.fps]))
     print(f"vdkit: the latents are kept; decode them with\n  {command}", file=sys.stderr)
-
-
-def _stages(rows: Sequence[StageRow]) -> str:
-    from vdkit.present.stages import stages_table
-    from vdkit.present.table import Number, Table
-
-    left_out = ("takes", "gives", "in all")
-    shown = [
-        {name: cell for name, cell in row.items() if name not in left_out}
-        for row in stages_table(rows).rows
-    ]
-    shown.append({"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)})
-    return Table(shown).text()
 
 
 def _generated(

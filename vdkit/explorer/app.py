@@ -24,8 +24,8 @@ from vdkit.explorer.controls import SIDE_BY_SIDE, USUAL, Controls
 from vdkit.explorer.session import Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present import Table
 from vdkit.present.style import keep_data, save_figure
-from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
 

@@ -11,24 +11,11 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from vdkit.present import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of, summary_decimals
 from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings, mode_name
 from vdkit.present.document import Document, Picture, lines, section
 from vdkit.present.documents import Said, Source, document_of, ends, study
-from vdkit.present.table import (
-    DIGITS_LEGEND,
-    Cell,
-    Number,
-    Table,
-    mean_of,
-    ratio_of,
-    summary_decimals,
-)
-from vdkit.present.words import (
-    read_with_care,
-    recording_words,
-    setting,
-    what_and_where,
-)
+from vdkit.present.words import read_with_care, recording_words, setting, what_and_where
 from vdkit.record import compare
 from vdkit.record.compare import METRICS, Comparison
 from vdkit.record.recording import Recording
@@ -187,9 +174,7 @@ def comparison_record(comparison: Comparison, whole: bool = True) -> dict[str, A
 
 
 def comparison_document(
-    comparison: Comparison,
-    asked: Asked = NOTHING,
-    sources: Sequence[Source] = (Source(), Source()),
+    comparison: Comparison, asked: Asked = NOTHING, sources: Sequence[Source] = (Source(), Source())
 ) -> Document:
     """The verdicts, then results and timeline of each recording by itself."""
     a, b = comparison.a, comparison.b

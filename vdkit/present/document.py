@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.present.table import Table
+from vdkit.present import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment

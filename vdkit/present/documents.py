@@ -1,7 +1,7 @@
 """What is said of a recorded study: which tables, pictures and sentences its document has.
 
 A kind of study is one function, named in `document_of`; those of a profile and of an A/A control
-lie in `profile_document` and `comparison`. No torch.
+lie in `instruments` and `comparison`. No torch.
 """
 
 from __future__ import annotations
@@ -13,21 +13,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from vdkit.present import Cell, Number, Table, mean_of, ratio_of, words
 from vdkit.present.columns import NOTHING, Asked, Row, cells, legend, mode_name
 from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
-from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
-from vdkit.present.words import (
-    care_words,
-    db_words,
-    frames_line,
-    gain_sentence,
-    noise_note,
-    overlap_words,
-    read_with_care,
-    setting,
-    what_and_where,
-    what_sentence,
-)
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
@@ -83,13 +71,13 @@ def document_of(
         ValueError: the price is not finite and above 0.
     """
     from vdkit.present.comparison import control  # which imports this module, as the next does
-    from vdkit.present.profile_document import profile
+    from vdkit.present.instruments import profile
 
     kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
     what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)
     return Document(
         recording.label,
-        f"{what} · {what_and_where(recording)}",
+        f"{what} · {words.what_and_where(recording)}",
         lead,
         (*sections, *ends([recording], [source])),
     )
@@ -168,13 +156,13 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
                 "error %": Number(error_percent, 2, sign=True),
             }
             rows.append({**labels, "mode": shown, **figures})
-    words = (
+    text = (
         "The pipeline model puts the mean cost of each step of a chunk together again. The costs "
         "are fitted to these very runs: a small error says that the steps explain the latency, a "
         "large one that something else takes time. Neither says how well another setting would be "
         "predicted, which vdkit sweep tests."
     )
-    table = Table(rows, note=words) if rows else None
+    table = Table(rows, note=text) if rows else None
     told = Text("\n".join(missing), "note")
     return section("predicted", "Predicted against measured", table, told, page_only=True)
 
@@ -252,9 +240,13 @@ def study(
     """Results and one picture."""
     return (
         what,
-        (what_sentence(recording), *filter(None, [lead]), read_with_care(care_words(recording))),
         (
-            section("results", "Results", Text(noise_note(recording), "warning"), *results),
+            words.what_sentence(recording),
+            *filter(None, [lead]),
+            words.read_with_care(words.care_words(recording)),
+        ),
+        (
+            section("results", "Results", Text(words.noise_note(recording), "warning"), *results),
             section("picture", title, pic, page_only=True),
         ),
     )
@@ -265,20 +257,15 @@ def study(
 
 def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
-    base, device = recording.baseline, recording.provenance.device
+    base, where = recording.baseline, recording.provenance.device
     rows = [
-        Row(
-            {"mode": mode_name(n, a.workload)},
-            a,
-            None if n == base else recording.base,
-            device=device,
-        )
-        for n, a in recording.arms.items()
+        Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where)
+        for name, arm in recording.arms.items()
+        for against in [None if name == base else recording.base]
     ]
+    above = lines(caption(recording), asked.line)
     return Table(
-        cells(table, rows, f"{base} / mode", asked),
-        lines(caption(recording), asked.line),
-        legend(table, rows, base, asked),
+        cells(table, rows, f"{base} / mode", asked), above, legend(table, rows, base, asked)
     )
 
 
@@ -290,23 +277,21 @@ def caption(recording: Recording) -> str:
     if reading is not None and reading.sm_clock_mhz is not None:
         when = "in" if typical.gpu_during else "after"
         clocks = f", SM clock {reading.sm_clock_mhz:.0f} MHz {when} a run of {recording.baseline}"
-    return setting(recording, clocks) + "\n" + frames_line(recording)
+    return words.setting(recording, clocks) + "\n" + words.frames_line(recording)
 
 
 def breakdown_table(recording: Recording) -> Table:
     """Where each arm's time goes: seconds per run summed over chunks, mean of the timed runs."""
     rows: list[dict[str, Cell]] = []
     for name, arm in recording.arms.items():
-        taken = {
-            "convert on host" if step == "convert" else step: _totals(arm, step) for step in _STEPS
-        }
+        taken = {step.replace("rt", "rt on host"): _totals(arm, step) for step in _STEPS}
         taken["open + close"] = [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in arm.timed]
         taken["gaps"] = [
             sum(
-                max(0.0, (after.decode_start_s or 0.0) - (before.decode_done_s or 0.0))
-                for before, after in pairwise(run.chunks)
+                max(0.0, (b.decode_start_s or 0) - (a.decode_done_s or 0))
+                for a, b in pairwise(chunks)
             )
-            for run in arm.timed
+            for chunks in (run.chunks for run in arm.timed)
         ]
         figures = {f"{what} s": mean_of(s) if s else None for what, s in taken.items()}
         rows.append({"mode": mode_name(name, arm.workload), **figures})
@@ -330,13 +315,13 @@ def _benchmark(recording: Recording, asked: Asked, source: Source) -> Said:
     """Decode paths against each other: results, timeline, prediction."""
     units = f"{recording.workload.kind.unit}s"
     unlike = f"The modes gave different {units}." if recording.frames_identical is False else ""
-    care = read_with_care(care_words(recording), _limit(recording))
+    care = words.read_with_care(words.care_words(recording), _limit(recording))
     return (
         "Benchmark",
-        (what_sentence(recording), gain_sentence(recording.arms), care),
+        (words.what_sentence(recording), words.gain_sentence(recording.arms), care),
         (
             section(
-                "results", "Results", Text(lines(unlike, noise_note(recording)), "warning"),
+                "results", "Results", Text(lines(unlike, words.noise_note(recording)), "warning"),
                 benchmark_table(recording, asked), breakdown_table(recording),
             ),
             section("timeline", "Timeline", *timeline_parts(recording), page_only=True),
@@ -352,8 +337,8 @@ def _limit(recording: Recording) -> list[str]:
     if "async" not in recording.arms:
         return []
     arm = recording.arms["async"]
-    shares = {words: sum(_totals(arm, s)) / sum(arm.latencies) for s, words in _STEPS.items()}
-    most = max(shares, key=lambda words: shares[words])
+    shares = {text: sum(_totals(arm, s)) / sum(arm.latencies) for s, text in _STEPS.items()}
+    most = max(shares, key=lambda text: shares[text])
     if shares[most] >= BOUND:
         return [f"{most} fills {100 * shares[most]:.1f} % of an async run and limits it"]
     return [f"no step fills an async run ({most}, the longest, is {100 * shares[most]:.1f} %)"]
@@ -376,7 +361,7 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     against = recording.baseline.partition("/")[2]
     return Table(
         cells("variants", rows, f"{first} / variant", asked),
-        lines(setting(recording), asked.line),
+        lines(words.setting(recording), asked.line),
         f"{legend('variants', rows, against, asked)} {first} / variant: of the same mode.",
     )
 
@@ -400,7 +385,7 @@ def variant_lines(recording: Recording) -> list[str]:
         values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
         found.append(
             f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 "
-            f"({db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
+            f"({words.db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
             + ", ".join(values)
         )
     for name, modes in recording.skipped.items():
@@ -436,16 +421,13 @@ def families_words(recording: Recording) -> str:
 
     Empty unless two variants have their kernels recorded.
     """
-    ends = list(recording.families.items())
-    if len(ends) < 2:
+    if len(recording.families) < 2:
         return ""
-    first, last = ends[0][0], ends[-1][0]
-    a, b = (
-        {one.family.name: one.ms_per_latent_frame for one in shares}
-        for _, shares in (ends[0], ends[-1])
-    )
-    (whole_a, sums_a), (whole_b, sums_b) = (
-        (sum(ms.values()), sum(ms.get(name, 0.0) for name in ARITHMETIC)) for ms in (a, b)
+    (first, a), *_, (last, b) = recording.families.items()
+    whole_a, whole_b = (sum(one.ms_per_latent_frame for one in shares) for shares in (a, b))
+    sums_a, sums_b = (
+        sum(one.ms_per_latent_frame for one in shares if one.family.name in ARITHMETIC)
+        for shares in (a, b)
     )
     return (
         f"From {first} to {last} kernels go from {whole_a:.1f} to {whole_b:.1f} ms per latent "
@@ -462,12 +444,12 @@ def _variant_frames(name: str, one: Recording) -> str:
             f"{name}: frames of {', '.join(hashes)}: identical, byte for byte; those of mode "
             f"diffusers are NOT ({str(whole)[:8]} against {next(iter(hashes.values()))[:8]})"
         )
-    words = {
+    text = {
         True: "identical, byte for byte",
         False: "NOT IDENTICAL",
         None: "not compared: that takes two modes that deliver them at one chunk size",
     }
-    return f"{name}: frames of its modes: {words[one.frames_identical]}"
+    return f"{name}: frames of its modes: {text[one.frames_identical]}"
 
 
 def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
@@ -475,13 +457,13 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
     from vdkit.present.charts import plot_families
 
     parts = recording.benchmarks
-    noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
-    words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
+    noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := words.noise_note(one))))
+    text = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
     families: list[Part] = [Text("No kernel families are recorded.")]
     if recording.families:
         picture = Picture(
-            partial(plot_families, recording.families, what_and_where(recording)),
-            words, words, "families",
+            partial(plot_families, recording.families, words.what_and_where(recording)),
+            text, text, "families",
         )  # fmt: skip
         families = [picture, Text(families_words(recording)), families_table(recording)]
     timelines = [p for n, one in parts.items() for p in (Text(n, "head"), *timeline_parts(one, n))]
@@ -518,7 +500,11 @@ def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tupl
     if (hidden := parts[best].ratio("sync", "async")) is not None:
         gain += f"; sync / async of {best} is {ratio_of(hidden)}"
     who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
-    return what_sentence(recording, who), gain + ".", read_with_care(care_words(recording))
+    return (
+        words.what_sentence(recording, who),
+        gain + ".",
+        words.read_with_care(words.care_words(recording)),
+    )
 
 
 # --- an ablation ---------------------------------------------------------------------------------
@@ -545,7 +531,7 @@ def ablation_table(recording: Recording) -> Table:
             made["ms more"] = Number(added_ms, 1, sign=True)
             said = {MORE: "slower", LESS: "faster"}.get(decision.verdict, decision.verdict)
             made["reads as"] = "same code here: noise" if arm.same_code else said
-    above = setting(recording) + "\n" + frames_line(recording)
+    above = words.setting(recording) + "\n" + words.frames_line(recording)
     return Table(rows, above, legend("ablation", arms))
 
 
@@ -553,7 +539,7 @@ def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
     """What each primitive buys."""
     from vdkit.present.charts import plot_ablation
 
-    words = overlap_words(recording.arms, recording.baseline)
+    text = words.overlap_words(recording.arms, recording.baseline)
     picture = Picture(
         partial(plot_ablation, {recording.label: recording}),
         "A bar for each primitive: how much longer a decode takes without it",
@@ -561,5 +547,5 @@ def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
         "rounds.",
         "ablation",
     )
-    results = ablation_table(recording), Text(words)
-    return study(recording, "Each primitive off in turn", words, results, "Picture", picture)
+    results = ablation_table(recording), Text(text)
+    return study(recording, "Each primitive off in turn", text, results, "Picture", picture)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vdkit.decode.chunks import PRIMITIVES
+from vdkit.present import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, legend
 from vdkit.present.document import lines
-from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
 from vdkit.present.words import media_words, sink_words, size_words
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES

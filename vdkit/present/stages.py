@@ -14,18 +14,7 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vdkit.decode.chunks import LAUNCH_AHEAD
-from vdkit.present.style import (
-    MODE_COLORS,
-    TONES,
-    WIDTH_IN,
-    ChartRow,
-    Part,
-    chart,
-    keep_data,
-    legend_below,
-    row_chart,
-)
-from vdkit.present.table import Cell, Number, Table, significant
+from vdkit.present import Cell, Number, Table, significant, style
 from vdkit.record.results import frame_of
 from vdkit.record.runs import MODES
 from vdkit.trace import chunk_steps
@@ -142,37 +131,37 @@ def size_words(size_bytes: int) -> str:
 
 
 EXPERT_TONES = {
-    "high-noise": TONES["copy"],
+    "high-noise": style.TONES["copy"],
     "low-noise": ("#E69F00", "#F2C763"),
-    "only": TONES["copy"],
+    "only": style.TONES["copy"],
 }
 
 
 def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
     """When each stage worked, a block for each step or chunk, and on a GPU its peak memory."""
     whole_s = sum(row.seconds for row in rows)
-    tones = [EXPERT_TONES[row.expert] if row.expert else TONES["write"] for row in rows]
-    tones[-1] = TONES["compute"]
-    panels: dict[str, list[ChartRow]] = {"": [], " ": []}
+    tones = [EXPERT_TONES[row.expert] if row.expert else style.TONES["write"] for row in rows]
+    tones[-1] = style.TONES["compute"]
+    panels: dict[str, list[style.ChartRow]] = {"": [], " ": []}
     for row, tone in zip(rows, tones, strict=True):
         at = begin = row.spans_s[0][0]
         parts = []
         for call, (start, stop) in enumerate(row.spans_s):
-            waited = [Part("between", start - at, "none")] if start > at else []
-            parts += [*waited, Part(f"call {call}, s", stop - start, tone[call % 2])]
+            waited = [style.Part("between", start - at, "none")] if start > at else []
+            parts += [*waited, style.Part(f"call {call}, s", stop - start, tone[call % 2])]
             at = stop
         share = f"{significant(row.seconds)} s, {significant(100 * row.seconds / whole_s)} %"
-        panels[""].append(ChartRow(row.name, parts, share, left=begin))
+        panels[""].append(style.ChartRow(row.name, parts, share, left=begin))
         if row.peak_vram_bytes is not None:
             peak_gb = row.peak_vram_bytes / 1e9
-            peak = Part("peak VRAM, GB", peak_gb, tone[0])
-            panels[" "].append(ChartRow(row.name, [peak], str(significant(peak_gb))))
+            peak = style.Part("peak VRAM, GB", peak_gb, tone[0])
+            panels[" "].append(style.ChartRow(row.name, [peak], str(significant(peak_gb))))
     panels = {title: some for title, some in panels.items() if some}
     grid, words = {"width_ratios": (2.4, 1)[: len(panels)]}, "time since the prompt, s"
     options: Any = {"title": title, "across": True, "sharex": False, "gridspec_kw": grid}
     limits = (0.0, 1.35 * whole_s)
     words += " (a block is a step or a chunk)"
-    with row_chart(panels, words, limits, row_in=0.36, **options) as (figure, axes):
+    with style.row_chart(panels, words, limits, row_in=0.36, **options) as (figure, axes):
         for ax in axes[1:]:
             ax.set(xlim=(0, 1.3 * ax.dataLim.x1), xlabel="peak VRAM, GB")
     return figure
@@ -192,12 +181,12 @@ def plot_denoising(
             expert = "" if step.expert == "only" else f"\n{step.expert}"
             noise = f"at noise {step.timestep / 1000:.2f}"
             ax.set_title(f"step {step.step}{expert}\n{noise}", fontsize=6.5, pad=4)
-            style = {"color": EXPERT_TONES[step.expert][0], "linewidth": 2.5}
-            ax.spines["top"].set(visible=True, position=("outward", 1), **style)
+            color = EXPERT_TONES[step.expert][0]
+            ax.spines["top"].set(visible=True, position=("outward", 1), color=color, linewidth=2.5)
         for row, name in zip(axes, pictures, strict=True):
             row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
     rows = [{"step": s.step, "expert": s.expert, "noise": s.timestep / 1000} for s in steps]
-    return keep_data(figure, rows)
+    return style.keep_data(figure, rows)
 
 
 _SHOWN, _ACROSS = 12, 6
@@ -217,7 +206,7 @@ def plot_frames(frames: np.ndarray, fps: float = 16) -> Figure:
     with _sheet(rows, columns, 0.2 * len(rows)) as (figure, axes):
         for ax, index in zip(axes.flat, shown, strict=False):
             ax.set_title(f"frame {index}, {index / fps:.2f} s", fontsize=6.5, pad=2)
-    return keep_data(figure, [{"frame": i, "time_s": i / fps} for i in shown])
+    return style.keep_data(figure, [{"frame": i, "time_s": i / fps} for i in shown])
 
 
 @contextmanager
@@ -226,9 +215,9 @@ def _sheet(
 ) -> Iterator[tuple[Figure, np.ndarray]]:
     """Axes with the pictures, as high as they need; places without one are left empty."""
     height, width = rows[0][0].shape[:2]
-    height_in = head_in + len(rows) * (WIDTH_IN - 0.1 - label_in) / columns * height / width
+    height_in = head_in + len(rows) * (style.WIDTH_IN - 0.1 - label_in) / columns * height / width
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.015, hspace=0.015)
-    with chart(height_in, len(rows), columns, layout=layout) as (figure, axes):
+    with style.chart(height_in, len(rows), columns, layout=layout) as (figure, axes):
         for line, pictures in zip(axes, rows, strict=True):
             some = [*pictures, *[None] * (columns - len(pictures))]
             for ax, picture in zip(line, some, strict=True):
@@ -295,20 +284,20 @@ def plot_vram(measured: Mapping[str, pd.DataFrame]) -> Figure:
     sets = {words: points for words, points in measured.items() if len(points)}
     if not 1 <= len(sets) <= len(_LINES):
         raise ValueError(f"{len(sets)} sets of points; give 1 or {len(_LINES)} that are not empty")
-    with chart(2.9) as (figure, ((ax,),)):
+    with style.chart(2.9) as (figure, ((ax,),)):
         for look, (words, points) in zip(_LINES, sets.items(), strict=False):
             for mode in (name for name in MODES if name in set(points["mode"])):
                 mine, grows = points[points["mode"] == mode], vram_growth_bytes(points, mode)
                 label = f"{MODES[mode]}: {words}"
                 if grows is not None:
                     label += f", {round(grows / 1e6, 2) + 0.0:+.2f} MB a frame on average"
-                mark = {"color": MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2}
+                mark = {"color": style.MODE_COLORS[mode], "markersize": 4, "linewidth": 1.2}
                 ax.plot(mine["frames"], mine["peak_bytes"] / 1e9, label=label, **mark | look)
         ax.set(xlabel="frames in the video", ylabel="peak VRAM of the decode, GB,\nweights in it")
         ax.set(xlim=(0, 1.05 * ax.dataLim.x1), ylim=(0, 1.12 * ax.get_ylim()[1]))
-        legend_below(figure, loc="outside lower left", handlelength=2)
-    tables = [points.assign(set=words) for words, points in sets.items()]
-    return keep_data(figure, [row for table in tables for row in table.to_dict("records")])
+        style.legend_below(figure, loc="outside lower left", handlelength=2)
+    tables: list[Any] = [points.assign(set=words) for words, points in sets.items()]
+    return style.keep_data(figure, [row for table in tables for row in table.to_dict("records")])
 
 
 def vram_sets(
@@ -332,7 +321,7 @@ def vram_words(points: pd.DataFrame) -> str:
         raise ValueError("no length was decoded both whole (diffusers) and in chunks (async)")
     longest, (whole, chunked) = both.index.max(), both.loc[both.index.max()]
     text = f"{longest} frames decoded whole need {whole:.2f} GB, in chunks {chunked:.2f} GB."
-    first, second = (vram_growth_bytes(points, mode) for mode in both)
+    first, second = (vram_growth_bytes(points, mode) for mode in ("diffusers", "async"))
     if first is not None and second is not None:
         text += f" Over all lengths a frame adds {first / 1e6:.2f} MB on average to the first and "
         text += f"{second / 1e6:.2f} MB to the second."

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.present import style
-from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
+from vdkit.present.instruments import NOISE, analyses_of, coverage_words, incomplete, on_cpu
 from vdkit.present.style import ChartRow, Part
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
@@ -29,13 +29,7 @@ from vdkit.record.runs import MODES, THROTTLE_BITS, Run
 from vdkit.trace import Recorded, Timeline
 from vdkit.trace.figures import Analysis, steady_windows
 from vdkit.trace.files import read_trace
-from vdkit.trace.stalls import (
-    Stalls,
-    record_intervals,
-    run_window,
-    stalls_from_records,
-    stalls_of,
-)
+from vdkit.trace.stalls import Stalls, record_intervals, run_window, stalls_from_records, stalls_of
 
 LEGEND_CHARACTERS = 130
 """Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""

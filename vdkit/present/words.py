@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
-from vdkit.present.table import mean_of, ratio_of
+from vdkit.present import mean_of, ratio_of
 from vdkit.record.recording import comparable
 from vdkit.record.stats import geometric_ratio
 
