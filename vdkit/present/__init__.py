@@ -115,10 +115,8 @@ def summary_decimals(summary: Summary, scale: float = 1.0) -> int:
     However wide its interval, two digits of the mean are shown.
     """
     half, mean = mean_half_width(summary.std, summary.n), summary.mean * scale
-    least = 1 - _exponent(mean, 1)
-    return max(
-        decimals_for(None if half is None else half * scale, mean), min(least, MOST_DECIMALS)
-    )
+    wanted = decimals_for(None if half is None else half * scale, mean)
+    return max(wanted, min(1 - _exponent(mean, 1), MOST_DECIMALS))
 
 
 def mean_of(values: Sequence[float], scale: float = 1.0) -> Number:
@@ -145,7 +143,7 @@ def significant(value: float | None, digits: int = 3) -> Number | None:
     return Number(value, 0 if value == 0 else max(0, digits - 1 - _exponent(value, digits - 1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows of cells under one set of columns.
 
@@ -170,13 +168,12 @@ class Table:
                 f"a table needs a row and a column, got {len(self.rows)} rows without any; leave "
                 "the table out"
             )
-        for row in self.rows:
-            for name, cell in row.items():
-                if cell is not None and not isinstance(cell, (str, Number)):
-                    raise TypeError(
-                        f"cell {cell!r} of column {name!r} is {type(cell).__name__}; give a "
-                        "vdkit.present.Number, which knows how many digits, text or None"
-                    )
+        for name, cell in (item for row in self.rows for item in row.items()):
+            if cell is not None and not isinstance(cell, (str, Number)):
+                raise TypeError(
+                    f"cell {cell!r} of column {name!r} is {type(cell).__name__}; give a "
+                    "vdkit.present.Number, which knows how many digits, text or None"
+                )
         filled = tuple({name: row.get(name) for name in columns} for row in self.rows)
         object.__setattr__(self, "rows", filled)
 
@@ -279,11 +276,8 @@ class Table:
         parts = [self.caption.replace("\n", line_break), body, self.note.replace("\n", line_break)]
         return "\n\n".join(part for part in parts if part)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text()
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(self.text())
 
     def _repr_markdown_(self) -> str:
         return self.markdown()

@@ -77,9 +77,8 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
             words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
             rows.append(style.ChartRow(f"{name}  sync", _stack(one.sync_ms), words, gap=0.35))
             words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
-            rows.append(
-                style.ChartRow("async", _stack(one.async_ms), f"{words}{sync_ms / async_ms:.2f}")
-            )
+            words += f"{sync_ms / async_ms:.2f}"
+            rows.append(style.ChartRow("async", _stack(one.async_ms), words))
     latent = recording.workload.kind.position
     words = f"ms per {latent}, mean latency of the run over its {latent}s"
     with style.row_chart(panels, words, row_in=0.19, room=0.55) as (figure, _):
@@ -111,18 +110,13 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
     """
     rooms = {title: headrooms_of(*both) for title, both in recordings.items()}
     what, color = "compute only, ms per latent frame", style.MODE_COLORS["compute_only"]
-    panels = {
-        title: [
-            style.ChartRow(
-                name,
-                [style.Part(what, one.compute_ms, color)],
-                f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
-                f"{one.percent:.0f} % of the ceiling",
-            )
-            for name, one in variants.items()
-        ]
-        for title, variants in rooms.items()
-    }
+    panels: dict[str, list[style.ChartRow]] = {}
+    for title, variants in rooms.items():
+        panels[title] = rows = []
+        for name, one in variants.items():
+            words = f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, {one.percent:.0f} % "
+            bar = [style.Part(what, one.compute_ms, color)]
+            rows.append(style.ChartRow(name, bar, f"{words}of the ceiling"))
     with style.row_chart(panels, what, row_in=0.26, room=0.7) as (figure, axes):
         for ax, variants in zip(axes, rooms.values(), strict=True):
             for ceiling_ms in {one.ceiling_ms for one in variants.values()}:
@@ -142,8 +136,7 @@ def plot_ablation(ablations: Mapping[str, Recording]) -> Figure:
     names = dict.fromkeys(n for each in ablations.values() for n in each.arms if n != each.baseline)
     panels = {
         f"{panel}: {each.baseline} {each.base.latency.mean:.3f} s": [
-            _ablated(each, name) if name in each.arms else style.ChartRow(name, words="not run")
-            for name in names
+            _ablated(each, n) for n in names
         ]
         for panel, each in ablations.items()
     }
@@ -154,27 +147,27 @@ def plot_ablation(ablations: Mapping[str, Recording]) -> Figure:
             ax.axvline(0, color="black", linewidth=0.8)
             ax.spines["left"].set_visible(False)
         same: Any = {"facecolor": _GREY, "hatch": "////", "edgecolor": "white", "linewidth": 0}
+        there = any(arm.same_code for each in ablations.values() for arm in each.arms.values())
         handles: list[Any] = [
             Patch(color=_BLUE, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
             Patch(color=_GREY, label="no difference seen"),
-            Patch(label="same code on a CPU", **same),
+            *([Patch(label="same code on a CPU", **same)] if there else []),
             Line2D([], [], color="black", linewidth=1.1, label="95 % interval"),
             Line2D([], [], color="black", marker="o", markersize=2, linewidth=0, label="one round"),
         ]
-        if not any(arm.same_code for each in ablations.values() for arm in each.arms.values()):
-            del handles[2]
         style.legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
     return figure
 
 
 def _ablated(one: Recording, name: str) -> style.ChartRow:
     """How much longer it took, %, in all and by round."""
+    if name not in one.arms:
+        return style.ChartRow(name, words="not run")
     arm, decision = one.arms[name], decision_of(one, name)
     assert decision is not None and decision.ratio is not None
     ratio = decision.ratio
-    percent, *interval = (
-        100 * (value - 1) for value in (ratio.value, ratio.low, ratio.high) if value is not None
-    )
+    known = [value for value in (ratio.value, ratio.low, ratio.high) if value is not None]
+    percent, *interval = (100 * (value - 1) for value in known)
     look = (_GREY, "////", "white") if arm.same_code else (_BLUE if decision.called else _GREY,)
     pairs = zip(one.base.latencies, arm.latencies, strict=True)
     rounds = [100 * (b / a - 1) for a, b in pairs]
@@ -186,23 +179,12 @@ def plot_families(
     families: Mapping[str, Sequence[FamilyShare]], title: str | None = None
 ) -> Figure:
     """A stacked bar per variant: ms of kernels per latent frame, by family."""
-    took = {
-        name: {share.family.name: share.ms_per_latent_frame for share in shares}
-        for name, shares in families.items()
-    }
-    there = {
-        family: look
-        for family, look in style.FAMILY_COLORS.items()
-        if any(family in one for one in took.values())
-    }
-    rows = [
-        style.ChartRow(
-            name,
-            [style.Part(f, one.get(f, 0.0), color, ink=ink) for f, (color, ink) in there.items()],
-            f"{sum(one.values()):.2f}",
-        )
-        for name, one in took.items()
-    ]
+    rows, met = [], {one.family.name for shares in families.values() for one in shares}
+    there = {family: look for family, look in style.FAMILY_COLORS.items() if family in met}
+    for name, shares in families.items():
+        took = {one.family.name: one.ms_per_latent_frame for one in shares}
+        bar = [style.Part(f, took.get(f, 0.0), color, ink=ink) for f, (color, ink) in there.items()]
+        rows.append(style.ChartRow(name, bar, f"{sum(took.values()):.2f}"))
     words = "kernels by family, ms per latent frame (profiled, steady window)"
     with style.row_chart({"": rows}, words, row_in=0.34, title=title) as (figure, _):
         handles = [Patch(color=color, label=name) for name, (color, _) in there.items()]
@@ -236,12 +218,10 @@ def plot_rounds(recording: Recording) -> Figure:
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}
-"""Errors, %, that the scatter plot shades."""
+BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}  # errors, %, that the scatter plot shades
+# Of a heat map: around a panel, a column (more if the title needs it), and beside all panels.
 _PANEL_IN, _COLUMN_IN, _BESIDE_IN = 0.2, 0.45, 1.3
-"""Of a heat map: around a panel, a column (more if the title needs it), and beside all panels."""
-WIDE_ENOUGH = 0.06
-"""Of a strip's width: a setting that its words fit into."""
+WIDE_ENOUGH = 0.06  # of a strip's width: a setting that its words fit into
 
 
 def plot_heatmap(sweep: Sweep) -> Figure:
@@ -250,10 +230,9 @@ def plot_heatmap(sweep: Sweep) -> Figure:
     Large: measured; small: error of the prediction, %. Empty: not done. As wide as its columns
     need, 16 cm at the most.
     """
-    rows = _mapped(sweep)
-    speeds = _speeds(rows)
-    sizes = sorted({row["chunk_size"] for row in rows})
-    order = list(MODES)
+    every, order = cell_records(sweep), list(MODES)
+    rows = [row for row in every if row["mode"] != "compute_only"] or every  # it has no sink
+    speeds, sizes = _speeds(rows), sorted({row["chunk_size"] for row in rows})
     columns = {(order.index(row["mode"]), row["slots"] or 0) for row in rows}
     paths = [(order[mode], slots or None) for mode, slots in sorted(columns)]
     names = [mode if slots is None else f"{mode}\n{slots_words(slots)}" for mode, slots in paths]
@@ -264,7 +243,7 @@ def plot_heatmap(sweep: Sweep) -> Figure:
     width_in = min(style.WIDTH_IN, _BESIDE_IN + across * panel_in)
     height_in = 0.88 + down * (0.62 + 0.36 * len(sizes))
     said = "mean latency in s; below it, what the prediction was off, % (fit: fitted from)"
-    title = _title(sweep, said)
+    title = f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{said}"
     colors = {"cmap": "cividis_r", "vmin": min(known, default=0), "vmax": max(known, default=1)}
     with style.chart(height_in, down, across, title, width_in=width_in, sharey=True) as (
         figure,
@@ -288,22 +267,12 @@ def plot_heatmap(sweep: Sweep) -> Figure:
         bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.01)
         bar.set_label("mean latency, s")
         bar.outline.set_visible(False)
-    return style.keep_data(figure, cell_records(sweep))
+    return style.keep_data(figure, every)
 
 
 def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
     """Of the sinks, the fastest first; None: without a limit."""
     return sorted({row["sink_mb_per_s"] for row in rows}, key=lambda s: -(s or float("inf")))
-
-
-def _mapped(sweep: Sweep) -> list[dict[str, Any]]:
-    """All cells but those without a sink, unless there are no others."""
-    every = cell_records(sweep)
-    return [row for row in every if row["mode"] != "compute_only"] or every
-
-
-def _title(sweep: Sweep, words: str) -> str:
-    return f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{words}"
 
 
 def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: AxesImage) -> None:
@@ -329,7 +298,7 @@ def plot_predictions(sweep: Sweep) -> Figure:
     rows = [row for row in predicted if row["latency_mean_s"]]
     shapes = dict(zip(_speeds(rows), MARKERS * len(rows), strict=False))
     mark: dict[str, Any] = {"markersize": 4, "linewidth": 0, "markeredgewidth": 0.8}
-    title = _title(sweep, verdict(sweep))
+    title = f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{verdict(sweep)}"
     with style.chart(3.1, 1, 2, title, width_ratios=(1, 1.25)) as (figure, ((left, right),)):
         for row in rows:
             color, mean, told = style.MODE_COLORS[row["mode"]], *(row[k] for k in _BOTH)
@@ -366,12 +335,9 @@ def plot_predictions(sweep: Sweep) -> Figure:
 
 
 _BOTH = ("latency_mean_s", "predicted_latency_s")
+_STORAGE = {"color": style.TONES["write"][0], "linestyle": (0, (3, 3))}
 _CURVES: dict[str, Any] = {
-    "storage_s": {
-        "label": "storage alone",
-        "color": style.TONES["write"][0],
-        "linestyle": (0, (3, 3)),
-    },
+    "storage_s": {"label": "storage alone"} | _STORAGE,
     "sync_s": {"label": "sync, at that chunk size", "color": style.MODE_COLORS["sync"]},
     "async_s": {"label": "async, as recommended", "color": style.MODE_COLORS["async"]},
 }
@@ -398,12 +364,10 @@ def plot_sensitivity(sweeps: Mapping[str, Sweep]) -> Figure:
             mine = [row for row in rows if row["panel"] == title]
             speeds, values = [row["storage_mb_per_s"] for row in mine], []
             for key, look in _CURVES.items():
-                known = [
-                    (row["storage_mb_per_s"], row[key]) for row in mine if row[key] is not None
-                ]
-                values += [value for _, value in known]
+                known = [row for row in mine if row[key] is not None]
+                values += [row[key] for row in known]
                 if known:
-                    ax.plot(*zip(*known, strict=True), **look)
+                    ax.plot([r["storage_mb_per_s"] for r in known], [r[key] for r in known], **look)
             _log_axes(ax, strip, speeds, values)
             ax.set_ylabel("predicted latency, s")
             ax.set_title(title, loc="left", fontsize=8)

@@ -20,10 +20,8 @@ from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
 
-CHUNKS = 4
-"""Consecutive chunks in a picture of the steady window."""
-ARITHMETIC = ("convolution", "matrix multiply")
-"""Families of kernels whose work is counted as operations; the others move memory."""
+CHUNKS = 4  # consecutive ones in a picture of the steady window
+ARITHMETIC = ("convolution", "matrix multiply")  # whose work is counted; others move memory
 _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "write": "writing"}
 
 Said = tuple[str, tuple[str, ...], tuple[Section, ...]]
@@ -93,30 +91,27 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
     who = variant and f", variant {variant}"
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}
     pair = {name: run for name, run in drawn.items() if name in ("sync", "async")} or drawn
-    runs = {name: run for name, run in pair.items() if run.chunks}
     parts: list[Part] = []
-    if runs:
+    if runs := {name: run for name, run in pair.items() if run.chunks}:
         middle = runs.get("async") or next(iter(runs.values()))
         whole = len(middle.chunks) < CHUNKS + 2
         window = None if whole else steady_window(middle, CHUNKS)
-        shown = (mode_name(name, recording.workload) for name in runs)
+        shown = " above ".join(mode_name(name, recording.workload) for name in runs)
         what = "Whole runs" if whole else f"{CHUNKS} chunks from the middle"
-        parts.append(
-            Picture(
-                partial(plot_timeline, runs, window, recording),
-                f"Timeline of {' over '.join(runs)}{who}, a lane for each step",
-                f"{what} of {' above '.join(shown)}{who}, on one time axis: of each mode the timed "
-                "run nearest to its median. A bar is a chunk, with its number; where the lane of "
-                "compute is empty the decoder waits.",
-                f"timeline_{variant}" if variant else "timeline",
-            )
+        draw = partial(plot_timeline, runs, window, recording)
+        alt = f"Timeline of {' over '.join(runs)}{who}, a lane for each step"
+        text = (
+            f"{what} of {shown}{who}, on one time axis: of each mode the timed run nearest to its "
+            "median. A bar is a chunk, with its number; where the lane of compute is empty the "
+            "decoder waits."
         )
+        parts.append(Picture(draw, alt, text, "_".join(filter(None, ("timeline", variant)))))
     if not variant:
-        latencies = {name: arm.latencies for name, arm in recording.arms.items()}
-        alt = "Latency of every timed run, by mode"
-        parts.append(
-            Picture(partial(plot_latencies, latencies), alt, "Every timed run.", "latency")
+        draw = partial(
+            plot_latencies, {name: arm.latencies for name, arm in recording.arms.items()}
         )
+        alt = "Latency of every timed run, by mode"
+        parts.append(Picture(draw, alt, "Every timed run.", "latency"))
     return parts
 
 
@@ -128,12 +123,11 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     rows: list[dict[str, Cell]] = []
     missing = []
     for one in recordings:
-        work = one.workload
+        work, info, arms = one.workload, video_info(one), one.arms.values()
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
-        who = f"{work.variant}, " if labels else ""
-        factor = units_per_latent(work)
+        who, factor = f"{work.variant}, " if labels else "", units_per_latent(work)
         try:
-            if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
+            if not all(run.chunks for arm in arms for run in arm.runs):
                 raise ValueError("its runs hold no chunks")
             costs = fit_costs(one)
         except ValueError as error:
@@ -141,21 +135,16 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             continue
         for name, arm in one.arms.items():
             shown, measured_s = mode_name(name, work), arm.latency.mean
+            plan = plan_of(arms, arm.config.chunk_size)
             try:
-                made = predict(
-                    costs, video_info(one), arm.config, arm.mode, temporal_factor=factor,
-                    plan=plan_of(one.arms.values(), arm.config.chunk_size),
-                )  # fmt: skip
+                made = predict(costs, info, arm.config, arm.mode, temporal_factor=factor, plan=plan)
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
-            error_percent = 100 * (made.run.latency_s / measured_s - 1)
-            figures: dict[str, Cell] = {
-                "predicted s": Number(made.run.latency_s, 3),
-                "measured s": Number(measured_s, 3),
-                "error %": Number(error_percent, 2, sign=True),
-            }
-            rows.append({**labels, "mode": shown, **figures})
+            row = labels | {"mode": shown, "predicted s": Number(made.run.latency_s, 3)}
+            off = 100 * (made.run.latency_s / measured_s - 1)
+            row |= {"measured s": Number(measured_s, 3), "error %": Number(off, 2, sign=True)}
+            rows.append(row)
     text = (
         "The pipeline model puts the mean cost of each step of a chunk together again. The costs "
         "are fitted to these very runs: a small error says that the steps explain the latency, a "
@@ -183,13 +172,10 @@ def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Se
     )
     commands: list[Part] = []
     for side, recording in zip(("A", "B") if pair else ("",), recordings, strict=True):
-        commit = recording.provenance.git_commit
-        commands.append(Text(side, "head"))
-        if recording.command is None:
-            commands.append(Text("No command line is recorded: it was run from Python."))
-        else:
-            at = f"git checkout {commit}\n" if commit else ""
-            commands.append(Text(at + recording.command, "code"))
+        commit, command = recording.provenance.git_commit, recording.command
+        typed = Text(f"git checkout {commit}\n{command}" if commit else command or "", "code")
+        none = Text("No command line is recorded: it was run from Python.")
+        commands += [Text(side, "head"), none if command is None else typed]
     return (
         section("provenance", "Provenance", facts, page_only=True),
         section("reproduce", "How to reproduce", *commands, page_only=True),
@@ -223,10 +209,8 @@ def _facts(recording: Recording) -> dict[str, str]:
         "notes": "; ".join(work.notes) or None,
     }
     for who, one in recording.benchmarks.items():
-        hashes: dict[str, list[str]] = {}
-        for name, arm in one.arms.items():
-            if arm.frame_sha256 is not None:
-                hashes.setdefault(arm.frame_sha256, []).append(name)
+        given = {name: arm.frame_sha256 for name, arm in one.arms.items() if arm.frame_sha256}
+        hashes = {sha256: [n for n in given if given[n] == sha256] for sha256 in given.values()}
         told = "; ".join(f"{sha256} ({', '.join(names)})" for sha256, names in hashes.items())
         found[f"{work.kind.unit}s{who and ' of '}{who}, SHA-256"] = told or None
     if recording.kind == "bench" and recording.base.setup_s is not None:
@@ -271,11 +255,9 @@ def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "
 
 def caption(recording: Recording) -> str:
     """What was measured and where, in three lines or so."""
-    typical = recording.base.typical()
-    reading = typical.gpu_during or typical.gpu_after
-    clocks = ""
+    typical, clocks = recording.base.typical(), ""
+    reading, when = typical.gpu_during or typical.gpu_after, "in" if typical.gpu_during else "after"
     if reading is not None and reading.sm_clock_mhz is not None:
-        when = "in" if typical.gpu_during else "after"
         clocks = f", SM clock {reading.sm_clock_mhz:.0f} MHz {when} a run of {recording.baseline}"
     return words.setting(recording, clocks) + "\n" + words.frames_line(recording)
 
@@ -377,8 +359,7 @@ def variant_lines(recording: Recording) -> list[str]:
     if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
         found.append(f"sync / async: {', '.join(said)}")
     for name in others:
-        both = recording.ratio(f"{first}/diffusers", f"{name}/async")
-        if both is not None:
+        if both := recording.ratio(f"{first}/diffusers", f"{name}/async"):
             found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
     found += [_variant_frames(name, one) for name, one in parts.items()]
     if psnrs := recording.psnr_db.items():

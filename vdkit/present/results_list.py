@@ -41,9 +41,8 @@ def results_text(
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
     """
     made = results_table(recordings, asked, runs, modes).text()
-    return f"{made}\n\nFor vdkit show:\n" + "\n".join(
-        _paths([path for path, _ in _ordered(recordings)])
-    )
+    paths = _paths([path for path, _ in _ordered(recordings)])
+    return "\n".join([made, "", "For vdkit show:", *paths])
 
 
 def results_table(
@@ -97,28 +96,23 @@ def results_table(
             rows.append(Row(labels, arm, base, device=device))
             continue
         for run in sorted(arm.runs, key=lambda run: (not run.warmup, run.round)):
-            pair = [one for one in (base.runs if base else ()) if one.round == run.round]
-            against = _alone(base, pair[0]) if base and pair else None
-            rows.append(
-                Row(labels | _run_cells(arm, run), _alone(arm, run), against, device=device)
+            pair = (
+                [_alone(base, one) for one in base.runs if one.round == run.round] if base else []
             )
+            against, labels = next(iter(pair), None), labels | _run_cells(arm, run)
+            rows.append(Row(labels, _alone(arm, run), against, device=device))
     told = [f"{name} {value}" for name, value in same.items() if value != "-"]
-    unlike = dict.fromkeys(
-        f"{place} ({recording.label})"
-        for place, _, recording, *_ in found
-        if recording.frames_identical is False
-    )
     told += [f"year {year}" for year in years if len(years) == 1]
-    return Table(
-        cells("money" if runs else "results", rows, asked=asked),
-        lines(f"all: {', '.join(told)}" if told else "", asked.line),
-        lines(
-            f"FRAMES NOT IDENTICAL in {', '.join(unlike)}" if unlike else "",
-            *session_lines([recording for _, recording in recordings]),
-            _legend(rows, runs, asked),
-            *(words for mark, words in _MARKS.items() if any(mark in str(f) for f in facts)),
-        ),
+    wrong = [(place, one.label) for place, _, one, *_ in found if one.frames_identical is False]
+    unlike = ", ".join(dict.fromkeys(f"{place} ({label})" for place, label in wrong))
+    below = lines(
+        f"FRAMES NOT IDENTICAL in {unlike}" if unlike else "",
+        *session_lines([recording for _, recording in recordings]),
+        _legend(rows, runs, asked),
+        *(words for mark, words in _MARKS.items() if mark in str(facts)),
     )
+    above = lines(f"all: {', '.join(told)}" if told else "", asked.line)
+    return Table(cells("money" if runs else "results", rows, asked=asked), above, below)
 
 
 _MARKS = {
@@ -190,13 +184,12 @@ def _alone(arm: Arm, run: Run) -> Arm:
 
 def _run_cells(arm: Arm, run: Run) -> dict[str, Cell]:
     last, peak = summary_decimals(arm.latency), run.vram_peak_bytes
+    rtf = run.latency_s / arm.workload.seconds
     held = None if peak is None else peak - (arm.other_bytes or 0)
     return {
         "round": "warm-up" if run.warmup else Number(run.round, 0),
         "latency s": Number(run.latency_s, last),
-        "RTF": number(run.latency_s / arm.workload.seconds, last)
-        if arm.workload.kind.timed
-        else None,
+        "RTF": number(rtf if arm.workload.kind.timed else None, last),
         "TTFF s": number(run.ttff_s, last),
         "VRAM GB": number(held, 2, 1e-9),
         "throttled": "yes" if run.throttled else "no",
@@ -310,9 +303,8 @@ def published_table(
     """
     found: list[tuple[tuple[Cell, ...], Mapping[str, Cell], float, Cell]] = []
     for path, one in PUBLISHED.items():
-        latency = [Number(seconds, 2) for seconds in one[:3]]
-        figures: tuple[Cell, ...] = (f"published, {DEVICE}", path, *latency)
-        figures += Number(RUNS, 0), Number(one.rtf, 2)
+        who, latency = f"published, {DEVICE}", [Number(seconds, 2) for seconds in one[:3]]
+        figures: tuple[Cell, ...] = (who, path, *latency, Number(RUNS, 0), Number(one.rtf, 2))
         over = Number(PUBLISHED["sync"].mean_s / one.mean_s, 3)
         found.append((figures, {"two chunks": Number(one[-1], 1)}, one.rtf, over))
     for name, recording in (recordings or {}).items():

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vdkit.decode.chunks import LAUNCH_AHEAD
-from vdkit.present import Cell, Number, Table, significant, style
+from vdkit.present import Cell, Number, Table, number, significant, style
 from vdkit.record.results import frame_of
 from vdkit.record.runs import MODES
 from vdkit.trace import chunk_steps
@@ -82,11 +82,9 @@ def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
     part = [*shape[:2], steady.latent_stop - steady.latent_start, *shape[3:]]
     pixels = [steady.frame_stop - steady.frame_start, video.height, video.width, 3]
     takes, gives = f"latents {part} a chunk", f"frames {pixels} a chunk, uint8"
-    spans = tuple(
-        (clock_s + chunk.decode_start_s, clock_s + chunk.decode_done_s)
-        for chunk in decoded.chunks
-        if chunk.decode_start_s is not None and chunk.decode_done_s is not None
-    )
+    decodes = [(one.decode_start_s, one.decode_done_s) for one in decoded.chunks]
+    known = [(a, b) for a, b in decodes if a is not None and b is not None]
+    spans = tuple((clock_s + start, clock_s + stop) for start, stop in known)
     made_bytes, peak = video.frames * video.frame_bytes, decoded.vram_peak_bytes
     took_s = decoded.latency_s
     name = "decode and write"
@@ -102,23 +100,22 @@ def _shown(stage: Stage) -> str:
 def stages_table(rows: Sequence[StageRow]) -> Table:
     """A row per stage; peak VRAM only where there is a GPU."""
     whole_s = sum(row.seconds for row in rows)
-    table: list[dict[str, Cell]] = [
-        {
-            "stage": row.name,
-            "takes": row.takes,
-            "gives": row.gives,
-            "in all": size_words(row.gives_bytes),
-            "calls": Number(len(row.spans_s), 0),
-            "seconds": Number(row.seconds, 3),
-            "share %": Number(100 * row.seconds / whole_s, 1),
-        }
-        for row in rows
-    ]
-    if any(row.peak_vram_bytes is not None for row in rows):
-        for cells, row in zip(table, rows, strict=True):
-            peak = row.peak_vram_bytes
-            cells["peak VRAM GB"] = None if peak is None else Number(peak / 1e9, 3)
-    return Table(table)
+    on_gpu = any(row.peak_vram_bytes is not None for row in rows)
+    return Table(
+        [
+            {
+                "stage": row.name,
+                "takes": row.takes,
+                "gives": row.gives,
+                "in all": size_words(row.gives_bytes),
+                "calls": Number(len(row.spans_s), 0),
+                "seconds": Number(row.seconds, 3),
+                "share %": Number(100 * row.seconds / whole_s, 1),
+                **({"peak VRAM GB": number(row.peak_vram_bytes, 3, 1e-9)} if on_gpu else {}),
+            }
+            for row in rows
+        ]
+    )
 
 
 def size_words(size_bytes: int) -> str:
@@ -157,10 +154,9 @@ def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
             peak = style.Part("peak VRAM, GB", peak_gb, tone[0])
             panels[" "].append(style.ChartRow(row.name, [peak], str(significant(peak_gb))))
     panels = {title: some for title, some in panels.items() if some}
-    grid, words = {"width_ratios": (2.4, 1)[: len(panels)]}, "time since the prompt, s"
+    words = "time since the prompt, s (a block is a step or a chunk)"
+    grid, limits = {"width_ratios": (2.4, 1)[: len(panels)]}, (0.0, 1.35 * whole_s)
     options: Any = {"title": title, "across": True, "sharex": False, "gridspec_kw": grid}
-    limits = (0.0, 1.35 * whole_s)
-    words += " (a block is a step or a chunk)"
     with style.row_chart(panels, words, limits, row_in=0.36, **options) as (figure, axes):
         for ax in axes[1:]:
             ax.set(xlim=(0, 1.3 * ax.dataLim.x1), xlabel="peak VRAM, GB")
@@ -360,26 +356,18 @@ def chunk_life_table(run: Recorded, index: int, on_gpu: bool) -> Table:
     words = {"async": PIPELINED, "sync": SEQUENTIAL}.get(run.mode)
     if words is None:
         raise ValueError(f"mode {run.mode!r} has no chunk's life to show; use sync or async")
-    if not on_gpu:
-        words = {
-            step: ("caller (no streams on a CPU)" if where.endswith("stream") else where, waits)
-            for step, (where, waits) in words.items()
-        } | {"launch": ("caller", "the decode itself: a CPU queues nothing")}
-    steps = chunk_steps(run, index)
+    rows, steps = [], chunk_steps(run, index)
     zero_s = next(step.start_s for step in steps if step.name == "launch")
-    return Table(
-        [
-            {
-                f"{run.mode}, chunk {index}": step.name,
-                "where": words[step.name][0],
-                "from ms": Number(1e3 * (step.start_s - zero_s), 2),
-                "to ms": Number(1e3 * (step.stop_s - zero_s), 2),
-                "takes ms": Number(1e3 * step.length_s, 2),
-                "waits for": words[step.name][1],
-            }
-            for step in steps
-        ]
-    )
+    for step in steps:
+        where, waits = words[step.name]
+        if not on_gpu:
+            where = "caller (no streams on a CPU)" if where.endswith("stream") else where
+            waits = "the decode itself: a CPU queues nothing" if step.name == "launch" else waits
+        row: dict[str, Cell] = {f"{run.mode}, chunk {index}": step.name, "where": where}
+        row |= {"from ms": number(step.start_s - zero_s, 2, 1e3)}
+        row |= {"to ms": number(step.stop_s - zero_s, 2, 1e3)}
+        rows.append(row | {"takes ms": number(step.length_s, 2, 1e3), "waits for": waits})
+    return Table(rows)
 
 
 def chunk_life_words(run: Recorded, index: int) -> str:
@@ -391,12 +379,9 @@ def chunk_life_words(run: Recorded, index: int) -> str:
     after = [s for s in chunk_steps(run, index) if s.name in ("copy", "convert", "write")]
     chunk = run.chunks[index]
     spent_s = sum(step.length_s for step in after)
-    hidden_s = sum(
-        max(0.0, min(step.stop_s, other.decode_done_s) - max(step.start_s, other.decode_start_s))
-        for step in after
-        for other in run.chunks
-        if other.decode_start_s is not None and other.decode_done_s is not None
-    )
+    decodes = [(one.decode_start_s, one.decode_done_s) for one in run.chunks]
+    under = [(s, a, b) for s in after for a, b in decodes if a is not None and b is not None]
+    hidden_s = sum(max(0.0, min(s.stop_s, b) - max(s.start_s, a)) for s, a, b in under)
     ring = "" if chunk.slot is None else f" through slot {chunk.slot}"
     return (
         f"{run.mode}: latent {_range(chunk.latent_start, chunk.latent_stop)} became pixel "

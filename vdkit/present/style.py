@@ -20,10 +20,8 @@ from matplotlib.figure import Figure
 
 from vdkit.record import new_paths, written
 
-WIDTH_IN = 16 / 2.54
-"""Width of a figure in a report, 16 cm, in inches."""
-LINE_CHARACTERS = 100
-"""Of a line above such a figure; what is longer is wrapped."""
+WIDTH_IN = 16 / 2.54  # of a figure in a report
+LINE_CHARACTERS = 100  # of a line above such a figure; what is longer is wrapped
 
 # Okabe and Ito's color-blind safe palette, a light and a dark tone for even and odd chunks.
 TONES = {
@@ -151,6 +149,12 @@ class ChartRow:
         """All that is drawn of it; of runs alone no bar's beginning."""
         return [*(() if self.dots and not self.parts else self.ends), *self.dots, *self.interval]
 
+    @property
+    def data(self) -> list[tuple[str, float]]:
+        """What it shows: its parts, the interval and each run."""
+        interval = zip(("low", "high"), self.interval, strict=False)
+        return [*(part[:2] for part in self.parts), *interval, *(("run", one) for one in self.dots)]
+
 
 @contextmanager
 def row_chart(
@@ -185,19 +189,11 @@ def row_chart(
             ax.label_outer()
         axes[0, 0].set_xlim(limits or (low - 0.04 * span * (low < 0), low + (1 + room) * span))
         yield figure, list(axes.flat)
-    keep_data(
-        figure,
-        [
-            {"panel": title, "row": row.name, "what": what, "value": value}
-            for title, rows in panels.items()
-            for row in rows
-            for what, value in (
-                *((part.name, part.length) for part in row.parts),
-                *zip(("low", "high"), row.interval, strict=False),
-                *(("run", value) for value in row.dots),
-            )
-        ],
-    )
+    kept = [
+        (title, row, what) for title, rows in panels.items() for row in rows for what in row.data
+    ]
+    names = ("panel", "row", "what", "value")
+    keep_data(figure, [dict(zip(names, (t, r.name, *w), strict=True)) for t, r, w in kept])
 
 
 def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
@@ -222,8 +218,8 @@ def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: Any) -> None:
     """A legend below all axes, of ``handles`` or of what has a label."""
-    style = {"loc": "outside lower center", "frameon": False, "fontsize": 7} | style
-    style = {"columnspacing": 1.2, "handlelength": 1.4} | style
+    usual = {"loc": "outside lower center", "frameon": False, "fontsize": 7}
+    style = usual | {"columnspacing": 1.2, "handlelength": 1.4} | style
     figure.legend(**style if handles is None else style | {"handles": handles})
 
 
@@ -266,7 +262,6 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
 
     if (rows := getattr(figure, "vdkit_data", None)) is None:
         raise ValueError("the figure has no data to write beside it; use its savefig")
-
     *pictures, table = new_paths(folder, name, ("png", "svg", "pdf", "csv"))
     with plt.rc_context(STYLE):
         for path in pictures:

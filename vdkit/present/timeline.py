@@ -31,16 +31,11 @@ from vdkit.trace.figures import Analysis, steady_windows
 from vdkit.trace.files import read_trace
 from vdkit.trace.stalls import Stalls, record_intervals, run_window, stalls_from_records, stalls_of
 
-LEGEND_CHARACTERS = 130
-"""Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""
-BAR = 0.36
-"""Half the height of a bar; lanes are 1 apart."""
-_NUMBERED = 0.035
-"""Of an axis: a bar that its chunk's number fits into."""
-_HATCHED = 0.01
-"""Of an axis: a hatch would fill a narrower piece with black."""
-_VISIBLE = 1e-3
-"""Of an axis: half a pixel of a printed figure; a cause that takes less is not in the legend."""
+LEGEND_CHARACTERS = 130  # of a legend in one row, 7 for each entry's sample
+BAR = 0.36  # half the height of a bar; lanes are 1 apart
+# Parts of an axis: a bar that its chunk's number fits into; a piece that a hatch would fill with
+# black; half a pixel of a printed figure, so that a cause that takes less is not in the legend.
+_NUMBERED, _HATCHED, _VISIBLE = 0.035, 0.01, 1e-3
 _CLOSED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (3, 2))}
 Windows = Mapping[str, tuple[float, float] | None]
 """Mode to start and stop of two chunks, s; None of a run that is too short."""
@@ -63,19 +58,19 @@ def drawn_lanes(runs: Collection[Recorded]) -> list[str]:
 
 def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
     """Legend entries of the lanes that any of the runs has."""
-    words = style.LANE_MEANING
+    words = dict(style.LANE_MEANING)
     if all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs):  # on a CPU
-        words = words | {
-            "compute": "decode (the decoder's call)", "copy": "copy from memory to memory"
-        }  # fmt: skip
+        words["compute"], words["copy"] = (
+            "decode (the decoder's call)",
+            "copy from memory to memory",
+        )
     return [Patch(color=style.TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
 
 
 def cause_handle(cause: str, words: str = "") -> Patch:
     """The legend entry of a stall's cause, with more ``words`` behind it."""
-    color, hatch = style.CAUSE_COLORS[cause]
-    return Patch(facecolor=color, hatch=hatch, edgecolor="black", linewidth=0.0,
-                 label=f"stall: {cause}{words}")  # fmt: skip
+    look: Any = dict(zip(("facecolor", "hatch"), style.CAUSE_COLORS[cause], strict=True))
+    return Patch(edgecolor="black", linewidth=0.0, label=f"stall: {cause}{words}", **look)
 
 
 def draw_bars(
@@ -172,9 +167,9 @@ def _draw_run(
 
 def title_of(title: str | Recording | None) -> str:
     """Words as they are; of a recording: label, decoder, size, device, chunk and slots."""
-    if isinstance(title, Recording):
-        return f"{title.label}: {what_and_where(title)}. {config_words(title.config)}"
-    return title or ""
+    if not isinstance(title, Recording):
+        return title or ""
+    return f"{title.label}: {what_and_where(title)}. {config_words(title.config)}"
 
 
 def _draw_runs(
@@ -217,17 +212,12 @@ def _draw_runs(
         columns = 3 if stalls else -(-len(handles) // rows)
         look: Any = {"fontsize": 6.5, "title": said, "title_fontsize": 6.5}
         style.legend_below(figure, handles, ncols=columns, **look)
-    kept = [
-        (name, lane, chunk.index, start, stop)
-        for name, run in runs.items()
-        for lane in drawn_lanes([run])
-        for chunk, start, stop in _spans(run, lane)
-    ]
-    kept += [
-        (name, f"stall: {piece.cause}", None, piece.start_ns / 1e9, piece.stop_ns / 1e9)
-        for name, found in stalls.items()
-        for piece in found.pieces
-    ]
+    kept: list[tuple[Any, ...]] = []
+    for name, run in runs.items():
+        for lane in drawn_lanes([run]):
+            kept += [(name, lane, chunk.index, *ends) for chunk, *ends in _spans(run, lane)]
+    for name, found in stalls.items():
+        kept += [(name, f"stall: {c}", None, a / 1e9, b / 1e9) for a, b, c, *_ in found.pieces]
     names = ("run", "lane", "chunk", "start_s", "stop_s")
     return style.keep_data(figure, [dict(zip(names, row, strict=True)) for row in kept])
 
@@ -268,10 +258,9 @@ def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
     From the start of the first chunk's decode to the end of the last one's; the whole run if it is
     too short to have a middle.
     """
-    first = (len(run.chunks) - chunks) // 2
-    if first >= 1:
-        begin = run.chunks[first].decode_start_s
-        end = run.chunks[first + chunks - 1].decode_done_s
+    if (first := (len(run.chunks) - chunks) // 2) >= 1:
+        middle = run.chunks[first : first + chunks]
+        begin, end = middle[0].decode_start_s, middle[-1].decode_done_s
         if begin is not None and end is not None:
             return begin, end
     return 0.0, run.latency_s
@@ -325,18 +314,13 @@ def _costs(title: str | None, analyses: Mapping[str, Analysis]) -> str:
 def plot_utilization(analyses: Mapping[str, Analysis], title: str | None = None) -> Figure:
     """Kernel utilization by window and path, as bars with their figure."""
     what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
-    panels = {
-        window: [
-            ChartRow(
-                mode, [Part(what, percent, style.MODE_COLORS.get(mode, _BLUE))], f"{percent:.2f} %"
-            )
-            for mode, one in analyses.items()
-            if window in one.windows
-            for percent in [one.windows[window].kernel_utilization_percent]
-        ]
-        for window in ("run", "steady", "two chunks")
-        if any(window in one.windows for one in analyses.values())
-    }
+    panels: dict[str, list[ChartRow]] = {}
+    for window in ("run", "steady", "two chunks"):
+        for mode, one in analyses.items():
+            if window in one.windows:
+                percent = one.windows[window].kernel_utilization_percent
+                bar = Part(what, percent, style.MODE_COLORS.get(mode, _BLUE))
+                panels.setdefault(window, []).append(ChartRow(mode, [bar], f"{percent:.2f} %"))
     options: Any = {"title": _costs(title, analyses), "warning": incomplete(analyses)}
     words, limits = f"{what}, % of the window", (0.0, 112.0)
     with style.row_chart(panels, words, limits, row_in=0.18, **options) as (figure, axes):
@@ -393,10 +377,9 @@ def plot_latencies(latencies: Mapping[str, Sequence[float]], title: str | None =
     p99 = "P99 (below; n < 100: read it as the maximum)" if few else "P99 (below)"
     tail, words = _MEAN | {"color": style.RED}, "latency, s (the axis does not start at 0)"
     rows = [
-        ChartRow(
-            f"{mode} (n = {len(values)})", dots=values, color=style.MODE_COLORS.get(mode, _BLUE)
-        )
+        ChartRow(f"{mode} (n = {len(values)})", dots=values, color=color)
         for mode, values in latencies.items()
+        for color in [style.MODE_COLORS.get(mode, _BLUE)]
     ]
     with style.row_chart({"": rows}, words, row_in=0.33, title=title) as (figure, (ax,)):
         ax.set_xlim(auto=True)
@@ -404,8 +387,8 @@ def plot_latencies(latencies: Mapping[str, Sequence[float]], title: str | None =
             ax.vlines(np.mean(values), row - 0.4, row - 0.1, **_MEAN)
             ax.vlines(np.percentile(values, 99), row + 0.1, row + 0.4, **tail)
         ax.autoscale(axis="x")
-        handles = [Line2D([], [], label=label, **look)
-                   for label, look in (("mean (above)", _MEAN), (p99, tail))]  # fmt: skip
+        looks = {"mean (above)": _MEAN, p99: tail}
+        handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
         style.legend_below(figure, handles, loc="outside lower right", ncols=2)
     return figure
 
@@ -470,8 +453,8 @@ def plot_nvml(
         nvml: column to values, ``time_s`` (s since the call) among them; fields that the device
             does not answer are left out of the picture.
     """
-    rows = {label: [one for one in lines if nvml.get(one[0])] for label, lines in _NVML_ROWS}
-    rows = {label: lines for label, lines in rows.items() if lines}
+    known = {label: [one for one in lines if nvml.get(one[0])] for label, lines in _NVML_ROWS}
+    rows = {label: lines for label, lines in known.items() if lines}
     grid: Any = {"sharex": True, "gridspec_kw": {"height_ratios": [1.1, *([1] * len(rows))]}}
     held, shade = throttled_spans(nvml), {"facecolor": style.RED, "alpha": 0.15, "linewidth": 0}
     times = np.array(nvml["time_s"], float)
