@@ -223,7 +223,6 @@ WORKLOAD = (
 )
 MONEY = "usd-per-hour energy"
 
-
 Run = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Run, str, dict[str, Any]]] = {}
 """By name: what runs it and gives the exit status, what it takes, what is fixed."""
@@ -248,11 +247,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
     for home in ("run", "read"):
         import_module(f"vdkit.cli.{home}")
-    parser = argparse.ArgumentParser(
-        prog="vdkit",
-        description="What does it cost to get decoded video frames off a GPU, "
-        "and how much of it can be hidden?",
+    what = (
+        "What does it cost to get decoded video frames off a GPU, and how much of it can be hidden?"
     )
+    parser = argparse.ArgumentParser(prog="vdkit", description=what)
     parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (run, takes, fixed) in COMMANDS.items():
@@ -347,8 +345,7 @@ def runnable(options: argparse.Namespace) -> list[str]:
 
 def asked_variants(options: argparse.Namespace) -> list[str]:
     """--variant alone, or the names of --variants; ValueError for what is none of those."""
-    given = getattr(options, "variants", None)
-    if given is None:
+    if (given := getattr(options, "variants", None)) is None:
         return [options.variant]
     names = list(VARIANTS) if given == "all" else words(given) or []
     if options.variant != "diffusers":
@@ -459,9 +456,8 @@ def load_variant(
     from vdkit.models.loading import load_decoder
     from vdkit.record.runs import keep_freed_memory
 
-    decoder: ChunkDecoder = load_decoder(
-        options.decoder, options.device, dtype or options.dtype, variant
-    )
+    wanted = dtype or options.dtype
+    decoder: ChunkDecoder = load_decoder(options.decoder, options.device, wanted, variant)
     if decoder.device.type == "cpu":
         keep_freed_memory()
     return decoder
@@ -483,10 +479,8 @@ def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
     if not options.denormalize:
         return latents
     if latents_metadata(options.latents).get("normalization") == "undone":
-        raise ValueError(
-            f"{options.latents} says that its normalization is undone already; leave out "
-            "--denormalize"
-        )
+        undone = f"{options.latents} says that its normalization is undone already"
+        raise ValueError(f"{undone}; leave out --denormalize")
     denormalized: torch.Tensor = decoder.denormalize(latents)
     return denormalized
 
@@ -499,10 +493,9 @@ def getting(variant: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         line = f"{error}".partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError) or "out of memory" in line.lower():
-            raise MemoryError(
-                f"variant {variant!r} does not fit into memory ({line}); use a smaller video or "
-                "--chunk, or fewer variants"
-            ) from error
+            what = f"variant {variant!r} does not fit into memory ({line})"
+            remedy = "use a smaller video or --chunk, or fewer variants"
+            raise MemoryError(f"{what}; {remedy}") from error
         if variant == "diffusers":
             raise
         raise ValueError(f"variant {variant!r} cannot be had: {line}; take another") from error

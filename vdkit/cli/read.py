@@ -107,11 +107,10 @@ def run_compare(options: argparse.Namespace) -> int:
 def _sides(*paths: Path) -> list[Recording]:
     """Recordings to compare: one object for one file; ValueError for a sweep."""
     found = {path.resolve(): opened(path) for path in paths}
-    sides = [found[path.resolve()] for path in paths]
-    recordings = [side for side in sides if not isinstance(side, Sweep)]
-    if len(recordings) < len(sides):
+    recordings = {at: side for at, side in found.items() if not isinstance(side, Sweep)}
+    if len(recordings) < len(found):
         raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
-    return recordings
+    return [recordings[path.resolve()] for path in paths]
 
 
 def _percent(given: str) -> float:
@@ -128,19 +127,17 @@ def _percent(given: str) -> float:
 def _gate(comparison: Comparison, limit: float) -> list[str]:
     """What is worse by more than ``limit`` percent; ValueError if nothing could have been."""
     if not comparison.tests:
-        needed = runs_needed(comparison.paired)
         have = min(min(row.n_a, row.n_b) for row in comparison.rows)
         raise ValueError(
-            f"--fail-above can never fail here: {have} {'run' if have == 1 else 'runs'} of a side "
-            f"cannot tell a difference from chance; record at least {needed} "
+            f"--fail-above can never fail here: {have} run{'s' * (have != 1)} of a side cannot "
+            f"tell a difference from chance; record at least {runs_needed(comparison.paired)} "
             + ("pairs" if comparison.paired else "of each side")
         )
-    lines = []
-    for row in comparison.rows:
-        if row.decision.verdict == MORE and row.mean_b > row.mean_a * (1 + limit / 100):
-            mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
-            by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
-            lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
+    lines, more = [], [row for row in comparison.rows if row.decision.verdict == MORE]
+    for row in (row for row in more if row.mean_b > row.mean_a * (1 + limit / 100)):
+        mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
+        by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
+        lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
     return lines
 
 
@@ -188,8 +185,7 @@ def run_show(options: argparse.Namespace) -> int:
     if drawing and isinstance(found, Sweep):
         raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
     if options.format is not None:
-        tables = document.tables()
-        tables = tables[:1] if options.format == "csv" else tables
+        tables = document.tables()[: 1 if options.format == "csv" else None]
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
         return 0
     figure = picture and _timeline(found, options)  # may refuse
@@ -240,20 +236,19 @@ def run_report(options: argparse.Namespace) -> int:
     paths: list[Path] = options.records
     if len(paths) > 2:
         raise ValueError(f"{len(paths)} recordings; give one, or two to compare")
+    if len(paths) == 1 and options.across:
+        raise ValueError("--across is for a comparison; give two recordings")
     if len(paths) == 1:
-        if options.across:
-            raise ValueError("--across is for a comparison; give two recordings")
-        (path,) = paths
-        found, document = document_at(path, options.asked)
-        made_of: list[Any] = [path.resolve() if isinstance(found, Sweep) else source_of(path)]
+        found, document = document_at(paths[0], options.asked)
+        where = paths[0].resolve() if isinstance(found, Sweep) else source_of(paths[0])
+        made_of: list[Any] = [where]
     else:
         comparison = compare_results(*_sides(*paths), across=options.across)
         made_of = [source_of(path) for path in paths]
         document = comparison_document(comparison, options.asked, made_of)
     names = " and ".join(one.name for one in made_of)
     foot = f"Made by vdkit report {__version__} from {names}; nothing was measured anew."
-    text = document.html(foot)
-    new = not out.exists()
+    text, new = document.html(foot), not out.exists()
     _check_page(out)
     write_atomically(out, text, new)
     print(f"Report in {out} ({len(text) / 1e3:.0f} kB)")
@@ -312,11 +307,9 @@ def run_recommend(options: argparse.Namespace) -> int:
         costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence, plan=plan
     )
     if not options.json:
-        modes = dict.fromkeys(mode for result in results for mode in result.arms)
-        print(
-            f"{what_and_where(results[0])}; fitted at chunk size{'s' * (len(sizes) > 1)} "
-            f"{', '.join(map(str, sizes))} of {', '.join(modes)}"
-        )
+        modes = ", ".join(dict.fromkeys(mode for result in results for mode in result.arms))
+        at = f"chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
+        print(f"{what_and_where(results[0])}; fitted at {at} of {modes}")
         print("\n".join(_doubts(results, chunks, sizes)))
         print(f"{advice_document(advice, options.asked).text()}\n")
     print_json(advice_record(advice))
@@ -349,17 +342,14 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
 
 def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:
     """What makes the fit or the advice doubtful; an empty line at the end."""
-    lines = []
     machines = {(one.provenance.device_uuid, one.provenance.cpu) for one in results}
-    if len(machines) > 1:
-        lines.append(f"Note: fitted from runs of {len(machines)} machines; costs hold for one.")
-    outside = [size for size in chunks if not sizes[0] <= size <= sizes[-1]]
-    if outside:
-        lines.append(
-            f"Note: chunk size {', '.join(map(str, outside))} is beyond the measured ones, so its "
-            "latency is a guess: what a call costs by itself is known only from two sizes on."
-        )
-    return [*lines, ""]
+    outside = ", ".join(str(size) for size in chunks if not sizes[0] <= size <= sizes[-1])
+    several = f"Note: fitted from runs of {len(machines)} machines; costs hold for one."
+    beyond = (
+        f"Note: chunk size {outside} is beyond the measured ones, so its latency is a guess: what "
+        "a call costs by itself is known only from two sizes on."
+    )
+    return [*([several] if len(machines) > 1 else []), *([beyond] if outside else []), ""]
 
 
 @command(f"<where> runs cells modes csv format|json {MONEY}")
@@ -380,13 +370,11 @@ def run_results(options: argparse.Namespace) -> int:
     for error in skipped:
         left_out(error)
     if not found:
-        raise FileNotFoundError(
-            f"no recording at {', '.join(map(repr, options.where))}"
-            + (f" that can be read ({len(skipped)} left out)" if skipped else "")
-            + "; give the folder that bench wrote into, or one above it"
-        )
-    frame = frame_of(found)
-    modes = words(options.modes)
+        named = ", ".join(map(repr, options.where))
+        only = f" that can be read ({len(skipped)} left out)" if skipped else ""
+        remedy = "give the folder that bench wrote into, or one above it"
+        raise FileNotFoundError(f"no recording at {named}{only}; {remedy}")
+    frame, modes = frame_of(found), words(options.modes)
     if options.csv is not None:
         write_atomically(options.csv, frame.to_csv(index=False), new=True)
     if options.json:
@@ -406,10 +394,8 @@ def run_results(options: argparse.Namespace) -> int:
         table = results_table(shown, options.asked, options.runs, modes)
         print(getattr(table, options.format)().rstrip("\n"))
         return 0
-    if shown:
-        print(results_text(shown, options.asked, options.runs, modes))
-    if sweeps:
-        print(("\n" if shown else "") + _sweep_lines(sweeps))
+    text = results_text(shown, options.asked, options.runs, modes) if shown else ""
+    print("\n\n".join(filter(None, [text, _sweep_lines(sweeps) if sweeps else ""])))
     if options.csv is not None:
         print(f"\nAll {len(frame)} runs, {len(frame.columns)} columns, in {options.csv}")
     return 0

@@ -79,10 +79,8 @@ def run_demo(options: argparse.Namespace) -> int:
     speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
     held = SinkSpec("null", throttle_mb_per_s=speed)
     slow = measured(held.fresh, modes=("sync", "async"), label=f"{DEMO}, slow storage")
-    print(
-        f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as\n"
-        "decoding it. sync pays for both, async only for the longer one and the last write.\n"
-    )
+    print(f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as")
+    print("decoding it. sync pays for both, async only for the longer one and the last write.\n")
     _show_short("2. Storage as slow as the decoder", slow)
     print(
         f"Runs of each: {RUNS}. That shows what overlaps with what; how much it saves takes more "
@@ -92,10 +90,8 @@ def run_demo(options: argparse.Namespace) -> int:
     video, picture, table = (out / name for name in ("demo.mp4", "timeline.png", "table.md"))
     claim(video)
     decode_async(decoder, latents, Mp4Sink(video), fps=FPS, progress=False)
-    figure = plot_timeline(
-        {mode: slow.arms[mode].typical() for mode in ("sync", "async")},
-        title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
-    )
+    title = f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s"
+    figure = plot_timeline({name: arm.typical() for name, arm in slow.arms.items()}, title=title)
     with written(picture) as partly:
         figure.savefig(partly)
     write_atomically(table, f"{document_of(free).markdown()}\n{document_of(slow).markdown()}")
@@ -310,11 +306,8 @@ def run_sweep(options: argparse.Namespace) -> int:
         show(document, options)
         leave(folder, document, ("cells.csv", cell_records(sweep)), options)
     except KeyboardInterrupt:
-        print(
-            f"vdkit: interrupted; finished cells are kept, go on with: vdkit sweep --resume "
-            f"{shlex.quote(str(folder))}",
-            file=sys.stderr,
-        )
+        again = f"vdkit sweep --resume {shlex.quote(str(folder))}"
+        print(f"vdkit: interrupted; finished cells are kept, go on with: {again}", file=sys.stderr)
         return 130
     made: dict[str, Any] = {"measured": len(sweep.results), "does_not_fit": len(sweep.unfit)}
     if errors := sweep.errors():
@@ -373,9 +366,8 @@ def run_profile(options: argparse.Namespace) -> int:
                 shutil.move(trace, home / trace.name)
             if csv := done.nvml_csv():
                 write_atomically(home / "nvml.csv", csv)
-            return [
-                f"Trace for https://ui.perfetto.dev: {home / one.trace}" for one in arms.values()
-            ]
+            paths = [home / one.trace for one in arms.values()]
+            return [f"Trace for https://ui.perfetto.dev: {path}" for path in paths]
 
         keep(done.recording, options, beside)
     if any(one.analysis.failed for one in arms.values()):
@@ -404,9 +396,11 @@ def run_generate(options: argparse.Namespace) -> int:
     from vdkit.record.runs import keep_freed_memory
     from vdkit.sinks import Mp4Sink
 
-    for path, name, ending in (
-        (options.out, "--out", ".mp4"), (options.save_latents, "--save-latents", ".safetensors")
-    ):  # fmt: skip
+    files = {
+        "--out": (options.out, ".mp4"),
+        "--save-latents": (options.save_latents, ".safetensors"),
+    }
+    for name, (path, ending) in files.items():
         if path is not None:
             check_file(path, name, ending)
             claim(path)
@@ -502,10 +496,8 @@ def run_probe(options: argparse.Namespace) -> int:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
     decoder = _decoder_to_probe(options)
     latents = options.latents and load_latents(options.latents, decoder, options.seed)
-    found = probe(
-        decoder, latents, target_db=options.halo_db, seed=options.seed,
-        progress=cli.progress(options),
-    )  # fmt: skip
+    shown = cli.progress(options)
+    found = probe(decoder, latents, target_db=options.halo_db, seed=options.seed, progress=shown)
     if options.json:
         derived = {name: getattr(found, name) for name in ("causal", "exact_from", "verdict")}
         cli.print_json(asdict(found) | derived)

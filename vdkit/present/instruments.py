@@ -143,10 +143,8 @@ def coverage_words(analyses: Analyses) -> str:
     shown_ms = 1e3 * (sync.windows["run"].window_s - overlapped.windows["run"].window_s)
     timed, shown = significant(timed_ms), significant(shown_ms)
     if timed_ms <= 0:
-        return (
-            f"Timed, async gains nothing over sync ({timed} ms), so the {shown} ms between the "
-            "profiled runs explain nothing."
-        )
+        so = f"so the {shown} ms between the profiled runs explain nothing."
+        return f"Timed, async gains nothing over sync ({timed} ms), {so}"
     percent = 100 * shown_ms / timed_ms
     text = f"Of what async gains when timed, the waterfall explains {shown} of {timed} ms"
     more = ": profiled, the paths lie further apart than timed" if percent > 105 else ""
@@ -288,9 +286,8 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     beside = [Row({}, a, None if a is base else base, device=device) for a, _ in arms.values()]
     whole, (each, counted) = base.workload.kind.whole, energy_words(base.workload)
     rows: list[dict[str, Cell]] = []
-    for (name, (arm, seen)), money in zip(
-        arms.items(), cells("money", beside, "", asked), strict=True
-    ):
+    prices = cells("money", beside, "", asked)
+    for (name, (arm, seen)), money in zip(arms.items(), prices, strict=True):
         rate = seen.tflop_per_s if seen.tflop_per_s.get("steady") != 0 else {}  # kernels uncounted
         joules = fmean(seen.energy_j) if seen.energy_j else None
         row: dict[str, Cell] = {
@@ -305,9 +302,8 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
         }
         if sampled:
             row |= {f"J / {whole}": number(joules, 0), each: number(joules, 1, 1 / seconds)}
-        if seen.sampled:
-            ratio = geometric_ratio([run.latency_s for run in seen.sampled], arm.latencies)
-            row["sampled / plain"] = ratio_of(ratio)
+        if slower := [run.latency_s for run in seen.sampled]:
+            row["sampled / plain"] = ratio_of(geometric_ratio(slower, arm.latencies))
         if throttled:
             row["throttled"] = ", ".join(seen.throttled_samples) or "no"
         rows.append(row | money)
@@ -347,16 +343,11 @@ def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     own = {name: name if said == MODES.get(name) else said for name, said in shown.items()}
     lead = words.what_sentence(recording), words.gain_sentence(recording.arms)
     analyses = {own[name]: one for name, one in analyses_of(recording).items()}
-    drawn = {
-        name: Picture(draw, _PICTURES[name], _PICTURES[name], name)
-        for name, draw in profile_figures(recording, source.home).items()
-    }
+    figures = profile_figures(recording, source.home).items()
+    drawn = {name: Picture(draw, (said := _PICTURES[name]), said, name) for name, draw in figures}
     absent = Text("No nvml.csv lies beside the record.", "note")
-    trust = [
-        Text(trust_words(own[name], arm.profile.analysis, len(arm.profile.latencies_s)), "note")
-        for name, arm in recording.arms.items()
-        if arm.profile
-    ]
+    counts = {own[n]: len(a.profile.latencies_s) for n, a in recording.arms.items() if a.profile}
+    trust = [Text(trust_words(n, one, counts[n]), "note") for n, one in analyses.items()]
     return (
         "Profile",
         (*lead, _care(recording, analyses)),
@@ -388,14 +379,13 @@ def _care(recording: Recording, analyses: Analyses) -> str:
     """What to know about the profile before its figures."""
     held = [m for m, a in recording.arms.items() if a.profile and a.profile.throttled_samples]
     failed = sum(len(one.failed) for one in analyses.values())
-    care = [
+    return words.read_with_care([
         words.count_words(recording.arms),
         f"a throttle reason was set in samples of {', '.join(held)}" if held else "",
         f"{failed} CHECKS OF THE TRACES FAILED" if failed else "",
         "profiled runs are slower, and their latency is no figure",
         words.frames_words(recording),
-    ]
-    return words.read_with_care(care)
+    ])  # fmt: skip
 
 
 # --- the anatomy of a decoder --------------------------------------------------------------------
@@ -405,10 +395,8 @@ def anatomy_document(found: Anatomy) -> Document:
     """Everything that was found of one decoder."""
     count, units = len(found.failed), MEDIA[found.medium].unit + "s"
     wrong, rest = lines(*found.verdict[:count]), " ".join(found.verdict[count:])
-    checks = [
-        {"check": one.name, "kept": "yes" if one.ok else "NO", "found": one.detail}
-        for one in found.checks
-    ]
+    kept = [("yes" if one.ok else "NO", one) for one in found.checks]
+    checks = [{"check": one.name, "kept": said, "found": one.detail} for said, one in kept]
     parts: list[Part] = [Text(wrong, "warning"), Text(rest), Table(checks, _tried(found, units))]
     if found.history and found.look_ahead:
         sides = {"later output": found.history, "earlier output": found.look_ahead}

@@ -146,14 +146,9 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
             arms[cell] = Row({}, arm, base, device=device)
     priced = list(arms.values())
     money = dict(zip(arms, cells("money", priced, asked=asked), strict=True))
-    rows = [
-        _cells(sweep, cell, on_gpu)
-        | money.get(cell, {})
-        | {"used for": "fit" if cell in sweep.plan.fit_cells else "test"}
-        for cell in shown
-    ]
-    against = "mode sync at the same chunk size and sink speed"
-    said = meanings("money", priced, against, asked)
+    uses = {cell: "fit" if cell in sweep.plan.fit_cells else "test" for cell in shown}
+    rows = [_cells(sweep, c, on_gpu) | money.get(c, {}) | {"used for": uses[c]} for c in shown]
+    said = meanings("money", priced, "mode sync at the same chunk size and sink speed", asked)
     note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in priced)
     plan = sweep.plan
     where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
@@ -172,12 +167,11 @@ def verdict(sweep: Sweep) -> str:
     medians = {mode: median_and_worst(mine)[0] for mode, mine in by_mode.items() if mine}
     each = ", ".join(f"{mode} {percent:.2f} %" for mode, percent in medians.items())
     late = 0 if sweep.predictions is None else sweep.predictions.measured_before
+    by = f" ({each})" if len(medians) > 1 else ""
+    said = f" NOT A TEST: the predictions were made when {late} of these had been measured."
     return (
-        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %"
-        + (f" ({each})" if len(medians) > 1 else "")
-        + f", worst {worst:.2f} % ({where.words})."
-        + f" NOT A TEST: the predictions were made when {late} of these had been measured."
-        * bool(late)
+        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %{by}, worst "
+        f"{worst:.2f} % ({where.words}).{said if late else ''}"
     )
 
 
@@ -189,8 +183,7 @@ def _frames_line(sweep: Sweep) -> str:
         if sha256 is not None and cell.mode != "diffusers":
             hashes.setdefault(cell.chunk_size, set()).add(sha256)
     units = f"{sweep.plan.workload.kind.unit}s".capitalize()
-    other = [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]
-    if other:
+    if other := [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]:
         return f"{units} are NOT IDENTICAL in the cells of chunk size {', '.join(other)}."
     if not hashes:
         return f"No {units.lower()} were compared."
@@ -202,9 +195,7 @@ def _frames_line(sweep: Sweep) -> str:
 def _remarks(sweep: Sweep) -> list[str]:
     """What else the cells say, a sentence each."""
     done, total = len(sweep.results) + len(sweep.unfit), len(sweep.plan.all_cells)
-    said = [verdict(sweep)]
-    if done < total:
-        said.append(f"{done} of {total} cells are done.")
+    said = [verdict(sweep), *([f"{done} of {total} cells are done."] if done < total else [])]
     for cell, reason in sweep.unfit.items():
         first, *rest = reason.splitlines()
         more = f" (the rest is in {cell.file(sweep.folder, 'unfit').name})" if rest else ""
