@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -219,7 +220,7 @@ def test_table_and_pictures(finished):
     sweep, _ = finished
     text = sweep_document(sweep).text()
     assert text.count("  fit") >= 4 and "8 cells predicted from 4: median error" in text
-    frame = cell_records(sweep)
+    frame = pd.DataFrame(cell_records(sweep))
     assert len(frame) == 12 and set(frame["outcome"]) == {"measured"}
     row = frame[(frame["mode"] == "async") & (frame["slots"] == 1) & frame["sink_mb_per_s"].isna()]
     assert row["error_percent"].notna().all()

@@ -49,11 +49,9 @@ def source_of(path: Path) -> Source:
     home = file.resolve().parent
     whole = path.is_dir() or file.name in (FILE, *OLD_FILES)
     beside = home.glob("result_*.json") if file.name in ("variants.json", "aa.json") else ()
-    return Source(
-        home,
-        f"{home.name}/{file.name}" if whole else file.name,
-        {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in (file, *sorted(beside))},
-    )
+    files = {one.name: one.read_bytes() for one in (file, *sorted(beside))}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return Source(home, f"{home.name}/{file.name}" if whole else file.name, digests)
 
 
 def document_of(
@@ -73,12 +71,8 @@ def document_of(
 
     kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
     what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)
-    return Document(
-        recording.label,
-        f"{what} · {words.what_and_where(recording)}",
-        lead,
-        (*sections, *ends([recording], [source])),
-    )
+    kicker = f"{what} · {words.what_and_where(recording)}"
+    return Document(recording.label, kicker, lead, (*sections, *ends([recording], [source])))
 
 
 # --- what several kinds share --------------------------------------------------------------------
@@ -107,10 +101,8 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
         )
         parts.append(Picture(draw, alt, text, "_".join(filter(None, ("timeline", variant)))))
     if not variant:
-        draw = partial(
-            plot_latencies, {name: arm.latencies for name, arm in recording.arms.items()}
-        )
-        alt = "Latency of every timed run, by mode"
+        latencies = {name: arm.latencies for name, arm in recording.arms.items()}
+        draw, alt = partial(plot_latencies, latencies), "Latency of every timed run, by mode"
         parts.append(Picture(draw, alt, "Every timed run.", "latency"))
     return parts
 
@@ -222,18 +214,12 @@ def study(
     recording: Recording, what: str, lead: str, results: Sequence[Part], title: str, pic: Picture
 ) -> Said:
     """Results and one picture."""
-    return (
-        what,
-        (
-            words.what_sentence(recording),
-            *filter(None, [lead]),
-            words.read_with_care(words.care_words(recording)),
-        ),
-        (
-            section("results", "Results", Text(words.noise_note(recording), "warning"), *results),
-            section("picture", title, pic, page_only=True),
-        ),
+    warning = Text(words.noise_note(recording), "warning")
+    sections = (
+        section("results", "Results", warning, *results),
+        section("picture", title, pic, page_only=True),
     )
+    return what, words.lead_words(recording, lead), sections
 
 
 # --- a benchmark ---------------------------------------------------------------------------------
@@ -247,10 +233,11 @@ def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "
         for name, arm in recording.arms.items()
         for against in [None if name == base else recording.base]
     ]
-    above = lines(caption(recording), asked.line)
-    return Table(
-        cells(table, rows, f"{base} / mode", asked), above, legend(table, rows, base, asked)
+    shown, above = (
+        cells(table, rows, f"{base} / mode", asked),
+        lines(caption(recording), asked.line),
     )
+    return Table(shown, above, legend(table, rows, base, asked))
 
 
 def caption(recording: Recording) -> str:
@@ -266,15 +253,14 @@ def breakdown_table(recording: Recording) -> Table:
     """Where each arm's time goes: seconds per run summed over chunks, mean of the timed runs."""
     rows: list[dict[str, Cell]] = []
     for name, arm in recording.arms.items():
-        taken = {step.replace("rt", "rt on host"): _totals(arm, step) for step in _STEPS}
+        on_host = {"convert": "convert on host"}
+        taken = {on_host.get(step, step): _totals(arm, step) for step in _STEPS}
         taken["open + close"] = [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in arm.timed]
-        taken["gaps"] = [
-            sum(
-                max(0.0, (b.decode_start_s or 0) - (a.decode_done_s or 0))
-                for a, b in pairwise(chunks)
-            )
-            for chunks in (run.chunks for run in arm.timed)
+        idle = [
+            [(b.decode_start_s or 0) - (a.decode_done_s or 0) for a, b in pairwise(run.chunks)]
+            for run in arm.timed
         ]
+        taken["gaps"] = [sum(gap for gap in gaps if gap > 0) for gaps in idle]
         figures = {f"{what} s": mean_of(s) if s else None for what, s in taken.items()}
         rows.append({"mode": mode_name(name, arm.workload), **figures})
     return Table(
@@ -297,10 +283,9 @@ def _benchmark(recording: Recording, asked: Asked, source: Source) -> Said:
     """Decode paths against each other: results, timeline, prediction."""
     units = f"{recording.workload.kind.unit}s"
     unlike = f"The modes gave different {units}." if recording.frames_identical is False else ""
-    care = words.read_with_care(words.care_words(recording), _limit(recording))
     return (
         "Benchmark",
-        (words.what_sentence(recording), words.gain_sentence(recording.arms), care),
+        words.lead_words(recording, words.gain_sentence(recording.arms), _limit(recording)),
         (
             section(
                 "results", "Results", Text(lines(unlike, words.noise_note(recording)), "warning"),
@@ -442,10 +427,8 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
     text = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
     families: list[Part] = [Text("No kernel families are recorded.")]
     if recording.families:
-        picture = Picture(
-            partial(plot_families, recording.families, words.what_and_where(recording)),
-            text, text, "families",
-        )  # fmt: skip
+        draw = partial(plot_families, recording.families, words.what_and_where(recording))
+        picture = Picture(draw, text, text, "families")
         families = [picture, Text(families_words(recording)), families_table(recording)]
     timelines = [p for n, one in parts.items() for p in (Text(n, "head"), *timeline_parts(one, n))]
     told = Text("\n".join(f"- {line}" for line in variant_lines(recording)))
@@ -476,16 +459,12 @@ def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tupl
     whole = recording.workload.kind.whole
     gain = f"In mode {mode} {best} takes {mean_of(arms[mode].latencies)} s a {whole}{frame}"
     ratio = recording.ratio(f"{first}/{mode}", f"{best}/{mode}")
-    if best != first and ratio is not None:
+    if best != first and ratio:
         gain += f": {first} / {best} is {ratio_of(ratio)}"
-    if (hidden := parts[best].ratio("sync", "async")) is not None:
+    if hidden := parts[best].ratio("sync", "async"):
         gain += f"; sync / async of {best} is {ratio_of(hidden)}"
     who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
-    return (
-        words.what_sentence(recording, who),
-        gain + ".",
-        words.read_with_care(words.care_words(recording)),
-    )
+    return words.lead_words(recording, f"{gain}.", who=who)
 
 
 # --- an ablation ---------------------------------------------------------------------------------
@@ -504,9 +483,8 @@ def ablation_table(recording: Recording) -> Table:
     arms = [Row({"setting": name}, arm) for name, arm in recording.arms.items()]
     rows = cells("ablation", arms, over)
     for made, (name, arm) in zip(rows, recording.arms.items(), strict=True):
-        decision = decision_of(recording, name)
         made |= {"ms more": None, "reads as": None}
-        if decision:
+        if decision := decision_of(recording, name):
             added_ms = 1e3 * (arm.latency.mean - recording.base.latency.mean)
             made[over] = ratio_of(decision.ratio)
             made["ms more"] = Number(added_ms, 1, sign=True)
@@ -521,12 +499,9 @@ def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
     from vdkit.present.charts import plot_ablation
 
     text = words.overlap_words(recording.arms, recording.baseline)
-    picture = Picture(
-        partial(plot_ablation, {recording.label: recording}),
-        "A bar for each primitive: how much longer a decode takes without it",
-        "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
-        "rounds.",
-        "ablation",
-    )
+    alt = "A bar for each primitive: how much longer a decode takes without it"
+    below = "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
+    below += "rounds."
+    picture = Picture(partial(plot_ablation, {recording.label: recording}), alt, below, "ablation")
     results = ablation_table(recording), Text(text)
     return study(recording, "Each primitive off in turn", text, results, "Picture", picture)

@@ -463,8 +463,8 @@ def plot_nvml(
         for ax, (label, lines) in zip(axes[1:, 0], rows.items(), strict=True):
             for column, color, name in lines:
                 values = np.array(nvml[column], float)  # None becomes NaN
-                known = np.isfinite(values)
-                ax.plot(times[known], values[known], color=color, linewidth=1, label=name)
+                told = np.isfinite(values)
+                ax.plot(times[told], values[told], color=color, linewidth=1, label=name)
             ax.set_ylabel(label, fontsize=7)
             ax.set_ylim(0, 105 if "%" in label else None)
             ticks = MultipleLocator(25) if "%" in label else MaxNLocator(4, min_n_ticks=3)

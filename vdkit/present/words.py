@@ -231,6 +231,14 @@ def read_with_care(care: Sequence[str], found: Sequence[str] = ()) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+def lead_words(
+    recording: Recording, gain: str, found: Sequence[str] = (), who: str = ""
+) -> tuple[str, ...]:
+    """What was decoded, what was gained, if that is to be said, and what to read with care."""
+    care = read_with_care(care_words(recording), found)
+    return tuple(filter(None, (what_sentence(recording, who), gain, care)))
+
+
 def care_words(recording: Recording) -> list[str]:
     """How many runs, how many of them throttled, and whether their frames are the same."""
     held = sum(arm.throttled_runs for arm in recording.arms.values())
