@@ -364,7 +364,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     """
     from vdkit.measure.study import check_modes, check_rounds
     from vdkit.models.latents import latents_metadata
-    from vdkit.sinks import SinkSpec
 
     variants, modes = asked_variants(options), asked_modes(options)
     kind, _, folder = options.sink.partition(":")
@@ -375,7 +374,8 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
         )
     switches = {name: getattr(options, name) for name in PRIMITIVES}
     config = DecodeConfig(options.chunk, options.slots, nvtx=options.nvtx, **switches)
-    spec = SinkSpec(kind, Path(folder) if folder else None, options.durable, options.throttle_mb_s)
+    where = Path(folder) if folder else None
+    spec = vdkit.SinkSpec(kind, where, options.durable, options.throttle_mb_s)
     given, latents = Path(options.decoder), options.latents
     label = options.label or options.preset or given.name
     check_out(options.out, label)
@@ -453,13 +453,11 @@ def load_variant(
     options: argparse.Namespace, variant: str, dtype: str | None = None
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
-    from vdkit.models.loading import load_decoder
-    from vdkit.record.runs import keep_freed_memory
 
     wanted = dtype or options.dtype
-    decoder: ChunkDecoder = load_decoder(options.decoder, options.device, wanted, variant)
+    decoder: ChunkDecoder = vdkit.load_decoder(options.decoder, options.device, wanted, variant)
     if decoder.device.type == "cpu":
-        keep_freed_memory()
+        vdkit.keep_freed_memory()
     return decoder
 
 
@@ -467,11 +465,11 @@ def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
     """The latents that the options name, or now do, as ``decoder`` takes them."""
     from vdkit.decode import AvLatents, Traits
     from vdkit.decode.chunks import check_chunk
-    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.latents import latents_metadata
 
     medium = Traits.of(decoder).medium
     options.latents = options.latents or f"random:{medium.sample}"
-    latents = load_latents(options.latents, decoder, options.seed)
+    latents = vdkit.load_latents(options.latents, decoder, options.seed)
     cut = latents.video if isinstance(latents, AvLatents) else latents
     if medium.fits(cut.shape, decoder.latent_channels):  # else the decode says what is wrong
         whole = cut if cut.dim() >= len(medium.layouts[0]) else cut[None]

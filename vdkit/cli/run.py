@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vdkit
 from vdkit import cli
 from vdkit.decode.chunks import exact_fps
 from vdkit.decode.media import MEDIA, MediaInfo
@@ -45,12 +46,8 @@ DEMO, FPS, RUNS = "demo", 16, 2
 @cli.command("device out", decoder="tiny-wan", dtype=None)
 def run_demo(options: argparse.Namespace) -> int:
     """every decode path on a short clip (two minutes on two idle cores)"""
-    from vdkit.decode.paths import decode_async
-    from vdkit.measure.plans import run_benchmark
-    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.latents import latents_metadata
     from vdkit.models.loading import EXAMPLE
-    from vdkit.present.timeline import plot_timeline
-    from vdkit.sinks import Mp4Sink, SinkSpec
 
     out: Path = options.out
     check_out(out, DEMO)
@@ -59,17 +56,17 @@ def run_demo(options: argparse.Namespace) -> int:
             raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
     decoder = cli.load_variant(options, "diffusers")
     note = "" if decoder.device.type == "cuda" else " (no GPU in use: copies are memcpy)"
-    latents, made = load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
+    latents, made = vdkit.load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
     out.mkdir(parents=True, exist_ok=True)
     print(f"vdkit demo on {decoder.device}{note}")
     print(f"{made['video']}, made by {made['source']} for {made['prompt']!r}\n")
 
     # No warm-up: the untimed run that hashes the frames warms the device up.
     measured = partial(
-        run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
+        vdkit.run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
         progress=sys.stderr.isatty(), latents_source=EXAMPLE.name,
     )  # fmt: skip
-    free = measured(SinkSpec("raw", out).fresh, label=DEMO)
+    free = measured(vdkit.SinkSpec("raw", out).fresh, label=DEMO)
     _show_short("1. Storage keeps up", free)
     if not free.frames_identical:
         raise RuntimeError(
@@ -77,7 +74,7 @@ def run_demo(options: argparse.Namespace) -> int:
         )
     fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
     speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
-    held = SinkSpec("null", throttle_mb_per_s=speed)
+    held = vdkit.SinkSpec("null", throttle_mb_per_s=speed)
     slow = measured(held.fresh, modes=("sync", "async"), label=f"{DEMO}, slow storage")
     print(f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as")
     print("decoding it. sync pays for both, async only for the longer one and the last write.\n")
@@ -89,9 +86,10 @@ def run_demo(options: argparse.Namespace) -> int:
 
     video, picture, table = (out / name for name in ("demo.mp4", "timeline.png", "table.md"))
     claim(video)
-    decode_async(decoder, latents, Mp4Sink(video), fps=FPS, progress=False)
+    vdkit.decode_async(decoder, latents, vdkit.Mp4Sink(video), fps=FPS, progress=False)
     title = f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s"
-    figure = plot_timeline({name: arm.typical() for name, arm in slow.arms.items()}, title=title)
+    runs = {name: arm.typical() for name, arm in slow.arms.items()}
+    figure = vdkit.plot_timeline(runs, title=title)
     with written(picture) as partly:
         figure.savefig(partly)
     write_atomically(table, f"{document_of(free).markdown()}\n{document_of(slow).markdown()}")
@@ -139,7 +137,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def _paths(options: argparse.Namespace) -> Recording:
     from vdkit.decode import Traits
-    from vdkit.measure.plans import headline_arms, run_benchmark
+    from vdkit.measure.plans import headline_arms
 
     decoder, latents, spec, shared = cli.load(options)
     modes, export = cli.runnable(options), None
@@ -149,20 +147,18 @@ def _paths(options: argparse.Namespace) -> Recording:
             export = replace(spec, kind="export_to_video").fresh
         except ImportError as error:
             cli.say(options, f"no arm of diffusers' own export_to_video: {error}")
-    return run_benchmark(
+    return vdkit.run_benchmark(
         decoder, latents, spec.fresh, modes=modes, runs=options.runs, baseline=options.baseline,
         warmup=options.warmup, extra=headline_arms(modes, export), **shared,
     )  # fmt: skip
 
 
 def _variants(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import run_variants
-
     options.latents = options.latents or f"random:{MEDIA['video'].sample}"  # variants are Wan's
     spec, shared = cli.check(options)
     cli.start_device(options)
     get = partial(partial, cli.load_variant, options)
-    return run_variants(
+    return vdkit.run_variants(
         [(name, get(name)) for name in cli.asked_variants(options)],
         partial(cli.latents_of, options), spec.fresh, modes=cli.asked_modes(options),
         baseline=options.baseline, runs=options.runs, warmup=options.warmup,
@@ -172,11 +168,9 @@ def _variants(options: argparse.Namespace) -> Recording:
 
 
 def _ablation(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import run_ablation
-
     decoder, latents, spec, shared = cli.load(options)
-    only = cli.words(options.only)
-    return run_ablation(decoder, latents, spec.fresh, runs=options.runs, only=only, **shared)
+    shared |= {"runs": options.runs, "only": cli.words(options.only)}
+    return vdkit.run_ablation(decoder, latents, spec.fresh, **shared)
 
 
 def _aa(options: argparse.Namespace) -> Recording:
@@ -204,9 +198,8 @@ def keep(
     """
     # First, for where it is to be recorded may be full.
     show(document_of(recording, options.asked), options)
-    home = result_folder(
-        options.out, recording.label, recording.provenance, partial(write_recording, recording)
-    )
+    write = partial(write_recording, recording)
+    home = result_folder(options.out, recording.label, recording.provenance, write)
     lines = beside(home)
     document = document_of(recording, options.asked, source_of(home))
     leave(home, document, ("runs.csv", runs_frame(recording)), options, lines)
@@ -280,18 +273,15 @@ def run_sweep(options: argparse.Namespace) -> int:
     folder: Path | None = options.resume
     if folder is not None:
         options = _begun_with(folder, options)
-    grid = (
-        cli.numbers("chunks", options.chunks, int),
-        cli.numbers("ring-slots", options.ring_slots, int),
-        cli.numbers("speeds", options.speeds, lambda w: None if w == "full" else float(w)),
-    )
+    speeds = cli.numbers("speeds", options.speeds, lambda w: None if w == "full" else float(w))
+    sizes = cli.numbers("chunks", options.chunks, int)
+    grid = sizes, cli.numbers("ring-slots", options.ring_slots, int), speeds
     modes = cli.asked_modes(options)
     plan_cells(modes, *grid)  # what is wrong with it without the video
     decoder, latents, spec, shared = cli.load(options, ready=False)  # every chunk size has its turn
-    for speed in grid[2]:
+    for speed in speeds:
         replace(spec, throttle_mb_per_s=speed)  # which not every kind of sink can be
-    show_bar = shared.pop("progress")
-    bench = Bench(decoder, latents, spec.fresh, **shared)
+    show_bar, bench = shared.pop("progress"), Bench(decoder, latents, spec.fresh, **shared)
     if folder is None:
         folder = start_sweep(bench, options.out, modes, *grid, runs=options.runs)
     cli.say(options, f"Recording in {folder}")
@@ -387,14 +377,9 @@ def run_generate(options: argparse.Namespace) -> int:
     and writes an MP4. The default model is the miniature in data/tiny-wan, whose model card lists
     the words it knows.
     """
-    from vdkit.decode.paths import decode_async
     from vdkit.decode.terminal import HeldSignals
-    from vdkit.models.latents import save_latents
-    from vdkit.models.loading import load_pipeline
-    from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
+    from vdkit.models.pipeline import check_fit, check_request
     from vdkit.present.stages import stage_rows, stages_table
-    from vdkit.record.runs import keep_freed_memory
-    from vdkit.sinks import Mp4Sink
 
     files = {
         "--out": (options.out, ".mp4"),
@@ -406,26 +391,26 @@ def run_generate(options: argparse.Namespace) -> int:
             claim(path)
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
-    pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
+    pipeline = vdkit.load_pipeline(options.model, options.device, options.dtype, progress=False)
     if pipeline.device.type == "cpu":
-        keep_freed_memory()
+        vdkit.keep_freed_memory()
     size = (options.frames, options.height, options.width)
     check_fit(pipeline, *size, options.steps)
     with contextlib.ExitStack() as stack:  # what the sink refuses, it refuses now
-        sink = Mp4Sink(options.out)
+        sink = vdkit.Mp4Sink(options.out)
         stack.callback(sink.abort)
         sink.open(MediaInfo(*size, fps))
-    made = generate_latents(
+    made = vdkit.generate_latents(
         pipeline, options.prompt, *size, options.steps, options.seed, guidance=options.guidance,
         guidance_2=options.guidance_2, negative_prompt=options.negative_prompt,
         progress=cli.progress(options),
     )  # fmt: skip
-    decoder, kept = pipeline_decoder(pipeline), None
+    decoder, kept = vdkit.pipeline_decoder(pipeline), None
     try:
         if options.save_latents is not None:
-            kept = save_latents(options.save_latents, made.latents, made.metadata)
-        sink = Mp4Sink(options.out)
-        decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=cli.progress(options))
+            kept = vdkit.save_latents(options.save_latents, made.latents, made.metadata)
+        sink, bar = vdkit.Mp4Sink(options.out), cli.progress(options)
+        decoded = vdkit.decode_async(decoder, made.latents, sink, fps=fps, progress=bar)
     except BaseException as error:
         signals = HeldSignals()  # a second Ctrl-C must not lose them
         try:
@@ -454,7 +439,6 @@ def run_generate(options: argparse.Namespace) -> int:
 def run_decode(options: argparse.Namespace) -> int:
     """latents to media: a safetensors file in; MP4, WAV, FLAC or a folder of PNG out"""
     from vdkit.decode import Traits
-    from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
     from vdkit.sinks import SINKS
 
@@ -474,7 +458,7 @@ def run_decode(options: argparse.Namespace) -> int:
         )
     sink = kinds[out.suffix](out)
     latents = cli.latents_of(options, decoder)
-    done = decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
+    done = vdkit.decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
     took = f"in {done.latency_s:.3f} s on {decoder.device}"
     print(f"{medium.called.capitalize()}: {out}, {media_words(done.info)} {took}")
     return 0
@@ -488,16 +472,14 @@ def run_probe(options: argparse.Namespace) -> int:
     may it be cut, what does a seam cost, are chunks exact, is the state of two videos kept apart?
     Exit status 1 if a promise is not kept. Minutes on a CPU; fewer --latents take less.
     """
-    from vdkit.measure.probe import probe
-    from vdkit.models.latents import load_latents
     from vdkit.present.instruments import anatomy_document, plot_anatomy
 
     if options.picture is not None:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
     decoder = _decoder_to_probe(options)
-    latents = options.latents and load_latents(options.latents, decoder, options.seed)
-    shown = cli.progress(options)
-    found = probe(decoder, latents, target_db=options.halo_db, seed=options.seed, progress=shown)
+    latents = options.latents and vdkit.load_latents(options.latents, decoder, options.seed)
+    how = {"target_db": options.halo_db, "seed": options.seed, "progress": cli.progress(options)}
+    found = vdkit.probe(decoder, latents, **how)
     if options.json:
         derived = {name: getattr(found, name) for name in ("causal", "exact_from", "verdict")}
         cli.print_json(asdict(found) | derived)
@@ -533,13 +515,12 @@ def _decoder_to_probe(options: argparse.Namespace) -> Any:
 
 def _keep_latents(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
     """After a decode that failed: save the latents unless they are, and say what decodes them."""
-    from vdkit.models.latents import save_latents
 
     out = options.out.absolute()
     name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there
     for folder in (out.parent, Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):
-            kept = kept or save_latents(folder / name, made.latents, made.metadata)
+            kept = kept or vdkit.save_latents(folder / name, made.latents, made.metadata)
     if kept is None:
         print(f"vdkit: the latents are lost, {folder} takes no file either", file=sys.stderr)
         return
