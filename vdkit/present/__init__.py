@@ -68,8 +68,9 @@ class Number:
         return f"{text} [{self._shown(self.low)}, {self._shown(self.high)}]"
 
     def _shown(self, value: float) -> str:
-        text = shown(value, self.decimals)
-        return f"+{text}" if self.sign and not text.startswith("-") else text
+        """To so many decimals; never a negative zero."""
+        rounded = round(value, self.decimals) + 0.0
+        return f"{rounded:{'+' * self.sign}.{max(0, self.decimals)}f}"
 
 
 Cell = Number | str | None
@@ -77,15 +78,10 @@ Cell = Number | str | None
 
 
 def number(
-    value: float | None, decimals: int = 0, scale: float = 1.0, sign: bool = False, mark: str = ""
+    value: float | None, decimals: int = 0, scale: float = 1.0, sign: bool = False
 ) -> Number | None:
     """``value`` times ``scale``; None if there is none."""
-    return None if value is None else Number(scale * value, decimals, sign=sign, mark=mark)
-
-
-def shown(value: float, decimals: int) -> str:
-    """The value to so many decimals; never a negative zero."""
-    return f"{round(value, decimals) + 0.0:.{max(0, decimals)}f}"
+    return None if value is None else Number(scale * value, decimals, sign=sign)
 
 
 def decimals_for(half_width: float | None, value: float = 0.0) -> int:
@@ -211,10 +207,10 @@ class Table:
                 continue
             numbers = [cell if isinstance(cell, Number) else None for cell in cells]
             made[name] = [_rounded(one, "value") for one in numbers]
-            if any(one.low is not None for one in numbers if one):
-                for end in ("low", "high"):
-                    made[f"{name} {end}"] = [_rounded(one, end) for one in numbers]
-            if any(one.mark for one in numbers if one):
+            ends = ("low", "high") if any(one and one.low is not None for one in numbers) else ()
+            for end in ends:
+                made[f"{name} {end}"] = [_rounded(one, end) for one in numbers]
+            if any(one and one.mark for one in numbers):
                 made[f"{name} mark"] = [(one and one.mark) or math.nan for one in numbers]
         return pd.DataFrame(made)
 

@@ -198,11 +198,7 @@ _ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^"
 def plot_rounds(recording: Recording) -> Figure:
     """Latency of every round of each arm of an A/A control, with the arms' means as lines."""
     title = f"{MODES[recording.base.mode]}: {what_and_where(recording)}"
-    rows = [
-        {"arm": name, "round": run.round, "latency_s": run.latency_s}
-        for name in _ROUNDS
-        for run in recording.arms[name].timed
-    ]
+    rows = [(n, run.round, run.latency_s) for n in _ROUNDS for run in recording.arms[n].timed]
     with style.chart(2.7, title=title) as (figure, ((ax,),)):
         for name, (color, marker) in _ROUNDS.items():
             arm = recording.arms[name]
@@ -214,7 +210,7 @@ def plot_rounds(recording: Recording) -> Figure:
         ax.set(xlabel="round", ylabel="latency, s\n(the axis does not start at 0)")
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         style.legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
-    return style.keep_data(figure, rows)
+    return style.keep_data(figure, rows, ("arm", "round", "latency_s"))
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -495,6 +495,5 @@ def plot_anatomy(found: Anatomy) -> Figure:
             right.set_xticks(sizes, map(str, sizes))
             right.set(xlim=(-0.2, 1.2 * max(sizes) + 0.2), xlabel="halo, latents")
             right.set_ylabel("PSNR at the seam, dB")
-    panels = {"influence": found.influence, "seam": seams}
-    rows = [{"panel": panel, "x": x, "y": y} for panel, dots in panels.items() for x, y in dots]
-    return keep_data(figure, rows)
+    rows = [("influence", *dot) for dot in found.influence] + [("seam", *dot) for dot in seams]
+    return keep_data(figure, rows, ("panel", "x", "y"))

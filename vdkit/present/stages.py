@@ -62,9 +62,8 @@ def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
         decoded: of a decode of its latents, on a chunked path.
     """
     latents, embedding, video = made.latents, made.embedding, decoded.info
-    shape = list(latents.shape)
+    shape, clock_s = list(latents.shape), 0.0
     rows: list[StageRow] = []
-    clock_s = 0.0
     for name in dict.fromkeys(_shown(stage) for stage in made.stages):
         mine = [stage for stage in made.stages if _shown(stage) == name]
         ends = np.cumsum([clock_s, *(stage.seconds for stage in mine)]).tolist()
@@ -86,9 +85,8 @@ def stage_rows(made: GeneratedLatents, decoded: DecodeResult) -> list[StageRow]:
     known = [(a, b) for a, b in decodes if a is not None and b is not None]
     spans = tuple((clock_s + start, clock_s + stop) for start, stop in known)
     made_bytes, peak = video.frames * video.frame_bytes, decoded.vram_peak_bytes
-    took_s = decoded.latency_s
-    name = "decode and write"
-    return [*rows, StageRow(name, None, takes, gives, made_bytes, spans, took_s, peak)]
+    took = takes, gives, made_bytes, spans, decoded.latency_s, peak
+    return [*rows, StageRow("decode and write", None, *took)]
 
 
 def _shown(stage: Stage) -> str:
@@ -127,11 +125,8 @@ def size_words(size_bytes: int) -> str:
     return f"{value:.0f} {units[0]}" if value >= 99.95 else f"{value:.3g} {units[0]}"
 
 
-EXPERT_TONES = {
-    "high-noise": style.TONES["copy"],
-    "low-noise": ("#E69F00", "#F2C763"),
-    "only": style.TONES["copy"],
-}
+EXPERT_TONES = dict.fromkeys(("high-noise", "only"), style.TONES["copy"])
+EXPERT_TONES["low-noise"] = ("#E69F00", "#F2C763")
 
 
 def plot_stages(rows: Sequence[StageRow], title: str | None = None) -> Figure:
@@ -181,8 +176,8 @@ def plot_denoising(
             ax.spines["top"].set(visible=True, position=("outward", 1), color=color, linewidth=2.5)
         for row, name in zip(axes, pictures, strict=True):
             row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
-    rows = [{"step": s.step, "expert": s.expert, "noise": s.timestep / 1000} for s in steps]
-    return style.keep_data(figure, rows)
+    rows = [(one.step, one.expert, one.timestep / 1000) for one in steps]
+    return style.keep_data(figure, rows, ("step", "expert", "noise"))
 
 
 _SHOWN, _ACROSS = 12, 6
@@ -262,10 +257,8 @@ def vram_growth_bytes(points: pd.DataFrame, mode: str) -> float | None:
     return float(np.polyfit(mine["frames"], mine["peak_bytes"], 1)[0]) if len(mine) > 1 else None
 
 
-_LINES: tuple[dict[str, Any], ...] = (
-    {"marker": "o"},
-    {"marker": "s", "markerfacecolor": "white", "linestyle": "--"},
-)
+_SECOND = {"marker": "s", "markerfacecolor": "white", "linestyle": "--"}
+_LINES: tuple[dict[str, Any], ...] = ({"marker": "o"}, _SECOND)
 
 
 def plot_vram(measured: Mapping[str, pd.DataFrame]) -> Figure:

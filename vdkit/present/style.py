@@ -7,7 +7,7 @@ it with ``savefig`` or `vdkit.save_figure`.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -184,16 +184,14 @@ def row_chart(
             for row, y in zip(rows, places[title], strict=True):
                 _draw_row(ax, row, y, span)
             ax.set_title(title, loc="left", fontsize=8)
-            name_rows(ax, [row.name for row in rows], places[title])
+            ax.set_yticks(places[title], [row.name for row in rows])
+            ax.tick_params(axis="y", length=0)
             ax.set(ylim=(places[title][-1] + 0.55, places[title][0] - 0.55), xlabel=xlabel)
             ax.label_outer()
         axes[0, 0].set_xlim(limits or (low - 0.04 * span * (low < 0), low + (1 + room) * span))
         yield figure, list(axes.flat)
-    kept = [
-        (title, row, what) for title, rows in panels.items() for row in rows for what in row.data
-    ]
-    names = ("panel", "row", "what", "value")
-    keep_data(figure, [dict(zip(names, (t, r.name, *w), strict=True)) for t, r, w in kept])
+    kept = [(t, row.name, *one) for t, rows in panels.items() for row in rows for one in row.data]
+    keep_data(figure, kept, ("panel", "row", "what", "value"))
 
 
 def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
@@ -210,10 +208,8 @@ def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
         at, size = y + 0.2 * bool(row.parts), 4 if row.parts else 10
         look = {"s": size, "color": row.color, "alpha": 0.5, "linewidth": 0}
         ax.scatter(row.dots, [at] * len(row.dots), **look)
-    ax.annotate(
-        row.words, (max(row.extent), y), (4, 0), textcoords="offset points", va="center",
-        fontsize=7, color="black" if row.parts else "#666666",
-    )  # fmt: skip
+    look = {"va": "center", "fontsize": 7, "color": "black" if row.parts else "#666666"}
+    ax.annotate(row.words, (max(row.extent), y), (4, 0), textcoords="offset points", **look)
 
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: Any) -> None:
@@ -223,22 +219,18 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: 
     figure.legend(**style if handles is None else style | {"handles": handles})
 
 
-def name_rows(ax: Axes, names: Sequence[str], at: Iterable[float] | None = None) -> None:
-    """A name for each row of bars, the first on top."""
-    ax.set_yticks(range(len(names)) if at is None else list(at), names)
-    ax.tick_params(axis="y", length=0)
-    if not ax.yaxis_inverted():
-        ax.invert_yaxis()
-
-
 def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> Any:
     """Words in or beside a bar, on its middle."""
     return ax.text(x, y, words, **{"va": "center", "fontsize": 7, **style})
 
 
-def keep_data(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Attach what a figure shows, a mapping of column to value for each mark, for `save_figure`."""
-    figure.vdkit_data = rows  # type: ignore[attr-defined]
+def keep_data(figure: Figure, rows: Sequence[Any], columns: Sequence[str] = ()) -> Figure:
+    """Attach what a figure shows, for `save_figure`.
+
+    Each mark is a mapping of column to value, or its values in the order of ``columns``.
+    """
+    made = [dict(zip(columns, row, strict=True)) for row in rows] if columns else rows
+    figure.vdkit_data = made  # type: ignore[attr-defined]
     return figure
 
 

@@ -60,10 +60,7 @@ def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
     """Legend entries of the lanes that any of the runs has."""
     words = dict(style.LANE_MEANING)
     if all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs):  # on a CPU
-        words["compute"], words["copy"] = (
-            "decode (the decoder's call)",
-            "copy from memory to memory",
-        )
+        words |= {"compute": "decode (the decoder's call)", "copy": "copy from memory to memory"}
     return [Patch(color=style.TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
 
 
@@ -165,19 +162,15 @@ def _draw_run(
     return draw_stalls(ax, stalls, limits, begin_s, scale)[1] if stalls else []
 
 
-def title_of(title: str | Recording | None) -> str:
-    """Words as they are; of a recording: label, decoder, size, device, chunk and slots."""
-    if not isinstance(title, Recording):
-        return title or ""
-    return f"{title.label}: {what_and_where(title)}. {config_words(title.config)}"
-
-
 def _draw_runs(
-    runs: Mapping[str, Run], title: str, span: tuple[float, float], warning: str = "",
-    stalls: Mapping[str, Stalls] | None = None, windows: Windows | None = None,
+    runs: Mapping[str, Run], title: str | Recording | None, span: tuple[float, float] | None = None,
+    warning: str = "", stalls: Mapping[str, Stalls] | None = None, windows: Windows | None = None,
 ) -> Figure:  # fmt: skip
     """The runs above each other on one time axis; with ``windows`` a zoom of each beside it."""
     stalls, windows, causes = stalls or {}, windows or {}, []
+    span = span or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+    if isinstance(title, Recording):
+        title = f"{title.label}: {what_and_where(title)}. {config_words(title.config)}"
     lanes = [len(drawn_lanes([run])) for run in runs.values()]
     height = 0.95 + sum(0.24 * count + 0.34 for count in lanes)
     grid = {"height_ratios": lanes, "width_ratios": (1.7, 1)[: 1 + bool(windows)]}
@@ -218,8 +211,7 @@ def _draw_runs(
             kept += [(name, lane, chunk.index, *ends) for chunk, *ends in _spans(run, lane)]
     for name, found in stalls.items():
         kept += [(name, f"stall: {c}", None, a / 1e9, b / 1e9) for a, b, c, *_ in found.pieces]
-    names = ("run", "lane", "chunk", "start_s", "stop_s")
-    return style.keep_data(figure, [dict(zip(names, row, strict=True)) for row in kept])
+    return style.keep_data(figure, kept, ("run", "lane", "chunk", "start_s", "stop_s"))
 
 
 _FROM = {
@@ -248,8 +240,7 @@ def plot_timeline(
     if isinstance(runs, Recording):
         title = runs if title is None else title
         runs = {name: arm.typical() for name, arm in runs.arms.items()}
-    whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    return _draw_runs(runs, title_of(title), window or whole)
+    return _draw_runs(runs, title, window)
 
 
 def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
@@ -294,8 +285,7 @@ def plot_overlap(
     traced = {mode: made for mode, made in (timelines or {}).items() if mode in runs}
     stalls |= {mode: stalls_of(made, run_window(runs[mode])) for mode, made in traced.items()}
     windows = windows or {mode: two_chunks(run) for mode, run in runs.items()}
-    whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    return _draw_runs(runs, title_of(title), whole, warning, stalls, windows)
+    return _draw_runs(runs, title, None, warning, stalls, windows)
 
 
 _BLUE = style.TONES["compute"][0]
@@ -478,8 +468,7 @@ def plot_nvml(
                     ax.plot([], [], linestyle="", label="never throttled")
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
         axes[-1, 0].set_xlabel("time since the call, s")
-    kept = [dict(zip(nvml, row, strict=True)) for row in zip(*nvml.values(), strict=True)]
-    return style.keep_data(figure, kept)
+    return style.keep_data(figure, list(zip(*nvml.values(), strict=True)), list(nvml))
 
 
 def throttled_spans(
@@ -509,5 +498,4 @@ def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
     mine = rows[rows["run"].isin((run, old))].drop(columns="run")
     if mine.empty:
         raise ValueError(f"{path} has no run {run!r}; it has {', '.join(rows['run'].unique())}")
-    columns = {str(name): values.tolist() for name, values in mine.items()}
-    return {name: [None if x != x else x for x in values] for name, values in columns.items()}
+    return {str(name): [None if x != x else x for x in values] for name, values in mine.items()}
