@@ -72,6 +72,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "variant": opt(
         f"how the weights are run, of {ALL_VARIANTS}", default="diffusers", metavar="NAME"
     ),
+    "halo": opt(
+        "latents around a chunk, of a decoder that looks ahead", int, told="8, of audio 10"),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
     "latents": opt(_LATENTS, told=f"{_SAMPLES}: by what the decoder makes"),
@@ -217,7 +219,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """``command:name``, or ``name`` of every command, as argparse takes it; <arguments> too."""
 
 WORKLOAD = (
-    "preset decoder variant device dtype latents denormalize seed modes runs chunk slots "
+    "preset decoder variant halo device dtype latents denormalize seed modes runs chunk slots "
     "no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
     "throttle-mb-s fps out label json"
 )
@@ -466,8 +468,9 @@ def load_variant(
     from vdkit.record.runs import keep_freed_memory
 
     decoder: ChunkDecoder = load_decoder(
-        options.decoder, options.device, dtype or options.dtype, variant
-    )
+        options.decoder, options.device, dtype or options.dtype, variant,
+        getattr(options, "halo", None),
+    )  # fmt: skip
     if decoder.device.type == "cpu":
         keep_freed_memory()
     return decoder

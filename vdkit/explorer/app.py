@@ -328,10 +328,12 @@ class Explorer(w.VBox):
         try:
             with self._lock:
                 runs = self.session.runs
-                if runs and self.session.error is None:
+                if not runs or self.session.error is not None:
+                    self._redraw()
+                    return
+                self._table.value = self.table()._repr_html_()
+                with self._at_once():
                     self.controls.offer(runs)
-                    self._table.value = self.table()._repr_html_()
-                self._redraw()
         finally:
             self.controls.adapt(self.session)
             self.controls.cancel.disabled = True  # last: what the job found is on the page by now
