@@ -390,7 +390,9 @@ class TestPresentation:
         assert [row["mode"] for row in rows] == list(NAMES.values())
         for row, arm in zip(rows, result.arms.values(), strict=True):
             last = summary_decimals(arm.latency)
-            assert str(row["mean s"]) == str(Number(arm.latency.mean, last)) and str(row["n"]) == "3"
+            assert (
+                str(row["mean s"]) == str(Number(arm.latency.mean, last)) and str(row["n"]) == "3"
+            )
             assert str(row["P99 s†"]) == str(Number(arm.latency.p99, last))
             assert row["mean s"].value == arm.latency.mean
         report = document_of(result).markdown()

@@ -72,6 +72,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "variant": opt(
         f"how the weights are run, of {ALL_VARIANTS}", default="diffusers", metavar="NAME"
     ),
+    "halo": opt(
+        "latents around a chunk, of a decoder that looks ahead", int, told="8, of audio 10"),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
     "latents": opt(_LATENTS, told=f"{_SAMPLES}: by what the decoder makes"),
@@ -217,7 +219,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """``command:name``, or ``name`` of every command, as argparse takes it; <arguments> too."""
 
 WORKLOAD = (
-    "preset decoder variant device dtype latents denormalize seed modes runs chunk slots "
+    "preset decoder variant halo device dtype latents denormalize seed modes runs chunk slots "
     "no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
     "throttle-mb-s fps out label json"
 )
@@ -453,9 +455,10 @@ def load_variant(
     options: argparse.Namespace, variant: str, dtype: str | None = None
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
-
-    wanted = dtype or options.dtype
-    decoder: ChunkDecoder = vdkit.load_decoder(options.decoder, options.device, wanted, variant)
+    wanted, halo = dtype or options.dtype, getattr(options, "halo", None)
+    decoder: ChunkDecoder = vdkit.load_decoder(
+        options.decoder, options.device, wanted, variant, halo
+    )
     if decoder.device.type == "cpu":
         vdkit.keep_freed_memory()
     return decoder
