@@ -187,10 +187,9 @@ def _aa(options: argparse.Namespace) -> Recording:
 
 
 def keep(
-    recording: Recording,
-    options: argparse.Namespace,
+    recording: Recording, options: argparse.Namespace,
     beside: Callable[[Path], list[str]] = lambda home: [],
-) -> None:
+) -> None:  # fmt: skip
     """Print a finished study and record it: recording, runs, table, pictures.
 
     Args:

@@ -176,23 +176,18 @@ def comparison_document(
             for part in document_of(one, asked, source).sections
             if part.name in titles
         ]
-    return Document(
-        f"Modes of {a.label}" if a is b else title,
-        "Two recordings compared",
-        (f"Latency of B against A, {told}.", read_with_care(_care(comparison))),
-        (*sections, *ends(both, sources[: len(both)])),
-    )
-
-
-def _care(comparison: Comparison) -> list[str]:
     held = any(row.throttled_a or row.throttled_b for row in comparison.rows)
     how = "the recordings are not paired, so what only the hour changed counts too"
-    return [
+    care = [
         "runs of one round are pairs" if comparison.paired else how,
         f"n = {min(min(row.n_a, row.n_b) for row in comparison.rows)}",
         "some runs had a throttle reason set" if held else "",
         "THEY DIFFER IN MORE THAN CODE" if comparison.stated else "",
     ]
+    lead = f"Latency of B against A, {told}.", read_with_care(care)
+    title = f"Modes of {a.label}" if a is b else title
+    sections += ends(both, sources[: len(both)])
+    return Document(title, "Two recordings compared", lead, tuple(sections))
 
 
 # --- an A/A control ------------------------------------------------------------------------------

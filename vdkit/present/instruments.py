@@ -22,7 +22,7 @@ from vdkit.trace.stalls import CAUSES, SHORT_NS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vdkit.record.anatomy import Anatomy, Reach
+    from vdkit.measure.probe import Anatomy, Reach
     from vdkit.record.recording import Recording
     from vdkit.trace.figures import Analysis
 

@@ -41,11 +41,9 @@ def results_text(recordings: Listed, *how: Any) -> str:
 
 
 def results_table(
-    recordings: Listed,
-    asked: Asked = NOTHING,
-    runs: bool = False,
+    recordings: Listed, asked: Asked = NOTHING, runs: bool = False,
     modes: Collection[str] | None = None,
-) -> Table:
+) -> Table:  # fmt: skip
     """A row per recording and arm, or per run; what all rows share above, notes below.
 
     Args:

@@ -221,10 +221,9 @@ _FROM = {
 
 
 def plot_timeline(
-    runs: Mapping[str, Run] | Recording,
-    window: tuple[float, float] | None = None,
+    runs: Mapping[str, Run] | Recording, window: tuple[float, float] | None = None,
     title: str | Recording | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """The runs above each other on one time axis, from their records.
 
     Args:

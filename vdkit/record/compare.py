@@ -111,14 +111,9 @@ class Comparison:
 
 
 def compare_results(
-    a: Recording,
-    b: Recording,
-    *,
-    paired: bool | None = None,
-    across: bool = False,
-    modes: Sequence[str | tuple[str, str]] | None = None,
-    metrics: Sequence[str] | None = None,
-) -> Comparison:
+    a: Recording, b: Recording, *, paired: bool | None = None, across: bool = False,
+    modes: Sequence[str | tuple[str, str]] | None = None, metrics: Sequence[str] | None = None,
+) -> Comparison:  # fmt: skip
     """Compare every metric of every mode that both recordings have.
 
     Args:
