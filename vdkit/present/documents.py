@@ -143,9 +143,8 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
         "large one that something else takes time. Neither says how well another setting would be "
         "predicted, which vdkit sweep tests."
     )
-    table = Table(rows, note=text) if rows else None
-    told = Text("\n".join(missing), "note")
-    return section("predicted", "Predicted against measured", table, told, page_only=True)
+    parts = Table(rows, note=text) if rows else None, Text("\n".join(missing), "note")
+    return section("predicted", "Predicted against measured", *parts, page_only=True)
 
 
 def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:
@@ -157,11 +156,8 @@ def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Se
         columns.append(_facts(recording) | own)
     names = dict.fromkeys(name for column in columns for name in column)
     pair = len(columns) > 1
-    facts = Facts(
-        [(name, *(column.get(name, "-") for column in columns)) for name in names],
-        ("", "A", "B") if pair else (),
-        "Rows that differ are shaded." if pair else "",
-    )
+    rows = [(name, *(column.get(name, "-") for column in columns)) for name in names]
+    facts = Facts(rows, ("", "A", "B"), "Rows that differ are shaded.") if pair else Facts(rows)
     commands: list[Part] = []
     for side, recording in zip(("A", "B") if pair else ("",), recordings, strict=True):
         commit, command = recording.provenance.git_commit, recording.command
@@ -340,25 +336,21 @@ def variant_lines(recording: Recording) -> list[str]:
     setups = {name: one.base.setup_s for name, one in parts.items()}
     setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
     found = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
-    overlap = [(name, one.ratio("sync", "async")) for name, one in parts.items()]
-    if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
+    overlap = {name: one.ratio("sync", "async") for name, one in parts.items()}
+    if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap.items() if ratio]:
         found.append(f"sync / async: {', '.join(said)}")
     for name in others:
         if both := recording.ratio(f"{first}/diffusers", f"{name}/async"):
             found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
     found += [_variant_frames(name, one) for name, one in parts.items()]
     if psnrs := recording.psnr_db.items():
-        values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
-        found.append(
-            f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 "
-            f"({words.db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
-            + ", ".join(values)
-        )
+        values = (name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs)
+        of = f"{words.db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}"
+        whose = f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 ({of})"
+        found.append(f"{whose}: {', '.join(values)}")
     for name, modes in recording.skipped.items():
         found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
-    for name in others:
-        found += [f"{name}: {note}" for note in parts[name].workload.notes]
-    return found
+    return [*found, *(f"{name}: {note}" for name in others for note in parts[name].workload.notes)]
 
 
 def families_table(recording: Recording) -> Table:

@@ -69,7 +69,7 @@ def results_table(
     found = [one for one in every if modes is None or one[4].mode in modes]
     facts = [_facts(recording, name, arm) for _, _, recording, name, arm, _ in found]
     same = {k: v for k, v in facts[0].items() if all(one[k] == v for one in facts)}
-    many = _many([path for path, _ in recordings])
+    counts = Counter(path.parent for path, _ in recordings)
     stamps = [recording.provenance.created_utc for _, _, recording, *_ in found]
     made = [datetime.fromisoformat(stamp).astimezone(UTC) for stamp in stamps]
     years = {when.year for when in made}
@@ -81,8 +81,8 @@ def results_table(
             "label": recording.label,
             **{name: value for name, value in fact.items() if name not in same},
         }
-        if many:
-            labels["file"] = path.name if path.parent in many else None
+        if max(counts.values()) > _FEW_FILES:
+            labels["file"] = path.name if counts[path.parent] > _FEW_FILES else None
         labels["mode"], device = arm.mode, recording.provenance.device
         if not runs:
             rows.append(Row(labels, arm, base, device=device))
@@ -118,19 +118,14 @@ def _ordered(recordings: Listed) -> Listed:
     return sorted(recordings, key=lambda one: folders.index(one[0].parent))
 
 
-def _many(paths: Sequence[Path]) -> set[Path]:
-    """The folders whose files are not listed one by one."""
-    counts = Counter(path.parent for path in paths)
-    return {folder for folder, count in counts.items() if count > _FEW_FILES}
-
-
 def _paths(paths: Sequence[Path]) -> list[str]:
     """A line for each recording, ready for ``vdkit show``; one for all of a folder of many."""
-    many, counts = _many(paths), Counter(path.parent for path in paths)
+    counts = Counter(path.parent for path in paths)
     shown: dict[str, list[int]] = {}
     for place, path in enumerate(paths, 1):
         alone = counts[path.parent] == 1 and path.name in (FILE, *OLD_FILES)
-        text = f"{path.parent}/FILE" if path.parent in many else str(path.parent if alone else path)
+        text = str(path.parent if alone else path)
+        text = f"{path.parent}/FILE" if counts[path.parent] > _FEW_FILES else text
         shown.setdefault(text, []).append(place)
     places = [f"{n[0]}-{n[-1]}" if len(n) > 1 else str(n[0]) for n in shown.values()]
     width = max(map(len, places))
