@@ -289,7 +289,9 @@ def test_two_runs_side_by_side(explorer):
     assert "1 against run 1" in explorer.remarks[0]
     explorer.controls.decoder.value = "slow"
     explorer.run(wait_s=60)
-    assert (explorer.controls.first.value, explorer.controls.second.value) == (1, 2)
+    assert (explorer.controls.first.value, explorer.controls.second.value) == tuple(
+        explorer.session.runs
+    )
     assert explorer.remarks[0].startswith("Run 2 against run 1: sync took ")
     assert "longer than " in explorer.remarks[0] or "times as long as " in explorer.remarks[0]
     assert "run 1" in explorer._figures.value and "run 2" in explorer._figures.value
@@ -362,10 +364,10 @@ def test_picture_remark_and_table_are_of_one_run(recorded):
     run = SessionRun(1, explorer._predicted, read_recording(folder))
     explorer.session.runs.append(run)
     explorer._redraw()
-    for mode, arm in run.recording.arms.items():
-        latencies = sorted(arm.latencies)
-        assert run.shown(mode).latency_s in latencies[4:6], "the nearest to the median of 10"
-    sync_s, async_s = (run.shown(mode).latency_s for mode in ("sync", "async"))
+    for mode in ("sync", "async"):
+        latencies = sorted(run.recording.arms[mode].latencies)
+        assert run.shown[mode].run.latency_s in latencies[4:6], "the nearest to the median of 10"
+    sync_s, async_s = (run.shown[mode].run.latency_s for mode in ("sync", "async"))
     assert f"{sync_s:.3f}" != f"{run.recording.arms['sync'].latency.mean:.3f}", (
         "or it shows nothing"
     )
@@ -496,7 +498,7 @@ def test_a_medium_has_its_decoders_sizes_sinks_and_units(media, medium):
     assert media.remarks[0].startswith("Run 1: sync took ")
     row = media.table().frame().loc[0]
     assert row["size"] == ("2 channels" if audio else "32x48")
-    made = run.shown("async")
+    made = run.shown["async"].run
     if audio:
         assert row["RTF async"] == pytest.approx(made.latency_s, rel=0.1)
         assert row["latent frames"] == 4000

@@ -22,7 +22,7 @@ from vdkit.decode.chunks import (
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only, decode_async, decode_sync
 from vdkit.measure.study import as_run
-from vdkit.predict import Cost, Pipeline, StageCosts, Storage, _times, predict, video_info
+from vdkit.predict import Cost, Pipeline, StageCosts, Storage, predict, video_info
 from vdkit.predict.fit import _fit, fit_costs
 from vdkit.record.results import read_recording
 
@@ -86,8 +86,9 @@ def replayed(costs, info, config=DecodeConfig(), mode="async", **times):
     if "write" in times:
         costs = replace(costs, storage=None)
     chunks = plan_chunks(latent_frames(info.frames), config.chunk_size)
-    times = _times(costs, chunks, config, mode, 4) | times
-    return Pipeline(costs, times, config, chunks, info, mode).run()
+    pipeline = Pipeline(costs, config, chunks, info, mode)
+    pipeline.times |= times
+    return pipeline.run()
 
 
 # A discrete-event simulation of the same paths: threads and streams as processes, no recurrences.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -24,8 +25,8 @@ from vdkit.decode.chunks import PRIMITIVES, DecodeResult, pixel_frames
 from vdkit.decode.media import MEDIA, Medium
 from vdkit.predict import video_info
 from vdkit.predict.advise import MODES, Setting, SettingPrediction
+from vdkit.present import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
-from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.timeline import (
     BAR,
     cause_handle,
@@ -40,12 +41,20 @@ from vdkit.record.runs import Run
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
 
-Figures = dict[str, float | None]
-"""`FIGURES` of one path; None for what it has not."""
 _STEPS = ("decode", "copy", "convert", "write")
 
 
-@dataclass(frozen=True, slots=True)
+class Shown(NamedTuple):
+    """A run as it is shown, predicted or measured; ``seconds``: its playing time, of images their
+    number; ``busy_percent``: of each window."""
+
+    run: Any
+    stalls: Stalls
+    busy_percent: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
 class SessionRun:
     """One measured setting.
 
@@ -64,81 +73,62 @@ class SessionRun:
         """What was measured."""
         return self.predicted.setting
 
-    def shown(self, mode: str) -> Run:
-        """The run of a path that picture, table and words are of: the one nearest the median."""
-        return self.recording.arms[mode].typical()
-
-    def stalls(self, mode: str) -> Stalls:
-        """Of that run."""
-        return stalls_from_records(self.shown(mode), self.recording.config)
-
-    def figures(self, mode: str) -> Figures:
-        """Of that run."""
-        run, work = self.shown(mode), self.recording.workload
-        return _figures(work.kind, run, self.stalls(mode), busy_percent(run), work.seconds)
+    @cached_property
+    def shown(self) -> dict[str, Shown]:
+        """Of each path what picture, table and words are of: the run nearest the median."""
+        config, seconds = self.recording.config, self.recording.workload.seconds
+        runs = {mode: self.recording.arms[mode].typical() for mode in MODES}
+        return {
+            mode: Shown(run, stalls_from_records(run, config), busy_percent(run), seconds)
+            for mode, run in runs.items()
+        }
 
 
-FIGURES: dict[str, Callable[[Any, Stalls, Mapping[str, float], float], float | None]] = {
-    "latency, s": lambda run, *_: run.latency_s,
-    "first {unit}, s": lambda run, *_: run.ttff_s,
-    "real-time factor": lambda run, stalls, busy, seconds: run.latency_s / seconds,
-    "{unit}s / s": lambda run, stalls, busy, count: count / run.latency_s,
-    "compute busy, steady, %": lambda run, stalls, busy, _: busy.get("steady"),
-    "stalls of compute, s": lambda run, stalls, *_: sum(g.length_ns for g in stalls.gaps) / 1e9,
-    "device memory, GB": lambda run, *_: run.vram_peak_bytes and run.vram_peak_bytes / 1e9,
-    "ring, MB": lambda run, *_: run.ring_bytes / 1e6,
-    "pinned on the host, MB": lambda run, *_: run.pinned_bytes / 1e6,
-}
-"""From a run, predicted or measured, its stalls, busy percents and playing time, s (of images their
-number)."""
-
-
-def _names(medium: Medium) -> dict[str, str]:
-    """Those of `FIGURES` that a medium has, by what they are called for it."""
-    other = "{unit}s / s" if medium.timed else "real-time factor"
-    return {name.format(unit=medium.unit): name for name in FIGURES if name != other}
-
-
-def _figures(medium: Medium, *of: Any) -> Figures:
-    return {shown: FIGURES[name](*of) for shown, name in _names(medium).items()}
-
-
-def setting_figures(
-    medium: Medium, predicted: SettingPrediction | None, run: SessionRun | None
-) -> Table:
-    """Predicted and measured, of both paths."""
-    before = {
-        mode: _figures(medium, one.run, one.stalls, one.utilization_percent, one.run.info.seconds)
-        for mode, one in (predicted.predictions if predicted else {}).items()
+def predicted_runs(predicted: SettingPrediction | None) -> dict[str, Shown]:
+    """Of each path what was predicted; empty for None."""
+    found = predicted.predictions.items() if predicted else ()
+    return {
+        mode: Shown(one.run, one.stalls, one.utilization_percent, one.run.info.seconds)
+        for mode, one in found
     }
-    measured = _measured(run) if run else {}
-    return _beside(_names(medium), "predicted", before, "measured", measured)
 
 
-def pair_figures(a: SessionRun, b: SessionRun) -> Table:
-    """Both paths of two runs."""
-    names = [name for one in (a, b) for name in _names(one.recording.workload.kind)]
-    return _beside(names, f"run {a.number}", _measured(a), f"run {b.number}", _measured(b))
+FIGURES: dict[str, Callable[[Shown], float | None]] = {
+    "latency, s": lambda one: one.run.latency_s,
+    "first {unit}, s": lambda one: one.run.ttff_s,
+    "real-time factor": lambda one: one.run.latency_s / one.seconds,
+    "{unit}s / s": lambda one: one.seconds / one.run.latency_s,
+    "compute busy, steady, %": lambda one: one.busy_percent.get("steady"),
+    "stalls of compute, s": lambda one: sum(gap.length_ns for gap in one.stalls.gaps) / 1e9,
+    "device memory, GB": lambda one: one.run.vram_peak_bytes and one.run.vram_peak_bytes / 1e9,
+    "ring, MB": lambda one: one.run.ring_bytes / 1e6,
+    "pinned on the host, MB": lambda one: one.run.pinned_bytes / 1e6,
+}
 
 
-def _measured(run: SessionRun) -> dict[str, Figures]:
-    return {mode: run.figures(mode) for mode in MODES}
+def figures_table(*sides: tuple[str, Medium, Mapping[str, Shown]]) -> Table:
+    """Every figure in a row, each path in two columns and their ratio; always of the same size.
 
-
-def _beside(
-    names: Iterable[str], first: str, before: Mapping[str, Figures],
-    second: str, after: Mapping[str, Figures],
-) -> Table:  # fmt: skip
-    """Every figure in a row, each path in two columns and their ratio; always of the same size."""
+    Args:
+        sides: two: the title of its columns, the medium, and its runs by mode, if there are any.
+    """
+    found: dict[str, dict[tuple[str, str], float | None]] = {}
+    for title, medium, runs in sides:
+        other = "{unit}s / s" if medium.timed else "real-time factor"
+        for name, figure in FIGURES.items():
+            if name != other:
+                row = found.setdefault(name.format(unit=medium.unit), {})
+                row |= {(mode, title): figure(one) for mode, one in runs.items()}
+    (first, *_), (second, *_) = sides
     rows = []
-    for name in dict.fromkeys(names):
-        row: dict[str, Cell] = {"": name}
+    for name, values in found.items():
+        shown: dict[str, Cell] = {"": name}
         for mode in MODES:
-            one, other = (side.get(mode, {}).get(name) for side in (before, after))
-            row[f"{mode} {first}"], row[f"{mode} {second}"] = _short(one), _short(other)
-            ratio = Number(other / one, 3) if one and other is not None else None
-            row[f"{mode} {second} / {first}"] = ratio
-        rows.append(row)
+            one, two = values.get((mode, first)), values.get((mode, second))
+            shown |= {f"{mode} {first}": _short(one), f"{mode} {second}": _short(two)}
+            ratio = Number(two / one, 3) if one and two is not None else None
+            shown[f"{mode} {second} / {first}"] = ratio
+        rows.append(shown)
     return Table(rows)
 
 
@@ -164,12 +154,13 @@ def _row(run: SessionRun) -> dict[str, Cell]:
     recording, setting = run.recording, run.setting
     decoding, config, work = setting.decoding, setting.config, recording.workload
     sync, arm = (recording.arms[mode].latency for mode in MODES)
-    latency_s, figures = run.shown("async").latency_s, run.figures("async")
+    one = run.shown["async"]
+    latency_s = one.run.latency_s
     predicted_s = run.predicted.predictions["async"].run.latency_s
 
-    def over(one: float) -> Number:
+    def over(seconds: float) -> Number:
         """The latency in units of so many seconds, with the digits that its interval allows."""
-        return Number(latency_s / one, summary_decimals(arm, 1 / one))
+        return Number(latency_s / seconds, summary_decimals(arm, 1 / seconds))
 
     rate = Number(work.frames / latency_s, 2)
     return {
@@ -185,15 +176,15 @@ def _row(run: SessionRun) -> dict[str, Cell]:
         "sink": decoding.sink,
         "storage MB/s": significant(setting.mb_per_s),
         "n": Number(arm.n, 0),
-        "sync s": Number(run.shown("sync").latency_s, summary_decimals(sync)),
+        "sync s": Number(run.shown["sync"].run.latency_s, summary_decimals(sync)),
         "async s": over(1),
         "predicted async s": Number(predicted_s, summary_decimals(arm)),
         "measured / predicted": over(predicted_s),
         "sync / async": ratio_of(recording.speedup("async")),
         **({"RTF async": over(work.seconds)} if work.kind.timed else {"images / s async": rate}),
-        "busy steady %": _short(figures["compute busy, steady, %"]),
-        "VRAM GB": _short(figures["device memory, GB"]),
-        "pinned MB": _short(figures["pinned on the host, MB"]),
+        "busy steady %": _short(FIGURES["compute busy, steady, %"](one)),
+        "VRAM GB": _short(FIGURES["device memory, GB"](one)),
+        "pinned MB": _short(FIGURES["pinned on the host, MB"](one)),
     }
 
 
@@ -201,7 +192,7 @@ def difference_words(run: SessionRun) -> str:
     """How the runs that are shown differ from the prediction, and what async gains."""
     said = []
     for mode, one in run.predicted.predictions.items():
-        made, measured = one.run, run.shown(mode)
+        made, measured = one.run, run.shown[mode].run
         ratio = measured.latency_s / made.latency_s
         words = f"{mode} took {measured.latency_s:.3f} s, {_against(ratio, 'predicted')}"
         more_s = {step: _sum_s(measured, step) - _sum_s(made, step) for step in _STEPS}
@@ -224,7 +215,7 @@ def pair_words(a: SessionRun, b: SessionRun) -> str:
     """Run B against run A, in a sentence for each path."""
     said = []
     for mode in MODES:
-        before, after = (one.shown(mode).latency_s for one in (a, b))
+        before, after = (one.shown[mode].run.latency_s for one in (a, b))
         said.append(f"{mode} took {after:.3f} s, {_against(after / before, f'{before:.3f} s')}")
     one, other = (video_info(run.recording) for run in (a, b))
     note = "" if one == other else f" They are not the same {one.kind.whole}."
@@ -313,22 +304,20 @@ def setting_panels(predicted: SettingPrediction, run: SessionRun | None) -> list
     """Both paths of a setting; its run, if there is one, below the prediction in each lane."""
     panels = []
     for mode, made in predicted.predictions.items():
-        measured = (run.shown(mode),) if run else ()
-        title = f"{mode}: predicted {made.run.latency_s:.3f} s"
-        for one in measured:
-            title += f" (upper bars), measured {one.latency_s:.3f} s (lower bars)"
-        panels.append(Panel(title, (made.run, *measured), made.stalls))
+        title, runs = f"{mode}: predicted {made.run.latency_s:.3f} s", [made.run]
+        if run:
+            runs.append(run.shown[mode].run)
+            title += f" (upper bars), measured {runs[1].latency_s:.3f} s (lower bars)"
+        panels.append(Panel(title, tuple(runs), made.stalls))
     return panels
 
 
 def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
     """Mode async of each run."""
     panels = []
-    for run in runs:
-        shown = run.shown("async")
-        title = f"run {run.number}, async: {shown.latency_s:.3f} s. "
-        title += config_words(run.setting.config)
-        panels.append(Panel(title, (shown,), run.stalls("async")))
+    for number, setting, one in ((run.number, run.setting, run.shown["async"]) for run in runs):
+        title = f"run {number}, async: {one.run.latency_s:.3f} s. {config_words(setting.config)}"
+        panels.append(Panel(title, (one.run,), one.stalls))
     return panels
 
 
@@ -355,9 +344,7 @@ class LiveTimeline:
             self._axes[1][0].set_xlabel("time since the call, s", labelpad=0.5)
             self._axes[1][1].set_xlabel("time, ms", labelpad=0.5)
         self._drawn: list[Any] = []
-        self._legend: Any = None
-        self._labels: tuple[Any, ...] = ()
-        self._strips: dict[tuple[Any, ...], np.ndarray] = {}
+        self._legends: dict[tuple[str, ...], tuple[Any, np.ndarray]] = {}
 
     def draw(self, panels: Sequence[Panel]) -> None:
         """Show these panels, two at the most; fewer leave the rest of the room empty."""
@@ -412,40 +399,36 @@ class LiveTimeline:
         return set(seen)
 
     def _name(self, panels: Sequence[Panel], causes: set[str]) -> None:
-        """The legend: lanes, causes, and whose end each line is."""
-        handles: list[Any] = []
-        if panels:
-            handles += lane_handles([run for panel in panels for run in panel.runs])
-            handles += [cause_handle(cause) for cause in CAUSE_COLORS if cause in causes]
-            whose = WHOSE if any(len(panel.runs) == 2 for panel in panels) else ("",)
-            for name, dashes in zip(whose, DASHES, strict=False):
-                label = f"{name}sink closed"
-                handles.append(Line2D([], [], label=label, linestyle=dashes, **_LINE))
-        labels = tuple(handle.get_label() for handle in handles)
-        if labels == self._labels:
+        """The legend: lanes, causes, and whose end each line is; drawn once for each that it is."""
+        self.figure.legends.clear()
+        if not panels:
             return
-        if self._legend is not None:
-            self._legend.remove()
-        self._labels, self._legend = labels, None
-        if handles:
-            self._legend = self.figure.legend(
+        handles: list[Any] = [
+            *lane_handles([run for panel in panels for run in panel.runs]),
+            *(cause_handle(cause) for cause in CAUSE_COLORS if cause in causes),
+        ]
+        whose = WHOSE if any(len(panel.runs) == 2 for panel in panels) else ("",)
+        for name, dashes in zip(whose, DASHES, strict=False):
+            handles.append(Line2D([], [], label=f"{name}sink closed", linestyle=dashes, **_LINE))
+        labels = tuple(handle.get_label() for handle in handles)
+        if labels not in self._legends:
+            legend = self.figure.legend(
                 handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=6,
                 handlelength=1.8, columnspacing=1.1, bbox_to_anchor=(0.5, -0.012), labelspacing=0.3,
             )  # fmt: skip
+            alone = self._pixels(self.figure.patch, legend)
+            self._legends[labels] = legend, alone[int((1 - LEGEND_PART) * len(alone)) :]
+        self.figure.legends[:] = [self._legends[labels][0]]
 
     def png(self) -> bytes:
-        """The picture for the screen; each legend is drawn once, for all pictures that have it."""
+        """The picture for the screen, with a strip of pixels for its legend."""
         from PIL import Image
 
-        if self._legend is None:
-            pixels = self._pixels(self.figure)
-        else:
-            if self._labels not in self._strips:
-                alone = self._pixels(self.figure.patch, self._legend)
-                self._strips[self._labels] = alone[int((1 - LEGEND_PART) * len(alone)) :]
-            self._legend.set_visible(False)
-            pixels, strip = self._pixels(self.figure), self._strips[self._labels]
-            self._legend.set_visible(True)
+        shown = list(self.figure.legends)
+        self.figure.legends.clear()
+        pixels = self._pixels(self.figure)
+        self.figure.legends[:] = shown
+        for strip in (strip for legend, strip in self._legends.values() if legend in shown):
             pixels[-len(strip) :] = strip
         data = io.BytesIO()
         Image.fromarray(pixels).save(data, "png", compress_level=1)

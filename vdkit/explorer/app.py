@@ -1,7 +1,8 @@
 """The explorer: knobs, what they would give, and a button that measures whether it is so.
 
-Every change is predicted and drawn at once; Run measures on a thread of its own, so that the knobs
-stay alive. The state lives in `vdkit.explorer.session`.
+`Controls` are what there is to choose from, by machine and medium. Every change is predicted and
+drawn at once; Run measures on a thread of its own, so that the knobs stay alive. The state lives in
+`vdkit.explorer.session`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from vdkit import explorer as told
+from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig
 from vdkit.decode.media import MEDIA
-from vdkit.explorer.controls import SIDE_BY_SIDE, USUAL, Controls
-from vdkit.explorer.session import Session, ThisMachine
+from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present import Table
 from vdkit.present.style import keep_data, save_figure
-from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
 
@@ -33,18 +34,212 @@ if TYPE_CHECKING:
     from vdkit.decode import ChunkDecoder
     from vdkit.measure.study import SinkFactory
 
+SIDE_BY_SIDE = "side by side"
+SIZES = {
+    "video": ("64x96", "96x160", "480x832", "720x1280"), "av": ("96x160", "480x832", "704x1280"),
+    "images": ("128x128", "256x256", "512x512", "1024x1024"), "audio": (),
+}  # fmt: skip
+USUAL = {
+    "video": (("wan2.1", "480x832", 41, 1), ("tiny-wan", "96x160", 17, 1)),
+    "images": (("flux", "1024x1024", 8, 1), ("thin-flux", "128x128", 8, 1)),
+    "audio": (("mimi", "", 60, 8), ("thin-mimi", "", 10, 8)),
+    "av": (("ltx2:av", "480x832", 16, 1), ("ltx2:av", "96x160", 4, 1)),
+}
+"""Decoder, size, length (latent frames, images, seconds) and chunk size at first, on a GPU and on a
+CPU. A redraw takes as long as there are chunks, and audio has many latent frames."""
+LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64, "av": 8}
+_STYLE: Any = {"description_width": "94px"}
+_LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
+
+STYLE_SHEET = """<style>
+.vdkit-explorer { max-width: 1180px; }
+.vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
+  line-height: 1.45; white-space: pre-line; }
+.vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
+.vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  font-size: 12px; line-height: 1.35; margin: 4px 0; }
+.vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
+.vdkit-explorer td { padding: 2px 8px; border-top: 1px solid #ddd; }
+.vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
+</style>"""
+
+
+class Controls:
+    """Every control by name; ``rows`` is how they are laid out, ``drawn`` what a picture is of.
+
+    ``start`` has the first values by the names of `explore`; ValueError, with what there is, for
+    one that its control has not.
+    """
+
+    def __init__(
+        self, here: ThisMachine, machines: Sequence[str], start: Mapping[str, Any]
+    ) -> None:
+        def choice(name: str, names: Sequence[str]) -> Any:
+            value = start.get(name, names[0])
+            if value not in names:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
+            return w.Dropdown(description=name, value=value, options=names, **_LOOK)
+
+        def typed(name: str, words: str, names: Sequence[str] = (), hint: str = "") -> Any:
+            return w.Combobox(
+                description=words, value=start[name], options=names, ensure_option=False,
+                continuous_update=False, placeholder=hint, **_LOOK,
+            )  # fmt: skip
+
+        def whole(name: str, low: int, high: int, kind: Any = w.IntSlider, words: str = "") -> Any:
+            value, words = start[name], words or name.replace("_", " ")
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; use {low} to {high}")
+            return kind(description=words, value=value, min=low, max=high, **_LOOK)
+
+        def switch(words: str, on: bool) -> Any:
+            look: Any = {"indent": False, "layout": {"width": "auto"}}
+            return w.Checkbox(on, description=words, **look)
+
+        self._here, medium = here, start["medium"]
+        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
+        self.medium = choice("medium", here.media)
+        self.decoder = typed("decoder", "decoder", here.decoders(medium))
+        self.variant = choice("variant", here.variants)
+        self.size = typed("size", "size, HxW", SIZES[medium])
+        self.latent_frames = whole("latent_frames", 2, 161)
+        self.seconds = whole("seconds", 1, 60)
+        self.chunk_size = whole("chunk_size", 1, LARGEST_CHUNK[medium])
+        self.slots = whole("slots", 1, MAX_SLOTS)
+        self.primitives = {name: switch(words, True) for name, words in PRIMITIVES.items()}
+        self.sink = choice("sink", here.sinks(medium))
+        self.folder = typed("folder", "folder", hint="temporary files")
+        self.held = switch("hold the storage to this speed:", False)
+        self.speed = w.FloatLogSlider(
+            description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
+        )
+        self.rounds = whole("rounds", 1, 99, w.BoundedIntText, "runs of each")
+        self.run, self.cancel, self.calibrate = buttons = [
+            w.Button(description=words, layout={"width": "31%"})
+            for words in ("Run", "Cancel", "Calibrate")
+        ]
+        self.run.button_style, self.cancel.disabled = "primary", True
+        self.bar = w.FloatProgress(min=0, max=1, layout={"width": "98%"})
+        self.state = w.HTML("idle", layout={"height": "2.8em", "overflow": "hidden"})
+        self.view = w.ToggleButtons(
+            options=("this setting", SIDE_BY_SIDE), style={"button_width": "110px"},
+            layout={"width": "240px"},
+        )  # fmt: skip
+        wide = {"width": "auto", "flex": "1 1 0"}
+        self.first, self.second = (w.Dropdown(disabled=True, layout=wide) for _ in range(2))
+        narrow: Any = {"style": _STYLE, "layout": {"width": "330px"}}
+        self.label = w.Text("explorer", description="label", **narrow)
+        self.export = w.Button(description="Export")
+        self.hold_storage(start["mb_per_s"])
+        grid = {"grid_template_columns": "50% 50%", "margin": "0 0 0 8px"}
+        switches = w.GridBox(list(self.primitives.values()), layout=grid)
+        columns = (
+            ("27%", self.machine, self.medium, self.decoder, self.variant, self.size),
+            ("27%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
+            ("23%", self.sink, self.folder, self.held, self.speed),
+            ("23%", self.rounds, w.HBox(buttons), self.bar, self.state),
+        )
+        boxes = [w.VBox(parts, layout={"width": width}) for width, *parts in columns]
+        look = {"width": "100%", "justify_content": "space-between"}
+        self.rows = (w.HTML(STYLE_SHEET, layout={"display": "none"}), w.HBox(boxes, layout=look))
+        knobs = [knob for _, *parts in columns[:3] for knob in parts if knob is not switches]
+        self.drawn = (*knobs, *switches.children, self.view, self.first, self.second)
+        self._fit_medium()
+
+    def offer_media(self, media: Sequence[str]) -> None:
+        """What there is to choose from; hidden if that is one."""
+        names = [name for name in MEDIA if name in media]
+        _options(self.medium, [(MEDIA[name].called.capitalize(), name) for name in names], names)
+        self.medium.layout.display = None if len(names) > 1 else "none"
+
+    def change_medium(self) -> None:
+        """To what the medium's control says: its decoders, its sinks, its usual size and length."""
+        medium, here = self.medium.value, self._here
+        decoder, size, length, chunk = USUAL[medium][not here.on_gpu]
+        self.decoder.options, self.size.options = here.decoders(medium), SIZES[medium]
+        if self.decoder.value.strip() not in self.decoder.options:
+            self.decoder.value = decoder
+        self.size.value, self.variant.value = size, here.variants[0]
+        (self.seconds if medium == "audio" else self.latent_frames).value = length
+        _options(self.sink, here.sinks(medium), here.sinks(medium))
+        self._fit_medium()
+        self.chunk_size.value = chunk
+
+    def _fit_medium(self) -> None:
+        """Show what the medium has, in its words."""
+        medium = self.medium.value
+        self.latent_frames.description = "images" if medium == "images" else "latent frames"
+        for control in (self.size, self.latent_frames, self.seconds):
+            on = (control is self.seconds) == (medium == "audio")
+            control.layout.display = None if on else "none"
+        self.chunk_size.max = LARGEST_CHUNK[medium]
+        self.variant.disabled = medium != "video"  # the others have but one
+
+    def setting(self, dtype: str) -> Setting:
+        """What they ask for; ValueError if no run can have it."""
+        sound, text = self.medium.value == "audio", self.size.value.strip().lower()
+        height, _, width = ("1x1" if sound else text).partition("x")
+        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+            raise ValueError(f"size is {text!r}; give height x width in pixels, e.g. 480x832")
+        decoding = Decoding(
+            self.machine.value, self.decoder.value.strip(), self.variant.value, dtype,
+            int(height), int(width), self.sink.value, self.medium.value,
+        )  # fmt: skip
+        switches = {name: box.value for name, box in self.primitives.items()}
+        config = DecodeConfig(self.chunk_size.value, self.slots.value, **switches)
+        mb_per_s = float(f"{self.speed.value:.3g}") if self.held.value else None
+        length = (self.seconds if sound else self.latent_frames).value
+        return Setting(decoding, length, config, mb_per_s)
+
+    def hold_storage(self, mb_per_s: float | None) -> None:
+        """Hold the storage to this speed; None: let it go. ValueError beyond the slider."""
+        low, high = 10**self.speed.min, 10**self.speed.max
+        if mb_per_s is not None and not low <= mb_per_s <= high:
+            raise ValueError(
+                f"mb_per_s is {mb_per_s!r}; use {low:g} to {high:g} MB/s, or None for as fast as "
+                "it goes"
+            )
+        self.speed.value = mb_per_s or self.speed.value
+        self.held.value = mb_per_s is not None
+
+    def adapt(self, session: Session) -> None:
+        """Shut what has no effect now: Run for a machine that is not here, a speed not held."""
+        here = self.machine.value == session.here.name
+        for button in (self.run, self.calibrate):
+            button.disabled = session.running or not here
+            button.tooltip = "" if here else f"{self.machine.value} cannot be measured from here"
+        self.speed.disabled = not self.held.value
+        self.folder.disabled = self.sink.value == "null"
+
+    def show(self, progress: JobProgress) -> None:
+        """The bar, what is being done, and the time left."""
+        self.bar.value = progress.share
+        style = {"cancelled": "warning", "failed": "danger", "done": "success"}
+        self.bar.bar_style = style.get(progress.doing, "info")
+        left = "" if progress.left_s is None else f", {progress.left_s:.0f} s left"
+        self.state.value = f"{progress.doing}{left}"
+
+    def offer(self, runs: Sequence[told.SessionRun]) -> None:
+        """What can be laid side by side: the newest is B, the last B is A."""
+        menu = [(f"{run.number}: {told.setting_words(run.setting)}", run) for run in runs]
+        kept = self.second.value or runs[0]
+        for control, run in ((self.first, kept), (self.second, runs[-1])):
+            control.options, control.disabled, control.value = menu, False, run
+
+
+def _options(menu: w.Dropdown, options: Sequence[Any], values: Sequence[str]) -> None:
+    """Other options, the value kept if it is one of them."""
+    kept = menu.value
+    menu.options = options
+    menu.value = kept if kept in values else values[0]
+
+
 TICK_S = 0.25
 """Between two looks at a job in hand: rare, because a look takes the interpreter from it."""
 
 
 class Explorer(w.VBox):
-    """Choose, predict, measure, compare, export; made by `explore`.
-
-    Args:
-        here: decoders and sinks.
-        results: folder of recordings, read for predictions and written by Export.
-        start: first values of the controls, as for `Controls`.
-    """
+    """Choose, predict, measure, compare, export; made by `explore`."""
 
     remarks: tuple[str, ...] = ()
     """What stands below the picture, in sentences."""
@@ -66,10 +261,9 @@ class Explorer(w.VBox):
         shown = (self._image, self._remarks, self._figures, self._table)
         super().__init__([*c.rows, heading, *shown, saving, self._exported])
         self.add_class("vdkit-explorer")
-        for control in set(c.drawn) - {c.machine, c.medium}:
-            control.observe(self._changed, names="value")
-        c.machine.observe(self._machine_changed, names="value")
-        c.medium.observe(self._medium_changed, names="value")
+        own = {c.machine: self._machine_changed, c.medium: self._medium_changed}
+        for control in c.drawn:
+            control.observe(own.get(control, self._changed), names="value")
         c.run.on_click(lambda _: self.run())
         c.calibrate.on_click(lambda _: self.calibrate())
         c.cancel.on_click(lambda _: self.session.cancel())
@@ -83,13 +277,11 @@ class Explorer(w.VBox):
 
         The dtype is this machine's, or of a recorded one what it was measured in, float16 first.
         """
-        c, here = self.controls, self.session.here
-        machine, decoder = c.machine.value, c.decoder.value.strip()
-        known = {key.dtype for key in self.session.book.known(machine) if key.decoder == decoder}
-        dtype = next((one for one in ("float16", "bfloat16", "float32") if one in known), "float16")
-        dtype = here.dtype if machine == here.name else dtype
-        what = (decoder, c.variant.value, dtype, *c.size_pixels, c.sink.value, c.medium.value)
-        return Setting(Decoding(machine, *what), c.length, c.config, c.mb_per_s)
+        here, machine = self.session.here, self.controls.machine.value
+        decoder, book = self.controls.decoder.value.strip(), self.session.book
+        known = {key.dtype for key in book.known(machine) if key.decoder == decoder}
+        found = [one for one in ("float16", "bfloat16", "float32") if one in known]
+        return self.controls.setting(here.dtype if machine == here.name else (*found, "float16")[0])
 
     def run(self, wait_s: float | None = None) -> Explorer:
         """Measure what the controls ask for, as the button does.
@@ -171,24 +363,22 @@ class Explorer(w.VBox):
         with self._at_once():
             before = c.medium.value
             c.offer_media(self.session.here.media if here else [key.medium for key in known])
-            if c.medium.value != before:
-                c.change_medium()
-            self._go_to_known()
+            self._go_to_known(c.medium.value != before)
 
     def _medium_changed(self, _: Any) -> None:
         if not self._turning:  # else it is among those that are changed
             with self._at_once():
-                self.controls.change_medium()
-                self._go_to_known()
+                self._go_to_known(True)
 
-    def _go_to_known(self) -> None:
+    def _go_to_known(self, other_medium: bool) -> None:
         """To what was recorded, if the machine is not here and nothing is known of the choice."""
         c, book = self.controls, self.session.book
-        if c.machine.value == self.session.here.name:
-            return
+        if other_medium:
+            c.change_medium()
         known = [key for key in book.known(c.machine.value) if key.medium == c.medium.value]
         chosen = (c.decoder.value.strip(), c.variant.value)
-        if chosen not in {(key.decoder, key.variant) for key in known}:
+        there = chosen in {(key.decoder, key.variant) for key in known}
+        if c.machine.value != self.session.here.name and not there:
             one = known[0]
             c.decoder.value, c.variant.value, c.sink.value = one.decoder, one.variant, one.sink
             c.size.value = f"{one.height}x{one.width}"
@@ -205,12 +395,10 @@ class Explorer(w.VBox):
 
     def _draw_setting(self) -> None:
         self._predicted, run, warning = None, None, False
-        machine = self.controls.machine.value
+        machine, medium = self.controls.machine.value, MEDIA[self.controls.medium.value]
         try:
             run = self.session.measured(self.setting)
-            made = run.predicted if run else self.session.predict(self.setting)
-            self._picture.draw(told.setting_panels(made, run))
-            self._predicted = made
+            self._predicted = made = run.predicted if run else self.session.predict(self.setting)
             remarks = [f"Costs of each step on {machine}: {made.known.origin}.", *made.remarks]
             if run is not None:
                 remarks.insert(0, told.difference_words(run))
@@ -225,26 +413,27 @@ class Explorer(w.VBox):
             remarks, warning = [str(error)], True
         if self._predicted is None:
             self._picture.say(remarks[0])
-        medium = MEDIA[self.controls.medium.value]
-        self._figures.value = told.setting_figures(medium, self._predicted, run)._repr_html_()
+        else:
+            self._picture.draw(told.setting_panels(self._predicted, run))
+        before, after = told.predicted_runs(self._predicted), run.shown if run else {}
+        sides = ("predicted", medium, before), ("measured", medium, after)
+        self._figures.value = told.figures_table(*sides)._repr_html_()
         self._say(remarks, warning)
 
     def _draw_pair(self) -> None:
-        """Two runs of the session, mode async, above each other on one time axis."""
         words = "Two runs are needed side by side: measure some, then choose them above."
         if chosen := self._pair():
             words = told.pair_words(*chosen)
             self._picture.draw(told.pair_panels(chosen))
-            self._figures.value = told.pair_figures(*chosen)._repr_html_()
+            sides = [(f"run {r.number}", r.recording.workload.kind, r.shown) for r in chosen]
+            self._figures.value = told.figures_table(*sides)._repr_html_()
         else:
             self._picture.say(words)
         self._say([words])
 
     def _pair(self) -> list[told.SessionRun]:
         """The two runs that the menus name; none before there is one."""
-        by_number = {run.number: run for run in self.session.runs}
-        menus = (self.controls.first, self.controls.second)
-        return [by_number[menu.value] for menu in menus if menu.value in by_number]
+        return [menu.value for menu in (self.controls.first, self.controls.second) if menu.value]
 
     def _say(self, remarks: list[str], warning: bool = False) -> None:
         if self.session.error is not None and not self.session.running:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -273,13 +273,13 @@ def predict(
             raise ValueError("how long the whole takes does not follow from such chunks")
         if mode == "diffusers":
             chunks = plan_chunks(count, None, temporal_factor)
-    times = _times(costs, chunks, config, mode, temporal_factor, info.kind.itemsize)
-    for index, seconds in enumerate(times["decode"]):
+    pipeline = Pipeline(costs, config, chunks, info, mode, temporal_factor)
+    for index, seconds in enumerate(pipeline.times["decode"]):
         if seconds < _CLOCK_S:
             raise ValueError(
                 f"decode takes {seconds} s for chunk {index}; its cost must be {_CLOCK_S} s or more"
             )
-    run = Pipeline(costs, times, config, chunks, info, mode).run()
+    run = pipeline.run()
     return Prediction(run, stalls_from_records(run, config), busy_percent(run))
 
 
@@ -352,98 +352,105 @@ def plan_of(
     return usual
 
 
-def _times(
-    costs: StageCosts, chunks: Sequence[ChunkRecord], config: DecodeConfig, mode: str, factor: int,
-    itemsize: int = 1,
-) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of each step that the path has, by chunk; ``itemsize``: of a value in the sink."""
-    pinned, on_gpu = is_pinned(costs.cuda, config, mode), _converts_on_gpu(config, mode)
-    copied = _d2h_value_bytes(costs, config, mode, itemsize) / itemsize
-    whole = mode != "async" or (pinned and config.uint8_on_gpu)
-    why = f"mode {mode}{'' if whole else ' without a primitive'}"
-    names = {"launch": "launch", "decode": "decode"}
-    if mode == "diffusers":
-        names["convert"] = "video_convert"
-    elif mode != "compute_only":
-        names["copy"] = "copy" if pinned else "pageable_copy"
-        if not on_gpu:
-            names["convert"] = "convert"
-    if mode != "compute_only":
-        names["write"] = "write"
-    found = {}
-    for step, name in names.items():
-        cost, scale = costs.known(name, why), copied if step == "copy" else 1
-        each = [cost.seconds(chunk.frames * scale, chunk.index == 0) for chunk in chunks]
-        if mode == "diffusers" and step in ("launch", "decode"):  # one call per latent frame
-            calls = plan_chunks(chunks[0].latent_stop, 1, factor)
-            each = [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
-        found[step] = each
-    return found
-
-
 def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
     """Whether frames go to pinned host memory, so that a copy does not block the host."""
     return mode == "async" and config.pinned_memory and cuda
 
 
-def _converts_on_gpu(config: DecodeConfig, mode: str) -> bool:
-    return {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode, False)
-
-
-def _d2h_value_bytes(costs: StageCosts, config: DecodeConfig, mode: str, itemsize: int) -> int:
-    """Bytes per value that go to the host, ``itemsize`` where the GPU converts; 0 if none do."""
-    if _converts_on_gpu(config, mode):
-        return itemsize
-    return {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
-
-
 class Pipeline:
     """One run in the making: when both streams and the storage are next free, s since the call.
 
-    A path is a method that walks its threads' calls in order, fills the records and returns the
-    latency. ``host_s`` is the clock of the thread that launches. ``times``: step to its seconds by
-    chunk.
+    ``times`` has each step of the path with its seconds by chunk. ``host_s`` is the clock of the
+    thread that launches.
     """
 
     def __init__(
-        self,
-        costs: StageCosts,
-        times: Mapping[str, Sequence[float]],
-        config: DecodeConfig,
-        chunks: Sequence[ChunkRecord],
-        info: MediaInfo,
-        mode: str,
-    ) -> None:
-        self.costs, self.times, self.config, self.info, self.mode = costs, times, config, info, mode
-        value_bytes = _d2h_value_bytes(costs, config, mode, info.kind.itemsize)
-        same = value_bytes == info.kind.itemsize
-        self.frame_bytes = (
-            info.frame_bytes if same else math.prod(info.decoded_shape(1)) * value_bytes
-        )
+        self, costs: StageCosts, config: DecodeConfig, chunks: Sequence[ChunkRecord],
+        info: MediaInfo, mode: str, factor: int = 4,
+    ) -> None:  # fmt: skip
+        self.costs, self.config, self.info, self.mode = costs, config, info, mode
+        self.on_gpu = {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode)
+        itemsize = info.kind.itemsize
+        wide = {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
+        value_bytes = itemsize if self.on_gpu else wide  # that go to the host
+        same = value_bytes == itemsize
+        values = math.prod(info.decoded_shape(1))
+        self.frame_bytes = info.frame_bytes if same else values * value_bytes
         self.records = [
             replace(chunk, d2h_bytes=chunk.frames * self.frame_bytes) for chunk in chunks
         ]
         self.slots = min(config.slots, len(chunks))
         self.pinned = is_pinned(costs.cuda, config, mode)
+        self.times = {
+            step: self._seconds(step, name, value_bytes / itemsize, factor)
+            for step, name in self._steps().items()
+        }
         self.decoded_s: list[float] = []
         self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
-        self.sink_open_s = costs.open.seconds(info.frames)
-        self.sink_close_s: float | None = None
+
+    def _steps(self) -> dict[str, str]:
+        """Steps that the path has, and the cost of each."""
+        names = {"launch": "launch", "decode": "decode"}
+        if self.mode == "compute_only":
+            return names
+        if self.mode == "diffusers":
+            names["convert"] = "video_convert"
+        else:
+            names["copy"] = "copy" if self.pinned else "pageable_copy"
+            names |= {} if self.on_gpu else {"convert": "convert"}
+        return names | {"write": "write"}
+
+    def _seconds(self, step: str, name: str, copied: float, factor: int) -> list[float]:
+        whole = self.mode != "async" or (self.pinned and self.config.uint8_on_gpu)
+        cost = self.costs.known(name, f"mode {self.mode}{'' if whole else ' without a primitive'}")
+        scale = copied if step == "copy" else 1
+        if self.mode == "diffusers" and step in ("launch", "decode"):  # one call per latent frame
+            calls = plan_chunks(self.records[0].latent_stop, 1, factor)
+            return [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
+        return [cost.seconds(one.frames * scale, one.index == 0) for one in self.records]
 
     def run(self) -> DecodeResult:
-        """Walk the path."""
-        threaded = self.threaded if self.config.writer_thread else self.inline
-        paths = {"compute_only": self.compute, "async": threaded}
-        latency_s = paths.get(self.mode, self.inline)()
+        """Walk the calls of the path's threads in order; fills the records."""
+        costs, ring, has_sink = self.costs, self.mode == "async", self.mode != "compute_only"
+        threaded = ring and self.config.writer_thread
+        open_s, close_s = (c.seconds(self.info.frames) for c in (costs.open, costs.close))
+        writer_s = costs.setup_s + open_s
+        host_s = writer_s if has_sink and not threaded else costs.setup_s
+        pending: deque[ChunkRecord] = deque()
+
+        def written(left: int, at_s: float) -> float:
+            """Write all chunks but ``left``; returns when the thread goes on that does so."""
+            while len(pending) > left:
+                at_s = self.write(pending.popleft(), at_s)
+            return at_s
+
+        for record in self.records:
+            if ring:
+                host_s = host_s if threaded else written(self.slots - 1, host_s)
+                record.slot = record.index % self.slots
+                record.slot_wait_start_s = record.slot_acquired_s = host_s
+                held = self.records[record.index - self.slots]
+                if record.index >= self.slots and (held.write_done_s or 0.0) > host_s:
+                    record.slot_held_by = held.phase_at(host_s)
+                    record.slot_acquired_s = host_s = held.write_done_s or 0.0
+            host_s = self.decode_and_copy(record, host_s)
+            pending.append(record)
+            if threaded:
+                writer_s = written(0, writer_s)
+            elif has_sink:  # only mode async has chunks in front of the write
+                host_s = written(LAUNCH_AHEAD if ring else 0, host_s)
+        if has_sink:
+            latency_s = written(0, writer_s if threaded else host_s) + close_s
+        else:
+            latency_s = max(host_s, self.compute_free_s + costs.wake_s)
         most = max(record.frames for record in self.records)
-        has_sink = self.mode != "compute_only"
         buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
         ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)
-        beside = None if self.mode == "diffusers" else self.costs.vram_peak_bytes(most)
+        beside = None if self.mode == "diffusers" else costs.vram_peak_bytes(most)
         return DecodeResult(
             mode=self.mode, device="predicted", info=self.info, config=self.config, started_s=0.0,
             latency_s=latency_s, ttff_s=self.records[0].write_done_s,
-            sink_open_s=self.sink_open_s if has_sink else None, sink_close_s=self.sink_close_s,
+            sink_open_s=open_s if has_sink else None, sink_close_s=close_s if has_sink else None,
             pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
             vram_peak_bytes=None if beside is None else beside + ring_bytes,
             device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
@@ -504,52 +511,3 @@ class Pipeline:
             self.cache_empty_s = max(done_s, begin_s + nbytes / rate)
         record.write_start_s, record.write_done_s = at_s, done_s
         return done_s
-
-    def close(self, at_s: float) -> float:
-        """Close the sink; returns the latency."""
-        self.sink_close_s = self.costs.close.seconds(self.info.frames)
-        return at_s + self.sink_close_s
-
-    def compute(self) -> float:
-        """Mode compute_only."""
-        host_s = self.costs.setup_s
-        for record in self.records:
-            host_s = self.launch(record, host_s)
-        return max(host_s, self.compute_free_s + self.costs.wake_s)
-
-    def threaded(self) -> float:
-        """Mode async."""
-        host_s = self.costs.setup_s
-        writer_s = host_s + self.sink_open_s
-        for record in self.records:
-            record.slot = record.index % self.slots
-            record.slot_wait_start_s = record.slot_acquired_s = host_s
-            if record.index >= self.slots:
-                held = self.records[record.index - self.slots]
-                assert held.write_done_s is not None
-                if held.write_done_s > host_s:
-                    record.slot_held_by = held.phase_at(host_s)
-                    record.slot_acquired_s = host_s = held.write_done_s
-            host_s = self.decode_and_copy(record, host_s)
-            writer_s = self.write(record, writer_s)
-        return self.close(writer_s)
-
-    def inline(self) -> float:
-        """The paths without a writer thread: only mode async has chunks in front of the write."""
-        host_s = self.costs.setup_s + self.sink_open_s
-        pending: deque[ChunkRecord] = deque()
-
-        def write_until(left: int, host_s: float) -> float:
-            while len(pending) > left:
-                host_s = self.write(pending.popleft(), host_s)
-            return host_s
-
-        for record in self.records:
-            if self.mode == "async":
-                host_s = write_until(self.slots - 1, host_s)
-                record.slot = record.index % self.slots
-                record.slot_wait_start_s = record.slot_acquired_s = host_s
-            host_s = self.decode_and_copy(record, host_s)
-            pending.append(record)
-            host_s = write_until(LAUNCH_AHEAD if self.mode == "async" else 0, host_s)
-        return self.close(write_until(0, host_s))

@@ -362,7 +362,7 @@ class CostBook:
 
     def __init__(self) -> None:
         self._results: dict[Decoding, list[Recording]] = {}
-        self._fitted: dict[Decoding, tuple[StageCosts, bool]] = {}
+        self._fitted: dict[Decoding, Known] = {}
 
     def add(
         self, result: Recording, machine: str, decoder: str | None = None, sink: str | None = None
@@ -422,8 +422,7 @@ class CostBook:
             LookupError: nothing of this machine, decoder, variant and sink; says what is missing.
         """
         if wanted in self._results:
-            count = len(self._results[wanted])
-            return self._known(wanted, f"measured ({count} benchmark{'s' * (count > 1)})", True)
+            return self._measured(wanted)
         same = attrgetter("machine", "decoder", "variant", "dtype", "medium")
         free = wanted.sink == "null"
         near = [
@@ -435,40 +434,32 @@ class CostBook:
                 f"nothing is known yet of {wanted.decoder} ({wanted.variant}) in {wanted.dtype} to "
                 f"{wanted.sink} on {wanted.machine}"
             )
-        base = min(near, key=lambda key: (_distance(key, wanted), key.sink != wanted.sink))
-        costs, said = self._fit(base)[0], []
-        if base.pixels != wanted.pixels:
-            costs = _scaled(costs, wanted.pixels / base.pixels)
-            said.append(f"scaled by pixels from {base.height}x{base.width}")
+        ratios = {key: wanted.pixels / key.pixels for key in near}
+        far = {key: max(ratio, 1 / ratio) for key, ratio in ratios.items()}
+        base = min(near, key=lambda key: (far[key], key.sink != wanted.sink))
+        known, said, size = self._measured(base), [], f"{base.height}x{base.width}"
+        costs = known.costs
+        if ratios[base] != 1:  # launches cost the same, memory is not known
+            grown = costs.times(ratios[base], *_GROWS_WITH_PIXELS)
+            costs, said = replace(grown, vram_bytes=()), [f"scaled by pixels from {size}"]
         if base.sink != wanted.sink:
             costs = replace(costs, write=Cost(), open=Cost(), close=Cost())
             said.append("writes taken as free")
-        if not said:  # the same pixels in another shape
-            said.append(f"those of {base.height}x{base.width}")
-        return replace(self._known(base, f"a guess: {', '.join(said)}"), costs=costs)
+        # or the same pixels in another shape
+        origin = f"a guess: {', '.join(said) or f'those of {size}'}"
+        return replace(known, costs=costs, origin=origin, exact=False)
 
-    def _known(self, key: Decoding, origin: str, exact: bool = False) -> Known:
-        costs, own = self._fit(key)
-        sizes = tuple(sorted({result.config.chunk_size for result in self._results[key]}))
-        return Known(costs, origin, exact, sizes, self._results[key][-1].workload, own)
-
-    def _fit(self, key: Decoding) -> tuple[StageCosts, bool]:
-        """Costs, and whether the decoder cuts chunks in its own way."""
+    def _measured(self, key: Decoding) -> Known:
+        """What just this was measured to cost; fitted when it is first asked for."""
         if key not in self._fitted:
             found = self._results[key]
             arms = [arm for one in found for arm in one.arms.values() if arm.mode != "diffusers"]
-            own = any(has_own_plan(arm) for arm in arms if arm.timed[0].chunks)
-            self._fitted[key] = fit_costs(*found), own
+            self._fitted[key] = Known(
+                costs=fit_costs(*found),
+                origin=f"measured ({len(found)} benchmark{'s' * (len(found) > 1)})",
+                exact=True,
+                chunk_sizes=tuple(sorted({result.config.chunk_size for result in found})),
+                workload=found[-1].workload,
+                own_plan=any(has_own_plan(arm) for arm in arms if arm.timed[0].chunks),
+            )
         return self._fitted[key]
-
-
-def _distance(key: Decoding, wanted: Decoding) -> float:
-    """How far apart two frame sizes are, as the larger's pixels over the smaller's."""
-    low, high = sorted((key.pixels, wanted.pixels))
-    return high / low
-
-
-def _scaled(costs: StageCosts, factor: float) -> StageCosts:
-    """Costs at ``factor`` times the pixels: launches cost the same, memory is not known."""
-    grown = costs.times(factor, *_GROWS_WITH_PIXELS)
-    return grown if factor == 1 else replace(grown, vram_bytes=())

@@ -111,14 +111,9 @@ class Comparison:
 
 
 def compare_results(
-    a: Recording,
-    b: Recording,
-    *,
-    paired: bool | None = None,
-    across: bool = False,
-    modes: Sequence[str | tuple[str, str]] | None = None,
-    metrics: Sequence[str] | None = None,
-) -> Comparison:
+    a: Recording, b: Recording, *, paired: bool | None = None, across: bool = False,
+    modes: Sequence[str | tuple[str, str]] | None = None, metrics: Sequence[str] | None = None,
+) -> Comparison:  # fmt: skip
     """Compare every metric of every mode that both recordings have.
 
     Args:
@@ -133,8 +128,7 @@ def compare_results(
         ValueError: nothing to compare, a recording against itself, rounds that do not pair up, or
             recordings that differ in what must be equal (lists all of it).
     """
-    pairs = _mode_pairs(a, b, modes)
-    same = a is b or a == b
+    pairs, same = _mode_pairs(a, b, modes), a is b or a == b
     if same and any(mode_a == mode_b for mode_a, mode_b in pairs):
         raise ValueError(
             "A and B hold the same runs, and runs against themselves say nothing; give two "
@@ -157,18 +151,16 @@ def compare_results(
         arms = a.arms[mode_a], b.arms[mode_b]
         if paired:
             _check_rounds(mode_a, arms[0].timed, mode_b, arms[1].timed)
+        runs = sum(len(arm.timed) for arm in arms)
+        held = arms[0].throttled_runs, arms[1].throttled_runs
         for metric in (one for one in METRICS if one in wanted):
             mine, theirs = (arm.values(metric) for arm in arms)
-            if unasked := _unasked([*mine, *theirs], sum(len(arm.timed) for arm in arms)):
+            if unasked := _unasked([*mine, *theirs], runs):
                 left_out.append((metric, _both(mode_a, mode_b), unasked))
                 continue
-            rows.append(
-                Compared(
-                    mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(mine), len(theirs),
-                    arms[0].throttled_runs, arms[1].throttled_runs,
-                    stats.decide(mine, theirs, paired=paired),
-                )
-            )  # fmt: skip
+            means, counts = (fmean(mine), fmean(theirs)), (len(mine), len(theirs))
+            decision = stats.decide(mine, theirs, paired=paired)
+            rows.append(Compared(mode_a, mode_b, metric, *means, *counts, *held, decision))
     compared = {row.metric for row in rows}
     if absent := [metric for metric in metrics or () if metric not in compared]:
         why = {metric: reason for metric, _, reason in left_out}
@@ -200,13 +192,9 @@ def _mode_pairs(
 
 def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) -> None:
     """ValueError unless every round of one side has its partner on the other."""
-    rounds_a, rounds_b = (Counter(run.round for run in runs) for runs in (a, b))
-    faults = []
-    for side, mine, theirs in (("A", rounds_a, rounds_b), ("B", rounds_b, rounds_a)):
-        twice = [number for number, times in mine.items() if times > 1]
-        for what, wrong in (("lacks {}", theirs.keys() - mine), ("has {} more than once", twice)):
-            found = ", ".join(map(str, sorted(wrong)))
-            faults += [f"{side} {what.format(found)}"] if found else []
+    mine, theirs = ({run.round for run in runs} for runs in (a, b))
+    lacking = {"A": theirs - mine, "B": mine - theirs}.items()
+    faults = [f"{side} lacks {', '.join(map(str, sorted(some)))}" for side, some in lacking if some]
     if faults:
         raise ValueError(
             f"rounds of {mode_a} (A) and {mode_b} (B) do not pair up: {'; '.join(faults)}; "
@@ -227,11 +215,8 @@ def _differences(
     """What is not the same of `SAME` and of the frames, and what else or of the media differs."""
     packages = sorted(a.provenance.packages.keys() | b.provenance.packages)
     mine, theirs = _described(a, packages), _described(b, packages)
-    found = {
-        name: Difference(name, _words(mine[name]), _words(theirs[name]))
-        for name in mine
-        if mine[name] != theirs[name]
-    }
+    unlike = [name for name in mine if mine[name] != theirs[name]]
+    found = {name: Difference(name, _words(mine[name]), _words(theirs[name])) for name in unlike}
     rest = [one for name, one in found.items() if name in SAME_MEDIA or name not in SAME]
     stated = [found[name] for name in SAME if name in found]
     for one, other in pairs:
@@ -239,7 +224,7 @@ def _differences(
         sha_a, sha_b = (arm.frame_sha256 for arm in arms)
         # One path must give its own frames again; diffusers' need not be those of the others.
         alike = one == other or all(map(comparable, arms))
-        if alike and sha_a is not None and sha_b is not None and sha_a != sha_b:
+        if alike and sha_a and sha_b and sha_a != sha_b:
             name = f"frame_sha256 of {_both(one, other)}"
             stated.append(Difference(name, _words(sha_a), _words(sha_b)))
     return stated, rest
@@ -306,15 +291,11 @@ def judged(recording: Recording) -> dict[str, Judged]:
 def check_draws(rounds: int, pairs: int, splits: int) -> None:
     """ValueError, with what is allowed, for draws that could say nothing."""
     if pairs < (fewest := stats.runs_needed(paired=True)):
-        raise ValueError(
-            f"pairs is {pairs}; fewer than {fewest} can never be called different, so use "
-            f"{fewest} or more"
-        )
+        never = f"fewer than {fewest} can never be called different"
+        raise ValueError(f"pairs is {pairs}; {never}, so use {fewest} or more")
     if rounds < pairs:
-        raise ValueError(
-            f"rounds is {rounds} and pairs {pairs}: a split draws its pairs from the rounds, so "
-            f"use {pairs} rounds or more"
-        )
+        drawn = f"rounds is {rounds} and pairs {pairs}: a split draws its pairs from the rounds"
+        raise ValueError(f"{drawn}, so use {pairs} rounds or more")
     if splits < 1:
         raise ValueError(f"splits is {splits}; use 1 or more")
 
@@ -341,25 +322,20 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
     a, b, slow = (np.asarray(values[arm], dtype=np.float64) for arm in ARMS)
     check_draws(a.size, pairs, splits)
     random = np.random.default_rng(seed)
-    calls: Counter[str] = Counter()
-    finds: Counter[str] = Counter()
+    calls, finds = Counter[str](), Counter[str]()
     for _ in range(splits):
         drawn = random.choice(a.size, pairs, replace=False)
         swapped = random.integers(0, 2, pairs).astype(bool)
-        left = np.where(swapped, b[drawn], a[drawn])
-        right = np.where(swapped, a[drawn], b[drawn])
+        left, right = (np.where(swapped, y[drawn], x[drawn]) for x, y in ((a, b), (b, a)))
         for how in CALLED_BY:
             calls[how] += stats.decide(left, right, paired=how == "paired").called
             planted = stats.decide(a[drawn], slow[drawn], paired=how == "paired")
             finds[how] += planted.verdict == stats.MORE
-    quiet, found = (
-        {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (calls, finds)
-    )
-    blocks = [
-        two
-        for arm in (a, b, slow)
-        for two in combinations(arm[: arm.size // pairs * pairs].reshape(-1, pairs), 2)
-    ]
+    quiet = {how: stats.wilson(calls[how], splits) for how in CALLED_BY}
+    found = {how: stats.wilson(finds[how], splits) for how in CALLED_BY}
+    whole = a.size // pairs * pairs
+    cut = [arm[:whole].reshape(-1, pairs) for arm in (a, b, slow)]
+    blocks = [two for each in cut for two in combinations(each, 2)]
     called = sum(stats.decide(one, other, paired=False).called for one, other in blocks)
     hour = stats.wilson(called, len(blocks)) if blocks else None
     return Judged(stats.geometric_ratio(values["slow"], values["a"]), quiet, found, hour)
