@@ -234,31 +234,20 @@ def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
     """Everything about a sweep, finished or not."""
     from vdkit.present.charts import plot_heatmap, plot_predictions  # which imports this module
 
-    heat = Picture(
-        partial(plot_heatmap, sweep),
-        "Heat maps of latency: chunk sizes down, paths and slots across, one per sink speed",
-        "Mean latency in s; below it, what the prediction was off, %.",
-        "heatmap",
-    )
-    marks = Picture(
-        partial(plot_predictions, sweep),
-        "Predicted against measured latency, and the error, one mark per cell",
-        "Predicted against measured mean latency; hollow marks were used for the fit.",
-        "scatter",
-    )
+    alt = "Heat maps of latency: chunk sizes down, paths and slots across, one per sink speed"
+    below = "Mean latency in s; below it, what the prediction was off, %."
+    heat = Picture(partial(plot_heatmap, sweep), alt, below, "heatmap")
+    alt = "Predicted against measured latency, and the error, one mark per cell"
+    below = "Predicted against measured mean latency; hollow marks were used for the fit."
+    marks = Picture(partial(plot_predictions, sweep), alt, below, "scatter")
     both = any(sweep.predicted(cell) is not None for cell in sweep.results)
-    return Document(
-        sweep.plan.label,
-        f"Sweep · {what_and_where(sweep.plan)}",
-        (verdict(sweep),),
-        (
-            section(
-                "results", "Results", sweep_table(sweep, asked),
-                Text("\n".join(_remarks(sweep))), Text(_advice_by_speed(sweep)),
-            ),
-            section("pictures", "Pictures", heat, marks if both else None, page_only=True),
-        ),
-    )  # fmt: skip
+    told = Text("\n".join(_remarks(sweep))), Text(_advice_by_speed(sweep))
+    sections = (
+        section("results", "Results", sweep_table(sweep, asked), *told),
+        section("pictures", "Pictures", heat, marks if both else None, page_only=True),
+    )
+    kicker = f"Sweep · {what_and_where(sweep.plan)}"
+    return Document(sweep.plan.label, kicker, (verdict(sweep),), sections)
 
 
 # --- advice --------------------------------------------------------------------------------------
