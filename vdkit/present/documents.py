@@ -226,15 +226,12 @@ def study(
 def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, where = recording.baseline, recording.provenance.device
-    rows = [
-        Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where)
-        for name, arm in recording.arms.items()
-        for against in [None if name == base else recording.base]
-    ]
-    shown, above = (
-        cells(table, rows, f"{base} / mode", asked),
-        lines(caption(recording), asked.line),
-    )
+    rows = []
+    for name, arm in recording.arms.items():
+        against = None if name == base else recording.base
+        rows.append(Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where))
+    above = lines(caption(recording), asked.line)
+    shown = cells(table, rows, f"{base} / mode", asked)
     return Table(shown, above, legend(table, rows, base, asked))
 
 

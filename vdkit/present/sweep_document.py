@@ -12,7 +12,7 @@ from vdkit.present import Cell as Shown
 from vdkit.present import Number, Table, number, significant
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
-from vdkit.present.words import setting_of, slots_words, what_and_where
+from vdkit.present.words import setting, slots_words, what_and_where
 from vdkit.record.recording import Arm, saving_usd
 from vdkit.record.runs import MODES
 
@@ -150,8 +150,7 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
     rows = [_cells(sweep, c, on_gpu) | money.get(c, {}) | {"used for": uses[c]} for c in shown]
     said = meanings("money", priced, "mode sync at the same chunk size and sink speed", asked)
     note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in priced)
-    plan = sweep.plan
-    where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
+    where = setting(sweep.plan, how=f"{sweep.plan.runs} runs a cell")
     return Table(rows, lines(where, asked.line), lines(note, *said))
 
 
@@ -256,8 +255,8 @@ def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
 def advice_line(advice: Recommendation) -> str:
     """Setting, latency and reason in one line."""
     config, run = advice.config, advice.prediction.run
-    setting = f"chunk {config.chunk_size}, {slots_words(config.slots)}"
-    return f"{setting}: {seconds(run.latency_s)} predicted; {advice.reason}"
+    chosen = f"chunk {config.chunk_size}, {slots_words(config.slots)}"
+    return f"{chosen}: {seconds(run.latency_s)} predicted; {advice.reason}"
 
 
 _OVER = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"}
