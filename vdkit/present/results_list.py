@@ -27,12 +27,12 @@ from vdkit.record.runs import Run
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
 
-def results_text(recordings: Found, *how: Any) -> str:
+def results_text(recordings: Found, *how: Any, **named: Any) -> str:
     """`results_table` for a terminal, and the path behind each number; arguments as there.
 
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
     """
-    made = results_table(recordings, *how).text()
+    made = results_table(recordings, *how, **named).text()
     paths = _paths([path for path, _ in _ordered(recordings)])
     return "\n".join([made, "", "For vdkit show:", *paths])
 
