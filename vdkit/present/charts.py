@@ -10,13 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -142,24 +141,20 @@ def _stack(took_ms: Mapping[str, float]) -> list[style.Part]:
     return [style.Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class Headroom:
+class Headroom(NamedTuple):
     """Mode compute_only of one decoder against the fastest that its arithmetic could be.
 
     Attributes:
         compute_ms: per latent frame, mean of the timed runs.
         tflop_per_s: operations over that time.
         ceiling_ms: the same operations at the rate of a large matrix product.
+        percent: of that rate.
     """
 
     compute_ms: float
     tflop_per_s: float
     ceiling_ms: float
-
-    @property
-    def percent(self) -> float:
-        """Of the ceiling's rate."""
-        return 100 * self.ceiling_ms / self.compute_ms
+    percent: float
 
 
 def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
@@ -183,8 +178,8 @@ def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom
     scale, rooms = 1e3 / recording.workload.latent_frames, {}
     for name, one in recording.benchmarks.items():
         latency_s = _arm(one, "compute_only", "compute_only").latency.mean
-        ceiling_ms = scale * tflop / ceiling.tflop_per_s
-        rooms[name] = Headroom(scale * latency_s, tflop / latency_s, ceiling_ms)
+        rate, top = tflop / latency_s, ceiling.tflop_per_s
+        rooms[name] = Headroom(scale * latency_s, rate, scale * tflop / top, 100 * rate / top)
     return rooms
 
 
@@ -368,7 +363,7 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
     return sorted({row["sink_mb_per_s"] for row in rows}, key=lambda s: -(s or float("inf")))
 
 
-def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: AxesImage) -> None:
+def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: Any) -> None:
     value, error = row["latency_mean_s"], row["error_percent"]
     if row["outcome"] == "does not fit":
         style.say(ax, x, y, "does\nnot fit", ha="center", fontsize=6)

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from vdkit.decode.chunks import PRIMITIVES
+from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
+from vdkit.decode.media import MediaInfo
+from vdkit.predict.grid import SweepPlan
 from vdkit.present import mean_of, ratio_of
-from vdkit.record.recording import comparable
+from vdkit.record.recording import Arm, Recording, comparable
+from vdkit.record.runs import Provenance, SinkInfo, Workload
 from vdkit.record.stats import geometric_ratio
-
-if TYPE_CHECKING:
-    from vdkit.decode.chunks import DecodeConfig
-    from vdkit.decode.media import MediaInfo
-    from vdkit.predict.grid import SweepPlan
-    from vdkit.record.recording import Arm, Recording
-    from vdkit.record.runs import Provenance, SinkInfo, Workload
 
 
 def setting(one: Recording | SweepPlan, clocks: str = "", how: str = "") -> str:
