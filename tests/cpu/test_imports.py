@@ -141,7 +141,7 @@ MOVED = {
     "sinks": "ThrottledSink",
     "trace": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
-    "record.recording": "overlap_of saving_usd usd_per_video_hour",
+    "record.recording": "saving_usd usd_per_video_hour",
     "record.stats": "permutation_p",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",

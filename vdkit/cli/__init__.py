@@ -20,13 +20,12 @@ from vdkit.models import BY_CHUNK_ONLY, VARIANTS
 from vdkit.present.columns import Asked
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
-from vdkit.sinks import KINDS
+from vdkit.sinks import KINDS, SinkSpec
 
 if TYPE_CHECKING:
     import torch
 
     from vdkit.decode import ChunkDecoder
-    from vdkit.sinks import SinkSpec
 
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
@@ -369,7 +368,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     from vdkit.models.latents import latents_metadata
 
     variants, modes = asked_variants(options), asked_modes(options)
-    spec = vdkit.SinkSpec.of(options.sink, options.durable, options.throttle_mb_s)
+    spec = SinkSpec.of(options.sink, options.durable, options.throttle_mb_s)
     if spec.kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(modes):
         raise ValueError(
             f"sink export_to_video takes diffusers' frames, --modes is {options.modes}; use "

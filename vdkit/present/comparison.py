@@ -11,7 +11,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from vdkit.present import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of, summary_decimals
+from vdkit.present import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings, mode_name
 from vdkit.present.document import Document, Picture, lines, section
 from vdkit.present.documents import Said, Source, document_of, ends, study
@@ -206,9 +206,9 @@ def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> 
         arm = recording.arms[name]
         row: dict[str, Cell] = {"arm": name, "n": Number(len(arm.timed), 0)}
         for metric in found:
-            summary = summarize(arm.values(metric))
-            row[f"{TITLES[metric]} s"] = Number(summary.mean, summary_decimals(summary))
-            row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summary), 2)
+            values = arm.values(metric)
+            row[f"{TITLES[metric]} s"] = mean_of(values)
+            row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summarize(values)), 2)
         if throttled:
             row["throttled"] = _held(arm.throttled_runs, len(arm.timed))
         rows.append(row)
@@ -290,11 +290,8 @@ def control(recording: Recording, asked: Asked, source: Source) -> Said:
         for how, called in latency.false_calls.items()
     )
     lead = f"Latency, asked as vdkit compare does: {told}."
-    picture = Picture(
-        partial(plot_rounds, recording),
-        "Latency of every round by arm, with the means as lines",
-        "Latency of every round of each arm; lines are the means.",
-        "rounds",
-    )
+    alt = "Latency of every round by arm, with the means as lines"
+    below = "Latency of every round of each arm; lines are the means."
+    picture = Picture(partial(plot_rounds, recording), alt, below, "rounds")
     results = aa_arms_table(recording, found), calls_table(recording, found)
     return study(recording, "A setting against itself", lead, results, "Rounds", picture)

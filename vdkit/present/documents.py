@@ -115,7 +115,7 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     rows: list[dict[str, Cell]] = []
     missing = []
     for one in recordings:
-        work, info, arms = one.workload, video_info(one), one.arms.values()
+        work, arms = one.workload, one.arms.values()
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
         who, factor = f"{work.variant}, " if labels else "", units_per_latent(work)
         try:
@@ -127,9 +127,11 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             continue
         for name, arm in one.arms.items():
             shown, measured_s = mode_name(name, work), arm.latency.mean
-            plan = plan_of(arms, arm.config.chunk_size)
             try:
-                made = predict(costs, info, arm.config, arm.mode, temporal_factor=factor, plan=plan)
+                made = predict(
+                    costs, video_info(one), arm.config, arm.mode, temporal_factor=factor,
+                    plan=plan_of(arms, arm.config.chunk_size),
+                )  # fmt: skip
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
@@ -224,15 +226,12 @@ def study(
 def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, where = recording.baseline, recording.provenance.device
-    rows = [
-        Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where)
-        for name, arm in recording.arms.items()
-        for against in [None if name == base else recording.base]
-    ]
-    shown, above = (
-        cells(table, rows, f"{base} / mode", asked),
-        lines(caption(recording), asked.line),
-    )
+    rows = []
+    for name, arm in recording.arms.items():
+        against = None if name == base else recording.base
+        rows.append(Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where))
+    above = lines(caption(recording), asked.line)
+    shown = cells(table, rows, f"{base} / mode", asked)
     return Table(shown, above, legend(table, rows, base, asked))
 
 

@@ -21,27 +21,24 @@ from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, leg
 from vdkit.present.document import lines
 from vdkit.present.words import media_words, sink_words, size_words
 from vdkit.record.recording import FILE, Arm, Recording
-from vdkit.record.results import OLD_FILES
+from vdkit.record.results import OLD_FILES, Found
 from vdkit.record.runs import Run
-
-Listed = Sequence[tuple[Path, Recording]]
-"""Recordings with the file of each."""
 
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
 
-def results_text(recordings: Listed, *how: Any) -> str:
+def results_text(recordings: Found, *how: Any, **named: Any) -> str:
     """`results_table` for a terminal, and the path behind each number; arguments as there.
 
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
     """
-    made = results_table(recordings, *how).text()
+    made = results_table(recordings, *how, **named).text()
     paths = _paths([path for path, _ in _ordered(recordings)])
     return "\n".join([made, "", "For vdkit show:", *paths])
 
 
 def results_table(
-    recordings: Listed, asked: Asked = NOTHING, runs: bool = False,
+    recordings: Found, asked: Asked = NOTHING, runs: bool = False,
     modes: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
     """A row per recording and arm, or per run; what all rows share above, notes below.
@@ -112,7 +109,7 @@ _MARKS = {
 }
 
 
-def _ordered(recordings: Listed) -> Listed:
+def _ordered(recordings: Found) -> Found:
     """As they come, but those of one folder together."""
     folders = list(dict.fromkeys(path.parent for path, _ in recordings))
     return sorted(recordings, key=lambda one: folders.index(one[0].parent))
