@@ -427,9 +427,6 @@ def _held(state: Any, latents: torch.Tensor) -> int:
     return total
 
 
-# --- what was found ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far a latent counts to one side: from where its influence is below 1 % and 0.1 %, and 0.

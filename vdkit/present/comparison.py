@@ -190,9 +190,6 @@ def comparison_document(
     return Document(title, "Two recordings compared", lead, tuple(sections))
 
 
-# --- an A/A control ------------------------------------------------------------------------------
-
-
 def spread_percent(summary: Summary) -> float:
     """Coefficient of variation: sample standard deviation, % of the mean."""
     return 100 * summary.std / summary.mean

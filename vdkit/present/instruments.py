@@ -199,9 +199,6 @@ def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
     return lines(f"{MODES.get(mode, mode)}:", *(f"- {line}" for line in told))
 
 
-# --- any trace -----------------------------------------------------------------------------------
-
-
 def _gaps_table(analysis: Analysis, window: str, between: str) -> Table:
     """Distribution of the gaps of a window: how many, and what they sum to."""
     histogram = analysis.windows[window].gap_histogram
@@ -264,9 +261,6 @@ def analysis_document(name: str, analysis: Analysis) -> Document:
             section("trust", "How far to trust the trace", Text(trust_words(name, analysis))),
         ),
     )  # fmt: skip
-
-
-# --- a profile -----------------------------------------------------------------------------------
 
 
 def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
@@ -383,9 +377,6 @@ def _care(recording: Recording, analyses: Analyses) -> str:
         "profiled runs are slower, and their latency is no figure",
         words.frames_words(recording),
     ])  # fmt: skip
-
-
-# --- the anatomy of a decoder --------------------------------------------------------------------
 
 
 def anatomy_document(found: Anatomy) -> Document:
