@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 _VERDICTS = {True: "ok", False: "FAILED", None: "not checked"}
 _WINDOWS = ("trace", "run", "steady", "two chunks")
-NOISE = "within noise"
-"""A profiler cannot speed a run up: a cost below 0 is noise, and no figure."""
+NOISE = "within noise"  # a profiler cannot speed a run up: a cost below 0 is no figure
 ON_CPU = (
     "On a CPU there are no kernels: busy is the decoder's calls, gaps lie between them, both from "
     "the event records, and copies go from memory to memory."
