@@ -27,13 +27,7 @@ from vdkit.trace import (
     to_ns,
     union,
 )
-from vdkit.trace.stalls import (
-    SHORT_NS,
-    Stalls,
-    record_intervals,
-    run_window,
-    stalls_of,
-)
+from vdkit.trace.stalls import SHORT_NS, Stalls, record_intervals, run_window, stalls_of
 
 TOLERANCE_NS = 200_000
 """How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""

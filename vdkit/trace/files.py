@@ -471,11 +471,7 @@ def _events(
         if at + shift >= 0:
             counter = {"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values}
             yield counter | {"ts": (at + shift) / 1e3}
-    names = {
-        _HOST: "vdkit host",
-        _DEVICE: f"GPU: {timeline.device}",
-        _COUNTERS: "counters",
-    }
+    names = {_HOST: "vdkit host", _DEVICE: f"GPU: {timeline.device}", _COUNTERS: "counters"}
     rows = [("process", process, 0, name, process) for process, name in names.items()]
     rows += [("thread", process, n, title, n) for (process, title), n in numbers.items()]
     for kind, process, track, name, place in rows:
