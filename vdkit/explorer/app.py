@@ -531,25 +531,14 @@ _open: list[Explorer] = []
 
 
 def explore(
-    *,
-    medium: str | None = None,
-    decoder: str | None = None,
-    size: str | None = None,
-    latent_frames: int | None = None,
-    seconds: int | None = None,
-    device: str = "auto",
+    *, medium: str | None = None, decoder: str | None = None, size: str | None = None,
+    latent_frames: int | None = None, seconds: int | None = None, device: str = "auto",
     results: str | Path | None = None,
     decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
-    sinks: Mapping[str, SinkFactory] | None = None,
-    calibrate: bool = True,
-    variant: str = "diffusers",
-    chunk_size: int | None = None,
-    slots: int = 2,
-    sink: str = "raw",
-    folder: str = "",
-    mb_per_s: float | None = None,
-    rounds: int = 3,
-) -> Explorer:
+    sinks: Mapping[str, SinkFactory] | None = None, calibrate: bool = True,
+    variant: str = "diffusers", chunk_size: int | None = None, slots: int = 2, sink: str = "raw",
+    folder: str = "", mb_per_s: float | None = None, rounds: int = 3,
+) -> Explorer:  # fmt: skip
     """The explorer as a widget; one that was open before is closed.
 
     Args:

@@ -20,13 +20,7 @@ from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models import VARIANTS
 from vdkit.models.latents import load_latents
-from vdkit.models.loading import (
-    ARCHITECTURES,
-    TINY_WAN,
-    load_decoder,
-    medium_of,
-    resolve_device,
-)
+from vdkit.models.loading import ARCHITECTURES, TINY_WAN, load_decoder, medium_of, resolve_device
 from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
 from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.recording import Recording

@@ -57,15 +57,10 @@ Bracket = tuple[int, int]
 
 
 def profile_run(
-    mode: str,
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink: Sink,
-    *,
-    fps: int | float | str | Fraction = 16,
-    config: DecodeConfig = DecodeConfig(),
+    mode: str, decoder: ChunkDecoder, latents: torch.Tensor, sink: Sink, *,
+    fps: int | float | str | Fraction = 16, config: DecodeConfig = DecodeConfig(),
     keep: str | Path | None = None,
-) -> Timeline:
+) -> Timeline:  # fmt: skip
     """Decode once under torch.profiler (CPU and CUDA activities, all threads).
 
     A throw-away session comes first, because Kineto loses kernels while it starts up. The trace is
@@ -253,18 +248,11 @@ class _Try(NamedTuple):
 
 
 def run_profile(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    *,
-    modes: Sequence[str] = tuple(MODES),
-    runs: int = 5,
-    profiled: int = 3,
-    nvml_interval_s: float = 0.02,
-    keep: Path | None = None,
-    progress: bool = True,
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: SinkFactory, *,
+    modes: Sequence[str] = tuple(MODES), runs: int = 5, profiled: int = 3,
+    nvml_interval_s: float = 0.02, keep: Path | None = None, progress: bool = True,
     **shared: Unpack[Shared],
-) -> Profile:
+) -> Profile:  # fmt: skip
     """Time each path in turns with the NVML sampler off and on, then profile each a few times.
 
     Timed runs are those of `vdkit.measure.study.measure`; the sampled ones, on a GPU only, take
@@ -323,14 +311,11 @@ def run_profile(
         profiles[mode] = ArmProfile(
             sampled=tuple(measured.runs.get(f"{mode}, sampled", [])),
             energy_j=tuple(joules for one in mine if (joules := one.energy_j()) is not None),
-            throttled_samples=dict(throttled),
-            run=kept.run,
-            analysis=analysis,
+            throttled_samples=dict(throttled), run=kept.run, analysis=analysis,
             tflop=sum(flops) / 1e12 if any(flops) else None,
-            tflop_per_s=_rates(analysis, kept.timeline, flops),
-            trace=f"trace_{mode}.json.gz",
+            tflop_per_s=_rates(analysis, kept.timeline, flops), trace=f"trace_{mode}.json.gz",
             latencies_s=tuple(one.run.latency_s for one in made),
-        )
+        )  # fmt: skip
     recording = replace(measured, plans=plans).recording(
         "profile",
         usual_baseline(plans),

@@ -59,19 +59,11 @@ class SweepLocked(OSError):
 
 
 def sweep_grid(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    out: Path,
-    *,
-    speeds: Sequence[float | None] = (None,),
-    chunks: Sequence[int] = (1, 2, 4),
-    slots: Sequence[int] = (1, 2, 3, 4),
-    modes: Sequence[str] = ("sync", "async"),
-    runs: int = 3,
-    progress: bool = True,
-    **shared: Unpack[Shared],
-) -> Sweep:
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: SinkFactory, out: Path, *,
+    speeds: Sequence[float | None] = (None,), chunks: Sequence[int] = (1, 2, 4),
+    slots: Sequence[int] = (1, 2, 3, 4), modes: Sequence[str] = ("sync", "async"), runs: int = 3,
+    progress: bool = True, **shared: Unpack[Shared],
+) -> Sweep:  # fmt: skip
     """Measure a few cells of a grid, predict the others from them, then measure those too.
 
     Args:
@@ -95,14 +87,9 @@ def sweep_grid(
 
 
 def start_sweep(
-    bench: Bench,
-    out: Path,
-    modes: Sequence[str],
-    chunks: Sequence[int],
-    slots: Sequence[int],
-    speeds: Sequence[float | None],
-    runs: int = 3,
-) -> Path:
+    bench: Bench, out: Path, modes: Sequence[str], chunks: Sequence[int], slots: Sequence[int],
+    speeds: Sequence[float | None], runs: int = 3,
+) -> Path:  # fmt: skip
     """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet.
 
     The axes are those of `plan_cells`, whose errors are raised.
@@ -120,12 +107,9 @@ def start_sweep(
 
 
 def run_sweep(
-    folder: Path,
-    bench: Bench,
-    *,
-    progress: bool = True,
+    folder: Path, bench: Bench, *, progress: bool = True,
     report: Callable[[Sweep, Cell], None] = lambda sweep, cell: None,
-) -> Sweep:
+) -> Sweep:  # fmt: skip
     """Measure every cell of a started sweep that is not recorded yet.
 
     The first time that a process meets a mode, chunk size and number of slots it decodes once,
@@ -251,14 +235,10 @@ so two tell little of a third."""
 
 
 def plan_cells(
-    modes: Sequence[str],
-    chunks: Sequence[int],
-    slots: Sequence[int],
-    speeds: Sequence[float | None],
-    latent_frames: int | None = None,
-    seed: int = 0,
+    modes: Sequence[str], chunks: Sequence[int], slots: Sequence[int],
+    speeds: Sequence[float | None], latent_frames: int | None = None, seed: int = 0,
     medium: Medium = MEDIA["video"],
-) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
+) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:  # fmt: skip
     """(fit cells, other cells) of a grid; each in random order, so that drift is no axis.
 
     The fit cells are every mode at full speed at up to `FIT_SIZES` of the chunk sizes (smallest,

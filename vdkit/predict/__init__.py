@@ -236,14 +236,9 @@ class Prediction:
 
 
 def predict(
-    costs: StageCosts,
-    info: MediaInfo,
-    config: DecodeConfig = DecodeConfig(),
-    mode: str = "async",
-    *,
-    temporal_factor: int = 4,
-    plan: Sequence[ChunkRecord] | None = None,
-) -> Prediction:
+    costs: StageCosts, info: MediaInfo, config: DecodeConfig = DecodeConfig(), mode: str = "async",
+    *, temporal_factor: int = 4, plan: Sequence[ChunkRecord] | None = None,
+) -> Prediction:  # fmt: skip
     """Every start and end of one run of one decode path.
 
     Args:

@@ -101,16 +101,11 @@ class Recommendation:
 
 
 def recommend(
-    costs: StageCosts,
-    limits: Limits = Limits(),
-    *,
-    info: MediaInfo,
-    chunks: Sequence[int] = CHUNKS,
-    slots: Sequence[int] = SLOTS,
-    config: DecodeConfig = DecodeConfig(),
-    evidence: Evidence | None = None,
+    costs: StageCosts, limits: Limits = Limits(), *, info: MediaInfo,
+    chunks: Sequence[int] = CHUNKS, slots: Sequence[int] = SLOTS,
+    config: DecodeConfig = DecodeConfig(), evidence: Evidence | None = None,
     plan: Callable[[int], Sequence[ChunkRecord] | None] = lambda chunk_size: None,
-) -> Recommendation:
+) -> Recommendation:  # fmt: skip
     """The smallest chunk and then slots of mode async that is as good as the best, as predicted.
 
     As good is within 1 % of the best latency, or within the model's own median error if that is

@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict import (
-    Cost,
-    StageCosts,
-    has_own_plan,
-    is_pinned,
-    plan_of,
-    predict,
-    video_info,
-)
+from vdkit.predict import Cost, StageCosts, has_own_plan, is_pinned, plan_of, predict, video_info
 
 if TYPE_CHECKING:
     from pathlib import Path

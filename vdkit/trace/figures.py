@@ -27,13 +27,7 @@ from vdkit.trace import (
     to_ns,
     union,
 )
-from vdkit.trace.stalls import (
-    SHORT_NS,
-    Stalls,
-    record_intervals,
-    run_window,
-    stalls_of,
-)
+from vdkit.trace.stalls import SHORT_NS, Stalls, record_intervals, run_window, stalls_of
 
 TOLERANCE_NS = 200_000
 """How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
@@ -176,17 +170,12 @@ def analyze(timeline: Timeline) -> Analysis:
         device=timeline.device,
         windows={name: _window(timeline, one) for name, one in stalls.items()},
         longest_gaps=tuple(_longest(timeline, next(iter(stalls.values())))),
-        chunks=tuple(_chunks(timeline, run)) if run else (),
-        families=kernel_families(timeline),
-        d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded,
-        kernels=len(kernels),
-        checks=check_trace(timeline),
-        agreement=agreement(timeline),
-        alignment=timeline.alignment,
-        profiled_latency_s=run.latency_s if run else None,
-        timed_latency_s=timeline.timed_latency_s,
+        chunks=tuple(_chunks(timeline, run)) if run else (), families=kernel_families(timeline),
+        d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded, kernels=len(kernels),
+        checks=check_trace(timeline), agreement=agreement(timeline), alignment=timeline.alignment,
+        profiled_latency_s=run.latency_s if run else None, timed_latency_s=timeline.timed_latency_s,
         notes=timeline.notes,
-    )
+    )  # fmt: skip
 
 
 def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:

@@ -94,16 +94,11 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
     between = np.array([family_of(name) == "communication" for name in collected.names], bool)
     gpu_events.kind[(gpu_events.kind == KERNEL) & between[gpu_events.name]] = COMMUNICATION
     timeline = Timeline(
-        gpu=gpu_events,
-        calls=call_events,
-        calls_elsewhere=len(collected.calls) - len(calls),
-        ops=ops,
-        names=[name.encode(errors="replace").decode() for name in collected.names],
-        device=_device_name(head, device),
-        dropped=tuple(collected.dropped + _dropped(head)),
-        markers=tuple(sorted(collected.markers)),
-        notes=tuple(notes),
-    )
+        gpu=gpu_events, calls=call_events, calls_elsewhere=len(collected.calls) - len(calls),
+        ops=ops, names=[name.encode(errors="replace").decode() for name in collected.names],
+        device=_device_name(head, device), dropped=tuple(collected.dropped + _dropped(head)),
+        markers=tuple(sorted(collected.markers)), notes=tuple(notes),
+    )  # fmt: skip
     if own is not None:
         _restore(timeline, own, file)
     elif starts := [int(e.start_ns.min()) for e in (timeline.gpu, timeline.calls) if len(e)]:
@@ -476,11 +471,7 @@ def _events(
         if at + shift >= 0:
             counter = {"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values}
             yield counter | {"ts": (at + shift) / 1e3}
-    names = {
-        _HOST: "vdkit host",
-        _DEVICE: f"GPU: {timeline.device}",
-        _COUNTERS: "counters",
-    }
+    names = {_HOST: "vdkit host", _DEVICE: f"GPU: {timeline.device}", _COUNTERS: "counters"}
     rows = [("process", process, 0, name, process) for process, name in names.items()]
     rows += [("thread", process, n, title, n) for (process, title), n in numbers.items()]
     for kind, process, track, name, place in rows:
