@@ -413,7 +413,8 @@ class Explorer(w.VBox):
             self._picture.say(remarks[0])
         else:
             self._picture.draw(told.setting_panels(self._predicted, run))
-        before, after = told.predicted_runs(self._predicted), run.shown if run else {}
+        before = self._predicted.predictions if self._predicted else {}
+        after = run.shown if run else {}
         sides = ("predicted", medium, before), ("measured", medium, after)
         self._figures.value = told.figures_table(*sides)._repr_html_()
         self._say(remarks, warning)

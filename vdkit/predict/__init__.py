@@ -218,11 +218,11 @@ _CLOCK_S = 1e-9  # stall causes are whole nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """A modelled run.
+class Outcome:
+    """A run, as a rule a modelled one, and what is read of its records.
 
     Attributes:
-        run: as a decode path returns it, with one `ChunkRecord` per chunk; its device is
+        run: as a decode path returns it, with one `ChunkRecord` per chunk; modelled its device is
             ``predicted``, its ``vram_peak_bytes`` None where `StageCosts.vram_bytes` does not tell.
         stalls: of the window from the first launch to the end, at chunk resolution.
         utilization_percent: share of each window in which the compute stream was at work, %:
@@ -234,11 +234,16 @@ class Prediction:
     stalls: Stalls
     utilization_percent: dict[str, float]
 
+    @classmethod
+    def of(cls, run: DecodeResult) -> Outcome:
+        """Read the records of a run."""
+        return cls(run, stalls_from_records(run, run.config), busy_percent(run))
+
 
 def predict(
     costs: StageCosts, info: MediaInfo, config: DecodeConfig = DecodeConfig(), mode: str = "async",
     *, temporal_factor: int = 4, plan: Sequence[ChunkRecord] | None = None,
-) -> Prediction:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Every start and end of one run of one decode path.
 
     Args:
@@ -274,8 +279,7 @@ def predict(
             raise ValueError(
                 f"decode takes {seconds} s for chunk {index}; its cost must be {_CLOCK_S} s or more"
             )
-    run = pipeline.run()
-    return Prediction(run, stalls_from_records(run, config), busy_percent(run))
+    return Outcome.of(pipeline.run())
 
 
 def video_info(recorded: Recording | Arm) -> MediaInfo:
