@@ -396,7 +396,7 @@ def plot_losses(run: Path, picture: Path) -> None:
 
 DEFAULTS = {"vae": {"steps": 8800, "batch": 16, "rate": 1e-3}}
 DEFAULTS["diffusion"] = {"steps": 36_000, "batch": 256, "rate": 1e-3}
-SMOKE = {"steps": 2, "batch": 2, "clips": 4, "log_every": 1, "device": "cpu", "compile": False}
+SMOKE = {"steps": 2, "batch": 2, "clips": 2, "log_every": 1, "device": "cpu", "compile": False}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ EVERY = (1, 2, 3, 5, 9)
 CASES = {
     "tiny-wan": ([(3, 5), (1, 1)], EVERY),
     "wan2.1": ([(2, 2)], [3]),  # full size: minutes for more
-    "wan2.2": ([(1, 3)], [3]),
+    "wan2.2": ([(1, 3)], [2]),
     "narrow wan2.2": ([(2, 3)], EVERY),
     "folder": ([(5, 4)], EVERY),
 }

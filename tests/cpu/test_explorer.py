@@ -545,6 +545,14 @@ def test_a_medium_is_changed_in_one_redraw(media, monkeypatch):
     assert len(drawn) == 3
 
 
+def test_a_run_is_shown_in_one_redraw(explorer, monkeypatch):
+    explorer.run(wait_s=60)
+    drawn = []
+    monkeypatch.setattr(explorer._picture, "png", lambda: drawn.append(1) or b"")
+    explorer.run(wait_s=60)
+    assert len(drawn) == 1 and len(explorer.session.runs) == 2
+
+
 def test_images_and_audio_are_predicted_at_other_lengths_and_chunks(media):
     c = media.controls
     for medium, decoder, unit in (("images", "pictures", 1), ("audio", "sounds", 6)):

@@ -67,10 +67,10 @@ def test_bench_show_report_and_compare(saved, tmp_path, capsys):
 
 
 def test_profile(saved, tmp_path, capsys):
-    printed = ran(capsys, "profile", *options(saved, tmp_path))
+    printed = ran(capsys, "profile", *options(saved, tmp_path, 1))
     whole = {"images": "batch", "audio": "clip"}[saved[0]]
     assert f"diffusers (whole {whole})" in printed and "video" not in printed
-    assert tmp_path.glob("*/trace_async.json.gz")
+    assert list(tmp_path.glob("*/trace_async*.json.gz"))
 
 
 def test_sweep_and_recommend(saved, tmp_path, capsys):
@@ -150,6 +150,20 @@ def test_without_latents_they_suit_the_decoder(saved, tmp_path, capsys):
 def test_a_chunk_beyond_what_there_is(saved, tmp_path, capsys):
     refused = ran(capsys, "bench", *options(saved, tmp_path), "--chunk", 17, status=2)
     assert "so use 1 to " in refused and "first is a chunk" not in refused
+    refused = ran(capsys, "bench", *options(saved, tmp_path), "--halo", 2, status=2)
+    assert "halo is 2, but " in refused and " has none; leave it out" in refused
+
+
+def test_a_halo_longer_than_the_video_is_refused(tmp_path, capsys):
+    config = {"_class_name": "AutoencoderKLLTXVideo", **CONFIGS["AutoencoderKLLTXVideo"]}
+    load_decoder(config, "cpu").model.save_pretrained(tmp_path / "ltx")
+    given = ("--decoder", tmp_path / "ltx", "--latents", "random:33x64x64", "--device", "cpu")
+    asked = (*given, "--sink", "null", "--out", tmp_path, "--runs", 1)
+    refused = ran(capsys, "bench", *asked, "--halo", 9, status=2)
+    assert "halo is 9, but there are 5 latents: every chunk would decode all" in refused
+    assert not list(tmp_path.glob("*ltx*/record.json"))
+    record = read_recording(folder_of(ran(capsys, "bench", *asked, "--halo", 4)))
+    assert any("by a halo of 4 latents" in note for note in record.workload.notes)
 
 
 # --- latents --------------------------------------------------------------------------------------

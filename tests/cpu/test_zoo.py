@@ -175,12 +175,25 @@ def test_a_wider_halo_is_nearer_and_the_widest_exact(name):
     latents = latents_of(decoder, count)
     whole = whole_of(decoder, latents)
     found = []
-    for halo in (1, 3, count, 10 * count):  # the last: longer than all there is, so clipped
+    for halo in (1, 3, count - 1):
         one = kind(decoder.model, name, halo=halo, **fixed)
         made = streamed(one, latents, 2)
         assert made.shape == whole.shape
         found.append(decibels(made, whole))
-    assert found[0] + 6 < found[1] <= found[2] and found[2] == found[3] == math.inf, found
+    assert found[0] + 6 < found[1] <= found[2] == math.inf, found
+    one = kind(decoder.model, name, halo=count, **fixed)
+    assert one.plan(latents, None) == decoder.plan(latents, None)
+    with pytest.raises(ValueError, match=f"halo is {count}, but there are {count} latents: "):
+        one.plan(latents, 1)
+
+
+def test_a_halo_is_given_where_there_is_one():
+    ltx = {"_class_name": "AutoencoderKLLTXVideo", **CONFIGS["AutoencoderKLLTXVideo"]}
+    assert load_decoder(ltx, "cpu", halo=5).halo == 5 and load_decoder(ltx, "cpu").halo == 8
+    tiles = {"_class_name": "AutoencoderKLHunyuanVideo", **CONFIGS["AutoencoderKLHunyuanVideo"]}
+    for source in ("tiny-wan", "thin-flux", tiles):
+        with pytest.raises(ValueError, match=r"halo is 5, but .* has none; leave it out"):
+            load_decoder(source, "cpu", halo=5)
 
 
 def test_prepare_states_the_error():

@@ -25,8 +25,8 @@ from vdkit.decode.chunks import PRIMITIVES, DecodeResult, pixel_frames
 from vdkit.decode.media import MEDIA, Medium
 from vdkit.predict import Outcome, video_info
 from vdkit.predict.advise import MODES, Setting, SettingPrediction
+from vdkit.present import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
-from vdkit.present.table import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.timeline import (
     BAR,
     cause_handle,

@@ -25,8 +25,8 @@ from vdkit.decode.media import MEDIA
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present import Table
 from vdkit.present.style import keep_data, save_figure
-from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
 
@@ -328,10 +328,12 @@ class Explorer(w.VBox):
         try:
             with self._lock:
                 runs = self.session.runs
-                if runs and self.session.error is None:
+                if not runs or self.session.error is not None:
+                    self._redraw()
+                    return
+                self._table.value = self.table()._repr_html_()
+                with self._at_once():
                     self.controls.offer(runs)
-                    self._table.value = self.table()._repr_html_()
-                self._redraw()
         finally:
             self.controls.adapt(self.session)
             self.controls.cancel.disabled = True  # last: what the job found is on the page by now

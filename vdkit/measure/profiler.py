@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -83,11 +83,10 @@ def profile_run(
         raise FileExistsError(f"{keep} is there already; give another name")
     on_gpu = decoder.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    options: dict[str, Any] = {"activities": activities, "acc_events": True}
-    with profile(**options):
+    with profile(activities=activities):
         torch.ones(8, device=decoder.device).add(1).sum().item()
     threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-    with profile(**options, experimental_config=threads) as session:
+    with profile(activities=activities, experimental_config=threads) as session:
         before = _mark()
         done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
         after = _mark()

@@ -28,9 +28,6 @@ from vdkit.models.wan import known_faults, weights_digest
 if TYPE_CHECKING:
     import numpy as np
 
-HALO = 8
-"""Latents on each side of a chunk. LTX looks further: `Halo.prepare` measures what that costs."""
-
 
 @dataclass(slots=True)
 class Stream:
@@ -228,20 +225,31 @@ class Halo(Adapter):
     of the work. `prepare` measures the error.
 
     Args:
-        halo: latents on each side, clipped to what there is; 1 or more.
+        halo: latents on each side, 1 or more, fewer than there are; None: the usual number,
+            clipped to what there is.
     """
 
     exact = False
+    usual = 8  # LTX looks further: `prepare` measures what that costs
 
-    def __init__(self, model: Any, name: str, halo: int = HALO, **kind: Any) -> None:
-        if halo < 1:
+    def __init__(self, model: Any, name: str, halo: int | None = None, **kind: Any) -> None:
+        if halo is not None and halo < 1:
             raise ValueError(f"halo is {halo}; it counts latents on each side, so use 1 or more")
         super().__init__(model, name, **kind)
-        self.halo, self._faults = halo, self.notes
+        self.halo, self._asked, self._faults = halo or self.usual, halo, self.notes
         self.notes = (*self._faults, f"{self._how()}; prepare() measures how well")
 
     def _how(self) -> str:
         return f"chunks approximate the whole decode, by a halo of {self.halo} latents"
+
+    def plan(self, latents: torch.Tensor, chunk_size: int | None) -> list[tuple[int, int, int]]:
+        """As `Adapter.plan`; ValueError if the halo that was asked for is all there is."""
+        if chunk_size and self._asked and self._asked >= latents.shape[2]:
+            raise ValueError(
+                f"halo is {self._asked}, but there are {latents.shape[2]} latents: every chunk "
+                f"would decode all of them; use fewer, or none for the usual {self.usual}"
+            )
+        return super().plan(latents, chunk_size)
 
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
         """Decode noise whole and in chunks, and state the error of the worst chunk in ``notes``.
@@ -274,6 +282,8 @@ class Halo(Adapter):
 class AudioHalo(Halo):
     """As `Halo`, of samples: where a stride is odd, DAC gives a few less than its factor says."""
 
+    usual = 10
+
     def _units(self, position: int, count: int) -> int:
         if position < count:
             return self.temporal_factor * position
@@ -294,7 +304,8 @@ class Tiles(Halo):
         factor, stride = model.temporal_compression_ratio, model.tile_sample_stride_num_frames
         self._stride, self._blend = stride // factor, model.tile_sample_min_num_frames - stride
         model.use_framewise_decoding = False  # `_whole` is to be of all frames at once
-        super().__init__(model, name, halo=model.tile_sample_min_num_frames // factor)
+        self.usual = model.tile_sample_min_num_frames // factor
+        super().__init__(model, name)
 
     def _how(self) -> str:
         windows = f"diffusers' own windows of {self.halo + 1} latents, blended over {self._blend}"
@@ -400,9 +411,9 @@ ADAPTERS: dict[str, Callable[[Any, str], Adapter]] = {
     "AutoencoderKLHunyuanVideo": Tiles,
     "AutoencoderKLLTXVideo": Halo,
     "AutoencoderKLLTX2Video": Halo,
-    "AutoencoderOobleck": partial(AudioHalo, halo=10, medium="audio"),
+    "AutoencoderOobleck": partial(AudioHalo, medium="audio"),
     "DacModel": partial(
-        AudioHalo, halo=10, medium="audio",
+        AudioHalo, medium="audio",
         whole=lambda model, z: model.decode(quantized_representation=z).audio_values[:, None],
     ),
     "MimiModel": partial(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,7 @@ def load_decoder(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     variant: str = "diffusers",
+    halo: int | None = None,
 ) -> Any:
     """A streaming decoder: of Wan a `WanDecoder` unless ``variant`` says otherwise, else one of
     `vdkit.models.adapters.ADAPTERS`.
@@ -178,10 +180,12 @@ def load_decoder(
             in that layout; ``compiled``, these with a compiled steady step (call its ``prepare``
             first); ``fast``, a `FastWanDecoder`, which has no ``decode_video``. Wan has all of
             them, others only the first.
+        halo: of a decoder that looks ahead (LTX, Oobleck, DAC), the latents on each side that a
+            chunk is decoded with; None: 8, of audio 10.
 
     Raises:
-        ValueError: unknown source, device, dtype or variant; a pickle; a model of another class;
-            a damaged weights file.
+        ValueError: unknown source, device, dtype or variant; a halo for a decoder without; a
+            pickle; a model of another class; a damaged weights file.
         FileNotFoundError: a folder without VAE configuration or safetensors.
     """
     if variant not in VARIANTS:
@@ -189,7 +193,7 @@ def load_decoder(
     if not isinstance(source, Mapping) and (
         parted := re.fullmatch(r"(.+):(audio|av)", str(source))
     ):
-        return _sounding(parted[1], parted[2], device, dtype, variant)
+        return _sounding(parted[1], parted[2], device, dtype, variant, halo)
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     given = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
@@ -203,20 +207,29 @@ def load_decoder(
         model = _load_model(found, as_dtype).to(on)
     if isinstance(model, AutoencoderKLWan):
         module, made_by = VARIANTS[variant].rsplit(".", 1)
-        decoder = getattr(import_module(f"vdkit.models.{module}"), made_by)(model, name)
+        make = getattr(import_module(f"vdkit.models.{module}"), made_by)
     elif variant == "diffusers":
-        decoder = ADAPTERS[type(model).__name__](model, name)
+        make = ADAPTERS[type(model).__name__]
     else:
         raise ValueError(
             f"variant {variant!r} is Wan's; {name} ({type(model).__name__}) has only 'diffusers'"
         )
+    if halo is not None and "halo" not in signature(make).parameters:
+        raise ValueError(_no_halo(halo, f"{name} ({type(model).__name__})"))
+    decoder = make(model, name) if halo is None else make(model, name, halo)
     if decoder.device.type == "cuda":  # on a CPU nobody expects more
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)
     return decoder
 
 
-def _sounding(source: str, part: str, device: Any, dtype: Any, variant: str) -> Any:
+def _no_halo(halo: int, whose: str) -> str:
+    return f"halo is {halo}, but {whose} has none; leave it out"
+
+
+def _sounding(
+    source: str, part: str, device: Any, dtype: Any, variant: str, halo: int | None
+) -> Any:
     """The sound of LTX-2, or ``av``: with its video, which ``variant`` is of."""
     from diffusers import AutoencoderKLLTX2Audio
     from diffusers.pipelines.ltx2 import LTX2Vocoder
@@ -237,9 +250,11 @@ def _sounding(source: str, part: str, device: Any, dtype: Any, variant: str) -> 
         models = [_load_part(found, part, kind, as_dtype) for part, kind in kinds.items()]
     vae, vocoder = (torch.nn.Module.to(model, on, as_dtype) for model in models)
     sound = LTX2Sound(vae, vocoder, f"{name}:audio")
-    if part == "audio":
-        return sound
-    return WithSound(load_decoder(source, device, dtype, variant), sound, 24)
+    if part == "av":
+        return WithSound(load_decoder(source, device, dtype, variant, halo), sound, 24)
+    if halo is not None:
+        raise ValueError(_no_halo(halo, sound.name))
+    return sound
 
 
 def load_pipeline(
