@@ -30,17 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vdkit.decode import ChunkDecoder, Sink, begun
 from vdkit.decode.chunks import DecodeConfig, chunks_of
 from vdkit.decode.engines import on_device
+from vdkit.measure import study
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
-from vdkit.measure.study import (
-    MODES,
-    Bench,
-    Shared,
-    SinkFactory,
-    as_run,
-    check_modes,
-    measure,
-    seconds_on,
-)
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
 from vdkit.record.runs import Run, gpu_uuid
 from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
@@ -76,8 +67,8 @@ def profile_run(
     Raises:
         ValueError: unknown mode; FileExistsError: ``keep`` is there; or as `decode_async`.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    if mode not in study.MODES:
+        raise ValueError(f"mode {mode!r} is unknown; use one of {', '.join(study.MODES)}")
     keep = None if keep is None else Path(keep)
     if keep is not None and keep.exists():
         raise FileExistsError(f"{keep} is there already; give another name")
@@ -88,7 +79,7 @@ def profile_run(
     threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with profile(activities=activities, experimental_config=threads) as session:
         before = _mark()
-        done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
+        done = study.MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
         after = _mark()
     with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
         file = keep or Path(folder) / "trace.json"
@@ -96,7 +87,7 @@ def profile_run(
         timeline = read_trace(file, decoder.device.index if on_gpu else None, require_gpu=on_gpu)
     offset, residual = align(timeline.markers, before, after)
     timeline.shift(offset - to_ns(done.started_s))
-    timeline.run, timeline.started_s = as_run(done, 0), done.started_s
+    timeline.run, timeline.started_s = study.as_run(done, 0), done.started_s
     timeline.config, timeline.device = config, done.device
     timeline.assign_chunks()
     kernels = timeline.chunk_kernels()
@@ -189,7 +180,7 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
         torch.randn((size, size), generator=generator, device=device, dtype=dtype) for _ in range(2)
     )
     out = torch.empty_like(left)
-    seconds = seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
+    seconds = study.seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
     return Ceiling(
         size=size,
         dtype=str(dtype).removeprefix("torch."),
@@ -225,13 +216,13 @@ class _Try(NamedTuple):
     file: Path | None
 
 
-class _Sampled(Bench):
+class _Sampled(study.Bench):
     """A bench whose runs are sampled; ``samples`` holds those of each arm, 0 s at its call."""
 
-    def __init__(self, bench: Bench, uuid: str | None, interval_s: float) -> None:
+    def __init__(self, bench: study.Bench, uuid: str | None, interval_s: float) -> None:
         vars(self).update(vars(bench))  # the same decoder and video
         self.uuid, self.interval_s = uuid, interval_s
-        self.samples: dict[str, list[Samples]] = {mode: [] for mode in MODES}
+        self.samples: dict[str, list[Samples]] = {mode: [] for mode in study.MODES}
 
     def sampler(self) -> Any:
         """None without a GPU."""
@@ -243,7 +234,7 @@ class _Sampled(Bench):
             done = self.decode(mode, sink, config)
         mine = sampler.samples.between(-math.inf, math.inf, done.started_s)
         self.samples[mode].append(mine)
-        return as_run(done, number)
+        return study.as_run(done, number)
 
 
 class _Profiled(_Sampled):
@@ -271,10 +262,10 @@ class _Profiled(_Sampled):
 
 
 def run_profile(
-    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: SinkFactory, *,
-    modes: Sequence[str] = tuple(MODES), runs: int = 5, profiled: int = 3,
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: study.SinkFactory, *,
+    modes: Sequence[str] = tuple(study.MODES), runs: int = 5, profiled: int = 3,
     nvml_interval_s: float = 0.02, keep: Path | None = None, progress: bool = True,
-    **shared: Unpack[Shared],
+    **shared: Unpack[study.Shared],
 ) -> Profile:  # fmt: skip
     """Time each path in turns with the NVML sampler off and on, then profile each a few times.
 
@@ -294,11 +285,11 @@ def run_profile(
         ValueError: unknown or repeated mode, no runs, an interval out of range; bad input as for
             `decode_async`.
     """
-    check_modes(modes)
+    study.check_modes(modes)
     check_interval(nvml_interval_s)
     if profiled < 1:
         raise ValueError(f"profiled is {profiled}; use 1 or more")
-    bench = Bench(decoder, latents, sink_factory, **shared)
+    bench = study.Bench(decoder, latents, sink_factory, **shared)
     uuid = gpu_uuid(decoder.device)
     sampled = _Sampled(bench, uuid, nvml_interval_s)
     profiling = _Profiled(bench, uuid, nvml_interval_s)
@@ -308,9 +299,9 @@ def run_profile(
         turns[mode] = plan
         if uuid:
             turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
-    measured = measure(turns, runs, 0, progress=progress)
+    measured = study.measure(turns, runs, 0, progress=progress)
     again = {m: replace(plan, bench=profiling, hashed=False) for m, plan in plans.items()}
-    measure(again, profiled, 0, progress=progress)
+    study.measure(again, profiled, 0, progress=progress)
     flops = count_flops(decoder, bench.latents.to(decoder.device), bench.config.chunk_size)
     timelines: dict[str, Timeline] = {}
     samples: dict[str, Samples] = {}
