@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from vdkit.predict.grid import PLAN, read_sweep
+from vdkit.present import Table, ratio_of, significant
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, Picture
 from vdkit.present.documents import benchmark_table, document_of
 from vdkit.present.results_list import published_lines, results_table, session_range
 from vdkit.present.sweep_document import verdict
-from vdkit.present.table import Table, ratio_of, significant
 from vdkit.record import write_atomically, written
 from vdkit.record.recording import Recording
 from vdkit.record.results import find_recordings, read_recording

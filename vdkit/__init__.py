@@ -52,7 +52,8 @@ _REPLACED = {
     "compare_frames": "vdkit.measure.quality.psnr_db",
     "energy_j_per_video_s": "vdkit.record.recording.Arm.energy_j",
     "VideoInfo": "vdkit.decode.media.MediaInfo",
-    "recorded_vram": "vdkit.record.recording.vram_points",
+    "recorded_vram": "vdkit.present.stages.vram_points",
+    "headroom_of": "vdkit.record.recording.headrooms_of",
     "run_energy_j": "vdkit.record.runs.Run.energy_j",
     "unpaired_ratio": "vdkit.record.stats.geometric_ratio",
 }

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vdkit import Mp4Sink
 from vdkit.decode.media import MediaInfo
-from vdkit.present.table import Table
+from vdkit.present import Table
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 SHOWN, FILMED = 16, 3  # first prompts on the contact sheet, and as MP4

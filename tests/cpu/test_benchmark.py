@@ -27,8 +27,8 @@ from vdkit import (
 from vdkit.decode.paths import PATHS
 from vdkit.measure.nvml import Nvml
 from vdkit.measure.study import MODES, FrameHasher
+from vdkit.present import Number, summary_decimals
 from vdkit.present.documents import benchmark_table, breakdown_table, caption
-from vdkit.present.table import shown, summary_decimals
 from vdkit.present.timeline import steady_window
 from vdkit.present.words import noise_note, overlap_words
 from vdkit.record import check_out, result_folder
@@ -390,8 +390,10 @@ class TestPresentation:
         assert [row["mode"] for row in rows] == list(NAMES.values())
         for row, arm in zip(rows, result.arms.values(), strict=True):
             last = summary_decimals(arm.latency)
-            assert str(row["mean s"]) == shown(arm.latency.mean, last) and str(row["n"]) == "3"
-            assert str(row["P99 s†"]) == shown(arm.latency.p99, last)
+            assert (
+                str(row["mean s"]) == str(Number(arm.latency.mean, last)) and str(row["n"]) == "3"
+            )
+            assert str(row["P99 s†"]) == str(Number(arm.latency.p99, last))
             assert row["mean s"].value == arm.latency.mean
         report = document_of(result).markdown()
         assert "25 frames (7 latent) of 24x40 at 24 fps = 1.04 s of video" in report

@@ -8,16 +8,15 @@ import torch
 
 from tests.helpers import Collect, NearestImages
 from vdkit import run_benchmark
+from vdkit.present import ratio_of
 from vdkit.present.charts import (
     headroom_words,
-    headrooms_of,
     hiding_words,
     overlaps_of,
     plot_headroom,
     plot_hiding,
 )
-from vdkit.present.table import ratio_of
-from vdkit.record.recording import Ceiling, Overlap, headroom_of, overlap_of
+from vdkit.record.recording import Ceiling, Overlap, headrooms_of, overlap_of
 from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -73,11 +72,18 @@ def test_overlap_needs_both_modes(recorded, mode):
         overlap_of(result)
 
 
-def test_headroom(recorded):
-    ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1000.0)
-    result, tflop = recorded["fast"], 546.0
-    one = headroom_of(result, tflop, ceiling)
-    latency_s = result.arms["compute_only"].latency.mean
+def with_ceiling(profile, tflop, **ceiling):
+    """The profile with another ceiling, and so many operations counted."""
+    arm = profile.arms["compute_only"]
+    seen = arm.model_copy(update={"profile": arm.profile.model_copy(update={"tflop": tflop})})
+    top = Ceiling(**{"size": 8, "dtype": "float16", "n": 1, "tflop_per_s": 1000.0} | ceiling)
+    return profile.model_copy(update={"ceiling": top, "arms": {"compute_only": seen}})
+
+
+def test_headroom(whole, recorded):
+    tflop = 546.0
+    one = headrooms_of(whole, with_ceiling(read_recording(PROFILE), tflop))["fast"]
+    latency_s = recorded["fast"].arms["compute_only"].latency.mean
     assert one.compute_ms == pytest.approx(1e3 * latency_s / 41)
     assert one.tflop_per_s == pytest.approx(tflop / latency_s)
     assert one.ceiling_ms == pytest.approx(tflop / 41)  # ms, at 1,000 TFLOP/s
@@ -85,15 +91,14 @@ def test_headroom(recorded):
 
 
 def test_headroom_refuses_what_cannot_be_compared(recorded):
-    result = recorded["diffusers"]
-    ceiling = Ceiling(size=8, dtype="float16", n=1, tflop_per_s=1.0)
+    result, profile = recorded["diffusers"], read_recording(PROFILE)
     with pytest.raises(ValueError, match="of bfloat16, the decoder ran in float16; measure it"):
-        headroom_of(result, 1.0, ceiling.model_copy(update={"dtype": "bfloat16"}))
-    for tflop in (0.0, float("nan")):
-        with pytest.raises(ValueError, match="give the operations of the whole video"):
-            headroom_of(result, tflop, ceiling)
+        headrooms_of(result, with_ceiling(profile, 1.0, dtype="bfloat16"))
+    for lacking in (with_ceiling(profile, None), profile.model_copy(update={"ceiling": None})):
+        with pytest.raises(ValueError, match="has no ceiling; profile compute_only for one"):
+            headrooms_of(result, lacking)
     with pytest.raises(ValueError, match="has no runs of mode compute_only"):
-        headroom_of(without(result, "compute_only"), 1.0, ceiling)
+        headrooms_of(without(result, "compute_only"), with_ceiling(profile, 1.0))
 
 
 def test_the_pictures_draw_what_was_measured(whole, recorded):
@@ -160,12 +165,9 @@ def recorded_ratio(whole, variant):
 
 def test_the_ceiling_is_a_line(whole, recorded):
     profile = read_recording(PROFILE)
-    tflop = profile.arms["compute_only"].profile.tflop
-    room = {name: headroom_of(result, tflop, profile.ceiling) for name, result in recorded.items()}
-    assert headrooms_of(whole, profile) == room
+    room = headrooms_of(whole, profile)
+    assert [*room] == [*recorded]
     assert f"fast {room['fast'].percent:.0f} %." in headroom_words(whole, profile)
-    with pytest.raises(ValueError, match="has no ceiling; profile compute_only for one"):
-        headrooms_of(whole, profile.model_copy(update={"ceiling": None}))
     (ax,) = plot_headroom({"here": (whole, profile)}).axes
     assert [bar.get_width() for bar in ax.patches] == [one.compute_ms for one in room.values()]
     (line,) = ax.lines

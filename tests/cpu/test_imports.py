@@ -141,7 +141,7 @@ MOVED = {
     "sinks": "ThrottledSink",
     "trace": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
-    "record.recording": "headroom_of overlap_of saving_usd usd_per_video_hour vram_points",
+    "record.recording": "overlap_of saving_usd usd_per_video_hour",
     "record.stats": "permutation_p",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",
@@ -154,9 +154,9 @@ MOVED = {
     "plot_predictions plot_rounds plot_sensitivity",
     "present.results_list": "results_table",
     "present.stages": "plot_denoising plot_frames plot_stages plot_vram stage_rows stages_table "
-    "vram_words",
+    "vram_points vram_words",
     "present.sweep_document": "sweep_table",
-    "present.table": "Table",
+    "present": "Table",
     "present.timeline": "plot_latencies plot_nvml plot_overlap plot_utilization plot_waterfall",
 }
 """Module to names that were public in the version before."""

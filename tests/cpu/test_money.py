@@ -12,9 +12,8 @@ from vdkit.__main__ import main
 from vdkit.cli import command_line
 from vdkit.present.columns import COST, ENERGY, SAVING, Asked, Row, cells, legend
 from vdkit.present.documents import benchmark_table
-from vdkit.present.profile_document import paths_table
+from vdkit.present.instruments import paths_table
 from vdkit.record.recording import (
-    check_price,
     saving_usd,
     usd_per_video_hour,
 )
@@ -82,7 +81,7 @@ class TestByHand:
     def test_what_is_not_finite_and_above_zero_is_named(self, bad):
         shown = re.escape(f"is {bad:g}")
         calls = [
-            ("the price", lambda: check_price(bad)),
+            ("the price", lambda: Asked(bad)),
             ("the price", lambda: usd_per_video_hour(1, bad)),
             ("rtf", lambda: usd_per_video_hour(bad, 1)),
             ("rtf", lambda: saving_usd(bad, 1, 1)),

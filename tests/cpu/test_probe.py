@@ -18,7 +18,7 @@ from tests.zoo import CONFIGS, latents_of
 from vdkit import load_decoder, probe
 from vdkit.__main__ import main
 from vdkit.models.wan import WanDecoder
-from vdkit.present.anatomy_document import anatomies_table, anatomy_document, plot_anatomy
+from vdkit.present.instruments import anatomies_table, anatomy_document, plot_anatomy
 
 
 def seeded(make, **config):

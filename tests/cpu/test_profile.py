@@ -18,7 +18,7 @@ from vdkit.__main__ import main
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure import profiler
 from vdkit.measure.profiler import align, count_flops, measure_ceiling, profile_run, run_profile
-from vdkit.present import profile_document as documents
+from vdkit.present import instruments as documents
 from vdkit.present import timeline as drawn
 from vdkit.present.columns import Asked
 from vdkit.present.documents import Source, document_of

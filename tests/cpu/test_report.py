@@ -13,11 +13,11 @@ import pytest
 from tests.helpers import summed_up
 from vdkit import compare_results, document_of, read_recording
 from vdkit.__main__ import main
+from vdkit.present import Number, Table
 from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_table
 from vdkit.present.document import MARKER, Document, Facts, Text, section
 from vdkit.present.documents import benchmark_table, families_table, source_of, variant_table
-from vdkit.present.table import Number, Table
 from vdkit.record.results import read_families
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -13,6 +13,7 @@ import torch
 from tests.helpers import NearestDecoder, latents_for
 from vdkit import DecodeConfig, MemorySink, decode_async, load_results, run_benchmark
 from vdkit.present.stages import (
+    VRAM_RUNS,
     plot_denoising,
     plot_frames,
     plot_stages,
@@ -20,10 +21,11 @@ from vdkit.present.stages import (
     size_words,
     stage_rows,
     stages_table,
+    vram_growth_bytes,
+    vram_points,
     vram_sets,
     vram_words,
 )
-from vdkit.record.recording import VRAM_RUNS, VramPoint, vram_growth_bytes, vram_points
 from vdkit.record.runs import SinkInfo
 from vdkit.sinks import SinkSpec
 
@@ -142,13 +144,16 @@ def test_frames_of_a_video(frames, last, shown):
     assert sum(len(ax.images) for ax in figure.axes) == shown
 
 
-POINTS = [
-    VramPoint("diffusers", 81, 4_200_000_000, "GPU"),
-    VramPoint("diffusers", 161, 5_000_000_000, "GPU"),
-    VramPoint("async", 81, 4_000_000_000, "GPU"),
-    VramPoint("async", 161, 4_008_000_000, "GPU"),
-    VramPoint("async", 641, 4_056_000_000, "GPU"),
-]
+POINTS = pd.DataFrame(
+    [
+        ("diffusers", 81, 4_200_000_000, "GPU"),
+        ("diffusers", 161, 5_000_000_000, "GPU"),
+        ("async", 81, 4_000_000_000, "GPU"),
+        ("async", 161, 4_008_000_000, "GPU"),
+        ("async", 641, 4_056_000_000, "GPU"),
+    ],
+    columns=["mode", "frames", "peak_bytes", "device"],
+)
 
 
 def test_growth_and_its_words():
@@ -159,13 +164,13 @@ def test_growth_and_its_words():
         "161 frames decoded whole need 5.00 GB, in chunks 4.01 GB. Over all lengths a frame "
         "adds 10.00 MB on average to the first and 0.10 MB to the second."
     )
-    assert vram_words(POINTS[1:4:2] + POINTS[3:4]).endswith("in chunks 4.01 GB.")
+    assert vram_words(POINTS[1:4:2]).endswith("in chunks 4.01 GB.")
     with pytest.raises(ValueError, match="no length was decoded both whole"):
         vram_words(POINTS[:2])
 
 
 def test_vram_picture():
-    figure = plot_vram({"here": POINTS, "nothing": [], "recorded": POINTS[1:4]})
+    figure = plot_vram({"here": POINTS, "nothing": POINTS[:0], "recorded": POINTS[1:4]})
     (ax,) = figure.axes
     labels = [line.get_label() for line in ax.lines]
     assert labels == [
@@ -175,7 +180,7 @@ def test_vram_picture():
         "async (chunked): recorded, +0.10 MB a frame on average",
     ]
     assert list(ax.lines[1].get_xdata()) == [81, 161, 641] and ax.get_ylim()[0] == 0
-    for sets in ({}, {"a": []}, {"a": POINTS, "b": POINTS, "c": POINTS}):
+    for sets in ({}, {"a": POINTS[:0]}, {"a": POINTS, "b": POINTS, "c": POINTS}):
         with pytest.raises(ValueError, match="sets of points; give 1 or 2"):
             plot_vram(sets)
     assert not plt.get_fignums()
@@ -203,12 +208,9 @@ def test_points_of_benchmarks():
     }
     device = result.provenance.device
     there = result.model_copy(update={"arms": arms})
-    assert vram_sets([there], pd.DataFrame(), other_bytes=100) == {
-        f"here, {device}": [
-            VramPoint("sync", 17, 400, device),
-            VramPoint("async", 17, 400, device),
-        ]
-    }
+    ((name, points),) = vram_sets([there], pd.DataFrame(), other_bytes=100).items()
+    assert name == f"here, {device}"
+    assert points.to_numpy().tolist() == [["async", 17, 400, device], ["sync", 17, 400, device]]
 
 
 @pytest.fixture(scope="module")
@@ -218,23 +220,23 @@ def recorded():
 
 
 def test_recorded_points_are_the_newest_of_their_length(recorded):
-    points = sorted(vram_points(recorded, wanted=VRAM_RUNS), key=lambda p: (p.mode, p.frames))
-    assert [(p.mode, p.frames) for p in points] == [
-        ("async", 161),
-        ("async", 641),
-        ("diffusers", 161),
+    points = vram_points(recorded, wanted=VRAM_RUNS)
+    assert points[["mode", "frames"]].to_numpy().tolist() == [
+        ["async", 161],
+        ["async", 641],
+        ["diffusers", 161],
     ]
     newest = recorded[(recorded["commit"].str[:7] == "c942496") & (recorded["mode"] == "async")]
-    assert points[0].peak_bytes == newest["vram_peak_bytes"].max()
-    assert points[0].device == "NVIDIA H200"
+    assert points["peak_bytes"][0] == newest["vram_peak_bytes"].max()
+    assert points["device"][0] == "NVIDIA H200"
     assert "161 frames decoded whole need" in vram_words(points)
 
 
 def test_recorded_points_of_other_workloads(recorded):
     large = VRAM_RUNS | {"height": 720, "width": 1280}
-    assert {p.frames for p in vram_points(recorded, wanted=large)} == {161}
-    assert vram_points(recorded, wanted=VRAM_RUNS | {"dtype": "float32"}) == []
-    assert vram_points(recorded.iloc[:0], wanted=VRAM_RUNS) == []
+    assert set(vram_points(recorded, wanted=large)["frames"]) == {161}
+    assert vram_points(recorded, wanted=VRAM_RUNS | {"dtype": "float32"}).empty
+    assert vram_points(recorded.iloc[:0], wanted=VRAM_RUNS).empty
     held = recorded.assign(other_bytes=1_000_000)
-    first, less = (vram_points(one, wanted=VRAM_RUNS)[0] for one in (recorded, held))
-    assert first.peak_bytes - less.peak_bytes == 1_000_000
+    more, less = (vram_points(one, wanted=VRAM_RUNS)["peak_bytes"] for one in (recorded, held))
+    assert set(more - less) == {1_000_000}

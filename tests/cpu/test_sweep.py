@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from vdkit.measure.study import Bench
 from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, start_sweep
 from vdkit.predict.grid import Cell, median_and_worst, predict_cells, read_sweep
 from vdkit.present.charts import plot_heatmap, plot_predictions
-from vdkit.present.sweep_document import sweep_document, sweep_frame
+from vdkit.present.sweep_document import cell_records, sweep_document
 from vdkit.record.results import load_results, read_recording
 from vdkit.sinks import SinkSpec
 
@@ -219,7 +220,7 @@ def test_table_and_pictures(finished):
     sweep, _ = finished
     text = sweep_document(sweep).text()
     assert text.count("  fit") >= 4 and "8 cells predicted from 4: median error" in text
-    frame = sweep_frame(sweep)
+    frame = pd.DataFrame(cell_records(sweep))
     assert len(frame) == 12 and set(frame["outcome"]) == {"measured"}
     row = frame[(frame["mode"] == "async") & (frame["slots"] == 1) & frame["sink_mb_per_s"].isna()]
     assert row["error_percent"].notna().all()

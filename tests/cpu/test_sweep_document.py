@@ -12,8 +12,8 @@ from vdkit.present.sweep_document import (
     advice_document,
     advice_line,
     cell_line,
+    cell_records,
     sweep_document,
-    sweep_frame,
     sweep_table,
     verdict,
 )
@@ -40,7 +40,7 @@ def row_of(table, cell):
 
 def test_a_row_says_what_the_cell_says(sweep):
     table = sweep_table(sweep, Asked(3.36))
-    assert len(table.rows) == len(sweep.plan.all_cells) == len(sweep_frame(sweep))
+    assert len(table.rows) == len(sweep.plan.all_cells) == len(cell_records(sweep))
     arm, row = sweep.results[ONE].base, row_of(table, ONE)
     assert row["measured s"].value == arm.latency.mean and row["max s"].value == arm.latency.max
     assert row["predicted s"].value == sweep.predicted(ONE).latency_s

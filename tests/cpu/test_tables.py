@@ -12,12 +12,7 @@ from IPython.lib.pretty import pretty
 
 from vdkit import compare_results, document_of, read_recording, read_sweep
 from vdkit.__main__ import main
-from vdkit.present.comparison import comparison_table
-from vdkit.present.document import Document, Facts, Picture, Section, Text, section
-from vdkit.present.documents import benchmark_table, breakdown_table, variant_table
-from vdkit.present.results_list import results_table
-from vdkit.present.sweep_document import sweep_document
-from vdkit.present.table import (
+from vdkit.present import (
     Number,
     Table,
     decimals_for,
@@ -28,6 +23,11 @@ from vdkit.present.table import (
     significant,
     summary_decimals,
 )
+from vdkit.present.comparison import comparison_table
+from vdkit.present.document import Document, Facts, Picture, Section, Text, section
+from vdkit.present.documents import benchmark_table, breakdown_table, variant_table
+from vdkit.present.results_list import results_table
+from vdkit.present.sweep_document import sweep_document
 from vdkit.record.stats import Ratio, mean_half_width, summarize
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.timelines import chunk, run, timeline
-from vdkit.present.profile_document import analysis_document, trust_words
+from vdkit.present.instruments import analysis_document, trust_words
 from vdkit.present.style import FAMILY_COLORS
 from vdkit.trace import COMMUNICATION, FAMILIES, family_of
 from vdkit.trace.figures import TOLERANCE_NS, analyze, check_trace

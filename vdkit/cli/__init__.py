@@ -17,6 +17,7 @@ import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
 from vdkit.decode.media import MEDIA
 from vdkit.models import BY_CHUNK_ONLY, VARIANTS
+from vdkit.present.columns import Asked
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
 from vdkit.sinks import KINDS
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from vdkit.decode import ChunkDecoder
-    from vdkit.present.columns import Asked
     from vdkit.sinks import SinkSpec
 
 DEFAULTS: dict[str, Any] = {
@@ -225,7 +225,6 @@ WORKLOAD = (
 )
 MONEY = "usd-per-hour energy"
 
-
 Run = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Run, str, dict[str, Any]]] = {}
 """By name: what runs it and gives the exit status, what it takes, what is fixed."""
@@ -250,11 +249,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
     for home in ("run", "read"):
         import_module(f"vdkit.cli.{home}")
-    parser = argparse.ArgumentParser(
-        prog="vdkit",
-        description="What does it cost to get decoded video frames off a GPU, "
-        "and how much of it can be hidden?",
+    what = (
+        "What does it cost to get decoded video frames off a GPU, and how much of it can be hidden?"
     )
+    parser = argparse.ArgumentParser(prog="vdkit", description=what)
     parser.add_argument("--version", action="version", version=f"vdkit {vdkit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (run, takes, fixed) in COMMANDS.items():
@@ -272,27 +270,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options given; those of a workload left out are the preset's, else of `DEFAULTS`."""
+    """The options given; those of a workload left out are the preset's, else of `DEFAULTS`.
+
+    Price and energy are in ``asked`` too, for what makes tables; ValueError for an unusable price.
+    """
     options, left = build_parser().parse_known_args(arguments)
     if left:
         options.wrong(f"unrecognized arguments: {' '.join(left)}")  # with that command's usage
     del options.wrong
     options.arguments = list(arguments)
+    if hasattr(options, "usd_per_hour"):  # what is wrong with it, before anything is loaded
+        options.asked = Asked(options.usd_per_hour, getattr(options, "energy", False))
     if hasattr(options, "preset"):
         for name, value in PRESETS.get(options.preset, DEFAULTS).items():
             if getattr(options, name, None) is None:
                 setattr(options, name, value)
     return options
-
-
-def asked(options: argparse.Namespace) -> Asked:
-    """Price and energy for what makes tables; ValueError for an unusable price.
-
-    Call it before anything is loaded or measured.
-    """
-    from vdkit.present.columns import Asked
-
-    return Asked(options.usd_per_hour, getattr(options, "energy", False))
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -309,15 +302,14 @@ def words(text: str | None) -> list[str] | None:
 
 def numbers(name: str, text: str, kind: Any) -> list[Any]:
     """``1,2,4`` as numbers of ``kind``; ValueError that names the word that is none."""
-    found = []
+    found: list[Any] = []
     for word in words(text) or []:
         try:
             found.append(kind(word))
         except ValueError:
-            also = " or full" if name == "speeds" else ""
-            raise ValueError(
-                f"--{name} {text!r}: {word!r} is no number; give numbers{also}, separated by commas"
-            ) from None
+            wanted = "numbers or full" if name == "speeds" else "numbers"
+            wrong = f"--{name} {text!r}: {word!r} is no number; give {wanted}, separated by commas"
+            raise ValueError(wrong) from None
     return found
 
 
@@ -355,8 +347,7 @@ def runnable(options: argparse.Namespace) -> list[str]:
 
 def asked_variants(options: argparse.Namespace) -> list[str]:
     """--variant alone, or the names of --variants; ValueError for what is none of those."""
-    given = getattr(options, "variants", None)
-    if given is None:
+    if (given := getattr(options, "variants", None)) is None:
         return [options.variant]
     names = list(VARIANTS) if given == "all" else words(given) or []
     if options.variant != "diffusers":
@@ -375,7 +366,6 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     """
     from vdkit.measure.study import check_modes, check_rounds
     from vdkit.models.latents import latents_metadata
-    from vdkit.sinks import SinkSpec
 
     variants, modes = asked_variants(options), asked_modes(options)
     kind, _, folder = options.sink.partition(":")
@@ -386,7 +376,8 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
         )
     switches = {name: getattr(options, name) for name in PRIMITIVES}
     config = DecodeConfig(options.chunk, options.slots, nvtx=options.nvtx, **switches)
-    spec = SinkSpec(kind, Path(folder) if folder else None, options.durable, options.throttle_mb_s)
+    where = Path(folder) if folder else None
+    spec = vdkit.SinkSpec(kind, where, options.durable, options.throttle_mb_s)
     given, latents = Path(options.decoder), options.latents
     label = options.label or options.preset or given.name
     check_out(options.out, label)
@@ -464,15 +455,12 @@ def load_variant(
     options: argparse.Namespace, variant: str, dtype: str | None = None
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
-    from vdkit.models.loading import load_decoder
-    from vdkit.record.runs import keep_freed_memory
-
-    decoder: ChunkDecoder = load_decoder(
-        options.decoder, options.device, dtype or options.dtype, variant,
-        getattr(options, "halo", None),
-    )  # fmt: skip
+    wanted, halo = dtype or options.dtype, getattr(options, "halo", None)
+    decoder: ChunkDecoder = vdkit.load_decoder(
+        options.decoder, options.device, wanted, variant, halo
+    )
     if decoder.device.type == "cpu":
-        keep_freed_memory()
+        vdkit.keep_freed_memory()
     return decoder
 
 
@@ -480,11 +468,11 @@ def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
     """The latents that the options name, or now do, as ``decoder`` takes them."""
     from vdkit.decode import AvLatents, Traits
     from vdkit.decode.chunks import check_chunk
-    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.latents import latents_metadata
 
     medium = Traits.of(decoder).medium
     options.latents = options.latents or f"random:{medium.sample}"
-    latents = load_latents(options.latents, decoder, options.seed)
+    latents = vdkit.load_latents(options.latents, decoder, options.seed)
     cut = latents.video if isinstance(latents, AvLatents) else latents
     if medium.fits(cut.shape, decoder.latent_channels):  # else the decode says what is wrong
         whole = cut if cut.dim() >= len(medium.layouts[0]) else cut[None]
@@ -492,10 +480,8 @@ def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
     if not options.denormalize:
         return latents
     if latents_metadata(options.latents).get("normalization") == "undone":
-        raise ValueError(
-            f"{options.latents} says that its normalization is undone already; leave out "
-            "--denormalize"
-        )
+        undone = f"{options.latents} says that its normalization is undone already"
+        raise ValueError(f"{undone}; leave out --denormalize")
     denormalized: torch.Tensor = decoder.denormalize(latents)
     return denormalized
 
@@ -508,10 +494,9 @@ def getting(variant: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         line = f"{error}".partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError) or "out of memory" in line.lower():
-            raise MemoryError(
-                f"variant {variant!r} does not fit into memory ({line}); use a smaller video or "
-                "--chunk, or fewer variants"
-            ) from error
+            what = f"variant {variant!r} does not fit into memory ({line})"
+            remedy = "use a smaller video or --chunk, or fewer variants"
+            raise MemoryError(f"{what}; {remedy}") from error
         if variant == "diffusers":
             raise
         raise ValueError(f"variant {variant!r} cannot be had: {line}; take another") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit import __version__
-from vdkit.cli import MONEY, asked, command, numbers, print_json, words
+from vdkit.cli import MONEY, command, numbers, print_json, words
 from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend
@@ -24,7 +24,7 @@ from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
-from vdkit.present.profile_document import analysis_document
+from vdkit.present.instruments import analysis_document
 from vdkit.present.results_list import results_table, results_text
 from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
 from vdkit.present.words import config_words, what_and_where
@@ -84,7 +84,6 @@ def run_compare(options: argparse.Namespace) -> int:
     refused. The last line of standard output is one line of JSON: what was called; with --json it
     is the only line, and everything.
     """
-    wants = asked(options)
     limit = None if options.fail_above is None else _percent(options.fail_above)
     if (options.mode_a is None) != (options.mode_b is None):
         raise ValueError("--mode-a and --mode-b belong together; give both")
@@ -97,7 +96,7 @@ def run_compare(options: argparse.Namespace) -> int:
     )  # fmt: skip
     failed = [] if limit is None else _gate(comparison, limit)
     if not options.json:
-        print(f"{comparison_table(comparison, wants).markdown()}\n")
+        print(f"{comparison_table(comparison, options.asked).markdown()}\n")
     record = comparison_record(comparison, whole=options.json)
     print_json({"a": str(options.a), "b": str(options.b), **record})
     for line in failed:
@@ -108,11 +107,10 @@ def run_compare(options: argparse.Namespace) -> int:
 def _sides(*paths: Path) -> list[Recording]:
     """Recordings to compare: one object for one file; ValueError for a sweep."""
     found = {path.resolve(): opened(path) for path in paths}
-    sides = [found[path.resolve()] for path in paths]
-    recordings = [side for side in sides if not isinstance(side, Sweep)]
-    if len(recordings) < len(sides):
+    recordings = {at: side for at, side in found.items() if not isinstance(side, Sweep)}
+    if len(recordings) < len(found):
         raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
-    return recordings
+    return [recordings[path.resolve()] for path in paths]
 
 
 def _percent(given: str) -> float:
@@ -129,19 +127,17 @@ def _percent(given: str) -> float:
 def _gate(comparison: Comparison, limit: float) -> list[str]:
     """What is worse by more than ``limit`` percent; ValueError if nothing could have been."""
     if not comparison.tests:
-        needed = runs_needed(comparison.paired)
         have = min(min(row.n_a, row.n_b) for row in comparison.rows)
         raise ValueError(
-            f"--fail-above can never fail here: {have} {'run' if have == 1 else 'runs'} of a side "
-            f"cannot tell a difference from chance; record at least {needed} "
+            f"--fail-above can never fail here: {have} run{'s' * (have != 1)} of a side cannot "
+            f"tell a difference from chance; record at least {runs_needed(comparison.paired)} "
             + ("pairs" if comparison.paired else "of each side")
         )
-    lines = []
-    for row in comparison.rows:
-        if row.decision.verdict == MORE and row.mean_b > row.mean_a * (1 + limit / 100):
-            mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
-            by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
-            lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
+    lines, more = [], [row for row in comparison.rows if row.decision.verdict == MORE]
+    for row in (row for row in more if row.mean_b > row.mean_a * (1 + limit / 100)):
+        mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_b} against {row.mode_a}"
+        by = f"{100 * (row.mean_b / row.mean_a - 1):+.2f} %" if row.mean_a else "from 0"
+        lines.append(f"{row.metric} of {mode} is {row.verdict}: {by}, allowed are +{limit:g} %")
     return lines
 
 
@@ -175,7 +171,6 @@ def run_show(options: argparse.Namespace) -> int:
     Prints what bench, demo, profile or sweep recorded. --timeline draws the timeline of timed runs;
     other pictures lie beside the recording.
     """
-    wants = asked(options)
     picture: Path | None = options.timeline
     drawing = [n for n in ("timeline", "zoom", "modes") if getattr(options, n) is not None]
     if drawing and options.format is not None:
@@ -186,12 +181,11 @@ def run_show(options: argparse.Namespace) -> int:
         raise ValueError(f"--{drawing[0]} is for a picture; name one with --timeline FILE")
     if picture is not None:
         check_file(picture, "timeline", ".png", ".svg", ".pdf")
-    found, document = document_at(options.result, wants)
+    found, document = document_at(options.result, options.asked)
     if drawing and isinstance(found, Sweep):
         raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
     if options.format is not None:
-        tables = document.tables()
-        tables = tables[:1] if options.format == "csv" else tables
+        tables = document.tables()[: 1 if options.format == "csv" else None]
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
         return 0
     figure = picture and _timeline(found, options)  # may refuse
@@ -237,26 +231,24 @@ def run_report(options: argparse.Namespace) -> int:
     provenance and command line. It runs no script, loads nothing and prints to A4. Two are
     compared, the second against the first.
     """
-    wants = asked(options)
     out: Path = options.out
     _check_page(out)
     paths: list[Path] = options.records
     if len(paths) > 2:
         raise ValueError(f"{len(paths)} recordings; give one, or two to compare")
+    if len(paths) == 1 and options.across:
+        raise ValueError("--across is for a comparison; give two recordings")
     if len(paths) == 1:
-        if options.across:
-            raise ValueError("--across is for a comparison; give two recordings")
-        (path,) = paths
-        found, document = document_at(path, wants)
-        made_of: list[Any] = [path.resolve() if isinstance(found, Sweep) else source_of(path)]
+        found, document = document_at(paths[0], options.asked)
+        where = paths[0].resolve() if isinstance(found, Sweep) else source_of(paths[0])
+        made_of: list[Any] = [where]
     else:
         comparison = compare_results(*_sides(*paths), across=options.across)
         made_of = [source_of(path) for path in paths]
-        document = comparison_document(comparison, wants, made_of)
+        document = comparison_document(comparison, options.asked, made_of)
     names = " and ".join(one.name for one in made_of)
     foot = f"Made by vdkit report {__version__} from {names}; nothing was measured anew."
-    text = document.html(foot)
-    new = not out.exists()
+    text, new = document.html(foot), not out.exists()
     _check_page(out)
     write_atomically(out, text, new)
     print(f"Report in {out} ({len(text) / 1e3:.0f} kB)")
@@ -285,7 +277,6 @@ def run_recommend(options: argparse.Namespace) -> int:
     names the smallest that is as fast as can be told, the reason, and what storage, PCIe and
     decoder of twice the speed would gain.
     """
-    wants = asked(options)
     for name in ("vram_gb", "pinned_mb", "ttff_s", "burst_mb"):
         value = getattr(options, name)
         if value is not None and not (value >= 0 and math.isfinite(value)):
@@ -316,13 +307,11 @@ def run_recommend(options: argparse.Namespace) -> int:
         costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence, plan=plan
     )
     if not options.json:
-        modes = dict.fromkeys(mode for result in results for mode in result.arms)
-        print(
-            f"{what_and_where(results[0])}; fitted at chunk size{'s' * (len(sizes) > 1)} "
-            f"{', '.join(map(str, sizes))} of {', '.join(modes)}"
-        )
+        modes = ", ".join(dict.fromkeys(mode for result in results for mode in result.arms))
+        at = f"chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
+        print(f"{what_and_where(results[0])}; fitted at {at} of {modes}")
         print("\n".join(_doubts(results, chunks, sizes)))
-        print(f"{advice_document(advice, wants).text()}\n")
+        print(f"{advice_document(advice, options.asked).text()}\n")
     print_json(advice_record(advice))
     return 0
 
@@ -353,17 +342,14 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
 
 def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:
     """What makes the fit or the advice doubtful; an empty line at the end."""
-    lines = []
     machines = {(one.provenance.device_uuid, one.provenance.cpu) for one in results}
-    if len(machines) > 1:
-        lines.append(f"Note: fitted from runs of {len(machines)} machines; costs hold for one.")
-    outside = [size for size in chunks if not sizes[0] <= size <= sizes[-1]]
-    if outside:
-        lines.append(
-            f"Note: chunk size {', '.join(map(str, outside))} is beyond the measured ones, so its "
-            "latency is a guess: what a call costs by itself is known only from two sizes on."
-        )
-    return [*lines, ""]
+    outside = ", ".join(str(size) for size in chunks if not sizes[0] <= size <= sizes[-1])
+    several = f"Note: fitted from runs of {len(machines)} machines; costs hold for one."
+    beyond = (
+        f"Note: chunk size {outside} is beyond the measured ones, so its latency is a guess: what "
+        "a call costs by itself is known only from two sizes on."
+    )
+    return [*([several] if len(machines) > 1 else []), *([beyond] if outside else []), ""]
 
 
 @command(f"<where> runs cells modes csv format|json {MONEY}")
@@ -373,7 +359,6 @@ def run_results(options: argparse.Namespace) -> int:
     One row per recording and arm, the oldest first. Files that cannot be read are named on standard
     error and left out.
     """
-    wants = asked(options)
     if options.csv is not None:
         check_file(options.csv, "--csv")
         if os.path.lexists(options.csv):
@@ -385,18 +370,18 @@ def run_results(options: argparse.Namespace) -> int:
     for error in skipped:
         left_out(error)
     if not found:
-        raise FileNotFoundError(
-            f"no recording at {', '.join(map(repr, options.where))}"
-            + (f" that can be read ({len(skipped)} left out)" if skipped else "")
-            + "; give the folder that bench wrote into, or one above it"
-        )
-    frame = frame_of(found)
-    modes = words(options.modes)
+        named = ", ".join(map(repr, options.where))
+        only = f" that can be read ({len(skipped)} left out)" if skipped else ""
+        remedy = "give the folder that bench wrote into, or one above it"
+        raise FileNotFoundError(f"no recording at {named}{only}; {remedy}")
+    frame, modes = frame_of(found), words(options.modes)
     if options.csv is not None:
         write_atomically(options.csv, frame.to_csv(index=False), new=True)
     if options.json:
         rows = rows_of(found, by_run=options.runs)
-        rows = [_priced(row, wants) for row in rows if modes is None or row["mode"] in modes]
+        rows = [
+            _priced(row, options.asked) for row in rows if modes is None or row["mode"] in modes
+        ]
         print_json({"rows": rows})
         return 0
     sweeps = [] if options.cells or options.runs else _sweeps(found, options.where)
@@ -406,13 +391,11 @@ def run_results(options: argparse.Namespace) -> int:
             raise ValueError("only sweeps are recorded there; add --cells for a row of each cell")
         if sweeps:
             print(f"vdkit: {len(sweeps)} sweeps left out; --cells adds them", file=sys.stderr)
-        table = results_table(shown, wants, options.runs, modes)
+        table = results_table(shown, options.asked, options.runs, modes)
         print(getattr(table, options.format)().rstrip("\n"))
         return 0
-    if shown:
-        print(results_text(shown, wants, options.runs, modes))
-    if sweeps:
-        print(("\n" if shown else "") + _sweep_lines(sweeps))
+    text = results_text(shown, options.asked, options.runs, modes) if shown else ""
+    print("\n\n".join(filter(None, [text, _sweep_lines(sweeps) if sweeps else ""])))
     if options.csv is not None:
         print(f"\nAll {len(frame)} runs, {len(frame.columns)} columns, in {options.csv}")
     return 0
@@ -420,17 +403,15 @@ def run_results(options: argparse.Namespace) -> int:
 
 def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
     """A row with the values behind the cells of money and energy, where they are asked for."""
-    more: dict[str, Any] = {}
-    base_s, video_s, joules = row["baseline_s"], row["video_s"], row["energy_j"]
+    base_s, video_s, joules, rtf = (row[k] for k in ("baseline_s", "video_s", "energy_j", "rtf"))
     if (price := wants.usd_per_hour) is not None:
-        saved = None if base_s is None else saving_usd(base_s / video_s, row["rtf"], price)
-        each = usd_per_video_hour(row["rtf"], price)
-        more = {
-            "usd_per_hour": price, "usd_per_video_hour": each, "saving_usd_per_1000_h": saved
-        }  # fmt: skip
+        row["usd_per_hour"] = price
+        row["usd_per_video_hour"] = rtf and usd_per_video_hour(rtf, price)
+        saved = rtf and base_s and saving_usd(base_s / video_s, rtf, price)
+        row["saving_usd_per_1000_h"] = saved
     if wants.energy:
-        more["energy_j_per_video_s"] = None if joules is None else joules / video_s
-    return row | more
+        row["energy_j_per_video_s"] = None if joules is None else joules / video_s
+    return row
 
 
 def _sweeps(found: Sequence[tuple[Path, Recording]], where: Sequence[str]) -> list[Path]:

@@ -20,14 +20,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vdkit
 from vdkit import cli
 from vdkit.decode.chunks import exact_fps
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
-from vdkit.present.columns import Asked
+from vdkit.present import Number, Table
 from vdkit.present.document import Document, write_pictures
 from vdkit.present.documents import benchmark_table, document_of, source_of
-from vdkit.present.sweep_document import cell_line, sweep_document, sweep_frame
+from vdkit.present.sweep_document import cell_line, cell_records, sweep_document
 from vdkit.present.words import media_words, noise_note
 from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
 from vdkit.record.compare import judged
@@ -36,10 +37,7 @@ from vdkit.record.results import read_recording, runs_frame
 from vdkit.trace import balancing_mb_per_s
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vdkit.models.pipeline import GeneratedLatents
-    from vdkit.present.stages import StageRow
 
 
 DEMO, FPS, RUNS = "demo", 16, 2
@@ -48,12 +46,8 @@ DEMO, FPS, RUNS = "demo", 16, 2
 @cli.command("device out", decoder="tiny-wan", dtype=None)
 def run_demo(options: argparse.Namespace) -> int:
     """every decode path on a short clip (two minutes on two idle cores)"""
-    from vdkit.decode.paths import decode_async
-    from vdkit.measure.plans import run_benchmark
-    from vdkit.models.latents import latents_metadata, load_latents
+    from vdkit.models.latents import latents_metadata
     from vdkit.models.loading import EXAMPLE
-    from vdkit.present.timeline import plot_timeline
-    from vdkit.sinks import Mp4Sink, SinkSpec
 
     out: Path = options.out
     check_out(out, DEMO)
@@ -62,17 +56,17 @@ def run_demo(options: argparse.Namespace) -> int:
             raise FileExistsError(f"--out {str(out)!r} holds a recording; give another folder")
     decoder = cli.load_variant(options, "diffusers")
     note = "" if decoder.device.type == "cuda" else " (no GPU in use: copies are memcpy)"
-    latents, made = load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
+    latents, made = vdkit.load_latents(EXAMPLE, decoder), latents_metadata(EXAMPLE)
     out.mkdir(parents=True, exist_ok=True)
     print(f"vdkit demo on {decoder.device}{note}")
     print(f"{made['video']}, made by {made['source']} for {made['prompt']!r}\n")
 
     # No warm-up: the untimed run that hashes the frames warms the device up.
     measured = partial(
-        run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
+        vdkit.run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
         progress=sys.stderr.isatty(), latents_source=EXAMPLE.name,
     )  # fmt: skip
-    free = measured(SinkSpec("raw", out).fresh, label=DEMO)
+    free = measured(vdkit.SinkSpec("raw", out).fresh, label=DEMO)
     _show_short("1. Storage keeps up", free)
     if not free.frames_identical:
         raise RuntimeError(
@@ -80,12 +74,10 @@ def run_demo(options: argparse.Namespace) -> int:
         )
     fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
     speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
-    held = SinkSpec("null", throttle_mb_per_s=speed)
+    held = vdkit.SinkSpec("null", throttle_mb_per_s=speed)
     slow = measured(held.fresh, modes=("sync", "async"), label=f"{DEMO}, slow storage")
-    print(
-        f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as\n"
-        "decoding it. sync pays for both, async only for the longer one and the last write.\n"
-    )
+    print(f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as")
+    print("decoding it. sync pays for both, async only for the longer one and the last write.\n")
     _show_short("2. Storage as slow as the decoder", slow)
     print(
         f"Runs of each: {RUNS}. That shows what overlaps with what; how much it saves takes more "
@@ -94,11 +86,10 @@ def run_demo(options: argparse.Namespace) -> int:
 
     video, picture, table = (out / name for name in ("demo.mp4", "timeline.png", "table.md"))
     claim(video)
-    decode_async(decoder, latents, Mp4Sink(video), fps=FPS, progress=False)
-    figure = plot_timeline(
-        {mode: slow.arms[mode].typical() for mode in ("sync", "async")},
-        title=f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s",
-    )
+    vdkit.decode_async(decoder, latents, vdkit.Mp4Sink(video), fps=FPS, progress=False)
+    title = f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s"
+    runs = {name: arm.typical() for name, arm in slow.arms.items()}
+    figure = vdkit.plot_timeline(runs, title=title)
     with written(picture) as partly:
         figure.savefig(partly)
     write_atomically(table, f"{document_of(free).markdown()}\n{document_of(slow).markdown()}")
@@ -127,7 +118,6 @@ def run_bench(options: argparse.Namespace) -> int:
     output is one line of JSON: the folder and the latencies; with --json it is the only line, and
     the whole summary. --variants, --ablation and --aa are other plans of the same study.
     """
-    wants = cli.asked(options)
     for plan, names in (("aa", ("mode", "pairs", "splits", "plant")), ("ablation", ("only",))):
         for name in names:
             if not getattr(options, plan) and getattr(options, name) is not None:
@@ -138,7 +128,7 @@ def run_bench(options: argparse.Namespace) -> int:
         default, run = (40, _aa) if options.aa else (8, _ablation)
     options.runs = default if options.runs is None else options.runs
     recording = run(options)
-    keep(recording, options, wants)
+    keep(recording, options)
     if recording.frames_identical is False:
         print("vdkit: error: the modes gave different frames", file=sys.stderr)
         return 1
@@ -147,7 +137,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def _paths(options: argparse.Namespace) -> Recording:
     from vdkit.decode import Traits
-    from vdkit.measure.plans import headline_arms, run_benchmark
+    from vdkit.measure.plans import headline_arms
 
     decoder, latents, spec, shared = cli.load(options)
     modes, export = cli.runnable(options), None
@@ -159,20 +149,18 @@ def _paths(options: argparse.Namespace) -> Recording:
         except ImportError as error:
             cli.say(options, f"no arm of diffusers' own export_to_video: {error}")
     extra = headline_arms(on_gpu, shared["config"], modes, export)
-    return run_benchmark(
+    return vdkit.run_benchmark(
         decoder, latents, spec.fresh, modes=modes, runs=options.runs, baseline=options.baseline,
         warmup=options.warmup, extra=extra, **shared,
     )  # fmt: skip
 
 
 def _variants(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import run_variants
-
     options.latents = options.latents or f"random:{MEDIA['video'].sample}"  # variants are Wan's
     spec, shared = cli.check(options)
     cli.start_device(options)
     get = partial(partial, cli.load_variant, options)
-    return run_variants(
+    return vdkit.run_variants(
         [(name, get(name)) for name in cli.asked_variants(options)],
         partial(cli.latents_of, options), spec.fresh, modes=cli.asked_modes(options),
         baseline=options.baseline, runs=options.runs, warmup=options.warmup,
@@ -182,11 +170,9 @@ def _variants(options: argparse.Namespace) -> Recording:
 
 
 def _ablation(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import run_ablation
-
     decoder, latents, spec, shared = cli.load(options)
-    only = cli.words(options.only)
-    return run_ablation(decoder, latents, spec.fresh, runs=options.runs, only=only, **shared)
+    shared |= {"runs": options.runs, "only": cli.words(options.only)}
+    return vdkit.run_ablation(decoder, latents, spec.fresh, **shared)
 
 
 def _aa(options: argparse.Namespace) -> Recording:
@@ -205,7 +191,6 @@ def _aa(options: argparse.Namespace) -> Recording:
 def keep(
     recording: Recording,
     options: argparse.Namespace,
-    wants: Asked,
     beside: Callable[[Path], list[str]] = lambda home: [],
 ) -> None:
     """Print a finished study and record it: recording, runs, table, pictures.
@@ -214,12 +199,11 @@ def keep(
         beside: writes what else belongs there, and gives the lines that say so.
     """
     # First, for where it is to be recorded may be full.
-    show(document_of(recording, wants), options)
-    home = result_folder(
-        options.out, recording.label, recording.provenance, partial(write_recording, recording)
-    )
+    show(document_of(recording, options.asked), options)
+    write = partial(write_recording, recording)
+    home = result_folder(options.out, recording.label, recording.provenance, write)
     lines = beside(home)
-    document = document_of(recording, wants, source_of(home))
+    document = document_of(recording, options.asked, source_of(home))
     leave(home, document, ("runs.csv", runs_frame(recording)), options, lines)
     cli.print_json({"folder": str(home), **answer(recording, options.json)})
 
@@ -230,11 +214,13 @@ def show(document: Document, options: argparse.Namespace) -> None:
 
 
 def leave(
-    home: Path, document: Document, frame: tuple[str, pd.DataFrame], options: argparse.Namespace,
+    home: Path, document: Document, csv: tuple[str, Any], options: argparse.Namespace,
     lines: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write the ``frame`` as CSV, the table and the pictures into ``home``, and say where."""
-    write_atomically(home / frame[0], frame[1].to_csv(index=False))
+    """Write rows as ``csv``, the table and the pictures into ``home``, and say where."""
+    import pandas as pd
+
+    write_atomically(home / csv[0], pd.DataFrame(csv[1]).to_csv(index=False))
     write_atomically(home / "table.md", document.markdown())
     pictures = [f"Picture: {path}" for path in write_pictures(document, home)]
     for line in (*lines, *pictures, f"Recorded in {home}"):
@@ -245,11 +231,10 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
     """For one line of JSON: everything but the runs; not ``whole``: only what fits a terminal."""
     arms: dict[str, Any] = {}
     for name, arm in recording.arms.items():
-        latency = {k: round(getattr(arm.latency, k), 6) for k in ("mean", "p99", "max", "n")}
         named = {"latency_s": arm.latency, "ttff_s": arm.ttff, "speedup": recording.speedup(name)}
-        arms[name] = {"latency_s": latency}
-        if whole:
-            arms[name] = {key: named[key] if key in named else getattr(arm, key) for key in _ARM}
+        short = {k: round(getattr(arm.latency, k), 6) for k in ("mean", "p99", "max", "n")}
+        every = {key: named[key] if key in named else getattr(arm, key) for key in _ARM}
+        arms[name] = every if whole else {"latency_s": short}
     made: dict[str, Any] = {"kind": recording.kind, "frames_identical": recording.frames_identical}
     if recording.planted is not None:
         made["calls"] = {
@@ -287,22 +272,18 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vdkit.measure.sweep import plan_cells, start_sweep
     from vdkit.measure.sweep import run_sweep as measure
 
-    wants = cli.asked(options)
     folder: Path | None = options.resume
     if folder is not None:
         options = _begun_with(folder, options)
-    grid = (
-        cli.numbers("chunks", options.chunks, int),
-        cli.numbers("ring-slots", options.ring_slots, int),
-        cli.numbers("speeds", options.speeds, lambda w: None if w == "full" else float(w)),
-    )
+    speeds = cli.numbers("speeds", options.speeds, lambda w: None if w == "full" else float(w))
+    sizes = cli.numbers("chunks", options.chunks, int)
+    grid = sizes, cli.numbers("ring-slots", options.ring_slots, int), speeds
     modes = cli.asked_modes(options)
     plan_cells(modes, *grid)  # what is wrong with it without the video
     decoder, latents, spec, shared = cli.load(options, ready=False)  # every chunk size has its turn
-    for speed in grid[2]:
+    for speed in speeds:
         replace(spec, throttle_mb_per_s=speed)  # which not every kind of sink can be
-    show_bar = shared.pop("progress")
-    bench = Bench(decoder, latents, spec.fresh, **shared)
+    show_bar, bench = shared.pop("progress"), Bench(decoder, latents, spec.fresh, **shared)
     if folder is None:
         folder = start_sweep(bench, options.out, modes, *grid, runs=options.runs)
     cli.say(options, f"Recording in {folder}")
@@ -313,15 +294,12 @@ def run_sweep(options: argparse.Namespace) -> int:
 
     try:
         sweep = measure(folder, bench, progress=show_bar, report=report)
-        document = sweep_document(sweep, wants)
+        document = sweep_document(sweep, options.asked)
         show(document, options)
-        leave(folder, document, ("cells.csv", sweep_frame(sweep)), options)
+        leave(folder, document, ("cells.csv", cell_records(sweep)), options)
     except KeyboardInterrupt:
-        print(
-            f"vdkit: interrupted; finished cells are kept, go on with: vdkit sweep --resume "
-            f"{shlex.quote(str(folder))}",
-            file=sys.stderr,
-        )
+        again = f"vdkit sweep --resume {shlex.quote(str(folder))}"
+        print(f"vdkit: interrupted; finished cells are kept, go on with: {again}", file=sys.stderr)
         return 130
     made: dict[str, Any] = {"measured": len(sweep.results), "does_not_fit": len(sweep.unfit)}
     if errors := sweep.errors():
@@ -337,7 +315,7 @@ def _begun_with(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     begun = read_sweep(folder).plan.command
     if begun is None:
         raise ValueError(f"{folder} was not begun from the command line; resume it with run_sweep")
-    now = ("resume", "json", "usd_per_hour", "energy")  # may differ from when it was begun
+    now = ("resume", "json", "usd_per_hour", "energy", "asked")  # may differ from when it was begun
     for name, value in vars(cli.parse(["sweep", "--resume", str(folder)])).items():
         if name not in (*now, "arguments") and getattr(given, name) != value:
             raise ValueError(
@@ -360,7 +338,6 @@ def run_profile(options: argparse.Namespace) -> int:
     from vdkit.measure.profiler import run_profile as measure
     from vdkit.trace.files import write_trace
 
-    wants = cli.asked(options)
     if not 1 <= options.nvml_ms <= 10_000:
         raise ValueError(f"--nvml-ms is {options.nvml_ms:g} ms; use 1 to 10000 ms")
     # Kineto of torch 2.13 greets on standard error at every session; a trace's warnings are kept.
@@ -381,11 +358,10 @@ def run_profile(options: argparse.Namespace) -> int:
                 shutil.move(trace, home / trace.name)
             if csv := done.nvml_csv():
                 write_atomically(home / "nvml.csv", csv)
-            return [
-                f"Trace for https://ui.perfetto.dev: {home / one.trace}" for one in arms.values()
-            ]
+            paths = [home / one.trace for one in arms.values()]
+            return [f"Trace for https://ui.perfetto.dev: {path}" for path in paths]
 
-        keep(done.recording, options, wants, beside)
+        keep(done.recording, options, beside)
     if any(one.analysis.failed for one in arms.values()):
         print("vdkit: error: a trace is incomplete; profile again", file=sys.stderr)
         return 1
@@ -403,43 +379,40 @@ def run_generate(options: argparse.Namespace) -> int:
     and writes an MP4. The default model is the miniature in data/tiny-wan, whose model card lists
     the words it knows.
     """
-    from vdkit.decode.paths import decode_async
     from vdkit.decode.terminal import HeldSignals
-    from vdkit.models.latents import save_latents
-    from vdkit.models.loading import load_pipeline
-    from vdkit.models.pipeline import check_fit, check_request, generate_latents, pipeline_decoder
-    from vdkit.present.stages import stage_rows
-    from vdkit.record.runs import keep_freed_memory
-    from vdkit.sinks import Mp4Sink
+    from vdkit.models.pipeline import check_fit, check_request
+    from vdkit.present.stages import stage_rows, stages_table
 
-    for path, name, ending in (
-        (options.out, "--out", ".mp4"), (options.save_latents, "--save-latents", ".safetensors")
-    ):  # fmt: skip
+    files = {
+        "--out": (options.out, ".mp4"),
+        "--save-latents": (options.save_latents, ".safetensors"),
+    }
+    for name, (path, ending) in files.items():
         if path is not None:
             check_file(path, name, ending)
             claim(path)
     fps = exact_fps(options.fps)
     check_request(options.prompt, options.steps, options.seed, options.guidance, options.guidance_2)
-    pipeline = load_pipeline(options.model, options.device, options.dtype, progress=False)
+    pipeline = vdkit.load_pipeline(options.model, options.device, options.dtype, progress=False)
     if pipeline.device.type == "cpu":
-        keep_freed_memory()
+        vdkit.keep_freed_memory()
     size = (options.frames, options.height, options.width)
     check_fit(pipeline, *size, options.steps)
     with contextlib.ExitStack() as stack:  # what the sink refuses, it refuses now
-        sink = Mp4Sink(options.out)
+        sink = vdkit.Mp4Sink(options.out)
         stack.callback(sink.abort)
         sink.open(MediaInfo(*size, fps))
-    made = generate_latents(
+    made = vdkit.generate_latents(
         pipeline, options.prompt, *size, options.steps, options.seed, guidance=options.guidance,
         guidance_2=options.guidance_2, negative_prompt=options.negative_prompt,
         progress=cli.progress(options),
     )  # fmt: skip
-    decoder, kept = pipeline_decoder(pipeline), None
+    decoder, kept = vdkit.pipeline_decoder(pipeline), None
     try:
         if options.save_latents is not None:
-            kept = save_latents(options.save_latents, made.latents, made.metadata)
-        sink = Mp4Sink(options.out)
-        decoded = decode_async(decoder, made.latents, sink, fps=fps, progress=cli.progress(options))
+            kept = vdkit.save_latents(options.save_latents, made.latents, made.metadata)
+        sink, bar = vdkit.Mp4Sink(options.out), cli.progress(options)
+        decoded = vdkit.decode_async(decoder, made.latents, sink, fps=fps, progress=bar)
     except BaseException as error:
         signals = HeldSignals()  # a second Ctrl-C must not lose them
         try:
@@ -454,8 +427,11 @@ def run_generate(options: argparse.Namespace) -> int:
         cli.print_json(_generated(made, decoded.latency_s, options))
         return 0
     print(f"{options.model} on {decoder.device}, {made.metadata['video']}, {options.steps} steps\n")
-    print(_stages(stage_rows(made, decoded)))
-    print(f"\nVideo: {options.out}")
+    rows, left_out = stage_rows(made, decoded), ("takes", "gives", "in all")
+    told = stages_table(rows).rows
+    shown = [{name: one for name, one in row.items() if name not in left_out} for row in told]
+    shown.append({"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)})
+    print(f"{Table(shown).text()}\n\nVideo: {options.out}")
     if options.save_latents is not None:
         print(f"Latents: {options.save_latents}")
     return 0
@@ -465,7 +441,6 @@ def run_generate(options: argparse.Namespace) -> int:
 def run_decode(options: argparse.Namespace) -> int:
     """latents to media: a safetensors file in; MP4, WAV, FLAC or a folder of PNG out"""
     from vdkit.decode import Traits
-    from vdkit.decode.paths import decode_async
     from vdkit.models.latents import latents_metadata
     from vdkit.sinks import SINKS
 
@@ -485,7 +460,7 @@ def run_decode(options: argparse.Namespace) -> int:
         )
     sink = kinds[out.suffix](out)
     latents = cli.latents_of(options, decoder)
-    done = decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
+    done = vdkit.decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
     took = f"in {done.latency_s:.3f} s on {decoder.device}"
     print(f"{medium.called.capitalize()}: {out}, {media_words(done.info)} {took}")
     return 0
@@ -499,18 +474,14 @@ def run_probe(options: argparse.Namespace) -> int:
     may it be cut, what does a seam cost, are chunks exact, is the state of two videos kept apart?
     Exit status 1 if a promise is not kept. Minutes on a CPU; fewer --latents take less.
     """
-    from vdkit.measure.probe import probe
-    from vdkit.models.latents import load_latents
-    from vdkit.present.anatomy_document import anatomy_document, plot_anatomy
+    from vdkit.present.instruments import anatomy_document, plot_anatomy
 
     if options.picture is not None:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
     decoder = _decoder_to_probe(options)
-    latents = options.latents and load_latents(options.latents, decoder, options.seed)
-    found = probe(
-        decoder, latents, target_db=options.halo_db, seed=options.seed,
-        progress=cli.progress(options),
-    )  # fmt: skip
+    latents = options.latents and vdkit.load_latents(options.latents, decoder, options.seed)
+    how = {"target_db": options.halo_db, "seed": options.seed, "progress": cli.progress(options)}
+    found = vdkit.probe(decoder, latents, **how)
     if options.json:
         derived = {name: getattr(found, name) for name in ("causal", "exact_from", "verdict")}
         cli.print_json(asdict(found) | derived)
@@ -546,32 +517,18 @@ def _decoder_to_probe(options: argparse.Namespace) -> Any:
 
 def _keep_latents(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
     """After a decode that failed: save the latents unless they are, and say what decodes them."""
-    from vdkit.models.latents import save_latents
 
     out = options.out.absolute()
     name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there
     for folder in (out.parent, Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):
-            kept = kept or save_latents(folder / name, made.latents, made.metadata)
+            kept = kept or vdkit.save_latents(folder / name, made.latents, made.metadata)
     if kept is None:
         print(f"vdkit: the latents are lost, {folder} takes no file either", file=sys.stderr)
         return
     again = ["vdkit", "decode", kept.absolute(), "--out", out, "--decoder", options.model]
     command = shlex.join(map(str, [*again, "--device", options.device, "--fps", options.fps]))
     print(f"vdkit: the latents are kept; decode them with\n  {command}", file=sys.stderr)
-
-
-def _stages(rows: Sequence[StageRow]) -> str:
-    from vdkit.present.stages import stages_table
-    from vdkit.present.table import Number, Table
-
-    left_out = ("takes", "gives", "in all")
-    shown = [
-        {name: cell for name, cell in row.items() if name not in left_out}
-        for row in stages_table(rows).rows
-    ]
-    shown.append({"stage": "together", "seconds": Number(sum(row.seconds for row in rows), 3)})
-    return Table(shown).text()
 
 
 def _generated(

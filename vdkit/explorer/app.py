@@ -25,8 +25,8 @@ from vdkit.decode.media import MEDIA
 from vdkit.explorer.session import JobProgress, Session, ThisMachine
 from vdkit.predict.advise import Setting, SettingPrediction
 from vdkit.predict.fit import Decoding
+from vdkit.present import Table
 from vdkit.present.style import keep_data, save_figure
-from vdkit.present.table import Table
 from vdkit.record import check_out, result_folder
 from vdkit.record.recording import FILE, write_recording
 
@@ -415,7 +415,8 @@ class Explorer(w.VBox):
             self._picture.say(remarks[0])
         else:
             self._picture.draw(told.setting_panels(self._predicted, run))
-        before, after = told.predicted_runs(self._predicted), run.shown if run else {}
+        before = self._predicted.predictions if self._predicted else {}
+        after = run.shown if run else {}
         sides = ("predicted", medium, before), ("measured", medium, after)
         self._figures.value = told.figures_table(*sides)._repr_html_()
         self._say(remarks, warning)

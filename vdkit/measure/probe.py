@@ -7,13 +7,14 @@ all that `vdkit.decode.ChunkDecoder` promises: it is the conformance test of plu
 
 from __future__ import annotations
 
+import gc
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ _BORDERS = 9  # latents whose prefixes are compared
 _SHORT = 13  # latents that tests of the state take: several chunks
 _BINS = 16  # parts of a latent in which influence is told apart, at the most
 
+_LEADS_AWAY = (type, ModuleType, FunctionType, torch.nn.Module)  # from a state to all there is
 Run = Callable[[torch.Tensor], torch.Tensor]
 Call = tuple[int, int, int]
 Calls = Generator[tuple[Call, torch.Tensor]]
@@ -403,23 +405,16 @@ def _reach(profiles: list[Profile]) -> Reach:
 
 def _held(state: Any, latents: torch.Tensor) -> int:
     """Bytes of all tensors that a state leads to, but for the latents and the weights."""
-    seen, left, total = {latents.untyped_storage().data_ptr()}, [state], 0
-    visited: set[int] = set()
+    left, visited, sizes = [state], set[int](), dict[int, int]()
     while left:
         one = left.pop()
-        if id(one) in visited or isinstance(one, (str, bytes, type, torch.nn.Module)):
+        if id(one) in visited or isinstance(one, _LEADS_AWAY):
             continue
         visited.add(id(one))
         if isinstance(one, torch.Tensor):
             storage = one.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                total += storage.nbytes()
-        elif isinstance(one, Mapping):
-            left += one.values()
-        elif isinstance(one, (list, tuple, set, deque)):
-            left += one
+            sizes[storage.data_ptr()] = storage.nbytes()
         else:
-            names = (*getattr(one, "__dict__", ()), *getattr(type(one), "__slots__", ()))
-            left += [getattr(one, name, None) for name in names]
-    return total
+            left += gc.get_referents(one)
+    sizes.pop(latents.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())

@@ -21,7 +21,7 @@ from vdkit.decode.chunks import (
 )
 from vdkit.decode.media import MediaInfo
 from vdkit.predict import (
-    Prediction,
+    Outcome,
     StageCosts,
     check_speed,
     plan_of,
@@ -86,13 +86,13 @@ class Recommendation:
     """
 
     config: DecodeConfig
-    prediction: Prediction
+    prediction: Outcome
     best_latency_s: float
     margin_percent: float
     bound: str | None
     reason: str
     what_if: dict[str, float]
-    candidates: tuple[tuple[Prediction, tuple[str, ...]], ...]
+    candidates: tuple[tuple[Outcome, tuple[str, ...]], ...]
     remarks: tuple[str, ...]
 
     def gain_percent(self, resource: str) -> float:
@@ -179,7 +179,7 @@ _LIMITED = {
 """Each field of `Limits`: in words, as a run calls it, and the unit that it is said in."""
 
 
-def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
+def _over(made: Outcome, limits: Limits) -> tuple[str, ...]:
     if limits.vram_bytes is not None and made.run.vram_peak_bytes is None:
         raise ValueError(
             "VRAM is limited, but these costs do not know it at every chunk size asked for: fit "
@@ -191,7 +191,7 @@ def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
     return tuple(name for name in used if most[name] is not None and used[name] > most[name])
 
 
-def _least(candidates: Sequence[tuple[Prediction, tuple[str, ...]]], limits: Limits) -> str:
+def _least(candidates: Sequence[tuple[Outcome, tuple[str, ...]]], limits: Limits) -> str:
     """The least of each limited quantity, in words."""
     said = []
     for name, (what, used, scale, unit) in _LIMITED.items():
@@ -212,7 +212,7 @@ _RESOURCES = {
 """Each resource: its step of a chunk, what it does, and what twice its speed is, in words."""
 
 
-def _busy_s(made: Prediction) -> dict[str, float]:
+def _busy_s(made: Outcome) -> dict[str, float]:
     """Seconds that each resource works in the run, the most first, waiting for others left out."""
     run = made.run
     busy = {
@@ -392,7 +392,7 @@ class SettingPrediction:
     """
 
     setting: Setting
-    predictions: dict[str, Prediction]
+    predictions: dict[str, Outcome]
     known: Known
     remarks: tuple[str, ...]
 
@@ -446,7 +446,7 @@ def predict_setting(
     return SettingPrediction(setting, made, known, tuple(said))
 
 
-def _bottleneck(setting: Setting, costs: StageCosts, made: Prediction) -> list[str]:
+def _bottleneck(setting: Setting, costs: StageCosts, made: Outcome) -> list[str]:
     """Which engine the steady state of mode async waits for, if it is not the decoder."""
     frames = max(chunk.frames for chunk in made.run.chunks)
     decode_s = costs.decode.seconds(frames)

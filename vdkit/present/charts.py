@@ -20,25 +20,12 @@ from matplotlib.patches import Patch
 
 from vdkit.predict.advise import storage_sensitivity
 from vdkit.predict.grid import Sweep
-from vdkit.present import style
+from vdkit.present import ratio_of, style
 from vdkit.present.comparison import spread_percent
 from vdkit.present.documents import decision_of
-from vdkit.present.style import (
-    MODE_COLORS,
-    TONES,
-    WIDTH_IN,
-    ChartRow,
-    Part,
-    chart,
-    keep_data,
-    legend_below,
-    row_chart,
-    say,
-)
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
-from vdkit.present.table import ratio_of
 from vdkit.present.words import slots_words, what_and_where
-from vdkit.record.recording import Headroom, Overlap, Recording, headroom_of, overlap_of
+from vdkit.record.recording import Overlap, Recording, headrooms_of, overlap_of
 from vdkit.record.runs import MODES
 from vdkit.record.stats import CALL_BELOW_P
 from vdkit.trace.figures import FamilyShare
@@ -48,8 +35,8 @@ _DASHES: Any = {"linewidth": 1, "linestyle": (0, (4, 2))}
 
 
 _STEPS = {
-    "decode": (TONES["compute"][0], "decode"),
-    **{lane: (TONES[lane][0], words) for lane, words in style.LANE_MEANING.items()},
+    "decode": (style.TONES["compute"][0], "decode"),
+    **{lane: (style.TONES[lane][0], words) for lane, words in style.LANE_MEANING.items()},
     "rest": (_GREY, "open, close and wait"),
 }
 del _STEPS["compute"]
@@ -82,40 +69,26 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
     Raises:
         ValueError: a variant without one of the two modes.
     """
-    panels: dict[str, list[ChartRow]] = {}
+    panels: dict[str, list[style.ChartRow]] = {}
     for title, recording in recordings.items():
         panels[title] = rows = []
         for name, one in overlaps_of(recording).items():
             sync_ms, async_ms = sum(one.sync_ms.values()), sum(one.async_ms.values())
             words = f"{sync_ms:.1f} ms: {one.beside_percent:.0f} % of it is not decoding"
-            rows.append(ChartRow(f"{name}  sync", _stack(one.sync_ms), words, gap=0.35))
+            rows.append(style.ChartRow(f"{name}  sync", _stack(one.sync_ms), words, gap=0.35))
             words = f"{async_ms:.1f} ms: {one.hidden_percent:.0f} % of that hidden, sync / async "
-            rows.append(ChartRow("async", _stack(one.async_ms), f"{words}{sync_ms / async_ms:.2f}"))
+            words += f"{sync_ms / async_ms:.2f}"
+            rows.append(style.ChartRow("async", _stack(one.async_ms), words))
     latent = recording.workload.kind.position
     words = f"ms per {latent}, mean latency of the run over its {latent}s"
-    with row_chart(panels, words, row_in=0.19, room=0.55) as (figure, _):
+    with style.row_chart(panels, words, row_in=0.19, room=0.55) as (figure, _):
         handles = [Patch(color=color, label=label) for color, label in _STEPS.values()]
-        legend_below(figure, handles, ncols=len(handles))
+        style.legend_below(figure, handles, ncols=len(handles))
     return figure
 
 
-def _stack(took_ms: Mapping[str, float]) -> list[Part]:
-    return [Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
-
-
-def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
-    """Variant to how near it comes to the ceiling of ``profile``, by its count of operations.
-
-    Raises:
-        ValueError: no mode compute_only or no ceiling; as `headroom_of`.
-    """
-    seen = profile.arms["compute_only"].profile if "compute_only" in profile.arms else None
-    if profile.ceiling is None or seen is None or seen.tflop is None:
-        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
-    return {
-        name: headroom_of(one, seen.tflop, profile.ceiling)
-        for name, one in recording.benchmarks.items()
-    }
+def _stack(took_ms: Mapping[str, float]) -> list[style.Part]:
+    return [style.Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
 
 
 def headroom_words(recording: Recording, profile: Recording) -> str:
@@ -136,25 +109,20 @@ def plot_headroom(recordings: Mapping[str, tuple[Recording, Recording]]) -> Figu
         ValueError: as `headrooms_of`.
     """
     rooms = {title: headrooms_of(*both) for title, both in recordings.items()}
-    what, color = "compute only, ms per latent frame", MODE_COLORS["compute_only"]
-    panels = {
-        title: [
-            ChartRow(
-                name,
-                [Part(what, one.compute_ms, color)],
-                f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, "
-                f"{one.percent:.0f} % of the ceiling",
-            )
-            for name, one in variants.items()
-        ]
-        for title, variants in rooms.items()
-    }
-    with row_chart(panels, what, row_in=0.26, room=0.7) as (figure, axes):
+    what, color = "compute only, ms per latent frame", style.MODE_COLORS["compute_only"]
+    panels: dict[str, list[style.ChartRow]] = {}
+    for title, variants in rooms.items():
+        panels[title] = rows = []
+        for name, one in variants.items():
+            words = f"{one.compute_ms:.1f} ms, {one.tflop_per_s:.3g} TFLOP/s, {one.percent:.0f} % "
+            bar = [style.Part(what, one.compute_ms, color)]
+            rows.append(style.ChartRow(name, bar, f"{words}of the ceiling"))
+    with style.row_chart(panels, what, row_in=0.26, room=0.7) as (figure, axes):
         for ax, variants in zip(axes, rooms.values(), strict=True):
             for ceiling_ms in {one.ceiling_ms for one in variants.values()}:
                 ax.axvline(ceiling_ms, color=style.RED, **_DASHES)
         words = "ceiling: the same operations at the rate of a large matrix product"
-        legend_below(figure, [Line2D([], [], label=words, color=style.RED, **_DASHES)])
+        style.legend_below(figure, [Line2D([], [], label=words, color=style.RED, **_DASHES)])
     return figure
 
 
@@ -168,71 +136,59 @@ def plot_ablation(ablations: Mapping[str, Recording]) -> Figure:
     names = dict.fromkeys(n for each in ablations.values() for n in each.arms if n != each.baseline)
     panels = {
         f"{panel}: {each.baseline} {each.base.latency.mean:.3f} s": [
-            _ablated(each, name) if name in each.arms else ChartRow(name, words="not run")
-            for name in names
+            _ablated(each, n) for n in names
         ]
         for panel, each in ablations.items()
     }
     words, room = f"longer than with {one.baseline}, %", 0.3 * len(panels) ** 0.5
     options: Any = {"title": what_and_where(one), "across": True, "room": room}
-    with row_chart(panels, words, **options) as (figure, axes):
+    with style.row_chart(panels, words, **options) as (figure, axes):
         for ax in axes:
             ax.axvline(0, color="black", linewidth=0.8)
             ax.spines["left"].set_visible(False)
         same: Any = {"facecolor": _GREY, "hatch": "////", "edgecolor": "white", "linewidth": 0}
+        there = any(arm.same_code for each in ablations.values() for arm in each.arms.values())
         handles: list[Any] = [
             Patch(color=_BLUE, label=f"called (p < {CALL_BELOW_P:g}, interval without 0)"),
             Patch(color=_GREY, label="no difference seen"),
-            Patch(label="same code on a CPU", **same),
+            *([Patch(label="same code on a CPU", **same)] if there else []),
             Line2D([], [], color="black", linewidth=1.1, label="95 % interval"),
             Line2D([], [], color="black", marker="o", markersize=2, linewidth=0, label="one round"),
         ]
-        if not any(arm.same_code for each in ablations.values() for arm in each.arms.values()):
-            del handles[2]
-        legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
+        style.legend_below(figure, handles, ncols=len(handles), fontsize=6.5, columnspacing=1.0)
     return figure
 
 
-def _ablated(one: Recording, name: str) -> ChartRow:
+def _ablated(one: Recording, name: str) -> style.ChartRow:
     """How much longer it took, %, in all and by round."""
+    if name not in one.arms:
+        return style.ChartRow(name, words="not run")
     arm, decision = one.arms[name], decision_of(one, name)
     assert decision is not None and decision.ratio is not None
     ratio = decision.ratio
-    percent, *interval = (
-        100 * (value - 1) for value in (ratio.value, ratio.low, ratio.high) if value is not None
-    )
+    known = [value for value in (ratio.value, ratio.low, ratio.high) if value is not None]
+    percent, *interval = (100 * (value - 1) for value in known)
     look = (_GREY, "////", "white") if arm.same_code else (_BLUE if decision.called else _GREY,)
     pairs = zip(one.base.latencies, arm.latencies, strict=True)
     rounds = [100 * (b / a - 1) for a, b in pairs]
-    bar = [Part("longer, %", percent, *look)]
-    return ChartRow(name, bar, f"{percent:+.1f} %", dots=rounds, interval=interval)
+    bar = [style.Part("longer, %", percent, *look)]
+    return style.ChartRow(name, bar, f"{percent:+.1f} %", dots=rounds, interval=interval)
 
 
 def plot_families(
     families: Mapping[str, Sequence[FamilyShare]], title: str | None = None
 ) -> Figure:
     """A stacked bar per variant: ms of kernels per latent frame, by family."""
-    took = {
-        name: {share.family.name: share.ms_per_latent_frame for share in shares}
-        for name, shares in families.items()
-    }
-    there = {
-        family: look
-        for family, look in style.FAMILY_COLORS.items()
-        if any(family in one for one in took.values())
-    }
-    rows = [
-        ChartRow(
-            name,
-            [Part(f, one.get(f, 0.0), color, ink=ink) for f, (color, ink) in there.items()],
-            f"{sum(one.values()):.2f}",
-        )
-        for name, one in took.items()
-    ]
+    rows, met = [], {one.family.name for shares in families.values() for one in shares}
+    there = {family: look for family, look in style.FAMILY_COLORS.items() if family in met}
+    for name, shares in families.items():
+        took = {one.family.name: one.ms_per_latent_frame for one in shares}
+        bar = [style.Part(f, took.get(f, 0.0), color, ink=ink) for f, (color, ink) in there.items()]
+        rows.append(style.ChartRow(name, bar, f"{sum(took.values()):.2f}"))
     words = "kernels by family, ms per latent frame (profiled, steady window)"
-    with row_chart({"": rows}, words, row_in=0.34, title=title) as (figure, _):
+    with style.row_chart({"": rows}, words, row_in=0.34, title=title) as (figure, _):
         handles = [Patch(color=color, label=name) for name, (color, _) in there.items()]
-        legend_below(figure, handles, ncols=4, fontsize=6, handlelength=2, columnspacing=2)
+        style.legend_below(figure, handles, ncols=4, fontsize=6, handlelength=2, columnspacing=2)
     return figure
 
 
@@ -242,12 +198,8 @@ _ROUNDS = {"a": ("#0072B2", "o"), "b": ("#56B4E9", "s"), "slow": ("#D55E00", "^"
 def plot_rounds(recording: Recording) -> Figure:
     """Latency of every round of each arm of an A/A control, with the arms' means as lines."""
     title = f"{MODES[recording.base.mode]}: {what_and_where(recording)}"
-    rows = [
-        {"arm": name, "round": run.round, "latency_s": run.latency_s}
-        for name in _ROUNDS
-        for run in recording.arms[name].timed
-    ]
-    with chart(2.7, title=title) as (figure, ((ax,),)):
+    rows = [(n, run.round, run.latency_s) for n in _ROUNDS for run in recording.arms[n].timed]
+    with style.chart(2.7, title=title) as (figure, ((ax,),)):
         for name, (color, marker) in _ROUNDS.items():
             arm = recording.arms[name]
             mean, spread = arm.latency.mean, spread_percent(arm.latency)
@@ -257,17 +209,15 @@ def plot_rounds(recording: Recording) -> Figure:
             ax.axhline(mean, color=color, zorder=1, **_DASHES)
         ax.set(xlabel="round", ylabel="latency, s\n(the axis does not start at 0)")
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
-    return keep_data(figure, rows)
+        style.legend_below(figure, ncols=len(_ROUNDS), handlelength=2, handletextpad=0.2)
+    return style.keep_data(figure, rows, ("arm", "round", "latency_s"))
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}
-"""Errors, %, that the scatter plot shades."""
+BANDS = {2: "#DDDDDD", 5: "#F0F0F0"}  # errors, %, that the scatter plot shades
+# Of a heat map: around a panel, a column (more if the title needs it), and beside all panels.
 _PANEL_IN, _COLUMN_IN, _BESIDE_IN = 0.2, 0.45, 1.3
-"""Of a heat map: around a panel, a column (more if the title needs it), and beside all panels."""
-WIDE_ENOUGH = 0.06
-"""Of a strip's width: a setting that its words fit into."""
+WIDE_ENOUGH = 0.06  # of a strip's width: a setting that its words fit into
 
 
 def plot_heatmap(sweep: Sweep) -> Figure:
@@ -276,23 +226,25 @@ def plot_heatmap(sweep: Sweep) -> Figure:
     Large: measured; small: error of the prediction, %. Empty: not done. As wide as its columns
     need, 16 cm at the most.
     """
-    rows = _mapped(sweep)
-    speeds = _speeds(rows)
-    sizes = sorted({row["chunk_size"] for row in rows})
-    order = list(MODES)
+    every, order = cell_records(sweep), list(MODES)
+    rows = [row for row in every if row["mode"] != "compute_only"] or every  # it has no sink
+    speeds, sizes = _speeds(rows), sorted({row["chunk_size"] for row in rows})
     columns = {(order.index(row["mode"]), row["slots"] or 0) for row in rows}
     paths = [(order[mode], slots or None) for mode, slots in sorted(columns)]
     names = [mode if slots is None else f"{mode}\n{slots_words(slots)}" for mode, slots in paths]
     known = [row["latency_mean_s"] for row in rows if row["latency_mean_s"] is not None]
     panel_in = max(1.0, _PANEL_IN + _COLUMN_IN * len(paths))
-    across = max(1, min(len(speeds), int((WIDTH_IN - _BESIDE_IN) / panel_in)))
+    across = max(1, min(len(speeds), int((style.WIDTH_IN - _BESIDE_IN) / panel_in)))
     down = -(-len(speeds) // across)
-    width_in = min(WIDTH_IN, _BESIDE_IN + across * panel_in)
+    width_in = min(style.WIDTH_IN, _BESIDE_IN + across * panel_in)
     height_in = 0.88 + down * (0.62 + 0.36 * len(sizes))
     said = "mean latency in s; below it, what the prediction was off, % (fit: fitted from)"
-    title = _title(sweep, said)
+    title = f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{said}"
     colors = {"cmap": "cividis_r", "vmin": min(known, default=0), "vmax": max(known, default=1)}
-    with chart(height_in, down, across, title, width_in=width_in, sharey=True) as (figure, axes):
+    with style.chart(height_in, down, across, title, width_in=width_in, sharey=True) as (
+        figure,
+        axes,
+    ):
         for ax in axes.flat[len(speeds) :]:
             ax.set_axis_off()
         for ax, speed in zip(axes.flat, speeds, strict=False):
@@ -311,7 +263,7 @@ def plot_heatmap(sweep: Sweep) -> Figure:
         bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.01)
         bar.set_label("mean latency, s")
         bar.outline.set_visible(False)
-    return keep_data(figure, cell_records(sweep))
+    return style.keep_data(figure, every)
 
 
 def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
@@ -319,27 +271,17 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
     return sorted({row["sink_mb_per_s"] for row in rows}, key=lambda s: -(s or float("inf")))
 
 
-def _mapped(sweep: Sweep) -> list[dict[str, Any]]:
-    """All cells but those without a sink, unless there are no others."""
-    every = cell_records(sweep)
-    return [row for row in every if row["mode"] != "compute_only"] or every
-
-
-def _title(sweep: Sweep, words: str) -> str:
-    return f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{words}"
-
-
 def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: AxesImage) -> None:
     value, error = row["latency_mean_s"], row["error_percent"]
     if row["outcome"] == "does not fit":
-        say(ax, x, y, "does\nnot fit", ha="center", fontsize=6)
+        style.say(ax, x, y, "does\nnot fit", ha="center", fontsize=6)
     elif value is not None:
         red, green, blue, _ = image.to_rgba(np.array([value]))[0]
         ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
         small = "-" if error is None else f"{round(error, 1) + 0.0:+.1f}"
         small = "fit" if row["role"] == "fit" else small
-        say(ax, x, y - 0.14, f"{value:.2f}", ha="center", color=ink, fontsize=7.5)
-        say(ax, x, y + 0.27, small, ha="center", color=ink, fontsize=5.5)
+        style.say(ax, x, y - 0.14, f"{value:.2f}", ha="center", color=ink, fontsize=7.5)
+        style.say(ax, x, y + 0.27, small, ha="center", color=ink, fontsize=5.5)
 
 
 def plot_predictions(sweep: Sweep) -> Figure:
@@ -352,10 +294,10 @@ def plot_predictions(sweep: Sweep) -> Figure:
     rows = [row for row in predicted if row["latency_mean_s"]]
     shapes = dict(zip(_speeds(rows), MARKERS * len(rows), strict=False))
     mark: dict[str, Any] = {"markersize": 4, "linewidth": 0, "markeredgewidth": 0.8}
-    title = _title(sweep, verdict(sweep))
-    with chart(3.1, 1, 2, title, width_ratios=(1, 1.25)) as (figure, ((left, right),)):
+    title = f"{sweep.plan.label}: {what_and_where(sweep.plan)}\n{verdict(sweep)}"
+    with style.chart(3.1, 1, 2, title, width_ratios=(1, 1.25)) as (figure, ((left, right),)):
         for row in rows:
-            color, mean, told = MODE_COLORS[row["mode"]], *(row[k] for k in _BOTH)
+            color, mean, told = style.MODE_COLORS[row["mode"]], *(row[k] for k in _BOTH)
             face = "none" if row["role"] == "fit" else color
             marker = shapes[row["sink_mb_per_s"]]
             look = mark | {"color": color, "marker": marker, "markerfacecolor": face}
@@ -376,7 +318,7 @@ def plot_predictions(sweep: Sweep) -> Figure:
             ax.set(xlabel="measured mean latency, s", ylabel=words)
             ax.xaxis.set_major_locator(ticker.MaxNLocator(6))
         there = {row["mode"] for row in rows}
-        marks = [(mode, c, "o", c) for mode, c in MODE_COLORS.items() if mode in there]
+        marks = [(mode, c, "o", c) for mode, c in style.MODE_COLORS.items() if mode in there]
         marks += [(speed_words(s), "black", marker, "black") for s, marker in shapes.items()]
         handles: list[Any] = [
             Line2D([], [], label=label, color=color, marker=marker, markerfacecolor=face, **mark)
@@ -384,15 +326,16 @@ def plot_predictions(sweep: Sweep) -> Figure:
         ]
         handles.append(Line2D([], [], color="black", linewidth=0.5, label="fastest to slowest run"))
         handles += [Patch(color=tone, label=f"±{percent} %") for percent, tone in BANDS.items()]
-        legend_below(figure, handles, ncols=-(-len(handles) // 2), handlelength=2)
-    return keep_data(figure, predicted)
+        style.legend_below(figure, handles, ncols=-(-len(handles) // 2), handlelength=2)
+    return style.keep_data(figure, predicted)
 
 
 _BOTH = ("latency_mean_s", "predicted_latency_s")
+_STORAGE = {"color": style.TONES["write"][0], "linestyle": (0, (3, 3))}
 _CURVES: dict[str, Any] = {
-    "storage_s": {"label": "storage alone", "color": TONES["write"][0], "linestyle": (0, (3, 3))},
-    "sync_s": {"label": "sync, at that chunk size", "color": MODE_COLORS["sync"]},
-    "async_s": {"label": "async, as recommended", "color": MODE_COLORS["async"]},
+    "storage_s": {"label": "storage alone"} | _STORAGE,
+    "sync_s": {"label": "sync, at that chunk size", "color": style.MODE_COLORS["sync"]},
+    "async_s": {"label": "async, as recommended", "color": style.MODE_COLORS["async"]},
 }
 
 
@@ -412,24 +355,22 @@ def plot_sensitivity(sweeps: Mapping[str, Sweep]) -> Figure:
     ]
     count = len(sweeps)
     grid = {"height_ratios": (5, 1) * count}
-    with chart(0.4 + 2.3 * count, 2 * count, gridspec_kw=grid) as (figure, axes):
+    with style.chart(0.4 + 2.3 * count, 2 * count, gridspec_kw=grid) as (figure, axes):
         for (ax, strip), title in zip(axes.reshape(-1, 2), sweeps, strict=True):
             mine = [row for row in rows if row["panel"] == title]
             speeds, values = [row["storage_mb_per_s"] for row in mine], []
             for key, look in _CURVES.items():
-                known = [
-                    (row["storage_mb_per_s"], row[key]) for row in mine if row[key] is not None
-                ]
-                values += [value for _, value in known]
+                known = [row for row in mine if row[key] is not None]
+                values += [row[key] for row in known]
                 if known:
-                    ax.plot(*zip(*known, strict=True), **look)
+                    ax.plot([r["storage_mb_per_s"] for r in known], [r[key] for r in known], **look)
             _log_axes(ax, strip, speeds, values)
             ax.set_ylabel("predicted latency, s")
             ax.set_title(title, loc="left", fontsize=8)
             _draw_settings(strip, speeds, [(row["chunk_size"], row["slots"]) for row in mine])
         axes[-1, 0].set_xlabel("storage speed, MB/s")
-        legend_below(figure, axes[0, 0].lines, ncols=3, handlelength=2)
-    return keep_data(figure, rows)
+        style.legend_below(figure, axes[0, 0].lines, ncols=3, handlelength=2)
+    return style.keep_data(figure, rows)
 
 
 def _log_axes(ax: Axes, strip: Axes, speeds: Sequence[float], values: Sequence[float]) -> None:
@@ -452,10 +393,10 @@ def _draw_settings(ax: Axes, speeds: Sequence[float], settings: Sequence[tuple[i
         places = list(same)
         left, right = edges[places[0]], edges[places[-1] + 1]
         light = sizes.index(size) % 2
-        tone, ink = TONES["compute"][light], ("white", "black")[light]
+        tone, ink = style.TONES["compute"][light], ("white", "black")[light]
         ax.barh(0, right - left, left=left, height=0.8, color=tone, edgecolor="white")
         if math.log(right / left) > WIDE_ENOUGH * math.log(edges[-1] / edges[0]):
             words = f"chunk {size}\n{slots_words(slots)}"
-            say(ax, math.sqrt(left * right), 0, words, ha="center", fontsize=6, color=ink)
+            style.say(ax, math.sqrt(left * right), 0, words, ha="center", fontsize=6, color=ink)
     ax.set_yticks([])
     ax.spines[["left", "bottom"]].set_visible(False)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vdkit.present.table import (
+from vdkit.present import (
     DIGITS_LEGEND,
     Cell,
     Number,
@@ -21,7 +21,7 @@ from vdkit.present.table import (
     significant,
     summary_decimals,
 )
-from vdkit.record.recording import Arm, check_price, saving_usd, usd_per_video_hour
+from vdkit.record.recording import Arm, saving_usd, usd_per_video_hour
 from vdkit.record.runs import MODES, Workload
 from vdkit.record.stats import Ratio, geometric_ratio
 
@@ -48,7 +48,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.usd_per_hour is not None:
-            check_price(self.usd_per_hour)
+            usd_per_video_hour(1.0, self.usd_per_hour)  # checks it
 
     @property
     def line(self) -> str:
@@ -90,7 +90,6 @@ class Row:
 
 Read = Callable[[Row, Asked], Cell]
 Rows = Sequence[Row]
-Words = str | Callable[[Rows, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +97,38 @@ class Column:
     """A figure.
 
     Attributes:
-        name: with the unit; a callable is given the rows and the words for the ratio's base.
+        name: with the unit; may hold `_terms`.
         read: gives the cell, None where it is missing.
         tables: those that have it, parted by spaces.
-        meaning: for the legend; a callable is given rows and the words for what savings are
-            against.
+        meaning: for the legend; may hold `_terms`.
         wanted: for which rows, and what was asked, the column is there.
     """
 
-    name: Words
+    name: str
     read: Read
     tables: str
-    meaning: Words = ""
+    meaning: str = ""
     wanted: Callable[[Rows, Asked], object] = lambda rows, asked: True
+
+
+def _terms(rows: Rows, against: str) -> dict[str, str]:
+    """What names and meanings say of these rows; ``against``: what ratios or savings are."""
+    arms, works = [row.arm for row in rows], [row.arm.workload for row in rows]
+    few = min(len(arm.timed) for arm in arms) < ENOUGH_FOR_P99
+    held = any(arm.other_bytes for arm in arms)
+    seconds = {work.seconds for work in works}
+    return {
+        "against": against,
+        "few": "†" * few,
+        "p99": "† n < 100: read P99 as the maximum." * few,
+        "units": " or ".join(dict.fromkeys(work.kind.unit for work in works)),
+        "length": f"{seconds.pop():.2f} s" if len(seconds) == 1 else "(frames / fps)",
+        "peak": "Peak VRAM: without what other variants hold." * held,
+        "per": works[0].medium.removesuffix("s").replace("av", "video"),
+        "whole": works[0].kind.whole,
+        "joules": energy_words(works[0])[0],
+        "energy": _energy_says(rows),
+    }
 
 
 def _latency(name: str) -> Read:
@@ -123,6 +141,10 @@ def _std(row: Row, _: Asked) -> Cell:
     return Number(std, decimals_for(std)) if len(row.arm.timed) > 1 else None
 
 
+def _mean(values: Callable[[Arm], Sequence[float]]) -> Read:
+    return lambda row, _: mean_of(found) if (found := values(row.arm)) else None
+
+
 def _whole_db(row: Row, _: Asked) -> Cell:
     said = ("equal" if math.isinf(db) else f"{db:.1f}" for db in row.arm.whole_db or ())
     return "{} ({})".format(*said) if row.arm.whole_db else None
@@ -132,51 +154,14 @@ def _bytes(name: str, unit: float, decimals: int = 1) -> Read:
     return lambda row, _: number(getattr(row.arm, name), decimals, 1 / unit)
 
 
-def _few(rows: Rows) -> bool:
-    return min(len(row.arm.timed) for row in rows) < ENOUGH_FOR_P99
-
-
 def _timed(rows: Rows, asked: Asked = NOTHING) -> bool:
     """Whether any of them has a playing time."""
     return any(row.arm.workload.kind.timed for row in rows)
 
 
-def _images(rows: Rows, asked: Asked = NOTHING) -> bool:
-    return any(row.arm.workload.medium == "images" for row in rows)
-
-
-def _per(rows: Rows) -> str:
-    """What figures are per: ``video``, ``audio`` or ``image``."""
-    return rows[0].arm.workload.medium.removesuffix("s").replace("av", "video")
-
-
-def _unit(rows: Rows) -> str:
-    return " or ".join(dict.fromkeys(row.arm.workload.kind.unit for row in rows))
-
-
-def _energy(rows: Rows, _: str = "") -> str:
-    return energy_words(rows[0].arm.workload)[0]
-
-
 def _of(timed: bool, read: Read) -> Read:
     """For rows that have a playing time, or have none."""
     return lambda row, asked: read(row, asked) if row.arm.workload.kind.timed is timed else None
-
-
-def _rtf_says(rows: Rows, _: str) -> str:
-    seconds = {row.arm.workload.seconds for row in rows}
-    length = f"{seconds.pop():.2f} s" if len(seconds) == 1 else "(frames / fps)"
-    return f"RTF (real-time factor): mean latency / {length}."
-
-
-def _latent_ms(row: Row, _: Asked) -> Cell:
-    steady = row.arm.latent_frame_ms if row.arm.mode == "compute_only" else []
-    return mean_of(steady) if steady else None
-
-
-def _peak_says(rows: Rows, _: str) -> str:
-    held = any(row.arm.other_bytes for row in rows)
-    return "Peak VRAM: without what other variants hold." if held else ""
 
 
 def cost_of(rtf: float, asked: Asked) -> Number | None:
@@ -197,32 +182,25 @@ def _priced(rows: Rows, asked: Asked) -> bool:
     return asked.usd_per_hour is not None and _timed(rows)
 
 
-def _rate(row: Row, _: Asked) -> Cell:
-    return mean_of([1 / s for s in row.arm.latencies], row.arm.workload.frames)
-
-
 COST, SAVING, ENERGY = "USD / video h", "saves USD / 1000 h", "J / video s"
-COUNTED = "the whole GPU and nothing else, mean, over the seconds of video."
-"""What NVML's energy counter counts."""
 
 
 def energy_words(work: Workload) -> tuple[str, str]:
-    """What joules are per, as a column's name, and what is counted."""
+    """What joules are per, as a column's name, and what NVML's energy counter counts."""
     per = work.medium.removesuffix("s")
     over = f"seconds of {per}" if work.kind.timed else "images"
-    return f"J / {per}{' s' * work.kind.timed}", COUNTED.replace("seconds of video", over)
+    counted = f"the whole GPU and nothing else, mean, over the {over}."
+    return f"J / {per}{' s' * work.kind.timed}", counted
 
 
-def _energy_says(rows: Rows, _: str) -> str:
-    known = [row.arm.energy_j is not None for row in rows]
-    short = any(
-        row.arm.latency.mean < _COUNTER_S for row, has in zip(rows, known, strict=True) if has
-    )
-    without = {row.device for row, has in zip(rows, known, strict=True) if not has}
+def _energy_says(rows: Rows) -> str:
+    known = [row for row in rows if row.arm.energy_j is not None]
+    short = any(row.arm.latency.mean < _COUNTER_S for row in known)
+    without = {row.device for row in rows if row.arm.energy_j is None}
     gpus = ", ".join(sorted(without - {"cpu"}))
     name, counted = energy_words(rows[0].arm.workload)
     said = {
-        f"{name}: difference of NVML's energy counter over each run, {counted}": any(known),
+        f"{name}: difference of NVML's energy counter over each run, {counted}": known,
         f"{name} is imprecise for runs below {_COUNTER_S:g} s: the counter moves only about "
         "every 100 ms.": short,
         "No energy: runs on a CPU have no NVML counter.": "cpu" in without,
@@ -241,34 +219,34 @@ CATALOGUE = (
         "device was done).",
     ),
     Column("median s", _latency("median"), "bench"),
-    Column(
-        lambda rows, _: f"P99 s{'†' * _few(rows)}", _latency("p99"), _ALL,
-        lambda rows, _: "† n < 100: read P99 as the maximum." * _few(rows),
-    ),
+    Column("P99 s{few}", _latency("p99"), _ALL, "{p99}"),
     Column("min s", _latency("min"), "bench ablation demo"),
     Column("max s", _latency("max"), f"{_ALL} ablation demo"),
     Column("std s", _std, "bench"),
     Column("n", lambda row, _: Number(len(row.arm.timed), 0), f"{_ALL} ablation demo"),
     Column(
-        "TTFF s",
-        lambda row, _: mean_of(found) if (found := row.arm.values("ttff_s")) else None, _SHORT,
-        lambda rows, _: f"TTFF (time to first {_unit(rows)}): until the sink had it, mean.",
+        "TTFF s", _mean(lambda arm: arm.values("ttff_s")), _SHORT,
+        "TTFF (time to first {units}): until the sink had it, mean.",
     ),
     Column(
         "RTF",
         _of(True, lambda row, _: mean_of(row.arm.latencies, 1 / row.arm.workload.seconds)), _SHORT,
-        _rtf_says, _timed,
+        "RTF (real-time factor): mean latency / {length}.", _timed,
     ),
     Column(
-        "images / s", _of(False, _rate), _ALL, "images / s: of the whole run, mean.", _images,
+        "images / s",
+        _of(False, _mean(lambda arm: [arm.workload.frames / s for s in arm.latencies])), _ALL,
+        "images / s: of the whole run, mean.",
+        lambda rows, _: any(row.arm.workload.medium == "images" for row in rows),
     ),
     Column(
-        "ms per latent frame", _latent_ms, "variants",
+        "ms per latent frame",
+        _mean(lambda arm: arm.latent_frame_ms if arm.mode == "compute_only" else []), "variants",
         "ms per latent frame: from the end of a chunk's decode to the end of the next's, steady "
         "chunks only.",
     ),
     Column(
-        lambda _, over: over, lambda row, _: ratio_of(row.ratio) if row.base else Number(1, 0),
+        "{against}", lambda row, _: ratio_of(row.ratio) if row.base else Number(1, 0),
         "bench variants ablation demo",
         "Ratios: geometric mean over interleaved pairs, with a Student-t 95 % interval on their "
         "logarithms.",
@@ -285,7 +263,7 @@ CATALOGUE = (
         lambda rows, _: any(row.arm.whole_error is not None for row in rows),
     ),
     Column(
-        "peak VRAM GB", _bytes("vram_peak_bytes", 1e9, 2), "bench variants", _peak_says,
+        "peak VRAM GB", _bytes("vram_peak_bytes", 1e9, 2), "bench variants", "{peak}",
         lambda rows, _: any(row.arm.vram_peak_bytes is not None for row in rows),
     ),
     Column(
@@ -294,25 +272,16 @@ CATALOGUE = (
         lambda rows, _: any(row.arm.throttled_runs for row in rows),
     ),
     Column(
-        lambda rows, _: COST.replace("video", _per(rows)),
-        _of(True, lambda row, asked: cost_of(row.arm.rtf, asked)), f"{_ALL} money",
-        lambda rows, _: (
-            f"{COST.replace('video', _per(rows))}: RTF x price, with one "
-            f"{rows[0].arm.workload.kind.whole} on the machine at a time."
-        ),
-        _priced,
+        "USD / {per} h", _of(True, lambda row, asked: cost_of(row.arm.rtf, asked)), f"{_ALL} money",
+        "USD / {per} h: RTF x price, with one {whole} on the machine at a time.", _priced,
     ),
     Column(
         SAVING, _of(True, _saving), f"{_ALL} money",
-        lambda rows, against: (
-            f"{SAVING}: against {against}, over 1,000 hours of {_per(rows)}; below 0 it costs more."
-        ),
-        _priced,
+        SAVING + ": against {against}, over 1,000 hours of {per}; below 0 it costs more.", _priced,
     ),
     Column(
-        _energy,
-        lambda row, _: number(row.arm.energy_j, 1, 1 / row.arm.workload.seconds),
-        f"{_ALL} money", _energy_says, lambda _, asked: asked.energy,
+        "{joules}", lambda row, _: number(row.arm.energy_j, 1, 1 / row.arm.workload.seconds),
+        f"{_ALL} money", "{energy}", lambda _, asked: asked.energy,
     ),
 )  # fmt: skip
 """In the order of the tables. A new figure is one more entry."""
@@ -320,11 +289,8 @@ CATALOGUE = (
 
 def columns_of(table: str, rows: Rows, asked: Asked = NOTHING) -> list[Column]:
     """The columns that this table of these rows has."""
-    return [c for c in CATALOGUE if table in c.tables.split() and c.wanted(rows, asked)]
-
-
-def _said(words: Words, rows: Rows, given: str) -> str:
-    return words if isinstance(words, str) else words(rows, given)
+    mine = (column for column in CATALOGUE if table in column.tables.split())
+    return [column for column in mine if rows and column.wanted(rows, asked)]
 
 
 def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> list[dict[str, Cell]]:
@@ -334,7 +300,8 @@ def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> lis
         table: its name in `Column.tables`.
         over: what the ratio's column is called.
     """
-    there = {_said(c.name, rows, over): c.read for c in columns_of(table, rows, asked)}
+    terms = _terms(rows, over) if rows else {}
+    there = {c.name.format(**terms): c.read for c in columns_of(table, rows, asked)}
     return [
         {**row.labels, **{name: read(row, asked) for name, read in there.items()}} for row in rows
     ]
@@ -342,7 +309,8 @@ def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> lis
 
 def meanings(table: str, rows: Rows, against: str, asked: Asked = NOTHING) -> list[str]:
     """What each column means. ``against``: the words for what savings are against."""
-    said = [_said(c.meaning, rows, against) for c in columns_of(table, rows, asked)]
+    terms = _terms(rows, against) if rows else {}
+    said = (c.meaning.format(**terms) for c in columns_of(table, rows, asked))
     return [words for words in said if words]
 
 

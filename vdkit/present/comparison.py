@@ -11,24 +11,11 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from vdkit.present import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of, summary_decimals
 from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings, mode_name
 from vdkit.present.document import Document, Picture, lines, section
 from vdkit.present.documents import Said, Source, document_of, ends, study
-from vdkit.present.table import (
-    DIGITS_LEGEND,
-    Cell,
-    Number,
-    Table,
-    mean_of,
-    ratio_of,
-    summary_decimals,
-)
-from vdkit.present.words import (
-    read_with_care,
-    recording_words,
-    setting,
-    what_and_where,
-)
+from vdkit.present.words import read_with_care, recording_words, setting, what_and_where
 from vdkit.record import compare
 from vdkit.record.compare import METRICS, Comparison
 from vdkit.record.recording import Recording
@@ -57,12 +44,11 @@ def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
     heads = [f"A: {recording_words(a)}", f"B: {recording_words(b)}"]
     if a is b:
         heads = [f"A and B: {recording_words(a)}"]
-    # Compared across machines or workloads there is no one line that is true of both.
-    if not comparison.stated:
-        heads.append(f"{'It ran' if a is b else 'Both ran'} {what_and_where(a)}.")
     stated = [f"- {one}" for one in comparison.stated]
     if stated:
         stated.insert(0, "COMPARED ACROSS what differs, so a ratio is of that too:")
+    else:  # compared across machines or workloads there is no one line that is true of both
+        heads.append(f"{'It ran' if a is b else 'Both ran'} {what_and_where(a)}.")
     throttled = any(row.throttled_a or row.throttled_b for row in comparison.rows)
     rows, priced = [], []
     for row in comparison.rows:
@@ -88,7 +74,7 @@ def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
             (money,) = cells("money", priced[-1:], asked=asked)
             made |= {f"B: {name}": cell for name, cell in money.items()}
         rows.append(made)
-    said = meanings("money", priced, "A", asked) if priced else []
+    said = meanings("money", priced, "A", asked)
     above = lines(*heads, asked.line), "\n".join(stated)
     below = lines(_legend(comparison, throttled), *said), _notes(comparison)
     return Table(rows, "\n\n".join(filter(None, above)), "\n\n".join(filter(None, below)))
@@ -107,39 +93,29 @@ def _mean(metric: str, recording: Recording, mode: str) -> Number:
 
 def _legend(comparison: Comparison, throttled: bool) -> str:
     """What the columns mean, and how far to trust a call."""
-    how = (
-        "Paired: round i of A beside round i of B."
-        if comparison.paired
-        else "Not paired: what only the hour changed (temperature, other programs) counts too."
+    paired, tests, each = comparison.paired, comparison.tests, f"{CALL_BELOW_P * 100:g} %"
+    how = "Not paired: what only the hour changed (temperature, other programs) counts too."
+    how = "Paired: round i of A beside round i of B." if paired else how
+    often = f"{comparison.expected_false_calls:.2f} false calls"
+    hour = ", ".join(f"{TITLES[m]} {c} of {n}" for m, (c, n) in compare.HOUR_CALLS.items())
+    chance = (
+        f"up to {often} by chance."
+        if paired
+        else f"about {often}: so often were the recorded A/A controls called different from "
+        f"themselves at another time ({hour}), and {each} of the rest."
     )
-    text = (
-        f"A, B: means. B / A: geometric mean with a Student-t 95 % interval. {how} A difference "
-        f"is called if p < {CALL_BELOW_P:g} (two-sided permutation test) and the interval leaves "
-        f"out 1. {DIGITS_LEGEND}"
-    )
-    if tests := comparison.tests:
-        each, often = f"{CALL_BELOW_P * 100:g} %", f"{comparison.expected_false_calls:.2f}"
-        text += f" {tests} test{'s' * (tests > 1)} at {each}: if nothing had changed, "
-        if comparison.paired:
-            text += f"up to {often} false calls by chance."
-        else:
-            hour = ", ".join(f"{TITLES[m]} {c} of {n}" for m, (c, n) in compare.HOUR_CALLS.items())
-            text += (
-                f"about {often} false calls: so often were the recorded A/A controls called "
-                f"different from themselves at another time ({hour}), and {each} of the rest."
-            )
-    if any(row.decision.verdict == TOO_FEW for row in comparison.rows):
-        needed = "pairs of runs" if comparison.paired else "runs of each side"
-        text += (
-            f" {TOO_FEW.capitalize()}: at least {runs_needed(comparison.paired)} {needed} are "
-            "needed."
-        )
-    if throttled:
-        text += (
-            " † Runs with a throttle reason: the GPU was held below the clock it wanted, so what "
-            "differs may be its clocks."
-        )
-    return text
+    few = any(row.decision.verdict == TOO_FEW for row in comparison.rows)
+    needed = "pairs of runs" if paired else "runs of each side"
+    said = {
+        f"A, B: means. B / A: geometric mean with a Student-t 95 % interval. {how} A difference is "
+        f"called if p < {CALL_BELOW_P:g} (two-sided permutation test) and the interval leaves out "
+        f"1. {DIGITS_LEGEND}": True,
+        f"{tests} test{'s' * (tests > 1)} at {each}: if nothing had changed, {chance}": tests,
+        f"{TOO_FEW.capitalize()}: at least {runs_needed(paired)} {needed} are needed.": few,
+        "† Runs with a throttle reason: the GPU was held below the clock it wanted, so what "
+        "differs may be its clocks.": throttled,
+    }
+    return " ".join(words for words, true in said.items() if true)
 
 
 def _notes(comparison: Comparison) -> str:
@@ -150,13 +126,9 @@ def _notes(comparison: Comparison) -> str:
         found.append(f"What differs (A against B): {'; '.join(map(str, comparison.differences))}.")
     elif not comparison.stated and a is not b:
         found.append("What differs: nothing that is recorded.")
-    if dirty := [
-        name for name, side in zip("AB", (a, b), strict=True) if side.provenance.git_dirty
-    ]:
-        found.append(
-            f"{' and '.join(dirty)} ran code with uncommitted changes: the commit does not say "
-            "which."
-        )
+    sides = {"A": a.provenance.git_dirty, "B": b.provenance.git_dirty}
+    if who := " and ".join(name for name, dirty in sides.items() if dirty):
+        found.append(f"{who} ran code with uncommitted changes: the commit does not say which.")
     modes: dict[tuple[str, str], list[str]] = {}
     for metric, mode, why in comparison.left_out:
         modes.setdefault((metric, why), []).append(mode)
@@ -169,11 +141,10 @@ def comparison_record(comparison: Comparison, whole: bool = True) -> dict[str, A
     short: dict[str, Any] = {"paired": comparison.paired, "tests": comparison.tests}
     if not whole:
         called: dict[str, dict[str, float | None]] = {}
-        for row in comparison.rows:
-            if row.decision.called:
-                mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_a}->{row.mode_b}"
-                ratio = row.decision.ratio
-                called.setdefault(mode, {})[row.metric] = round(ratio.value, 6) if ratio else None
+        for row in (row for row in comparison.rows if row.decision.called):
+            mode = row.mode_a if row.mode_a == row.mode_b else f"{row.mode_a}->{row.mode_b}"
+            ratio = row.decision.ratio
+            called.setdefault(mode, {})[row.metric] = round(ratio.value, 6) if ratio else None
         return short | {"called": called}
     made = [(asdict(row), row.verdict) for row in comparison.rows]
     names = ("metric", "mode", "reason")
@@ -187,19 +158,15 @@ def comparison_record(comparison: Comparison, whole: bool = True) -> dict[str, A
 
 
 def comparison_document(
-    comparison: Comparison,
-    asked: Asked = NOTHING,
-    sources: Sequence[Source] = (Source(), Source()),
+    comparison: Comparison, asked: Asked = NOTHING, sources: Sequence[Source] = (Source(), Source())
 ) -> Document:
     """The verdicts, then results and timeline of each recording by itself."""
     a, b = comparison.a, comparison.b
     both = [a] if a is b else [a, b]
-    told = "; ".join(
-        f"{row.mode_b}: {row.verdict}"
-        + (f", B / A {ratio_of(row.decision.ratio)}" if row.decision.ratio else "")
-        for row in comparison.rows
-        if row.metric == "latency_s"
-    )
+    latencies = [row for row in comparison.rows if row.metric == "latency_s"]
+    ratios = [one and f", B / A {ratio_of(one)}" for one in (r.decision.ratio for r in latencies)]
+    pairs = zip(latencies, ratios, strict=True)
+    told = "; ".join(f"{row.mode_b}: {row.verdict}{ratio or ''}" for row, ratio in pairs)
     title = f"{b.label} against {a.label}" if a.label != b.label else f"{a.label}, twice"
     sections = [section("comparison", "B against A", comparison_table(comparison, asked))]
     for side, one, source in zip("AB", both, sources, strict=False) if a is not b else ():
@@ -219,10 +186,9 @@ def comparison_document(
 
 def _care(comparison: Comparison) -> list[str]:
     held = any(row.throttled_a or row.throttled_b for row in comparison.rows)
+    how = "the recordings are not paired, so what only the hour changed counts too"
     return [
-        "runs of one round are pairs"
-        if comparison.paired
-        else "the recordings are not paired, so what only the hour changed counts too",
+        "runs of one round are pairs" if comparison.paired else how,
         f"n = {min(min(row.n_a, row.n_b) for row in comparison.rows)}",
         "some runs had a throttle reason set" if held else "",
         "THEY DIFFER IN MORE THAN CODE" if comparison.stated else "",
@@ -257,10 +223,8 @@ def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> 
         "every chunk."
     )
     caption = "\n\n".join((setting(recording), rounds, planted_words(recording, found)))
-    note = (
-        "Spread: standard deviation, % of the mean." + " † Runs with a throttle reason." * throttled
-    )
-    return Table(rows, caption, note)
+    mark = " † Runs with a throttle reason." * throttled
+    return Table(rows, caption, f"Spread: standard deviation, % of the mean.{mark}")
 
 
 def calls_table(recording: Recording, found: Mapping[str, compare.Judged]) -> Table:
@@ -307,18 +271,16 @@ def planted_words(recording: Recording, found: Mapping[str, compare.Judged]) -> 
         low, high = (None if end is None else 100 * (end - 1) for end in (ratio.low, ratio.high))
         more = Number(100 * (ratio.value - 1), 2, low, high, sign=True)
         said.append(f"{TITLES[metric]} {more} %")
-    text = (
+    alike = (
+        " Each latent frame has the same share, so the first one, which is decoded faster, is "
+        "slowed by more of its time."
+    ) * ("ttff_s" in found and made.first_s is None)
+    return (
         f"Planted: {made.percent:g} % of a chunk's {1e3 * made.chunk_s:.3f} ms, as {made.products} "
         f"products of {made.matrix_size}x{made.matrix_size} {made.matrix_dtype} matrices of "
         f"{1e3 * made.product_s:.4f} ms in a run: {planned:+.2f} % of its latency. Measured, slow "
-        f"against a: {', '.join(said)}."
+        f"against a: {', '.join(said)}.{alike}"
     )
-    if "ttff_s" in found and made.first_s is None:
-        text += (
-            " Each latent frame has the same share, so the first one, which is decoded faster, is "
-            "slowed by more of its time."
-        )
-    return text
 
 
 def control(recording: Recording, asked: Asked, source: Source) -> Said:
@@ -328,9 +290,9 @@ def control(recording: Recording, asked: Asked, source: Source) -> Said:
     found = compare.judged(recording)
     latency = found["latency_s"]
     told = "; ".join(
-        f"{how}, {latency.false_calls[how].count} false calls in {latency.false_calls[how].n} "
-        f"splits, and what was planted found in {latency.found[how].count}"
-        for how in compare.CALLED_BY
+        f"{how}, {called.count} false calls in {called.n} splits, and what was planted found in "
+        f"{latency.found[how].count}"
+        for how, called in latency.false_calls.items()
     )
     lead = f"Latency, asked as vdkit compare does: {told}."
     picture = Picture(

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.present.table import Table
+from vdkit.present import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -124,14 +124,10 @@ class Document:
 
     def tables(self) -> list[Table]:
         """The tables of the text, the main one first; what is wrong stands above each."""
-        failed = "\n".join(
-            part.text for part in self.parts() if isinstance(part, Text) and part.style == "warning"
-        )
-        return [
-            replace(table, caption="\n".join(filter(None, (failed, table.caption))))
-            for table in self.parts()
-            if isinstance(table, Table)
-        ]
+        texts = [part for part in self.parts() if isinstance(part, Text)]
+        failed = lines(*(part.text for part in texts if part.style == "warning"))
+        tables = [part for part in self.parts() if isinstance(part, Table)]
+        return [replace(table, caption=lines(failed, table.caption)) for table in tables]
 
     def text(self, terminal: bool = False) -> str:
         """As Markdown that reads well in a terminal, warnings in red there."""
@@ -143,16 +139,9 @@ class Document:
 
     def html(self, foot: str) -> str:
         """A self-contained page without script, in ASCII; ``foot`` is its last line."""
-        made = (
-            _environment()
-            .get_template("page.html")
-            .render(
-                document=self,
-                sections=[(s, [_drawn(one) for one in s.parts]) for s in self.sections if s.parts],
-                marker=MARKER,
-                foot=foot,
-            )
-        )
+        sections = [(s, [_drawn(one) for one in s.parts]) for s in self.sections if s.parts]
+        page = _environment().get_template("page.html")
+        made = page.render(document=self, sections=sections, marker=MARKER, foot=foot)
         return made.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
     def _repr_markdown_(self) -> str:
@@ -176,24 +165,21 @@ def lines(*parts: str) -> str:
 
 def section(name: str, title: str, *parts: Part | None, page_only: bool = False) -> Section:
     """A section of the parts that are there."""
-    there = tuple(
-        part for part in parts if part is not None and (not isinstance(part, Text) or part.text)
-    )
-    return Section(name, title, there, page_only)
+    there = [part for part in parts if part is not None]
+    kept = tuple(part for part in there if not isinstance(part, Text) or part.text)
+    return Section(name, title, kept, page_only)
 
 
 def write_pictures(document: Document, folder: Path) -> list[Path]:
     """Draw every named picture into ``folder`` as PNG; returns their paths."""
     from vdkit.record import written
 
-    paths = []
-    for part in document.parts(page=True):
-        if isinstance(part, Picture) and part.name:
-            path = folder / f"{part.name}.png"
-            with written(path) as partial:
-                part.draw().savefig(partial)
-            paths.append(path)
-    return paths
+    pictures = [part for part in document.parts(page=True) if isinstance(part, Picture)]
+    paths = {folder / f"{part.name}.png": part for part in pictures if part.name}
+    for path, part in paths.items():
+        with written(path) as partial:
+            part.draw().savefig(partial)
+    return list(paths)
 
 
 # --- HTML: text is escaped by jinja2, everywhere, so a recording may hold anything ---------------
@@ -217,14 +203,11 @@ def _environment() -> Environment:
 
 def _paragraphs(text: str) -> list[tuple[list[str], list[str]]]:
     """(lines, items of a list) of each paragraph."""
-    parts = [part.strip("\n").split("\n") for part in text.split("\n\n") if part.strip("\n")]
-    return [
-        (
-            [line for line in part if not line.startswith("- ")],
-            [line[2:] for line in part if line.startswith("- ")],
-        )
-        for part in parts
-    ]
+    made = []
+    for part in filter(None, (part.strip("\n") for part in text.split("\n\n"))):
+        items = [line[2:] for line in part.split("\n") if line.startswith("- ")]
+        made.append(([line for line in part.split("\n") if not line.startswith("- ")], items))
+    return made
 
 
 def _pieces(cell: str) -> tuple[int, list[str]]:

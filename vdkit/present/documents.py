@@ -1,7 +1,7 @@
 """What is said of a recorded study: which tables, pictures and sentences its document has.
 
 A kind of study is one function, named in `document_of`; those of a profile and of an A/A control
-lie in `profile_document` and `comparison`. No torch.
+lie in `instruments` and `comparison`. No torch.
 """
 
 from __future__ import annotations
@@ -13,29 +13,15 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from vdkit.present import Cell, Number, Table, mean_of, ratio_of, words
 from vdkit.present.columns import NOTHING, Asked, Row, cells, legend, mode_name
 from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
-from vdkit.present.table import Cell, Number, Table, mean_of, ratio_of
-from vdkit.present.words import (
-    care_words,
-    db_words,
-    frames_line,
-    gain_sentence,
-    noise_note,
-    overlap_words,
-    read_with_care,
-    setting,
-    what_and_where,
-    what_sentence,
-)
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
 
-CHUNKS = 4
-"""Consecutive chunks in a picture of the steady window."""
-ARITHMETIC = ("convolution", "matrix multiply")
-"""Families of kernels whose work is counted as operations; the others move memory."""
+CHUNKS = 4  # consecutive ones in a picture of the steady window
+ARITHMETIC = ("convolution", "matrix multiply")  # whose work is counted; others move memory
 _STEPS = {"decode": "decoding", "copy": "copying", "convert": "converting", "write": "writing"}
 
 Said = tuple[str, tuple[str, ...], tuple[Section, ...]]
@@ -63,11 +49,9 @@ def source_of(path: Path) -> Source:
     home = file.resolve().parent
     whole = path.is_dir() or file.name in (FILE, *OLD_FILES)
     beside = home.glob("result_*.json") if file.name in ("variants.json", "aa.json") else ()
-    return Source(
-        home,
-        f"{home.name}/{file.name}" if whole else file.name,
-        {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in (file, *sorted(beside))},
-    )
+    files = {one.name: one.read_bytes() for one in (file, *sorted(beside))}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return Source(home, f"{home.name}/{file.name}" if whole else file.name, digests)
 
 
 def document_of(
@@ -83,16 +67,12 @@ def document_of(
         ValueError: the price is not finite and above 0.
     """
     from vdkit.present.comparison import control  # which imports this module, as the next does
-    from vdkit.present.profile_document import profile
+    from vdkit.present.instruments import profile
 
     kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
     what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)
-    return Document(
-        recording.label,
-        f"{what} · {what_and_where(recording)}",
-        lead,
-        (*sections, *ends([recording], [source])),
-    )
+    kicker = f"{what} · {words.what_and_where(recording)}"
+    return Document(recording.label, kicker, lead, (*sections, *ends([recording], [source])))
 
 
 # --- what several kinds share --------------------------------------------------------------------
@@ -105,30 +85,25 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
     who = variant and f", variant {variant}"
     drawn = {name: arm.typical() for name, arm in recording.arms.items()}
     pair = {name: run for name, run in drawn.items() if name in ("sync", "async")} or drawn
-    runs = {name: run for name, run in pair.items() if run.chunks}
     parts: list[Part] = []
-    if runs:
+    if runs := {name: run for name, run in pair.items() if run.chunks}:
         middle = runs.get("async") or next(iter(runs.values()))
         whole = len(middle.chunks) < CHUNKS + 2
         window = None if whole else steady_window(middle, CHUNKS)
-        shown = (mode_name(name, recording.workload) for name in runs)
+        shown = " above ".join(mode_name(name, recording.workload) for name in runs)
         what = "Whole runs" if whole else f"{CHUNKS} chunks from the middle"
-        parts.append(
-            Picture(
-                partial(plot_timeline, runs, window, recording),
-                f"Timeline of {' over '.join(runs)}{who}, a lane for each step",
-                f"{what} of {' above '.join(shown)}{who}, on one time axis: of each mode the timed "
-                "run nearest to its median. A bar is a chunk, with its number; where the lane of "
-                "compute is empty the decoder waits.",
-                f"timeline_{variant}" if variant else "timeline",
-            )
+        draw = partial(plot_timeline, runs, window, recording)
+        alt = f"Timeline of {' over '.join(runs)}{who}, a lane for each step"
+        text = (
+            f"{what} of {shown}{who}, on one time axis: of each mode the timed run nearest to its "
+            "median. A bar is a chunk, with its number; where the lane of compute is empty the "
+            "decoder waits."
         )
+        parts.append(Picture(draw, alt, text, "_".join(filter(None, ("timeline", variant)))))
     if not variant:
         latencies = {name: arm.latencies for name, arm in recording.arms.items()}
-        alt = "Latency of every timed run, by mode"
-        parts.append(
-            Picture(partial(plot_latencies, latencies), alt, "Every timed run.", "latency")
-        )
+        draw, alt = partial(plot_latencies, latencies), "Latency of every timed run, by mode"
+        parts.append(Picture(draw, alt, "Every timed run.", "latency"))
     return parts
 
 
@@ -140,12 +115,11 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     rows: list[dict[str, Cell]] = []
     missing = []
     for one in recordings:
-        work = one.workload
+        work, info, arms = one.workload, video_info(one), one.arms.values()
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
-        who = f"{work.variant}, " if labels else ""
-        factor = units_per_latent(work)
+        who, factor = f"{work.variant}, " if labels else "", units_per_latent(work)
         try:
-            if not all(run.chunks for arm in one.arms.values() for run in arm.runs):
+            if not all(run.chunks for arm in arms for run in arm.runs):
                 raise ValueError("its runs hold no chunks")
             costs = fit_costs(one)
         except ValueError as error:
@@ -153,28 +127,23 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             continue
         for name, arm in one.arms.items():
             shown, measured_s = mode_name(name, work), arm.latency.mean
+            plan = plan_of(arms, arm.config.chunk_size)
             try:
-                made = predict(
-                    costs, video_info(one), arm.config, arm.mode, temporal_factor=factor,
-                    plan=plan_of(one.arms.values(), arm.config.chunk_size),
-                )  # fmt: skip
+                made = predict(costs, info, arm.config, arm.mode, temporal_factor=factor, plan=plan)
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
-            error_percent = 100 * (made.run.latency_s / measured_s - 1)
-            figures: dict[str, Cell] = {
-                "predicted s": Number(made.run.latency_s, 3),
-                "measured s": Number(measured_s, 3),
-                "error %": Number(error_percent, 2, sign=True),
-            }
-            rows.append({**labels, "mode": shown, **figures})
-    words = (
+            row = labels | {"mode": shown, "predicted s": Number(made.run.latency_s, 3)}
+            off = 100 * (made.run.latency_s / measured_s - 1)
+            row |= {"measured s": Number(measured_s, 3), "error %": Number(off, 2, sign=True)}
+            rows.append(row)
+    text = (
         "The pipeline model puts the mean cost of each step of a chunk together again. The costs "
         "are fitted to these very runs: a small error says that the steps explain the latency, a "
         "large one that something else takes time. Neither says how well another setting would be "
         "predicted, which vdkit sweep tests."
     )
-    table = Table(rows, note=words) if rows else None
+    table = Table(rows, note=text) if rows else None
     told = Text("\n".join(missing), "note")
     return section("predicted", "Predicted against measured", table, told, page_only=True)
 
@@ -195,13 +164,10 @@ def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Se
     )
     commands: list[Part] = []
     for side, recording in zip(("A", "B") if pair else ("",), recordings, strict=True):
-        commit = recording.provenance.git_commit
-        commands.append(Text(side, "head"))
-        if recording.command is None:
-            commands.append(Text("No command line is recorded: it was run from Python."))
-        else:
-            at = f"git checkout {commit}\n" if commit else ""
-            commands.append(Text(at + recording.command, "code"))
+        commit, command = recording.provenance.git_commit, recording.command
+        typed = Text(f"git checkout {commit}\n{command}" if commit else command or "", "code")
+        none = Text("No command line is recorded: it was run from Python.")
+        commands += [Text(side, "head"), none if command is None else typed]
     return (
         section("provenance", "Provenance", facts, page_only=True),
         section("reproduce", "How to reproduce", *commands, page_only=True),
@@ -235,10 +201,8 @@ def _facts(recording: Recording) -> dict[str, str]:
         "notes": "; ".join(work.notes) or None,
     }
     for who, one in recording.benchmarks.items():
-        hashes: dict[str, list[str]] = {}
-        for name, arm in one.arms.items():
-            if arm.frame_sha256 is not None:
-                hashes.setdefault(arm.frame_sha256, []).append(name)
+        given = {name: arm.frame_sha256 for name, arm in one.arms.items() if arm.frame_sha256}
+        hashes = {sha256: [n for n in given if given[n] == sha256] for sha256 in given.values()}
         told = "; ".join(f"{sha256} ({', '.join(names)})" for sha256, names in hashes.items())
         found[f"{work.kind.unit}s{who and ' of '}{who}, SHA-256"] = told or None
     if recording.kind == "bench" and recording.base.setup_s is not None:
@@ -250,14 +214,12 @@ def study(
     recording: Recording, what: str, lead: str, results: Sequence[Part], title: str, pic: Picture
 ) -> Said:
     """Results and one picture."""
-    return (
-        what,
-        (what_sentence(recording), *filter(None, [lead]), read_with_care(care_words(recording))),
-        (
-            section("results", "Results", Text(noise_note(recording), "warning"), *results),
-            section("picture", title, pic, page_only=True),
-        ),
+    warning = Text(words.noise_note(recording), "warning")
+    sections = (
+        section("results", "Results", warning, *results),
+        section("picture", title, pic, page_only=True),
     )
+    return what, words.lead_words(recording, lead), sections
 
 
 # --- a benchmark ---------------------------------------------------------------------------------
@@ -265,49 +227,40 @@ def study(
 
 def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
-    base, device = recording.baseline, recording.provenance.device
+    base, where = recording.baseline, recording.provenance.device
     rows = [
-        Row(
-            {"mode": mode_name(n, a.workload)},
-            a,
-            None if n == base else recording.base,
-            device=device,
-        )
-        for n, a in recording.arms.items()
+        Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where)
+        for name, arm in recording.arms.items()
+        for against in [None if name == base else recording.base]
     ]
-    return Table(
+    shown, above = (
         cells(table, rows, f"{base} / mode", asked),
         lines(caption(recording), asked.line),
-        legend(table, rows, base, asked),
     )
+    return Table(shown, above, legend(table, rows, base, asked))
 
 
 def caption(recording: Recording) -> str:
     """What was measured and where, in three lines or so."""
-    typical = recording.base.typical()
-    reading = typical.gpu_during or typical.gpu_after
-    clocks = ""
+    typical, clocks = recording.base.typical(), ""
+    reading, when = typical.gpu_during or typical.gpu_after, "in" if typical.gpu_during else "after"
     if reading is not None and reading.sm_clock_mhz is not None:
-        when = "in" if typical.gpu_during else "after"
         clocks = f", SM clock {reading.sm_clock_mhz:.0f} MHz {when} a run of {recording.baseline}"
-    return setting(recording, clocks) + "\n" + frames_line(recording)
+    return words.setting(recording, clocks) + "\n" + words.frames_line(recording)
 
 
 def breakdown_table(recording: Recording) -> Table:
     """Where each arm's time goes: seconds per run summed over chunks, mean of the timed runs."""
     rows: list[dict[str, Cell]] = []
     for name, arm in recording.arms.items():
-        taken = {
-            "convert on host" if step == "convert" else step: _totals(arm, step) for step in _STEPS
-        }
+        on_host = {"convert": "convert on host"}
+        taken = {on_host.get(step, step): _totals(arm, step) for step in _STEPS}
         taken["open + close"] = [(r.sink_open_s or 0) + (r.sink_close_s or 0) for r in arm.timed]
-        taken["gaps"] = [
-            sum(
-                max(0.0, (after.decode_start_s or 0.0) - (before.decode_done_s or 0.0))
-                for before, after in pairwise(run.chunks)
-            )
+        idle = [
+            [(b.decode_start_s or 0) - (a.decode_done_s or 0) for a, b in pairwise(run.chunks)]
             for run in arm.timed
         ]
+        taken["gaps"] = [sum(gap for gap in gaps if gap > 0) for gaps in idle]
         figures = {f"{what} s": mean_of(s) if s else None for what, s in taken.items()}
         rows.append({"mode": mode_name(name, arm.workload), **figures})
     return Table(
@@ -330,13 +283,12 @@ def _benchmark(recording: Recording, asked: Asked, source: Source) -> Said:
     """Decode paths against each other: results, timeline, prediction."""
     units = f"{recording.workload.kind.unit}s"
     unlike = f"The modes gave different {units}." if recording.frames_identical is False else ""
-    care = read_with_care(care_words(recording), _limit(recording))
     return (
         "Benchmark",
-        (what_sentence(recording), gain_sentence(recording.arms), care),
+        words.lead_words(recording, words.gain_sentence(recording.arms), _limit(recording)),
         (
             section(
-                "results", "Results", Text(lines(unlike, noise_note(recording)), "warning"),
+                "results", "Results", Text(lines(unlike, words.noise_note(recording)), "warning"),
                 benchmark_table(recording, asked), breakdown_table(recording),
             ),
             section("timeline", "Timeline", *timeline_parts(recording), page_only=True),
@@ -352,8 +304,8 @@ def _limit(recording: Recording) -> list[str]:
     if "async" not in recording.arms:
         return []
     arm = recording.arms["async"]
-    shares = {words: sum(_totals(arm, s)) / sum(arm.latencies) for s, words in _STEPS.items()}
-    most = max(shares, key=lambda words: shares[words])
+    shares = {text: sum(_totals(arm, s)) / sum(arm.latencies) for s, text in _STEPS.items()}
+    most = max(shares, key=lambda text: shares[text])
     if shares[most] >= BOUND:
         return [f"{most} fills {100 * shares[most]:.1f} % of an async run and limits it"]
     return [f"no step fills an async run ({most}, the longest, is {100 * shares[most]:.1f} %)"]
@@ -376,7 +328,7 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     against = recording.baseline.partition("/")[2]
     return Table(
         cells("variants", rows, f"{first} / variant", asked),
-        lines(setting(recording), asked.line),
+        lines(words.setting(recording), asked.line),
         f"{legend('variants', rows, against, asked)} {first} / variant: of the same mode.",
     )
 
@@ -392,15 +344,14 @@ def variant_lines(recording: Recording) -> list[str]:
     if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
         found.append(f"sync / async: {', '.join(said)}")
     for name in others:
-        both = recording.ratio(f"{first}/diffusers", f"{name}/async")
-        if both is not None:
+        if both := recording.ratio(f"{first}/diffusers", f"{name}/async"):
             found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
     found += [_variant_frames(name, one) for name, one in parts.items()]
     if psnrs := recording.psnr_db.items():
         values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
         found.append(
             f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 "
-            f"({db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
+            f"({words.db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
             + ", ".join(values)
         )
     for name, modes in recording.skipped.items():
@@ -436,16 +387,13 @@ def families_words(recording: Recording) -> str:
 
     Empty unless two variants have their kernels recorded.
     """
-    ends = list(recording.families.items())
-    if len(ends) < 2:
+    if len(recording.families) < 2:
         return ""
-    first, last = ends[0][0], ends[-1][0]
-    a, b = (
-        {one.family.name: one.ms_per_latent_frame for one in shares}
-        for _, shares in (ends[0], ends[-1])
-    )
-    (whole_a, sums_a), (whole_b, sums_b) = (
-        (sum(ms.values()), sum(ms.get(name, 0.0) for name in ARITHMETIC)) for ms in (a, b)
+    (first, a), *_, (last, b) = recording.families.items()
+    whole_a, whole_b = (sum(one.ms_per_latent_frame for one in shares) for shares in (a, b))
+    sums_a, sums_b = (
+        sum(one.ms_per_latent_frame for one in shares if one.family.name in ARITHMETIC)
+        for shares in (a, b)
     )
     return (
         f"From {first} to {last} kernels go from {whole_a:.1f} to {whole_b:.1f} ms per latent "
@@ -462,12 +410,12 @@ def _variant_frames(name: str, one: Recording) -> str:
             f"{name}: frames of {', '.join(hashes)}: identical, byte for byte; those of mode "
             f"diffusers are NOT ({str(whole)[:8]} against {next(iter(hashes.values()))[:8]})"
         )
-    words = {
+    text = {
         True: "identical, byte for byte",
         False: "NOT IDENTICAL",
         None: "not compared: that takes two modes that deliver them at one chunk size",
     }
-    return f"{name}: frames of its modes: {words[one.frames_identical]}"
+    return f"{name}: frames of its modes: {text[one.frames_identical]}"
 
 
 def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
@@ -475,14 +423,12 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
     from vdkit.present.charts import plot_families
 
     parts = recording.benchmarks
-    noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := noise_note(one))))
-    words = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
+    noise = lines(*(f"{n}: {said}" for n, one in parts.items() if (said := words.noise_note(one))))
+    text = "Kernels of the steady window by family, milliseconds per latent frame, profiled apart."
     families: list[Part] = [Text("No kernel families are recorded.")]
     if recording.families:
-        picture = Picture(
-            partial(plot_families, recording.families, what_and_where(recording)),
-            words, words, "families",
-        )  # fmt: skip
+        draw = partial(plot_families, recording.families, words.what_and_where(recording))
+        picture = Picture(draw, text, text, "families")
         families = [picture, Text(families_words(recording)), families_table(recording)]
     timelines = [p for n, one in parts.items() for p in (Text(n, "head"), *timeline_parts(one, n))]
     told = Text("\n".join(f"- {line}" for line in variant_lines(recording)))
@@ -513,12 +459,12 @@ def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tupl
     whole = recording.workload.kind.whole
     gain = f"In mode {mode} {best} takes {mean_of(arms[mode].latencies)} s a {whole}{frame}"
     ratio = recording.ratio(f"{first}/{mode}", f"{best}/{mode}")
-    if best != first and ratio is not None:
+    if best != first and ratio:
         gain += f": {first} / {best} is {ratio_of(ratio)}"
-    if (hidden := parts[best].ratio("sync", "async")) is not None:
+    if hidden := parts[best].ratio("sync", "async"):
         gain += f"; sync / async of {best} is {ratio_of(hidden)}"
     who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
-    return what_sentence(recording, who), gain + ".", read_with_care(care_words(recording))
+    return words.lead_words(recording, f"{gain}.", who=who)
 
 
 # --- an ablation ---------------------------------------------------------------------------------
@@ -537,15 +483,14 @@ def ablation_table(recording: Recording) -> Table:
     arms = [Row({"setting": name}, arm) for name, arm in recording.arms.items()]
     rows = cells("ablation", arms, over)
     for made, (name, arm) in zip(rows, recording.arms.items(), strict=True):
-        decision = decision_of(recording, name)
         made |= {"ms more": None, "reads as": None}
-        if decision:
+        if decision := decision_of(recording, name):
             added_ms = 1e3 * (arm.latency.mean - recording.base.latency.mean)
             made[over] = ratio_of(decision.ratio)
             made["ms more"] = Number(added_ms, 1, sign=True)
             said = {MORE: "slower", LESS: "faster"}.get(decision.verdict, decision.verdict)
             made["reads as"] = "same code here: noise" if arm.same_code else said
-    above = setting(recording) + "\n" + frames_line(recording)
+    above = words.setting(recording) + "\n" + words.frames_line(recording)
     return Table(rows, above, legend("ablation", arms))
 
 
@@ -553,13 +498,10 @@ def _ablation(recording: Recording, asked: Asked, source: Source) -> Said:
     """What each primitive buys."""
     from vdkit.present.charts import plot_ablation
 
-    words = overlap_words(recording.arms, recording.baseline)
-    picture = Picture(
-        partial(plot_ablation, {recording.label: recording}),
-        "A bar for each primitive: how much longer a decode takes without it",
-        "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
-        "rounds.",
-        "ablation",
-    )
-    results = ablation_table(recording), Text(words)
-    return study(recording, "Each primitive off in turn", words, results, "Picture", picture)
+    text = words.overlap_words(recording.arms, recording.baseline)
+    alt = "A bar for each primitive: how much longer a decode takes without it"
+    below = "How much longer a decode takes with a primitive off, with a 95 % interval; dots are "
+    below += "rounds."
+    picture = Picture(partial(plot_ablation, {recording.label: recording}), alt, below, "ablation")
+    results = ablation_table(recording), Text(text)
+    return study(recording, "Each primitive off in turn", text, results, "Picture", picture)

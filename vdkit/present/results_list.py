@@ -10,15 +10,15 @@ frames, one warm-up and ten decodes of each path. No torch, no GPU.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vdkit.decode.chunks import PRIMITIVES
+from vdkit.present import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, legend
 from vdkit.present.document import lines
-from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, summary_decimals
 from vdkit.present.words import media_words, sink_words, size_words
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES
@@ -30,20 +30,14 @@ Listed = Sequence[tuple[Path, Recording]]
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
 
-def results_text(
-    recordings: Listed,
-    asked: Asked = NOTHING,
-    runs: bool = False,
-    modes: Collection[str] | None = None,
-) -> str:
-    """`results_table` for a terminal, and the path behind each number.
+def results_text(recordings: Listed, *how: Any) -> str:
+    """`results_table` for a terminal, and the path behind each number; arguments as there.
 
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
     """
-    made = results_table(recordings, asked, runs, modes).text()
-    return f"{made}\n\nFor vdkit show:\n" + "\n".join(
-        _paths([path for path, _ in _ordered(recordings)])
-    )
+    made = results_table(recordings, *how).text()
+    paths = _paths([path for path, _ in _ordered(recordings)])
+    return "\n".join([made, "", "For vdkit show:", *paths])
 
 
 def results_table(
@@ -64,25 +58,25 @@ def results_table(
     Raises:
         ValueError: a mode that nothing was recorded of.
     """
-    found = [
-        (number, path, recording, name, base)
-        for number, (path, recording) in enumerate(_ordered(recordings), 1)
-        for name, base in _arms(recording)
+    every = [  # a variant's savings are against its own baseline
+        (place, path, recording, name, arm, None if arm is own.base else own.base)
+        for place, (path, recording) in enumerate(_ordered(recordings), 1)
+        for own in recording.benchmarks.values()
+        for name, arm in own.arms.items()
     ]
-    there = list(dict.fromkeys(one[2].arms[one[3]].mode for one in found))
-    if modes is not None and (missing := [mode for mode in modes if mode not in there]):
-        raise ValueError(
-            f"no run of mode {', '.join(missing)} is recorded there; use any of {', '.join(there)}"
-        )
-    found = [one for one in found if modes is None or one[2].arms[one[3]].mode in modes]
-    facts = [_facts(recording, name) for _, _, recording, name, _ in found]
+    there = dict.fromkeys(arm.mode for *_, arm, _ in every)
+    if missing := [mode for mode in modes or () if mode not in there]:
+        wrong = f"no run of mode {', '.join(missing)} is recorded there"
+        raise ValueError(f"{wrong}; use any of {', '.join(there)}")
+    found = [one for one in every if modes is None or one[4].mode in modes]
+    facts = [_facts(recording, name, arm) for _, _, recording, name, arm, _ in found]
     same = {k: v for k, v in facts[0].items() if all(one[k] == v for one in facts)}
     many = _many([path for path, _ in recordings])
     stamps = [recording.provenance.created_utc for _, _, recording, *_ in found]
     made = [datetime.fromisoformat(stamp).astimezone(UTC) for stamp in stamps]
     years = {when.year for when in made}
     rows: list[Row] = []
-    for (place, path, recording, name, base), fact, when in zip(found, facts, made, strict=True):
+    for (place, path, recording, _, arm, base), fact, when in zip(found, facts, made, strict=True):
         labels: dict[str, Cell] = {
             "#": Number(place, 0),
             "date UTC": f"{when:{'%m-%d' if len(years) == 1 else '%Y-%m-%d'} %H:%M}",
@@ -91,47 +85,33 @@ def results_table(
         }
         if many:
             labels["file"] = path.name if path.parent in many else None
-        arm, device = recording.arms[name], recording.provenance.device
-        labels["mode"] = arm.mode
+        labels["mode"], device = arm.mode, recording.provenance.device
         if not runs:
             rows.append(Row(labels, arm, base, device=device))
             continue
         for run in sorted(arm.runs, key=lambda run: (not run.warmup, run.round)):
-            pair = [one for one in (base.runs if base else ()) if one.round == run.round]
-            against = _alone(base, pair[0]) if base and pair else None
-            rows.append(
-                Row(labels | _run_cells(arm, run), _alone(arm, run), against, device=device)
-            )
+            pairs = (one for one in (base.runs if base else ()) if one.round == run.round)
+            against = next((_alone(base, one) for one in pairs if base), None)
+            own = labels | _run_cells(arm, run)
+            rows.append(Row(own, _alone(arm, run), against, device=device))
     told = [f"{name} {value}" for name, value in same.items() if value != "-"]
-    unlike = dict.fromkeys(
-        f"{place} ({recording.label})"
-        for place, _, recording, *_ in found
-        if recording.frames_identical is False
-    )
     told += [f"year {year}" for year in years if len(years) == 1]
-    return Table(
-        cells("money" if runs else "results", rows, asked=asked),
-        lines(f"all: {', '.join(told)}" if told else "", asked.line),
-        lines(
-            f"FRAMES NOT IDENTICAL in {', '.join(unlike)}" if unlike else "",
-            *session_lines([recording for _, recording in recordings]),
-            _legend(rows, runs, asked),
-            *(words for mark, words in _MARKS.items() if any(mark in str(f) for f in facts)),
-        ),
+    none = [(place, one.label) for place, _, one, *_ in found if one.frames_identical is False]
+    unlike = ", ".join(dict.fromkeys(f"{place} ({label})" for place, label in none))
+    below = lines(
+        f"FRAMES NOT IDENTICAL in {unlike}" if unlike else "",
+        *session_lines([recording for _, recording in recordings]),
+        _legend(rows, runs, asked),
+        *(words for mark, words in _MARKS.items() if mark in str(facts)),
     )
+    above = lines(f"all: {', '.join(told)}" if told else "", asked.line)
+    return Table(cells("money" if runs else "results", rows, asked=asked), above, below)
 
 
 _MARKS = {
     "*": "* the code was changed from that commit.",
     "‡": "‡ page cache: written, but not waited for until it was on the disk.",
 }
-
-
-def _arms(recording: Recording) -> Iterator[tuple[str, Arm | None]]:
-    """Name of each arm, and what its savings are against: a variant's are against its own."""
-    for variant, own in recording.benchmarks.items():
-        for name, arm in own.arms.items():
-            yield (variant and f"{variant}/" + name) or name, None if arm is own.base else own.base
 
 
 def _ordered(recordings: Listed) -> Listed:
@@ -159,12 +139,10 @@ def _paths(paths: Sequence[Path]) -> list[str]:
     return [f"{place:>{width}}  {text}" for place, text in zip(places, shown, strict=True)]
 
 
-def _facts(recording: Recording, name: str) -> dict[str, str]:
+def _facts(recording: Recording, name: str, arm: Arm) -> dict[str, str]:
     """What was measured, where and how: the columns that may stand above the table."""
-    arm, made = recording.arms[name], recording.provenance
-    work, config = arm.workload, arm.config
+    made, work, config = recording.provenance, arm.workload, arm.config
     off = [words for primitive, words in PRIMITIVES.items() if not getattr(config, primitive)]
-    by_name = recording.kind in ("ablation", "aa")
     return {
         "kind": recording.kind,
         "commit": (made.git_commit or "unknown")[:7] + ("*" if made.git_dirty else ""),
@@ -179,7 +157,7 @@ def _facts(recording: Recording, name: str) -> dict[str, str]:
         "slots": str(config.slots),
         "sink": sink_words(arm.sink).replace(", page cache", "‡"),
         "without": ", ".join(off) or "-",
-        "arm": name if by_name else "-",
+        "arm": name if recording.kind in ("ablation", "aa") else "-",
     }
 
 
@@ -190,13 +168,12 @@ def _alone(arm: Arm, run: Run) -> Arm:
 
 def _run_cells(arm: Arm, run: Run) -> dict[str, Cell]:
     last, peak = summary_decimals(arm.latency), run.vram_peak_bytes
+    rtf = run.latency_s / arm.workload.seconds
     held = None if peak is None else peak - (arm.other_bytes or 0)
     return {
         "round": "warm-up" if run.warmup else Number(run.round, 0),
         "latency s": Number(run.latency_s, last),
-        "RTF": number(run.latency_s / arm.workload.seconds, last)
-        if arm.workload.kind.timed
-        else None,
+        "RTF": number(rtf if arm.workload.kind.timed else None, last),
         "TTFF s": number(run.ttff_s, last),
         "VRAM GB": number(held, 2, 1e-9),
         "throttled": "yes" if run.throttled else "no",
@@ -310,9 +287,8 @@ def published_table(
     """
     found: list[tuple[tuple[Cell, ...], Mapping[str, Cell], float, Cell]] = []
     for path, one in PUBLISHED.items():
-        latency = [Number(seconds, 2) for seconds in one[:3]]
-        figures: tuple[Cell, ...] = (f"published, {DEVICE}", path, *latency)
-        figures += Number(RUNS, 0), Number(one.rtf, 2)
+        who, latency = f"published, {DEVICE}", [Number(seconds, 2) for seconds in one[:3]]
+        figures: tuple[Cell, ...] = (who, path, *latency, Number(RUNS, 0), Number(one.rtf, 2))
         over = Number(PUBLISHED["sync"].mean_s / one.mean_s, 3)
         found.append((figures, {"two chunks": Number(one[-1], 1)}, one.rtf, over))
     for name, recording in (recordings or {}).items():

@@ -7,7 +7,7 @@ it with ``savefig`` or `vdkit.save_figure`.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,10 +20,8 @@ from matplotlib.figure import Figure
 
 from vdkit.record import new_paths, written
 
-WIDTH_IN = 16 / 2.54
-"""Width of a figure in a report, 16 cm, in inches."""
-LINE_CHARACTERS = 100
-"""Of a line above such a figure; what is longer is wrapped."""
+WIDTH_IN = 16 / 2.54  # of a figure in a report
+LINE_CHARACTERS = 100  # of a line above such a figure; what is longer is wrapped
 
 # Okabe and Ito's color-blind safe palette, a light and a dark tone for even and odd chunks.
 TONES = {
@@ -151,6 +149,12 @@ class ChartRow:
         """All that is drawn of it; of runs alone no bar's beginning."""
         return [*(() if self.dots and not self.parts else self.ends), *self.dots, *self.interval]
 
+    @property
+    def data(self) -> list[tuple[str, float]]:
+        """What it shows: its parts, the interval and each run."""
+        interval = zip(("low", "high"), self.interval, strict=False)
+        return [*(part[:2] for part in self.parts), *interval, *(("run", one) for one in self.dots)]
+
 
 @contextmanager
 def row_chart(
@@ -180,24 +184,14 @@ def row_chart(
             for row, y in zip(rows, places[title], strict=True):
                 _draw_row(ax, row, y, span)
             ax.set_title(title, loc="left", fontsize=8)
-            name_rows(ax, [row.name for row in rows], places[title])
+            ax.set_yticks(places[title], [row.name for row in rows])
+            ax.tick_params(axis="y", length=0)
             ax.set(ylim=(places[title][-1] + 0.55, places[title][0] - 0.55), xlabel=xlabel)
             ax.label_outer()
         axes[0, 0].set_xlim(limits or (low - 0.04 * span * (low < 0), low + (1 + room) * span))
         yield figure, list(axes.flat)
-    keep_data(
-        figure,
-        [
-            {"panel": title, "row": row.name, "what": what, "value": value}
-            for title, rows in panels.items()
-            for row in rows
-            for what, value in (
-                *((part.name, part.length) for part in row.parts),
-                *zip(("low", "high"), row.interval, strict=False),
-                *(("run", value) for value in row.dots),
-            )
-        ],
-    )
+    kept = [(t, row.name, *one) for t, rows in panels.items() for row in rows for one in row.data]
+    keep_data(figure, kept, ("panel", "row", "what", "value"))
 
 
 def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
@@ -214,25 +208,15 @@ def _draw_row(ax: Axes, row: ChartRow, y: float, span: float) -> None:
         at, size = y + 0.2 * bool(row.parts), 4 if row.parts else 10
         look = {"s": size, "color": row.color, "alpha": 0.5, "linewidth": 0}
         ax.scatter(row.dots, [at] * len(row.dots), **look)
-    ax.annotate(
-        row.words, (max(row.extent), y), (4, 0), textcoords="offset points", va="center",
-        fontsize=7, color="black" if row.parts else "#666666",
-    )  # fmt: skip
+    look = {"va": "center", "fontsize": 7, "color": "black" if row.parts else "#666666"}
+    ax.annotate(row.words, (max(row.extent), y), (4, 0), textcoords="offset points", **look)
 
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, **style: Any) -> None:
     """A legend below all axes, of ``handles`` or of what has a label."""
-    style = {"loc": "outside lower center", "frameon": False, "fontsize": 7} | style
-    style = {"columnspacing": 1.2, "handlelength": 1.4} | style
+    usual = {"loc": "outside lower center", "frameon": False, "fontsize": 7}
+    style = usual | {"columnspacing": 1.2, "handlelength": 1.4} | style
     figure.legend(**style if handles is None else style | {"handles": handles})
-
-
-def name_rows(ax: Axes, names: Sequence[str], at: Iterable[float] | None = None) -> None:
-    """A name for each row of bars, the first on top."""
-    ax.set_yticks(range(len(names)) if at is None else list(at), names)
-    ax.tick_params(axis="y", length=0)
-    if not ax.yaxis_inverted():
-        ax.invert_yaxis()
 
 
 def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> Any:
@@ -240,9 +224,13 @@ def say(ax: Axes, x: float, y: float, words: str, **style: Any) -> Any:
     return ax.text(x, y, words, **{"va": "center", "fontsize": 7, **style})
 
 
-def keep_data(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Attach what a figure shows, a mapping of column to value for each mark, for `save_figure`."""
-    figure.vdkit_data = rows  # type: ignore[attr-defined]
+def keep_data(figure: Figure, rows: Sequence[Any], columns: Sequence[str] = ()) -> Figure:
+    """Attach what a figure shows, for `save_figure`.
+
+    Each mark is a mapping of column to value, or its values in the order of ``columns``.
+    """
+    made = [dict(zip(columns, row, strict=True)) for row in rows] if columns else rows
+    figure.vdkit_data = made  # type: ignore[attr-defined]
     return figure
 
 
@@ -266,7 +254,6 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
 
     if (rows := getattr(figure, "vdkit_data", None)) is None:
         raise ValueError("the figure has no data to write beside it; use its savefig")
-
     *pictures, table = new_paths(folder, name, ("png", "svg", "pdf", "csv"))
     with plt.rc_context(STYLE):
         for path in pictures:

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
 from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, median_and_worst
+from vdkit.present import Cell as Shown
+from vdkit.present import Number, Table, number, significant
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
-from vdkit.present.table import Cell as Shown
-from vdkit.present.table import Number, Table, number, significant
 from vdkit.present.words import setting_of, slots_words, what_and_where
 from vdkit.record.recording import Arm, saving_usd
 from vdkit.record.runs import MODES
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
     from vdkit.predict.advise import Limits
 
 _NOTE = (
@@ -47,33 +44,24 @@ def speed_words(mb_per_s: float | None) -> str:
     return "full speed" if mb_per_s is None else f"{mb_per_s:g} MB/s"
 
 
-def _sorted(sweep: Sweep) -> list[Cell]:
-    """By mode, fastest sink first, then chunk size and slots."""
-    return sorted(
-        sweep.plan.all_cells,
-        key=lambda cell: (
-            list(MODES).index(cell.mode),
-            -(cell.mb_per_s or float("inf")),
-            cell.chunk_size,
-            cell.slots or 0,
-        ),
-    )
-
-
-def sweep_frame(sweep: Sweep) -> pd.DataFrame:
-    """One row per cell, unrounded: setting, measured, predicted, error; s, bytes, %.
+def cell_records(sweep: Sweep) -> list[dict[str, Any]]:
+    """A row per cell, unrounded: setting, measured, predicted, error; s, bytes, %.
 
     ``role`` is ``fit`` for the cells that the costs were fitted from, whose error proves nothing,
     else ``predicted``; ``outcome`` is ``measured``, ``does not fit`` or ``to do``.
     """
-    import pandas as pd
-
-    return pd.DataFrame(cell_records(sweep))
-
-
-def cell_records(sweep: Sweep) -> list[dict[str, Any]]:
-    """The rows of `sweep_frame`."""
     return [_record(sweep, cell) for cell in _sorted(sweep)]
+
+
+def _sorted(sweep: Sweep) -> list[Cell]:
+    """By mode, fastest sink first, then chunk size and slots."""
+    modes = list(MODES)
+
+    def place(cell: Cell) -> tuple[float, ...]:
+        speed = -(cell.mb_per_s or float("inf"))
+        return modes.index(cell.mode), speed, cell.chunk_size, cell.slots or 0
+
+    return sorted(sweep.plan.all_cells, key=place)
 
 
 def _arm(sweep: Sweep, cell: Cell) -> Arm | None:
@@ -146,28 +134,21 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
     """
     on_gpu = any(one.base.vram_peak_bytes is not None for one in sweep.results.values())
     device = sweep.plan.provenance.device
-    shown = [
-        cell
-        for cell in _sorted(sweep)
-        if slots is None
-        or (cell in sweep.results and cell.mb_per_s is None and cell.slots in (None, slots))
-    ]
-    arms = {
-        cell: Row({}, arm, None if cell == sync else _arm(sweep, sync), device=device)
-        for cell in shown
-        if (arm := _arm(sweep, cell))
-        for sync in [Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)]
-    }
+    shown = _sorted(sweep)
+    if slots is not None:
+        shown = [c for c in shown if c in sweep.results and c.slots in (None, slots)]
+        shown = [c for c in shown if c.mb_per_s is None]
+    arms = {}
+    for cell in shown:
+        sync = Cell(mode="sync", chunk_size=cell.chunk_size, mb_per_s=cell.mb_per_s)
+        if arm := _arm(sweep, cell):
+            base = None if cell == sync else _arm(sweep, sync)
+            arms[cell] = Row({}, arm, base, device=device)
     priced = list(arms.values())
     money = dict(zip(arms, cells("money", priced, asked=asked), strict=True))
-    rows = [
-        _cells(sweep, cell, on_gpu)
-        | money.get(cell, {})
-        | {"used for": "fit" if cell in sweep.plan.fit_cells else "test"}
-        for cell in shown
-    ]
-    against = "mode sync at the same chunk size and sink speed"
-    said = meanings("money", priced, against, asked)
+    uses = {cell: "fit" if cell in sweep.plan.fit_cells else "test" for cell in shown}
+    rows = [_cells(sweep, c, on_gpu) | money.get(c, {}) | {"used for": uses[c]} for c in shown]
+    said = meanings("money", priced, "mode sync at the same chunk size and sink speed", asked)
     note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in priced)
     plan = sweep.plan
     where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
@@ -178,24 +159,19 @@ def verdict(sweep: Sweep) -> str:
     """How far off the predictions were, in one sentence."""
     errors = sweep.errors()
     if not errors:
-        if sweep.left:
-            return "No cell has been both predicted and measured yet."
-        return "No cell is left to test predictions on: all that were measured are of the fit."
+        none = "No cell is left to test predictions on: all that were measured are of the fit."
+        return "No cell has been both predicted and measured yet." if sweep.left else none
     median, worst, where = median_and_worst(errors)
-    fit = len([cell for cell in sweep.plan.fit_cells if cell in sweep.results])
-    by_mode = {
-        mode: median_and_worst({c: e for c, e in errors.items() if c.mode == mode})[0]
-        for mode in MODES
-        if any(cell.mode == mode for cell in errors)
-    }
-    each = ", ".join(f"{mode} {percent:.2f} %" for mode, percent in by_mode.items())
+    fit = sum(cell in sweep.results for cell in sweep.plan.fit_cells)
+    by_mode = {mode: {c: e for c, e in errors.items() if c.mode == mode} for mode in MODES}
+    medians = {mode: median_and_worst(mine)[0] for mode, mine in by_mode.items() if mine}
+    each = ", ".join(f"{mode} {percent:.2f} %" for mode, percent in medians.items())
     late = 0 if sweep.predictions is None else sweep.predictions.measured_before
+    by = f" ({each})" if len(medians) > 1 else ""
+    said = f" NOT A TEST: the predictions were made when {late} of these had been measured."
     return (
-        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %"
-        + (f" ({each})" if len(by_mode) > 1 else "")
-        + f", worst {worst:.2f} % ({where.words})."
-        + f" NOT A TEST: the predictions were made when {late} of these had been measured."
-        * bool(late)
+        f"{len(errors)} cells predicted from {fit}: median error {median:.2f} %{by}, worst "
+        f"{worst:.2f} % ({where.words}).{said if late else ''}"
     )
 
 
@@ -207,8 +183,7 @@ def _frames_line(sweep: Sweep) -> str:
         if sha256 is not None and cell.mode != "diffusers":
             hashes.setdefault(cell.chunk_size, set()).add(sha256)
     units = f"{sweep.plan.workload.kind.unit}s".capitalize()
-    other = [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]
-    if other:
+    if other := [str(size) for size, found in sorted(hashes.items()) if len(found) > 1]:
         return f"{units} are NOT IDENTICAL in the cells of chunk size {', '.join(other)}."
     if not hashes:
         return f"No {units.lower()} were compared."
@@ -220,9 +195,7 @@ def _frames_line(sweep: Sweep) -> str:
 def _remarks(sweep: Sweep) -> list[str]:
     """What else the cells say, a sentence each."""
     done, total = len(sweep.results) + len(sweep.unfit), len(sweep.plan.all_cells)
-    said = [verdict(sweep)]
-    if done < total:
-        said.append(f"{done} of {total} cells are done.")
+    said = [verdict(sweep), *([f"{done} of {total} cells are done."] if done < total else [])]
     for cell, reason in sweep.unfit.items():
         first, *rest = reason.splitlines()
         more = f" (the rest is in {cell.file(sweep.folder, 'unfit').name})" if rest else ""
@@ -259,14 +232,16 @@ def _advice_by_speed(sweep: Sweep) -> str:
 
 def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
     """Everything about a sweep, finished or not."""
+    from vdkit.present.charts import plot_heatmap, plot_predictions  # which imports this module
+
     heat = Picture(
-        partial(_draw, "plot_heatmap", sweep),
+        partial(plot_heatmap, sweep),
         "Heat maps of latency: chunk sizes down, paths and slots across, one per sink speed",
         "Mean latency in s; below it, what the prediction was off, %.",
         "heatmap",
     )
     marks = Picture(
-        partial(_draw, "plot_predictions", sweep),
+        partial(plot_predictions, sweep),
         "Predicted against measured latency, and the error, one mark per cell",
         "Predicted against measured mean latency; hollow marks were used for the fit.",
         "scatter",
@@ -284,13 +259,6 @@ def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
             section("pictures", "Pictures", heat, marks if both else None, page_only=True),
         ),
     )  # fmt: skip
-
-
-def _draw(name: str, sweep: Sweep) -> Figure:
-    from vdkit.present import charts  # matplotlib, which text does without
-
-    figure: Figure = getattr(charts, name)(sweep)
-    return figure
 
 
 # --- advice --------------------------------------------------------------------------------------
@@ -325,9 +293,8 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
         if not run.info.kind.timed:
             row["images / s"] = significant(run.info.frames / run.latency_s, 3)
         elif asked.usd_per_hour is not None:
-            row[COST.replace("video", run.info.medium)] = cost_of(
-                run.latency_s / run.info.seconds, asked
-            )
+            each = COST.replace("video", run.info.medium)
+            row[each] = cost_of(run.latency_s / run.info.seconds, asked)
         chosen = "recommended" if run.config == advice.config else None
         row["verdict"] = f"over: {', '.join(_OVER[name] for name in over)}" if over else chosen
         rows.append(row)
@@ -337,10 +304,8 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
 
 def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
     """The setting, the reason, what to buy, and every setting asked about."""
-    gains = ", ".join(
-        f"{name} {advice.gain_percent(name):.1f} % (to {seconds(latency_s)})"
-        for name, latency_s in advice.what_if.items()
-    )
+    made = advice.what_if.items()
+    gains = ", ".join(f"{n} {advice.gain_percent(n):.1f} % (to {seconds(s)})" for n, s in made)
     use = f"Use {advice_line(advice)}."
     said = [lines(use, f"At twice the speed, latency saved: {gains}."), *advice.remarks]
     parts = (Text("\n\n".join(said)), candidate_table(advice, asked))

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.present import style
-from vdkit.present.profile_document import NOISE, analyses_of, coverage_words, incomplete, on_cpu
+from vdkit.present.instruments import NOISE, analyses_of, coverage_words, incomplete, on_cpu
 from vdkit.present.style import ChartRow, Part
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record.recording import Recording
@@ -29,24 +29,13 @@ from vdkit.record.runs import MODES, THROTTLE_BITS, Run
 from vdkit.trace import Recorded, Timeline
 from vdkit.trace.figures import Analysis, steady_windows
 from vdkit.trace.files import read_trace
-from vdkit.trace.stalls import (
-    Stalls,
-    record_intervals,
-    run_window,
-    stalls_from_records,
-    stalls_of,
-)
+from vdkit.trace.stalls import Stalls, record_intervals, run_window, stalls_from_records, stalls_of
 
-LEGEND_CHARACTERS = 130
-"""Of a legend in one row, 7 for each entry's sample; a longer one takes two rows."""
-BAR = 0.36
-"""Half the height of a bar; lanes are 1 apart."""
-_NUMBERED = 0.035
-"""Of an axis: a bar that its chunk's number fits into."""
-_HATCHED = 0.01
-"""Of an axis: a hatch would fill a narrower piece with black."""
-_VISIBLE = 1e-3
-"""Of an axis: half a pixel of a printed figure; a cause that takes less is not in the legend."""
+LEGEND_CHARACTERS = 130  # of a legend in one row, 7 for each entry's sample
+BAR = 0.36  # half the height of a bar; lanes are 1 apart
+# Parts of an axis: a bar that its chunk's number fits into; a piece that a hatch would fill with
+# black; half a pixel of a printed figure, so that a cause that takes less is not in the legend.
+_NUMBERED, _HATCHED, _VISIBLE = 0.035, 0.01, 1e-3
 _CLOSED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (3, 2))}
 Windows = Mapping[str, tuple[float, float] | None]
 """Mode to start and stop of two chunks, s; None of a run that is too short."""
@@ -69,19 +58,16 @@ def drawn_lanes(runs: Collection[Recorded]) -> list[str]:
 
 def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
     """Legend entries of the lanes that any of the runs has."""
-    words = style.LANE_MEANING
+    words = dict(style.LANE_MEANING)
     if all(run.vram_peak_bytes is None and not run.pinned_bytes for run in runs):  # on a CPU
-        words = words | {
-            "compute": "decode (the decoder's call)", "copy": "copy from memory to memory"
-        }  # fmt: skip
+        words |= {"compute": "decode (the decoder's call)", "copy": "copy from memory to memory"}
     return [Patch(color=style.TONES[lane][0], label=words[lane]) for lane in drawn_lanes(runs)]
 
 
 def cause_handle(cause: str, words: str = "") -> Patch:
     """The legend entry of a stall's cause, with more ``words`` behind it."""
-    color, hatch = style.CAUSE_COLORS[cause]
-    return Patch(facecolor=color, hatch=hatch, edgecolor="black", linewidth=0.0,
-                 label=f"stall: {cause}{words}")  # fmt: skip
+    look: Any = dict(zip(("facecolor", "hatch"), style.CAUSE_COLORS[cause], strict=True))
+    return Patch(edgecolor="black", linewidth=0.0, label=f"stall: {cause}{words}", **look)
 
 
 def draw_bars(
@@ -176,19 +162,15 @@ def _draw_run(
     return draw_stalls(ax, stalls, limits, begin_s, scale)[1] if stalls else []
 
 
-def title_of(title: str | Recording | None) -> str:
-    """Words as they are; of a recording: label, decoder, size, device, chunk and slots."""
-    if isinstance(title, Recording):
-        return f"{title.label}: {what_and_where(title)}. {config_words(title.config)}"
-    return title or ""
-
-
 def _draw_runs(
-    runs: Mapping[str, Run], title: str, span: tuple[float, float], warning: str = "",
-    stalls: Mapping[str, Stalls] | None = None, windows: Windows | None = None,
+    runs: Mapping[str, Run], title: str | Recording | None, span: tuple[float, float] | None = None,
+    warning: str = "", stalls: Mapping[str, Stalls] | None = None, windows: Windows | None = None,
 ) -> Figure:  # fmt: skip
     """The runs above each other on one time axis; with ``windows`` a zoom of each beside it."""
     stalls, windows, causes = stalls or {}, windows or {}, []
+    span = span or (0.0, 1.005 * max(run.latency_s for run in runs.values()))
+    if isinstance(title, Recording):
+        title = f"{title.label}: {what_and_where(title)}. {config_words(title.config)}"
     lanes = [len(drawn_lanes([run])) for run in runs.values()]
     height = 0.95 + sum(0.24 * count + 0.34 for count in lanes)
     grid = {"height_ratios": lanes, "width_ratios": (1.7, 1)[: 1 + bool(windows)]}
@@ -223,19 +205,13 @@ def _draw_runs(
         columns = 3 if stalls else -(-len(handles) // rows)
         look: Any = {"fontsize": 6.5, "title": said, "title_fontsize": 6.5}
         style.legend_below(figure, handles, ncols=columns, **look)
-    kept = [
-        (name, lane, chunk.index, start, stop)
-        for name, run in runs.items()
-        for lane in drawn_lanes([run])
-        for chunk, start, stop in _spans(run, lane)
-    ]
-    kept += [
-        (name, f"stall: {piece.cause}", None, piece.start_ns / 1e9, piece.stop_ns / 1e9)
-        for name, found in stalls.items()
-        for piece in found.pieces
-    ]
-    names = ("run", "lane", "chunk", "start_s", "stop_s")
-    return style.keep_data(figure, [dict(zip(names, row, strict=True)) for row in kept])
+    kept: list[tuple[Any, ...]] = []
+    for name, run in runs.items():
+        for lane in drawn_lanes([run]):
+            kept += [(name, lane, chunk.index, *ends) for chunk, *ends in _spans(run, lane)]
+    for name, found in stalls.items():
+        kept += [(name, f"stall: {c}", None, a / 1e9, b / 1e9) for a, b, c, *_ in found.pieces]
+    return style.keep_data(figure, kept, ("run", "lane", "chunk", "start_s", "stop_s"))
 
 
 _FROM = {
@@ -264,8 +240,7 @@ def plot_timeline(
     if isinstance(runs, Recording):
         title = runs if title is None else title
         runs = {name: arm.typical() for name, arm in runs.arms.items()}
-    whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    return _draw_runs(runs, title_of(title), window or whole)
+    return _draw_runs(runs, title, window)
 
 
 def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
@@ -274,10 +249,9 @@ def steady_window(run: Run, chunks: int = 3) -> tuple[float, float]:
     From the start of the first chunk's decode to the end of the last one's; the whole run if it is
     too short to have a middle.
     """
-    first = (len(run.chunks) - chunks) // 2
-    if first >= 1:
-        begin = run.chunks[first].decode_start_s
-        end = run.chunks[first + chunks - 1].decode_done_s
+    if (first := (len(run.chunks) - chunks) // 2) >= 1:
+        middle = run.chunks[first : first + chunks]
+        begin, end = middle[0].decode_start_s, middle[-1].decode_done_s
         if begin is not None and end is not None:
             return begin, end
     return 0.0, run.latency_s
@@ -311,8 +285,7 @@ def plot_overlap(
     traced = {mode: made for mode, made in (timelines or {}).items() if mode in runs}
     stalls |= {mode: stalls_of(made, run_window(runs[mode])) for mode, made in traced.items()}
     windows = windows or {mode: two_chunks(run) for mode, run in runs.items()}
-    whole = (0.0, 1.005 * max(run.latency_s for run in runs.values()))
-    return _draw_runs(runs, title_of(title), whole, warning, stalls, windows)
+    return _draw_runs(runs, title, None, warning, stalls, windows)
 
 
 _BLUE = style.TONES["compute"][0]
@@ -331,18 +304,13 @@ def _costs(title: str | None, analyses: Mapping[str, Analysis]) -> str:
 def plot_utilization(analyses: Mapping[str, Analysis], title: str | None = None) -> Figure:
     """Kernel utilization by window and path, as bars with their figure."""
     what = "decoder calls" if on_cpu(analyses) else "kernel utilization"
-    panels = {
-        window: [
-            ChartRow(
-                mode, [Part(what, percent, style.MODE_COLORS.get(mode, _BLUE))], f"{percent:.2f} %"
-            )
-            for mode, one in analyses.items()
-            if window in one.windows
-            for percent in [one.windows[window].kernel_utilization_percent]
-        ]
-        for window in ("run", "steady", "two chunks")
-        if any(window in one.windows for one in analyses.values())
-    }
+    panels: dict[str, list[ChartRow]] = {}
+    for window in ("run", "steady", "two chunks"):
+        for mode, one in analyses.items():
+            if window in one.windows:
+                percent = one.windows[window].kernel_utilization_percent
+                bar = Part(what, percent, style.MODE_COLORS.get(mode, _BLUE))
+                panels.setdefault(window, []).append(ChartRow(mode, [bar], f"{percent:.2f} %"))
     options: Any = {"title": _costs(title, analyses), "warning": incomplete(analyses)}
     words, limits = f"{what}, % of the window", (0.0, 112.0)
     with style.row_chart(panels, words, limits, row_in=0.18, **options) as (figure, axes):
@@ -399,10 +367,9 @@ def plot_latencies(latencies: Mapping[str, Sequence[float]], title: str | None =
     p99 = "P99 (below; n < 100: read it as the maximum)" if few else "P99 (below)"
     tail, words = _MEAN | {"color": style.RED}, "latency, s (the axis does not start at 0)"
     rows = [
-        ChartRow(
-            f"{mode} (n = {len(values)})", dots=values, color=style.MODE_COLORS.get(mode, _BLUE)
-        )
+        ChartRow(f"{mode} (n = {len(values)})", dots=values, color=color)
         for mode, values in latencies.items()
+        for color in [style.MODE_COLORS.get(mode, _BLUE)]
     ]
     with style.row_chart({"": rows}, words, row_in=0.33, title=title) as (figure, (ax,)):
         ax.set_xlim(auto=True)
@@ -410,8 +377,8 @@ def plot_latencies(latencies: Mapping[str, Sequence[float]], title: str | None =
             ax.vlines(np.mean(values), row - 0.4, row - 0.1, **_MEAN)
             ax.vlines(np.percentile(values, 99), row + 0.1, row + 0.4, **tail)
         ax.autoscale(axis="x")
-        handles = [Line2D([], [], label=label, **look)
-                   for label, look in (("mean (above)", _MEAN), (p99, tail))]  # fmt: skip
+        looks = {"mean (above)": _MEAN, p99: tail}
+        handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
         style.legend_below(figure, handles, loc="outside lower right", ncols=2)
     return figure
 
@@ -476,8 +443,8 @@ def plot_nvml(
         nvml: column to values, ``time_s`` (s since the call) among them; fields that the device
             does not answer are left out of the picture.
     """
-    rows = {label: [one for one in lines if nvml.get(one[0])] for label, lines in _NVML_ROWS}
-    rows = {label: lines for label, lines in rows.items() if lines}
+    known = {label: [one for one in lines if nvml.get(one[0])] for label, lines in _NVML_ROWS}
+    rows = {label: lines for label, lines in known.items() if lines}
     grid: Any = {"sharex": True, "gridspec_kw": {"height_ratios": [1.1, *([1] * len(rows))]}}
     held, shade = throttled_spans(nvml), {"facecolor": style.RED, "alpha": 0.15, "linewidth": 0}
     times = np.array(nvml["time_s"], float)
@@ -486,8 +453,8 @@ def plot_nvml(
         for ax, (label, lines) in zip(axes[1:, 0], rows.items(), strict=True):
             for column, color, name in lines:
                 values = np.array(nvml[column], float)  # None becomes NaN
-                known = np.isfinite(values)
-                ax.plot(times[known], values[known], color=color, linewidth=1, label=name)
+                told = np.isfinite(values)
+                ax.plot(times[told], values[told], color=color, linewidth=1, label=name)
             ax.set_ylabel(label, fontsize=7)
             ax.set_ylim(0, 105 if "%" in label else None)
             ticks = MultipleLocator(25) if "%" in label else MaxNLocator(4, min_n_ticks=3)
@@ -501,8 +468,7 @@ def plot_nvml(
                     ax.plot([], [], linestyle="", label="never throttled")
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
         axes[-1, 0].set_xlabel("time since the call, s")
-    kept = [dict(zip(nvml, row, strict=True)) for row in zip(*nvml.values(), strict=True)]
-    return style.keep_data(figure, kept)
+    return style.keep_data(figure, list(zip(*nvml.values(), strict=True)), list(nvml))
 
 
 def throttled_spans(
@@ -532,5 +498,4 @@ def read_nvml_csv(path: Path, run: str) -> dict[str, list[float | None]]:
     mine = rows[rows["run"].isin((run, old))].drop(columns="run")
     if mine.empty:
         raise ValueError(f"{path} has no run {run!r}; it has {', '.join(rows['run'].unique())}")
-    columns = {str(name): values.tolist() for name, values in mine.items()}
-    return {name: [None if x != x else x for x in values] for name, values in columns.items()}
+    return {str(name): [None if x != x else x for x in values] for name, values in mine.items()}

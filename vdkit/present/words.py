@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vdkit.decode.chunks import PRIMITIVES
-from vdkit.present.table import mean_of, ratio_of
+from vdkit.present import mean_of, ratio_of
 from vdkit.record.recording import comparable
 from vdkit.record.stats import geometric_ratio
 
@@ -36,32 +36,30 @@ def setting_of(
     """The same of parts; ``how``: in place of the configuration."""
     limited = where.torch_threads not in (None, where.host_cores)
     threads = f" (torch on {where.torch_threads})" if limited else ""
+    gpu = f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else ""
     return (
         f"{decoder_words(work)} in {work.dtype}, {_length_words(work)}. {how}; sink: "
         f"{sink_words(sink)}." + "".join(f" Note: {note}." for note in work.notes) + "\n"
-        f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}"
-        + (f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else "")
-        + f"; {where.host_cores} host cores{threads}; {where.created_utc}; commit "
-        + f"{commit_words(where)}."
+        f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}{gpu}; "
+        f"{where.host_cores} host cores{threads}; {where.created_utc}; commit "
+        f"{commit_words(where)}."
     )
 
 
 def _length_words(work: Workload) -> str:
-    counted, latent = work.kind.counted(work.frames), f"({work.latent_frames} latent)"
     if work.medium == "images":
         return media_words(work)
-    rate = "Hz" if work.medium == "audio" else "fps"
-    played = f"{work.seconds:.2f} s of {'audio' if work.medium == 'audio' else 'video'}"
-    return f"{counted} {latent} of {size_words(work)} at {work.fps:g} {rate} = {played}" + (
-        f" with sound, {_sound_words(work)}" if work.samples else ""
+    rate, what = ("Hz", "audio") if work.medium == "audio" else ("fps", "video")
+    said = (
+        f"{work.kind.counted(work.frames)} ({work.latent_frames} latent) of {size_words(work)} at "
+        f"{work.fps:g} {rate} = {work.seconds:.2f} s of {what}"
     )
-
-
-def _sound_words(work: Workload) -> str:
-    """Rate and channels of a video's sound, and how much of the video has none."""
+    if not work.samples:
+        return said
     lacks = work.seconds - work.samples / work.sample_rate
     early = f", which ends {1e3 * lacks:.1f} ms before the video" if lacks > 1e-6 else ""
-    return f"{work.sample_rate} Hz, {work.channels} channel{'s' * (work.channels != 1)}{early}"
+    channels = f"{work.channels} channel{'s' * (work.channels != 1)}"
+    return f"{said} with sound, {work.sample_rate} Hz, {channels}{early}"
 
 
 def size_words(work: Workload | MediaInfo) -> str:
@@ -81,8 +79,8 @@ def media_words(work: Workload | MediaInfo) -> str:
 
 def config_words(config: DecodeConfig) -> str:
     """Chunk size, slots, and what is off."""
-    off = [words for name, words in PRIMITIVES.items() if not getattr(config, name)]
-    without = f", without {', '.join(off)}" if off else ""
+    off = ", ".join(words for name, words in PRIMITIVES.items() if not getattr(config, name))
+    without = f", without {off}" if off else ""
     sync = ", sync with uint8 on the GPU" if config.sync_uint8_on_gpu else ""
     return f"Chunk {config.chunk_size}, {slots_words(config.slots)}{without}{sync}"
 
@@ -142,12 +140,11 @@ def recording_words(recording: Recording) -> str:
 
 def frames_line(recording: Recording) -> str:
     """Whether the frames of the arms are the same bytes."""
-    delivered = [name for name, arm in recording.arms.items() if arm.frame_sha256]
-    compared = [name for name in delivered if comparable(recording.arms[name])]
-    left_out = [name for name in delivered if name not in compared]
-    work = recording.workload
-    alike = work.exact and work.medium == "video"
-    alike = alike and not any(arm.at_once for arm in recording.arms.values())
+    delivered = {name: arm for name, arm in recording.arms.items() if arm.frame_sha256}
+    compared = [name for name, arm in delivered.items() if comparable(arm)]
+    left_out, work = [name for name in delivered if name not in compared], recording.workload
+    at_once = any(arm.at_once for arm in recording.arms.values())
+    alike = work.exact and work.medium == "video" and not at_once
     why = "at chunk sizes above 1" if alike else "with the whole"
     note = f" Not compared {why}: {', '.join(left_out)}." if left_out else ""
     note = f"{(said := whole_words(recording)) and f'; {said}'}.{note}"
@@ -181,12 +178,10 @@ def whole_words(recording: Recording) -> str:
 def noise_note(recording: Recording) -> str:
     """A warning if the machine was too busy for the table to mean much, else nothing."""
     shaky = [n for n, a in recording.arms.items() if a.latency.max > 1.5 * a.latency.min]
-    if not shaky:
-        return ""
     return (
         f"Note: runs of {', '.join(shaky)} differ by more than half; something else was using this "
         "machine, so these ratios say little."
-    )
+    ) * bool(shaky)
 
 
 def gain_sentence(arms: Mapping[str, Arm]) -> str:
@@ -194,19 +189,18 @@ def gain_sentence(arms: Mapping[str, Arm]) -> str:
     if "async" not in arms or "sync" not in arms:
         there = ", ".join(arms)
         return f"What async gains over sync is not in this record, whose modes are {there}."
-    ratio = geometric_ratio(arms["sync"].latencies, arms["async"].latencies)
-    sync_s, async_s = (mean_of(arms[mode].latencies) for mode in ("sync", "async"))
-    whole = arms["async"].workload.kind.whole
-    text = f"Async takes {async_s} s a {whole} and sync {sync_s} s: sync / async is "
-    text += str(ratio_of(ratio))
+    sync, overlapped = arms["sync"].latencies, arms["async"].latencies
+    ratio, whole = geometric_ratio(sync, overlapped), arms["async"].workload.kind.whole
+    text = f"Async takes {mean_of(overlapped)} s a {whole} and sync {mean_of(sync)} s: sync / async"
+    text += f" is {ratio_of(ratio)}"
     if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
         text += ", which leaves room for no gain at all"
     if "compute_only" in arms:
         floor = arms["compute_only"].latencies
-        over = 100 * (geometric_ratio(arms["async"].latencies, floor).value - 1)
-        where = "above" if over >= 0 else "below"
+        over = 100 * (geometric_ratio(overlapped, floor).value - 1)
+        where, scatter = ("above", "") if over >= 0 else ("below", " (scatter)")
         text += f", and async is {abs(over):.2f} % {where} the compute floor of {mean_of(floor)} s"
-        text += " (scatter)" if over < 0 else ""
+        text += scatter
     return " ".join(filter(None, [f"{text}.", overlap_words(arms, "async")]))
 
 
@@ -233,9 +227,16 @@ def overlap_words(arms: Mapping[str, Arm], overlapped: str) -> str:
 
 def read_with_care(care: Sequence[str], found: Sequence[str] = ()) -> str:
     """What was found, then what the reader has to know about it."""
-    told = [*found, "read with care: " + "; ".join(part for part in care if part)]
-    text = "; ".join(told)
+    text = "; ".join([*found, "read with care: " + "; ".join(filter(None, care))])
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def lead_words(
+    recording: Recording, gain: str, found: Sequence[str] = (), who: str = ""
+) -> tuple[str, ...]:
+    """What was decoded, what was gained, if that is to be said, and what to read with care."""
+    care = read_with_care(care_words(recording), found)
+    return tuple(filter(None, (what_sentence(recording, who), gain, care)))
 
 
 def care_words(recording: Recording) -> list[str]:
@@ -260,8 +261,6 @@ def frames_words(recording: Recording) -> str:
     parts, units = recording.benchmarks.items(), f"{recording.workload.kind.unit}s"
     if unlike := [name and f" OF {name}" for name, one in parts if one.frames_identical is False]:
         return f"{units.upper()} OF THE MODES{' AND'.join(unlike)} ARE NOT IDENTICAL"
-    if recording.frames_identical is None:
-        told = f"{units} were not compared"
-    else:
-        told = f"{units} of the modes that were compared are identical, byte for byte"
+    told = f"{units} of the modes that were compared are identical, byte for byte"
+    told = f"{units} were not compared" if recording.frames_identical is None else told
     return "; ".join(filter(None, [told, *map(whole_words, recording.benchmarks.values())]))

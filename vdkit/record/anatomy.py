@@ -154,11 +154,10 @@ class Anatomy:
             yield self._halo("before" if self.causal else "on each side of")
 
     def _halo(self, where: str) -> str:
-        enough, exact = self.halo_for(self.target_db), self.halo_for(math.inf)
+        enough, exact, most = *map(self.halo_for, (self.target_db, math.inf)), self.seams[-1].size
         some = f"{enough} latents of" if enough else "no"
         words = f"needs {some} halo {where} a cut for {self.target_db:g} dB"
         if enough is None:
-            most = self.seams[-1].size
             words = f"does not reach {self.target_db:g} dB with a halo of {most} {where} a cut"
         also = "" if exact is None else f", {exact} to be exact"
         return f"With nothing kept it {words}{also}."

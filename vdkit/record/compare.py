@@ -133,8 +133,7 @@ def compare_results(
         ValueError: nothing to compare, a recording against itself, rounds that do not pair up, or
             recordings that differ in what must be equal (lists all of it).
     """
-    pairs = _mode_pairs(a, b, modes)
-    same = a is b or a == b
+    pairs, same = _mode_pairs(a, b, modes), a is b or a == b
     if same and any(mode_a == mode_b for mode_a, mode_b in pairs):
         raise ValueError(
             "A and B hold the same runs, and runs against themselves say nothing; give two "
@@ -227,11 +226,8 @@ def _differences(
     """What is not the same of `SAME` and of the frames, and what else or of the media differs."""
     packages = sorted(a.provenance.packages.keys() | b.provenance.packages)
     mine, theirs = _described(a, packages), _described(b, packages)
-    found = {
-        name: Difference(name, _words(mine[name]), _words(theirs[name]))
-        for name in mine
-        if mine[name] != theirs[name]
-    }
+    unlike = [name for name in mine if mine[name] != theirs[name]]
+    found = {name: Difference(name, _words(mine[name]), _words(theirs[name])) for name in unlike}
     rest = [one for name, one in found.items() if name in SAME_MEDIA or name not in SAME]
     stated = [found[name] for name in SAME if name in found]
     for one, other in pairs:
@@ -239,7 +235,7 @@ def _differences(
         sha_a, sha_b = (arm.frame_sha256 for arm in arms)
         # One path must give its own frames again; diffusers' need not be those of the others.
         alike = one == other or all(map(comparable, arms))
-        if alike and sha_a is not None and sha_b is not None and sha_a != sha_b:
+        if alike and sha_a and sha_b and sha_a != sha_b:
             name = f"frame_sha256 of {_both(one, other)}"
             stated.append(Difference(name, _words(sha_a), _words(sha_b)))
     return stated, rest
@@ -306,15 +302,11 @@ def judged(recording: Recording) -> dict[str, Judged]:
 def check_draws(rounds: int, pairs: int, splits: int) -> None:
     """ValueError, with what is allowed, for draws that could say nothing."""
     if pairs < (fewest := stats.runs_needed(paired=True)):
-        raise ValueError(
-            f"pairs is {pairs}; fewer than {fewest} can never be called different, so use "
-            f"{fewest} or more"
-        )
+        never = f"fewer than {fewest} can never be called different"
+        raise ValueError(f"pairs is {pairs}; {never}, so use {fewest} or more")
     if rounds < pairs:
-        raise ValueError(
-            f"rounds is {rounds} and pairs {pairs}: a split draws its pairs from the rounds, so "
-            f"use {pairs} rounds or more"
-        )
+        drawn = f"rounds is {rounds} and pairs {pairs}: a split draws its pairs from the rounds"
+        raise ValueError(f"{drawn}, so use {pairs} rounds or more")
     if splits < 1:
         raise ValueError(f"splits is {splits}; use 1 or more")
 
@@ -346,8 +338,7 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
     for _ in range(splits):
         drawn = random.choice(a.size, pairs, replace=False)
         swapped = random.integers(0, 2, pairs).astype(bool)
-        left = np.where(swapped, b[drawn], a[drawn])
-        right = np.where(swapped, a[drawn], b[drawn])
+        left, right = (np.where(swapped, y[drawn], x[drawn]) for x, y in ((a, b), (b, a)))
         for how in CALLED_BY:
             calls[how] += stats.decide(left, right, paired=how == "paired").called
             planted = stats.decide(a[drawn], slow[drawn], paired=how == "paired")
@@ -355,11 +346,9 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
     quiet, found = (
         {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (calls, finds)
     )
-    blocks = [
-        two
-        for arm in (a, b, slow)
-        for two in combinations(arm[: arm.size // pairs * pairs].reshape(-1, pairs), 2)
-    ]
+    whole = a.size // pairs * pairs
+    cut = [arm[:whole].reshape(-1, pairs) for arm in (a, b, slow)]
+    blocks = [two for each in cut for two in combinations(each, 2)]
     called = sum(stats.decide(one, other, paired=False).called for one, other in blocks)
     hour = stats.wilson(called, len(blocks)) if blocks else None
     return Judged(stats.geometric_ratio(values["slow"], values["a"]), quiet, found, hour)

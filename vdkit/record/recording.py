@@ -2,22 +2,21 @@
 
 A `Recording` holds `Arm` objects by name, an arm its raw runs; means, ratios and verdicts are
 computed from those, so that no stored summary can contradict them. So are money, whose price is an
-input of the reader's (prices change, recorded seconds do not), what overlap hides, headroom, and
-memory over the length. Times are per latent frame over whole runs, so that the parts of a run add
-up to its latency. No torch.
+input of the reader's (prices change, recorded seconds do not), what overlap hides, and headroom.
+Times are per latent frame over whole runs, so that the parts of a run add up to its latency. No
+torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
@@ -37,9 +36,6 @@ from vdkit.record.runs import (
 from vdkit.record.stats import Ratio, Summary, geometric_ratio, summarize
 from vdkit.trace.figures import Analysis, FamilyShare
 from vdkit.trace.stalls import CAUSES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCHEMA_VERSION = 6
 """Earlier files are of several kinds, each with a count of its own up to 5; `upgrade` reads all."""
@@ -410,12 +406,6 @@ def write_recording(recording: Recording, folder: Path) -> Path:
     return write_record(recording, folder / FILE)
 
 
-def check_price(usd_per_hour: float) -> float:
-    """``usd_per_hour`` as it is; ValueError unless it is finite and above 0."""
-    _above_zero("the price", usd_per_hour, " USD per hour", "give what an hour costs, as 3.36")
-    return usd_per_hour
-
-
 def usd_per_video_hour(rtf: float, usd_per_hour: float) -> float:
     """US dollars for an hour of video, decoded one video at a time: RTF times price.
 
@@ -426,8 +416,14 @@ def usd_per_video_hour(rtf: float, usd_per_hour: float) -> float:
     Raises:
         ValueError: either is not finite and above 0.
     """
-    _above_zero("rtf", rtf, "", "use decode seconds over video seconds")
-    return rtf * check_price(usd_per_hour)
+    for value, what, remedy in (
+        (rtf, f"rtf is {rtf:g}", "use decode seconds over video seconds"),
+        (usd_per_hour, f"the price is {usd_per_hour:g} USD per hour",
+         "give what an hour costs, as 3.36"),
+    ):  # fmt: skip
+        if not 0 < value < math.inf:
+            raise ValueError(f"{what}; it must be finite and above 0 ({remedy})")
+    return rtf * usd_per_hour
 
 
 def saving_usd(rtf_a: float, rtf_b: float, usd_per_hour: float) -> float:
@@ -437,11 +433,6 @@ def saving_usd(rtf_a: float, rtf_b: float, usd_per_hour: float) -> float:
     """
     cost_a, cost_b = (usd_per_video_hour(rtf, usd_per_hour) for rtf in (rtf_a, rtf_b))
     return 1000 * (cost_a - cost_b)
-
-
-def _above_zero(name: str, value: float, unit: str, remedy: str) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value:g}{unit}; it must be finite and above 0 ({remedy})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,77 +509,27 @@ class Headroom:
         return 100 * self.ceiling_ms / self.compute_ms
 
 
-def headroom_of(result: Recording, tflop: float, ceiling: Ceiling) -> Headroom:
-    """How near mode compute_only comes to ``ceiling``.
+def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
+    """Variant to how near its mode compute_only comes to the ceiling of ``profile``.
 
-    Args:
-        tflop: floating-point operations of the whole video, 1e12, a multiply-add as two, as of
-            `vdkit.measure.profiler.count_flops`. Variants are comparable by one count.
-        ceiling: of the same device and dtype.
+    All by the operations that the profile counted of mode compute_only, of the whole video, a
+    multiply-add as two: so variants are comparable.
 
     Raises:
-        ValueError: no runs of mode compute_only, another dtype, or no operations.
+        ValueError: no runs of mode compute_only; no ceiling, one of another dtype, or no operations
+            counted.
     """
-    arm = _arm(result, "compute_only", "compute_only")
-    if ceiling.dtype != result.workload.dtype:
+    seen, ceiling = profile.arms.get("compute_only"), profile.ceiling
+    if ceiling is None or not (tflop := seen and seen.profile and seen.profile.tflop):
+        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
+    if ceiling.dtype != recording.workload.dtype:
         raise ValueError(
-            f"the ceiling is one of {ceiling.dtype}, the decoder ran in {result.workload.dtype}; "
-            "measure it in that dtype"
+            f"the ceiling is one of {ceiling.dtype}, the decoder ran in {recording.workload.dtype};"
+            " measure it in that dtype"
         )
-    if not (math.isfinite(tflop) and tflop > 0):
-        raise ValueError(f"tflop is {tflop:g}; give the operations of the whole video, above 0")
-    latency_s, scale = arm.latency.mean, 1e3 / result.workload.latent_frames
-    return Headroom(scale * latency_s, tflop / latency_s, scale * tflop / ceiling.tflop_per_s)
-
-
-@dataclass(frozen=True, slots=True)
-class VramPoint:
-    """One path at one length.
-
-    Attributes:
-        mode: ``diffusers``, ``sync``, ``async`` or ``compute_only``.
-        frames: of the video, in pixels.
-        peak_bytes: allocated at most by this decoder, its weights included.
-        device: that decoded.
-    """
-
-    mode: str
-    frames: int
-    peak_bytes: int
-    device: str
-
-
-VRAM_RUNS = {"decoder": "wan2.1", "dtype": "float16", "height": 480, "width": 832,
-            "chunk_size": 1, "variant": "diffusers", "mode": ("diffusers", "async"),
-            "kind": ("bench", "variants", "cell")}  # fmt: skip
-"""Column of `vdkit.load_results` to what it shall hold: which runs tell how memory grows."""
-
-
-def vram_points(
-    runs: pd.DataFrame, other_bytes: int = 0, wanted: Mapping[str, object] | None = None
-) -> list[VramPoint]:
-    """Every mode at every length, of the newest recording of it; nothing of those on a CPU.
-
-    Args:
-        runs: of `vdkit.load_results`.
-        other_bytes: device bytes held by others meanwhile, such as another model; subtracted.
-        wanted: as `VRAM_RUNS`; None: all.
-    """
-    if runs.empty:
-        return []
-    kept = runs["vram_peak_bytes"].notna() & ~runs["warmup"]
-    for name, value in (wanted or {}).items():
-        kept &= runs[name].isin(value if isinstance(value, tuple) else (value,))
-    points = []
-    for _, one in runs[kept].groupby(["mode", "frames"], sort=False):
-        newest = one[one["created_utc"] == one["created_utc"].max()]
-        mode, frames, device = newest[["mode", "frames", "device"]].iloc[0]
-        peaks = newest["vram_peak_bytes"] - newest["other_bytes"].astype(float).fillna(0.0)
-        points.append(VramPoint(mode, int(frames), int(peaks.max()) - other_bytes, device))
-    return points
-
-
-def vram_growth_bytes(points: Iterable[VramPoint], mode: str) -> float | None:
-    """Bytes that each frame of video adds, by a line through all lengths; None below two."""
-    mine = {point.frames: point.peak_bytes for point in points if point.mode == mode}
-    return float(np.polyfit([*mine], [*mine.values()], 1)[0]) if len(mine) > 1 else None
+    scale, rooms = 1e3 / recording.workload.latent_frames, {}
+    for name, one in recording.benchmarks.items():
+        latency_s = _arm(one, "compute_only", "compute_only").latency.mean
+        ceiling_ms = scale * tflop / ceiling.tflop_per_s
+        rooms[name] = Headroom(scale * latency_s, tflop / latency_s, ceiling_ms)
+    return rooms

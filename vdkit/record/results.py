@@ -78,9 +78,8 @@ def _read_json(file: Path) -> Json:
     except OSError as error:
         raise OSError(f"{file} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ValueError(
-            f"{file} is not JSON (which has no NaN), or was cut short: {error}"
-        ) from error
+        wrong = f"{file} is not JSON (which has no NaN), or was cut short: {error}"
+        raise ValueError(wrong) from error
     if not isinstance(data, dict):
         raise ValueError(f"{file} is not a vdkit result: it holds a {type(data).__name__}")
     return data
@@ -92,13 +91,11 @@ def _valid(
     """What a file holds; ValueError, with the file and the first fault, if it is not that."""
     version = data.get("schema_version")
     if type(version) is not int or version < 1:
-        raise ValueError(
-            f"{file} is not a vdkit result: its schema_version is {version!r}, no number from 1 on"
-        )
+        wrong = f"its schema_version is {version!r}, no number from 1 on"
+        raise ValueError(f"{file} is not a vdkit result: {wrong}")
     if version > newest:
-        raise ValueError(
-            f"{file} has schema version {version}, this vdkit reads up to {newest}; update vdkit"
-        )
+        wrong = f"has schema version {version}, this vdkit reads up to {newest}"
+        raise ValueError(f"{file} {wrong}; update vdkit")
     try:
         return model.model_validate(upgrade(data, file))
     except ValidationError as error:
@@ -122,13 +119,11 @@ def _benchmark(data: Json, file: Path) -> Json:
     arms = {}
     for mode, stored in data["modes"].items():
         runs = [run for run in data["runs"] if run["mode"] == mode]
-        arms[todays_mode(mode)] = {
-            "mode": mode,
-            "runs": runs,
-            "frame_sha256": stored["frame_sha256"],
-            **_kept(data, _SETTING),
-            **{name: data.get(name) for name in ("setup_s", "other_bytes")},
+        given = _kept(data, _SETTING) | {
+            name: data.get(name) for name in ("setup_s", "other_bytes")
         }
+        own = {"mode": mode, "runs": runs, "frame_sha256": stored["frame_sha256"]}
+        arms[todays_mode(mode)] = own | given
     if unknown := {run["mode"] for run in data["runs"]} - data["modes"].keys():
         raise ValueError(f"a run of mode {unknown.pop()!r} is of another mode or video")
     told = {"kind": "cell" if "_chunk" in file.name and len(arms) == 1 else "bench"}
@@ -143,17 +138,15 @@ def _beside(file: Path, name: str) -> Json:
 
 def _variants(data: Json, file: Path) -> Json:
     parts = {variant: _beside(file, variant) for variant in data["variants"]}
-    first = data["baseline"]
-    arms = {
-        f"{variant}/{mode}": arm
-        for variant, one in parts.items()
-        for mode, arm in one["arms"].items()
+    first, told = data["baseline"], _kept(data, f"{_SHARED} skipped psnr_db psnr_latent_frames")
+    return told | {
+        "kind": "variants",
+        "baseline": f"{first}/{parts[first]['baseline']}",
+        "arms": {
+            f"{v}/{mode}": arm for v, one in parts.items() for mode, arm in one["arms"].items()
+        },
+        "families": read_families(file.parent / "families.csv"),
     }
-    told = {"kind": "variants", "baseline": f"{first}/{parts[first]['baseline']}", "arms": arms}
-    families = read_families(file.parent / "families.csv")
-    return (
-        _kept(data, f"{_SHARED} skipped psnr_db psnr_latent_frames") | told | {"families": families}
-    )
 
 
 def read_families(file: Path) -> Json:
@@ -187,13 +180,11 @@ def _profile(data: Json, file: Path) -> Json:
             analysis["checks"] = list(analysis["checks"])
         seen = _kept(one, "sampled energy_j throttled_samples tflop tflop_per_s trace")
         seen |= {"run": one["profiled"], "analysis": analysis}
-        arms[todays_mode(mode)] = {
-            "mode": mode, "runs": one["timed"], "profile": seen, **_kept(data, _SETTING)
-        }  # fmt: skip
-    sampling = None
-    if data["nvml_interval_s"] is not None:
-        names = ("interval_s", "samples", "mean_cost_ms", "unsupported")
-        sampling = {name: data[f"nvml_{name}"] for name in names}
+        own = {"mode": mode, "runs": one["timed"], "profile": seen}
+        arms[todays_mode(mode)] = own | _kept(data, _SETTING)
+    names = ("interval_s", "samples", "mean_cost_ms", "unsupported")
+    there = data["nvml_interval_s"] is not None
+    sampling = {name: data[f"nvml_{name}"] for name in names} if there else None
     told = {"kind": "profile", "baseline": next(m for m in ("sync", *MODES) if m in arms)}
     return _kept(data, f"{_SHARED} ceiling") | told | {"arms": arms, "sampling": sampling}
 
@@ -233,14 +224,11 @@ def find_recordings(
     """
     named: dict[Path, bool] = defaultdict(bool)
     for one in [pattern] if isinstance(pattern, (str, Path)) else pattern:
-        there = Path(one).exists()
-        if not there and not glob.has_magic(str(one)):
-            raise FileNotFoundError(
-                f"no results at {str(one)!r}; give a file, a folder or a pattern"
-            )
+        if not (there := Path(one).exists()) and not glob.has_magic(str(one)):
+            wrong = f"no results at {str(one)!r}; give a file, a folder or a pattern"
+            raise FileNotFoundError(wrong)
         for match in map(Path, [one] if there else glob.glob(str(one), recursive=True)):
-            inside = match.rglob("*.json") if match.is_dir() else [match]
-            for file in inside:
+            for file in match.rglob("*.json") if match.is_dir() else [match]:
                 if file == match == Path(one) or _is_recording(file):
                     named[file] |= there and match in (file, file.parent)
     found: list[tuple[Path, Recording]] = []
@@ -334,15 +322,13 @@ def rows_of(found: Found, by_run: bool) -> list[dict[str, Any]]:
                 base = None if arm is one.base else one.base
                 shared = _shared(file, whole.kind, prefix, one, name)
                 if not by_run:
-                    rows.append(
-                        shared | _summed_up(arm) | {"baseline_s": base and base.latency.mean}
-                    )
+                    own = _summed_up(arm) | {"baseline_s": base and base.latency.mean}
+                    rows.append(shared | own)
                     continue
                 pair_s = {run.round: run.latency_s for run in (base.runs if base else ())}
                 for run in arm.runs:
-                    own = run.model_dump(include=RUN)
                     rtf = run.latency_s / arm.workload.seconds if arm.workload.kind.timed else None
-                    own |= {"rtf": rtf, "energy_j": run.energy_j}
+                    own = run.model_dump(include=RUN) | {"rtf": rtf, "energy_j": run.energy_j}
                     rows.append(own | shared | {"baseline_s": pair_s.get(run.round)})
     return rows
 
@@ -381,11 +367,13 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
 def _summed_up(arm: Arm) -> dict[str, Any]:
     latency = arm.latency
     ttff = arm.ttff if len(arm.values("ttff_s")) == latency.n else None
-    own = {"mode": arm.mode, "n": latency.n}
-    own |= {f"{name}_s": getattr(latency, name) for name in ("mean", "std", "p99", "max")}
-    own |= {
+    return {
+        "mode": arm.mode,
+        "n": latency.n,
+        **{f"{name}_s": getattr(latency, name) for name in ("mean", "std", "p99", "max")},
         "rtf": arm.rtf if arm.workload.kind.timed else None,
         "ttff_s": ttff and ttff.mean,
         "ttff_std_s": ttff and ttff.std,
+        "throttled_runs": arm.throttled_runs,
+        "energy_j": arm.energy_j,
     }
-    return own | {"throttled_runs": arm.throttled_runs, "energy_j": arm.energy_j}

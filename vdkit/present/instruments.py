@@ -1,37 +1,28 @@
-"""What is said of a recorded profile, and of the analysis of any trace. No torch, no GPU."""
+"""What is said of what instruments saw: a profile, any trace, a decoder's anatomy. No torch.
+
+The anatomy is what `vdkit probe` found: a verdict, checks, how far a latent counts, seams.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from vdkit.present.columns import (
-    NOTHING,
-    Asked,
-    Row,
-    cells,
-    energy_words,
-    legend,
-    mode_name,
-)
-from vdkit.present.document import Document, Picture, Text, lines, section
+from vdkit.decode.media import MEDIA
+from vdkit.present import Cell, Number, Table, mean_of, number, ratio_of, significant, words
+from vdkit.present.columns import NOTHING, Asked, Row, cells, energy_words, legend, mode_name
+from vdkit.present.document import Document, Part, Picture, Text, lines, section
 from vdkit.present.documents import Said, Source, prediction_section
-from vdkit.present.table import Cell, Number, Table, mean_of, number, ratio_of, significant
-from vdkit.present.words import (
-    count_words,
-    frames_words,
-    gain_sentence,
-    read_with_care,
-    setting,
-    what_sentence,
-)
 from vdkit.record.runs import MODES
 from vdkit.record.stats import geometric_ratio
 from vdkit.trace.stalls import CAUSES, SHORT_NS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from vdkit.record.anatomy import Anatomy, Reach
     from vdkit.record.recording import Recording
     from vdkit.trace.figures import Analysis
 
@@ -66,13 +57,8 @@ def analyses_of(recording: Recording) -> dict[str, Analysis]:
 
 def incomplete(analyses: Analyses) -> str:
     """A line for each failed check: figures of such a trace must not be trusted."""
-    return lines(
-        *(
-            f"INCOMPLETE TRACE ({name}): {check.name}: {check.detail}"
-            for name, analysis in analyses.items()
-            for check in analysis.failed
-        )
-    )
+    failed = [(name, check) for name, one in analyses.items() for check in one.failed]
+    return lines(*(f"INCOMPLETE TRACE ({n}): {one.name}: {one.detail}" for n, one in failed))
 
 
 def on_cpu(analyses: Analyses) -> bool:
@@ -86,16 +72,12 @@ def cost_cell(analysis: Analysis) -> Cell:
     return NOISE if percent is not None and percent < 0 else number(percent, 1, sign=True)
 
 
-def _said_of(cause: str) -> str:
-    return "gaps up to 20 us" if cause == "short" else cause
-
-
 def windows_table(analyses: Analyses) -> Table:
     """A row per path and window: utilization, busy seconds, gaps, hidden copies."""
     cpu = on_cpu(analyses)
     busy, copied = ("decoder call %", "copy ms") if cpu else ("kernel utilization %", "D2H ms")
     windows = [(m, name, w) for m, a in analyses.items() for name, w in a.windows.items()]
-    ranks = any(window.communication_s for *_, window in windows)
+    ranks, short = any(window.communication_s for *_, window in windows), SHORT_NS / 1e3
     rows: list[dict[str, Cell]] = [
         {
             "path": MODES.get(mode, mode),
@@ -106,9 +88,7 @@ def windows_table(analyses: Analyses) -> Table:
             busy: Number(one.kernel_utilization_percent, 2),
             **({"communication %": number(one.communication_percent, 2)} if ranks else {}),
             "gaps": Number(one.gap_count, 0),
-            "> 20 us": Number(
-                sum(n for end, n, _ in one.gap_histogram if end is None or end > SHORT_NS / 1e3), 0
-            ),
+            "> 20 us": Number(sum(n for end, n, _ in one.gap_histogram if (end or 1e9) > short), 0),
             "median us": Number(one.gap_median_us, 1),
             "P99 us": Number(one.gap_p99_us, 0),
             "max us": Number(one.gap_max_us, 0),
@@ -129,7 +109,7 @@ def stalls_table(analyses: Analyses, window: str) -> Table | None:
     seconds: dict[str, list[float]] = {}
     for cause in CAUSES:
         if any(lost := [one.stall_s[cause] for one in there.values()]):
-            seconds[_said_of(cause)] = lost
+            seconds["gaps up to 20 us" if cause == "short" else cause] = lost
         kinds = dict.fromkeys(kind for one in there.values() for kind in one.drain_s)
         if cause == "drain" and len(kinds) > 1:
             for kind in kinds:
@@ -137,8 +117,8 @@ def stalls_table(analyses: Analyses, window: str) -> Table | None:
     seconds["busy"] = [one.busy_s for one in there.values()]
     seconds["window"] = [one.window_s for one in there.values()]
     paths = [MODES.get(mode, mode) for mode in there]
-    rows: list[dict[str, Cell]] = [
-        {"ms": label, **{p: Number(1e3 * s, 3) for p, s in zip(paths, lost, strict=True)}}
+    rows = [
+        {"ms": label} | {p: number(s, 3, 1e3) for p, s in zip(paths, lost, strict=True)}
         for label, lost in seconds.items()
     ]
     return Table(rows, f"Where window {window!r} went")
@@ -146,13 +126,10 @@ def stalls_table(analyses: Analyses, window: str) -> Table | None:
 
 def cause_words(analyses: Analyses) -> str:
     """What each stall cause means that any window has, a line each."""
-    met = {
-        cause
-        for analysis in analyses.values()
-        for window in analysis.windows.values()
-        for cause in (*(c for c, value in window.stall_s.items() if value), *window.drain_s)
-    }
-    return lines(*(f"- {c}: {words}" for c, words in CAUSES.items() if c in met - {"short"}))
+    windows = [window for one in analyses.values() for window in one.windows.values()]
+    met = {cause for one in windows for cause, value in one.stall_s.items() if value}
+    met = met.union(*(one.drain_s for one in windows))
+    return lines(*(f"- {c}: {text}" for c, text in CAUSES.items() if c in met - {"short"}))
 
 
 def coverage_words(analyses: Analyses) -> str:
@@ -166,15 +143,13 @@ def coverage_words(analyses: Analyses) -> str:
     shown_ms = 1e3 * (sync.windows["run"].window_s - overlapped.windows["run"].window_s)
     timed, shown = significant(timed_ms), significant(shown_ms)
     if timed_ms <= 0:
-        return (
-            f"Timed, async gains nothing over sync ({timed} ms), so the {shown} ms between the "
-            "profiled runs explain nothing."
-        )
+        so = f"so the {shown} ms between the profiled runs explain nothing."
+        return f"Timed, async gains nothing over sync ({timed} ms), {so}"
     percent = 100 * shown_ms / timed_ms
-    words = f"Of what async gains when timed, the waterfall explains {shown} of {timed} ms"
+    text = f"Of what async gains when timed, the waterfall explains {shown} of {timed} ms"
     more = ": profiled, the paths lie further apart than timed" if percent > 105 else ""
     less = ": the rest is not in the profiled runs" if percent < 95 else ""
-    return f"{words} ({percent:.0f} %){more}{less}."
+    return f"{text} ({percent:.0f} %){more}{less}."
 
 
 def families_table(analyses: Analyses) -> Table | None:
@@ -234,12 +209,9 @@ def _gaps_table(analysis: Analysis, window: str, between: str) -> Table:
     """Distribution of the gaps of a window: how many, and what they sum to."""
     histogram = analysis.windows[window].gap_histogram
     lows = [0.0, *(high or 0.0 for high, *_ in histogram)]
-    rows: list[dict[str, Cell]] = [
-        {
-            "gap": f"above {low:g} us" if high is None else f"{low:g} to {high:g} us",
-            "count": Number(count, 0),
-            "ms": Number(1e3 * seconds, 3),
-        }
+    rows = [
+        {"gap": f"above {low:g} us" if high is None else f"{low:g} to {high:g} us"}
+        | {"count": Number(count, 0), "ms": Number(1e3 * seconds, 3)}
         for low, (high, count, seconds) in zip(lows, histogram, strict=False)
     ]
     return Table(rows, f"Gaps between {between}")
@@ -247,9 +219,9 @@ def _gaps_table(analysis: Analysis, window: str, between: str) -> Table:
 
 def longest_table(analysis: Analysis) -> Table | None:
     """The longest gaps, longest first; a kernel's long name is cut in its middle."""
-    rows: list[dict[str, Cell]] = [
+    rows = [
         {
-            "at s": Number(gap.start_s, 6),
+            "at s": number(gap.start_s, 6),
             "us": Number(gap.length_us, 1),
             "cause": gap.cause,
             "before chunk": Number(gap.before_chunk, 0) if gap.before_chunk >= 0 else None,
@@ -264,12 +236,10 @@ def longest_table(analysis: Analysis) -> Table | None:
 def _chunks_table(analysis: Analysis) -> Table | None:
     """A row per chunk: kernels (on a GPU), milliseconds of compute, copy, conversion, write."""
     steps = ("compute", "copy", "convert", "write")
-    rows: list[dict[str, Cell]] = [
-        {
-            "chunk": Number(chunk.index, 0),
-            **({} if chunk.kernels is None else {"kernels": Number(chunk.kernels, 0)}),
-            **{f"{step} ms": number(getattr(chunk, f"{step}_s"), 3, 1e3) for step in steps},
-        }
+    rows = [
+        {"chunk": number(chunk.index)}
+        | ({} if chunk.kernels is None else {"kernels": number(chunk.kernels)})
+        | {f"{step} ms": number(getattr(chunk, f"{step}_s"), 3, 1e3) for step in steps}
         for chunk in analysis.chunks
     ]
     return Table(rows, "Chunks") if rows else None
@@ -316,9 +286,8 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     beside = [Row({}, a, None if a is base else base, device=device) for a, _ in arms.values()]
     whole, (each, counted) = base.workload.kind.whole, energy_words(base.workload)
     rows: list[dict[str, Cell]] = []
-    for (name, (arm, seen)), money in zip(
-        arms.items(), cells("money", beside, "", asked), strict=True
-    ):
+    prices = cells("money", beside, "", asked)
+    for (name, (arm, seen)), money in zip(arms.items(), prices, strict=True):
         rate = seen.tflop_per_s if seen.tflop_per_s.get("steady") != 0 else {}  # kernels uncounted
         joules = fmean(seen.energy_j) if seen.energy_j else None
         row: dict[str, Cell] = {
@@ -333,9 +302,8 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
         }
         if sampled:
             row |= {f"J / {whole}": number(joules, 0), each: number(joules, 1, 1 / seconds)}
-        if seen.sampled:
-            ratio = geometric_ratio([run.latency_s for run in seen.sampled], arm.latencies)
-            row["sampled / plain"] = ratio_of(ratio)
+        if slower := [run.latency_s for run in seen.sampled]:
+            row["sampled / plain"] = ratio_of(geometric_ratio(slower, arm.latencies))
         if throttled:
             row["throttled"] = ", ".join(seen.throttled_samples) or "no"
         rows.append(row | money)
@@ -343,7 +311,7 @@ def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
         f"{each}: difference of NVML's energy counter over each sampled run, {counted}" * sampled,
         legend("money", beside, recording.baseline, asked),
     )
-    return Table(rows, lines(setting(recording), asked.line), note)
+    return Table(rows, lines(words.setting(recording), asked.line), note)
 
 
 def ceiling_words(recording: Recording) -> str:
@@ -371,25 +339,18 @@ def profile(recording: Recording, asked: Asked, source: Source) -> Said:
     """Everything about one profile."""
     from vdkit.present.timeline import profile_figures
 
-    own = {
-        name: name if name not in MODES or shown == MODES[name] else shown
-        for name in recording.arms
-        for shown in [mode_name(name, recording.workload)]
-    }
+    shown = {name: mode_name(name, recording.workload) for name in recording.arms}
+    own = {name: name if said == MODES.get(name) else said for name, said in shown.items()}
+    lead = words.what_sentence(recording), words.gain_sentence(recording.arms)
     analyses = {own[name]: one for name, one in analyses_of(recording).items()}
-    drawn = {
-        name: Picture(draw, _PICTURES[name], _PICTURES[name], name)
-        for name, draw in profile_figures(recording, source.home).items()
-    }
+    figures = profile_figures(recording, source.home).items()
+    drawn = {name: Picture(draw, (said := _PICTURES[name]), said, name) for name, draw in figures}
     absent = Text("No nvml.csv lies beside the record.", "note")
-    trust = [
-        Text(trust_words(own[name], arm.profile.analysis, len(arm.profile.latencies_s)), "note")
-        for name, arm in recording.arms.items()
-        if arm.profile
-    ]
+    counts = {own[n]: len(a.profile.latencies_s) for n, a in recording.arms.items() if a.profile}
+    trust = [Text(trust_words(n, one, counts[n]), "note") for n, one in analyses.items()]
     return (
         "Profile",
-        (what_sentence(recording), gain_sentence(recording.arms), _care(recording, analyses)),
+        (*lead, _care(recording, analyses)),
         (
             section(
                 "results", "Results", Text(incomplete(analyses), "warning"),
@@ -418,11 +379,121 @@ def _care(recording: Recording, analyses: Analyses) -> str:
     """What to know about the profile before its figures."""
     held = [m for m, a in recording.arms.items() if a.profile and a.profile.throttled_samples]
     failed = sum(len(one.failed) for one in analyses.values())
-    care = [
-        count_words(recording.arms),
+    return words.read_with_care([
+        words.count_words(recording.arms),
         f"a throttle reason was set in samples of {', '.join(held)}" if held else "",
         f"{failed} CHECKS OF THE TRACES FAILED" if failed else "",
         "profiled runs are slower, and their latency is no figure",
-        frames_words(recording),
+        words.frames_words(recording),
+    ])  # fmt: skip
+
+
+# --- the anatomy of a decoder --------------------------------------------------------------------
+
+
+def anatomy_document(found: Anatomy) -> Document:
+    """Everything that was found of one decoder."""
+    count, units = len(found.failed), MEDIA[found.medium].unit + "s"
+    wrong, rest = lines(*found.verdict[:count]), " ".join(found.verdict[count:])
+    kept = [("yes" if one.ok else "NO", one) for one in found.checks]
+    checks = [{"check": one.name, "kept": said, "found": one.detail} for said, one in kept]
+    parts: list[Part] = [Text(wrong, "warning"), Text(rest), Table(checks, _tried(found, units))]
+    if found.history and found.look_ahead:
+        sides = {"later output": found.history, "earlier output": found.look_ahead}
+        text = "Latents from which on the influence of a latent is below 1 %, below 0.1 % and 0:"
+        rows = [{"influence on": name, **_ends(reach)} for name, reach in sides.items()]
+        parts.append(Table(rows, text))
+    compared: list[dict[str, Cell]] = [
+        {
+            "decoded in": f"{what} of {one.size}",
+            "PSNR dB": "exact" if one.exact else number(one.db, 1),
+            "largest difference": f"{one.max_abs:.1e}",
+            "missing": f"{one.missing} {units}" if one.missing else None,
+        }
+        for what, several in (("chunks", found.streamed), ("parts, halo", found.seams))
+        for one in several
     ]
-    return read_with_care(care)
+    if compared:
+        parts.append(Table(compared, "Against the whole; of parts the two latents at the cut:"))
+    if found.influence:
+        alt = "Influence over the distance in latents, and PSNR at the seam over halo"
+        parts.append(Picture(lambda: plot_anatomy(found), alt, rest, "anatomy"))
+    made = section("anatomy", "Temporal anatomy", *parts)
+    return Document(found.name, f"Probe · {found.medium}", tuple(found.verdict), (made,))
+
+
+def anatomies_table(several: Iterable[Anatomy]) -> Table:
+    """A row for each: how far a latent counts at all, and what follows from that."""
+    return Table(
+        [
+            {
+                "decoder": found.name,
+                "medium": found.medium,
+                "causal": {None: None, True: "yes", False: "no"}[found.causal],
+                "history": _ends(found.history).get("0"),
+                "look-ahead": _ends(found.look_ahead).get("0"),
+                "verdict": " ".join(found.verdict[len(found.failed) :]),
+                "not kept": "; ".join(f"{one.name}: {one.detail}" for one in found.failed) or None,
+            }
+            for found in several
+        ],
+        note="History, look-ahead: latents from which on the influence of one on later, and on "
+        "earlier, output is 0.",
+    )
+
+
+def _tried(found: Anatomy, units: str) -> str:
+    sizes = dict.fromkeys((found.first_units, found.units_per_latent))
+    cuts = (f"{', '.join(map(str, cuts)) or 'none'} of {n}" for n, cuts in found.borders.items())
+    per, each = " + ".join(map(str, sizes)), ", ".join(map(str, found.lengths))
+    said = (
+        f"{found.name}: latents {list(found.latents)} in {found.dtype}, {per} {units} a latent "
+        f"({each} of the first 1, 2, ...). First latents that give the same alone: "
+        f"{'; '.join(cuts)}."
+    )
+    if found.state_bytes:
+        last, growth = found.state_bytes[-1], found.state_growth
+        more = f", {growth:,} bytes more with every chunk" if growth else ", of any length"
+        said += f" It remembers {last:,} bytes at the end in chunks of {found.state_chunk}{more}."
+    return said
+
+
+def _ends(reach: Reach | None) -> dict[str, Cell]:
+    """From where on a latent's influence is below 1 %, below 0.1 % and 0."""
+    if reach is None:
+        return {}
+    ends = {"below 1 %": reach.percent, "below 0.1 %": reach.permille, "0": reach.zero}
+    return {k: f"> {reach.tried:g}" if end is None else number(end, 2) for k, end in ends.items()}
+
+
+def plot_anatomy(found: Anatomy) -> Figure:
+    """Influence over the distance in latents, on a log axis, and PSNR at the seam over halo.
+
+    Raises:
+        ValueError: nothing is known of its influence.
+    """
+    from vdkit.present.style import TONES, chart, keep_data
+
+    if not found.influence:
+        raise ValueError(f"of {found.name} no influence could be measured; mend what failed first")
+    look = {"marker": ".", "linewidth": 0.8, "markersize": 3}
+    seams = [(one.size, one.db) for one in found.seams if one.db is not None]
+    title = " ".join([f"{found.name}:", *found.verdict])
+    with chart(2.3, 1, 1 + bool(seams), title) as (figure, axes):
+        left, right = axes[0, 0], axes[0, -1]
+        shown = [one for one in found.influence if one[1] > 0]
+        left.plot(*zip(*shown, strict=True), color=TONES["compute"][0], **look)
+        left.set(yscale="log", ylabel="influence, of that at 0")
+        left.set_xlabel("latents: earlier output | its own | later output")
+        for ax, levels in ((left, (0.01, 0.001)), (right, (found.target_db,) if seams else ())):
+            for level in levels:
+                ax.axhline(level, color="#888888", linewidth=0.5)
+        if seams:
+            sizes, db = zip(*seams, strict=True)
+            right.plot(sizes, db, color=TONES["copy"][0], **look)
+            right.set_xscale("symlog", base=2, linthresh=1)
+            right.set_xticks(sizes, map(str, sizes))
+            right.set(xlim=(-0.2, 1.2 * max(sizes) + 0.2), xlabel="halo, latents")
+            right.set_ylabel("PSNR at the seam, dB")
+    rows = [("influence", *dot) for dot in found.influence] + [("seam", *dot) for dot in seams]
+    return keep_data(figure, rows, ("panel", "x", "y"))
