@@ -42,12 +42,8 @@ from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
 """How much of the video is compared with float32: enough for every step to have been in use."""
-ALL_ON, ONE_SLOT, NONE, NONE_UINT8 = (
-    "all on",
-    "one slot",
-    "none (sync)",
-    "none (sync), uint8 on the GPU",
-)
+ALL_ON, ONE_SLOT, NONE = "all on", "one slot", "none (sync)"
+NONE_UINT8 = f"{NONE}, uint8 on the GPU"
 
 
 def run_benchmark(
@@ -426,14 +422,11 @@ def calibrate(
     planted.products_per_latent_frame = wanted_s / product_s / chunk_size
     planted.first_share = first_s * chunk_size / chunk_s
     return {
-        "matrix_size": planted.size,
-        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."),
-        "product_s": product_s,
-        "first_s": first_s,
-        "chunk_s": chunk_s,
+        "matrix_size": planted.size, "product_s": product_s, "first_s": first_s,
+        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."), "chunk_s": chunk_s,
         "products_per_latent_frame": planted.products_per_latent_frame,
         "products": planted.products_until(frames),
-    }
+    }  # fmt: skip
 
 
 def check_plant(mode: str, rounds: int, pairs: int, splits: int, percent: float | None) -> None:
