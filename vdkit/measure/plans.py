@@ -378,9 +378,8 @@ class PlantedDecoder:
 
 def time_product(planted: PlantedDecoder) -> float:
     """Median time of one product, s: by CUDA events on a GPU, by the clock elsewhere."""
-    planted.work(PRODUCTS_TIMED)
-    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), TIMINGS)
-    return statistics.median(seconds) / PRODUCTS_TIMED
+    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), 1 + TIMINGS)
+    return statistics.median(seconds[1:]) / PRODUCTS_TIMED
 
 
 def chunk_seconds(run: Run) -> tuple[float, float]:
@@ -475,8 +474,7 @@ def run_aa(
     slow = Bench(planted, latents, sink_factory, **shared)
     plans = {"a": plain.arm(mode), "b": plain.arm(mode), "slow": slow.arm(mode)}
     made: dict[str, Any] = {}
-    turns: list[str] = []
-    done: list[int] = []
+    turns: list[tuple[str, int]] = []
 
     def before_rounds(measured: Measured) -> None:
         with sink_factory("calibration") as sink:
@@ -495,9 +493,7 @@ def run_aa(
         planted.done = 0
 
     def after_run(arm: str, run: Run) -> None:
-        turns.append(arm)
-        if arm == "slow" and not run.warmup:
-            done.append(planted.done)
+        turns.append((arm, planted.done))
         planted.done = 0
 
     seed = shared.get("seed", 0)
@@ -505,14 +501,16 @@ def run_aa(
         plans, rounds, 1, order="random", seed=seed, progress=progress,
         before_rounds=before_rounds, after_run=after_run,
     )  # fmt: skip
+    names, many = [arm for arm, _ in turns], len(plans)
+    done = tuple(count for arm, count in turns[many:] if arm == "slow")  # but for the warm-up
     if any(count != made["products"] for count in done):
         raise RuntimeError(
             f"{made['products']} products were to run behind the chunks of every slow run, "
             f"{min(done)} to {max(done)} did; the decoder has a way past decode_chunk"
         )
-    orders = tuple(tuple(turns[at : at + len(plans)]) for at in range(0, len(turns), len(plans)))
+    orders = tuple(tuple(names[at : at + many]) for at in range(0, len(names), many))
     record = Planted(
-        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=tuple(done),
+        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=done,
         **made,
     )  # fmt: skip
     return measured.recording("aa", "a", planted=record)
