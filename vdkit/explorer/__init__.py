@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -267,15 +267,9 @@ WHOSE = ("predicted: ", "measured: ")
 _LINE: Any = {"color": "black", "linewidth": 0.8}
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One row of the picture.
-
-    Attributes:
-        title: above it.
-        runs: one, or a predicted and a measured one, which lies below the other in each lane.
-        stalls: of the first, shaded by cause.
-    """
+class Panel(NamedTuple):
+    """One row of the picture: the title above it; one run, or a predicted and a measured one, which
+    lies below the other in each lane; the stalls of the first, shaded by cause."""
 
     title: str
     runs: tuple[DecodeResult, ...]

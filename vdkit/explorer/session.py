@@ -6,10 +6,10 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -104,8 +104,7 @@ class ThisMachine:
         return spec.fresh, SinkInfo(**spec.describe())
 
 
-@dataclass(frozen=True, slots=True)
-class JobProgress:
+class JobProgress(NamedTuple):
     """How far the job in hand is: what it does, its share done (0 to 1), seconds left if known."""
 
     doing: str

@@ -42,12 +42,8 @@ from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
 """How much of the video is compared with float32: enough for every step to have been in use."""
-ALL_ON, ONE_SLOT, NONE, NONE_UINT8 = (
-    "all on",
-    "one slot",
-    "none (sync)",
-    "none (sync), uint8 on the GPU",
-)
+ALL_ON, ONE_SLOT, NONE = "all on", "one slot", "none (sync)"
+NONE_UINT8 = f"{NONE}, uint8 on the GPU"
 
 
 def run_benchmark(
@@ -382,9 +378,8 @@ class PlantedDecoder:
 
 def time_product(planted: PlantedDecoder) -> float:
     """Median time of one product, s: by CUDA events on a GPU, by the clock elsewhere."""
-    planted.work(PRODUCTS_TIMED)
-    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), TIMINGS)
-    return statistics.median(seconds) / PRODUCTS_TIMED
+    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), 1 + TIMINGS)
+    return statistics.median(seconds[1:]) / PRODUCTS_TIMED
 
 
 def chunk_seconds(run: Run) -> tuple[float, float]:
@@ -426,14 +421,11 @@ def calibrate(
     planted.products_per_latent_frame = wanted_s / product_s / chunk_size
     planted.first_share = first_s * chunk_size / chunk_s
     return {
-        "matrix_size": planted.size,
-        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."),
-        "product_s": product_s,
-        "first_s": first_s,
-        "chunk_s": chunk_s,
+        "matrix_size": planted.size, "product_s": product_s, "first_s": first_s,
+        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."), "chunk_s": chunk_s,
         "products_per_latent_frame": planted.products_per_latent_frame,
         "products": planted.products_until(frames),
-    }
+    }  # fmt: skip
 
 
 def check_plant(mode: str, rounds: int, pairs: int, splits: int, percent: float | None) -> None:
@@ -482,8 +474,7 @@ def run_aa(
     slow = Bench(planted, latents, sink_factory, **shared)
     plans = {"a": plain.arm(mode), "b": plain.arm(mode), "slow": slow.arm(mode)}
     made: dict[str, Any] = {}
-    turns: list[str] = []
-    done: list[int] = []
+    turns: list[tuple[str, int]] = []
 
     def before_rounds(measured: Measured) -> None:
         with sink_factory("calibration") as sink:
@@ -502,9 +493,7 @@ def run_aa(
         planted.done = 0
 
     def after_run(arm: str, run: Run) -> None:
-        turns.append(arm)
-        if arm == "slow" and not run.warmup:
-            done.append(planted.done)
+        turns.append((arm, planted.done))
         planted.done = 0
 
     seed = shared.get("seed", 0)
@@ -512,14 +501,16 @@ def run_aa(
         plans, rounds, 1, order="random", seed=seed, progress=progress,
         before_rounds=before_rounds, after_run=after_run,
     )  # fmt: skip
+    names, many = [arm for arm, _ in turns], len(plans)
+    done = tuple(count for arm, count in turns[many:] if arm == "slow")  # but for the warm-up
     if any(count != made["products"] for count in done):
         raise RuntimeError(
             f"{made['products']} products were to run behind the chunks of every slow run, "
             f"{min(done)} to {max(done)} did; the decoder has a way past decode_chunk"
         )
-    orders = tuple(tuple(turns[at : at + len(plans)]) for at in range(0, len(turns), len(plans)))
+    orders = tuple(tuple(names[at : at + many]) for at in range(0, len(names), many))
     record = Planted(
-        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=tuple(done),
+        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=done,
         **made,
     )  # fmt: skip
     return measured.recording("aa", "a", planted=record)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
@@ -100,31 +99,26 @@ def probe(
         return made.anatomy(name, chunk_sizes, target_db)
 
 
-@dataclass
 class _Probing:
     """One probing: what is decoded, and the checks made on the way."""
 
-    decoder: Any
-    traits: Traits | None
-    given: Run | None
-    latents: torch.Tensor
-    medium: str
-    stated: tuple[float, float] | None
-    seed: int
-    bar: Bar
-
-    def __post_init__(self) -> None:
-        self.range = self.stated or (-1.0, 1.0)
+    def __init__(
+        self, decoder: Any, traits: Traits | None, whole: Run | None, latents: torch.Tensor,
+        medium: str, stated: tuple[float, float] | None, seed: int, bar: Bar,
+    ) -> None:  # fmt: skip
+        self.decoder, self.traits, self.latents, self.medium = decoder, traits, latents, medium
+        self.stated, self.seed, self.bar = stated, seed, bar
+        self.range = stated or (-1.0, 1.0)
         self.peak = self.range[1] - self.range[0]
-        self.axis = MEDIA[self.medium].axis  # of latents and of output
-        self.count = self.latents.shape[self.axis]
-        self.whole = self.given or self.one_call
+        self.axis = MEDIA[medium].axis  # of latents and of output
+        self.count = latents.shape[self.axis]
+        self.whole = whole or self.one_call
         self.checks: list[Check] = []
         self.states: list[int] = []  # bytes, after each chunk of the last decode
         self.kept: tuple[int, ...] = ()
         self.streamed: list[Apart] = []
         # What many layers round; what is wrong is larger by orders of magnitude.
-        self.slack = self.peak * torch.finfo(self.latents.dtype).eps ** 0.6
+        self.slack = self.peak * torch.finfo(latents.dtype).eps ** 0.6
 
     def one_call(self, latents: torch.Tensor) -> torch.Tensor:
         """The decoder's own whole decode, else its plan for a whole."""

@@ -186,9 +186,8 @@ def _over(made: Outcome, limits: Limits) -> tuple[str, ...]:
             "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
             "StageCosts.vram_bytes"
         )
-    used = {name: getattr(made.run, called) for name, (_, called, *_) in _LIMITED.items()}
-    most = {name: getattr(limits, name) for name in _LIMITED}
-    return tuple(name for name in used if most[name] is not None and used[name] > most[name])
+    most = {name: most for name in _LIMITED if (most := getattr(limits, name)) is not None}
+    return tuple(n for n, value in most.items() if getattr(made.run, _LIMITED[n][1]) > value)
 
 
 def _least(candidates: Sequence[tuple[Outcome, tuple[str, ...]]], limits: Limits) -> str:
@@ -214,11 +213,9 @@ _RESOURCES = {
 
 def _busy_s(made: Outcome) -> dict[str, float]:
     """Seconds that each resource works in the run, the most first, waiting for others left out."""
-    run = made.run
-    busy = {
-        name: sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
-        for name, (step, *_) in _RESOURCES.items()
-    }
+    run, busy = made.run, {}
+    for name, (step, *_) in _RESOURCES.items():
+        busy[name] = sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
     busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
     return dict(sorted(busy.items(), key=lambda one: -one[1]))
 
