@@ -327,12 +327,14 @@ class Explorer(w.VBox):
         try:
             with self._lock:
                 runs = self.session.runs
-                if not runs or self.session.error is not None:
-                    self._redraw()
-                    return
-                self._table.value = self.table()._repr_html_()
-                with self._at_once():
-                    self.controls.offer(runs)
+                if runs and self.session.error is None:
+                    self._table.value = self.table()._repr_html_()
+                    self._turning = True
+                    try:
+                        self.controls.offer(runs)
+                    finally:
+                        self._turning = False
+                self._redraw()
         finally:
             self.controls.adapt(self.session)
             self.controls.cancel.disabled = True  # last: what the job found is on the page by now
