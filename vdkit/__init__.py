@@ -53,7 +53,8 @@ _REPLACED = {
     "energy_j_per_video_s": "vdkit.record.recording.Arm.energy_j",
     "VideoInfo": "vdkit.decode.media.MediaInfo",
     "recorded_vram": "vdkit.present.stages.vram_points",
-    "headroom_of": "vdkit.record.recording.headrooms_of",
+    "headroom_of": "vdkit.present.charts.headrooms_of",
+    "overlap_of": "vdkit.present.charts.overlaps_of",
     "run_energy_j": "vdkit.record.runs.Run.energy_j",
     "unpaired_ratio": "vdkit.record.stats.geometric_ratio",
 }

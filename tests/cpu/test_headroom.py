@@ -10,13 +10,15 @@ from tests.helpers import Collect, NearestImages
 from vdkit import run_benchmark
 from vdkit.present import ratio_of
 from vdkit.present.charts import (
+    Overlap,
     headroom_words,
+    headrooms_of,
     hiding_words,
     overlaps_of,
     plot_headroom,
     plot_hiding,
 )
-from vdkit.record.recording import Ceiling, Overlap, headrooms_of, overlap_of
+from vdkit.record.recording import Ceiling
 from vdkit.record.results import read_recording
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -32,6 +34,12 @@ def whole():
 def recorded(whole):
     """Variant to its benchmark."""
     return whole.benchmarks
+
+
+def overlap_of(result):
+    """Of a single benchmark."""
+    (one,) = overlaps_of(result).values()
+    return one
 
 
 def without(result, mode):

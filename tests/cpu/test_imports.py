@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "record": GROUND | {"trace"},
     "predict": GROUND | {"trace", "record"},
     "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
-    "present": GROUND | {"models", "trace", "record", "predict"},  # of models types alone
+    "present": THIRD - {"sinks"},  # of models and measure types alone
     "explorer": THIRD | {"present"},
     "cli": THIRD | {"present", "explorer"},
     "__main__": {"cli", "record"},
@@ -141,7 +141,7 @@ MOVED = {
     "sinks": "ThrottledSink",
     "trace": "balancing_mb_per_s chunk_steps",
     "trace.stalls": "stalls_from_records",
-    "record.recording": "overlap_of saving_usd usd_per_video_hour",
+    "record.recording": "saving_usd usd_per_video_hour",
     "record.stats": "permutation_p",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",

@@ -20,13 +20,12 @@ from vdkit.models import BY_CHUNK_ONLY, VARIANTS
 from vdkit.present.columns import Asked
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
-from vdkit.sinks import KINDS
+from vdkit.sinks import KINDS, SinkSpec
 
 if TYPE_CHECKING:
     import torch
 
     from vdkit.decode import ChunkDecoder
-    from vdkit.sinks import SinkSpec
 
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
@@ -377,7 +376,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     switches = {name: getattr(options, name) for name in PRIMITIVES}
     config = DecodeConfig(options.chunk, options.slots, nvtx=options.nvtx, **switches)
     where = Path(folder) if folder else None
-    spec = vdkit.SinkSpec(kind, where, options.durable, options.throttle_mb_s)
+    spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
     given, latents = Path(options.decoder), options.latents
     label = options.label or options.preset or given.name
     check_out(options.out, label)

@@ -31,7 +31,7 @@ from vdkit.present.words import config_words, what_and_where
 from vdkit.record import check_file, write_atomically, written
 from vdkit.record.compare import Comparison, compare_results
 from vdkit.record.recording import Recording, saving_usd, usd_per_video_hour
-from vdkit.record.results import find_recordings, frame_of, read_recording, rows_of
+from vdkit.record.results import Found, find_recordings, frame_of, read_recording, rows_of
 from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
 from vdkit.trace.files import read_trace
@@ -414,7 +414,7 @@ def _priced(row: dict[str, Any], wants: Asked) -> dict[str, Any]:
     return row
 
 
-def _sweeps(found: Sequence[tuple[Path, Recording]], where: Sequence[str]) -> list[Path]:
+def _sweeps(found: Found, where: Sequence[str]) -> list[Path]:
     """Folders of sweeps among them, but for those that were asked for by name."""
     named = {Path(one) for one in where}
     folders = [one for one in dict.fromkeys(p.parent for p, _ in found) if (one / PLAN).is_file()]

@@ -28,6 +28,7 @@ from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present import Number, Table
 from vdkit.present.document import Document, write_pictures
 from vdkit.present.documents import benchmark_table, document_of, source_of
+from vdkit.present.instruments import anatomy_document, plot_anatomy
 from vdkit.present.sweep_document import cell_line, cell_records, sweep_document
 from vdkit.present.words import media_words, noise_note
 from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
@@ -189,10 +190,9 @@ def _aa(options: argparse.Namespace) -> Recording:
 
 
 def keep(
-    recording: Recording,
-    options: argparse.Namespace,
+    recording: Recording, options: argparse.Namespace,
     beside: Callable[[Path], list[str]] = lambda home: [],
-) -> None:
+) -> None:  # fmt: skip
     """Print a finished study and record it: recording, runs, table, pictures.
 
     Args:
@@ -455,11 +455,9 @@ def run_decode(options: argparse.Namespace) -> int:
     out = options.out or Path(f"clip{usual}")
     if out.suffix not in (usual, *others):
         good = " or ".join(ending or "nothing, for a folder of PNG" for ending in (usual, *others))
-        raise ValueError(
-            f"--out {str(out)!r}: {decoder.name} makes {medium.called}; end the name in {good}"
-        )
-    sink = kinds[out.suffix](out)
-    latents = cli.latents_of(options, decoder)
+        wrong = f"--out {str(out)!r}: {decoder.name} makes {medium.called}"
+        raise ValueError(f"{wrong}; end the name in {good}")
+    sink, latents = kinds[out.suffix](out), cli.latents_of(options, decoder)
     done = vdkit.decode_async(decoder, latents, sink, fps=fps, progress=cli.progress(options))
     took = f"in {done.latency_s:.3f} s on {decoder.device}"
     print(f"{medium.called.capitalize()}: {out}, {media_words(done.info)} {took}")
@@ -474,8 +472,6 @@ def run_probe(options: argparse.Namespace) -> int:
     may it be cut, what does a seam cost, are chunks exact, is the state of two videos kept apart?
     Exit status 1 if a promise is not kept. Minutes on a CPU; fewer --latents take less.
     """
-    from vdkit.present.instruments import anatomy_document, plot_anatomy
-
     if options.picture is not None:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
     decoder = _decoder_to_probe(options)
@@ -517,7 +513,6 @@ def _decoder_to_probe(options: argparse.Namespace) -> Any:
 
 def _keep_latents(made: GeneratedLatents, kept: Path | None, options: argparse.Namespace) -> None:
     """After a decode that failed: save the latents unless they are, and say what decodes them."""
-
     out = options.out.absolute()
     name = f"{out.stem}.{uuid.uuid4().hex[:8]}.safetensors"  # never one that is there
     for folder in (out.parent, Path(tempfile.gettempdir())):
@@ -535,11 +530,8 @@ def _generated(
     made: GeneratedLatents, decode_s: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     told = ("expert", "timestep", "seconds", "peak_vram_bytes")
-    stages = [
-        {"stage": one.name} | {name: getattr(one, name) for name in told} for one in made.stages
-    ]
-    for stage in stages:
-        stage["seconds"] = round(stage["seconds"], 6)
+    rows = [{"stage": one.name} | {k: getattr(one, k) for k in told} for one in made.stages]
+    stages = [row | {"seconds": round(row["seconds"], 6)} for row in rows]
     return {
         **made.metadata,
         **{name: int(made.metadata[name]) for name in ("seed", "steps")},

@@ -294,13 +294,13 @@ def run_profile(
     sampled = _Sampled(bench, uuid, nvml_interval_s)
     profiling = _Profiled(bench, uuid, nvml_interval_s)
     profiling.keep, profiling.tries = keep, {mode: [] for mode in modes}
-    plans, turns = {mode: bench.arm(mode) for mode in modes}, {}
+    plans, turns, again = {mode: bench.arm(mode) for mode in modes}, {}, {}
     for mode, plan in plans.items():
         turns[mode] = plan
+        again[f"{mode}, profiled"] = replace(plan, bench=profiling, hashed=False)
         if uuid:
             turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
     measured = study.measure(turns, runs, 0, progress=progress)
-    again = {m: replace(plan, bench=profiling, hashed=False) for m, plan in plans.items()}
     study.measure(again, profiled, 0, progress=progress)
     flops = count_flops(decoder, bench.latents.to(decoder.device), bench.config.chunk_size)
     timelines: dict[str, Timeline] = {}

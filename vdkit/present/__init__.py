@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.record import new_paths, write_atomically
-from vdkit.record.stats import mean_half_width, summarize
+from vdkit.record.stats import Ratio, Summary, mean_half_width, summarize
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from vdkit.record.stats import Ratio, Summary
 
 MISSING = "-"
 MOST_DECIMALS = 4

@@ -1,20 +1,21 @@
 """Charts of studies: variants, primitives off one by one, rounds, sweeps. matplotlib, no torch.
 
-Panels that are compared share their axis; an axis that does not start at 0 says so.
+Panels that are compared share their axis; an axis that does not start at 0 says so. What overlap
+hides and headroom are per latent frame over whole runs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -25,7 +26,7 @@ from vdkit.present.comparison import spread_percent
 from vdkit.present.documents import decision_of
 from vdkit.present.sweep_document import cell_records, speed_words, verdict
 from vdkit.present.words import slots_words, what_and_where
-from vdkit.record.recording import Overlap, Recording, headrooms_of, overlap_of
+from vdkit.record.recording import Arm, Recording
 from vdkit.record.runs import MODES
 from vdkit.record.stats import CALL_BELOW_P
 from vdkit.trace.figures import FamilyShare
@@ -43,9 +44,58 @@ del _STEPS["compute"]
 """Color and meaning of what a run's time goes to."""
 
 
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """One decoder, sync against async: ms per latent frame, means of the timed runs.
+
+    Attributes:
+        sync_ms: what mode sync does one after the other: ``decode``, ``copy``, ``convert``,
+            ``write``, and ``rest``: opening and closing the sink, launches on an idle device.
+        async_ms: ``decode``, and ``rest``: everything that is not hidden behind it.
+    """
+
+    sync_ms: Mapping[str, float]
+    async_ms: Mapping[str, float]
+
+    @property
+    def beside_ms(self) -> float:
+        """What mode sync takes beside decoding: all that could be hidden."""
+        return math.fsum(self.sync_ms.values()) - self.sync_ms["decode"]
+
+    @property
+    def beside_percent(self) -> float:
+        """`beside_ms` as a share of mode sync."""
+        return 100 * self.beside_ms / math.fsum(self.sync_ms.values())
+
+    @property
+    def hidden_percent(self) -> float:
+        """Share of `beside_ms` that does not show in mode async."""
+        return 100 * (1 - self.async_ms["rest"] / self.beside_ms)
+
+
+def _parts_ms(result: Recording, mode: str, *steps: str) -> dict[str, float]:
+    """Each step and the rest of a run, which add up to its latency."""
+    arm, scale = _arm(result, mode, "sync and async"), 1e3 / result.workload.latent_frames
+    chunks, scale_one = [chunk for run in arm.timed for chunk in run.chunks], scale / len(arm.timed)
+    parts = {s: scale_one * math.fsum(chunk.span_s(s) or 0.0 for chunk in chunks) for s in steps}
+    return parts | {"rest": scale * arm.latency.mean - math.fsum(parts.values())}
+
+
+def _arm(result: Recording, mode: str, needed: str) -> Arm:
+    if mode not in result.arms:
+        raise ValueError(
+            f"{result.label} has no runs of mode {mode}; run the benchmark with {needed}"
+        )
+    return result.arms[mode]
+
+
 def overlaps_of(recording: Recording) -> dict[str, Overlap]:
     """Variant to its sync against async, ms per latent frame; ValueError without both modes."""
-    return {name: overlap_of(one) for name, one in recording.benchmarks.items()}
+    steps = ("decode", "copy", "convert", "write")
+    return {
+        name: Overlap(_parts_ms(one, "sync", *steps), _parts_ms(one, "async", "decode"))
+        for name, one in recording.benchmarks.items()
+    }
 
 
 def hiding_words(recording: Recording) -> str:
@@ -89,6 +139,48 @@ def plot_hiding(recordings: Mapping[str, Recording]) -> Figure:
 
 def _stack(took_ms: Mapping[str, float]) -> list[style.Part]:
     return [style.Part(s, max(0.0, took_ms.get(s, 0.0)), color) for s, (color, _) in _STEPS.items()]
+
+
+class Headroom(NamedTuple):
+    """Mode compute_only of one decoder against the fastest that its arithmetic could be.
+
+    Attributes:
+        compute_ms: per latent frame, mean of the timed runs.
+        tflop_per_s: operations over that time.
+        ceiling_ms: the same operations at the rate of a large matrix product.
+        percent: of that rate.
+    """
+
+    compute_ms: float
+    tflop_per_s: float
+    ceiling_ms: float
+    percent: float
+
+
+def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
+    """Variant to how near its mode compute_only comes to the ceiling of ``profile``.
+
+    All by the operations that the profile counted of mode compute_only, of the whole video, a
+    multiply-add as two: so variants are comparable.
+
+    Raises:
+        ValueError: no runs of mode compute_only; no ceiling, one of another dtype, or no operations
+            counted.
+    """
+    seen, ceiling = profile.arms.get("compute_only"), profile.ceiling
+    if ceiling is None or not (tflop := seen and seen.profile and seen.profile.tflop):
+        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
+    if ceiling.dtype != recording.workload.dtype:
+        raise ValueError(
+            f"the ceiling is one of {ceiling.dtype}, the decoder ran in {recording.workload.dtype};"
+            " measure it in that dtype"
+        )
+    scale, rooms = 1e3 / recording.workload.latent_frames, {}
+    for name, one in recording.benchmarks.items():
+        latency_s = _arm(one, "compute_only", "compute_only").latency.mean
+        rate, top = tflop / latency_s, ceiling.tflop_per_s
+        rooms[name] = Headroom(scale * latency_s, rate, scale * tflop / top, 100 * rate / top)
+    return rooms
 
 
 def headroom_words(recording: Recording, profile: Recording) -> str:
@@ -271,7 +363,7 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> list[float | None]:
     return sorted({row["sink_mb_per_s"] for row in rows}, key=lambda s: -(s or float("inf")))
 
 
-def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: AxesImage) -> None:
+def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: Any) -> None:
     value, error = row["latency_mean_s"], row["error_percent"]
     if row["outcome"] == "does not fit":
         style.say(ax, x, y, "does\nnot fit", ha="center", fontsize=6)

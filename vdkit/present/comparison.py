@@ -11,7 +11,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from vdkit.present import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of, summary_decimals
+from vdkit.present import DIGITS_LEGEND, Cell, Number, Table, mean_of, ratio_of
 from vdkit.present.columns import NOTHING, Asked, Row, cells, meanings, mode_name
 from vdkit.present.document import Document, Picture, lines, section
 from vdkit.present.documents import Said, Source, document_of, ends, study
@@ -176,23 +176,18 @@ def comparison_document(
             for part in document_of(one, asked, source).sections
             if part.name in titles
         ]
-    return Document(
-        f"Modes of {a.label}" if a is b else title,
-        "Two recordings compared",
-        (f"Latency of B against A, {told}.", read_with_care(_care(comparison))),
-        (*sections, *ends(both, sources[: len(both)])),
-    )
-
-
-def _care(comparison: Comparison) -> list[str]:
     held = any(row.throttled_a or row.throttled_b for row in comparison.rows)
     how = "the recordings are not paired, so what only the hour changed counts too"
-    return [
+    care = [
         "runs of one round are pairs" if comparison.paired else how,
         f"n = {min(min(row.n_a, row.n_b) for row in comparison.rows)}",
         "some runs had a throttle reason set" if held else "",
         "THEY DIFFER IN MORE THAN CODE" if comparison.stated else "",
     ]
+    lead = f"Latency of B against A, {told}.", read_with_care(care)
+    title = f"Modes of {a.label}" if a is b else title
+    sections += ends(both, sources[: len(both)])
+    return Document(title, "Two recordings compared", lead, tuple(sections))
 
 
 # --- an A/A control ------------------------------------------------------------------------------
@@ -211,9 +206,9 @@ def aa_arms_table(recording: Recording, found: Mapping[str, compare.Judged]) -> 
         arm = recording.arms[name]
         row: dict[str, Cell] = {"arm": name, "n": Number(len(arm.timed), 0)}
         for metric in found:
-            summary = summarize(arm.values(metric))
-            row[f"{TITLES[metric]} s"] = Number(summary.mean, summary_decimals(summary))
-            row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summary), 2)
+            values = arm.values(metric)
+            row[f"{TITLES[metric]} s"] = mean_of(values)
+            row[f"{TITLES[metric]} spread %"] = Number(spread_percent(summarize(values)), 2)
         if throttled:
             row["throttled"] = _held(arm.throttled_runs, len(arm.timed))
         rows.append(row)
@@ -295,11 +290,8 @@ def control(recording: Recording, asked: Asked, source: Source) -> Said:
         for how, called in latency.false_calls.items()
     )
     lead = f"Latency, asked as vdkit compare does: {told}."
-    picture = Picture(
-        partial(plot_rounds, recording),
-        "Latency of every round by arm, with the means as lines",
-        "Latency of every round of each arm; lines are the means.",
-        "rounds",
-    )
+    alt = "Latency of every round by arm, with the means as lines"
+    below = "Latency of every round of each arm; lines are the means."
+    picture = Picture(partial(plot_rounds, recording), alt, below, "rounds")
     results = aa_arms_table(recording, found), calls_table(recording, found)
     return study(recording, "A setting against itself", lead, results, "Rounds", picture)

@@ -221,8 +221,7 @@ def _drawn(part: Any) -> tuple[str, Any]:
     if isinstance(part, Picture):
         data, width, height = _png(part.draw())
         return "picture", {"part": part, "data": data, "width": width, "height": height}
-    names = {Table: "table", Text: "text", Facts: "facts"}
-    return names[type(part)], part
+    return type(part).__name__.lower(), part
 
 
 def _png(figure: Figure) -> tuple[str, int, int]:

@@ -115,7 +115,7 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     rows: list[dict[str, Cell]] = []
     missing = []
     for one in recordings:
-        work, info, arms = one.workload, video_info(one), one.arms.values()
+        work, arms = one.workload, one.arms.values()
         labels: dict[str, Cell] = {"variant": work.variant} if len(recordings) > 1 else {}
         who, factor = f"{work.variant}, " if labels else "", units_per_latent(work)
         try:
@@ -127,9 +127,11 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             continue
         for name, arm in one.arms.items():
             shown, measured_s = mode_name(name, work), arm.latency.mean
-            plan = plan_of(arms, arm.config.chunk_size)
             try:
-                made = predict(costs, info, arm.config, arm.mode, temporal_factor=factor, plan=plan)
+                made = predict(
+                    costs, video_info(one), arm.config, arm.mode, temporal_factor=factor,
+                    plan=plan_of(arms, arm.config.chunk_size),
+                )  # fmt: skip
             except ValueError as error:
                 missing.append(f"- {who}{shown} not predicted: {error}.")
                 continue
@@ -143,9 +145,8 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
         "large one that something else takes time. Neither says how well another setting would be "
         "predicted, which vdkit sweep tests."
     )
-    table = Table(rows, note=text) if rows else None
-    told = Text("\n".join(missing), "note")
-    return section("predicted", "Predicted against measured", table, told, page_only=True)
+    parts = Table(rows, note=text) if rows else None, Text("\n".join(missing), "note")
+    return section("predicted", "Predicted against measured", *parts, page_only=True)
 
 
 def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:
@@ -157,11 +158,8 @@ def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Se
         columns.append(_facts(recording) | own)
     names = dict.fromkeys(name for column in columns for name in column)
     pair = len(columns) > 1
-    facts = Facts(
-        [(name, *(column.get(name, "-") for column in columns)) for name in names],
-        ("", "A", "B") if pair else (),
-        "Rows that differ are shaded." if pair else "",
-    )
+    rows = [(name, *(column.get(name, "-") for column in columns)) for name in names]
+    facts = Facts(rows, ("", "A", "B"), "Rows that differ are shaded.") if pair else Facts(rows)
     commands: list[Part] = []
     for side, recording in zip(("A", "B") if pair else ("",), recordings, strict=True):
         commit, command = recording.provenance.git_commit, recording.command
@@ -228,15 +226,12 @@ def study(
 def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, where = recording.baseline, recording.provenance.device
-    rows = [
-        Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where)
-        for name, arm in recording.arms.items()
-        for against in [None if name == base else recording.base]
-    ]
-    shown, above = (
-        cells(table, rows, f"{base} / mode", asked),
-        lines(caption(recording), asked.line),
-    )
+    rows = []
+    for name, arm in recording.arms.items():
+        against = None if name == base else recording.base
+        rows.append(Row({"mode": mode_name(name, arm.workload)}, arm, against, device=where))
+    above = lines(caption(recording), asked.line)
+    shown = cells(table, rows, f"{base} / mode", asked)
     return Table(shown, above, legend(table, rows, base, asked))
 
 
@@ -340,25 +335,21 @@ def variant_lines(recording: Recording) -> list[str]:
     setups = {name: one.base.setup_s for name, one in parts.items()}
     setup = [f"{name} {taken:.1f} s" for name, taken in setups.items() if taken is not None]
     found = [f"set-up (load and prepare, outside all runs): {', '.join(setup)}"] if setup else []
-    overlap = [(name, one.ratio("sync", "async")) for name, one in parts.items()]
-    if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap if ratio is not None]:
+    overlap = {name: one.ratio("sync", "async") for name, one in parts.items()}
+    if said := [f"{name} {ratio_of(ratio)}" for name, ratio in overlap.items() if ratio]:
         found.append(f"sync / async: {', '.join(said)}")
     for name in others:
         if both := recording.ratio(f"{first}/diffusers", f"{name}/async"):
             found.append(f"{first}, mode diffusers / {name}, async: {ratio_of(both)}")
     found += [_variant_frames(name, one) for name, one in parts.items()]
     if psnrs := recording.psnr_db.items():
-        values = [name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs]
-        found.append(
-            f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 "
-            f"({words.db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}): "
-            + ", ".join(values)
-        )
+        values = (name + (" equal" if db is None else f" {db:.1f} dB") for name, db in psnrs)
+        of = f"{words.db_words(work)}, {work.kind.positions(0, recording.psnr_latent_frames)}"
+        whose = f"{work.kind.dtype} {work.kind.unit}s against diffusers' in float32 ({of})"
+        found.append(f"{whose}: {', '.join(values)}")
     for name, modes in recording.skipped.items():
         found.append(f"{name}: mode {', '.join(modes)} was skipped, it decodes by chunk only")
-    for name in others:
-        found += [f"{name}: {note}" for note in parts[name].workload.notes]
-    return found
+    return [*found, *(f"{name}: {note}" for name in others for note in parts[name].workload.notes)]
 
 
 def families_table(recording: Recording) -> Table:

@@ -22,7 +22,7 @@ from vdkit.trace.stalls import CAUSES, SHORT_NS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vdkit.record.anatomy import Anatomy, Reach
+    from vdkit.measure.probe import Anatomy, Reach
     from vdkit.record.recording import Recording
     from vdkit.trace.figures import Analysis
 
@@ -175,21 +175,18 @@ def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
     told = []
     if analysis.profiled_latency_s is not None:
         of = f" (of {profiled} profiled runs the one nearest their median)" if profiled > 1 else ""
-        text = f"profiled {analysis.profiled_latency_s:.3f} s{of}"
         beside = "; no timed run stands beside it"
         if (timed := analysis.timed_latency_s) and (cost := cost_cell(analysis)):
             costs = f"'s cost is {NOISE}" if cost == NOISE else f" costs {cost} %"
             beside = f", timed {fmean(timed):.3f} s (mean of {len(timed)}): the profiler{costs}"
-        told.append(text + beside)
+        told.append(f"profiled {analysis.profiled_latency_s:.3f} s{of}{beside}")
     if (clocks := analysis.alignment) is not None:
         text = f"clocks agree within {clocks.host_residual_ns / 1e3:.0f} us (host against trace)"
         if analysis.device != "cpu":
             text += f", {clocks.record_residual_ns / 1e3:.0f} us (events against host)"
         if clocks.event_residual_ns is not None and clocks.event_median_ns is not None:
-            text += (
-                f", events against kernels {clocks.event_median_ns / 1e3:.0f} us in the median, "
-                f"{clocks.event_residual_ns / 1e3:.0f} us at most"
-            )
+            text += f", events against kernels {clocks.event_median_ns / 1e3:.0f} us in the median"
+            text += f", {clocks.event_residual_ns / 1e3:.0f} us at most"
         told.append(text)
     if (both := analysis.agreement) is not None:
         told.append(

@@ -21,31 +21,26 @@ from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, leg
 from vdkit.present.document import lines
 from vdkit.present.words import media_words, sink_words, size_words
 from vdkit.record.recording import FILE, Arm, Recording
-from vdkit.record.results import OLD_FILES
+from vdkit.record.results import OLD_FILES, Found
 from vdkit.record.runs import Run
-
-Listed = Sequence[tuple[Path, Recording]]
-"""Recordings with the file of each."""
 
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
 
-def results_text(recordings: Listed, *how: Any) -> str:
+def results_text(recordings: Found, *how: Any, **named: Any) -> str:
     """`results_table` for a terminal, and the path behind each number; arguments as there.
 
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
     """
-    made = results_table(recordings, *how).text()
+    made = results_table(recordings, *how, **named).text()
     paths = _paths([path for path, _ in _ordered(recordings)])
     return "\n".join([made, "", "For vdkit show:", *paths])
 
 
 def results_table(
-    recordings: Listed,
-    asked: Asked = NOTHING,
-    runs: bool = False,
+    recordings: Found, asked: Asked = NOTHING, runs: bool = False,
     modes: Collection[str] | None = None,
-) -> Table:
+) -> Table:  # fmt: skip
     """A row per recording and arm, or per run; what all rows share above, notes below.
 
     Args:
@@ -71,7 +66,7 @@ def results_table(
     found = [one for one in every if modes is None or one[4].mode in modes]
     facts = [_facts(recording, name, arm) for _, _, recording, name, arm, _ in found]
     same = {k: v for k, v in facts[0].items() if all(one[k] == v for one in facts)}
-    many = _many([path for path, _ in recordings])
+    counts = Counter(path.parent for path, _ in recordings)
     stamps = [recording.provenance.created_utc for _, _, recording, *_ in found]
     made = [datetime.fromisoformat(stamp).astimezone(UTC) for stamp in stamps]
     years = {when.year for when in made}
@@ -83,8 +78,8 @@ def results_table(
             "label": recording.label,
             **{name: value for name, value in fact.items() if name not in same},
         }
-        if many:
-            labels["file"] = path.name if path.parent in many else None
+        if max(counts.values()) > _FEW_FILES:
+            labels["file"] = path.name if counts[path.parent] > _FEW_FILES else None
         labels["mode"], device = arm.mode, recording.provenance.device
         if not runs:
             rows.append(Row(labels, arm, base, device=device))
@@ -114,25 +109,20 @@ _MARKS = {
 }
 
 
-def _ordered(recordings: Listed) -> Listed:
+def _ordered(recordings: Found) -> Found:
     """As they come, but those of one folder together."""
     folders = list(dict.fromkeys(path.parent for path, _ in recordings))
     return sorted(recordings, key=lambda one: folders.index(one[0].parent))
 
 
-def _many(paths: Sequence[Path]) -> set[Path]:
-    """The folders whose files are not listed one by one."""
-    counts = Counter(path.parent for path in paths)
-    return {folder for folder, count in counts.items() if count > _FEW_FILES}
-
-
 def _paths(paths: Sequence[Path]) -> list[str]:
     """A line for each recording, ready for ``vdkit show``; one for all of a folder of many."""
-    many, counts = _many(paths), Counter(path.parent for path in paths)
+    counts = Counter(path.parent for path in paths)
     shown: dict[str, list[int]] = {}
     for place, path in enumerate(paths, 1):
         alone = counts[path.parent] == 1 and path.name in (FILE, *OLD_FILES)
-        text = f"{path.parent}/FILE" if path.parent in many else str(path.parent if alone else path)
+        text = str(path.parent if alone else path)
+        text = f"{path.parent}/FILE" if counts[path.parent] > _FEW_FILES else text
         shown.setdefault(text, []).append(place)
     places = [f"{n[0]}-{n[-1]}" if len(n) > 1 else str(n[0]) for n in shown.values()]
     width = max(map(len, places))

@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from vdkit.decode.chunks import LAUNCH_AHEAD
+from vdkit.decode.chunks import LAUNCH_AHEAD, DecodeResult
 from vdkit.present import Cell, Number, Table, number, significant, style
+from vdkit.record.recording import Recording
 from vdkit.record.results import frame_of
 from vdkit.record.runs import MODES
-from vdkit.trace import chunk_steps
+from vdkit.trace import Recorded, chunk_steps
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vdkit.decode.chunks import DecodeResult
     from vdkit.models.pipeline import GeneratedLatents, KeptStep, Stage
-    from vdkit.record.recording import Recording
-    from vdkit.trace import Recorded
 
 
 @dataclass(frozen=True, slots=True)

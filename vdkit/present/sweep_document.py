@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vdkit.predict.advise import Recommendation, recommend_from, seconds, storage_sensitivity
+from vdkit.predict import advise
 from vdkit.predict.grid import PREDICTIONS, Cell, Sweep, median_and_worst
 from vdkit.present import Cell as Shown
 from vdkit.present import Number, Table, number, significant
 from vdkit.present.columns import COST, NOTHING, Asked, Row, cells, cost_of, meanings
 from vdkit.present.document import Document, Picture, Text, lines, section
-from vdkit.present.words import setting_of, slots_words, what_and_where
+from vdkit.present.words import setting, slots_words, what_and_where
 from vdkit.record.recording import Arm, saving_usd
 from vdkit.record.runs import MODES
-
-if TYPE_CHECKING:
-    from vdkit.predict.advise import Limits
 
 _NOTE = (
     "Measured: mean latency of a cell's runs. Error: predicted over measured, less 1; that of the "
@@ -150,8 +147,7 @@ def sweep_table(sweep: Sweep, asked: Asked = NOTHING, slots: int | None = None) 
     rows = [_cells(sweep, c, on_gpu) | money.get(c, {}) | {"used for": uses[c]} for c in shown]
     said = meanings("money", priced, "mode sync at the same chunk size and sink speed", asked)
     note = _NOTE + " † a run had a throttle reason set." * any(r.arm.throttled_runs for r in priced)
-    plan = sweep.plan
-    where = setting_of(plan.workload, plan.sink, plan.provenance, f"{plan.runs} runs a cell")
+    where = setting(sweep.plan, how=f"{sweep.plan.runs} runs a cell")
     return Table(rows, lines(where, asked.line), lines(note, *said))
 
 
@@ -222,7 +218,7 @@ def _advice_by_speed(sweep: Sweep) -> str:
     if sweep.predictions is None or not any(cell in sweep.results for cell in grid):
         return ""
     speeds = dict.fromkeys(cell.mb_per_s for cell in grid)
-    advice = {speed: recommend_from(sweep, mb_per_s=speed) for speed in speeds}
+    advice = {speed: advise.recommend_from(sweep, mb_per_s=speed) for speed in speeds}
     first = next(iter(advice.values()))
     margin = f"{first.margin_percent:.2g} %"
     head = f"The smallest setting of async within {margin} of the fastest, by the model:"
@@ -234,47 +230,36 @@ def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
     """Everything about a sweep, finished or not."""
     from vdkit.present.charts import plot_heatmap, plot_predictions  # which imports this module
 
-    heat = Picture(
-        partial(plot_heatmap, sweep),
-        "Heat maps of latency: chunk sizes down, paths and slots across, one per sink speed",
-        "Mean latency in s; below it, what the prediction was off, %.",
-        "heatmap",
-    )
-    marks = Picture(
-        partial(plot_predictions, sweep),
-        "Predicted against measured latency, and the error, one mark per cell",
-        "Predicted against measured mean latency; hollow marks were used for the fit.",
-        "scatter",
-    )
+    alt = "Heat maps of latency: chunk sizes down, paths and slots across, one per sink speed"
+    below = "Mean latency in s; below it, what the prediction was off, %."
+    heat = Picture(partial(plot_heatmap, sweep), alt, below, "heatmap")
+    alt = "Predicted against measured latency, and the error, one mark per cell"
+    below = "Predicted against measured mean latency; hollow marks were used for the fit."
+    marks = Picture(partial(plot_predictions, sweep), alt, below, "scatter")
     both = any(sweep.predicted(cell) is not None for cell in sweep.results)
-    return Document(
-        sweep.plan.label,
-        f"Sweep · {what_and_where(sweep.plan)}",
-        (verdict(sweep),),
-        (
-            section(
-                "results", "Results", sweep_table(sweep, asked),
-                Text("\n".join(_remarks(sweep))), Text(_advice_by_speed(sweep)),
-            ),
-            section("pictures", "Pictures", heat, marks if both else None, page_only=True),
-        ),
-    )  # fmt: skip
+    told = Text("\n".join(_remarks(sweep))), Text(_advice_by_speed(sweep))
+    sections = (
+        section("results", "Results", sweep_table(sweep, asked), *told),
+        section("pictures", "Pictures", heat, marks if both else None, page_only=True),
+    )
+    kicker = f"Sweep · {what_and_where(sweep.plan)}"
+    return Document(sweep.plan.label, kicker, (verdict(sweep),), sections)
 
 
 # --- advice --------------------------------------------------------------------------------------
 
 
-def advice_line(advice: Recommendation) -> str:
+def advice_line(advice: advise.Recommendation) -> str:
     """Setting, latency and reason in one line."""
     config, run = advice.config, advice.prediction.run
-    setting = f"chunk {config.chunk_size}, {slots_words(config.slots)}"
-    return f"{setting}: {seconds(run.latency_s)} predicted; {advice.reason}"
+    chosen = f"chunk {config.chunk_size}, {slots_words(config.slots)}"
+    return f"{chosen}: {advise.seconds(run.latency_s)} predicted; {advice.reason}"
 
 
 _OVER = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"}
 
 
-def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
+def candidate_table(advice: advise.Recommendation, asked: Asked = NOTHING) -> Table:
     """A row per setting asked about; with what an hour costs if there is a price."""
     rows: list[Mapping[str, Shown]] = []
     any_vram = any(one.run.vram_peak_bytes is not None for one, _ in advice.candidates)
@@ -302,17 +287,17 @@ def candidate_table(advice: Recommendation, asked: Asked = NOTHING) -> Table:
     return Table(rows, lines(price, "Predicted, mode async:"))
 
 
-def advice_document(advice: Recommendation, asked: Asked = NOTHING) -> Document:
+def advice_document(advice: advise.Recommendation, asked: Asked = NOTHING) -> Document:
     """The setting, the reason, what to buy, and every setting asked about."""
-    made = advice.what_if.items()
-    gains = ", ".join(f"{n} {advice.gain_percent(n):.1f} % (to {seconds(s)})" for n, s in made)
+    gain, made = advice.gain_percent, advice.what_if.items()
+    gains = ", ".join(f"{n} {gain(n):.1f} % (to {advise.seconds(s)})" for n, s in made)
     use = f"Use {advice_line(advice)}."
     said = [lines(use, f"At twice the speed, latency saved: {gains}."), *advice.remarks]
     parts = (Text("\n\n".join(said)), candidate_table(advice, asked))
     return Document("Advice", "Advice · mode async", (use,), (section("advice", "Advice", *parts),))
 
 
-def advice_record(advice: Recommendation) -> dict[str, Any]:
+def advice_record(advice: advise.Recommendation) -> dict[str, Any]:
     """The answer for one line of JSON; s, bytes, %."""
     run, config = advice.prediction.run, advice.config
     ran = ("latency_s", "ttff_s", "vram_peak_bytes", "pinned_bytes")
@@ -329,7 +314,7 @@ def advice_record(advice: Recommendation) -> dict[str, Any]:
     }
 
 
-def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: float) -> str:
+def saving_line(sweep: Sweep, limits: advise.Limits, mb_per_s: float, usd_per_hour: float) -> str:
     """What the recommended setting saves against sync where storage has this speed, predicted.
 
     Raises:
@@ -339,7 +324,7 @@ def saving_line(sweep: Sweep, limits: Limits, mb_per_s: float, usd_per_hour: flo
     work = sweep.plan.workload
     if not work.kind.timed:
         raise ValueError(f"{sweep.plan.label} is of {work.medium}, which no hour can be paid for")
-    (point,) = storage_sensitivity(sweep, [mb_per_s], limits)
+    (point,) = advise.storage_sensitivity(sweep, [mb_per_s], limits)
     if point.sync_s is None:
         raise ValueError(f"{sweep.plan.label} has no cell of mode sync; sweep sync and async")
     config, run = point.advice.config, point.advice.prediction.run

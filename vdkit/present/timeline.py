@@ -66,8 +66,8 @@ def lane_handles(runs: Collection[Run | DecodeResult]) -> list[Patch | Line2D]:
 
 def cause_handle(cause: str, words: str = "") -> Patch:
     """The legend entry of a stall's cause, with more ``words`` behind it."""
-    look: Any = dict(zip(("facecolor", "hatch"), style.CAUSE_COLORS[cause], strict=True))
-    return Patch(edgecolor="black", linewidth=0.0, label=f"stall: {cause}{words}", **look)
+    (color, hatch), label = style.CAUSE_COLORS[cause], f"stall: {cause}{words}"
+    return Patch(facecolor=color, hatch=hatch, edgecolor="black", linewidth=0.0, label=label)
 
 
 def draw_bars(
@@ -221,10 +221,9 @@ _FROM = {
 
 
 def plot_timeline(
-    runs: Mapping[str, Run] | Recording,
-    window: tuple[float, float] | None = None,
+    runs: Mapping[str, Run] | Recording, window: tuple[float, float] | None = None,
     title: str | Recording | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """The runs above each other on one time axis, from their records.
 
     Args:

@@ -7,39 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from vdkit.decode.chunks import PRIMITIVES
+from vdkit.decode.chunks import PRIMITIVES, DecodeConfig
+from vdkit.decode.media import MediaInfo
+from vdkit.predict.grid import SweepPlan
 from vdkit.present import mean_of, ratio_of
-from vdkit.record.recording import comparable
+from vdkit.record.recording import Arm, Recording, comparable
+from vdkit.record.runs import Provenance, SinkInfo, Workload
 from vdkit.record.stats import geometric_ratio
 
-if TYPE_CHECKING:
-    from vdkit.decode.chunks import DecodeConfig
-    from vdkit.decode.media import MediaInfo
-    from vdkit.predict.grid import SweepPlan
-    from vdkit.record.recording import Arm, Recording
-    from vdkit.record.runs import Provenance, SinkInfo, Workload
 
-
-def setting(recording: Recording, clocks: str = "") -> str:
-    """Workload, configuration, sink and machine, in two lines."""
-    return setting_of(
-        recording.workload, recording.sink, recording.provenance,
-        config_words(recording.config), clocks,
-    )  # fmt: skip
-
-
-def setting_of(
-    work: Workload, sink: SinkInfo, where: Provenance, how: str, clocks: str = ""
-) -> str:
-    """The same of parts; ``how``: in place of the configuration."""
+def setting(one: Recording | SweepPlan, clocks: str = "", how: str = "") -> str:
+    """Workload, configuration (or ``how``), sink and machine, in two lines."""
+    work, where, how = one.workload, one.provenance, how or config_words(one.config)
     limited = where.torch_threads not in (None, where.host_cores)
     threads = f" (torch on {where.torch_threads})" if limited else ""
     gpu = f", CUDA {where.cuda}, cuDNN {where.cudnn}, driver {where.driver}" if where.cuda else ""
     return (
         f"{decoder_words(work)} in {work.dtype}, {_length_words(work)}. {how}; sink: "
-        f"{sink_words(sink)}." + "".join(f" Note: {note}." for note in work.notes) + "\n"
+        f"{sink_words(one.sink)}." + "".join(f" Note: {note}." for note in work.notes) + "\n"
         f"Device: {where.device}{clocks}; torch {where.packages.get('torch', '?')}{gpu}; "
         f"{where.host_cores} host cores{threads}; {where.created_utc}; commit "
         f"{commit_words(where)}."

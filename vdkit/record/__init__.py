@@ -138,11 +138,9 @@ def _try(path: Path, what: str, remedy: str) -> None:
 
 
 def result_folder(
-    out: Path,
-    label: str,
-    provenance: Provenance,
+    out: Path, label: str, provenance: Provenance,
     write: Callable[[Path], object] = lambda folder: None,
-) -> Path:
+) -> Path:  # fmt: skip
     """``<utc>_<device>_<sha7>_<label>`` under ``out``; made, and new (``-2`` if need be).
 
     It holds what ``write`` puts into it, or is gone if that fails or is interrupted.

@@ -111,14 +111,9 @@ class Comparison:
 
 
 def compare_results(
-    a: Recording,
-    b: Recording,
-    *,
-    paired: bool | None = None,
-    across: bool = False,
-    modes: Sequence[str | tuple[str, str]] | None = None,
-    metrics: Sequence[str] | None = None,
-) -> Comparison:
+    a: Recording, b: Recording, *, paired: bool | None = None, across: bool = False,
+    modes: Sequence[str | tuple[str, str]] | None = None, metrics: Sequence[str] | None = None,
+) -> Comparison:  # fmt: skip
     """Compare every metric of every mode that both recordings have.
 
     Args:
@@ -156,18 +151,16 @@ def compare_results(
         arms = a.arms[mode_a], b.arms[mode_b]
         if paired:
             _check_rounds(mode_a, arms[0].timed, mode_b, arms[1].timed)
+        runs = sum(len(arm.timed) for arm in arms)
+        held = arms[0].throttled_runs, arms[1].throttled_runs
         for metric in (one for one in METRICS if one in wanted):
             mine, theirs = (arm.values(metric) for arm in arms)
-            if unasked := _unasked([*mine, *theirs], sum(len(arm.timed) for arm in arms)):
+            if unasked := _unasked([*mine, *theirs], runs):
                 left_out.append((metric, _both(mode_a, mode_b), unasked))
                 continue
-            rows.append(
-                Compared(
-                    mode_a, mode_b, metric, fmean(mine), fmean(theirs), len(mine), len(theirs),
-                    arms[0].throttled_runs, arms[1].throttled_runs,
-                    stats.decide(mine, theirs, paired=paired),
-                )
-            )  # fmt: skip
+            means, counts = (fmean(mine), fmean(theirs)), (len(mine), len(theirs))
+            decision = stats.decide(mine, theirs, paired=paired)
+            rows.append(Compared(mode_a, mode_b, metric, *means, *counts, *held, decision))
     compared = {row.metric for row in rows}
     if absent := [metric for metric in metrics or () if metric not in compared]:
         why = {metric: reason for metric, _, reason in left_out}
@@ -199,13 +192,9 @@ def _mode_pairs(
 
 def _check_rounds(mode_a: str, a: Sequence[Run], mode_b: str, b: Sequence[Run]) -> None:
     """ValueError unless every round of one side has its partner on the other."""
-    rounds_a, rounds_b = (Counter(run.round for run in runs) for runs in (a, b))
-    faults = []
-    for side, mine, theirs in (("A", rounds_a, rounds_b), ("B", rounds_b, rounds_a)):
-        twice = [number for number, times in mine.items() if times > 1]
-        for what, wrong in (("lacks {}", theirs.keys() - mine), ("has {} more than once", twice)):
-            found = ", ".join(map(str, sorted(wrong)))
-            faults += [f"{side} {what.format(found)}"] if found else []
+    mine, theirs = ({run.round for run in runs} for runs in (a, b))
+    lacking = {"A": theirs - mine, "B": mine - theirs}.items()
+    faults = [f"{side} lacks {', '.join(map(str, sorted(some)))}" for side, some in lacking if some]
     if faults:
         raise ValueError(
             f"rounds of {mode_a} (A) and {mode_b} (B) do not pair up: {'; '.join(faults)}; "
@@ -333,8 +322,7 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
     a, b, slow = (np.asarray(values[arm], dtype=np.float64) for arm in ARMS)
     check_draws(a.size, pairs, splits)
     random = np.random.default_rng(seed)
-    calls: Counter[str] = Counter()
-    finds: Counter[str] = Counter()
+    calls, finds = Counter[str](), Counter[str]()
     for _ in range(splits):
         drawn = random.choice(a.size, pairs, replace=False)
         swapped = random.integers(0, 2, pairs).astype(bool)
@@ -343,9 +331,8 @@ def judge(values: Mapping[str, Sequence[float]], pairs: int, splits: int, seed: 
             calls[how] += stats.decide(left, right, paired=how == "paired").called
             planted = stats.decide(a[drawn], slow[drawn], paired=how == "paired")
             finds[how] += planted.verdict == stats.MORE
-    quiet, found = (
-        {how: stats.wilson(one[how], splits) for how in CALLED_BY} for one in (calls, finds)
-    )
+    quiet = {how: stats.wilson(calls[how], splits) for how in CALLED_BY}
+    found = {how: stats.wilson(finds[how], splits) for how in CALLED_BY}
     whole = a.size // pairs * pairs
     cut = [arm[:whole].reshape(-1, pairs) for arm in (a, b, slow)]
     blocks = [two for each in cut for two in combinations(each, 2)]

@@ -1,17 +1,14 @@
 """A finished study on disk: one file, one schema. What is said of it is derived when it is read.
 
 A `Recording` holds `Arm` objects by name, an arm its raw runs; means, ratios and verdicts are
-computed from those, so that no stored summary can contradict them. So are money, whose price is an
-input of the reader's (prices change, recorded seconds do not), what overlap hides, and headroom.
-Times are per latent frame over whole runs, so that the parts of a run add up to its latency. No
-torch.
+computed from those, so that no stored summary can contradict them. So is money, whose price is an
+input of the reader's (prices change, recorded seconds do not). No torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -433,103 +430,3 @@ def saving_usd(rtf_a: float, rtf_b: float, usd_per_hour: float) -> float:
     """
     cost_a, cost_b = (usd_per_video_hour(rtf, usd_per_hour) for rtf in (rtf_a, rtf_b))
     return 1000 * (cost_a - cost_b)
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """One decoder, sync against async: ms per latent frame, means of the timed runs.
-
-    Attributes:
-        sync_ms: what mode sync does one after the other: ``decode``, ``copy``, ``convert``,
-            ``write``, and ``rest``: opening and closing the sink, launches on an idle device.
-        async_ms: ``decode``, and ``rest``: everything that is not hidden behind it.
-    """
-
-    sync_ms: Mapping[str, float]
-    async_ms: Mapping[str, float]
-
-    @property
-    def beside_ms(self) -> float:
-        """What mode sync takes beside decoding: all that could be hidden."""
-        return math.fsum(self.sync_ms.values()) - self.sync_ms["decode"]
-
-    @property
-    def beside_percent(self) -> float:
-        """`beside_ms` as a share of mode sync."""
-        return 100 * self.beside_ms / math.fsum(self.sync_ms.values())
-
-    @property
-    def hidden_percent(self) -> float:
-        """Share of `beside_ms` that does not show in mode async."""
-        return 100 * (1 - self.async_ms["rest"] / self.beside_ms)
-
-
-def overlap_of(result: Recording) -> Overlap:
-    """Sync against async of one benchmark; ValueError if it lacks either of them."""
-
-    def parts_ms(mode: str, *steps: str) -> dict[str, float]:
-        arm, scale = _arm(result, mode, "sync and async"), 1e3 / result.workload.latent_frames
-        chunks = [chunk for run in arm.timed for chunk in run.chunks]
-        parts = {
-            step: scale * math.fsum(chunk.span_s(step) or 0.0 for chunk in chunks) / len(arm.timed)
-            for step in steps
-        }
-        return parts | {"rest": scale * arm.latency.mean - math.fsum(parts.values())}
-
-    return Overlap(
-        parts_ms("sync", "decode", "copy", "convert", "write"), parts_ms("async", "decode")
-    )
-
-
-def _arm(result: Recording, mode: str, needed: str) -> Arm:
-    if mode not in result.arms:
-        raise ValueError(
-            f"{result.label} has no runs of mode {mode}; run the benchmark with {needed}"
-        )
-    return result.arms[mode]
-
-
-@dataclass(frozen=True, slots=True)
-class Headroom:
-    """Mode compute_only of one decoder against the fastest that its arithmetic could be.
-
-    Attributes:
-        compute_ms: per latent frame, mean of the timed runs.
-        tflop_per_s: operations over that time.
-        ceiling_ms: the same operations at the rate of a large matrix product.
-    """
-
-    compute_ms: float
-    tflop_per_s: float
-    ceiling_ms: float
-
-    @property
-    def percent(self) -> float:
-        """Of the ceiling's rate."""
-        return 100 * self.ceiling_ms / self.compute_ms
-
-
-def headrooms_of(recording: Recording, profile: Recording) -> dict[str, Headroom]:
-    """Variant to how near its mode compute_only comes to the ceiling of ``profile``.
-
-    All by the operations that the profile counted of mode compute_only, of the whole video, a
-    multiply-add as two: so variants are comparable.
-
-    Raises:
-        ValueError: no runs of mode compute_only; no ceiling, one of another dtype, or no operations
-            counted.
-    """
-    seen, ceiling = profile.arms.get("compute_only"), profile.ceiling
-    if ceiling is None or not (tflop := seen and seen.profile and seen.profile.tflop):
-        raise ValueError(f"{profile.label} has no ceiling; profile compute_only for one")
-    if ceiling.dtype != recording.workload.dtype:
-        raise ValueError(
-            f"the ceiling is one of {ceiling.dtype}, the decoder ran in {recording.workload.dtype};"
-            " measure it in that dtype"
-        )
-    scale, rooms = 1e3 / recording.workload.latent_frames, {}
-    for name, one in recording.benchmarks.items():
-        latency_s = _arm(one, "compute_only", "compute_only").latency.mean
-        ceiling_ms = scale * tflop / ceiling.tflop_per_s
-        rooms[name] = Headroom(scale * latency_s, tflop / latency_s, ceiling_ms)
-    return rooms

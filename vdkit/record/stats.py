@@ -215,13 +215,13 @@ class Decision:
         return self.verdict in (MORE, LESS)
 
 
-def decide(a: Values, b: Values, *, paired: bool, seed: int = 0) -> Decision:
+def decide(a: Values, b: Values, *, paired: bool) -> Decision:
     """Compare values of 0 or more. A difference is called if both of two ways to ask see it.
 
     They are p below `CALL_BELOW_P` and a 95 % interval of the ratio without 1 (which says nothing,
     and is not asked, where a value is 0). ValueError as `permutation_p`.
     """
-    p = permutation_p(a, b, paired=paired, seed=seed)
+    p = permutation_p(a, b, paired=paired)
     best = smallest_p(len(a), len(b), paired)
     ratio = geometric_ratio(b, a, paired=paired) if min(a) > 0 and min(b) > 0 else None
     if best >= CALL_BELOW_P or min(len(a), len(b)) == 1:
