@@ -143,14 +143,16 @@ def _paths(options: argparse.Namespace) -> Recording:
     decoder, latents, spec, shared = cli.load(options)
     modes, export = cli.runnable(options), None
     free_mp4 = spec.kind == "mp4" and spec.throttle_mb_per_s is None
+    on_gpu = decoder.device.type == "cuda"
     if free_mp4 and "diffusers" in modes and Traits.of(decoder).medium.name == "video":
         try:
             export = replace(spec, kind="export_to_video").fresh
         except ImportError as error:
             cli.say(options, f"no arm of diffusers' own export_to_video: {error}")
+    extra = headline_arms(on_gpu, shared["config"], modes, export)
     return vdkit.run_benchmark(
         decoder, latents, spec.fresh, modes=modes, runs=options.runs, baseline=options.baseline,
-        warmup=options.warmup, extra=headline_arms(modes, export), **shared,
+        warmup=options.warmup, extra=extra, **shared,
     )  # fmt: skip
 
 

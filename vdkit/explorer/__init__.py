@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vdkit.decode.chunks import PRIMITIVES, DecodeResult, pixel_frames
 from vdkit.decode.media import MEDIA, Medium
-from vdkit.predict import video_info
+from vdkit.predict import Outcome, video_info
 from vdkit.predict.advise import MODES, Setting, SettingPrediction
 from vdkit.present import Cell, Number, Table, ratio_of, significant, summary_decimals
 from vdkit.present.style import CAUSE_COLORS, STYLE, WIDTH_IN
@@ -37,21 +37,9 @@ from vdkit.present.timeline import (
 )
 from vdkit.present.words import config_words, size_words
 from vdkit.record.recording import Recording
-from vdkit.record.runs import Run
-from vdkit.trace.figures import busy_percent
-from vdkit.trace.stalls import Stalls, stalls_from_records
+from vdkit.trace.stalls import Stalls
 
 _STEPS = ("decode", "copy", "convert", "write")
-
-
-class Shown(NamedTuple):
-    """A run as it is shown, predicted or measured; ``seconds``: its playing time, of images their
-    number; ``busy_percent``: of each window."""
-
-    run: Any
-    stalls: Stalls
-    busy_percent: Mapping[str, float]
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +62,25 @@ class SessionRun:
         return self.predicted.setting
 
     @cached_property
-    def shown(self) -> dict[str, Shown]:
+    def shown(self) -> dict[str, Outcome]:
         """Of each path what picture, table and words are of: the run nearest the median."""
-        config, seconds = self.recording.config, self.recording.workload.seconds
-        runs = {mode: self.recording.arms[mode].typical() for mode in MODES}
-        return {
-            mode: Shown(run, stalls_from_records(run, config), busy_percent(run), seconds)
-            for mode, run in runs.items()
-        }
+        one, found = self.recording, {}
+        told: dict[str, Any] = {"device": one.provenance.device, "started_s": 0.0}
+        told |= {"info": video_info(one), "config": one.config}
+        names = [field.name for field in fields(DecodeResult) if field.name not in told]
+        for mode in MODES:
+            run = one.arms[mode].typical()
+            given = {name: getattr(run, name) for name in names}
+            found[mode] = Outcome.of(DecodeResult(**told, **given))
+        return found
 
 
-def predicted_runs(predicted: SettingPrediction | None) -> dict[str, Shown]:
-    """Of each path what was predicted; empty for None."""
-    found = predicted.predictions.items() if predicted else ()
-    return {
-        mode: Shown(one.run, one.stalls, one.utilization_percent, one.run.info.seconds)
-        for mode, one in found
-    }
-
-
-FIGURES: dict[str, Callable[[Shown], float | None]] = {
+FIGURES: dict[str, Callable[[Outcome], float | None]] = {
     "latency, s": lambda one: one.run.latency_s,
     "first {unit}, s": lambda one: one.run.ttff_s,
-    "real-time factor": lambda one: one.run.latency_s / one.seconds,
-    "{unit}s / s": lambda one: one.seconds / one.run.latency_s,
-    "compute busy, steady, %": lambda one: one.busy_percent.get("steady"),
+    "real-time factor": lambda one: one.run.rtf,
+    "{unit}s / s": lambda one: 1 / one.run.rtf,
+    "compute busy, steady, %": lambda one: one.utilization_percent.get("steady"),
     "stalls of compute, s": lambda one: sum(gap.length_ns for gap in one.stalls.gaps) / 1e9,
     "device memory, GB": lambda one: one.run.vram_peak_bytes and one.run.vram_peak_bytes / 1e9,
     "ring, MB": lambda one: one.run.ring_bytes / 1e6,
@@ -106,7 +88,7 @@ FIGURES: dict[str, Callable[[Shown], float | None]] = {
 }
 
 
-def figures_table(*sides: tuple[str, Medium, Mapping[str, Shown]]) -> Table:
+def figures_table(*sides: tuple[str, Medium, Mapping[str, Outcome]]) -> Table:
     """Every figure in a row, each path in two columns and their ratio; always of the same size.
 
     Args:
@@ -207,7 +189,7 @@ def difference_words(run: SessionRun) -> str:
     return f"Run {run.number}: {'; '.join(said)}.{of} {gain}, predicted {sync_s / async_s:.3g}."
 
 
-def _sum_s(run: Run | DecodeResult, step: str) -> float:
+def _sum_s(run: DecodeResult, step: str) -> float:
     return sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
 
 
@@ -217,7 +199,7 @@ def pair_words(a: SessionRun, b: SessionRun) -> str:
     for mode in MODES:
         before, after = (one.shown[mode].run.latency_s for one in (a, b))
         said.append(f"{mode} took {after:.3f} s, {_against(after / before, f'{before:.3f} s')}")
-    one, other = (video_info(run.recording) for run in (a, b))
+    one, other = (run.shown["async"].run.info for run in (a, b))
     note = "" if one == other else f" They are not the same {one.kind.whole}."
     return f"Run {b.number} against run {a.number}: {'; '.join(said)}.{note}"
 
@@ -285,18 +267,12 @@ WHOSE = ("predicted: ", "measured: ")
 _LINE: Any = {"color": "black", "linewidth": 0.8}
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One row of the picture.
-
-    Attributes:
-        title: above it.
-        runs: one, or a predicted and a measured one, which lies below the other in each lane.
-        stalls: of the first, shaded by cause.
-    """
+class Panel(NamedTuple):
+    """One row of the picture: the title above it; one run, or a predicted and a measured one, which
+    lies below the other in each lane; the stalls of the first, shaded by cause."""
 
     title: str
-    runs: tuple[Run | DecodeResult, ...]
+    runs: tuple[DecodeResult, ...]
     stalls: Stalls
 
 

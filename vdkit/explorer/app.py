@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from html import escape
@@ -245,7 +244,7 @@ class Explorer(w.VBox):
     """What stands below the picture, in sentences."""
     _ticker: threading.Thread | None = None
     _closed = False
-    _turning = False
+    _turning = True
 
     def __init__(self, here: ThisMachine, results: Path, start: Mapping[str, Any]) -> None:
         self.session = Session(here, results)
@@ -261,15 +260,15 @@ class Explorer(w.VBox):
         shown = (self._image, self._remarks, self._figures, self._table)
         super().__init__([*c.rows, heading, *shown, saving, self._exported])
         self.add_class("vdkit-explorer")
-        own = {c.machine: self._machine_changed, c.medium: self._medium_changed}
         for control in c.drawn:
-            control.observe(own.get(control, self._changed), names="value")
+            control.observe(self._changed, names="value")
         c.run.on_click(lambda _: self.run())
         c.calibrate.on_click(lambda _: self.calibrate())
         c.cancel.on_click(lambda _: self.session.cancel())
         c.export.on_click(self._on_export)
-        with self._at_once():
-            c.offer_media(here.media)
+        c.offer_media(here.media)
+        self._turning = False
+        self._changed()
 
     @property
     def setting(self) -> Setting:
@@ -328,58 +327,44 @@ class Explorer(w.VBox):
         try:
             with self._lock:
                 runs = self.session.runs
-                if not runs or self.session.error is not None:
-                    self._redraw()
-                    return
-                self._table.value = self.table()._repr_html_()
-                with self._at_once():
-                    self.controls.offer(runs)
+                if runs and self.session.error is None:
+                    self._table.value = self.table()._repr_html_()
+                    self._turning = True
+                    try:
+                        self.controls.offer(runs)
+                    finally:
+                        self._turning = False
+                self._redraw()
         finally:
             self.controls.adapt(self.session)
             self.controls.cancel.disabled = True  # last: what the job found is on the page by now
 
-    def _changed(self, _: Any) -> None:
-        """A knob was turned: what went wrong before has been read."""
+    def _changed(self, change: Any = None) -> None:
+        """A knob was turned: what goes with it follows, then one picture is drawn."""
         if self._turning:
             return
-        if not self.session.running:
+        c, here, turned = self.controls, self.session.here, change and change.owner
+        known, medium = self.session.book.known(c.machine.value), c.medium.value
+        self._turning = True
+        try:
+            if turned is c.machine:
+                there = here.media if c.machine.value == here.name else [k.medium for k in known]
+                c.offer_media(there)
+            if turned is c.medium or c.medium.value != medium:
+                c.change_medium()
+            if turned in (c.machine, c.medium) and c.machine.value != here.name:
+                self._go_to_known([key for key in known if key.medium == c.medium.value])
+        finally:
+            self._turning = False
+        if not self.session.running:  # what went wrong before has been read
             self.session.error = None
         self._redraw()
 
-    @contextmanager
-    def _at_once(self) -> Iterator[None]:
-        """Several controls change, and one picture is drawn at the end."""
-        self._turning = True
-        try:
-            yield
-        finally:
-            self._turning = False
-        self._changed(None)
-
-    def _machine_changed(self, _: Any) -> None:
-        """Go to something that is known of the machine, if what is chosen is not."""
-        c, known = self.controls, self.session.book.known(self.controls.machine.value)
-        here = c.machine.value == self.session.here.name
-        with self._at_once():
-            before = c.medium.value
-            c.offer_media(self.session.here.media if here else [key.medium for key in known])
-            self._go_to_known(c.medium.value != before)
-
-    def _medium_changed(self, _: Any) -> None:
-        if not self._turning:  # else it is among those that are changed
-            with self._at_once():
-                self._go_to_known(True)
-
-    def _go_to_known(self, other_medium: bool) -> None:
-        """To what was recorded, if the machine is not here and nothing is known of the choice."""
-        c, book = self.controls, self.session.book
-        if other_medium:
-            c.change_medium()
-        known = [key for key in book.known(c.machine.value) if key.medium == c.medium.value]
+    def _go_to_known(self, known: Sequence[Decoding]) -> None:
+        """To something that was recorded, unless what is chosen was."""
+        c, one = self.controls, known[0]
         chosen = (c.decoder.value.strip(), c.variant.value)
-        there = chosen in {(key.decoder, key.variant) for key in known}
-        if c.machine.value != self.session.here.name and not there:
-            one = known[0]
+        if chosen not in {(key.decoder, key.variant) for key in known}:
             c.decoder.value, c.variant.value, c.sink.value = one.decoder, one.variant, one.sink
             c.size.value = f"{one.height}x{one.width}"
 
@@ -415,7 +400,8 @@ class Explorer(w.VBox):
             self._picture.say(remarks[0])
         else:
             self._picture.draw(told.setting_panels(self._predicted, run))
-        before, after = told.predicted_runs(self._predicted), run.shown if run else {}
+        before = self._predicted.predictions if self._predicted else {}
+        after = run.shown if run else {}
         sides = ("predicted", medium, before), ("measured", medium, after)
         self._figures.value = told.figures_table(*sides)._repr_html_()
         self._say(remarks, warning)
@@ -531,25 +517,14 @@ _open: list[Explorer] = []
 
 
 def explore(
-    *,
-    medium: str | None = None,
-    decoder: str | None = None,
-    size: str | None = None,
-    latent_frames: int | None = None,
-    seconds: int | None = None,
-    device: str = "auto",
+    *, medium: str | None = None, decoder: str | None = None, size: str | None = None,
+    latent_frames: int | None = None, seconds: int | None = None, device: str = "auto",
     results: str | Path | None = None,
     decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
-    sinks: Mapping[str, SinkFactory] | None = None,
-    calibrate: bool = True,
-    variant: str = "diffusers",
-    chunk_size: int | None = None,
-    slots: int = 2,
-    sink: str = "raw",
-    folder: str = "",
-    mb_per_s: float | None = None,
-    rounds: int = 3,
-) -> Explorer:
+    sinks: Mapping[str, SinkFactory] | None = None, calibrate: bool = True,
+    variant: str = "diffusers", chunk_size: int | None = None, slots: int = 2, sink: str = "raw",
+    folder: str = "", mb_per_s: float | None = None, rounds: int = 3,
+) -> Explorer:  # fmt: skip
     """The explorer as a widget; one that was open before is closed.
 
     Args:

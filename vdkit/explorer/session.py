@@ -6,10 +6,10 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,13 +20,7 @@ from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models import VARIANTS
 from vdkit.models.latents import load_latents
-from vdkit.models.loading import (
-    ARCHITECTURES,
-    TINY_WAN,
-    load_decoder,
-    medium_of,
-    resolve_device,
-)
+from vdkit.models.loading import ARCHITECTURES, TINY_WAN, load_decoder, medium_of, resolve_device
 from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_setting
 from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.recording import Recording
@@ -60,69 +54,57 @@ class ThisMachine:
         self.device = resolve_device(device)
         self.on_gpu = self.device.type == "cuda"
         self.dtype = "float16" if self.on_gpu else "float32"
-        self.vram_bytes: int | None = None
-        self.name = "this machine (CPU)"
-        if self.on_gpu:
-            self.name = f"this machine ({torch.cuda.get_device_name(self.device)})"
-            self.vram_bytes = torch.cuda.get_device_properties(self.device).total_memory
-        else:
+        gpu = torch.cuda.get_device_properties(self.device) if self.on_gpu else None
+        self.name = f"this machine ({gpu.name if gpu else 'CPU'})"
+        self.vram_bytes = gpu.total_memory if gpu else None
+        if gpu is None:
             keep_freed_memory()
-        self._decoders, self._sinks = dict(decoders or {}), dict(sinks or {})
+        self.own_decoders, self.own_sinks = dict(decoders or {}), dict(sinks or {})
         self.variants = tuple(VARIANTS)
 
     def medium_of(self, decoder: str) -> str | None:
         """What a decoder makes, as far as can be told before it is loaded."""
-        if (own := self._decoders.get(decoder)) is not None:
+        if (own := self.own_decoders.get(decoder)) is not None:
             found = getattr(own, "medium", "video" if isinstance(own, type) else None)
             return found if isinstance(found, str) else None
-        if decoder in ARCHITECTURES:
-            return medium_of(ARCHITECTURES[decoder])
-        return {TINY_WAN.name: "video", "ltx2:audio": "audio", "ltx2:av": "av"}.get(decoder)
+        named = {TINY_WAN.name: "video", "ltx2:audio": "audio", "ltx2:av": "av"}
+        return medium_of(ARCHITECTURES[decoder]) if decoder in ARCHITECTURES else named.get(decoder)
 
     @property
     def media(self) -> tuple[str, ...]:
         """What can be made here; video with sound only by large decoders, and by your own."""
-        sounds = self.on_gpu or "av" in map(self.medium_of, self._decoders)
+        sounds = self.on_gpu or "av" in map(self.medium_of, self.own_decoders)
         return tuple(name for name in MEDIA if name != "av" or sounds)
 
     def decoders(self, medium: str) -> tuple[str, ...]:
         """Names of those that make it, or may."""
-        names = (TINY_WAN.name, *ARCHITECTURES, "ltx2:audio", "ltx2:av", *self._decoders)
+        names = (TINY_WAN.name, *ARCHITECTURES, "ltx2:audio", "ltx2:av", *self.own_decoders)
         return tuple(name for name in names if self.medium_of(name) in (medium, None))
 
     def sinks(self, medium: str) -> tuple[str, ...]:
         """Names of those that take it."""
-        return (
-            *(
-                name for name, (kind, _) in SINKS.items()
-                if medium in getattr(kind, "media", MEDIA) and not wants_float(kind)
-            ),
-            "null", *self._sinks,
-        )  # fmt: skip
-
-    def knows(self, decoding: Decoding) -> bool:
-        """Whether the command line has this decoder and sink too."""
-        return decoding.decoder not in self._decoders and decoding.sink not in self._sinks
+        kinds = {name: kind for name, (kind, _) in SINKS.items() if not wants_float(kind)}
+        named = (name for name in kinds if medium in getattr(kinds[name], "media", MEDIA))
+        return (*named, "null", *self.own_sinks)
 
     def load(self, decoder: str, variant: str) -> ChunkDecoder:
         """A decoder by its name here, else as `vdkit.load_decoder` finds it."""
-        own = self._decoders.get(decoder)
+        own = self.own_decoders.get(decoder)
         loaded: ChunkDecoder = own() if own else load_decoder(decoder, self.device, variant=variant)
         Traits.of(loaded)  # or it says what is wrong with it
         return loaded
 
     def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
         """A factory of fresh sinks, held to ``mb_per_s`` if given, and its words in records."""
-        if name in self._sinks:
+        if name in self.own_sinks:
             info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
-            return held(self._sinks[name], mb_per_s), info
+            return held(self.own_sinks[name], mb_per_s), info
         where = Path(folder) if folder and name != "null" else None
         spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
         return spec.fresh, SinkInfo(**spec.describe())
 
 
-@dataclass(frozen=True, slots=True)
-class JobProgress:
+class JobProgress(NamedTuple):
     """How far the job in hand is: what it does, its share done (0 to 1), seconds left if known."""
 
     doing: str
@@ -172,8 +154,8 @@ class Session:
         factors = (SMALLEST_SPATIAL_FACTOR, SMALLEST_SPATIAL_FACTOR)
         if self._decoder and self._decoder[0][0] == decoding.decoder:
             factors = Traits.of(self._decoder[1]).spatial_factor
-        sides = zip(("height", "width"), (decoding.height, decoding.width), factors, strict=True)
-        for name, side, factor in sides:
+        for name, factor in zip(("height", "width"), factors, strict=True):
+            side = getattr(decoding, name)
             if side > LARGEST_SIDE:
                 raise ValueError(f"{name} is {side}; use {LARGEST_SIDE} pixels at the most")
             if side % factor:
@@ -232,8 +214,8 @@ class Session:
         self.error = None
         self.progress = JobProgress("starting")
         # A daemon: a kernel that is told to end does not wait for a measurement.
-        job_of = (job, setting, folder)
-        self._thread = threading.Thread(None, self._guard, "vdkit-explorer", job_of, daemon=True)
+        given = (job, setting, folder)
+        self._thread = threading.Thread(None, self._guard, "vdkit-explorer", given, daemon=True)
         self._thread.start()
 
     def _guard(self, job: Job, setting: Setting, folder: str) -> None:
@@ -257,8 +239,9 @@ class Session:
         if not known:
             self._calibrate(setting, folder)
         before, factor = self.predict(setting), Traits.of(self._load(decoding)).temporal_factor
-        again = bench_command(setting, rounds, folder, factor)
-        command = again if self.here.knows(decoding) else None
+        here = self.here  # the command line has the others
+        own = decoding.decoder in here.own_decoders or decoding.sink in here.own_sinks
+        command = None if own else bench_command(setting, rounds, folder, factor)
         plan = {"runs": rounds, "warmup": 1, "command": command}
         made = self._bench(setting, folder, [setting.config.chunk_size], "measuring", plan)
         self.runs.append(SessionRun(len(self.runs) + 1, before, made))

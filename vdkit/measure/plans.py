@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Unpack
+from types import MappingProxyType
+from typing import Any, Unpack
 
 import torch
 
@@ -41,28 +42,16 @@ from vdkit.trace.figures import FamilyShare, steady_families
 
 WATCHED_CHUNKS = 5
 """How much of the video is compared with float32: enough for every step to have been in use."""
-ALL_ON, ONE_SLOT, NONE, NONE_UINT8 = (
-    "all on",
-    "one slot",
-    "none (sync)",
-    "none (sync), uint8 on the GPU",
-)
+ALL_ON, ONE_SLOT, NONE = "all on", "one slot", "none (sync)"
+NONE_UINT8 = f"{NONE}, uint8 on the GPU"
 
 
 def run_benchmark(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    *,
-    modes: Sequence[str] = tuple(MODES),
-    baseline: str | None = None,
-    runs: int = 10,
-    warmup: int = 1,
-    extra: Callable[[ArmPlan], dict[str, ArmPlan]] = lambda first: {},
-    progress: Progress = True,
-    cancel: threading.Event | None = None,
-    **shared: Unpack[Shared],
-) -> Recording:
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: SinkFactory, *,
+    modes: Sequence[str] = tuple(MODES), baseline: str | None = None, runs: int = 10,
+    warmup: int = 1, extra: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    progress: Progress = True, cancel: threading.Event | None = None, **shared: Unpack[Shared],
+) -> Recording:  # fmt: skip
     """Run decode paths in turns (A B B A ...) and record everything: `vdkit.measure.study.measure`.
 
     Args:
@@ -72,7 +61,7 @@ def run_benchmark(
         baseline: the mode that speed-ups are against; None: the first of sync, diffusers, async,
             compute_only.
         runs, warmup: timed and untimed rounds; warm-up runs are kept apart in the record.
-        extra: is given the first arm's plan, and gives further arms, as copies with changes.
+        extra: further arms by name: their mode and other fields of `vdkit.measure.study.ArmPlan`.
         progress: True for a tqdm bar of runs, False for none, or a callable (frames decoded, frames
             to decode in all), called on this thread as chunks of every run are written: it should
             take no time.
@@ -88,7 +77,7 @@ def run_benchmark(
     bench = Bench(decoder, latents, sink_factory, **shared)
     bench.cancel = cancel
     plans = {mode: bench.arm(mode) for mode in modes}
-    plans |= extra(plans[modes[0]])
+    plans |= {name: bench.arm(**fields) for name, fields in extra.items()}
     measured = measure(plans, runs, warmup, progress=progress)
     return measured.recording("bench", baseline or usual_baseline(plans))
 
@@ -97,8 +86,8 @@ SYNC_UINT8, AS_WRITTEN = "sync, uint8 on the GPU", "diffusers, export_to_video"
 
 
 def headline_arms(
-    modes: Sequence[str], export: SinkFactory | None = None
-) -> Callable[[ArmPlan], dict[str, ArmPlan]]:
+    on_gpu: bool, config: DecodeConfig, modes: Sequence[str], export: SinkFactory | None = None
+) -> dict[str, dict[str, Any]]:
     """Arms that say what a ratio of the paths is made of, for ``extra`` of `run_benchmark`.
 
     ``sync, uint8 on the GPU``: how much of what async gains is the conversion, and not overlap.
@@ -108,17 +97,13 @@ def headline_arms(
     Args:
         export: gives a sink of kind ``export_to_video``; None: the sink is no MP4.
     """
-
-    def arms(first: ArmPlan) -> dict[str, ArmPlan]:
-        made, arm = {}, first.bench.arm
-        if {"sync", "async"} <= set(modes) and first.bench.decoder.device.type == "cuda":
-            made[SYNC_UINT8] = arm("sync", config=replace(first.config, sync_uint8_on_gpu=True))
-        if export is not None and "diffusers" in modes:
-            told = described(export)
-            made[AS_WRITTEN] = arm("diffusers", sink=export, sink_info=told, hashed=False)
-        return made
-
-    return arms
+    made: dict[str, dict[str, Any]] = {}
+    if {"sync", "async"} <= set(modes) and on_gpu:
+        made[SYNC_UINT8] = {"mode": "sync", "config": replace(config, sync_uint8_on_gpu=True)}
+    if export is not None and "diffusers" in modes:
+        told = {"sink_info": described(export), "hashed": False}
+        made[AS_WRITTEN] = {"mode": "diffusers", "sink": export, **told}
+    return made
 
 
 Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
@@ -126,21 +111,12 @@ Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
 
 
 def run_variants(
-    variants: Variants,
-    latents_for: Callable[[ChunkDecoder], torch.Tensor],
-    sink_factory: SinkFactory,
-    *,
-    modes: Sequence[str],
-    baseline: str | None = None,
-    runs: int = 10,
-    warmup: int = 1,
-    families: bool = True,
-    exact: Callable[[], ChunkDecoder] | None = None,
+    variants: Variants, latents_for: Callable[[ChunkDecoder], torch.Tensor],
+    sink_factory: SinkFactory, *, modes: Sequence[str], baseline: str | None = None, runs: int = 10,
+    warmup: int = 1, families: bool = True, exact: Callable[[], ChunkDecoder] | None = None,
     guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
-    say: Callable[[str], None] = lambda line: None,
-    progress: bool = True,
-    **shared: Unpack[Shared],
-) -> Recording:
+    say: Callable[[str], None] = lambda line: None, progress: bool = True, **shared: Unpack[Shared],
+) -> Recording:  # fmt: skip
     """Get every variant, then run all their modes in turns (A B B A over variant and mode).
 
     Args:
@@ -278,19 +254,11 @@ def _allocated() -> int:
     return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))
 
 
-class Ablated(NamedTuple):
-    """One way to decode: mode and configuration, and whether it is the code of "all on" here."""
-
-    mode: str
-    config: DecodeConfig
-    same_code: bool = False
-
-
-def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Ablated]:
+def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, dict[str, Any]]:
     """All on, then each primitive off alone, one slot, and none of them (`decode_sync`).
 
     And once more none, but the conversion to uint8 on the GPU: what lies between that and "all on"
-    is overlap.
+    is overlap. Each by the fields of its `ArmPlan`, ``same_code`` where it runs what "all on" does.
 
     Args:
         config: chunk size and slots; every primitive has to be on.
@@ -304,26 +272,24 @@ def ablation_settings(config: DecodeConfig, on_gpu: bool) -> dict[str, Ablated]:
         raise ValueError(f"off already: {', '.join(off)}; begin with every primitive on")
     if config.slots < 2:
         raise ValueError(f"slots is {config.slots}; use 2 or more, so that one can be taken away")
-    settings = {ALL_ON: Ablated("async", config)}
-    for name, words in PRIMITIVES.items():
-        same = name in CUDA_ONLY and not on_gpu
-        settings[f"no {words}"] = Ablated("async", replace(config, **{name: False}), same)
-    settings[ONE_SLOT] = Ablated("async", replace(config, slots=1))
-    settings[NONE] = Ablated("sync", config)
-    settings[NONE_UINT8] = Ablated("sync", replace(config, sync_uint8_on_gpu=True))
-    return settings
+    changes: dict[str, tuple[str, dict[str, Any]]] = {ALL_ON: ("async", {})}
+    changes |= {f"no {words}": ("async", {name: False}) for name, words in PRIMITIVES.items()}
+    changes |= {ONE_SLOT: ("async", {"slots": 1}), NONE: ("sync", {})}
+    changes[NONE_UINT8] = ("sync", {"sync_uint8_on_gpu": True})
+    return {
+        name: {
+            "mode": mode, "config": replace(config, **change),
+            "same_code": not on_gpu and not change.keys().isdisjoint(CUDA_ONLY),
+        }
+        for name, (mode, change) in changes.items()
+    }  # fmt: skip
 
 
 def run_ablation(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    *,
-    only: Sequence[str] | None = None,
-    runs: int = 8,
-    progress: bool = True,
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: SinkFactory, *,
+    only: Sequence[str] | None = None, runs: int = 8, progress: bool = True,
     **shared: Unpack[Shared],
-) -> Recording:
+) -> Recording:  # fmt: skip
     """What each primitive of `decode_async` buys: switched off one at a time, all in turns.
 
     A design with five ingredients invites belief. A difference from "all on" is called only as
@@ -345,7 +311,7 @@ def run_ablation(
     if unknown := [name for name in chosen if name not in settings]:
         raise ValueError(f"no setting {', '.join(unknown)}; use any of {', '.join(settings)}")
     bench = Bench(decoder, latents, sink_factory, **shared)
-    plans = {name: bench.arm(**one._asdict()) for name, one in settings.items() if name in chosen}
+    plans = {name: bench.arm(**one) for name, one in settings.items() if name in chosen}
     return measure(plans, runs, 0, progress=progress).recording("ablation", ALL_ON)
 
 
@@ -412,9 +378,8 @@ class PlantedDecoder:
 
 def time_product(planted: PlantedDecoder) -> float:
     """Median time of one product, s: by CUDA events on a GPU, by the clock elsewhere."""
-    planted.work(PRODUCTS_TIMED)
-    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), TIMINGS)
-    return statistics.median(seconds) / PRODUCTS_TIMED
+    seconds = seconds_on(planted.device, lambda: planted.work(PRODUCTS_TIMED), 1 + TIMINGS)
+    return statistics.median(seconds[1:]) / PRODUCTS_TIMED
 
 
 def chunk_seconds(run: Run) -> tuple[float, float]:
@@ -427,13 +392,9 @@ def chunk_seconds(run: Run) -> tuple[float, float]:
 
 
 def calibrate(
-    planted: PlantedDecoder,
-    first_s: float,
-    chunk_s: float,
-    percent: float,
-    chunk_size: int,
+    planted: PlantedDecoder, first_s: float, chunk_s: float, percent: float, chunk_size: int,
     frames: int,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Set the products of ``planted`` to last ``percent`` of the decode of every chunk.
 
     Args:
@@ -460,14 +421,11 @@ def calibrate(
     planted.products_per_latent_frame = wanted_s / product_s / chunk_size
     planted.first_share = first_s * chunk_size / chunk_s
     return {
-        "matrix_size": planted.size,
-        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."),
-        "product_s": product_s,
-        "first_s": first_s,
-        "chunk_s": chunk_s,
+        "matrix_size": planted.size, "product_s": product_s, "first_s": first_s,
+        "matrix_dtype": str(planted.matrix_dtype).removeprefix("torch."), "chunk_s": chunk_s,
         "products_per_latent_frame": planted.products_per_latent_frame,
         "products": planted.products_until(frames),
-    }
+    }  # fmt: skip
 
 
 def check_plant(mode: str, rounds: int, pairs: int, splits: int, percent: float | None) -> None:
@@ -483,18 +441,10 @@ def check_plant(mode: str, rounds: int, pairs: int, splits: int, percent: float 
 
 
 def run_aa(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    *,
-    mode: str = "async",
-    rounds: int = 40,
-    pairs: int = 10,
-    splits: int = 40,
-    plant_percent: float | None = None,
-    progress: bool = True,
-    **shared: Unpack[Shared],
-) -> Recording:
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: SinkFactory, *, mode: str = "async",
+    rounds: int = 40, pairs: int = 10, splits: int = 40, plant_percent: float | None = None,
+    progress: bool = True, **shared: Unpack[Shared],
+) -> Recording:  # fmt: skip
     """Does the comparison find work planted behind every chunk, and stay quiet where there is none?
 
     Runs a setting twice, ``a`` and ``b``, and with planted work, ``slow``, in random turns.
@@ -524,8 +474,7 @@ def run_aa(
     slow = Bench(planted, latents, sink_factory, **shared)
     plans = {"a": plain.arm(mode), "b": plain.arm(mode), "slow": slow.arm(mode)}
     made: dict[str, Any] = {}
-    turns: list[str] = []
-    done: list[int] = []
+    turns: list[tuple[str, int]] = []
 
     def before_rounds(measured: Measured) -> None:
         with sink_factory("calibration") as sink:
@@ -544,9 +493,7 @@ def run_aa(
         planted.done = 0
 
     def after_run(arm: str, run: Run) -> None:
-        turns.append(arm)
-        if arm == "slow" and not run.warmup:
-            done.append(planted.done)
+        turns.append((arm, planted.done))
         planted.done = 0
 
     seed = shared.get("seed", 0)
@@ -554,14 +501,16 @@ def run_aa(
         plans, rounds, 1, order="random", seed=seed, progress=progress,
         before_rounds=before_rounds, after_run=after_run,
     )  # fmt: skip
+    names, many = [arm for arm, _ in turns], len(plans)
+    done = tuple(count for arm, count in turns[many:] if arm == "slow")  # but for the warm-up
     if any(count != made["products"] for count in done):
         raise RuntimeError(
             f"{made['products']} products were to run behind the chunks of every slow run, "
             f"{min(done)} to {max(done)} did; the decoder has a way past decode_chunk"
         )
-    orders = tuple(tuple(turns[at : at + len(plans)]) for at in range(0, len(turns), len(plans)))
+    orders = tuple(tuple(names[at : at + many]) for at in range(0, len(names), many))
     record = Planted(
-        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=tuple(done),
+        pairs=pairs, splits=splits, percent=percent, seed=seed, orders=orders, done=done,
         **made,
     )  # fmt: skip
     return measured.recording("aa", "a", planted=record)

@@ -10,13 +10,14 @@ Distances are in latents (latent frames, images of a batch) from the output that
 
 from __future__ import annotations
 
+import gc
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ _BORDERS = 9  # latents whose prefixes are compared
 _SHORT = 13  # latents that tests of the state take: several chunks
 _BINS = 16  # parts of a latent in which influence is told apart, at the most
 
+_LEADS_AWAY = (type, ModuleType, FunctionType, torch.nn.Module)  # from a state to all there is
 Run = Callable[[torch.Tensor], torch.Tensor]
 Call = tuple[int, int, int]
 Calls = Generator[tuple[Call, torch.Tensor]]
@@ -100,31 +102,26 @@ def probe(
         return made.anatomy(name, chunk_sizes, target_db)
 
 
-@dataclass
 class _Probing:
     """One probing: what is decoded, and the checks made on the way."""
 
-    decoder: Any
-    traits: Traits | None
-    given: Run | None
-    latents: torch.Tensor
-    medium: str
-    stated: tuple[float, float] | None
-    seed: int
-    bar: Bar
-
-    def __post_init__(self) -> None:
-        self.range = self.stated or (-1.0, 1.0)
+    def __init__(
+        self, decoder: Any, traits: Traits | None, whole: Run | None, latents: torch.Tensor,
+        medium: str, stated: tuple[float, float] | None, seed: int, bar: Bar,
+    ) -> None:  # fmt: skip
+        self.decoder, self.traits, self.latents, self.medium = decoder, traits, latents, medium
+        self.stated, self.seed, self.bar = stated, seed, bar
+        self.range = stated or (-1.0, 1.0)
         self.peak = self.range[1] - self.range[0]
-        self.axis = MEDIA[self.medium].axis  # of latents and of output
-        self.count = self.latents.shape[self.axis]
-        self.whole = self.given or self.one_call
+        self.axis = MEDIA[medium].axis  # of latents and of output
+        self.count = latents.shape[self.axis]
+        self.whole = whole or self.one_call
         self.checks: list[Check] = []
         self.states: list[int] = []  # bytes, after each chunk of the last decode
         self.kept: tuple[int, ...] = ()
         self.streamed: list[Apart] = []
         # What many layers round; what is wrong is larger by orders of magnitude.
-        self.slack = self.peak * torch.finfo(self.latents.dtype).eps ** 0.6
+        self.slack = self.peak * torch.finfo(latents.dtype).eps ** 0.6
 
     def one_call(self, latents: torch.Tensor) -> torch.Tensor:
         """The decoder's own whole decode, else its plan for a whole."""
@@ -405,29 +402,19 @@ def _reach(profiles: list[Profile]) -> Reach:
 
 def _held(state: Any, latents: torch.Tensor) -> int:
     """Bytes of all tensors that a state leads to, but for the latents and the weights."""
-    seen, left, total = {latents.untyped_storage().data_ptr()}, [state], 0
-    visited: set[int] = set()
+    left, visited, sizes = [state], set[int](), dict[int, int]()
     while left:
         one = left.pop()
-        if id(one) in visited or isinstance(one, (str, bytes, type, torch.nn.Module)):
+        if id(one) in visited or isinstance(one, _LEADS_AWAY):
             continue
         visited.add(id(one))
         if isinstance(one, torch.Tensor):
             storage = one.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                total += storage.nbytes()
-        elif isinstance(one, Mapping):
-            left += one.values()
-        elif isinstance(one, (list, tuple, set, deque)):
-            left += one
+            sizes[storage.data_ptr()] = storage.nbytes()
         else:
-            names = (*getattr(one, "__dict__", ()), *getattr(type(one), "__slots__", ()))
-            left += [getattr(one, name, None) for name in names]
-    return total
-
-
-# --- what was found ------------------------------------------------------------------------------
+            left += gc.get_referents(one)
+    sizes.pop(latents.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
 
 
 @dataclass(frozen=True, slots=True)

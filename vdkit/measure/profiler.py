@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -30,19 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vdkit.decode import ChunkDecoder, Sink, begun
 from vdkit.decode.chunks import DecodeConfig, chunks_of
 from vdkit.decode.engines import on_device
-from vdkit.decode.terminal import Bar
+from vdkit.measure import study
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
-from vdkit.measure.study import (
-    MODES,
-    ArmPlan,
-    Bench,
-    Shared,
-    SinkFactory,
-    as_run,
-    check_modes,
-    measure,
-    seconds_on,
-)
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
 from vdkit.record.runs import Run, gpu_uuid
 from vdkit.trace import CLOCK_MARKER, Alignment, Timeline, to_ns
@@ -57,15 +46,10 @@ Bracket = tuple[int, int]
 
 
 def profile_run(
-    mode: str,
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink: Sink,
-    *,
-    fps: int | float | str | Fraction = 16,
-    config: DecodeConfig = DecodeConfig(),
+    mode: str, decoder: ChunkDecoder, latents: torch.Tensor, sink: Sink, *,
+    fps: int | float | str | Fraction = 16, config: DecodeConfig = DecodeConfig(),
     keep: str | Path | None = None,
-) -> Timeline:
+) -> Timeline:  # fmt: skip
     """Decode once under torch.profiler (CPU and CUDA activities, all threads).
 
     A throw-away session comes first, because Kineto loses kernels while it starts up. The trace is
@@ -83,8 +67,8 @@ def profile_run(
     Raises:
         ValueError: unknown mode; FileExistsError: ``keep`` is there; or as `decode_async`.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    if mode not in study.MODES:
+        raise ValueError(f"mode {mode!r} is unknown; use one of {', '.join(study.MODES)}")
     keep = None if keep is None else Path(keep)
     if keep is not None and keep.exists():
         raise FileExistsError(f"{keep} is there already; give another name")
@@ -95,7 +79,7 @@ def profile_run(
     threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with profile(activities=activities, experimental_config=threads) as session:
         before = _mark()
-        done = MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
+        done = study.MODES[mode](decoder, latents, sink, fps=fps, config=config, progress=False)
         after = _mark()
     with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
         file = keep or Path(folder) / "trace.json"
@@ -103,7 +87,7 @@ def profile_run(
         timeline = read_trace(file, decoder.device.index if on_gpu else None, require_gpu=on_gpu)
     offset, residual = align(timeline.markers, before, after)
     timeline.shift(offset - to_ns(done.started_s))
-    timeline.run, timeline.started_s = as_run(done, 0), done.started_s
+    timeline.run, timeline.started_s = study.as_run(done, 0), done.started_s
     timeline.config, timeline.device = config, done.device
     timeline.assign_chunks()
     kernels = timeline.chunk_kernels()
@@ -196,7 +180,7 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
         torch.randn((size, size), generator=generator, device=device, dtype=dtype) for _ in range(2)
     )
     out = torch.empty_like(left)
-    seconds = seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
+    seconds = study.seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
     return Ceiling(
         size=size,
         dtype=str(dtype).removeprefix("torch."),
@@ -223,26 +207,6 @@ class Profile:
         return text.getvalue()
 
 
-class _Sampled(Bench):
-    """A bench whose runs are sampled; ``samples`` holds those of each arm, 0 s at its call."""
-
-    def __init__(self, bench: Bench, uuid: str, interval_s: float) -> None:
-        vars(self).update(vars(bench))  # the same decoder and video
-        self.uuid, self.interval_s = uuid, interval_s
-        self.samples: dict[str, list[Samples]] = {mode: [] for mode in MODES}
-
-    def sampler(self) -> NvmlSampler:
-        return NvmlSampler(self.uuid, self.interval_s)
-
-    def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
-        gc.collect()
-        with self.sampler() as sampler:
-            done = self.decode(mode, sink, config)
-        mine = sampler.samples.between(-math.inf, math.inf, done.started_s)
-        self.samples[mode].append(mine)
-        return as_run(done, number)
-
-
 class _Try(NamedTuple):
     """A profiled run, its NVML samples on a GPU, and where Kineto's own trace was left."""
 
@@ -252,19 +216,57 @@ class _Try(NamedTuple):
     file: Path | None
 
 
+class _Sampled(study.Bench):
+    """A bench whose runs are sampled; ``samples`` holds those of each arm, 0 s at its call."""
+
+    def __init__(self, bench: study.Bench, uuid: str | None, interval_s: float) -> None:
+        vars(self).update(vars(bench))  # the same decoder and video
+        self.uuid, self.interval_s = uuid, interval_s
+        self.samples: dict[str, list[Samples]] = {mode: [] for mode in study.MODES}
+
+    def sampler(self) -> Any:
+        """None without a GPU."""
+        return NvmlSampler(self.uuid, self.interval_s) if self.uuid else nullcontext()
+
+    def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
+        gc.collect()
+        with self.sampler() as sampler:
+            done = self.decode(mode, sink, config)
+        mine = sampler.samples.between(-math.inf, math.inf, done.started_s)
+        self.samples[mode].append(mine)
+        return study.as_run(done, number)
+
+
+class _Profiled(_Sampled):
+    """A bench whose runs are profiled, and on a GPU sampled; ``tries`` holds those of each arm."""
+
+    keep: Path | None = None
+    tries: dict[str, list[_Try]]
+
+    def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
+        gc.collect()
+        file = self.keep / f"kineto_{mode}-{number}.json.gz" if self.keep else None
+        with self.sampler() as sampler:
+            made = profile_run(
+                mode, self.decoder, self.latents, sink, fps=self.fps, config=config, keep=file
+            )
+        run, begun_s = made.run, made.started_s
+        assert isinstance(run, Run)
+        mine: list[Samples] = []
+        if sampler is not None:
+            end_s = begun_s + run.latency_s
+            mine = [sampler.samples.between(begun_s - 0.1, end_s + 0.1, begun_s)]
+            made.nvml = dict(mine[0].columns)
+        self.tries[mode].append(_Try(run, made, tuple(mine), file))
+        return run
+
+
 def run_profile(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    *,
-    modes: Sequence[str] = tuple(MODES),
-    runs: int = 5,
-    profiled: int = 3,
-    nvml_interval_s: float = 0.02,
-    keep: Path | None = None,
-    progress: bool = True,
-    **shared: Unpack[Shared],
-) -> Profile:
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: study.SinkFactory, *,
+    modes: Sequence[str] = tuple(study.MODES), runs: int = 5, profiled: int = 3,
+    nvml_interval_s: float = 0.02, keep: Path | None = None, progress: bool = True,
+    **shared: Unpack[study.Shared],
+) -> Profile:  # fmt: skip
     """Time each path in turns with the NVML sampler off and on, then profile each a few times.
 
     Timed runs are those of `vdkit.measure.study.measure`; the sampled ones, on a GPU only, take
@@ -283,78 +285,59 @@ def run_profile(
         ValueError: unknown or repeated mode, no runs, an interval out of range; bad input as for
             `decode_async`.
     """
-    check_modes(modes)
+    study.check_modes(modes)
     check_interval(nvml_interval_s)
     if profiled < 1:
         raise ValueError(f"profiled is {profiled}; use 1 or more")
-    bench = Bench(decoder, latents, sink_factory, **shared)
+    bench = study.Bench(decoder, latents, sink_factory, **shared)
     uuid = gpu_uuid(decoder.device)
-    sampled = _Sampled(bench, uuid, nvml_interval_s) if uuid else None
-    plans = {mode: bench.arm(mode) for mode in modes}
-    turns = {}
+    sampled = _Sampled(bench, uuid, nvml_interval_s)
+    profiling = _Profiled(bench, uuid, nvml_interval_s)
+    profiling.keep, profiling.tries = keep, {mode: [] for mode in modes}
+    plans, turns, again = {mode: bench.arm(mode) for mode in modes}, {}, {}
     for mode, plan in plans.items():
         turns[mode] = plan
-        if sampled:
+        again[f"{mode}, profiled"] = replace(plan, bench=profiling, hashed=False)
+        if uuid:
             turns[f"{mode}, sampled"] = replace(plan, bench=sampled, hashed=False)
-    measured = measure(turns, runs, 0, progress=progress)
-    tries: dict[str, list[_Try]] = {mode: [] for mode in modes}
-    with Bar(progress, total=len(modes) * profiled, desc="runs", unit="run") as bar:
-        for number in range(profiled):
-            for mode, plan in plans.items():
-                file = keep / f"kineto_{mode}-{number}.json.gz" if keep else None
-                with sink_factory(f"{mode}-profiled-{number}") as sink:
-                    tries[mode].append(_profiled(plan, sink, sampled, file))
-                bar.add()
+    measured = study.measure(turns, runs, 0, progress=progress)
+    study.measure(again, profiled, 0, progress=progress)
     flops = count_flops(decoder, bench.latents.to(decoder.device), bench.config.chunk_size)
     timelines: dict[str, Timeline] = {}
     samples: dict[str, Samples] = {}
     profiles = {}
-    for mode, made in tries.items():
+    for mode, made in profiling.tries.items():
         kept = _typical(made)
         kept.timeline.timed_latency_s = tuple(run.latency_s for run in measured.runs[mode])
         timelines[mode] = kept.timeline
-        mine = sampled.samples[mode] if sampled else []
+        mine = sampled.samples[mode]
         samples |= {f"{mode}-{number:03d}": one for number, one in enumerate(mine)}
         samples |= {f"{mode}-profiled": one for one in kept.samples}
         analysis = analyze(kept.timeline)
-        throttled = sum(
-            (Counter(one.throttle_reasons) for one in (*mine, *kept.samples)), Counter()
-        )
+        held = (Counter(one.throttle_reasons) for one in (*mine, *kept.samples))
         profiles[mode] = ArmProfile(
             sampled=tuple(measured.runs.get(f"{mode}, sampled", [])),
             energy_j=tuple(joules for one in mine if (joules := one.energy_j()) is not None),
-            throttled_samples=dict(throttled),
-            run=kept.run,
-            analysis=analysis,
+            throttled_samples=dict(sum(held, Counter())), run=kept.run, analysis=analysis,
             tflop=sum(flops) / 1e12 if any(flops) else None,
-            tflop_per_s=_rates(analysis, kept.timeline, flops),
-            trace=f"trace_{mode}.json.gz",
+            tflop_per_s=_rates(analysis, kept.timeline, flops), trace=f"trace_{mode}.json.gz",
             latencies_s=tuple(one.run.latency_s for one in made),
-        )
+        )  # fmt: skip
+    taken, sampling = list(samples.values()), None
+    if taken:
+        sampling = Sampling(
+            interval_s=nvml_interval_s, samples=sum(map(len, taken)),
+            mean_cost_ms=statistics.fmean(one.mean_cost_ms for one in taken),
+            unsupported=taken[0].unsupported,
+        )  # fmt: skip
     recording = replace(measured, plans=plans).recording(
         "profile",
         usual_baseline(plans),
-        sampling=_sampling(nvml_interval_s, list(samples.values())),
+        sampling=sampling,
         ceiling=measure_ceiling(decoder.device, decoder.dtype) if any(flops) else None,
     )
     arms = {m: a.model_copy(update={"profile": profiles[m]}) for m, a in recording.arms.items()}
     return Profile(recording.model_copy(update={"arms": arms}), timelines, samples)
-
-
-def _profiled(plan: ArmPlan, sink: Sink, sampled: _Sampled | None, file: Path | None) -> _Try:
-    gc.collect()
-    with sampled.sampler() if sampled else nullcontext() as sampler:
-        made = profile_run(
-            plan.mode, plan.bench.decoder, plan.bench.latents, sink, fps=plan.bench.fps,
-            config=plan.config, keep=file,
-        )  # fmt: skip
-    run, begun_s = made.run, made.started_s
-    assert isinstance(run, Run)
-    if sampler is None:
-        return _Try(run, made, (), file)
-    mine = sampler.samples.between(begun_s - 0.1, begun_s + run.latency_s + 0.1, begun_s)
-    made.nvml = dict(mine.columns)
-    return _Try(run, made, (mine,), file)
 
 
 def _typical(tries: Sequence[_Try]) -> _Try:
@@ -368,17 +351,6 @@ def _typical(tries: Sequence[_Try]) -> _Try:
     if kept.file is not None:
         kept.file.rename(kept.file.with_name(re.sub(r"-\d+\.", ".", kept.file.name)))
     return kept
-
-
-def _sampling(interval_s: float, samples: Sequence[Samples]) -> Sampling | None:
-    if not samples:
-        return None
-    return Sampling(
-        interval_s=interval_s,
-        samples=sum(map(len, samples)),
-        mean_cost_ms=statistics.fmean(one.mean_cost_ms for one in samples),
-        unsupported=samples[0].unsupported,
-    )
 
 
 def _rates(analysis: Analysis, timeline: Timeline, flops: list[int]) -> dict[str, float]:

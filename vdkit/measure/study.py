@@ -84,12 +84,9 @@ class Bench:
     """Stops the decode in hand with `DecodeCancelled`."""
 
     def __init__(
-        self,
-        decoder: ChunkDecoder,
-        latents: torch.Tensor,
-        sink: SinkFactory,
+        self, decoder: ChunkDecoder, latents: torch.Tensor, sink: SinkFactory,
         **shared: Unpack[Shared],
-    ) -> None:
+    ) -> None:  # fmt: skip
         medium = Traits.of(decoder).medium
         # Kept on the host: each run moves them, and so holds no more of them than it needs.
         host = torch.device("cpu")
@@ -110,12 +107,9 @@ class Bench:
 
     def arm(self, mode: str, **more: Any) -> ArmPlan:
         """A plan of this bench's configuration and sink; ``more``: other fields of `ArmPlan`."""
-        given: dict[str, Any] = {
-            "config": self.config,
-            "sink": self.sink,
-            "sink_info": self.sink_info,
-        } | more
-        return ArmPlan(self, mode, **given)
+        given: dict[str, Any] = {"config": self.config, "sink": self.sink}
+        given["sink_info"] = self.sink_info
+        return ArmPlan(self, mode, **given | more)
 
     def watch(self, report: Callable[[int, int], None], decodes: int) -> None:
         """Report (frames decoded, frames in all) over this many decodes to come."""
@@ -135,11 +129,9 @@ class Bench:
         """
         if self.workload.exact or not hasattr(self.decoder, "decode_video"):
             return None
-        sink = MemorySink()
+        sink, quiet = MemorySink(), {"progress": False, "cancel": self.cancel}
         try:
-            MODES["diffusers"](
-                self.decoder, self.latents, sink, fps=self.fps, progress=False, cancel=self.cancel
-            )
+            MODES["diffusers"](self.decoder, self.latents, sink, fps=self.fps, **quiet)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -151,20 +143,22 @@ class Bench:
 
         A whole decode is kept if it was made in one call, or is what chunks approximate.
         """
-        if mode == "diffusers" and not hasattr(self.decoder, "decode_video"):
+        if mode != "diffusers":
+            self.decode(mode, hasher := FrameHasher(self.whole), config)
+            return Seen() if mode == "compute_only" else Seen(hasher.sha256, hasher.error())
+        if not hasattr(self.decoder, "decode_video"):
             raise TypeError(
                 f"{type(self.decoder).__name__} is no WholeVideoDecoder: it lacks decode_video; "
                 f"leave out mode diffusers: modes={tuple(MODES)[1:]}"
             )
-        if mode == "diffusers":
-            decoder, kept = _Asked(self.decoder), MemorySink()
-            self.decode(mode, hasher := FrameHasher(kept=kept), config, decoder)
-            at_once = decoder.asked < self.workload.latent_frames
-            if at_once or not self.workload.exact:
-                self.whole = kept.frames
-            return Seen(hasher.sha256, at_once=at_once)
-        self.decode(mode, hasher := FrameHasher(self.whole), config)
-        return Seen() if mode == "compute_only" else Seen(hasher.sha256, hasher.error())
+        decoder, kept, hasher = _Asked(self.decoder), MemorySink(), FrameHasher()
+        hasher.open(self.decode(mode, kept, config, decoder).info)
+        hasher.write(kept.frames)
+        hasher.close()
+        at_once = decoder.asked < self.workload.latent_frames
+        if at_once or not self.workload.exact:
+            self.whole = kept.frames
+        return Seen(hasher.sha256, at_once=at_once)
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
@@ -174,7 +168,8 @@ class Bench:
         before = self.nvml.read()
         with watching(self.nvml) as readings:
             done = self.decode(mode, sink, config)
-        return as_run(done, number, before, self.nvml.read(), mean_reading(readings))
+        after, during = self.nvml.read(), mean_reading(readings)
+        return as_run(done, number, gpu_before=before, gpu_after=after, gpu_during=during)
 
     def decode(
         self, mode: str, sink: Sink, config: DecodeConfig, decoder: Any = None
@@ -245,16 +240,11 @@ class Measured:
 
 
 def measure(
-    plans: Mapping[str, ArmPlan],
-    rounds: int,
-    warmup: int = 1,
-    *,
-    order: Literal["abba", "random"] = "abba",
-    seed: int = 0,
-    progress: Progress = True,
+    plans: Mapping[str, ArmPlan], rounds: int, warmup: int = 1, *,
+    order: Literal["abba", "random"] = "abba", seed: int = 0, progress: Progress = True,
     before_rounds: Callable[[Measured], None] = lambda measured: None,
     after_run: Callable[[str, Run], None] = lambda name, run: None,
-) -> Measured:
+) -> Measured:  # fmt: skip
     """Hash every arm once, untimed; then run all of them in each round, a fresh sink for each run.
 
     The untimed run also warms the device up. Nothing is measured inside a run but what the decode
@@ -278,7 +268,7 @@ def measure(
     hashed = [name for name, plan in plans.items() if plan.hashed]
     total = len(hashed) + len(plans) * (warmup + rounds)
     if callable(progress):
-        for bench in {id(plan.bench): plan.bench for plan in plans.values()}.values():
+        for bench in {plan.bench for plan in plans.values()}:
             bench.watch(progress, total)
     random = np.random.default_rng(seed)
     bar = Bar(progress is True, total=total, desc="runs", unit="run")
@@ -355,28 +345,16 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
     info = info_of(decoder, latents, units, exact_fps(shared.get("fps", 16)))
     weights = getattr(decoder, "weights_sha256", None)
     return Workload(
-        decoder=decoder.name,
-        source=shared.get("source") or decoder.name,
+        decoder=decoder.name, source=shared.get("source") or decoder.name,
         dtype=str(decoder.dtype).removeprefix("torch."),
         weights_sha256=weights() if weights is not None else None,
         latents=shared.get("latents_source", "given"),
         latents_sha256=tensor_sha256(*(latents if traits.fps else (latents,))),
-        seed=shared.get("seed", 0),
-        latent_frames=shape[traits.medium.axis],
-        latent_height=rows,
-        latent_width=columns,
-        frames=units,
-        height=info.height,
-        width=info.width,
-        fps=float(info.fps),
-        medium=info.medium,
-        sample_rate=info.sample_rate,
-        channels=info.channels,
-        samples=info.samples,
-        exact=traits.exact,
+        seed=shared.get("seed", 0), latent_frames=shape[traits.medium.axis], latent_height=rows,
+        latent_width=columns, **asdict(info) | {"fps": float(info.fps)}, exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
         notes=tuple(getattr(decoder, "notes", ())),
-    )
+    )  # fmt: skip
 
 
 def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> float:
@@ -388,18 +366,16 @@ def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> fl
     return time.perf_counter() - begun
 
 
-def as_run(
-    done: DecodeResult,
-    number: int,
-    before: GpuReading | None = None,
-    after: GpuReading | None = None,
-    during: GpuReading | None = None,
-) -> Run:
-    """A finished decode as a record; ``number`` is its round, below 0 for a warm-up."""
-    seen = during or after
+def as_run(done: DecodeResult, number: int, **read: GpuReading | None) -> Run:
+    """A finished decode as a record; ``number`` is its round, below 0 for a warm-up.
+
+    ``read``: ``gpu_before``, ``gpu_after`` and ``gpu_during`` of it; None without a GPU.
+    """
+    readings: dict[str, Any] = {"gpu_before": None, "gpu_after": None, "gpu_during": None} | read
+    seen = readings["gpu_during"] or readings["gpu_after"]
     return Run(
         **{name: getattr(done, name) for name in Run.model_fields if hasattr(done, name)},
-        round=number, warmup=number < 0, gpu_before=before, gpu_after=after, gpu_during=during,
+        round=number, warmup=number < 0, **readings,
         throttled=seen is not None and bool(seen.throttle_reasons),
     )  # fmt: skip
 
@@ -467,23 +443,18 @@ class FrameHasher:
 
     Args:
         whole: what `error` is against, as sinks get it, all units; of ``av`` pictures count.
-        kept: a sink that gets them too.
     """
 
-    def __init__(self, whole: np.ndarray | None = None, kept: Sink | None = None) -> None:
-        self._whole, self._kept = whole, kept
+    def __init__(self, whole: np.ndarray | None = None) -> None:
+        self._whole = whole
         self._squares: list[tuple[float, int]] = []
 
     def open(self, info: MediaInfo) -> None:
         self._info, self._at = info, 0
-        if self._kept is not None:
-            self._kept.open(info)
         self._digest = hashlib.sha256(f"{info.height}x{info.width}".encode())
 
     def write(self, frames: np.ndarray) -> None:
         self._digest.update(frames.data)
-        if self._kept is not None:
-            self._kept.write(frames)
         if self._whole is None:
             return
         first, self._at = self._at, self._at + len(frames)

@@ -23,34 +23,15 @@ from vdkit.decode import ChunkDecoder
 from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.decode.media import MEDIA, Medium
 from vdkit.decode.terminal import Bar
-from vdkit.measure.study import (
-    Bench,
-    Seen,
-    Shared,
-    SinkFactory,
-    check_modes,
-    check_rounds,
-    measure,
-    out_of_memory,
-)
-from vdkit.predict import check_speed
-from vdkit.predict.grid import (
-    PLAN,
-    PREDICTIONS,
-    Cell,
-    Sweep,
-    SweepPlan,
-    Unfit,
-    predict_cells,
-    read_sweep,
-)
+from vdkit.measure import study
+from vdkit.predict import check_speed, grid
 from vdkit.record import result_folder, write_record
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_recording
 from vdkit.record.runs import collect_provenance
 from vdkit.sinks import held
 
-_Hashes = dict[tuple[str, int, int | None], Seen]
+_Hashes = dict[tuple[str, int, int | None], study.Seen]
 """Mode, chunk size and slots to the hash of their frames."""
 
 
@@ -59,19 +40,11 @@ class SweepLocked(OSError):
 
 
 def sweep_grid(
-    decoder: ChunkDecoder,
-    latents: torch.Tensor,
-    sink_factory: SinkFactory,
-    out: Path,
-    *,
-    speeds: Sequence[float | None] = (None,),
-    chunks: Sequence[int] = (1, 2, 4),
-    slots: Sequence[int] = (1, 2, 3, 4),
-    modes: Sequence[str] = ("sync", "async"),
-    runs: int = 3,
-    progress: bool = True,
-    **shared: Unpack[Shared],
-) -> Sweep:
+    decoder: ChunkDecoder, latents: torch.Tensor, sink_factory: study.SinkFactory, out: Path, *,
+    speeds: Sequence[float | None] = (None,), chunks: Sequence[int] = (1, 2, 4),
+    slots: Sequence[int] = (1, 2, 3, 4), modes: Sequence[str] = ("sync", "async"), runs: int = 3,
+    progress: bool = True, **shared: Unpack[study.Shared],
+) -> grid.Sweep:  # fmt: skip
     """Measure a few cells of a grid, predict the others from them, then measure those too.
 
     Args:
@@ -89,43 +62,35 @@ def sweep_grid(
     """
     if None not in speeds:
         raise ValueError("speeds has no None: add full speed, to fit costs at")
-    bench = Bench(decoder, latents, sink_factory, **shared)
+    bench = study.Bench(decoder, latents, sink_factory, **shared)
     folder = start_sweep(bench, out, modes, chunks, slots, speeds, runs)
     return run_sweep(folder, bench, progress=progress)
 
 
 def start_sweep(
-    bench: Bench,
-    out: Path,
-    modes: Sequence[str],
-    chunks: Sequence[int],
-    slots: Sequence[int],
-    speeds: Sequence[float | None],
-    runs: int = 3,
-) -> Path:
+    bench: study.Bench, out: Path, modes: Sequence[str], chunks: Sequence[int],
+    slots: Sequence[int], speeds: Sequence[float | None], runs: int = 3,
+) -> Path:  # fmt: skip
     """Write the plan into a new folder under ``out``; returns it. Nothing is measured yet.
 
     The axes are those of `plan_cells`, whose errors are raised.
     """
-    check_rounds(runs, 0)
+    study.check_rounds(runs, 0)
     work, made, label = bench.workload, bench.provenance(), bench.label or "sweep"
     fit_cells, cells = plan_cells(
         modes, chunks, slots, speeds, work.latent_frames, work.seed, work.kind
     )
-    plan = SweepPlan(
+    plan = grid.SweepPlan(
         label=label, command=bench.command, provenance=made, workload=work, sink=bench.sink_info,
         config=bench.config, runs=runs, fit_cells=fit_cells, cells=cells,
     )  # fmt: skip
-    return result_folder(out, label, made, lambda folder: write_record(plan, folder / PLAN))
+    return result_folder(out, label, made, lambda folder: write_record(plan, folder / grid.PLAN))
 
 
 def run_sweep(
-    folder: Path,
-    bench: Bench,
-    *,
-    progress: bool = True,
-    report: Callable[[Sweep, Cell], None] = lambda sweep, cell: None,
-) -> Sweep:
+    folder: Path, bench: study.Bench, *, progress: bool = True,
+    report: Callable[[grid.Sweep, grid.Cell], None] = lambda sweep, cell: None,
+) -> grid.Sweep:  # fmt: skip
     """Measure every cell of a started sweep that is not recorded yet.
 
     The first time that a process meets a mode, chunk size and number of slots it decodes once,
@@ -142,8 +107,8 @@ def run_sweep(
         SweepLocked: another process is at it.
         ValueError: the plan is of another machine, decoder or video.
     """
-    with _locked(folder / PLAN):
-        sweep, hashes = read_sweep(folder), _Hashes()
+    with _locked(folder / grid.PLAN):
+        sweep, hashes = grid.read_sweep(folder), _Hashes()
         _check_same(sweep.plan, bench)
         total = len(sweep.left) * sweep.plan.runs
         with Bar(progress, total=total, desc="sweep", unit="run") as bar:
@@ -156,10 +121,10 @@ def run_sweep(
                     result = _measure(bench, sweep, cell, hashes, bar)
                     sweep = replace(sweep, results=sweep.results | {cell: result})
                 except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
+                    if not study.out_of_memory(error):
                         raise
                     reason = str(error) or "out of host memory"
-                    write_record(Unfit(cell=cell, reason=reason), cell.file(folder, "unfit"))
+                    write_record(grid.Unfit(cell=cell, reason=reason), cell.file(folder, "unfit"))
                     sweep = replace(sweep, unfit=sweep.unfit | {cell: reason})
                     error.__traceback__ = None  # its frames hold the buffers
                 if bench.decoder.device.type == "cuda":
@@ -170,7 +135,9 @@ def run_sweep(
         return sweep if sweep.predictions is not None else _with_predictions(sweep)
 
 
-def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Bar) -> Recording:
+def _measure(
+    bench: study.Bench, sweep: grid.Sweep, cell: grid.Cell, hashes: _Hashes, bar: Bar
+) -> Recording:
     """Run one cell and record it."""
     known = (cell.mode, cell.chunk_size, cell.slots)
     if known not in hashes:
@@ -182,7 +149,7 @@ def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Bar) 
         sink_info=bench.sink_info.model_copy(update={"throttle_mb_per_s": cell.mb_per_s}),
         hashed=known not in hashes,
     )
-    made = measure(
+    made = study.measure(
         {cell.mode: arm}, sweep.plan.runs, 0, progress=False, after_run=lambda *_: bar.add()
     )
     made.seen[cell.mode] = hashes.setdefault(known, made.seen[cell.mode])
@@ -191,10 +158,10 @@ def _measure(bench: Bench, sweep: Sweep, cell: Cell, hashes: _Hashes, bar: Bar) 
     return read_recording(write_record(result, cell.file(sweep.folder)))
 
 
-def _with_predictions(sweep: Sweep) -> Sweep:
-    predictions = predict_cells(sweep)
+def _with_predictions(sweep: grid.Sweep) -> grid.Sweep:
+    predictions = grid.predict_cells(sweep)
     if predictions is not None:
-        write_record(predictions, sweep.folder / PREDICTIONS)
+        write_record(predictions, sweep.folder / grid.PREDICTIONS)
     return replace(sweep, predictions=predictions)
 
 
@@ -211,7 +178,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _check_same(plan: SweepPlan, bench: Bench) -> None:
+def _check_same(plan: grid.SweepPlan, bench: study.Bench) -> None:
     """ValueError if the plan's cells would not be comparable with what ``bench`` measures."""
     now = collect_provenance(bench.decoder.device)
     machine = ("device", "device_uuid", "cpu", "host_cores", "torch_threads", "malloc")
@@ -224,7 +191,7 @@ def _check_same(plan: SweepPlan, bench: Bench) -> None:
         raise ValueError(f"this sweep cannot be resumed: {'; '.join(differ)}; start a new one")
 
 
-def _check_host_memory(bench: Bench, cell: Cell) -> None:
+def _check_host_memory(bench: study.Bench, cell: grid.Cell) -> None:
     """MemoryError before a decode exhausts the machine, which kills processes rather than tell."""
     work, estimate = bench.workload, getattr(bench.decoder, "working_bytes", None)
     if bench.decoder.device.type != "cpu" or estimate is None:
@@ -251,14 +218,10 @@ so two tell little of a third."""
 
 
 def plan_cells(
-    modes: Sequence[str],
-    chunks: Sequence[int],
-    slots: Sequence[int],
-    speeds: Sequence[float | None],
-    latent_frames: int | None = None,
-    seed: int = 0,
+    modes: Sequence[str], chunks: Sequence[int], slots: Sequence[int],
+    speeds: Sequence[float | None], latent_frames: int | None = None, seed: int = 0,
     medium: Medium = MEDIA["video"],
-) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
+) -> tuple[tuple[grid.Cell, ...], tuple[grid.Cell, ...]]:  # fmt: skip
     """(fit cells, other cells) of a grid; each in random order, so that drift is no axis.
 
     The fit cells are every mode at full speed at up to `FIT_SIZES` of the chunk sizes (smallest,
@@ -282,7 +245,7 @@ def plan_cells(
             raise ValueError(f"{name} is empty; a sweep needs at least one value")
         if len(set(values)) != len(values):
             raise ValueError(f"{name} has a value twice: {', '.join(map(str, values))}")
-    check_modes(modes)
+    study.check_modes(modes)
     for size, count in product(chunks, slots):
         DecodeConfig(chunk_size=size, slots=count)
         check_chunk(size, latent_frames or size + 1, medium)
@@ -292,17 +255,17 @@ def plan_cells(
     if all(mode == "diffusers" for mode in modes):
         raise ValueError("mode diffusers alone has no chunks to sweep; add sync or async")
 
-    def cell(mode: str, size: int, count: int, speed: float | None) -> Cell:
+    def cell(mode: str, size: int, count: int, speed: float | None) -> grid.Cell:
         slots, speed = count if mode == "async" else None, None if mode == "compute_only" else speed
         size = 1 if mode == "diffusers" else size
-        return Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
+        return grid.Cell(mode=mode, chunk_size=size, slots=slots, mb_per_s=speed)
 
     ordered = sorted(chunks)
     picks = sorted({0, len(ordered) // 2, len(ordered) - 1})
     near = min(slots, key=lambda count: (abs(count - 2), count))
     fit = list(dict.fromkeys(cell(mode, ordered[i], near, None) for mode in modes for i in picks))
-    grid = dict.fromkeys(cell(*one) for one in product(modes, chunks, slots, speeds))
-    rest = [one for one in grid if one not in fit]
+    every = dict.fromkeys(cell(*one) for one in product(modes, chunks, slots, speeds))
+    rest = [one for one in every if one not in fit]
     shuffled = random.Random(seed)
     for part in (fit, rest):
         shuffled.shuffle(part)

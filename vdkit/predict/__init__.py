@@ -217,11 +217,11 @@ _CLOCK_S = 1e-9  # stall causes are whole nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """A modelled run.
+class Outcome:
+    """A run, as a rule a modelled one, and what is read of its records.
 
     Attributes:
-        run: as a decode path returns it, with one `ChunkRecord` per chunk; its device is
+        run: as a decode path returns it, with one `ChunkRecord` per chunk; modelled its device is
             ``predicted``, its ``vram_peak_bytes`` None where `StageCosts.vram_bytes` does not tell.
         stalls: of the window from the first launch to the end, at chunk resolution.
         utilization_percent: share of each window in which the compute stream was at work, %:
@@ -233,16 +233,16 @@ class Prediction:
     stalls: Stalls
     utilization_percent: dict[str, float]
 
+    @classmethod
+    def of(cls, run: DecodeResult) -> Outcome:
+        """Read the records of a run."""
+        return cls(run, stalls_from_records(run, run.config), busy_percent(run))
+
 
 def predict(
-    costs: StageCosts,
-    info: MediaInfo,
-    config: DecodeConfig = DecodeConfig(),
-    mode: str = "async",
-    *,
-    temporal_factor: int = 4,
-    plan: Sequence[ChunkRecord] | None = None,
-) -> Prediction:
+    costs: StageCosts, info: MediaInfo, config: DecodeConfig = DecodeConfig(), mode: str = "async",
+    *, temporal_factor: int = 4, plan: Sequence[ChunkRecord] | None = None,
+) -> Outcome:  # fmt: skip
     """Every start and end of one run of one decode path.
 
     Args:
@@ -278,8 +278,7 @@ def predict(
             raise ValueError(
                 f"decode takes {seconds} s for chunk {index}; its cost must be {_CLOCK_S} s or more"
             )
-    run = pipeline.run()
-    return Prediction(run, stalls_from_records(run, config), busy_percent(run))
+    return Outcome.of(pipeline.run())
 
 
 def video_info(recorded: Recording | Arm) -> MediaInfo:
@@ -368,10 +367,10 @@ class Pipeline:
         info: MediaInfo, mode: str, factor: int = 4,
     ) -> None:  # fmt: skip
         self.costs, self.config, self.info, self.mode = costs, config, info, mode
-        self.on_gpu = {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode)
+        on_gpu = {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode)
         itemsize = info.kind.itemsize
         wide = {"diffusers": 4, "compute_only": 0}.get(mode, costs.element_bytes)
-        value_bytes = itemsize if self.on_gpu else wide  # that go to the host
+        value_bytes = itemsize if on_gpu else wide  # that go to the host
         same = value_bytes == itemsize
         values = math.prod(info.decoded_shape(1))
         self.frame_bytes = info.frame_bytes if same else values * value_bytes
@@ -380,24 +379,16 @@ class Pipeline:
         ]
         self.slots = min(config.slots, len(chunks))
         self.pinned = is_pinned(costs.cuda, config, mode)
-        self.times = {
-            step: self._seconds(step, name, value_bytes / itemsize, factor)
-            for step, name in self._steps().items()
-        }
+        names = {"launch": "launch", "decode": "decode"}
+        if mode == "diffusers":
+            names |= {"convert": "video_convert", "write": "write"}
+        elif mode != "compute_only":
+            names["copy"] = "copy" if self.pinned else "pageable_copy"
+            names |= {"write": "write"} if on_gpu else {"convert": "convert", "write": "write"}
+        copied = value_bytes / itemsize
+        self.times = {n: self._seconds(n, of, copied, factor) for n, of in names.items()}
         self.decoded_s: list[float] = []
         self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
-
-    def _steps(self) -> dict[str, str]:
-        """Steps that the path has, and the cost of each."""
-        names = {"launch": "launch", "decode": "decode"}
-        if self.mode == "compute_only":
-            return names
-        if self.mode == "diffusers":
-            names["convert"] = "video_convert"
-        else:
-            names["copy"] = "copy" if self.pinned else "pageable_copy"
-            names |= {} if self.on_gpu else {"convert": "convert"}
-        return names | {"write": "write"}
 
     def _seconds(self, step: str, name: str, copied: float, factor: int) -> list[float]:
         whole = self.mode != "async" or (self.pinned and self.config.uint8_on_gpu)

@@ -20,7 +20,7 @@ from vdkit.decode.chunks import (
 )
 from vdkit.decode.media import MediaInfo
 from vdkit.predict import (
-    Prediction,
+    Outcome,
     StageCosts,
     check_speed,
     plan_of,
@@ -85,13 +85,13 @@ class Recommendation:
     """
 
     config: DecodeConfig
-    prediction: Prediction
+    prediction: Outcome
     best_latency_s: float
     margin_percent: float
     bound: str | None
     reason: str
     what_if: dict[str, float]
-    candidates: tuple[tuple[Prediction, tuple[str, ...]], ...]
+    candidates: tuple[tuple[Outcome, tuple[str, ...]], ...]
     remarks: tuple[str, ...]
 
     def gain_percent(self, resource: str) -> float:
@@ -100,16 +100,11 @@ class Recommendation:
 
 
 def recommend(
-    costs: StageCosts,
-    limits: Limits = Limits(),
-    *,
-    info: MediaInfo,
-    chunks: Sequence[int] = CHUNKS,
-    slots: Sequence[int] = SLOTS,
-    config: DecodeConfig = DecodeConfig(),
-    evidence: Evidence | None = None,
+    costs: StageCosts, limits: Limits = Limits(), *, info: MediaInfo,
+    chunks: Sequence[int] = CHUNKS, slots: Sequence[int] = SLOTS,
+    config: DecodeConfig = DecodeConfig(), evidence: Evidence | None = None,
     plan: Callable[[int], Sequence[ChunkRecord] | None] = lambda chunk_size: None,
-) -> Recommendation:
+) -> Recommendation:  # fmt: skip
     """The smallest chunk and then slots of mode async that is as good as the best, as predicted.
 
     As good is within 1 % of the best latency, or within the model's own median error if that is
@@ -183,19 +178,18 @@ _LIMITED = {
 """Each field of `Limits`: in words, as a run calls it, and the unit that it is said in."""
 
 
-def _over(made: Prediction, limits: Limits) -> tuple[str, ...]:
+def _over(made: Outcome, limits: Limits) -> tuple[str, ...]:
     if limits.vram_bytes is not None and made.run.vram_peak_bytes is None:
         raise ValueError(
             "VRAM is limited, but these costs do not know it at every chunk size asked for: fit "
             "them from GPU runs at two chunk sizes or more, ask only for the fitted one, or give "
             "StageCosts.vram_bytes"
         )
-    used = {name: getattr(made.run, called) for name, (_, called, *_) in _LIMITED.items()}
-    most = {name: getattr(limits, name) for name in _LIMITED}
-    return tuple(name for name in used if most[name] is not None and used[name] > most[name])
+    most = {name: most for name in _LIMITED if (most := getattr(limits, name)) is not None}
+    return tuple(n for n, value in most.items() if getattr(made.run, _LIMITED[n][1]) > value)
 
 
-def _least(candidates: Sequence[tuple[Prediction, tuple[str, ...]]], limits: Limits) -> str:
+def _least(candidates: Sequence[tuple[Outcome, tuple[str, ...]]], limits: Limits) -> str:
     """The least of each limited quantity, in words."""
     said = []
     for name, (what, used, scale, unit) in _LIMITED.items():
@@ -216,13 +210,11 @@ _RESOURCES = {
 """Each resource: its step of a chunk, what it does, and what twice its speed is, in words."""
 
 
-def _busy_s(made: Prediction) -> dict[str, float]:
+def _busy_s(made: Outcome) -> dict[str, float]:
     """Seconds that each resource works in the run, the most first, waiting for others left out."""
-    run = made.run
-    busy = {
-        name: sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
-        for name, (step, *_) in _RESOURCES.items()
-    }
+    run, busy = made.run, {}
+    for name, (step, *_) in _RESOURCES.items():
+        busy[name] = sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
     busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
     return dict(sorted(busy.items(), key=lambda one: -one[1]))
 
@@ -396,7 +388,7 @@ class SettingPrediction:
     """
 
     setting: Setting
-    predictions: dict[str, Prediction]
+    predictions: dict[str, Outcome]
     known: Known
     remarks: tuple[str, ...]
 
@@ -450,7 +442,7 @@ def predict_setting(
     return SettingPrediction(setting, made, known, tuple(said))
 
 
-def _bottleneck(setting: Setting, costs: StageCosts, made: Prediction) -> list[str]:
+def _bottleneck(setting: Setting, costs: StageCosts, made: Outcome) -> list[str]:
     """Which engine the steady state of mode async waits for, if it is not the decoder."""
     frames = max(chunk.frames for chunk in made.run.chunks)
     decode_s = costs.decode.seconds(frames)

@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vdkit.predict import (
-    Cost,
-    StageCosts,
-    has_own_plan,
-    is_pinned,
-    plan_of,
-    predict,
-    video_info,
-)
+from vdkit.predict import Cost, StageCosts, has_own_plan, is_pinned, plan_of, predict, video_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,39 +160,36 @@ def _mean(values: Iterable[float]) -> float:
 
 def _decode_and_launch(runs: Sequence[Run], medium: Medium) -> tuple[Cost, Cost, Cost]:
     """(decode, launch, lead): queued decodes if there are any, launches that no full queue held."""
-    spans: dict[tuple[bool, str], list[tuple[float, float]]] = defaultdict(list)
-    first: dict[str, list[_Point]] = {"launch": [], "decode": []}
-    for chunk in (chunk for run in runs for chunk in run.chunks):
-        start, launched = chunk.decode_start_s, chunk.launch_done_s
-        assert start is not None and launched is not None
-        for step, of_first in first.items():
-            seconds = chunk.span_s(step)
-            assert seconds is not None
-            if chunk.index == 0:
-                of_first.append((chunk.frames, seconds))
-            else:
-                spans[start >= launched, step].append((chunk.frames, seconds))
-    queued, late = spans[True, "decode"], spans[False, "decode"]
-    decode = _fit(queued) or _fit(late)
+    chunks = [chunk for run in runs for chunk in run.chunks]
+    firsts = [chunk for chunk in chunks if chunk.index == 0]
+    in_time: dict[bool, list[ChunkRecord]] = {True: [], False: []}
+    for chunk in (chunk for chunk in chunks if chunk.index):
+        in_time[(chunk.decode_start_s or 0.0) >= (chunk.launch_done_s or 0.0)].append(chunk)
+
+    def fit(some: list[ChunkRecord], step: str) -> Cost | None:
+        alone: Literal["fixed", "per frame"] = "fixed" if step == "launch" else "per frame"
+        return _fit(((chunk.frames, chunk.span_s(step)) for chunk in some), alone)
+
+    decode = fit(in_time[True], "decode") or fit(in_time[False], "decode")
     if decode is None and medium.first_units is None:  # all was one chunk, like any other
-        decode = _fit(first["decode"])
-    launch = _fit(spans[False, "launch"], "fixed") or _fit(spans[True, "launch"], "fixed")
-    lead = Cost()
-    if decode is not None and queued:
+        decode = fit(firsts, "decode")
+    launch, lead = fit(in_time[False], "launch") or fit(in_time[True], "launch"), Cost()
+    if decode is not None and in_time[True]:
         longer: dict[float, list[float]] = defaultdict(list)
-        for size, took in late:
-            longer[size].append(took - decode.seconds(size))
+        for chunk in in_time[False]:
+            took = chunk.span_s("decode") or 0.0
+            longer[chunk.frames].append(took - decode.seconds(chunk.frames))
         means = tuple((size, _mean(longer[size])) for size in sorted(longer))
         lead = Cost(_mean(mean for _, mean in means), 0.0, 0.0, means if len(means) > 1 else ())
 
-    def own(points: list[_Point], alone: Literal["fixed", "per frame"]) -> float | Cost | None:
+    def own(step: str) -> float | Cost | None:
         if medium.first_units is None:
-            return _fit(points, alone)
-        return float(np.mean([seconds for _, seconds in points]))
+            return fit(firsts, step)
+        return float(np.mean([chunk.span_s(step) or 0.0 for chunk in firsts]))
 
     return (  # of a first decode its lead is a part: it always finds the stream idle
-        replace(decode or Cost(), first_s=own(first["decode"], "per frame")),
-        replace(launch or Cost(), first_s=own(first["launch"], "fixed")),
+        replace(decode or Cost(), first_s=own("decode")),
+        replace(launch or Cost(), first_s=own("launch")),
         lead,
     )
 

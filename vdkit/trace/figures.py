@@ -6,7 +6,6 @@ Profilers drop events without a word; the checks notice. No torch.
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,13 +26,7 @@ from vdkit.trace import (
     to_ns,
     union,
 )
-from vdkit.trace.stalls import (
-    SHORT_NS,
-    Stalls,
-    record_intervals,
-    run_window,
-    stalls_of,
-)
+from vdkit.trace.stalls import SHORT_NS, Stalls, record_intervals, run_window, stalls_of
 
 TOLERANCE_NS = 200_000
 """How far a kernel may lie outside its chunk's CUDA events, beside the clocks' residuals."""
@@ -176,17 +169,12 @@ def analyze(timeline: Timeline) -> Analysis:
         device=timeline.device,
         windows={name: _window(timeline, one) for name, one in stalls.items()},
         longest_gaps=tuple(_longest(timeline, next(iter(stalls.values())))),
-        chunks=tuple(_chunks(timeline, run)) if run else (),
-        families=kernel_families(timeline),
-        d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded,
-        kernels=len(kernels),
-        checks=check_trace(timeline),
-        agreement=agreement(timeline),
-        alignment=timeline.alignment,
-        profiled_latency_s=run.latency_s if run else None,
-        timed_latency_s=timeline.timed_latency_s,
+        chunks=tuple(_chunks(timeline, run)) if run else (), families=kernel_families(timeline),
+        d2h_bytes=int(copies.nbytes.sum()) if len(copies) else recorded, kernels=len(kernels),
+        checks=check_trace(timeline), agreement=agreement(timeline), alignment=timeline.alignment,
+        profiled_latency_s=run.latency_s if run else None, timed_latency_s=timeline.timed_latency_s,
         notes=timeline.notes,
-    )
+    )  # fmt: skip
 
 
 def _window(timeline: Timeline, stalls: Stalls) -> WindowFigures:
@@ -274,11 +262,9 @@ def steady_windows(starts: Sequence[int]) -> dict[str, tuple[int, int]]:
 def chunk_starts(timeline: Timeline) -> list[int]:
     """When each chunk's compute began: its first kernel, or its event where there is no trace."""
     assert timeline.run is not None
-    kernels = timeline.chunk_kernels()
-    return [
-        kernels[chunk.index].span[0] if chunk.index in kernels else event
-        for chunk, event in zip(timeline.run.chunks, record_intervals(timeline.run)[2], strict=True)
-    ]
+    kernels, run = timeline.chunk_kernels(), timeline.run
+    starts = zip(run.chunks, record_intervals(run)[2], strict=True)
+    return [kernels[one.index].span[0] if one.index in kernels else at for one, at in starts]
 
 
 def busy_percent(run: Recorded) -> dict[str, float]:
@@ -322,18 +308,15 @@ def kernel_families(
     kernels = timeline.gpu.of(KERNEL, COMMUNICATION)
     if window is not None:
         kernels = kernels.where((kernels.start_ns >= window[0]) & (kernels.start_ns < window[1]))
-    seconds, counts = Counter[str](), Counter[str]()
     spent = np.bincount(kernels.name, (kernels.stop_ns - kernels.start_ns) / 1e9)
-    often = np.bincount(kernels.name)
+    often, found = np.bincount(kernels.name), dict[str, tuple[int, float]]()
     for index in np.flatnonzero(often).tolist():
         family = family_of(timeline.names[index])
-        seconds[family] += float(spent[index])  # type: ignore[assignment]
-        counts[family] += int(often[index])
-    total = seconds.total()
-    return tuple(
-        Family(name, counts[name], spent_s, 100 * spent_s / total)
-        for name, spent_s in seconds.most_common()
-    )
+        count, seconds = found.get(family, (0, 0.0))
+        found[family] = count + int(often[index]), seconds + float(spent[index])
+    total = sum(seconds for _, seconds in found.values())
+    families = (Family(name, *of, 100 * of[1] / total) for name, of in found.items())
+    return tuple(sorted(families, key=lambda one: -one.seconds))
 
 
 def steady_families(timeline: Timeline) -> tuple[FamilyShare, ...]:

@@ -94,16 +94,11 @@ def read_trace(path: str | Path, gpu: int | None = None, require_gpu: bool = Tru
     between = np.array([family_of(name) == "communication" for name in collected.names], bool)
     gpu_events.kind[(gpu_events.kind == KERNEL) & between[gpu_events.name]] = COMMUNICATION
     timeline = Timeline(
-        gpu=gpu_events,
-        calls=call_events,
-        calls_elsewhere=len(collected.calls) - len(calls),
-        ops=ops,
-        names=[name.encode(errors="replace").decode() for name in collected.names],
-        device=_device_name(head, device),
-        dropped=tuple(collected.dropped + _dropped(head)),
-        markers=tuple(sorted(collected.markers)),
-        notes=tuple(notes),
-    )
+        gpu=gpu_events, calls=call_events, calls_elsewhere=len(collected.calls) - len(calls),
+        ops=ops, names=[name.encode(errors="replace").decode() for name in collected.names],
+        device=_device_name(head, device), dropped=tuple(collected.dropped + _dropped(head)),
+        markers=tuple(sorted(collected.markers)), notes=tuple(notes),
+    )  # fmt: skip
     if own is not None:
         _restore(timeline, own, file)
     elif starts := [int(e.start_ns.min()) for e in (timeline.gpu, timeline.calls) if len(e)]:
@@ -476,11 +471,7 @@ def _events(
         if at + shift >= 0:
             counter = {"ph": "C", "name": name, "pid": _COUNTERS, "tid": 0, "args": values}
             yield counter | {"ts": (at + shift) / 1e3}
-    names = {
-        _HOST: "vdkit host",
-        _DEVICE: f"GPU: {timeline.device}",
-        _COUNTERS: "counters",
-    }
+    names = {_HOST: "vdkit host", _DEVICE: f"GPU: {timeline.device}", _COUNTERS: "counters"}
     rows = [("process", process, 0, name, process) for process, name in names.items()]
     rows += [("thread", process, n, title, n) for (process, title), n in numbers.items()]
     for kind, process, track, name, place in rows:
@@ -498,8 +489,8 @@ def _slices(timeline: Timeline, run: Run, config: DecodeConfig) -> Iterator[Slic
             place = (_HOST, "writer thread" if writer else "main thread")
             if step in ("decode", "copy"):
                 place = (_DEVICE, f"{step} (CUDA events)")
-            times, args = (to_ns(start_s), to_ns(stop_s)), {"chunk": index}
-            yield *place, f"{step} {index}", "vdkit", *times, args
+            times = to_ns(start_s), to_ns(stop_s)
+            yield *place, f"{step} {index}", "vdkit", *times, {"chunk": index}
     for process, events in ((_DEVICE, timeline.gpu), (_HOST, timeline.calls)):
         for lane in np.unique(events.lane).tolist():
             mine = events.where(events.lane == lane)
@@ -526,17 +517,13 @@ def _lane(events: Events, process: int, title: str, names: Sequence[str]) -> Ite
 
 def _counters(timeline: Timeline, run: Run) -> Iterator[tuple[str, int, dict[str, float]]]:
     """Slots in use (taken when acquired, given back when written), and what NVML sampled."""
-    changes = []
-    for chunk in run.chunks:
-        if chunk.slot is not None and chunk.slot_acquired_s is not None:
-            changes.append((to_ns(chunk.slot_acquired_s), 1))
-            changes.append((to_ns(chunk.write_done_s or run.latency_s), -1))
-    used = 0
+    held, used = [one for one in run.chunks if None not in (one.slot, one.slot_acquired_s)], 0
+    changes = [(to_ns(one.slot_acquired_s), 1) for one in held]
+    changes += [(to_ns(one.write_done_s or run.latency_s), -1) for one in held]
     for at, change in sorted(changes):
         used += change
         yield "slots in use", at, {"slots": used}
-    columns = timeline.nvml
-    for name in _NVML_COUNTERS:
-        for time_s, value in zip(columns.get("time_s", []), columns.get(name, []), strict=False):
+    for name in (name for name in _NVML_COUNTERS if name in timeline.nvml):
+        for time_s, value in zip(timeline.nvml["time_s"], timeline.nvml[name], strict=True):
             if value is not None:
                 yield name, to_ns(time_s), {name: value}
