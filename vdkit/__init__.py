@@ -78,14 +78,19 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _REPLACED:
         message = f"vdkit.{name} is gone; use {_REPLACED[name]}"
+    elif (Path(__file__).parent / name / "__init__.py").exists():
+        home = _home_of(name)
+        also = f"; the function is {home}.{name}" if home else ""
+        # No ImportError: `from vdkit import NAME` goes on to import it.
+        raise AttributeError(f"vdkit.{name} is a package: write import vdkit.{name}{also}")
     elif not name.startswith("_") and (home := _home_of(name)):
         message = f"vdkit.{name} moved to {home}.{name}"
     else:
         raise AttributeError(
             f"module 'vdkit' has no attribute {name!r}; it offers {', '.join(__all__)}"
         )
-    # `from vdkit import NAME` drops the words of an AttributeError; `predict` is a package too.
-    if name != "predict" and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+    # `from vdkit import NAME` drops the words of an AttributeError.
+    if sys._getframe(1).f_code.co_name == "_handle_fromlist":
         raise ImportError(message)
     raise AttributeError(message)
 

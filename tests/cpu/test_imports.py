@@ -181,7 +181,8 @@ def test_predict_is_the_package():
     code += "from vdkit import predict; print(predict.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "vdkit.predict moved to vdkit.predict.predict", "vdkit.predict",
+        "vdkit.predict is a package: write import vdkit.predict; the function is "
+        "vdkit.predict.predict", "vdkit.predict",
     ]  # fmt: skip
 
 

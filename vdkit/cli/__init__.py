@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -58,7 +59,7 @@ def opt(
     return more | {"type": kind, "default": default}
 
 
-_DECODER = "tiny-wan, wan2.1, flux, ..., a folder or a hub id"
+_DECODER = "tiny-wan, wan2.1, flux, ..., a folder, a hub id, or MODULE:NAME of your own"
 _LATENTS = ", ".join(f"random:{one.form}" for one in MEDIA.values()) + ", or a safetensors file"
 _SAMPLES = ", ".join(f"random:{one.sample}" for one in MEDIA.values())
 _MODES, _RUNS = f"which paths, of {ALL_MODES}", "timed runs of each mode"
@@ -157,7 +158,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         metavar="FILE"),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
     # probe
-    "<decoder>": opt(f"{_DECODER}, or MODULE:NAME: a class of your own", metavar="DECODER"),
+    "<decoder>": opt(_DECODER, metavar="DECODER"),
     "probe:dtype": opt("of one by name", told="float64, of other variants float32"),
     "probe:latents": opt(_LATENTS, told="41 random ones of 2x2, of images 5 of 4x4"),
     "halo-db": opt("what a seam is to reach", float, 40.0, 40, metavar="DB"),
@@ -454,12 +455,43 @@ def load_variant(
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
     wanted, halo = dtype or options.dtype, getattr(options, "halo", None)
+    if is_own(options.decoder):
+        return _own(options, variant)
     decoder: ChunkDecoder = vdkit.load_decoder(
         options.decoder, options.device, wanted, variant, halo
     )
     if decoder.device.type == "cpu":
         vdkit.keep_freed_memory()
     return decoder
+
+
+def is_own(source: str) -> bool:
+    """Whether this is MODULE:NAME, what makes a decoder of the user's own."""
+    module, colon, name = str(source).partition(":")
+    plain = module.replace(".", "").isidentifier() and name not in ("audio", "av")
+    return bool(colon) and plain and not Path(source).exists()
+
+
+def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
+    """What MODULE:NAME makes; the current folder is looked into too."""
+    settled = {"device": "auto", "dtype": None, "halo": None}
+    asked = [name for name, usual in settled.items() if getattr(options, name, usual) != usual]
+    asked += ["variant"] * (variant != "diffusers")
+    if asked:
+        raise ValueError(f"decoder {options.decoder!r} is made as it is; leave out --{asked[0]}")
+    module, _, name = options.decoder.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"decoder {options.decoder!r}: {error}; give MODULE:NAME") from error
+    if not callable(make):
+        raise ValueError(
+            f"decoder {options.decoder!r} is of type {type(make).__name__}; give MODULE:NAME of a "
+            "class, or of a function, that takes no arguments and makes a decoder"
+        )
+    made: ChunkDecoder = make()
+    return made
 
 
 def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:

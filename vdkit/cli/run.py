@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -446,7 +445,7 @@ def run_decode(options: argparse.Namespace) -> int:
 
     kinds = {SINKS[kind][1]: SINKS[kind][0] for kind in ("mp4", "wav", "flac", "png")}
     if options.out is None or options.out.suffix:
-        check_file(options.out or Path("clip.mp4"), "--out", *filter(None, kinds))
+        check_file(options.out or Path("clip.mp4"), "--out")
     fps = exact_fps(options.fps)
     latents_metadata(options.latents)  # a file that cannot be read is refused first
     decoder = cli.load_variant(options, "diffusers")
@@ -491,16 +490,11 @@ def run_probe(options: argparse.Namespace) -> int:
 
 
 def _decoder_to_probe(options: argparse.Namespace) -> Any:
-    """One by name, in float64 if its modules can be; or what MODULE:NAME makes."""
+    """One by name, in float64 if its modules can be; or the user's own."""
     import torch
 
-    module, colon, name = options.decoder.partition(":")
-    if colon and name not in ("audio", "av") and not Path(options.decoder).exists():
-        sys.path.insert(0, os.getcwd())
-        try:
-            return getattr(import_module(module), name)()
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"decoder {options.decoder!r}: {error}; give MODULE:NAME") from error
+    if cli.is_own(options.decoder):
+        return cli.load_variant(options, options.variant)
     dtype = options.dtype or ("float64" if options.variant == "diffusers" else "float32")
     decoder: Any = cli.load_variant(options, options.variant, dtype.replace("64", "32"))
     if dtype == "float64":  # for which no video is decoded

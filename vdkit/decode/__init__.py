@@ -76,7 +76,7 @@ class ChunkDecoder(Protocol):
 
     def begin(self, latents: torch.Tensor) -> Any:
         """Start on all latents, [1, C, T, h, w] for video, on ``device`` in ``dtype``,
-        de-normalized."""
+        de-normalized; they are the caller's, and not to be written to."""
 
     def decode_chunk(self, state: Any, start: int, stop: int) -> torch.Tensor:
         """Decode latent positions ``start`` to ``stop`` (half-open), in the order of the plan.

@@ -259,9 +259,12 @@ class Job:
         Whether it is finite is noted on the device, for `check_finite`.
         """
         expected = self.info.decoded_shape(record.frames)
-        if tuple(frames.shape) != expected:
+        if not isinstance(frames, torch.Tensor) or tuple(frames.shape) != expected:
+            kind = type(frames).__name__
+            got = f"shape {tuple(frames.shape)}" if isinstance(frames, torch.Tensor) else kind
             raise ValueError(
-                f"decoder {self.decoder.name!r} returned frames of shape {tuple(frames.shape)}, "
+                f"decoder {self.decoder.name!r} returned {got} for "
+                f"{self.traits.medium.positions(record.latent_start, record.latent_stop)}, "
                 f"expected {expected} = {self.traits.medium.decoded}"
             )
         if frames.dtype != self.decoder.dtype:

@@ -69,12 +69,19 @@ def probe(
         progress: draw a bar.
 
     Raises:
-        TypeError: no decoder.
-        ValueError: neither or both of ``decoder`` and ``whole``, an unknown medium, or latents that
-            are not finite or less than 3.
+        TypeError: no decoder, or a class in place of one.
+        ValueError: neither or both of ``decoder`` and ``whole``, an unknown medium, latents that
+            are not finite, less than 3 or of several videos, a chunk size below 1, or a
+            ``target_db`` that is no number above 0.
     """
     if (decoder is None) == (whole is None) or (decoder is None and latents is None):
         raise ValueError("give a decoder, or whole=, which decodes all it gets, and latents")
+    if isinstance(decoder, type):
+        raise TypeError(f"{decoder.__name__} is a class; give a decoder, as {decoder.__name__}()")
+    if not 0 < target_db < math.inf:
+        raise ValueError(f"target_db is {target_db}; give decibels above 0, e.g. 40")
+    if wrong := [size for size in chunk_sizes if size < 1]:
+        raise ValueError(f"chunk size {wrong[0]} is none; use 1 or more latents")
     traits = None if decoder is None else Traits.of(decoder)
     if traits is not None:
         medium, value_range = traits.medium.name, traits.value_range
@@ -94,6 +101,8 @@ def probe(
     axis, shape = MEDIA[medium].axis, list(latents.shape)
     if len(shape) < 3 or shape[axis] < 3 or not latents.isfinite().all():
         raise ValueError(f"latents {shape}: {medium} needs 3 or more along axis {axis}, all finite")
+    if axis and shape[0] != 1:
+        raise ValueError(f"latents {shape}: axis 0 has to be 1, one {MEDIA[medium].whole}")
     if decoder is not None and shape[1] != decoder.latent_channels:
         raise ValueError(f"latents {shape}: axis 1 has to be {decoder.latent_channels} channels")
     name = str(getattr(decoder or whole, "name" if decoder else "__name__", "whole"))
@@ -116,6 +125,7 @@ class _Probing:
         self.axis = MEDIA[medium].axis  # of latents and of output
         self.count = latents.shape[self.axis]
         self.whole = whole or self.one_call
+        self.overwritten = False  # whether latents that it was given are others now
         self.checks: list[Check] = []
         self.states: list[int] = []  # bytes, after each chunk of the last decode
         self.kept: tuple[int, ...] = ()
@@ -134,12 +144,17 @@ class _Probing:
         decode = decode or self.decoder.decode_chunk
         plan = chunks_of(self.decoder, latents, chunk_size or latents.shape[self.axis])
         self.states.clear()
-        with begun(self.decoder, latents) as state:
+        given = latents.clone()
+        with begun(self.decoder, given) as state:
             for one in plan:  # a decoder may write into one buffer again and again
                 call = one.latent_start, one.latent_stop, one.frames
-                made = decode(state, *call[:2]).clone()
-                self.states.append(_held(state, latents))
-                yield call, made
+                made = decode(state, *call[:2])
+                if not isinstance(made, torch.Tensor):
+                    where = self.traits.medium.positions(*call[:2]) if self.traits else ""
+                    raise TypeError(f"it returned {type(made).__name__} for {where}, not a tensor")
+                self.states.append(_held(state, given))
+                self.overwritten |= not torch.equal(given, latents)
+                yield call, made.clone()
 
     def rows(self, made: torch.Tensor) -> torch.Tensor:
         """Output as float64 [units, values]."""
@@ -148,7 +163,10 @@ class _Probing:
     def run(self, latents: torch.Tensor) -> torch.Tensor:
         """The `rows` of the whole decode."""
         self.bar.add()
-        return self.rows(self.whole(latents))
+        given = latents.clone()
+        rows = self.rows(self.whole(given))
+        self.overwritten |= not torch.equal(given, latents)
+        return rows
 
     def part(self, start: int, stop: int) -> torch.Tensor:
         return self.latents.narrow(self.axis, start, stop - start)
@@ -171,12 +189,13 @@ class _Probing:
         """All of it."""
         base = self.run(self.latents)
         self._lengths(len(base))
-        self.floor = float((self.run(self.latents) - base).abs().max())  # NaN if one is
+        self.floor = _apart(self.run(self.latents), base)
         self.attempt("finite and in range", lambda: self._unfit(base))
         same = self.floor <= self.slack
         wrong = "" if same else f"two decodes differ by up to {self.floor:.2g}"
         self.attempt("same twice", lambda: wrong)
-        found: dict[str, Any] = self._influence(base) if same else {}
+        finite = bool(base.isfinite().all())
+        found: dict[str, Any] = self._influence(base) if same and finite else {}
         if self.traits:
             for size in (size for size in chunk_sizes if size < self.count):
                 self.attempt(f"chunks of {size}", partial(self._streamed, base, size))
@@ -184,6 +203,8 @@ class _Probing:
             self.attempt("given up, next one right", self._given_up)
             if hasattr(self.decoder, "decode_into"):
                 self.attempt("decode_into", self._into)
+        wrong = "it writes into those that it is given, which are the caller's"
+        self.attempt("latents left alone", lambda: wrong if self.overwritten else "")
         cached = any(one.exact for one in self.streamed)  # then nobody decodes anything twice
         if found and self.medium != "images" and not cached:
             found["seams"] = tuple(self._seams(base, found["history"], found["look_ahead"]))
@@ -233,7 +254,7 @@ class _Probing:
         """The largest difference; 0 for rounding, inf for unequal shapes."""
         if made.shape != wanted.shape:
             return math.inf
-        most = float((made - wanted).abs().max())
+        most = _apart(made, wanted)
         return 0.0 if most <= self.slack else most
 
     # --- what depends on what -----------------------------------------------------------------
@@ -333,7 +354,8 @@ class _Probing:
             wanted = (list(info.decoded_shape(units)), like.dtype, like.device)
             if got != wanted:
                 words = [" ".join(map(str, one)).replace("torch.", "") for one in (got, wanted)]
-                return f"latents {start} to {stop} give {words[0]}, not {words[1]}"
+                where = self.traits.medium.positions(start, stop)
+                return f"{where}: gives {words[0]}, not {words[1]}"
         return ""
 
     def _joined(self, outputs: list[torch.Tensor]) -> torch.Tensor:
@@ -384,6 +406,12 @@ class _Probing:
 
         wrong = sum(int(count) for _, count in self.chunks(video, 1, wrong_bytes))
         return f"{wrong} bytes are not those of decode_chunk" if wrong else ""
+
+
+def _apart(made: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference: NaN where both are is none, and where one is, infinite."""
+    alike = (made == wanted) | (made.isnan() & wanted.isnan())
+    return float(torch.where(alike, 0.0, (made - wanted).abs()).nan_to_num(math.inf).max())
 
 
 def _reach(profiles: list[Profile]) -> Reach:
@@ -493,6 +521,9 @@ class Anatomy:
     state_chunk: int = 0
     state_bytes: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Anatomy of {self.name}: {' '.join(self.verdict)}>"
+
     @property
     def failed(self) -> list[Check]:
         """Checks that it did not pass."""
@@ -527,7 +558,12 @@ class Anatomy:
     @property
     def verdict(self) -> list[str]:
         """Sentences that a person can act on; what is wrong comes first."""
-        return [f"{one.name}: {one.detail}." for one in self.failed] + [*self._verdict()]
+        wrong, advice = [f"{one.name}: {one.detail}." for one in self.failed], [*self._verdict()]
+        if self.history is None or self.look_ahead is None:
+            wrong.append("What depends on what cannot be told.")
+        return (
+            [*wrong, "Once that is mended:", *advice] if self.failed and advice else wrong + advice
+        )
 
     def _verdict(self) -> Iterator[str]:
         exact = [one.size for one in self.streamed if one.exact]
@@ -538,9 +574,7 @@ class Anatomy:
         said = [check.name for check in self.failed]
         for one in self.streamed:
             if one.db is not None and f"chunks of {one.size}" not in said:
-                yield f"Chunks of {one.size} latents: {one.db:.1f} dB against the whole."
-        if self.history is None or self.look_ahead is None:
-            yield "What depends on what cannot be told."
+                yield f"Chunks of {_latents(one.size)}: {one.db:.1f} dB against the whole."
         if self.history is None or self.look_ahead is None or exact:
             return
         far = self.history.zero
@@ -548,9 +582,9 @@ class Anatomy:
             yield "Every latent is decoded by itself: cut it anywhere, exact."
             return
         if self.causal and (begins := self.exact_from):
-            left = "all" if far is None else f"the {math.ceil(far)}"
+            left = "all latents" if far is None else f"the {_latents(math.ceil(far))}"
             first = f", and the first has {begins} or more" * (begins > 1)
-            yield f"Causal: chunks are exact if what {left} latents before leave is kept{first}."
+            yield f"Causal: chunks are exact if what {left} before leave behind is kept{first}."
         elif any(self.borders.values()):
             cuts = (f"{_listed(cuts) or 'none'} of {n}" for n, cuts in self.borders.items())
             yield f"What came before a cut is exact after latents {'; '.join(cuts)}."
@@ -559,12 +593,16 @@ class Anatomy:
 
     def _halo(self, where: str) -> str:
         enough, exact, most = *map(self.halo_for, (self.target_db, math.inf)), self.seams[-1].size
-        some = f"{enough} latents of" if enough else "no"
+        some = f"{_latents(enough)} of" if enough else "no"
         words = f"needs {some} halo {where} a cut for {self.target_db:g} dB"
         if enough is None:
             words = f"does not reach {self.target_db:g} dB with a halo of {most} {where} a cut"
         also = "" if exact is None else f", {exact} to be exact"
         return f"With nothing kept it {words}{also}."
+
+
+def _latents(count: int) -> str:
+    return f"{count} latent" + "s" * (count != 1)
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -327,6 +327,7 @@ def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | 
         raise ValueError(
             f"{kind} source {name!r} is unknown; use {', '.join(names)}, a folder in diffusers' "
             "layout, or a hub id owner/name"
+            + (", on the command line MODULE:NAME of your own" if kind == "decoder" else "")
         )
     return name
 

@@ -151,7 +151,13 @@ def _ratio(row: Row, _: Asked) -> Cell:
 
 
 def _bytes(name: str, unit: float, decimals: int = 1) -> Read:
-    return lambda row, _: number(getattr(row.arm, name), decimals, 1 / unit)
+    def read(row: Row, _: Asked) -> Cell:
+        count = getattr(row.arm, name)
+        if count and count < unit / 10:  # as of one picture or a second of sound
+            return significant(count / unit, 2)
+        return number(count, decimals, 1 / unit)
+
+    return read
 
 
 def _timed(rows: Rows, asked: Asked = NOTHING) -> bool:
@@ -235,8 +241,9 @@ CATALOGUE = (
     ),
     Column(
         "images / s",
-        _of(False, _mean(lambda arm: [arm.workload.frames / s for s in arm.latencies])), _ALL,
-        "images / s: of the whole run, mean.",
+        _of(False, lambda row, _: significant(row.arm.workload.frames / row.arm.latency.mean)),
+        _ALL,
+        "images / s: images / mean latency.",
         lambda rows, _: any(row.arm.workload.medium == "images" for row in rows),
     ),
     Column(

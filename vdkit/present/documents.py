@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vdkit.present import Cell, Number, Table, mean_of, ratio_of, words
 from vdkit.present.columns import NOTHING, Asked, Row, cells, legend, mode_name
@@ -19,6 +20,9 @@ from vdkit.present.document import Document, Facts, Part, Picture, Section, Text
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
+
+if TYPE_CHECKING:
+    from vdkit.measure.probe import Anatomy
 
 CHUNKS = 4  # consecutive ones in a picture of the steady window
 ARITHMETIC = ("convolution", "matrix multiply")  # whose work is counted; others move memory
@@ -55,9 +59,9 @@ def source_of(path: Path) -> Source:
 
 
 def document_of(
-    recording: Recording, asked: Asked = NOTHING, source: Source = Source()
+    recording: Recording | Anatomy, asked: Asked = NOTHING, source: Source = Source()
 ) -> Document:
-    """Everything about one recording.
+    """Everything about one recording, or what `vdkit.probe` found.
 
     Args:
         asked: a price, joules.
@@ -67,8 +71,10 @@ def document_of(
         ValueError: the price is not finite and above 0.
     """
     from vdkit.present.comparison import control  # which imports this module, as the next does
-    from vdkit.present.instruments import profile
+    from vdkit.present.instruments import anatomy_document, profile
 
+    if not isinstance(recording, Recording):
+        return anatomy_document(recording)
     kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
     what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)
     kicker = f"{what} · {words.what_and_where(recording)}"

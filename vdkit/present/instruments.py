@@ -433,10 +433,11 @@ def _tried(found: Anatomy, units: str) -> str:
     sizes = dict.fromkeys((found.first_units, found.units_per_latent))
     cuts = (f"{', '.join(map(str, cuts)) or 'none'} of {n}" for n, cuts in found.borders.items())
     per, each = " + ".join(map(str, sizes)), ", ".join(map(str, found.lengths))
+    units = units.removesuffix("s") if per == "1" else units
     said = (
         f"{found.name}: latents {list(found.latents)} in {found.dtype}, {per} {units} a latent "
-        f"({each} of the first 1, 2, ...). First latents that give the same alone: "
-        f"{'; '.join(cuts)}."
+        f"({each} of the first 1, 2, ...). Decoded alone, these first latents give what they give "
+        f"in the whole: {'; '.join(cuts)}."
     )
     if found.state_bytes:
         last, growth = found.state_bytes[-1], found.state_growth

@@ -344,7 +344,7 @@ def plot_waterfall(analyses: Mapping[str, Analysis], title: str | None = None) -
     left = max(0.0, min(ends) - 0.25 * max(max(ends) - min(ends), 0.02 * min(ends)))
     width = 1.16 * (max(ends) - left)
     broken = " (the axis does not start at 0)" if left > 0 else ""
-    below = coverage_words(pair).replace(": ", ":\n")
+    below = re.sub(r"(:|,(?= so)) ", r"\1\n", coverage_words(pair))
     words = "\n".join(filter(None, (f"window 'run', ms{broken}", below)))
     options: Any = {"title": _costs(title, pair), "warning": incomplete(pair), "row_in": 0.22}
     with style.row_chart({"": rows}, words, (left, left + width), **options) as (figure, (ax,)):

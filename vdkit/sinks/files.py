@@ -142,7 +142,11 @@ class Encoders:
 
 def check_workers(name: str, count: int, least: int) -> int:
     """The count itself; ValueError if it is out of range."""
-    if isinstance(count, bool) or count not in range(least, MOST_WORKERS + 1):
+    if (
+        isinstance(count, bool)
+        or not isinstance(count, int)
+        or count not in range(least, MOST_WORKERS + 1)
+    ):
         none = " (none)" if least == 0 else ""
         raise ValueError(f"{name} is {count}; use {least}{none} to {MOST_WORKERS}")
     return count
