@@ -206,10 +206,8 @@ def _threaded(arm: Arm) -> bool:
 
 def _setup_s(arm: Arm, run: Run, step_s: float) -> float:
     """From the call until the sink opens or the first slot is asked for."""
-    first = run.chunks[0]
-    assert first.launch_start_s is not None
-    waited = first.slot_wait_start_s
-    reached = first.launch_start_s - step_s if waited is None else waited
+    waited, launched = run.chunks[0].slot_wait_start_s, run.chunks[0].launch_start_s or 0.0
+    reached = launched - step_s if waited is None else waited
     return reached - (0.0 if _threaded(arm) else run.sink_open_s or 0.0)
 
 
@@ -217,8 +215,8 @@ def _steps_s(run: Run) -> Iterator[float]:
     """Mode sync: what lies between the steps of a chunk and before the next chunk's launch."""
     for before, chunk in pairwise(run.chunks):
         steps = [before.span_s(step) for step in ("decode", "copy", "convert", "write")]
-        assert chunk.launch_start_s is not None and before.launch_start_s is not None
-        yield chunk.launch_start_s - before.launch_start_s - sum(step or 0.0 for step in steps)
+        apart_s = (chunk.launch_start_s or 0.0) - (before.launch_start_s or 0.0)
+        yield apart_s - sum(step or 0.0 for step in steps)
 
 
 def _wakes_s(arm: Arm, run: Run) -> Iterator[float]:
