@@ -329,8 +329,7 @@ class Known:
 
     Attributes:
         costs: without a throttle.
-        origin: in words, e.g. ``measured (3 benchmarks)``.
-        exact: fitted from benchmarks of just this machine, decoder, size and sink.
+        origin: in words, e.g. ``measured (3 benchmarks)``; else ``a guess: ``, and by what.
         chunk_sizes: latent frames per call that were measured.
         workload: what was decoded there.
         own_plan: its decoder cuts chunks in its own way.
@@ -338,7 +337,6 @@ class Known:
 
     costs: StageCosts
     origin: str
-    exact: bool
     chunk_sizes: tuple[int, ...]
     workload: Workload
     own_plan: bool
@@ -434,7 +432,7 @@ class CostBook:
             said.append("writes taken as free")
         # or the same pixels in another shape
         origin = f"a guess: {', '.join(said) or f'those of {size}'}"
-        return replace(known, costs=costs, origin=origin, exact=False)
+        return replace(known, costs=costs, origin=origin)
 
     def _measured(self, key: Decoding) -> Known:
         """What just this was measured to cost; fitted when it is first asked for."""
@@ -444,7 +442,6 @@ class CostBook:
             self._fitted[key] = Known(
                 costs=fit_costs(*found),
                 origin=f"measured ({len(found)} benchmark{'s' * (len(found) > 1)})",
-                exact=True,
                 chunk_sizes=tuple(sorted({result.config.chunk_size for result in found})),
                 workload=found[-1].workload,
                 own_plan=any(has_own_plan(arm) for arm in arms if arm.timed[0].chunks),
