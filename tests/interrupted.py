@@ -61,12 +61,27 @@ WAYS = {
     "inline": (decode_async, DecodeConfig(writer_thread=False)),
     "careless": (decode_carelessly, DecodeConfig()),
 }
-SINKS = {"raw": (RawSink, "clip.rgb"), "png": (PngSink, "clip"), "mp4": (Mp4Sink, "clip.mp4")}
+
+
+class SideBySide(Mp4Sink):
+    """Two encoders, on segments of two frames."""
+
+    def __init__(self, path):
+        super().__init__(path, encoders=2, segment=2)
+
+
+SINKS = {
+    "raw": (RawSink, "clip.rgb"),
+    "png": (PngSink, "clip"),
+    "mp4": (Mp4Sink, "clip.mp4"),
+    "encoders": (SideBySide, "clip.mp4"),
+}
 VIDEOS = (  # they differ in everything, so that a mixture of two shows
     {"frames": 7, "height": 4, "width": 6, "seed": 1, "fps": 16},
     {"frames": 6, "height": 2, "width": 4, "seed": 2, "fps": Fraction(24000, 1001)},
 )
-CELLS = [f"{way}:{kind}" for way in WAYS if way != "careless" for kind in SINKS]
+CELLS = [f"{way}:{kind}" for way in WAYS if way != "careless" for kind in ("raw", "png", "mp4")]
+CELLS += ["sync:encoders", "async-2:encoders"]
 SPEEDS = ((0.0, 0.0), (2e-4, 1e-3), (1e-3, 2e-4))
 """Seconds that a decode and a write take beside their work: neither, the sink or the decoder."""
 CALLS = ("open", "write", "close")

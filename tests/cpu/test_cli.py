@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -16,6 +17,7 @@ from vdkit.__main__ import main
 from vdkit.cli import ALL_MODES, PRESETS, build_parser
 from vdkit.models.latents import latents_metadata
 from vdkit.models.loading import EXAMPLE
+from vdkit.predict import video_info
 from vdkit.present.document import MARKER
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,7 @@ def test_every_knob_arrives(tmp_path, capsys):
     assert status == 0
     result = read_recording(json.loads(capsys.readouterr().out)["folder"])
     config = result.config
+    assert video_info(result).fps == result.workload.rate == Fraction(24000, 1001)
     assert (config.chunk_size, config.slots) == (2, 5)
     assert not any(
         (config.pinned_memory, config.copy_stream, config.writer_thread, config.uint8_on_gpu)

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -25,7 +24,7 @@ from vdkit import (
 from vdkit.decode import DecodeCancelled
 from vdkit.decode.engines import HostEngine
 from vdkit.decode.media import MediaInfo
-from vdkit.decode.paths import _rounded
+from vdkit.decode.paths import Ring, _rounded
 from vdkit.sinks import ThrottledSink
 
 SWITCHES = ("pinned_memory", "copy_stream", "writer_thread", "uint8_on_gpu")
@@ -178,9 +177,20 @@ def test_the_diffusers_path_rounds_frame_by_frame_as_the_whole_would(order):
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
 
 
-def test_async_works_ahead_while_the_sink_is_slow(device):
+def test_async_works_ahead_while_the_sink_is_slow(device, monkeypatch):
     """Order, not time: while chunk i is written, later chunks are decoded, up to the slots."""
-    writing, launched = ([threading.Event() for _ in range(8)] for _ in range(2))
+    writing, launched, waits = ([threading.Event() for _ in range(8)] for _ in range(3))
+    real = Ring.acquire
+
+    def acquire(ring, record, now, check):
+        def seen():
+            time_s = now()
+            waits[record.index].set()
+            return time_s
+
+        return real(ring, record, seen, check)
+
+    monkeypatch.setattr(Ring, "acquire", acquire)
 
     class Following(NearestDecoder):
         def decode_chunk(self, state, start, stop):
@@ -192,7 +202,7 @@ def test_async_works_ahead_while_the_sink_is_slow(device):
     def ahead_of(count):
         writing[count - 1].set()
         assert launched[min(count + 1, 7)].wait(10)
-        time.sleep(0.1)  # long enough for the next to wait for this slot
+        assert waits[min(count + 2, 7)].wait(10), "nobody waits for this slot"
 
     decoder = Following(device)
     latents = latents_for(decoder, frames=8)

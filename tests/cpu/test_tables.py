@@ -19,7 +19,6 @@ from vdkit.present import (
     escape,
     mean_of,
     ratio_of,
-    shown,
     significant,
     summary_decimals,
 )
@@ -290,7 +289,7 @@ class TestDigits:
         assert told(4.7453, 4.536, 4.954) == "4.75 [4.54, 4.95]"
         assert told(1234.5, 700, 1800) == "1230 [700, 1800]"
         assert told(1.0, 1.0, 1.0) == "1.0000"
-        assert shown(-0.00001, 3) == "0.000"
+        assert str(Number(-0.00001, 3)) == "0.000"
 
     def test_ratios(self):
         assert ratio_of(None) is None

@@ -89,7 +89,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
     "sink": opt(f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone",
-        default="raw", told="raw in the system's temporary folder", metavar="KIND[:FOLDER]"),
+        default="raw", told="raw in the system's temporary folder",
+        metavar="KIND[,OPTION=VALUE][:FOLDER]"),
     "durable": opt("raw sink: fsync before a run ends", FLAG),
     "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),
     "fps": opt("frame rate, e.g. 16 or 24000/1001", default="16"),
@@ -367,16 +368,14 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     from vdkit.models.latents import latents_metadata
 
     variants, modes = asked_variants(options), asked_modes(options)
-    kind, _, folder = options.sink.partition(":")
-    if kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(modes):
+    spec = SinkSpec.of(options.sink, options.durable, options.throttle_mb_s)
+    if spec.kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(modes):
         raise ValueError(
             f"sink export_to_video takes diffusers' frames, --modes is {options.modes}; use "
             "--modes diffusers, or sink mp4"
         )
     switches = {name: getattr(options, name) for name in PRIMITIVES}
     config = DecodeConfig(options.chunk, options.slots, nvtx=options.nvtx, **switches)
-    where = Path(folder) if folder else None
-    spec = SinkSpec(kind, where, options.durable, options.throttle_mb_s)
     given, latents = Path(options.decoder), options.latents
     label = options.label or options.preset or given.name
     check_out(options.out, label)

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vdkit import __version__
 from vdkit.cli import MONEY, command, numbers, print_json, words
@@ -35,9 +35,6 @@ from vdkit.record.results import Found, find_recordings, frame_of, read_recordin
 from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
 from vdkit.trace.files import read_trace
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _OTHERS = {
     "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
@@ -197,7 +194,7 @@ def run_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _timeline(recording: Any, options: argparse.Namespace) -> Figure:
+def _timeline(recording: Any, options: argparse.Namespace) -> Any:
     """The timeline of an arm's typical run above another's; ValueError if it cannot be drawn."""
     from vdkit.present.timeline import plot_timeline, steady_window
 

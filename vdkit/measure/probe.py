@@ -417,9 +417,6 @@ def _held(state: Any, latents: torch.Tensor) -> int:
     return sum(sizes.values())
 
 
-# --- what was found ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far a latent counts to one side: from where its influence is below 1 % and 0.1 %, and 0.

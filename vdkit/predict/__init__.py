@@ -20,7 +20,6 @@ from vdkit.decode.chunks import (
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
-    exact_fps,
     latent_frames,
     plan_chunks,
 )
@@ -286,7 +285,7 @@ def video_info(recorded: Recording | Arm) -> MediaInfo:
     """What was decoded in a recording or in one arm: a video, images or audio."""
     load = recorded.workload
     sound = load.sample_rate, load.channels, load.samples
-    return MediaInfo(load.frames, load.height, load.width, exact_fps(load.fps), load.medium, *sound)
+    return MediaInfo(load.frames, load.height, load.width, load.rate, load.medium, *sound)
 
 
 def units_per_latent(work: Workload) -> int:

@@ -16,7 +16,6 @@ from vdkit.decode.chunks import (
     PRIMITIVES,
     ChunkRecord,
     DecodeConfig,
-    exact_fps,
     pixel_frames,
 )
 from vdkit.decode.media import MediaInfo
@@ -367,13 +366,13 @@ class Setting:
         medium, factor = work.kind, units_per_latent(work)
         if medium.name == "audio":
             units = math.ceil(self.length * work.fps / factor) * factor
-            return MediaInfo(units, 1, work.width, Fraction(work.fps), medium.name)
+            return MediaInfo(units, 1, work.width, work.rate, medium.name)
         count = int(self.length)
         units = pixel_frames(count, factor) if medium.first_units else count * factor
         size = units, self.decoding.height, self.decoding.width
         if medium.name == "av":  # its sound goes on as it did
             sound = work.sample_rate, work.channels, round(work.samples * units / work.frames)
-            return MediaInfo(*size, exact_fps(work.fps), medium.name, *sound)
+            return MediaInfo(*size, work.rate, medium.name, *sound)
         return MediaInfo(*size, self.fps if medium.timed else Fraction(1), medium.name)
 
 

@@ -71,8 +71,7 @@ class Number:
         return f"{rounded:{'+' * self.sign}.{max(0, self.decimals)}f}"
 
 
-Cell = Number | str | None
-"""None, like a column that a row lacks, is a missing value."""
+Cell = Number | str | None  # None, like a column that a row lacks, is a missing value
 
 
 def number(

@@ -286,10 +286,11 @@ CATALOGUE = (
 """In the order of the tables. A new figure is one more entry."""
 
 
-def columns_of(table: str, rows: Rows, asked: Asked = NOTHING) -> list[Column]:
-    """The columns that this table of these rows has."""
-    mine = (column for column in CATALOGUE if table in column.tables.split())
-    return [column for column in mine if rows and column.wanted(rows, asked)]
+def _there(table: str, rows: Rows, against: str, asked: Asked) -> list[tuple[str, Read, str]]:
+    """Name, how it is read, and meaning of each column that this table of these rows has."""
+    terms = _terms(rows, against) if rows else {}
+    mine = [c for c in CATALOGUE if table in c.tables.split() and rows and c.wanted(rows, asked)]
+    return [(c.name.format(**terms), c.read, c.meaning.format(**terms)) for c in mine]
 
 
 def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> list[dict[str, Cell]]:
@@ -299,8 +300,7 @@ def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> lis
         table: its name in `Column.tables`.
         over: what the ratio's column is called.
     """
-    terms = _terms(rows, over) if rows else {}
-    there = {c.name.format(**terms): c.read for c in columns_of(table, rows, asked)}
+    there = {name: read for name, read, _ in _there(table, rows, over, asked)}
     return [
         {**row.labels, **{name: read(row, asked) for name, read in there.items()}} for row in rows
     ]
@@ -308,9 +308,7 @@ def cells(table: str, rows: Rows, over: str = "", asked: Asked = NOTHING) -> lis
 
 def meanings(table: str, rows: Rows, against: str, asked: Asked = NOTHING) -> list[str]:
     """What each column means. ``against``: the words for what savings are against."""
-    terms = _terms(rows, against) if rows else {}
-    said = (c.meaning.format(**terms) for c in columns_of(table, rows, asked))
-    return [words for words in said if words]
+    return [words for *_, words in _there(table, rows, against, asked) if words]
 
 
 def legend(table: str, rows: Rows, against: str = "the baseline", asked: Asked = NOTHING) -> str:

@@ -31,8 +31,7 @@ UNITS = {
 }
 """Metric to its name in tables, what to divide by, and decimals: None where runs scatter."""
 assert tuple(UNITS) == METRICS
-TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}
-"""What an A/A control is asked about, in tables."""
+TITLES = {"latency_s": "latency", "ttff_s": "TTFF"}  # what an A/A control is asked about
 
 
 def comparison_table(comparison: Comparison, asked: Asked = NOTHING) -> Table:
@@ -188,9 +187,6 @@ def comparison_document(
     title = f"Modes of {a.label}" if a is b else title
     sections += ends(both, sources[: len(both)])
     return Document(title, "Two recordings compared", lead, tuple(sections))
-
-
-# --- an A/A control ------------------------------------------------------------------------------
 
 
 def spread_percent(summary: Summary) -> float:

@@ -182,11 +182,9 @@ def write_pictures(document: Document, folder: Path) -> list[Path]:
     return list(paths)
 
 
-# --- HTML: text is escaped by jinja2, everywhere, so a recording may hold anything ---------------
-
-
 @cache
 def _environment() -> Environment:
+    """Text is escaped by jinja2, everywhere, so a recording may hold anything."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     home = files("vdkit.present")

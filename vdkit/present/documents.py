@@ -75,9 +75,6 @@ def document_of(
     return Document(recording.label, kicker, lead, (*sections, *ends([recording], [source])))
 
 
-# --- what several kinds share --------------------------------------------------------------------
-
-
 def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
     """Sync over async in the steady window and, but of a ``variant``, every timed run's latency."""
     from vdkit.present.timeline import plot_latencies, plot_timeline, steady_window
@@ -220,9 +217,6 @@ def study(
     return what, words.lead_words(recording, lead), sections
 
 
-# --- a benchmark ---------------------------------------------------------------------------------
-
-
 def benchmark_table(recording: Recording, asked: Asked = NOTHING, table: str = "bench") -> Table:
     """A row per arm, with caption and legend. ``table``: whose columns of the catalogue."""
     base, where = recording.baseline, recording.provenance.device
@@ -304,9 +298,6 @@ def _limit(recording: Recording) -> list[str]:
     if shares[most] >= BOUND:
         return [f"{most} fills {100 * shares[most]:.1f} % of an async run and limits it"]
     return [f"no step fills an async run ({most}, the longest, is {100 * shares[most]:.1f} %)"]
-
-
-# --- variants of a decoder -----------------------------------------------------------------------
 
 
 def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
@@ -456,9 +447,6 @@ def _variants_lead(recording: Recording, parts: Mapping[str, Recording]) -> tupl
         gain += f"; sync / async of {best} is {ratio_of(hidden)}"
     who = f"{recording.workload.decoder}, run as {', '.join(parts)},"
     return words.lead_words(recording, f"{gain}.", who=who)
-
-
-# --- an ablation ---------------------------------------------------------------------------------
 
 
 def decision_of(recording: Recording, name: str) -> Decision | None:

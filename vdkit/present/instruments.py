@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 _VERDICTS = {True: "ok", False: "FAILED", None: "not checked"}
 _WINDOWS = ("trace", "run", "steady", "two chunks")
-NOISE = "within noise"
-"""A profiler cannot speed a run up: a cost below 0 is noise, and no figure."""
+NOISE = "within noise"  # a profiler cannot speed a run up: a cost below 0 is no figure
 ON_CPU = (
     "On a CPU there are no kernels: busy is the decoder's calls, gaps lie between them, both from "
     "the event records, and copies go from memory to memory."
@@ -199,9 +198,6 @@ def trust_words(mode: str, analysis: Analysis, profiled: int = 1) -> str:
     return lines(f"{MODES.get(mode, mode)}:", *(f"- {line}" for line in told))
 
 
-# --- any trace -----------------------------------------------------------------------------------
-
-
 def _gaps_table(analysis: Analysis, window: str, between: str) -> Table:
     """Distribution of the gaps of a window: how many, and what they sum to."""
     histogram = analysis.windows[window].gap_histogram
@@ -264,9 +260,6 @@ def analysis_document(name: str, analysis: Analysis) -> Document:
             section("trust", "How far to trust the trace", Text(trust_words(name, analysis))),
         ),
     )  # fmt: skip
-
-
-# --- a profile -----------------------------------------------------------------------------------
 
 
 def paths_table(recording: Recording, asked: Asked = NOTHING) -> Table:
@@ -383,9 +376,6 @@ def _care(recording: Recording, analyses: Analyses) -> str:
         "profiled runs are slower, and their latency is no figure",
         words.frames_words(recording),
     ])  # fmt: skip
-
-
-# --- the anatomy of a decoder --------------------------------------------------------------------
 
 
 def anatomy_document(found: Anatomy) -> Document:

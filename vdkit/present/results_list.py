@@ -238,8 +238,6 @@ def _ratios(recordings: Sequence[Recording]) -> dict[str, SessionRange]:
     return {work: SessionRange(min(all_), max(all_), len(all_)) for work, all_ in groups.items()}
 
 
-# --- the published figures -----------------------------------------------------------------------
-
 DEVICE, RUNS, USD_PER_HOUR = "G7e (RTX PRO 6000)", 10, 3.36
 WINDOWS = ("run", "steady", "two chunks")
 

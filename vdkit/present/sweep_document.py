@@ -246,9 +246,6 @@ def sweep_document(sweep: Sweep, asked: Asked = NOTHING) -> Document:
     return Document(sweep.plan.label, kicker, (verdict(sweep),), sections)
 
 
-# --- advice --------------------------------------------------------------------------------------
-
-
 def advice_line(advice: advise.Recommendation) -> str:
     """Setting, latency and reason in one line."""
     config, run = advice.config, advice.prediction.run

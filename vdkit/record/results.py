@@ -200,8 +200,7 @@ def _warn(error: Exception) -> None:
     warnings.warn(f"left out: {error}", SkippedResultWarning, stacklevel=4)
 
 
-Found = Sequence[tuple[Path, Recording]]
-"""Recordings and the file of each."""
+Found = Sequence[tuple[Path, Recording]]  # recordings and the file of each
 
 
 def find_recordings(

@@ -13,6 +13,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
+from fractions import Fraction
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
@@ -179,6 +180,11 @@ class Workload(Record):
     def seconds(self) -> float:
         """Playing time, s; of images their number."""
         return self.frames / self.fps
+
+    @property
+    def rate(self) -> Fraction:
+        """``fps`` as it was given: of 24000/1001 the number has lost the denominator."""
+        return Fraction(self.fps).limit_denominator(1_000_000)
 
     @property
     def kind(self) -> Medium:

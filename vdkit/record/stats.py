@@ -23,8 +23,7 @@ NO_DIFFERENCE = "no difference seen"
 TOO_FEW = "too few runs to tell"
 
 _Values = NDArray[np.float64]
-Values = Sequence[float] | _Values
-"""Of one side."""
+Values = Sequence[float] | _Values  # of one side
 
 
 @dataclass(frozen=True, slots=True)

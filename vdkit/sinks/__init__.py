@@ -7,10 +7,8 @@ renamed when complete, so a failed run leaves whatever was there before (`vdkit.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from vdkit.decode import wants_float
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.decode.terminal import HeldSignals, Wake
-from vdkit.sinks.files import Encoded, Output, RawSink, layout_of
+from vdkit.sinks.files import RawSink
+from vdkit.sinks.mp4 import ExportToVideoSink, Mp4Sink, export_encoder
 from vdkit.sinks.pictures import JpegSink, PngSink, WebpSink
 from vdkit.sinks.sound import FlacSink, WavSink
 
@@ -128,166 +127,6 @@ def held(
     return slow
 
 
-_SOUND = {
-    "aac": (
-        "aac",
-        (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
-    ),
-    "opus": ("libopus", (8000, 12000, 16000, 24000, 48000)),
-}
-"""FFmpeg's encoder, and the sample rates that it takes."""
-_BT709 = {"src_colorspace": "ITU709", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
-
-
-class Mp4Sink(Encoded):
-    """H.264 (4:2:0, BT.709) in MP4 through PyAV, chunk by chunk, at exactly the given frame rate.
-
-    The sound of ``av`` goes beside it, as long as its samples say.
-
-    Args:
-        path: the file to write, ending in ``.mp4``.
-        crf: x264's constant rate factor, 0 (lossless) to 51.
-        preset: x264's preset, ``ultrafast`` to ``veryslow``.
-        sound: ``aac``, or ``opus``, of 8, 12, 16, 24 or 48 kHz.
-    """
-
-    ending = ".mp4"
-    media = ("video", "av")
-
-    def __init__(
-        self, path: str | os.PathLike[str], crf: int = 18, preset: str = "veryfast",
-        sound: str = "aac",
-    ) -> None:  # fmt: skip
-        super().__init__(path)
-        if sound not in _SOUND:
-            raise ValueError(f"sound is {sound!r}; use {' or '.join(_SOUND)}")
-        self.sound = sound
-        if crf not in range(52):
-            raise ValueError(f"crf is {crf}; use 0 (lossless) to 51")
-        self.crf = crf
-        self.preset = preset
-
-    def open(self, info: MediaInfo) -> None:
-        if info.medium in self.media and (info.height % 2 or info.width % 2):
-            raise ValueError(
-                f"H.264 in 4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
-                f"RawSink or PngSink"
-            )
-        codec, rates = _SOUND[self.sound]
-        if info.medium == "av" and info.sample_rate not in rates:
-            raise ValueError(
-                f"{self.sound} takes {', '.join(map(str, rates))} Hz, the sound has "
-                f"{info.sample_rate}; use sound={'opus' if self.sound == 'aac' else 'aac'!r} or "
-                "RawSink"
-            )
-        layout = layout_of(self.sound, info.channels or 1)
-        super().open(info)
-        self._start("mp4", "libx264", info.fps, movflags="+faststart")
-        if info.medium == "av":
-            self._add_sound(codec, info.sample_rate, layout)
-        stream = self._stream
-        stream.height, stream.width, stream.pix_fmt = info.height, info.width, "yuv420p"
-        stream.options = {"crf": str(self.crf), "preset": self.preset}
-        context = stream.codec_context
-        context.color_range = 1  # limited; the next three are H.264's code for BT.709
-        context.colorspace = context.color_primaries = context.color_trc = 1
-
-    def write(self, frames: np.ndarray) -> None:
-        import av
-
-        assert self._info is not None
-        if self._info.medium == "av":
-            rows, first, self._written = frames, self._written, self._written + len(frames)
-            frames, samples = self._info.split(rows, first)
-            if len(samples):
-                self._hear(samples)
-        rgb = (av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in frames)
-        # Left to itself the encoder would convert with BT.601, whatever the stream says.
-        told: Any = {"format": "yuv420p", "interpolation": "AREA", **_BT709}
-        self._encode(frame.reformat(**told) for frame in rgb)
-
-
-def export_encoder() -> str:
-    """What diffusers' ``export_to_video`` encodes with on this machine, for the record.
-
-    Raises:
-        ImportError: there is no encoder for it; says which package is missing.
-    """
-    from diffusers.utils.import_utils import is_imageio_available, is_opencv_available
-
-    remedy = "run: pip install imageio imageio-ffmpeg"
-    if is_imageio_available():
-        try:
-            import imageio_ffmpeg
-        except ImportError:
-            raise ImportError(
-                f"export_to_video finds imageio, but not imageio-ffmpeg, its encoder; {remedy}"
-            ) from None
-        return f"export_to_video, imageio-ffmpeg {imageio_ffmpeg.__version__}"
-    if is_opencv_available():
-        import cv2
-
-        return f"export_to_video, OpenCV {cv2.__version__}"
-    raise ImportError(f"export_to_video finds neither imageio nor OpenCV to encode with; {remedy}")
-
-
-class ExportToVideoSink(Output):
-    """The MP4 that a diffusers user writes: ``diffusers.utils.export_to_video`` as it stands.
-
-    Only `decode_diffusers` can feed it: it takes VideoProcessor's float frames, the whole video in
-    one ``write``, in which export_to_video makes them uint8 (truncated, not rounded), starts
-    FFmpeg and encodes. Through imageio sides grow to multiples of 16, and the frame rate has two
-    decimals.
-
-    Args:
-        path: the file to write, ending in ``.mp4``.
-    """
-
-    ending = ".mp4"
-    media = ("video",)
-    wants_float = True
-
-    def open(self, info: MediaInfo) -> None:
-        export_encoder()  # or there is none
-        super().open(info)
-
-    def _create(self, size: int) -> None:
-        """export_to_video makes the file."""
-
-    def write(self, frames: np.ndarray) -> None:
-        from diffusers.utils import export_to_video
-
-        assert self._info is not None
-        if frames.dtype.kind != "f":
-            raise TypeError(
-                f"ExportToVideoSink takes float frames in [0, 1], not {frames.dtype}; only "
-                "decode_diffusers has them"
-            )
-        try:
-            export_to_video(frames, str(self._partial), fps=float(self._info.fps))
-        except BaseException as error:
-            # imageio closes no writer that failed: FFmpeg would go on, and make the file later.
-            traceback.clear_frames(error.__traceback__)
-            raise
-
-    def close(self) -> None:
-        """Put the file in place if every frame is in it: FFmpeg's end is nobody's error."""
-        import av
-
-        assert self._info is not None
-        try:
-            with av.open(str(self._partial)) as container:
-                found = container.streams.video[0].frames
-        except av.FFmpegError:
-            found = 0
-        if found != self._info.frames:
-            raise OSError(
-                f"{self.path}: export_to_video left a file with {found} of {self._info.frames} "
-                "frames; see whether the disk is full"
-            )
-        super().close()
-
-
 SINKS: dict[str, tuple[Any, str]] = {
     "raw": (RawSink, ".rgb"),
     "png": (PngSink, ""),
@@ -368,6 +207,20 @@ class SinkSpec:
             raise OSError(
                 f"sink folder {str(folder)!r} cannot be written to ({error.strerror}); give another"
             ) from error
+
+    @classmethod
+    def of(cls, text: str, durable: bool = False, mb_per_s: float | None = None) -> SinkSpec:
+        """Of ``KIND[,OPTION=VALUE...][:FOLDER]``, such as ``png,compression=6,workers=4:/data``."""
+        first, _, folder = text.partition(":")
+        kind, *given = first.split(",")
+        options: dict[str, Any] = {}
+        for one in given:
+            name, equals, value = one.partition("=")
+            if not (name and equals and value):
+                raise ValueError(f"sink option {one!r} is none; write {kind},OPTION=VALUE")
+            truth = {"true": True, "false": False}
+            options[name] = int(value) if value.isdecimal() else truth.get(value, value)
+        return cls(kind, Path(folder) if folder else None, durable, mb_per_s, options)
 
     @contextlib.contextmanager
     def fresh(self, label: str) -> Iterator[Sink]:

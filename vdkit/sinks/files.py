@@ -7,7 +7,9 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +104,48 @@ class Output:
             with contextlib.suppress(OSError):  # it is to go anyhow
                 self._file.close()
         self._partial.unlink(missing_ok=True)
+
+
+MOST_WORKERS = 64
+
+
+class Encoders:
+    """Threads that encode beside the one that hands over; results are taken in order.
+
+    Args:
+        workers: threads.
+        waiting: pieces of work, under way or to come, of which one more waits for the oldest.
+        take: gets the result of each, on the thread that hands over, from a later call.
+    """
+
+    def __init__(self, workers: int, waiting: int, take: Callable[[Any], object]) -> None:
+        self._pool = ThreadPoolExecutor(workers, "vdkit-encoder")
+        self._pending: deque[Future[Any]] = deque()
+        self._waiting, self._take = waiting, take
+
+    def hand(self, work: Callable[..., Any], *given: Any) -> None:
+        """Have it done; raises what an earlier one raised."""
+        while len(self._pending) >= self._waiting:
+            self._take(self._pending.popleft().result())
+        self._pending.append(self._pool.submit(work, *given))
+
+    def finish(self) -> None:
+        """Wait for all, and end the threads."""
+        while self._pending:
+            self._take(self._pending.popleft().result())
+        self.cancel()
+
+    def cancel(self) -> None:
+        """End the threads after what they have in hand."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def check_workers(name: str, count: int, least: int) -> int:
+    """The count itself; ValueError if it is out of range."""
+    if isinstance(count, bool) or count not in range(least, MOST_WORKERS + 1):
+        none = " (none)" if least == 0 else ""
+        raise ValueError(f"{name} is {count}; use {least}{none} to {MOST_WORKERS}")
+    return count
 
 
 class RawSink(Output):

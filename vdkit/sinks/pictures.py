@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.terminal import HeldSignals
-from vdkit.sinks.files import Output
+from vdkit.sinks.files import Encoders, Output, check_workers
 
 if TYPE_CHECKING:
     import numpy as np
-
-MOST_WORKERS = 64
 
 
 class Pictures(Output):
@@ -37,13 +33,11 @@ class Pictures(Output):
     largest_side: int | None = None
 
     def __init__(self, folder: str | os.PathLike[str], workers: int, **options: Any) -> None:
-        if workers not in range(MOST_WORKERS + 1):
-            raise ValueError(f"workers is {workers}; use 0 (none) to {MOST_WORKERS}")
+        self.workers = check_workers("workers", workers, 0)
         super().__init__(folder)
-        self.workers, self._options = workers, options  # what Pillow is told
+        self._options = options  # what Pillow is told
         self._count = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._encoders: Encoders | None = None
         self._interrupted = False
 
     def open(self, info: MediaInfo) -> None:
@@ -58,7 +52,7 @@ class Pictures(Output):
     def _create(self, size: int) -> None:
         self._partial.mkdir()
         if self.workers:
-            self._pool = ThreadPoolExecutor(self.workers, "vdkit-encoder")
+            self._encoders = Encoders(self.workers, 2 * self.workers, lambda saved: None)
 
     def _check(self, place: Path) -> None:
         """Never delete what this sink did not make."""
@@ -74,7 +68,7 @@ class Pictures(Output):
                 )
 
     def write(self, frames: np.ndarray) -> None:
-        if self._pool is None:
+        if self._encoders is None:
             for frame in frames:
                 self._save(frame, self._count)
                 self._count += 1
@@ -82,12 +76,10 @@ class Pictures(Output):
         signals = HeldSignals()  # or a lock of the pool could stay held
         try:
             for frame in frames:
-                while len(self._pending) >= 2 * self.workers:
-                    self._pending.popleft().result()
                 if self._interrupted:
                     return
-                # The pool outlives the call, and the buffer does not.
-                self._pending.append(self._pool.submit(self._save, frame.copy(), self._count))
+                # The threads outlive the call, and the buffer does not.
+                self._encoders.hand(self._save, frame.copy(), self._count)
                 self._count += 1
         finally:
             signals.release()
@@ -103,9 +95,8 @@ class Pictures(Output):
         Image.fromarray(frame).save(file, **self._options)
 
     def close(self) -> None:
-        while self._pending:
-            self._pending.popleft().result()
-        self._end_pool()
+        if self._encoders is not None:
+            self._encoders.finish()
         self._check_all(self._count)
         self._check(self._place)
         earlier = self._beside()
@@ -120,12 +111,9 @@ class Pictures(Output):
         if earlier.exists():
             shutil.rmtree(earlier)
 
-    def _end_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
     def abort(self) -> None:
-        self._end_pool()
+        if self._encoders is not None:
+            self._encoders.cancel()
         if self._partial.exists():
             shutil.rmtree(self._partial)
 
