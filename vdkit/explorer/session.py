@@ -232,11 +232,7 @@ class Session:
 
     def _measure(self, rounds: int, setting: Setting, folder: str) -> None:
         decoding = setting.decoding
-        try:
-            known = self.book.lookup(decoding).exact
-        except LookupError:
-            known = False
-        if not known:
+        if decoding not in self.book.known(decoding.machine):
             self._calibrate(setting, folder)
         before, factor = self.predict(setting), Traits.of(self._load(decoding)).temporal_factor
         here = self.here  # the command line has the others

@@ -20,8 +20,6 @@ from typing import Any
 
 from vdkit.record.runs import THROTTLE_BITS, GpuReading
 
-Value = float | None
-
 COUNTER_INTERVAL_S = 0.1
 """Power, energy, utilization and clock event reasons move every 100 ms (seen on an H200), and take
 0.5 to 6 ms to ask for: asked no more often than that."""
@@ -145,7 +143,7 @@ class Samples:
     """
 
     start_s: float
-    columns: dict[str, list[Value]]
+    columns: dict[str, list[float | None]]
     unsupported: dict[str, str]
     cost_s: float
 

@@ -206,10 +206,8 @@ def _threaded(arm: Arm) -> bool:
 
 def _setup_s(arm: Arm, run: Run, step_s: float) -> float:
     """From the call until the sink opens or the first slot is asked for."""
-    first = run.chunks[0]
-    assert first.launch_start_s is not None
-    waited = first.slot_wait_start_s
-    reached = first.launch_start_s - step_s if waited is None else waited
+    waited, launched = run.chunks[0].slot_wait_start_s, run.chunks[0].launch_start_s or 0.0
+    reached = launched - step_s if waited is None else waited
     return reached - (0.0 if _threaded(arm) else run.sink_open_s or 0.0)
 
 
@@ -217,8 +215,8 @@ def _steps_s(run: Run) -> Iterator[float]:
     """Mode sync: what lies between the steps of a chunk and before the next chunk's launch."""
     for before, chunk in pairwise(run.chunks):
         steps = [before.span_s(step) for step in ("decode", "copy", "convert", "write")]
-        assert chunk.launch_start_s is not None and before.launch_start_s is not None
-        yield chunk.launch_start_s - before.launch_start_s - sum(step or 0.0 for step in steps)
+        apart_s = (chunk.launch_start_s or 0.0) - (before.launch_start_s or 0.0)
+        yield apart_s - sum(step or 0.0 for step in steps)
 
 
 def _wakes_s(arm: Arm, run: Run) -> Iterator[float]:
@@ -331,8 +329,7 @@ class Known:
 
     Attributes:
         costs: without a throttle.
-        origin: in words, e.g. ``measured (3 benchmarks)``.
-        exact: fitted from benchmarks of just this machine, decoder, size and sink.
+        origin: in words, e.g. ``measured (3 benchmarks)``; else ``a guess: ``, and by what.
         chunk_sizes: latent frames per call that were measured.
         workload: what was decoded there.
         own_plan: its decoder cuts chunks in its own way.
@@ -340,7 +337,6 @@ class Known:
 
     costs: StageCosts
     origin: str
-    exact: bool
     chunk_sizes: tuple[int, ...]
     workload: Workload
     own_plan: bool
@@ -436,7 +432,7 @@ class CostBook:
             said.append("writes taken as free")
         # or the same pixels in another shape
         origin = f"a guess: {', '.join(said) or f'those of {size}'}"
-        return replace(known, costs=costs, origin=origin, exact=False)
+        return replace(known, costs=costs, origin=origin)
 
     def _measured(self, key: Decoding) -> Known:
         """What just this was measured to cost; fitted when it is first asked for."""
@@ -446,7 +442,6 @@ class CostBook:
             self._fitted[key] = Known(
                 costs=fit_costs(*found),
                 origin=f"measured ({len(found)} benchmark{'s' * (len(found) > 1)})",
-                exact=True,
                 chunk_sizes=tuple(sorted({result.config.chunk_size for result in found})),
                 workload=found[-1].workload,
                 own_plan=any(has_own_plan(arm) for arm in arms if arm.timed[0].chunks),
