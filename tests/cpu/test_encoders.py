@@ -188,6 +188,7 @@ def test_results_are_taken_in_order():
         ({"encoders": 0}, "encoders is 0; use 1 to 64"),
         ({"encoders": 65}, "encoders is 65; use 1 to 64"),
         ({"encoders": True}, "encoders is True; use 1 to 64"),
+        ({"encoders": 2.0}, r"encoders is 2\.0; use 1 to 64"),
         ({"encoders": 2, "segment": 1}, "segment is 1; use 2 frames or more"),
         ({"segment": "8"}, "segment is 8; use 2 frames or more"),
     ],

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "record": GROUND | {"trace"},
     "predict": GROUND | {"trace", "record"},
     "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
-    "present": THIRD - {"sinks"},  # of models and measure types alone
+    "present": GROUND | {"models", "trace", "record", "predict"},  # of models types alone
     "explorer": THIRD | {"present"},
     "cli": THIRD | {"present", "explorer"},
     "__main__": {"cli", "record"},

@@ -227,7 +227,7 @@ def test_a_decoder_that_returns_too_little(make, path):
             return made[:, :, :-1] if self.medium == "audio" else made[:-1]
 
     decoder, axes = Short(), MEDIA[make.medium].decoded
-    with pytest.raises(ValueError, match="returned frames of shape") as caught:
+    with pytest.raises(ValueError, match="returned shape") as caught:
         path(decoder, latents_for(decoder), Collect(), progress=False)
     assert str(caught.value).endswith(f"= {axes}")
 
@@ -742,7 +742,7 @@ def test_its_document_has_the_words_of_its_medium(recorded):
     if images:
         assert not any("USD" in name for name in table.columns)
         rates = [12 / s for s in recorded.base.latencies]
-        assert row["images / s"].value == pytest.approx(sum(rates) / len(rates))
+        assert row["images / s"].value == pytest.approx(12 / mean_s)
     else:
         assert row["RTF"].value == pytest.approx(mean_s / (72 / 24000))
 

@@ -127,7 +127,42 @@ def test_decode_writes_what_the_decoder_makes(saved, tmp_path, capsys, monkeypat
     good = {"images": "nothing, for a folder of PNG", "audio": ".wav or .flac"}[medium]
     refused = ran(capsys, *decode, "--out", wrong, status=2)
     assert f"makes {medium}; end the name in {good}" in refused
-    assert "end the name in .mp4, .wav or .flac" in ran(capsys, *decode, "--out", "a.x", status=2)
+    refused = ran(capsys, *decode, "--out", "a.x", status=2)
+    assert f"makes {medium}; end the name in {good}" in refused
+
+
+def test_ones_own_decoder_by_module_and_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_of_media.py").write_text(
+        "from tests.helpers import NearestAudio, NearestImages as Pictures\nNO = 3\n"
+    )
+    mine = ("--decoder", "mine_of_media:Pictures")
+    asked = (*mine, "--latents", "random:4x16x24", "--sink", "null", "--runs", 2, "--out", tmp_path)
+    printed = ran(capsys, "bench", *asked)
+    made = read_recording(folder_of(printed))
+    assert made.workload.medium == "images" and made.frames_identical
+    row = next(line for line in printed.splitlines() if line.startswith("| async"))
+    mean_s = made.arms["async"].latency.mean
+    assert f" {4 / mean_s:.3g} |" in row, "images over the mean latency that stands beside them"
+    assert " 0.0046 |" in row, "four pictures of 16x24 are copied"
+    assert "NearestImages" not in ran(capsys, "sweep", *asked, "--chunks", "1,2", "--modes", "sync")
+    ran(
+        capsys, "decode", "random:0.1s", "--decoder", "mine_of_media:NearestAudio", "--out", "a.wav"
+    )
+    for option, value in (
+        ("variant", "fast"),
+        ("device", "cpu"),
+        ("dtype", "float16"),
+        ("halo", 3),
+    ):
+        refused = ran(capsys, "bench", *asked, f"--{option}", value, status=2)
+        assert f"decoder 'mine_of_media:Pictures' is made as it is; leave out --{option}" in refused
+    for name, words in (("NO", "is of type int; give MODULE:NAME"), ("None_", "give MODULE:NAME")):
+        given = ("bench", "--decoder", f"mine_of_media:{name}", "--out", tmp_path)
+        assert words in ran(capsys, *given, status=2)
+    assert "or MODULE:NAME" in ran(capsys, "bench", "--decoder", "nowhere", status=2).replace(
+        "MODULE:NAME of your own", "or MODULE:NAME"
+    )
 
 
 def test_video_as_a_folder_of_pictures(tmp_path, capsys):

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from tests.helpers import NearestDecoder, latents_for
 from tests.zoo import CONFIGS, latents_of
-from vdkit import load_decoder, probe
+from vdkit import NullSink, decode_async, decode_sync, document_of, load_decoder, probe
 from vdkit.__main__ import main
 from vdkit.models.wan import WanDecoder
 from vdkit.present.instruments import anatomies_table, anatomy_document, plot_anatomy
@@ -276,7 +276,10 @@ def test_a_cache_of_the_whole_module_is_found():
     assert [check.name for check in found.failed] == ["state kept apart"]
     words = "state kept apart: it is shared: what two decoded in turns give differs by up to 0."
     assert found.verdict[0].startswith(words)
-    assert found.verdict[1].startswith("Stream it with chunks of 1")
+    assert found.verdict[1] == "Once that is mended:"
+    assert found.verdict[2].startswith("Stream it with chunks of 1")
+    assert repr(found).startswith("<Anatomy of memory: state kept apart: ")
+    assert document_of(found).text() == anatomy_document(found).text()
 
 
 class Planted(NearestDecoder):
@@ -294,9 +297,9 @@ class Planted(NearestDecoder):
 FAULTS = {
     "not finite": (lambda made: made / 0.0, "chunks of 1", "values are NaN or inf"),
     "range": (lambda made: made * 2, "chunks of 1", r"values are -2 to 1\.9\d*, out of \[-1, 1"),
-    "short": (lambda m: m[:, :, 1:], "chunks of 1", r"latents 2 to 3 give .*3, 3, 16, 16.* not "),
-    "long": (lambda m: pad(m, (0, 0, 0, 0, 0, 1)), "chunks of 1", r"give \[1, 3, 5, 16, 16\]"),
-    "small": (lambda made: made[..., 1:], "chunks of 1", r"give \[1, 3, 4, 16, 15\] float32"),
+    "short": (lambda m: m[:, :, 1:], "chunks of 1", r"frames 2 to 2: gives .*3, 3, 16, 16.* not "),
+    "long": (lambda m: pad(m, (0, 0, 0, 0, 0, 1)), "chunks of 1", r"gives \[1, 3, 5, 16, 16\]"),
+    "small": (lambda made: made[..., 1:], "chunks of 1", r"gives \[1, 3, 4, 16, 15\] float32"),
     "dtype": (lambda made: made.double(), "chunks of 1", "float64 cpu, not .* float32 cpu"),
     "random": (lambda made: torch.rand_like(made), "same twice", "two decodes differ by up to"),
 }  # fmt: skip
@@ -314,6 +317,55 @@ def test_a_planted_fault_is_found(name):
     failed = {one.name: one.detail for one in found.failed}
     assert re.search(words, failed[check]), failed
     assert found.verdict[0].startswith(found.failed[0].name)
+
+
+def test_nan_is_that_and_nothing_else():
+    found = probe(Planted(lambda made: made * torch.nan), noise(1, 4, 9, 2, 2))
+    assert [one.name for one in found.failed] == [f"chunks of {size}" for size in (1, 2, 4)]
+    whole = partial(torch.full, fill_value=torch.nan, dtype=torch.float64)
+    latents = noise(1, 4, 9, 2, 2)
+    found = probe(whole=lambda z: whole((1, 3, z.shape[2], 4, 4)), latents=latents)
+    assert [one.name for one in found.failed] == ["finite and in range"]
+    assert found.verdict[1:] == ["What depends on what cannot be told."]
+
+
+def test_latents_that_are_written_to_are_found():
+    class InPlace(NearestDecoder):
+        def begin(self, latents):
+            return super().begin(latents.mul_(0.5))
+
+    latents = noise(1, 4, 9, 2, 2)
+    before = latents.clone()
+    (wrong,) = probe(InPlace(), latents).failed
+    assert wrong.name == "latents left alone" and torch.equal(latents, before)
+
+
+def test_what_is_no_tensor_is_named():
+    class Nothing(NearestDecoder):
+        def decode_chunk(self, state, start, stop):
+            super().decode_chunk(state, start, stop)
+
+    with pytest.raises(TypeError, match="returned NoneType for latent frames 0 to 0, not a tensor"):
+        probe(Nothing(), noise(1, 4, 9, 2, 2))
+    for path in (decode_sync, decode_async):
+        with pytest.raises(
+            ValueError, match=r"returned NoneType for .* expected \(1, 3, 1, 16, 16"
+        ):
+            path(Nothing(), noise(1, 4, 9, 2, 2).float(), NullSink(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"target_db": math.nan}, ValueError, "target_db is nan; give decibels above 0"),
+        ({"chunk_sizes": (1, 0)}, ValueError, "chunk size 0 is none; use 1 or more"),
+        ({"latents": torch.zeros(2, 4, 5, 2, 2)}, ValueError, "axis 0 has to be 1, one video"),
+        ({"decoder": NearestDecoder}, TypeError, r"is a class; give a decoder, as Nearest\w+\(\)"),
+    ],
+)
+def test_what_cannot_be_probed(given, error, words):
+    with pytest.raises(error, match=words):
+        probe(**{"decoder": NearestDecoder(), **given})
 
 
 def test_faults_of_optional_members():
@@ -347,7 +399,7 @@ def test_faults_of_optional_members():
     assert "(2, 5, 8) as chunk 1; it must begin at latent frame 1" in failed(Plans())["chunks of 1"]
     found = probe(Ignores(), noise(1, 4, 5, 2, 2))
     assert found.failed[0].detail == "another latent 1 changes nothing in its own output"
-    assert found.causal is None and found.verdict[-1] == "What depends on what cannot be told."
+    assert found.causal is None and found.verdict[1] == "What depends on what cannot be told."
     with pytest.raises(ValueError, match="no influence could be measured"):
         plot_anatomy(found)
     assert "|   NO |" in anatomy_document(found).text()
@@ -370,7 +422,7 @@ def test_approximate_is_no_fault_if_it_is_said():
 
     found = probe(Blurred(), noise(1, 4, 9, 2, 2))
     assert not found.failed and all(one.db and one.db > 20 for one in found.streamed)
-    assert re.search(r"Chunks of 1 latents: \d\d\.\d dB against the whole\.", found.verdict[0])
+    assert re.search(r"Chunks of 1 latent: \d\d\.\d dB against the whole\.", found.verdict[0])
 
 
 def test_images_and_audio_by_chunk():
@@ -452,7 +504,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     )
     assert main(["probe", "mine_of_probe:Loud", *size, "--json"]) == 1
     made = json.loads(capsys.readouterr().out)
-    range_said, chunks_said = made["verdict"]  # once, and chunks are compared all the same
+    range_said, once, chunks_said = made["verdict"]  # and chunks are compared all the same
+    assert once == "Once that is mended:"
     assert made["causal"] and "out of [-1, 1]" in range_said
     assert chunks_said == "Stream it with chunks of 1 or more latents: exact."
     assert made["seams"] == [] or made["checks"][0]["ok"] is False

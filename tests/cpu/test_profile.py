@@ -321,8 +321,12 @@ def test_what_the_waterfall_explains_of_the_timed_effect(timed, profiled, words)
     made = gains(timed, profiled)
     assert words in documents.coverage_words(made)
     assert documents.coverage_words({"sync": made["sync"]}) == ""
-    below = drawn.plot_waterfall(made).axes[0].get_xlabel()
-    assert words in below.replace("\n", " ")
+    figure = drawn.plot_waterfall(made)
+    axis = figure.axes[0].xaxis.label
+    assert words in axis.get_text().replace("\n", " ")
+    figure.draw_without_rendering()
+    box = axis.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width, "cut off"
 
 
 def test_throttling_is_shaded_and_named(recording):

@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vdkit.present import Cell, Number, Table, mean_of, ratio_of, words
 from vdkit.present.columns import NOTHING, Asked, Row, cells, legend, mode_name
 from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
+from vdkit.record.anatomy import Anatomy
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
-
-if TYPE_CHECKING:
-    from vdkit.measure.probe import Anatomy
 
 CHUNKS = 4  # consecutive ones in a picture of the steady window
 ARITHMETIC = ("convolution", "matrix multiply")  # whose work is counted; others move memory
@@ -73,7 +70,7 @@ def document_of(
     from vdkit.present.comparison import control  # which imports this module, as the next does
     from vdkit.present.instruments import anatomy_document, profile
 
-    if not isinstance(recording, Recording):
+    if isinstance(recording, Anatomy):
         return anatomy_document(recording)
     kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
     what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)

@@ -15,6 +15,7 @@ from vdkit.present import Cell, Number, Table, mean_of, number, ratio_of, signif
 from vdkit.present.columns import NOTHING, Asked, Row, cells, energy_words, legend, mode_name
 from vdkit.present.document import Document, Part, Picture, Text, lines, section
 from vdkit.present.documents import Said, Source, prediction_section
+from vdkit.record.anatomy import Anatomy, Reach
 from vdkit.record.runs import MODES
 from vdkit.record.stats import geometric_ratio
 from vdkit.trace.stalls import CAUSES, SHORT_NS
@@ -22,7 +23,6 @@ from vdkit.trace.stalls import CAUSES, SHORT_NS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vdkit.measure.probe import Anatomy, Reach
     from vdkit.record.recording import Recording
     from vdkit.trace.figures import Analysis
 

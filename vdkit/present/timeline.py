@@ -6,6 +6,7 @@ make equal events unequally wide. No figure shows what no table has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
