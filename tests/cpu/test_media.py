@@ -741,7 +741,6 @@ def test_its_document_has_the_words_of_its_medium(recorded):
     mean_s = recorded.base.latency.mean
     if images:
         assert not any("USD" in name for name in table.columns)
-        rates = [12 / s for s in recorded.base.latencies]
         assert row["images / s"].value == pytest.approx(12 / mean_s)
     else:
         assert row["RTF"].value == pytest.approx(mean_s / (72 / 24000))
