@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 import vdkit.record
-from vdkit import load_decoder, load_latents, read_recording, save_latents
+from vdkit import DecodeConfig, load_decoder, load_latents, read_recording, save_latents
 from vdkit.__main__ import main
 from vdkit.cli import ALL_MODES, PRESETS, build_parser
 from vdkit.models.latents import latents_metadata
@@ -254,7 +254,7 @@ def test_an_interrupt_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch,
     document.parts.return_value = ()
     for name, quick in (
         ("measure.plans.run_benchmark", lambda *_, **__: result),
-        ("cli.load", lambda options: (None, None, MagicMock(), {})),
+        ("cli.load", lambda options: (MagicMock(), None, MagicMock(), {"config": DecodeConfig()})),
         ("cli.run.document_of", lambda *_, **__: document),
         ("cli.read.document_of", lambda *_, **__: document),
     ):

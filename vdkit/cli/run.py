@@ -445,6 +445,12 @@ def run_decode(options: argparse.Namespace) -> int:
 
     kinds = {SINKS[kind][1]: SINKS[kind][0] for kind in ("mp4", "wav", "flac", "png")}
     if options.out is None or options.out.suffix:
+        ending = (options.out or Path("clip.mp4")).suffix
+        if ending not in kinds:
+            raise ValueError(
+                f"--out {str(options.out)!r}: end the name in .mp4 of video, .wav or .flac of "
+                "audio, or in nothing: a folder of PNG"
+            )
         check_file(options.out or Path("clip.mp4"), "--out")
     fps = exact_fps(options.fps)
     latents_metadata(options.latents)  # a file that cannot be read is refused first

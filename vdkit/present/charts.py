@@ -372,7 +372,8 @@ def _annotate(ax: Axes, row: dict[str, Any], x: int, y: int, image: Any) -> None
         ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
         small = "-" if error is None else f"{round(error, 1) + 0.0:+.1f}"
         small = "fit" if row["role"] == "fit" else small
-        style.say(ax, x, y - 0.14, f"{value:.2f}", ha="center", color=ink, fontsize=7.5)
+        shown = f"{value:#.3g}".rstrip(".")
+        style.say(ax, x, y - 0.14, shown, ha="center", color=ink, fontsize=7.5)
         style.say(ax, x, y + 0.27, small, ha="center", color=ink, fontsize=5.5)
 
 
