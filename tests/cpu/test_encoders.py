@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.cpu.test_av import Clicks
-from tests.helpers import NearestDecoder, latents_for, leftovers
+from tests.helpers import NearestDecoder, latents_for, leftovers, wait_for
 from vdkit import DecodeConfig, Mp4Sink, decode_async, decode_sync
 from vdkit.decode import AvLatents
 from vdkit.decode.media import MediaInfo
@@ -159,7 +159,8 @@ def test_what_waits_is_bounded_and_an_interrupt_ends_the_wait(tmp_path, monkeypa
 
     writer = threading.Thread(target=write)
     writer.start()
-    writer.join(1)
+    wait_for(lambda: len(taken) == 3 * 4, 20)
+    writer.join(0.2)
     assert len(taken) == 3 * 4, "two segments under way, one that waits"
     sink.interrupt()
     gate.set()
