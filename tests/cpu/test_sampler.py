@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from vdkit.measure import nvml as nvml_module
-from vdkit.measure.nvml import GPM_COLUMNS, NvmlSampler, Samples, _next_tick
+from vdkit.measure.nvml import GPM_COLUMNS, PCIE_EVERY, NvmlSampler, Samples, _next_tick
 
 
 class FakeError(Exception):
@@ -26,6 +26,7 @@ class FakeNvml:
     NVMLError = FakeError
     NVML_ERROR_NOT_SUPPORTED = 3
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES = 0, 1
     NVML_GPM_METRICS_GET_VERSION = 1
     NVML_GPM_METRIC_SM_UTIL = 2
     NVML_GPM_METRIC_SM_OCCUPANCY = 3
@@ -100,6 +101,9 @@ class FakeNvml:
     def nvmlDeviceGetCurrPcieLinkWidth(self, handle):
         return self._answer("width", 16)
 
+    def nvmlDeviceGetPcieThroughput(self, handle, which):
+        return self._answer(f"pcie {which}", 1000)
+
     def nvmlGpmQueryDeviceSupport(self, handle):
         return SimpleNamespace(isSupportedDevice=self._answer("gpm", int(self.gpm)))
 
@@ -170,6 +174,7 @@ def test_a_device_that_answers_everything():
     assert set(samples.columns) == {"time_s", *expected}
     for column, value in expected.items():
         assert last(samples, column) == pytest.approx(value), column
+    assert "pcie 0" not in nvml.calls and "pcie 1" not in nvml.calls  # GPM has it, and is faster
     bits = [bits for bits in samples.columns["clock_event_reasons"] if bits is not None]
     assert bits and all(type(value) is int for value in bits)
     times = samples.columns["time_s"]
@@ -215,12 +220,18 @@ def test_what_is_refused_is_absent_with_its_reason_and_never_zero(call, columns)
 
 
 @pytest.mark.parametrize("options", [{"gpm": False}, {"refuse": ("gpm",)}, {"refuse": ("alloc",)}])
-def test_without_gpm_its_columns_are_absent(options):
-    samples = sampled(FakeNvml(**options))
-    assert list(samples.unsupported) == list(GPM_COLUMNS)
-    assert not set(GPM_COLUMNS) & set(samples.columns)
+def test_without_gpm_pcie_comes_from_nvml_now_and_then(options):
+    nvml = FakeNvml(**options)
+    samples = sampled(nvml, rounds=PCIE_EVERY + 10)
+    absent = [name for name in GPM_COLUMNS if not name.startswith("pcie")]
+    assert list(samples.unsupported) == absent and not set(absent) & set(samples.columns)
     reason = samples.unsupported["sm_active_percent"]
     assert "Hopper" in reason if "gpm" in options else reason == "Not Supported"
+    for name in ("pcie_tx_mb_per_s", "pcie_rx_mb_per_s"):
+        column = samples.columns[name]
+        wanted = [i > 0 and (i - 1) % PCIE_EVERY == 0 for i in range(len(column) - 1)] + [False]
+        assert [value is not None for value in column] == wanted
+        assert last(samples, name) == pytest.approx(1.024)
 
 
 def test_what_moves_slowly_is_asked_now_and_then(monkeypatch):
@@ -234,11 +245,15 @@ def test_what_moves_slowly_is_asked_now_and_then(monkeypatch):
         assert column[0] is not None and column[-1] is not None
 
 
-def test_each_gpm_column_is_refused_alone():
-    samples = sampled(FakeNvml(refuse=(FakeNvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC,)))
-    assert samples.unsupported == {"pcie_rx_mb_per_s": "Not Supported"}
+def test_each_pcie_direction_falls_back_alone():
+    nvml = FakeNvml(refuse=(FakeNvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC,))
+    samples = sampled(nvml)
+    assert samples.unsupported == {} and "pcie 0" not in nvml.calls
     assert last(samples, "pcie_tx_mb_per_s") == pytest.approx(209.7152)
-    assert "pcie_rx_mb_per_s" not in samples.columns
+    assert last(samples, "pcie_rx_mb_per_s") == pytest.approx(1.024)
+    neither = sampled(FakeNvml(gpm=False, refuse=("pcie 1",)))
+    assert neither.unsupported["pcie_rx_mb_per_s"] == "Not Supported"
+    assert "pcie_tx_mb_per_s" in neither.columns
 
 
 def test_gpm_metrics_lie_between_neighboring_readings():

@@ -15,16 +15,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Any
 
 from vdkit.record.runs import THROTTLE_BITS, GpuReading
+
+Value = float | None
 
 COUNTER_INTERVAL_S = 0.1
 """Power, energy, utilization and clock event reasons move every 100 ms (seen on an H200), and take
 0.5 to 6 ms to ask for: asked no more often than that."""
 GPM_INTERVAL_S = 0.12
 """GPM's counters move every 100 ms (seen on an H200); asked faster, it answers 0 or 0/0."""
+PCIE_EVERY = 25
+"""Samples between two PCIe readings without GPM: one takes 40 ms, NVML averages over 20 ms each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,14 @@ def _one(column: str, call: Callable[[Any, Any], Any], slow: bool = True) -> Fie
     return Field((column,), lambda nvml, handle: (call(nvml, handle),), slow)
 
 
+def _rates(nvml: Any, handle: Any) -> tuple[float, float]:
+    rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+    return rates.gpu, rates.memory
+
+
 REASONS = "clock_event_reasons"
 FIELDS = (
-    Field(
-        ("gpu_util_percent", "memory_util_percent"),
-        lambda n, h: attrgetter("gpu", "memory")(n.nvmlDeviceGetUtilizationRates(h)),
-    ),
+    Field(("gpu_util_percent", "memory_util_percent"), _rates),
     _one("memory_used_bytes", lambda n, h: n.nvmlDeviceGetMemoryInfo(h).used, False),
     _one("power_w", lambda n, h: n.nvmlDeviceGetPowerUsage(h) / 1e3),
     _one("energy_j", lambda n, h: n.nvmlDeviceGetTotalEnergyConsumption(h) / 1e3),
@@ -65,6 +70,14 @@ FIELDS = (
 )
 
 
+def _pcie(nvml: Any, handle: Any, counter: int) -> float:
+    return float(nvml.nvmlDeviceGetPcieThroughput(handle, counter) * 1.024e-3)
+
+
+_WITHOUT_GPM = (
+    _one("pcie_tx_mb_per_s", lambda n, h: _pcie(n, h, n.NVML_PCIE_UTIL_TX_BYTES)),
+    _one("pcie_rx_mb_per_s", lambda n, h: _pcie(n, h, n.NVML_PCIE_UTIL_RX_BYTES)),
+)
 _MIB_PER_S = 2**20 / 1e6
 # Column to GPM metric (nvml.h), and the factor to the column's unit.
 _GPM = {
@@ -136,14 +149,15 @@ class Samples:
         start_s: `time.perf_counter` of time 0.
         columns: ``time_s``, the middle of each reading, and one column for each field that the
             device answers; None where a value was refused, or is due less often (what moves
-            slowly: every `COUNTER_INTERVAL_S`; GPM: every `GPM_INTERVAL_S`). PCIe is in MB (10^6
-            bytes) per second, tx from the GPU to the host.
+            slowly: every `COUNTER_INTERVAL_S`; GPM: every `GPM_INTERVAL_S`; PCIe without GPM: every
+            `PCIE_EVERY` samples). PCIe is in MB (10^6 bytes; NVML's KB taken as 1024) per second,
+            tx from the GPU to the host.
         unsupported: field to NVML's reason for not answering it; such a field has no column.
         cost_s: wall-clock time spent asking NVML; of a slice, its share by number of samples.
     """
 
     start_s: float
-    columns: dict[str, list[float | None]]
+    columns: dict[str, list[Value]]
     unsupported: dict[str, str]
     cost_s: float
 
@@ -158,10 +172,9 @@ class Samples:
     @property
     def throttle_reasons(self) -> dict[str, int]:
         """Throttle reason (see `THROTTLE_BITS`) to the number of samples that had it set."""
-        names = [
-            name for bits in self.columns.get(REASONS, []) for name in throttle_names(bits or 0)
-        ]
-        return {name: count for name in THROTTLE_BITS if (count := names.count(name))}
+        bits = [value for value in self.columns.get(REASONS, []) if value is not None]
+        set_in = [name for one in bits for name in throttle_names(one)]
+        return {name: count for name in THROTTLE_BITS if (count := set_in.count(name))}
 
     def between(self, start_s: float, stop_s: float, zero_s: float | None = None) -> Samples:
         """The samples between two `time.perf_counter` readings; time 0 is ``zero_s``, or start."""
@@ -290,8 +303,8 @@ class NvmlSampler:
         self._thread = threading.Thread(target=self._run, name="vdkit-nvml", daemon=True)
         self._error: BaseException | None = None
         self._gpm = Gpm(self._device)
-        self._asked: list[tuple[Field, int]] = []
-        """Fields that are answered, and in each how-many-th sample."""
+        self._asked: list[tuple[Field, int | None]] = []
+        """Fields that are answered, and in each how-many-th sample; None: not in first and last."""
         self._unsupported: dict[str, str] = {}
         self._rows: list[dict[str, Any]] = []
         self._start_s = self._cost_s = 0.0
@@ -341,6 +354,10 @@ class NvmlSampler:
         except (RuntimeError, self._device.nvml.NVMLError) as reason:
             found = ()
             self._unsupported |= dict.fromkeys(GPM_COLUMNS, str(reason))
+        for field in _WITHOUT_GPM:
+            known = field.columns[0] in found
+            if not known and self._answered(field.columns, self._device.ask(field)):
+                self._asked.append((field, None))
         if found:
             self._gpm.columns = found
             self._asked.append((Field(found, self._gpm.read), 1))
@@ -358,7 +375,7 @@ class NvmlSampler:
         nvml, row = self._device.nvml, dict[str, Any]()
         begun_s = time.perf_counter()
         for field, every in self._asked:
-            if count is None or count % every == 0:
+            if every is not None if count is None else count % (every or PCIE_EVERY) == 0:
                 row |= zip(field.columns, self._device.ask(field), strict=True)
         done_s = time.perf_counter()
         for name, value in row.items():
