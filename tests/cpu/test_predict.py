@@ -674,6 +674,17 @@ def test_results_of_two_settings_are_not_mixed():
         fit_costs(whole.model_copy(update={"arms": arms}))
 
 
+@pytest.mark.parametrize("name", ["decode_start_s", "decode_done_s", "launch_start_s"])
+def test_a_chunk_without_its_times_is_no_chunk_of_no_seconds(name):
+    whole = load(ONE)
+    arm = whole.arms["async"]
+    (first, *more), run = arm.runs[-1].chunks, arm.runs[-1]
+    run = run.model_copy(update={"chunks": (replace(first, **{name: None}), *more)})
+    arm = arm.model_copy(update={"runs": (*arm.runs[:-1], run)})
+    with pytest.raises(ValueError, match="a run of mode async lacks times of its chunks"):
+        fit_costs(whole.model_copy(update={"arms": whole.arms | {"async": arm}}))
+
+
 def test_variants_are_fitted_one_by_one():
     variants = load("*90fbdee_variants-480p-float16")
     with pytest.raises(

@@ -454,9 +454,9 @@ def load_variant(
     options: argparse.Namespace, variant: str, dtype: str | None = None
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
-    wanted, halo = dtype or options.dtype, getattr(options, "halo", None)
     if is_own(options.decoder):
         return _own(options, variant)
+    wanted, halo = dtype or options.dtype, getattr(options, "halo", None)
     decoder: ChunkDecoder = vdkit.load_decoder(
         options.decoder, options.device, wanted, variant, halo
     )

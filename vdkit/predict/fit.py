@@ -56,12 +56,16 @@ def fit_costs(*recordings: Recording) -> StageCosts:
 
     Raises:
         ValueError: no recordings, arms that differ in more than mode, chunk size, slots, primitives
-            and video length, or a sink that was throttled, whose write cost cannot be seen.
+            and video length, chunks without their times, or a sink that was throttled, whose write
+            cost cannot be seen.
     """
     runs = [(arm, run) for arm in _arms_of_one_setting(recordings) for run in arm.timed]
     chunked = [(arm, run) for arm, run in runs if arm.mode != "diffusers"]
     if not chunked:
         raise ValueError("mode diffusers alone shows no chunk; fit from a run of sync or async too")
+    for arm, run in chunked:
+        if any(one.span_s(step) is None for one in run.chunks for step in ("launch", "decode")):
+            raise ValueError(f"a run of mode {arm.mode} lacks times of its chunks; record it again")
     load = runs[0][0].workload
     frame_bytes = video_info(runs[0][0]).frame_bytes
     cuda = recordings[0].provenance.device != "cpu"
