@@ -118,6 +118,11 @@ MEDIA = {
 """Every medium by its name."""
 
 
+PIXEL_FORMATS = ("rgb24", "yuv420p", "nv12")
+"""How a picture lies in memory, by FFmpeg's names: RGB by pixel, or Y, then U and V of a quarter of
+its size, one after the other or in turns (`vdkit.decode.pixels`)."""
+
+
 def samples_a_frame(sample_rate: int, fps: Fraction) -> int:
     """The most samples, of each channel, that are heard while one frame is shown."""
     return math.ceil(sample_rate / fps)
@@ -135,6 +140,7 @@ class MediaInfo:
         medium: a name in `MEDIA`.
         sample_rate, channels, samples: of the sound of ``av``: Hz, and how many in all, which may
             end before the last frame does. 0 of others.
+        pixel_format: of video and its pictures, one of `PIXEL_FORMATS`.
     """
 
     frames: int
@@ -145,6 +151,18 @@ class MediaInfo:
     sample_rate: int = 0
     channels: int = 0
     samples: int = 0
+    pixel_format: str = "rgb24"
+
+    def __post_init__(self) -> None:
+        if self.pixel_format not in PIXEL_FORMATS:
+            raise ValueError(
+                f"pixel_format is {self.pixel_format!r}; use one of {', '.join(PIXEL_FORMATS)}"
+            )
+        if self.pixel_format != "rgb24" and (self.height % 2 or self.width % 2):
+            raise ValueError(
+                f"{self.pixel_format} needs even sides, the {self.kind.whole} is "
+                f"{self.height}x{self.width}; use RawSink or PngSink"
+            )
 
     @property
     def kind(self) -> Medium:
@@ -153,10 +171,17 @@ class MediaInfo:
 
     @property
     def frame_values(self) -> int:
-        """Values of one unit in the sink's array: of an RGB picture, or of all channels."""
+        """Values of one unit in the sink's array: of a picture, or of all channels."""
         if self.medium == "audio":
             return self.width
-        return self.height * self.width * 3 + 2 * self.sound_values
+        return math.prod(self.picture_shape) + 2 * self.sound_values
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """[H, W, 3], or [H * 3 / 2, W] where U and V have a quarter of the pixels."""
+        if self.pixel_format == "rgb24":
+            return (self.height, self.width, 3)
+        return (self.height * 3 // 2, self.width)
 
     @property
     def sound_values(self) -> int:
@@ -174,12 +199,12 @@ class MediaInfo:
             rows: uint8 [F, bytes], of frame ``first`` and those that follow.
 
         Returns:
-            uint8 [F, H, W, 3], and int16 [S, channels], without what is only room.
+            uint8 [F, *picture_shape], and int16 [S, channels], without what is only room.
         """
         import numpy as np
 
-        picture = self.height * self.width * 3
-        pictures = rows[:, :picture].reshape(-1, self.height, self.width, 3)
+        picture = math.prod(self.picture_shape)
+        pictures = rows[:, :picture].reshape(-1, *self.picture_shape)
         room = rows[:, picture:].copy().view("<i2").reshape(len(rows), -1, self.channels)
         ends = [self.samples_before(first + frame) for frame in range(len(rows) + 1)]
         return pictures, room[np.arange(room.shape[1]) < np.diff(ends)[:, None]]
@@ -198,7 +223,7 @@ class MediaInfo:
         """So many units as the sink gets them."""
         if self.medium in ("audio", "av"):
             return (units, self.frame_values)
-        return (units, self.height, self.width, 3)
+        return (units, *self.picture_shape)
 
     def decoded_shape(self, units: int) -> tuple[int, ...]:
         """So many units as the decoder gives them."""
@@ -207,5 +232,5 @@ class MediaInfo:
         if self.medium == "images":
             return (units, 3, self.height, self.width)
         if self.medium == "av":
-            return (1, units, self.frame_values - self.sound_values)
+            return (1, units, self.height * self.width * 3 + self.sound_values)
         return (1, 3, units, self.height, self.width)
