@@ -11,6 +11,7 @@ from vdkit.decode.chunks import (
     latent_frames,
     pixel_frames,
     plan_chunks,
+    segment_lengths,
 )
 from vdkit.decode.media import MediaInfo
 
@@ -106,3 +107,17 @@ def test_phase_of_a_chunk_in_its_slot():
     )  # fmt: skip
     phases = [chunk.phase_at(time_s) for time_s in (0.5, 1.5, 2.5, 3.5)]
     assert phases == ["decoding", "copying", "ready", "writing"]
+
+
+@pytest.mark.parametrize("encoders", [2, 4, 8])
+@pytest.mark.parametrize("frames", [1, 5, 33, 161])
+def test_segments_get_shorter_so_that_the_last_of_them_end_together(encoders, frames):
+    lengths = segment_lengths(frames, encoders, 16)
+    assert sum(lengths) == frames and max(lengths) <= 16 and min(lengths) >= 1
+    assert list(lengths[1:]) == sorted(lengths[1:], reverse=True)  # the first takes what is odd
+    if frames == 161:  # frames come one a second, and an encoder takes as many for each as they are
+        assert lengths[-1] == 4 and lengths[2] == 16
+        stops = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+        ends = [stop + n * (encoders - 1) for stop, n in zip(stops, lengths, strict=True)]
+        assert max(ends) - 161 <= 1.6 * 4 * (encoders - 1)  # of 16 it were four times that
+    assert segment_lengths(161, 1, 16) == (161,) and segment_lengths(9, 2, 3) == (3, 3, 3)

@@ -5,6 +5,7 @@ Torch-free on purpose: a recorded run must open on any machine, with or without 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,8 @@ FIRST_STEADY_CHUNK = 5
 LAUNCH_AHEAD = 2
 """Chunks the host may launch before the first of them has been decoded. Two keep the compute stream
 busy; more would only make a cancelled run wait longer for work that cannot be called back."""
+SHORTEST_SEGMENT = 4
+"""Frames; a shorter one would be mostly its first frame, which refers to no other."""
 PRIMITIVES = {
     "pinned_memory": "pinned memory",
     "copy_stream": "copy stream",
@@ -135,6 +138,24 @@ def chunks_of(
             f"of {count}; it must take them all, and no more"
         )
     return _as_chunks(plan if chunk_size else [(0, at, sum(units for *_, units in plan))])
+
+
+def segment_lengths(frames: int, encoders: int, segment: int) -> tuple[int, ...]:
+    """Frames of each segment of a video that so many encoders share, in order.
+
+    ``segment`` each, but shorter towards the end: what is left to encode when the last frame comes
+    is the last ``encoders`` segments, and where the encoders just keep up, each being ``encoders``
+    times slower than the frames come, those end together if each is ``encoders - 1`` of
+    ``encoders`` of the one before. The last has `SHORTEST_SEGMENT` frames.
+    """
+    if encoders == 1:
+        return (frames,)
+    lengths, length = [], float(min(SHORTEST_SEGMENT, segment))
+    while frames > 0:
+        lengths.append(min(frames, segment, math.ceil(length)))
+        frames -= lengths[-1]
+        length *= encoders / (encoders - 1)
+    return tuple(reversed(lengths))
 
 
 def exact_fps(fps: int | float | str | Fraction) -> Fraction:
