@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """The Triton kernel of `vdkit.decode.pixels`, with the Triton that comes with torch on CUDA."""
 
 from __future__ import annotations
