@@ -398,8 +398,8 @@ class Job:
                 _clear_frames(error)
             if self.writer is not None:
                 self.writer.ring.release()
-            self.writer = self.latents = None
-            del self._finite, self._rgb  # `path` holds the job, and the error holds that
+            self.writer = self.latents = self._rgb = None
+            del self._finite  # `path` holds the job, and the error holds that
             self._bar.close()
             self.signals.release()
 
