@@ -195,7 +195,8 @@ class Workload(Record):
 class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
 
-    ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    ``encoder`` is what really encoded video, with its settings, and why nothing before it that
+    ``auto`` tried: None for every other kind, and of ``mp4`` in earlier records.
     ``options`` are those of its class that were given, such as a level or workers.
     """
 
