@@ -388,7 +388,7 @@ def test_results_are_taken_in_order():
         ({"crf": 0, "codec": "auto"}, "crf is 0; use 1 to 51 with codec auto"),
         ({"crf": 64, "codec": "av1"}, "crf is 64; use 1 to 63 with codec av1"),
         ({"gop": 0}, "gop is 0; use 1 frame"),
-        ({"pixel_format": "yuv444p"}, "pixel_format is 'yuv444p'; use rgb24, yuv420p, nv12"),
+        ({"pixel_format": "yuv444p"}, "pixel_format is 'yuv444p'; use one of rgb24, yuv420p, nv12"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, options, words):

@@ -196,8 +196,9 @@ class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
 
     ``encoder`` is what really encoded video, with its settings, and why nothing before it that
-    ``auto`` tried: None for every other kind, and of ``mp4`` in earlier records.
-    ``options`` are those of its class that were given, such as a level or workers.
+    ``auto`` tried; None for every other kind, and of ``mp4`` in earlier records.
+    ``options`` are those of its class that were given, such as a level or workers, and
+    ``pixel_format`` is what it wants of video (`vdkit.decode.media.PIXEL_FORMATS`).
     """
 
     kind: str
@@ -206,6 +207,7 @@ class SinkInfo(Record):
     throttle_mb_per_s: float | None = Field(default=None, gt=0)
     encoder: str | None = None
     options: dict[str, bool | int | float | str] = {}
+    pixel_format: str = "rgb24"
 
 
 class Run(Record):

@@ -93,6 +93,7 @@ class ThrottledSink:
             )
         self.inner = inner
         self.media = getattr(inner, "media", tuple(MEDIA))
+        self.pixel_format = getattr(inner, "pixel_format", "rgb24")
         self.mb_per_s = mb_per_s
         self.open, self.close, self.abort = inner.open, inner.close, inner.abort
         self.parts: dict[str, float] = getattr(inner, "parts", {})
@@ -184,7 +185,7 @@ class SinkSpec:
             if self.kind == "export_to_video":
                 raise ValueError("sink export_to_video cannot be throttled; use mp4")
         try:
-            self._encoder()
+            self._asked()
         except TypeError:
             raise ValueError(
                 f"sink {self.kind!r} has no options {', '.join(self.options)}; see "
@@ -246,20 +247,25 @@ class SinkSpec:
         made: Sink = make(place.with_name(place.name + ending), **options)
         return made
 
-    def _encoder(self) -> str | None:
-        """What encodes video; raises where export_to_video has nothing that does."""
-        if self.kind == "null" and not self.options:
-            return None
-        encoder: str | None = getattr(self._make(Path("checked"), self.options), "encoder", None)
-        return encoder
+    def _asked(self) -> Any:
+        """A sink that only says of itself; raises where export_to_video has no encoder."""
+        made = (
+            NullSink()
+            if self.kind == "null" and not self.options
+            else self._make(Path("asked"), self.options)
+        )
+        getattr(made, "encoder", None)
+        return made
 
     def describe(self) -> dict[str, Any]:
         """For the record: kind, file system, durable, throttle, options, what encodes video."""
+        asked = self._asked()
         return {
             "kind": self.kind,
             "storage": storage_kind(self.folder) if self.folder else None,
             "durable": self.durable,
             "throttle_mb_per_s": self.throttle_mb_per_s,
-            "encoder": self._encoder(),
+            "encoder": getattr(asked, "encoder", None),
             "options": dict(self.options),
+            "pixel_format": getattr(asked, "pixel_format", "rgb24"),
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import segment_lengths
-from vdkit.decode.media import PIXEL_FORMATS, MediaInfo
+from vdkit.decode.media import MediaInfo, check_pixel_format
 from vdkit.decode.terminal import HeldSignals
 from vdkit.sinks.files import Encoded, Encoders, Output, check_workers, layout_of
 
@@ -161,9 +161,7 @@ class Mp4Sink(Encoded):
         if gop is not None and (isinstance(gop, bool) or not isinstance(gop, int) or gop < 1):
             raise ValueError(f"gop is {gop}; use 1 frame (each refers to no other) or more")
         self.gop = gop
-        if pixel_format not in PIXEL_FORMATS:
-            raise ValueError(f"pixel_format is {pixel_format!r}; use {', '.join(PIXEL_FORMATS)}")
-        self.pixel_format = pixel_format
+        self.pixel_format = check_pixel_format(pixel_format)
         self.encoder = "auto" if codec == "auto" else self._words(CODECS[codec])
         self._side: Encoders | None = None
         self._gathered: list[Any] = []
