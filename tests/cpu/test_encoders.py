@@ -12,10 +12,21 @@ import pytest
 
 from tests.cpu.test_av import Clicks
 from tests.helpers import NearestDecoder, latents_for, leftovers, wait_for
-from vdkit import DecodeConfig, Mp4Sink, PngSink, decode_async, decode_sync
+from vdkit import (
+    DecodeConfig,
+    MemorySink,
+    Mp4Sink,
+    PngSink,
+    decode_async,
+    decode_sync,
+    document_of,
+    run_benchmark,
+)
 from vdkit.decode import AvLatents
 from vdkit.decode.chunks import segment_lengths
 from vdkit.decode.media import MediaInfo
+from vdkit.measure.quality import psnr_db, ssim
+from vdkit.measure.study import described
 from vdkit.models.sound import WithSound
 from vdkit.sinks import SinkSpec
 from vdkit.sinks.files import Encoders, Parts
@@ -414,3 +425,50 @@ def test_options_of_a_sink_by_name(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             SinkSpec.of(text)
+
+
+def test_what_the_file_kept_of_its_frames_is_recorded(tmp_path):
+    """Of one file for each sink, against the RGB frames; where none is written nothing is said."""
+    decoder = NearestDecoder()
+    latents = latents_for(decoder, 11)
+    spec = SinkSpec("mp4", tmp_path, options={"encoders": 2, "segment": 8, "crf": 30})
+    coarse = SinkSpec("mp4", tmp_path, options={"codec": "av1", "crf": 60})
+    other = {"coarse": {"mode": "sync", "sink": coarse.fresh, "sink_info": described(coarse.fresh)}}
+    recorded = run_benchmark(
+        decoder, latents, spec.fresh, modes=("sync", "async", "compute_only"), extra=other, runs=1,
+        warmup=0, progress=False,
+    )  # fmt: skip
+    arms = recorded.arms
+    assert arms["compute_only"].file is arms["compute_only"].sink.encoder is None
+    assert arms["sync"].file == arms["async"].file
+    assert arms["async"].sink.encoder == "x264 veryfast crf 30, 2 encoders, segments of 8"
+    assert arms["coarse"].sink.encoder == "SVT-AV1 10 crf 60"
+    kept, sink = MemorySink(), Mp4Sink(tmp_path / "clip.mp4", **spec.options)
+    for one in (kept, sink):
+        decode_sync(decoder, latents, one, progress=False)
+    with av.open(str(sink.path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    chosen = [index * 40 // 32 for index in range(33)]
+    at, made = kept.frames[chosen], np.stack(shown)[chosen]
+    file = arms["sync"].file
+    assert (file.bytes, file.frames) == (sink.path.stat().st_size, 33)
+    assert file.psnr_db == pytest.approx(psnr_db(at, made).clip, abs=0.01)
+    assert file.ssim == pytest.approx(ssim(at, made).clip, abs=1e-3)
+    assert arms["coarse"].file.psnr_db < file.psnr_db
+    said = document_of(recorded).text()
+    assert all(f"file {one}" in said for one in ("MB", "PSNR dB", "SSIM"))
+    assert "33, spread over the video" in said and "x264 veryfast crf 30, 2 encoders" in said
+
+
+@pytest.mark.parametrize("path", [decode_sync, decode_async])
+@pytest.mark.parametrize("form", ["rgb24", "yuv420p", "nv12"])
+def test_a_decode_gives_what_the_sink_wants(tmp_path, path, form):
+    """Of whatever form, the pictures are those."""
+    decoder, kept = NearestDecoder(), MemorySink()
+    sink = Mp4Sink(tmp_path / "clip.mp4", crf=0, encoders=2, segment=8, pixel_format=form)
+    done = path(decoder, latents_for(decoder, 5), sink, progress=False)
+    assert done.info.pixel_format == form
+    decode_sync(decoder, latents_for(decoder, 5), kept, progress=False)
+    with av.open(str(sink.path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert np.abs(np.stack(shown).astype(int) - kept.frames).mean() < 6  # of blocks of one color

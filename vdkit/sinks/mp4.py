@@ -212,7 +212,7 @@ class Mp4Sink(Encoded):
             "moov_size": str(4000 + 40 * packets),  # so that nothing is moved at the end
             "movie_timescale": str(rate if rate >= 1000 else 1000 * rate),  # exact lengths
         }
-        refused = []
+        refused: list[str] = []
         for codec in self._candidates():
             why = self._unfit(codec, info)
             if not why:
