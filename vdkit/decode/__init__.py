@@ -133,6 +133,11 @@ class Sink(Protocol):
     frames in [0, 1] of diffusers' VideoProcessor, all in one ``write``: only `decode_diffusers` has
     them, and the other paths raise TypeError. A sink that has ``media``, names of `MEDIA`, gets no
     other: that is a TypeError before anything is decoded.
+
+    A sink may say what it was at: ``parts``, seconds since it was opened that the thread that calls
+    ``write`` and ``close`` spent in each of ``encode`` (an encoder at work on this thread), ``mux``
+    (packets written) and ``full`` (waiting for an encoder); and ``encoders``, seconds that encoders
+    on other threads were at work. The records then hold them.
     """
 
     def open(self, info: MediaInfo) -> None:
