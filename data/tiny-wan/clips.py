@@ -110,12 +110,15 @@ class Tracks:
         color: float32 [B, S, 3] RGB, 0 to 255.
         background: float32 [B, 3] RGB, 0 to 255.
         path: float32 [B, S, F, 4]: x, y, radius in pixels, angle in radians. Radius 0: no shape.
+        height, width: of the picture, in pixels.
     """
 
     shape: np.ndarray
     color: np.ndarray
     background: np.ndarray
     path: np.ndarray
+    height: int = HEIGHT
+    width: int = WIDTH
 
 
 def _article(word: str) -> str:
@@ -200,61 +203,81 @@ def _possible(scene: Scene) -> bool:
     )
 
 
-def draw_tracks(scenes: Sequence[Scene], rng: np.random.Generator) -> Tracks:
-    """Place, speed, size and shade of every scene, `FRAMES` frames."""
+def draw_tracks(
+    scenes: Sequence[Scene],
+    rng: np.random.Generator,
+    frames: int = FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+) -> Tracks:
+    """Place, speed, size and shade of every scene.
+
+    A caption's motion takes all ``frames``. Shapes are as large for the picture as they are at
+    the default size: five times as large at 480x832.
+    """
     count = max(len(scene.movers) for scene in scenes)
+    scale = min(height / HEIGHT, width / WIDTH)
+    size = np.array((scale, scale, scale, 1.0))
     tracks = Tracks(
         np.zeros((len(scenes), count), np.int64),
         np.zeros((len(scenes), count, 3), np.float32),
         np.zeros((len(scenes), 3), np.float32),
-        np.zeros((len(scenes), count, FRAMES, 4), np.float32),
+        np.zeros((len(scenes), count, frames, 4), np.float32),
+        height,
+        width,
     )
     kinds = list(SHAPES)
     for i, scene in enumerate(scenes):
         shade = rng.uniform(-SHADE, SHADE, 3)
         tracks.background[i] = np.clip(np.add(BACKGROUNDS[scene.background], shade), 0, 255)
-        boxes = _boxes(scene, rng)
+        boxes = _boxes(scene, rng, height / scale, width / scale)
         for j, (mover, box) in enumerate(zip(scene.movers, boxes, strict=True)):
             shade = rng.uniform(-SHADE, SHADE, 3)
             tracks.shape[i, j] = kinds.index(mover.shape)
             tracks.color[i, j] = np.clip(np.add(COLORS[mover.color], shade), 0, 255)
-            tracks.path[i, j] = _path(mover, box, len(scene.movers), rng)
+            tracks.path[i, j] = size * _path(mover, box, len(scene.movers), rng, frames)
     return tracks
 
 
-def _boxes(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+def _boxes(
+    scene: Scene, rng: np.random.Generator, height: float, width: float
+) -> list[tuple[float, float, float, float]]:
     """x0, y0, x1, y1 for each mover: the whole picture, or half of it in random order."""
     if len(scene.movers) == 1:
-        return [(0, 0, WIDTH, HEIGHT)]
+        return [(0, 0, width, height)]
     motions = {mover.motion for mover in scene.movers}
     side_by_side = rng.random() < 0.5
     if not motions.isdisjoint(HORIZONTAL):
         side_by_side = False
     if not motions.isdisjoint(VERTICAL):
         side_by_side = True
-    half_w, half_h = WIDTH / 2, HEIGHT / 2
+    half_w, half_h = width / 2, height / 2
     boxes: list[tuple[float, float, float, float]] = (
-        [(0, 0, half_w, HEIGHT), (half_w, 0, WIDTH, HEIGHT)]
+        [(0, 0, half_w, height), (half_w, 0, width, height)]
         if side_by_side
-        else [(0, 0, WIDTH, half_h), (0, half_h, WIDTH, HEIGHT)]
+        else [(0, 0, width, half_h), (0, half_h, width, height)]
     )
     return boxes if rng.random() < 0.5 else boxes[::-1]
 
 
 def _path(
-    mover: Mover, box: tuple[float, float, float, float], count: int, rng: np.random.Generator
+    mover: Mover,
+    box: tuple[float, float, float, float],
+    count: int,
+    rng: np.random.Generator,
+    frames: int,
 ) -> np.ndarray:
     """[F, 4]: x, y, radius, angle."""
     x0, y0, x1, y1 = box
-    time = np.linspace(0.0, 1.0, FRAMES)
+    time = np.linspace(0.0, 1.0, frames)
     small, large = (14.0, 19.0) if count == 1 else (10.0, 13.5)
-    radius = np.full(FRAMES, rng.uniform(small, large))
+    radius = np.full(frames, rng.uniform(small, large))
     if mover.motion in ("grows", "shrinks"):
         ends = (rng.uniform(0.45, 0.6) * small, rng.uniform(1.2, 1.45) * small)
         radius = np.interp(time if mover.motion == "grows" else time[::-1], (0, 1), ends)
     reach = radius.max() * SHAPES[mover.shape][1] + 1.0  # keeps corners inside the picture
-    x = np.full(FRAMES, rng.uniform(x0 + reach, max(x1 - reach, x0 + reach)))
-    y = np.full(FRAMES, rng.uniform(y0 + reach, max(y1 - reach, y0 + reach)))
+    x = np.full(frames, rng.uniform(x0 + reach, max(x1 - reach, x0 + reach)))
+    y = np.full(frames, rng.uniform(y0 + reach, max(y1 - reach, y0 + reach)))
     if mover.motion in HORIZONTAL:
         x = _travel(x0 + reach, x1 - reach, rng, time, reverse=mover.motion == "left")
     elif mover.motion in ("up", "down"):
@@ -265,7 +288,7 @@ def _path(
         height = (y1 - y0 - 2 * reach) * rng.uniform(0.75, 1.0)
         y = y1 - reach - height * 4 * phase * (1 - phase)  # parabolas: falls and is thrown up
     upright = -math.pi / 2 if mover.shape != "square" else math.pi / 4
-    angle = np.full(FRAMES, upright)
+    angle = np.full(frames, upright)
     if mover.motion == "rotates":
         angle = angle + rng.choice((-1, 1)) * rng.uniform(2.5, 4.5) * time
     return np.stack((x, y, radius, angle), axis=-1)
@@ -281,19 +304,20 @@ def _travel(
 
 
 def render(
-    tracks: Tracks, device: str | torch.device = "cpu", start: int = 0, stop: int = FRAMES
+    tracks: Tracks, device: str | torch.device = "cpu", start: int = 0, stop: int | None = None
 ) -> torch.Tensor:
     """Frames ``start`` to ``stop``: uint8 [B, F, H, W, 3] RGB on ``device``, edges antialiased."""
+    height, width = tracks.height, tracks.width
     path = torch.from_numpy(tracks.path[:, :, start:stop]).to(device)
     kind = torch.from_numpy(tracks.shape).to(device)
     color = torch.from_numpy(tracks.color).to(device)
     background = torch.from_numpy(tracks.background).to(device)
     geometry = torch.tensor(list(SHAPES.values()), dtype=torch.float32, device=device)[kind]
-    row = torch.arange(HEIGHT, device=device).view(HEIGHT, 1) + 0.5
-    column = torch.arange(WIDTH, device=device) + 0.5
-    light = torch.linspace(1.08, 0.92, HEIGHT, device=device).view(1, 1, HEIGHT, 1, 1)
+    row = torch.arange(height, device=device).view(height, 1) + 0.5
+    column = torch.arange(width, device=device) + 0.5
+    light = torch.linspace(1.08, 0.92, height, device=device).view(1, 1, height, 1, 1)
     image = background.view(-1, 1, 1, 1, 3) * light
-    image = image.expand(-1, stop - start, -1, WIDTH, -1).clone()
+    image = image.expand(-1, path.shape[2], -1, width, -1).clone()
     for j in range(path.shape[1]):
         x, y, radius, angle = (v[..., None, None] for v in path[:, j].unbind(-1))
         corners, outer, inner = (v.view(-1, 1, 1, 1) for v in geometry[:, j].unbind(-1))

@@ -107,29 +107,48 @@ def make_pipeline(
     )
 
 
-def encode(vae: AutoencoderKLWan, frames: torch.Tensor) -> torch.Tensor:
+def encode(
+    vae: AutoencoderKLWan, frames: torch.Tensor, cache: list[Any] | None = None
+) -> torch.Tensor:
     """Posterior parameters [B, 32, T, h, w] of [B, 3, F, H, W] in [-1, 1].
 
     The same as ``vae.encode`` in two calls: the first frame, then all others (the causal cache
     does not mind how many frames a call brings), which is what makes training on a GPU fast.
+
+    Args:
+        cache: of the frames before, which it renews, to go on from them with a multiple of 4; an
+            empty list at the beginning.
     """
-    cache: list[Any] = [None] * vae._cached_conv_counts["encoder"]
-    first = vae.encoder(frames[:, :, :1], feat_cache=cache, feat_idx=[0])
-    if frames.shape[2] > 1:
-        rest = vae.encoder(frames[:, :, 1:], feat_cache=cache, feat_idx=[0])
-        first = torch.cat((first, rest), 2)
-    return vae.quant_conv(first)
+    cache = [] if cache is None else cache
+    parts = []
+    if not cache:
+        cache += [None] * vae._cached_conv_counts["encoder"]
+        parts = [vae.encoder(frames[:, :, :1], feat_cache=cache, feat_idx=[0])]
+        frames = frames[:, :, 1:]
+    if frames.shape[2]:
+        parts.append(vae.encoder(frames, feat_cache=cache, feat_idx=[0]))
+    return vae.quant_conv(torch.cat(parts, 2))
 
 
-def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Frames [B, 3, F, H, W], not clamped, of latents [B, 16, T, h, w], in two calls as `encode`"""
-    cache: list[Any] = [None] * vae._cached_conv_counts["decoder"]
+def decode(
+    vae: AutoencoderKLWan, latents: torch.Tensor, cache: list[Any] | None = None
+) -> torch.Tensor:
+    """Frames [B, 3, F, H, W], not clamped, of latents [B, 16, T, h, w], in two calls as `encode`.
+
+    Args:
+        cache: as in `encode`, of the latents before.
+    """
+    cache = [] if cache is None else cache
     latents = vae.post_quant_conv(latents)
-    first = vae.decoder(latents[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)
-    if latents.shape[2] > 1:
-        rest = vae.decoder(latents[:, :, 1:], feat_cache=cache, feat_idx=[0])
-        first = torch.cat((first, rest), 2)
-    return first
+    parts = []
+    if not cache:
+        cache += [None] * vae._cached_conv_counts["decoder"]
+        first = latents[:, :, :1]
+        parts = [vae.decoder(first, feat_cache=cache, feat_idx=[0], first_chunk=True)]
+        latents = latents[:, :, 1:]
+    if latents.shape[2]:
+        parts.append(vae.decoder(latents, feat_cache=cache, feat_idx=[0]))
+    return torch.cat(parts, 2)
 
 
 def embed(encoder: UMT5EncoderModel, ids: torch.Tensor) -> torch.Tensor:

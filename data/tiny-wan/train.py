@@ -1,12 +1,15 @@
-"""Train the miniature: first the VAE, then text encoder and the two denoising experts.
+"""Train the miniature: the VAE, then text encoder and experts; its decoder on larger pictures.
 
     python data/tiny-wan/train.py vae --run runs/tiny-wan --minutes 9
     python data/tiny-wan/train.py diffusion --run runs/tiny-wan --minutes 9
     python data/tiny-wan/train.py export --run runs/tiny-wan --out data/tiny-wan
+    python data/tiny-wan/train.py decoder --run runs/decoder --minutes 7.5
+    python data/tiny-wan/train.py export --decoder-only --run runs/decoder --out data/tiny-wan
 
 Every stage goes on from its last checkpoint, so a run may be cut into pieces (``--minutes``); the
-data of a step depend on seed and step only. One GPU; ``--smoke`` runs it all for a few steps on a
-CPU. Nothing is downloaded: the clips are drawn (`clips`), the weights start from the seed.
+data of a step depend on seed and step only (of the decoder, on where its clips were begun too).
+One GPU; ``--smoke`` runs it all for a few steps on a CPU. Nothing is downloaded: the clips are
+drawn (`clips`), the weights start from the seed.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import argparse
 import copy
 import csv
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +43,8 @@ from recipe import (
     make_transformer,
     make_vae,
 )
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 IMAGES = 0.34  # share of the VAE's steps on single frames, four times as many as clips later
@@ -51,6 +59,46 @@ WARMUP_STEPS = 200
 ENCODE_BATCH = 32
 STATISTICS_CLIPS = 256  # over which the latents' mean and std are measured
 SAVE_EVERY = 1000  # steps
+MSE_WEIGHT = 5.0  # of the decoder's stage: what is left there are fast edges, a few large errors
+POSTERIOR_MEAN = 0.5  # share of the decoder's windows on posterior means; the others on samples
+HOME = Path(__file__).parent
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Clips that the decoder's stage draws, a window of frames a step.
+
+    Attributes:
+        batch: clips at once.
+        window: frames a step, 4k; a clip's first window has one more.
+        lengths: frames of a clip, one of these by chance. The motion takes all of them: the fewer,
+            the faster. A clip of many takes more steps.
+    """
+
+    height: int
+    width: int
+    batch: int
+    window: int
+    lengths: tuple[int, ...]
+
+
+# Steps take turns, and cost about the same. Motion in pixels grows with the picture: what the VAE
+# saw in its own training is a fifth of what 33 frames of 480x832 need.
+SCALES = (
+    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(96, 160, 7, 32, (33,)),
+    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(720, 1280, 1, 4, (33, 33, 33, 81)),
+    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(192, 320, 4, 16, (13, 17, 33)),
+    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(96, 160, 7, 32, (33,)),
+    Scale(720, 1280, 1, 4, (33, 33, 33, 161)),
+    Scale(192, 320, 4, 16, (13, 17, 33)),
+)
+# Height, width, frames, clips.
+EVALUATED = ((96, 160, 33, 32), (480, 832, 33, 12), (720, 1280, 33, 8), (480, 832, 161, 4))
 
 
 class Trainer:
@@ -75,9 +123,12 @@ class Trainer:
             models[target] = copy.deepcopy(models[source])
         self._optimizer()
 
-    def update(self, loss: torch.Tensor) -> None:
-        """One step: warm-up, constant rate in the first half, then down to 2 % on a line."""
-        progress = self.step / self.steps
+    def update(self, loss: torch.Tensor, progress: float = 0.0) -> None:
+        """One step: warm-up, constant rate in the first half, then down to 2 % on a line.
+
+        ``progress``: from 0 to 1, where it is further than the steps say.
+        """
+        progress = max(progress, self.step / self.steps)
         scale = min(1.0, (self.step + 1) / WARMUP_STEPS) * max(0.02, min(1.0, 2 * (1 - progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * scale
@@ -190,6 +241,131 @@ def train_vae(arguments: argparse.Namespace) -> bool:
         trainer.update(loss)
         log.add(trainer.step, parts)
     return trainer.step >= trainer.steps
+
+
+class Stream:
+    """Clips of one scale, decoded window by window on the cache of the windows before.
+
+    So the decoder learns long clips at the cost of short ones; gradients end at the window.
+    """
+
+    def __init__(self, scale: Scale, vae: AutoencoderKLWan) -> None:
+        self.scale, self.vae = scale, vae
+        self.at, self.frames = 0, 0
+
+    def window(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is decoded, and what it should be: each float32 [B, 3, F, H, W]."""
+        scale, vae = self.scale, self.vae
+        if self.at == self.frames:
+            scenes = [random_scene(rng) for _ in range(scale.batch)]
+            self.at, self.frames = 0, int(rng.choice(scale.lengths))
+            self.tracks = draw_tracks(scenes, rng, self.frames, scale.height, scale.width)
+            self.encoded: list[Any] = []
+            self.decoded: list[Any] = []
+        stop = min(self.at + scale.window + (self.at == 0), self.frames)
+        video = _video(self.tracks, vae.device, self.at, stop)
+        with torch.no_grad():
+            latents, log_variance = encode(vae, video, self.encoded).chunk(2, 1)
+            if rng.random() >= POSTERIOR_MEAN:
+                std = (0.5 * log_variance.clamp(-30, 20)).exp()
+                latents = latents + std * torch.randn_like(std)
+        made = decode(vae, latents, self.decoded)
+        self.decoded[:] = [c.detach() if torch.is_tensor(c) else c for c in self.decoded]
+        self.at = stop
+        return made.float(), video
+
+
+def train_decoder(arguments: argparse.Namespace) -> None:
+    """The VAE's decoder on several scales, its encoder left as it is: latents stay what they are.
+
+    Starts from the run's own VAE, or from the miniature's if the run has none. A run takes the
+    rate down once, over its ``--minutes`` or over all steps. Writes ``decoder.safetensors``, what
+    `export` takes, and ``decoder.json``: `reconstruction` before and after.
+    """
+    device = torch.device(arguments.device)
+    if (arguments.run / "vae.pt").exists():
+        vae = load_vae(arguments.run, device, min(STATISTICS_CLIPS, arguments.clips))[0]
+    else:
+        vae = AutoencoderKLWan.from_pretrained(HOME / "vae", torch_dtype=torch.float32).to(device)
+    vae = vae.eval().requires_grad_(False)
+    modules = {name: getattr(vae, name).requires_grad_(True) for name in DECODER}
+    if arguments.channels_last:
+        for parameter in vae.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    file = arguments.run / "decoder.pt"
+    trainer = Trainer(modules, arguments.rate, arguments.steps, file)
+    report = {"before": reconstruction(vae, arguments.evaluated)}
+    trainer.load()
+    log = Log(arguments.run / "decoder.csv", arguments.log_every)
+    streams = [Stream(scale, vae) for scale in arguments.scales]
+    begun = time.monotonic()
+    for step in _steps(trainer, arguments):
+        rng = np.random.default_rng((arguments.seed, 3, step))
+        torch.manual_seed(arguments.seed * 1_000_003 + step)
+        stream = streams[step % len(streams)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            made, video = stream.window(rng)
+        error = made - video
+        l1, mse = error.abs().mean(), error.square().mean()
+        trainer.update(l1 + MSE_WEIGHT * mse, (time.monotonic() - begun) / (60 * arguments.minutes))
+        size = f"{stream.scale.height}x{stream.scale.width}"
+        log.add(trainer.step, {"l1": l1, f"mse {size}": mse})
+    streams.clear()
+    for name, module in trainer.ema.items():
+        getattr(vae, name).load_state_dict(module.state_dict())
+    kept = {
+        key: value.half().cpu().contiguous()
+        for key, value in vae.state_dict().items()
+        if key.startswith(DECODER)
+    }
+    save_file(kept, arguments.run / "decoder.safetensors", {"format": "pt"})
+    vae.load_state_dict({**vae.state_dict(), **kept})
+    report |= {"after": reconstruction(vae, arguments.evaluated), "steps": trainer.step}
+    (arguments.run / "decoder.json").write_text(json.dumps(report, indent=1))
+
+
+@torch.no_grad()
+def reconstruction(
+    vae: AutoencoderKLWan, evaluated: tuple[tuple[int, int, int, int], ...], seed: int = 10**6
+) -> dict[str, dict[str, float]]:
+    """PSNR in dB of drawn clips with held-out captions, encoded (posterior mean) and decoded.
+
+    By ``FRAMESxHxW``: over the clips, of each its pooled error, the mean and the least; and the
+    worst frame's. In float32 (on a GPU TF32), of levels; printed too.
+    """
+    found = {}
+    for height, width, frames, clips in evaluated:
+        rng = np.random.default_rng((seed, frames, height))
+        errors = []
+        for _ in range(clips):
+            scene = random_scene(rng, held_out=True)
+            tracks = draw_tracks([scene], rng, frames, height, width)
+            caches: tuple[list[Any], list[Any]] = ([], [])
+            errors.append([])
+            for start in range(0, frames, 4):
+                start, stop = max(0, start - 3), start + 1
+                video = _video(tracks, vae.device, start, stop)
+                latents = encode(vae, video, caches[0]).chunk(2, 1)[0]
+                made = decode(vae, latents, caches[1]).clamp(-1, 1)
+                levels = ((made + 1) * 127.5).round() - (video + 1) * 127.5
+                errors[-1] += levels.square().mean((0, 1, 3, 4)).tolist()
+        pooled = [_decibel(sum(error) / frames) for error in errors]
+        made_of = f"{frames}x{height}x{width}"
+        found[made_of] = {
+            "clips": clips,
+            "mean_db": round(sum(pooled) / clips, 2),
+            "least_db": round(min(pooled), 2),
+            "first_frames_db": round(sum(_decibel(error[0]) for error in errors) / clips, 2),
+            "worst_frame_db": round(_decibel(max(map(max, errors))), 2),
+        }
+        print(made_of, found[made_of], flush=True)
+    return found
+
+
+def _decibel(mean_square: float) -> float:
+    """PSNR of an error in levels of 255."""
+    return 10 * math.log10(255**2 / max(mean_square, 1e-4))
 
 
 def train_diffusion(arguments: argparse.Namespace) -> bool:
@@ -354,6 +530,9 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the averaged weights as a diffusers pipeline folder, float16 safetensors."""
     device = torch.device(arguments.device)
     vae, mean, std = load_vae(arguments.run, device)
+    trained = arguments.run / "decoder.safetensors"
+    if trained.exists():
+        vae.load_state_dict({**vae.state_dict(), **load_file(trained, arguments.device)})
     vae.register_to_config(
         latents_mean=[round(v, 5) for v in mean.tolist()],
         latents_std=[round(v, 5) for v in std.tolist()],
@@ -369,34 +548,67 @@ def export(arguments: argparse.Namespace) -> None:
     for module in (vae, text_encoder, first, second):
         torch.nn.Module.half(module.cpu())
     make_pipeline(vae, text_encoder, first, second).save_pretrained(arguments.out)
+    _copy_logs(arguments)
+
+
+def export_decoder(arguments: argparse.Namespace) -> None:
+    """Put the trained decoder into a pipeline folder; all other weights keep their bytes."""
+    trained = arguments.run / "decoder.safetensors"
+    if not trained.exists():
+        raise FileNotFoundError(f"{trained} is missing; run the decoder stage first")
+    file = arguments.out / "vae" / WEIGHTS
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors, decoder = load_file(file), load_file(trained)
+    names = {name for name in tensors if name.startswith(DECODER)}
+    shapes = {name: tensors[name].shape for name in names}
+    if shapes != {name: tensor.shape for name, tensor in decoder.items()}:
+        raise ValueError(f"{trained} is not the decoder of {file}")
+    save_file({**tensors, **decoder}, file, metadata)
+    _copy_logs(arguments)
+
+
+def _copy_logs(arguments: argparse.Namespace) -> None:
+    """What a run noted about its stages, for the model card."""
     logs = arguments.out / "training"
     logs.mkdir(exist_ok=True)
-    for name in ("vae.csv", "diffusion.csv", "latents.json"):
-        shutil.copy(arguments.run / name, logs)
+    noted = ("vae.csv", "diffusion.csv", "latents.json", "decoder.csv", "decoder.json")
+    for name in noted:
+        if (arguments.run / name).exists():
+            shutil.copy(arguments.run / name, logs)
     plot_losses(logs, arguments.out / "loss.png")
     print(f"written: {arguments.out}")
 
 
 def plot_losses(run: Path, picture: Path) -> None:
-    """Both stages' losses against their steps, logarithmic."""
+    """Every stage's losses against its steps, logarithmic."""
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
-    for ax, stage in zip(axes, ("vae", "diffusion"), strict=True):
+    stages = [name for name in DEFAULTS if (run / f"{name}.csv").exists()]
+    size = (4.5 * len(stages), 3.2)
+    figure, axes = plt.subplots(
+        1, len(stages), figsize=size, constrained_layout=True, squeeze=False
+    )
+    for ax, stage in zip(axes[0], stages, strict=True):
         for quantity, rows in pd.read_csv(run / f"{stage}.csv").groupby("quantity"):
             ax.plot(rows["step"], rows["value"], label=quantity, linewidth=1)
         ax.set(yscale="log", xlabel="step", title=stage)
         ax.legend(frameon=False)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("loss")
+    axes[0, 0].set_ylabel("loss")
     figure.savefig(picture, dpi=110)
     plt.close(figure)
 
 
-DEFAULTS = {"vae": {"steps": 8800, "batch": 16, "rate": 1e-3}}
-DEFAULTS["diffusion"] = {"steps": 36_000, "batch": 256, "rate": 1e-3}
+DECODER = ("decoder", "post_quant_conv")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "vae": {"steps": 8800, "batch": 16, "rate": 1e-3},
+    "decoder": {"steps": 100_000, "batch": None, "rate": 5e-4},
+    "diffusion": {"steps": 36_000, "batch": 256, "rate": 1e-3},
+}
 SMOKE = {"steps": 2, "batch": 2, "clips": 2, "log_every": 1, "device": "cpu", "compile": False}
+SMOKE |= {"scales": (Scale(32, 48, 2, 4, (9,)),), "evaluated": ((32, 48, 5, 1),)}
 
 
 def main() -> None:
@@ -404,7 +616,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cuda = torch.cuda.is_available()
-    parser.add_argument("stage", nargs="?", choices=("vae", "diffusion", "export"))
+    parser.add_argument("stage", nargs="?", choices=(*DEFAULTS, "export"))
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--out", type=Path, help="folder the pipeline is written to (export)")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop, and save, after these")
@@ -417,24 +629,28 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda)
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=cuda)
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="export: put the decoder into --out's VAE"
+    )
     parser.add_argument("--smoke", action="store_true", help="all stages, two steps each, on a CPU")
+    parser.set_defaults(scales=SCALES, evaluated=EVALUATED)
     arguments = parser.parse_args()
     if arguments.smoke:
         vars(arguments).update(SMOKE, out=arguments.out or arguments.run / "pipeline")
     elif arguments.stage is None:
-        parser.error("name a stage, vae, diffusion or export, or give --smoke")
+        parser.error(f"name a stage, {', '.join(DEFAULTS)} or export, or give --smoke")
     elif arguments.stage == "export" and arguments.out is None:
         parser.error("export needs --out FOLDER")
     arguments.run.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
-    functions = {"vae": train_vae, "diffusion": train_diffusion}
-    for stage in ("vae", "diffusion") if arguments.smoke else (arguments.stage,):
+    functions = {"vae": train_vae, "decoder": train_decoder, "diffusion": train_diffusion}
+    for stage in functions if arguments.smoke else (arguments.stage,):
         if stage in functions:
             given = {k: getattr(arguments, k) for k in DEFAULTS[stage]}
             chosen = {k: v if v is not None else DEFAULTS[stage][k] for k, v in given.items()}
             functions[stage](argparse.Namespace(**{**vars(arguments), **chosen}))
     if arguments.smoke or arguments.stage == "export":
-        export(arguments)
+        (export_decoder if arguments.decoder_only else export)(arguments)
 
 
 if __name__ == "__main__":

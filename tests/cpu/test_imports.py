@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "__main__": {"cli", "record"},
     "__init__": set(),
 }
-DECODE_PACKAGES = {"torch", "numpy", "tqdm"}  # numpy only as a type, tqdm only for the bar
+DECODE_PACKAGES = {"torch", "numpy", "tqdm", "triton"}
+"""numpy only as a type, tqdm only for the bar, Triton as torch for CUDA brings it."""
 
 
 def part_of(path):

@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import UMT5EncoderModel
 
 pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
@@ -130,12 +132,21 @@ def test_training_runs_goes_on_and_exports(tmp_path, monkeypatch, capsys):
         runpy.run_path(str(HOME / "train.py"), run_name="__main__")
         return capsys.readouterr().out
 
-    assert "vae.pt: 2 of 2 steps" in out and "diffusion.pt: 2 of 2 steps" in out
+    for stage in ("vae", "decoder", "diffusion"):
+        assert f"{stage}.pt: 2 of 2 steps" in out
     again = train("--smoke")  # from the checkpoints: nothing is trained or encoded twice
     assert not re.search(r"^step |encoded", again, re.MULTILINE) and "2 of 2 steps" in again
     more = ("--steps", "3", "--batch", "2", "--clips", "2", "--log-every", "1", "--device", "cpu")
     on = train("diffusion", *more, "--no-compile")
     assert re.findall(r"^step (\d+)  high .*  low ", on, re.MULTILINE) == ["3"]
+    shutil.copytree(HOME / "vae", run / "shipped" / "vae")
+    weights = run / "shipped" / "vae" / "diffusion_pytorch_model.safetensors"
+    before = load_file(weights)
+    train("export", "--decoder-only", "--out", str(run / "shipped"), "--device", "cpu")
+    after, decoder = load_file(weights), load_file(run / "decoder.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= decoder.keys() and before.keys() == after.keys()
+    assert all(torch.equal(after[name], decoder[name]) for name in decoder)
     made = WanPipeline.from_pretrained(run / "pipeline", dtype=torch.float32)
     assert {name: made.config[name] for name in PARTS} == {
         name: tuple(kind)

@@ -131,8 +131,9 @@ class Sink(Protocol):
     ``interrupt()``: it is called from another thread when the decode has failed, and should make
     ``write`` return early. A sink whose ``wants_float`` is True gets, in place of uint8, the float
     frames in [0, 1] of diffusers' VideoProcessor, all in one ``write``: only `decode_diffusers` has
-    them, and the other paths raise TypeError. A sink that has ``media``, names of `MEDIA`, gets no
-    other: that is a TypeError before anything is decoded.
+    them, and the other paths raise TypeError. A sink that has ``pixel_format``, one of
+    `vdkit.decode.media.PIXEL_FORMATS`, gets pictures of video in it. A sink that has ``media``,
+    names of `MEDIA`, gets no other: that is a TypeError before anything is decoded.
 
     A sink may say what it was at: ``parts``, seconds since it was opened that the thread that calls
     ``write`` and ``close`` spent in each of ``encode`` (an encoder at work on this thread), ``mux``
@@ -144,8 +145,9 @@ class Sink(Protocol):
         """Prepare for ``info.frames`` frames, images or samples."""
 
     def write(self, frames: np.ndarray) -> None:
-        """Consume uint8 RGB [F, H, W, 3], int16 [S, channels] of audio, or rows of ``av``, uint8
-        [F, bytes], which `MediaInfo.split` takes apart; C-contiguous.
+        """Consume uint8 [F, H, W, 3], RGB, or [F, H * 3 / 2, W] of another ``pixel_format``; int16
+        [S, channels] of audio, or rows of ``av``, uint8 [F, bytes], which `MediaInfo.split` takes
+        apart; C-contiguous.
 
         The array is a buffer that is reused after the call: copy to keep.
         """

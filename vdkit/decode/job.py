@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -43,6 +44,7 @@ from vdkit.decode.chunks import (
     exact_fps,
 )
 from vdkit.decode.engines import Mark, make_engine, on_device
+from vdkit.decode.pixels import rows_to_format
 from vdkit.decode.terminal import Bar, HeldSignals
 
 if TYPE_CHECKING:
@@ -137,7 +139,14 @@ class Job:
         self.latent_size = self.traits.latent_size(shape)
         chunk_size = None if self.mode == "diffusers" else config.chunk_size
         self.chunks = chunks_of(decoder, self.latents, chunk_size)
-        self.info = info_of(decoder, self.latents, self.chunks[-1].frame_stop, exact_fps(self.fps))
+        self.rgb_info = info_of(
+            decoder, self.latents, self.chunks[-1].frame_stop, exact_fps(self.fps)
+        )
+        wanted = getattr(self.sink, "pixel_format", "rgb24")
+        if medium.name not in ("video", "av"):
+            wanted = "rgb24"
+        self.info = replace(self.rgb_info, pixel_format=wanted)
+        self._rgb: torch.Tensor | None = None
         self._finite = torch.empty(len(self.chunks), dtype=torch.bool, device=decoder.device)
         self.marks: list[dict[str, Mark]] = []
         self.frames_done = self._frames_reported = 0
@@ -284,6 +293,17 @@ class Job:
 
     def decode_uint8(self, state: Any, record: ChunkRecord, out: torch.Tensor) -> None:
         """Decode a chunk into ``out``, as the sink gets it, by ``decode_into`` if there is one."""
+        if self.info.pixel_format != "rgb24":
+            if self._rgb is None:
+                most = max(chunk.frames for chunk in self.chunks)
+                self._rgb = out.new_empty(self.rgb_info.shape(most))
+            rgb = self._rgb[: record.frames]
+            self._decode_levels(state, record, rgb)
+            rows_to_format(rgb, self.info, out)
+            return
+        self._decode_levels(state, record, out)
+
+    def _decode_levels(self, state: Any, record: ChunkRecord, out: torch.Tensor) -> None:
         into = getattr(self.decoder, "decode_into", None)
         if into is None:
             to_levels(self.decode(state, record), self.traits, out)
@@ -312,7 +332,15 @@ class Job:
     def convert(self, record: ChunkRecord, frames: torch.Tensor) -> torch.Tensor:
         """A chunk as the sink gets it, made on the host."""
         with self.step("convert", record):
-            return to_levels(frames, self.traits)
+            return self.in_format(to_levels(frames, self.traits))
+
+    def in_format(self, rows: torch.Tensor) -> torch.Tensor:
+        """Levels with RGB pictures as the sink gets them, made where they are."""
+        if self.info.pixel_format == "rgb24":
+            return rows
+        made = rows.new_empty(self.info.shape(len(rows)))
+        rows_to_format(rows, self.info, made)
+        return made
 
     def open_sink(self) -> None:
         self.sink_open_start_s = start_s = self.now()
@@ -391,7 +419,7 @@ class Job:
                 _clear_frames(error)
             if self.writer is not None:
                 self.writer.ring.release()
-            self.writer = self.latents = None
+            self.writer = self.latents = self._rgb = None
             del self._finite  # `path` holds the job, and the error holds that
             self._bar.close()
             self.signals.release()
@@ -430,8 +458,12 @@ class Job:
                 f"({config.slots}), or decode a smaller {self.traits.medium.whole}"
             )  # fmt: skip
             return f"decoder {decoder.name!r} has no working_bytes() to estimate what fits; {less}"
-        size = self.traits.medium.itemsize if config.uint8_on_gpu else decoder.dtype.itemsize
-        one = self.traits.temporal_factor * self.info.frame_values * size  # a slot's, by latent
+        one = (
+            self.info.frame_bytes
+            if config.uint8_on_gpu
+            else (math.prod(self.info.decoded_shape(1)) * decoder.dtype.itemsize)
+        )
+        one *= self.traits.temporal_factor  # a slot's, by latent
         free, told = None, ""
         if decoder.device.type == "cuda":
             # What this decode took is still held by the error's frames, and will be free again.

@@ -123,6 +123,13 @@ PIXEL_FORMATS = ("rgb24", "yuv420p", "nv12")
 its size, one after the other or in turns (`vdkit.decode.pixels`)."""
 
 
+def check_pixel_format(name: str) -> str:
+    """The name itself; ValueError if it is none of `PIXEL_FORMATS`."""
+    if name not in PIXEL_FORMATS:
+        raise ValueError(f"pixel_format is {name!r}; use one of {', '.join(PIXEL_FORMATS)}")
+    return name
+
+
 def samples_a_frame(sample_rate: int, fps: Fraction) -> int:
     """The most samples, of each channel, that are heard while one frame is shown."""
     return math.ceil(sample_rate / fps)
@@ -154,10 +161,7 @@ class MediaInfo:
     pixel_format: str = "rgb24"
 
     def __post_init__(self) -> None:
-        if self.pixel_format not in PIXEL_FORMATS:
-            raise ValueError(
-                f"pixel_format is {self.pixel_format!r}; use one of {', '.join(PIXEL_FORMATS)}"
-            )
+        check_pixel_format(self.pixel_format)
         if self.pixel_format != "rgb24" and (self.height % 2 or self.width % 2):
             raise ValueError(
                 f"{self.pixel_format} needs even sides, the {self.kind.whole} is "

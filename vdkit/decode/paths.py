@@ -71,10 +71,10 @@ def decode_diffusers(job: Job) -> DecodeResult:
             with job.signals:
                 video = job.decoder.to_numpy(exact)
                 del exact
-                if job.info.medium == "av":
-                    video = _rounded_rows(video, job.info)
-                elif not wants_float(job.sink):
-                    video = _rounded(video, job.info)
+                if not wants_float(job.sink):
+                    made = _rounded_rows if job.info.medium == "av" else _rounded
+                    levels = torch.from_numpy(made(video, job.rgb_info))
+                    video = job.in_format(levels).numpy()
         job.write(record, video)
     job.close_sink()
     return job.finish()
@@ -411,7 +411,7 @@ def decode_async(job: Job) -> DecodeResult:
             thread is gone, the ring is released and the sink has been aborted.
     """
     config, engine = job.config, job.engine
-    values = max(record.frames for record in job.chunks) * job.info.frame_values
+    values = max(math.prod(_buffer_shape(job, record)) for record in job.chunks)
     dtype = getattr(torch, job.info.kind.dtype) if config.uint8_on_gpu else job.decoder.dtype
     pinned = config.pinned_memory and job.decoder.device.type == "cuda"
     slots = min(config.slots, len(job.chunks))

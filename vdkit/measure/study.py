@@ -335,7 +335,8 @@ def described(sink: SinkFactory) -> SinkInfo:
     if describe := getattr(getattr(sink, "__self__", None), "describe", None):
         return SinkInfo(**describe())
     with sink("described") as made:
-        return SinkInfo(kind=type(made).__name__, storage=None)
+        wanted = getattr(made, "pixel_format", "rgb24")
+        return SinkInfo(kind=type(made).__name__, storage=None, pixel_format=wanted)
 
 
 def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> Workload:
@@ -343,6 +344,8 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
     rows, columns = traits.latent_size(shape)
     units = chunks_of(decoder, latents, None)[-1].frame_stop
     info = info_of(decoder, latents, units, exact_fps(shared.get("fps", 16)))
+    size = asdict(info) | {"fps": float(info.fps)}
+    del size["pixel_format"]  # which is the sink's
     weights = getattr(decoder, "weights_sha256", None)
     return Workload(
         decoder=decoder.name, source=shared.get("source") or decoder.name,
@@ -351,7 +354,7 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         latents=shared.get("latents_source", "given"),
         latents_sha256=tensor_sha256(*(latents if traits.fps else (latents,))),
         seed=shared.get("seed", 0), latent_frames=shape[traits.medium.axis], latent_height=rows,
-        latent_width=columns, **asdict(info) | {"fps": float(info.fps)}, exact=traits.exact,
+        latent_width=columns, **size, exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
         notes=tuple(getattr(decoder, "notes", ())),
     )  # fmt: skip

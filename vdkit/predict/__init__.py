@@ -285,7 +285,8 @@ def video_info(recorded: Recording | Arm) -> MediaInfo:
     """What was decoded in a recording or in one arm: a video, images or audio."""
     load = recorded.workload
     sound = load.sample_rate, load.channels, load.samples
-    return MediaInfo(load.frames, load.height, load.width, load.rate, load.medium, *sound)
+    size = load.frames, load.height, load.width, load.rate
+    return MediaInfo(*size, load.medium, *sound, pixel_format=recorded.sink.pixel_format)
 
 
 def units_per_latent(work: Workload) -> int:
@@ -385,7 +386,7 @@ class Pipeline:
         elif mode != "compute_only":
             names["copy"] = "copy" if self.pinned else "pageable_copy"
             names |= {"write": "write"} if on_gpu else {"convert": "convert", "write": "write"}
-        copied = value_bytes / itemsize
+        copied = self.frame_bytes / info.frame_bytes
         self.times = {n: self._seconds(n, of, copied, factor) for n, of in names.items()}
         self.decoded_s: list[float] = []
         self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0

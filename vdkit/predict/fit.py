@@ -115,6 +115,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
         names = ("decoder", "variant", "dtype", "medium", "height", "width")
         setting = {"device": one.provenance.device, **{n: getattr(load, n) for n in names}}
         setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
+        setting |= {"pixel format": sink.pixel_format}
         where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
         found.append((where, arm, setting))
     if not found:

@@ -357,7 +357,7 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes", "exact"}),
         **config,
         "sink": arm.sink.kind,
-        **arm.sink.model_dump(exclude={"kind", "encoder", "options"}),
+        **arm.sink.model_dump(exclude={"kind", "encoder", "options", "pixel_format"}),
         "baseline": prefix + one.baseline,
         "frames_identical": one.frames_identical,
         "setup_s": arm.setup_s,

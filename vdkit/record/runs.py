@@ -196,7 +196,8 @@ class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
 
     ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
-    ``options`` are those of its class that were given, such as a level or workers.
+    ``options`` are those of its class that were given, such as a level or workers, and
+    ``pixel_format`` is what it wants of video (`vdkit.decode.media.PIXEL_FORMATS`).
     """
 
     kind: str
@@ -205,6 +206,7 @@ class SinkInfo(Record):
     throttle_mb_per_s: float | None = Field(default=None, gt=0)
     encoder: str | None = None
     options: dict[str, bool | int | float | str] = {}
+    pixel_format: str = "rgb24"
 
 
 class Run(Record):

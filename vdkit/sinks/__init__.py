@@ -93,6 +93,7 @@ class ThrottledSink:
             )
         self.inner = inner
         self.media = getattr(inner, "media", tuple(MEDIA))
+        self.pixel_format = getattr(inner, "pixel_format", "rgb24")
         self.mb_per_s = mb_per_s
         self.open, self.close, self.abort = inner.open, inner.close, inner.abort
         self._interrupted = Wake()
@@ -254,6 +255,9 @@ class SinkSpec:
     def describe(self) -> dict[str, Any]:
         """For the record: kind, file system, durable, throttle, options, encoder of
         export_to_video."""
+        wanted = "rgb24"
+        if self.kind != "null":
+            wanted = getattr(self._make(Path("checked"), self.options), "pixel_format", wanted)
         return {
             "kind": self.kind,
             "storage": storage_kind(self.folder) if self.folder else None,
@@ -261,4 +265,5 @@ class SinkSpec:
             "throttle_mb_per_s": self.throttle_mb_per_s,
             "encoder": self._encoder(),
             "options": dict(self.options),
+            "pixel_format": wanted,
         }

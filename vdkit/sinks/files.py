@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode import check_medium
-from vdkit.decode.media import MEDIA, MediaInfo
+from vdkit.decode.media import MEDIA, MediaInfo, check_pixel_format
 from vdkit.decode.terminal import HeldSignals
 
 if TYPE_CHECKING:
@@ -163,11 +163,14 @@ class RawSink(Output):
         path: the file to write, e.g. ``clip.rgb``; shape, dtype, layout and fps, of audio the
             sample rate, go to ``clip.rgb.json``.
         durable: fsync both files and their folder before `close` returns.
+        pixel_format: of video, see `vdkit.decode.media.PIXEL_FORMATS`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], durable: bool = False, pixel_format: str = "rgb24"
+    ) -> None:
         super().__init__(path)
-        self.durable = durable
+        self.durable, self.pixel_format = durable, check_pixel_format(pixel_format)
         self.sidecar = self._place.with_name(self._place.name + ".json")
         self._places.append(self.sidecar)
         self._partial_sidecar = self._beside()
@@ -195,6 +198,11 @@ class RawSink(Output):
             "dtype": info.kind.dtype,
             "layout": _LAYOUT_WORDS[info.medium],
         }
+        if info.pixel_format != "rgb24":
+            words = (
+                sidecar["layout"].replace("THWC", "T, HWC").replace("HWC, RGB", info.pixel_format)
+            )
+            sidecar["layout"] = f"{words}, BT.709, limited range"
         if info.medium in ("video", "av"):
             exact = f"{info.fps.numerator}/{info.fps.denominator}"
             sidecar |= {"fps": float(info.fps), "fps_exact": exact}
