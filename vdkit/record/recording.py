@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record import write_record
@@ -65,6 +65,14 @@ class ArmProfile(Record):
     tflop_per_s: dict[str, float]
     trace: str
     latencies_s: tuple[Seconds, ...] = ()
+
+    @field_validator("analysis")
+    @classmethod
+    def _with_later_causes(cls, value: Analysis) -> Analysis:
+        """What was recorded before there was a cause has none of it."""
+        for window in value.windows.values():
+            window.stall_s.setdefault("encoder full", 0.0)
+        return value
 
     @model_validator(mode="after")
     def _whole(self) -> ArmProfile:

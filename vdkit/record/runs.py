@@ -230,6 +230,9 @@ class Run(Record):
     ttff_s: Seconds | None
     sink_open_s: Seconds | None
     sink_close_s: Seconds | None
+    sink_open_start_s: Seconds | None = None
+    sink_close_parts: dict[str, Seconds] = {}
+    encoders_s: Seconds | None = None
     vram_peak_bytes: NotNegative | None
     device_mallocs_steady: NotNegative | None
     pinned_bytes: NotNegative
