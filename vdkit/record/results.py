@@ -291,7 +291,10 @@ def runs_frame(recording: Recording) -> pd.DataFrame:
     rows = []
     for name, arm in recording.arms.items():
         for run in arm.runs:
-            row = {"arm": name, **run.model_dump(mode="json", exclude={"chunks"})}
+            row = {
+                "arm": name,
+                **run.model_dump(mode="json", exclude={"chunks", "sink_close_parts"}),
+            }
             for moment in ("before", "during", "after"):
                 if values := row.pop(f"gpu_{moment}"):
                     del values["unsupported"]

@@ -198,7 +198,8 @@ class Workload(Record):
 class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
 
-    ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    ``encoder`` is what really encoded video, with its settings, and why nothing before it that
+    ``auto`` tried; None for every other kind, and of ``mp4`` in earlier records.
     ``options`` are those of its class that were given, such as a level or workers, and
     ``pixel_format`` is what it wants of video (`vdkit.decode.media.PIXEL_FORMATS`).
     """
@@ -232,6 +233,9 @@ class Run(Record):
     ttff_s: Seconds | None
     sink_open_s: Seconds | None
     sink_close_s: Seconds | None
+    sink_open_start_s: Seconds | None = None
+    sink_close_parts: dict[str, Seconds] = {}
+    encoders_s: Seconds | None = None
     vram_peak_bytes: NotNegative | None
     device_mallocs_steady: NotNegative | None
     pinned_bytes: NotNegative
