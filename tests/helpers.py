@@ -202,3 +202,33 @@ def file_size_limit(size):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
+
+
+class SaysParts(Collect):
+    """Says what it was at: each write encodes, waits and writes packets so long, s; so does close.
+
+    ``spend`` lets the time pass: `time.sleep`, or a scripted clock's.
+    """
+
+    def __init__(self, encode=0.0, mux=0.0, full=0.0, other=0.0, spend=time.sleep, encoders=0.0):
+        super().__init__()
+        self.parts = {"encode": 0.0, "mux": 0.0, "full": 0.0, "encoders": encoders}
+        self.each, self.other, self.spend = (
+            {"encode": encode, "mux": mux, "full": full},
+            other,
+            spend,
+        )
+
+    def _work(self):
+        for name, seconds in self.each.items():
+            self.spend(seconds)
+            self.parts[name] += seconds
+        self.spend(self.other)
+
+    def write(self, frames):
+        super().write(frames)
+        self._work()
+
+    def close(self):
+        self._work()
+        super().close()

@@ -72,6 +72,13 @@ def slot_held_by_sink():
     return made, {"slot held by copy": 100, "slot held by sink": 1900, "launch late": 20}
 
 
+def encoder_full():
+    """As above, but the sink waited for an encoder most of the write."""
+    made, expected = slot_held_by_sink()
+    made.run.chunks[0].encode_s, made.run.chunks[0].full_s = 100e-6, 900e-6
+    return made, {"encoder full" if c == "slot held by sink" else c: s for c, s in expected.items()}
+
+
 def host_work():
     chunks = [
         chunk(0, (0, 1000), (0, 100), copy=(1000, 1001), convert=(1001, 1500), write=(1500, 1900)),
@@ -84,7 +91,14 @@ def host_work():
     return made, {"synchronous copy": 1, "host work": 999}
 
 
-BY_HAND = [launch_late, synchronous_copy, slot_held_by_copy, slot_held_by_sink, host_work]
+BY_HAND = [
+    launch_late,
+    synchronous_copy,
+    slot_held_by_copy,
+    slot_held_by_sink,
+    encoder_full,
+    host_work,
+]
 
 
 @pytest.mark.parametrize("case", BY_HAND, ids=lambda case: case.__name__)
@@ -101,6 +115,12 @@ def test_each_cause_between_two_chunks(case, resolution):
     else:
         found = from_records(made.run, made.config, start, int(stop))
         assert found == expected
+
+
+def test_a_slot_is_held_by_the_sink_if_encoders_took_half_of_the_write_or_less():
+    made, expected = slot_held_by_sink()
+    made.run.chunks[0].encode_s, made.run.chunks[0].mux_s = 950e-6, 900e-6
+    assert from_records(made.run, made.config, 0, 4000) == expected
 
 
 def test_device_copies_and_memsets_are_no_compute():

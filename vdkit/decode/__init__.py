@@ -134,6 +134,11 @@ class Sink(Protocol):
     them, and the other paths raise TypeError. A sink that has ``pixel_format``, one of
     `vdkit.decode.media.PIXEL_FORMATS`, gets pictures of video in it. A sink that has ``media``,
     names of `MEDIA`, gets no other: that is a TypeError before anything is decoded.
+
+    A sink may say what it was at: ``parts``, seconds since it was opened that the thread that calls
+    ``write`` and ``close`` spent in each of ``encode`` (an encoder at work on this thread), ``mux``
+    (packets written) and ``full`` (waiting for an encoder); and ``encoders``, seconds that encoders
+    on other threads were at work. The records then hold them.
     """
 
     def open(self, info: MediaInfo) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ PRIMITIVES = {
     "uint8_on_gpu": "uint8 on the GPU",
 }
 """The fields of `DecodeConfig` that switch a primitive of `decode_async` off, in words."""
+SINK_PARTS = ("encode", "mux", "full")
+"""What the thread that writes may be at inside a sink that says so (see `vdkit.decode.Sink`)."""
 CUDA_ONLY = ("pinned_memory", "copy_stream")
 """Primitives that exist on CUDA only: elsewhere the same code runs with them on or off."""
 
@@ -155,7 +157,7 @@ def segment_lengths(frames: int, encoders: int, segment: int) -> tuple[int, ...]
         lengths.append(min(frames, segment, math.ceil(length)))
         frames -= lengths[-1]
         length *= encoders / (encoders - 1)
-    return tuple(reversed(lengths))
+    return tuple(sorted(lengths, reverse=True))  # what was left for the first has its place
 
 
 def exact_fps(fps: int | float | str | Fraction) -> Fraction:
@@ -232,6 +234,7 @@ class ChunkRecord:
         index: position in the video, from 0.
         latent_start, latent_stop: latent frames, of a batch latent images; half-open.
         frame_start, frame_stop: frames, images or samples that those become, half-open.
+        begun_s: when the host turned to the chunk; None in old records.
         slot: ring slot, None on paths without a ring.
         slot_wait_start_s, slot_acquired_s: waiting for the slot; equal when it was free.
         slot_held_by: what the chunk before in that slot was at when waiting began: ``decoding``
@@ -242,6 +245,9 @@ class ChunkRecord:
         copy_start_s, copy_done_s: the device-to-host copy.
         convert_start_s, convert_done_s: conversion to uint8 on the host.
         write_start_s, write_done_s: the call into the sink.
+        encode_s, mux_s, full_s: of the write, how many seconds an encoder was at work on the thread
+            that writes, packets were written, and a free encoder was waited for; None where the
+            sink does not say it.
         d2h_bytes: bytes copied to the host.
     """
 
@@ -250,6 +256,7 @@ class ChunkRecord:
     latent_stop: int
     frame_start: int
     frame_stop: int
+    begun_s: float | None = None
     slot: int | None = None
     slot_wait_start_s: float | None = None
     slot_acquired_s: float | None = None
@@ -264,6 +271,9 @@ class ChunkRecord:
     convert_done_s: float | None = None
     write_start_s: float | None = None
     write_done_s: float | None = None
+    encode_s: float | None = None
+    mux_s: float | None = None
+    full_s: float | None = None
     d2h_bytes: int = 0
 
     @property
@@ -300,6 +310,11 @@ class DecodeResult:
         ttff_s: from the call until the sink had accepted the first frame; None without a sink.
         sink_open_s, sink_close_s: duration of ``sink.open`` and ``sink.close``; None without a
             sink.
+        sink_open_start_s: when the sink began to open; None without one, and in old records.
+        sink_close_parts: of `SINK_PARTS` the seconds that ``sink.close`` spent in each, as of a
+            chunk's write; empty where the sink does not say it.
+        encoders_s: seconds that encoders on other threads were at work, in all, each counted by
+            itself; None where the sink has none.
         pinned_bytes: page-locked host memory of the ring.
         ring_bytes: device memory of the ring.
         vram_peak_bytes: highest torch allocation during the call, weights included; None on a CPU.
@@ -324,6 +339,9 @@ class DecodeResult:
     device_mallocs_steady: int | None
     clock_residual_s: float
     chunks: tuple[ChunkRecord, ...]
+    sink_open_start_s: float | None = None
+    sink_close_parts: dict[str, float] = field(default_factory=dict)
+    encoders_s: float | None = None
 
     @property
     def rtf(self) -> float:

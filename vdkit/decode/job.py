@@ -36,6 +36,7 @@ from vdkit.decode import (
 )
 from vdkit.decode.chunks import (
     LAUNCH_AHEAD,
+    SINK_PARTS,
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
@@ -152,7 +153,10 @@ class Job:
         self.ring_bytes = self.pinned_bytes = 0
         self.ttff_s: float | None = None
         self.sink_open_s: float | None = None
+        self.sink_open_start_s: float | None = None
         self.sink_close_s: float | None = None
+        self.sink_close_parts: dict[str, float] = {}
+        self.encoders_s: float | None = None
         self._end_s: float | None = None
         self._sink_unfinished = False
         self._states: list[Any] = []
@@ -222,6 +226,7 @@ class Job:
     def steps(self) -> Iterator[ChunkRecord]:
         """Each chunk in turn, as long as nothing says stop."""
         for record in self.chunks:
+            record.begun_s = self.now()
             self.check()
             yield record
         self.check()
@@ -338,15 +343,27 @@ class Job:
         return made
 
     def open_sink(self) -> None:
-        start_s = self.now()
+        self.sink_open_start_s = start_s = self.now()
         self._sink_unfinished = True
         self.sink.open(self.info)
         self.sink_open_s = self.now() - start_s
 
+    def _parts(self) -> dict[str, float]:
+        """What the sink says it was at since it was opened (see `Sink`), s."""
+        return dict(getattr(self.sink, "parts", {}))
+
+    def _spent(self, before: dict[str, float]) -> dict[str, float]:
+        """Seconds of each of `SINK_PARTS` since `_parts` gave ``before``."""
+        now = self._parts()
+        return {name: now[name] - before.get(name, 0.0) for name in SINK_PARTS if name in now}
+
     def write(self, record: ChunkRecord, frames: np.ndarray) -> None:
         """Hand one chunk to the sink and note when."""
+        before = self._parts()
         with self.step("write", record), self.signals:
             self.sink.write(frames)
+        for name, spent_s in self._spent(before).items():
+            setattr(record, f"{name}_s", spent_s)
         if self.ttff_s is None:
             self.ttff_s = record.write_done_s
         self.frames_done = record.frame_stop
@@ -354,11 +371,13 @@ class Job:
     def close_sink(self) -> None:
         """Complete the output, unless frames were not finite; all has been decoded."""
         self.check_finite()
-        start_s = self.now()
+        before, start_s = self._parts(), self.now()
         self.sink.close()
         self._sink_unfinished = False
         self._end_s = self.now()
         self.sink_close_s = self._end_s - start_s
+        self.sink_close_parts = self._spent(before)
+        self.encoders_s = self._parts().get("encoders")
 
     def finish(self) -> DecodeResult:
         """Let the device come to rest, and time the records; without a sink the latency ends."""
@@ -377,6 +396,8 @@ class Job:
             vram_peak_bytes=self.engine.vram_peak_bytes(),
             device_mallocs_steady=self.engine.device_mallocs_steady(len(self.chunks)),
             clock_residual_s=self.engine.clock_residual_s, chunks=self.chunks,
+            sink_open_start_s=self.sink_open_start_s, sink_close_parts=self.sink_close_parts,
+            encoders_s=self.encoders_s,
         )  # fmt: skip
 
     def __enter__(self) -> Job:

@@ -416,6 +416,7 @@ class Pipeline:
             return at_s
 
         for record in self.records:
+            record.begun_s = host_s
             if ring:
                 host_s = host_s if threaded else written(self.slots - 1, host_s)
                 record.slot = record.index % self.slots
@@ -445,6 +446,7 @@ class Pipeline:
             pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
             vram_peak_bytes=None if beside is None else beside + ring_bytes,
             device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
+            sink_open_start_s=costs.setup_s if has_sink else None,
         )  # fmt: skip
 
     def launch(self, record: ChunkRecord, host_s: float) -> float:

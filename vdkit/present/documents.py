@@ -20,6 +20,7 @@ from vdkit.record.anatomy import Anatomy
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
+from vdkit.trace.tail import has_parts
 
 CHUNKS = 4  # consecutive ones in a picture of the steady window
 ARITHMETIC = ("convolution", "matrix multiply")  # whose work is counted; others move memory
@@ -147,6 +148,19 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
     )
     parts = Table(rows, note=text) if rows else None, Text("\n".join(missing), "note")
     return section("predicted", "Predicted against measured", *parts, page_only=True)
+
+
+def tail_sections(recording: Recording) -> tuple[Section, ...]:
+    """Where the time until the closed file went, if a sink said what it was at."""
+    if not any(has_parts(arm.typical()) for arm in recording.arms.values()):
+        return ()
+    from vdkit.present.tail import plot_tail, tail_table
+
+    alt = "A bar for each arm: what the time until the closed file went to"
+    text = "Of each arm the timed run nearest to its median; the parts of a bar add up to it."
+    picture = Picture(partial(plot_tail, recording), alt, text, "tail")
+    tables = tail_table(recording), tail_table(recording, life=True)
+    return (section("tail", "Until the closed file", *tables, picture),)
 
 
 def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:
@@ -283,6 +297,7 @@ def _benchmark(recording: Recording, asked: Asked, source: Source) -> Said:
                 "results", "Results", Text(lines(unlike, words.noise_note(recording)), "warning"),
                 benchmark_table(recording, asked), breakdown_table(recording),
             ),
+            *tail_sections(recording),
             section("timeline", "Timeline", *timeline_parts(recording), page_only=True),
             prediction_section([recording]),
         ),
@@ -426,6 +441,7 @@ def _variants(recording: Recording, asked: Asked, source: Source) -> Said:
                 variant_table(recording, asked), told,
             ),
             section("families", "Kernels by family", *families, page_only=True),
+            *tail_sections(recording),
             section("timeline", "Timelines", *timelines, page_only=True),
             prediction_section(list(parts.values())),
         ),

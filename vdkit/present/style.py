@@ -42,6 +42,7 @@ CAUSE_COLORS = {
     "synchronous copy": ("#D55E00", "////"),
     "slot held by copy": ("#E8925A", "\\\\\\\\"),
     "slot held by sink": ("#009E73", "////"),
+    "encoder full": ("#E69F00", "////"),
     "host work": ("#CC79A7", "////"),
     "device copy": ("#E69F00", "...."),
     "fill": ("#BBBBBB", ""),

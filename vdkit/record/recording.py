@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.record import write_record
@@ -66,12 +66,47 @@ class ArmProfile(Record):
     trace: str
     latencies_s: tuple[Seconds, ...] = ()
 
+    @field_validator("analysis")
+    @classmethod
+    def _with_later_causes(cls, value: Analysis) -> Analysis:
+        """What was recorded before there was a cause has none of it."""
+        for window in value.windows.values():
+            window.stall_s.setdefault("encoder full", 0.0)
+        return value
+
     @model_validator(mode="after")
     def _whole(self) -> ArmProfile:
         for name, window in self.analysis.windows.items():
             if missing := CAUSES.keys() - window.stall_s.keys():
                 raise ValueError(f"window {name!r} has no {missing.pop()!r} among its stalls")
         return self
+
+
+class FileQuality(Record):
+    """A written video file, and what it kept of the frames that went into its encoder.
+
+    Of an untimed look at one file of these frames and this sink, decoded again to RGB, so that what
+    4:2:0 loses counts.
+
+    Attributes:
+        bytes: of the whole file, sound too.
+        frames: that were compared, spread over the video; 0: they could not be, as where the file
+            has another size.
+        error: mean squared error of all of them over 255 squared.
+        ssim: mean of theirs; None also where they are smaller than its window.
+    """
+
+    bytes: NotNegative
+    frames: NotNegative = 0
+    error: Share | None = None
+    ssim: float | None = None
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Of all compared frames together; inf for equal."""
+        if self.error is None:
+            return None
+        return -10 * math.log10(self.error) if self.error else math.inf
 
 
 class Arm(Record):
@@ -89,6 +124,7 @@ class Arm(Record):
         setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
         other_bytes: device bytes that others, such as other variants, held meanwhile.
         same_code: on this device it runs what the baseline runs: its ratio shows noise alone.
+        file: what its sink wrote, of one that encodes video; None in earlier records.
     """
 
     mode: Mode
@@ -102,6 +138,7 @@ class Arm(Record):
     setup_s: Seconds | None = None
     other_bytes: NotNegative | None = None
     same_code: bool = False
+    file: FileQuality | None = None
     profile: ArmProfile | None = None
 
     @model_validator(mode="after")

@@ -291,7 +291,10 @@ def runs_frame(recording: Recording) -> pd.DataFrame:
     rows = []
     for name, arm in recording.arms.items():
         for run in arm.runs:
-            row = {"arm": name, **run.model_dump(mode="json", exclude={"chunks"})}
+            row = {
+                "arm": name,
+                **run.model_dump(mode="json", exclude={"chunks", "sink_close_parts"}),
+            }
             for moment in ("before", "during", "after"):
                 if values := row.pop(f"gpu_{moment}"):
                     del values["unsupported"]
@@ -351,7 +354,9 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         "commit": made.pop("git_commit"),
         **made,
         **{name: packages.get(name) for name in ("torch", "diffusers", "numpy")},
-        **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes", "exact"}),
+        **arm.workload.model_dump(
+            exclude={"latent_height", "latent_width", "notes", "exact", "content"}
+        ),
         **config,
         "sink": arm.sink.kind,
         **arm.sink.model_dump(exclude={"kind", "encoder", "options", "pixel_format"}),

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdkit.decode.chunks import DecodeConfig
+from vdkit.decode.chunks import ChunkRecord, DecodeConfig
 from vdkit.trace import (
     COMMUNICATION,
     D2H,
@@ -43,6 +43,7 @@ CAUSES = {
     "synchronous copy": "blocked behind a copy to the host that nothing overlaps",
     "slot held by copy": "waiting for a slot whose copy to the host was not done",
     "slot held by sink": "waiting for a slot that the sink had not let go of",
+    "encoder full": "the same, where the sink encoded or waited for an encoder most of that write",
     "host work": "conversion, write or Python between chunks",
     "device copy": "a copy or memset inside the device, which is no compute kernel",
     "fill": "before the first kernel of the run",
@@ -310,7 +311,7 @@ def host_activities(run: Recorded, config: DecodeConfig) -> list[Piece]:
             held = next((c for c in reversed(chunks[: chunk.index]) if c.slot == chunk.slot), None)
             copied = (held.copy_done_s if held else None) or waited
             add(waited, min(acquired, copied), "slot held by copy")
-            add(max(waited, copied), acquired, "slot held by sink")
+            add(max(waited, copied), acquired, _held_by_sink(held))
         add(chunk.launch_start_s, chunk.launch_done_s, "launch late")
         if run.mode == "sync":  # `.to("cpu")` returns when the copy is done
             reached = chunk.convert_start_s or chunk.write_start_s
@@ -326,6 +327,13 @@ def host_activities(run: Recorded, config: DecodeConfig) -> list[Piece]:
         if one.stop_ns > start:
             apart.append(one._replace(start_ns=start))
     return apart
+
+
+def _held_by_sink(held: ChunkRecord | None) -> str:
+    """The cause of waiting for a chunk's slot that was copied."""
+    encoding_s = 0.0 if held is None else (held.encode_s or 0.0) + (held.full_s or 0.0)
+    written_s = held.span_s("write") if held else None
+    return "encoder full" if encoding_s > (written_s or 0.0) / 2 else "slot held by sink"
 
 
 def operator_activities(timeline: Timeline, threads: Ns) -> tuple[list[Piece], Intervals]:
