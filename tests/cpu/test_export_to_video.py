@@ -16,7 +16,8 @@ from vdkit import DecodeCancelled, decode_async, decode_diffusers, decode_sync, 
 from vdkit.__main__ import main
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only
-from vdkit.sinks import ExportToVideoSink, SinkSpec, ThrottledSink, export_encoder
+from vdkit.sinks import ExportToVideoSink, SinkSpec, ThrottledSink
+from vdkit.sinks.mp4 import export_encoder
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="pip install 'vdkit[export]'")
 ENCODER = f"export_to_video, imageio-ffmpeg {imageio_ffmpeg.__version__}"

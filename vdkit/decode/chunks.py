@@ -159,7 +159,7 @@ def segment_lengths(frames: int, encoders: int, segment: int) -> tuple[int, ...]
         lengths.append(min(frames, segment, math.ceil(length)))
         frames -= lengths[-1]
         length *= encoders / (encoders - 1)
-    return tuple(reversed(lengths))
+    return tuple(sorted(lengths, reverse=True))  # what was left for the first has its place
 
 
 def exact_fps(fps: int | float | str | Fraction) -> Fraction:

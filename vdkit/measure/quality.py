@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vdkit.record.recording import FileQuality
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +27,7 @@ Floats = NDArray[np.float64]
 PEAK = 255
 SSIM_WINDOW = 11  # pixels: a Gaussian of sigma 1.5, cut off at 3.5 sigma
 FLOW_MIN_SIDE = 16  # pixels: on smaller frames DIS flow fails, and OpenCV 5.0 may even crash
+_BT709 = 1  # of a frame's colorspace
 LUMA = np.array([0.299, 0.587, 0.114])  # R'G'B' to Y', ITU-R BT.601, as OpenCV's RGB2GRAY
 
 
@@ -174,6 +178,30 @@ def quality_against_bytes(
         scores = psnr_db(one, other).clip, ssim(one, other).clip
         rows.append(QualityRow(name, nbytes, 8 * nbytes / (one.size // 3), *scores))
     return sorted(rows, key=lambda row: (row.nbytes, row.name))
+
+
+def file_quality(path: Path, sample: Mapping[int, NDArray[np.uint8]]) -> FileQuality:
+    """Of a video file, against frames [H, W, 3] that went into it, by their number.
+
+    Converted back by the matrix that the file names, BT.601 if none, as players do.
+    """
+    import av
+
+    nbytes, pairs = path.stat().st_size, []
+    with av.open(str(path)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in sample:
+                matrix = "ITU709" if frame.colorspace == _BT709 else "ITU601"
+                rgb = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
+                pairs.append((sample[index], rgb))
+    if not pairs or any(one.shape != other.shape for one, other in pairs):
+        return FileQuality(bytes=nbytes)
+    given, found = (np.stack(part) for part in zip(*pairs, strict=True))
+    small = min(given.shape[1:3]) < SSIM_WINDOW
+    return FileQuality(
+        bytes=nbytes, frames=len(pairs), error=10 ** (-psnr_db(given, found).clip / 10),
+        ssim=None if small else ssim(given, found).clip,
+    )  # fmt: skip
 
 
 def _at_least(clip: NDArray[np.uint8], side: int, what: str) -> None:

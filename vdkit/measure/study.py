@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -27,8 +27,9 @@ from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import PATHS
 from vdkit.decode.terminal import Bar
 from vdkit.measure.nvml import Nvml, mean_reading, watching
+from vdkit.measure.quality import file_quality
 from vdkit.record import runs
-from vdkit.record.recording import Arm, Recording
+from vdkit.record.recording import Arm, FileQuality, Recording
 from vdkit.record.runs import (
     GpuReading,
     Provenance,
@@ -46,6 +47,10 @@ MODES: Mapping[str, Callable[..., DecodeResult]] = {name: PATHS[name] for name i
 
 SinkFactory = Callable[[str], AbstractContextManager[Sink]]
 """Called with a run's label; entering gives a fresh sink, leaving removes what it wrote."""
+
+
+SAMPLED = 33
+"""Frames, spread over the video, that a written file is compared with."""
 
 
 class Shared(TypedDict, total=False):
@@ -100,6 +105,8 @@ class Bench:
         self.nvml = _open_nvml(decoder.device)
         self._progress: Progress = False
         self._frames_before = 0
+        self._sample: dict[int, np.ndarray] = {}
+        self._files: dict[str, FileQuality] = {}
 
     def provenance(self) -> Provenance:
         """Code, machine and versions."""
@@ -143,22 +150,45 @@ class Bench:
 
         A whole decode is kept if it was made in one call, or is what chunks approximate.
         """
+        hasher = FrameHasher(None if mode == "diffusers" else self.whole, self._wanted())
         if mode != "diffusers":
-            self.decode(mode, hasher := FrameHasher(self.whole), config)
+            self.decode(mode, hasher, config)
+            self._sample = hasher.sample or self._sample
             return Seen() if mode == "compute_only" else Seen(hasher.sha256, hasher.error())
         if not hasattr(self.decoder, "decode_video"):
             raise TypeError(
                 f"{type(self.decoder).__name__} is no WholeVideoDecoder: it lacks decode_video; "
                 f"leave out mode diffusers: modes={tuple(MODES)[1:]}"
             )
-        decoder, kept, hasher = _Asked(self.decoder), MemorySink(), FrameHasher()
+        decoder, kept = _Asked(self.decoder), MemorySink()
         hasher.open(self.decode(mode, kept, config, decoder).info)
         hasher.write(kept.frames)
         hasher.close()
+        self._sample = hasher.sample or self._sample
         at_once = decoder.asked < self.workload.latent_frames
         if at_once or not self.workload.exact:
             self.whole = kept.frames
         return Seen(hasher.sha256, at_once=at_once)
+
+    def _wanted(self) -> frozenset[int]:
+        """Frames that `file` still needs."""
+        if self._sample or self.workload.medium not in ("video", "av"):
+            return frozenset()
+        return frozenset(np.linspace(0, self.workload.frames - 1, SAMPLED, dtype=int).tolist())
+
+    def file(self, sink: Any, told: SinkInfo) -> tuple[str | None, FileQuality | None]:
+        """What encoded into a sink that has been closed, and the file, once for each kind of it.
+
+        Measured against frames that `hashed` has seen.
+        """
+        sink = getattr(sink, "inner", sink)
+        encoder: str | None = getattr(sink, "encoder", None)
+        if encoder is None or not sink.path.exists():
+            return None, None
+        kind = f"{told.kind} {encoder} {told.options}"
+        if kind not in self._files:
+            self._files[kind] = file_quality(sink.path, self._sample)
+        return encoder, self._files[kind]
 
     def run(self, mode: str, number: int, sink: Sink, config: DecodeConfig) -> Run:
         """One run into a fresh sink; ``number`` is its round, below 0 for a warm-up."""
@@ -215,11 +245,12 @@ class Seen:
 
 @dataclass(slots=True)
 class Measured:
-    """Runs of every arm, by its name, and what an untimed one showed."""
+    """Runs of every arm, by its name, what an untimed one showed, and what `Bench.file` gives."""
 
     plans: Mapping[str, ArmPlan]
     runs: dict[str, list[Run]] = field(default_factory=dict)
     seen: dict[str, Seen] = field(default_factory=dict)
+    files: dict[str, tuple[str | None, FileQuality | None]] = field(default_factory=dict)
 
     def recording(self, kind: str, baseline: str, **more: Any) -> Recording:
         """As it is recorded, by the baseline's bench; ``more``: fields of `Recording`."""
@@ -227,9 +258,10 @@ class Measured:
         arms = {
             name: Arm(
                 mode=plan.mode, workload=plan.bench.workload, config=plan.config,
-                sink=plan.sink_info, runs=tuple(self.runs[name]), setup_s=plan.bench.setup_s,
+                sink=plan.sink_info.model_copy(update={"encoder": self.files[name][0]}),
+                runs=tuple(self.runs[name]), setup_s=plan.bench.setup_s,
                 other_bytes=plan.bench.other_bytes, same_code=plan.same_code,
-                **asdict(self.seen[name]),
+                file=self.files[name][1], **asdict(self.seen[name]),
             )
             for name, plan in self.plans.items()
         }  # fmt: skip
@@ -288,6 +320,7 @@ def measure(
                 label = f"{name.replace('/', '-').replace(' ', '-')}-{number + warmup:03d}"
                 with plan.sink(label) as sink:
                     run = plan.bench.run(plan.mode, number, sink, plan.config)
+                    made.files[name] = plan.bench.file(sink, plan.sink_info)
                 made.runs[name].append(run)
                 after_run(name, run)
                 bar.add()
@@ -356,8 +389,18 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         seed=shared.get("seed", 0), latent_frames=shape[traits.medium.axis], latent_height=rows,
         latent_width=columns, **size, exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
-        notes=tuple(getattr(decoder, "notes", ())),
+        notes=(notes := tuple(getattr(decoder, "notes", ()))),
+        content=_content(decoder.name, shared.get("latents_source", ""), notes),
     )  # fmt: skip
+
+
+def _content(decoder: str, latents: str, notes: Sequence[str]) -> str:
+    """`Workload.content`."""
+    if latents.startswith("random") or decoder.endswith("-random"):
+        return "noise"
+    if any("film grain" in note for note in notes):
+        return "grain"
+    return "flat" if latents.startswith("clips:") else "unknown"
 
 
 def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> float:
@@ -446,11 +489,13 @@ class FrameHasher:
 
     Args:
         whole: what `error` is against, as sinks get it, all units; of ``av`` pictures count.
+        wanted: numbers of frames that ``sample`` keeps the pictures of.
     """
 
-    def __init__(self, whole: np.ndarray | None = None) -> None:
-        self._whole = whole
+    def __init__(self, whole: np.ndarray | None = None, wanted: Set[int] = frozenset()) -> None:
+        self._whole, self._wanted = whole, wanted
         self._squares: list[tuple[float, int]] = []
+        self.sample: dict[int, np.ndarray] = {}
 
     def open(self, info: MediaInfo) -> None:
         self._info, self._at = info, 0
@@ -458,9 +503,13 @@ class FrameHasher:
 
     def write(self, frames: np.ndarray) -> None:
         self._digest.update(frames.data)
+        first, self._at = self._at, self._at + len(frames)
+        if here := self._wanted & {*range(first, self._at)}:
+            av = self._info.medium == "av"
+            pictures = self._info.split(frames, first)[0] if av else frames
+            self.sample |= {index: pictures[index - first].copy() for index in here}
         if self._whole is None:
             return
-        first, self._at = self._at, self._at + len(frames)
         pair = (frames, self._whole[first : self._at])
         if self._info.medium == "av":
             pair = tuple(self._info.split(rows, first)[0] for rows in pair)  # type: ignore[assignment]

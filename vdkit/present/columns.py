@@ -110,6 +110,7 @@ def _terms(rows: Rows, against: str) -> dict[str, str]:
     few = min(len(arm.timed) for arm in arms) < ENOUGH_FOR_P99
     held = any(arm.other_bytes for arm in arms)
     seconds = {work.seconds for work in works}
+    sampled = {arm.file.frames for arm in arms if arm.file is not None and arm.file.frames}
     return {
         "against": against,
         "few": "†" * few,
@@ -121,6 +122,7 @@ def _terms(rows: Rows, against: str) -> dict[str, str]:
         "whole": works[0].kind.whole,
         "joules": energy_words(works[0])[0],
         "energy": _energy_says(rows),
+        "sampled": f"{sampled.pop()}, " if len(sampled) == 1 else "",
     }
 
 
@@ -141,6 +143,16 @@ def _mean(values: Callable[[Arm], Sequence[float]]) -> Read:
 def _whole_db(row: Row, _: Asked) -> Cell:
     said = ("equal" if math.isinf(db) else f"{db:.1f}" for db in row.arm.whole_db or ())
     return "{} ({})".format(*said) if row.arm.whole_db else None
+
+
+def _file(name: str, decimals: int, scale: float = 1) -> Read:
+    def read(row: Row, _: Asked) -> Cell:
+        value = getattr(row.arm.file, name, None)
+        if value is not None and math.isinf(value):
+            return "equal"
+        return number(value, decimals, scale)
+
+    return read
 
 
 def _ratio(row: Row, _: Asked) -> Cell:
@@ -186,6 +198,10 @@ def _saving(row: Row, asked: Asked) -> Cell:
 
 def _priced(rows: Rows, asked: Asked) -> bool:
     return asked.usd_per_hour is not None and _timed(rows)
+
+
+def _filed(rows: Rows, asked: Asked) -> bool:
+    return any(row.arm.file is not None for row in rows)
 
 
 COST, SAVING, ENERGY = "USD / video h", "saves USD / 1000 h", "J / video s"
@@ -268,6 +284,13 @@ CATALOGUE = (
         "not have its bytes: PSNR, of audio signal to noise.",
         lambda rows, _: any(row.arm.whole_error is not None for row in rows),
     ),
+    Column(
+        "file MB", _file("bytes", 2, 1e-6), _ALL,
+        "File: of one that was written, all its bytes, and PSNR and SSIM of frames decoded from it "
+        "({sampled}spread over the video) against those that went in, RGB.", _filed,
+    ),
+    Column("file PSNR dB", _file("psnr_db", 1), _ALL, "", _filed),
+    Column("file SSIM", _file("ssim", 4), _ALL, "", _filed),
     Column(
         "peak VRAM GB", _bytes("vram_peak_bytes", 1e9, 2), "bench variants", "{peak}",
         lambda rows, _: any(row.arm.vram_peak_bytes is not None for row in rows),

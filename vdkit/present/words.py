@@ -49,10 +49,12 @@ def _length_words(work: Workload) -> str:
 
 
 def size_words(work: Workload | MediaInfo) -> str:
-    """``480x832``, of audio ``1 channel``, ``2 channels``."""
+    """``480x832``, with the content where it is known: ``480x832 (grain)``; of audio ``1 channel``,
+    ``2 channels``."""
     if work.medium == "audio":
         return f"{work.width} channel{'s' * (work.width != 1)}"
-    return f"{work.height}x{work.width}"
+    content = getattr(work, "content", "unknown")
+    return f"{work.height}x{work.width}" + f" ({content})" * (content != "unknown")
 
 
 def media_words(work: Workload | MediaInfo) -> str:
@@ -89,9 +91,12 @@ def decoder_words(work: Workload) -> str:
 def sink_words(sink: SinkInfo) -> str:
     """Where frames went: kind, file system, and what slows it down."""
     cached = sink.storage not in (None, "tmpfs")
+    how = ", ".join(f"{k} {v}" for k, v in sink.options.items())
+    if sink.kind == "mp4" and sink.encoder is not None:
+        how = sink.encoder
     return (
         sink.kind
-        + (f" ({', '.join(f'{k} {v}' for k, v in sink.options.items())})" if sink.options else "")
+        + (f" ({how})" if how else "")
         + (f" on {sink.storage}" if sink.storage else "")
         + (", fsynced" if sink.durable else ", page cache" if cached else "")
         + (f", held to {sink.throttle_mb_per_s:g} MB/s" if sink.throttle_mb_per_s else "")

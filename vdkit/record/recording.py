@@ -82,6 +82,33 @@ class ArmProfile(Record):
         return self
 
 
+class FileQuality(Record):
+    """A written video file, and what it kept of the frames that went into its encoder.
+
+    Of an untimed look at one file of these frames and this sink, decoded again to RGB, so that what
+    4:2:0 loses counts.
+
+    Attributes:
+        bytes: of the whole file, sound too.
+        frames: that were compared, spread over the video; 0: they could not be, as where the file
+            has another size.
+        error: mean squared error of all of them over 255 squared.
+        ssim: mean of theirs; None also where they are smaller than its window.
+    """
+
+    bytes: NotNegative
+    frames: NotNegative = 0
+    error: Share | None = None
+    ssim: float | None = None
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Of all compared frames together; inf for equal."""
+        if self.error is None:
+            return None
+        return -10 * math.log10(self.error) if self.error else math.inf
+
+
 class Arm(Record):
     """One way to decode, and all runs of it.
 
@@ -97,6 +124,7 @@ class Arm(Record):
         setup_s: to load the decoder and to prepare it, outside all runs; None: not measured.
         other_bytes: device bytes that others, such as other variants, held meanwhile.
         same_code: on this device it runs what the baseline runs: its ratio shows noise alone.
+        file: what its sink wrote, of one that encodes video; None in earlier records.
     """
 
     mode: Mode
@@ -110,6 +138,7 @@ class Arm(Record):
     setup_s: Seconds | None = None
     other_bytes: NotNegative | None = None
     same_code: bool = False
+    file: FileQuality | None = None
     profile: ArmProfile | None = None
 
     @model_validator(mode="after")

@@ -152,6 +152,8 @@ class Workload(Record):
         exact: chunks give what the whole would; False where the decoder says that they do not.
         variant: the way the weights are run, as the decoder calls it.
         notes: what else the decoder says of itself, e.g. what it had to do without.
+        content: what an encoder has to do with: ``flat`` (drawn clips), ``grain`` (with film grain
+            added), ``noise`` (random latents or weights), or ``unknown``.
     """
 
     decoder: str
@@ -175,6 +177,7 @@ class Workload(Record):
     channels: int = Field(default=0, ge=0)
     samples: int = Field(default=0, ge=0)
     exact: bool = True
+    content: str = "unknown"
 
     @property
     def seconds(self) -> float:
@@ -195,7 +198,8 @@ class Workload(Record):
 class SinkInfo(Record):
     """Where frames went: kind, file system, whether fsynced, and a throttle in MB/s.
 
-    ``encoder`` is what ``export_to_video`` found on the machine; None for every other kind.
+    ``encoder`` is what really encoded video, with its settings, and why nothing before it that
+    ``auto`` tried; None for every other kind, and of ``mp4`` in earlier records.
     ``options`` are those of its class that were given, such as a level or workers, and
     ``pixel_format`` is what it wants of video (`vdkit.decode.media.PIXEL_FORMATS`).
     """

@@ -18,7 +18,7 @@ from vdkit.decode import wants_float
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.decode.terminal import HeldSignals, Wake
 from vdkit.sinks.files import RawSink
-from vdkit.sinks.mp4 import ExportToVideoSink, Mp4Sink, export_encoder
+from vdkit.sinks.mp4 import ExportToVideoSink, Mp4Sink
 from vdkit.sinks.pictures import JpegSink, PngSink, WebpSink
 from vdkit.sinks.sound import FlacSink, WavSink
 
@@ -96,6 +96,7 @@ class ThrottledSink:
         self.pixel_format = getattr(inner, "pixel_format", "rgb24")
         self.mb_per_s = mb_per_s
         self.open, self.close, self.abort = inner.open, inner.close, inner.abort
+        self.parts: dict[str, float] = getattr(inner, "parts", {})
         self._interrupted = Wake()
 
     def write(self, frames: np.ndarray) -> None:
@@ -183,15 +184,13 @@ class SinkSpec:
             _check_speed(self.throttle_mb_per_s)
             if self.kind == "export_to_video":
                 raise ValueError("sink export_to_video cannot be throttled; use mp4")
-        self._encoder()
-        if self.options:
-            try:
-                self._make(Path("checked"), self.options)
-            except TypeError:
-                raise ValueError(
-                    f"sink {self.kind!r} has no options {', '.join(self.options)}; see "
-                    f"{'NullSink' if self.kind == 'null' else SINKS[self.kind][0].__name__}"
-                ) from None
+        try:
+            self._asked()
+        except TypeError:
+            raise ValueError(
+                f"sink {self.kind!r} has no options {', '.join(self.options)}; see "
+                f"{'NullSink' if self.kind == 'null' else SINKS[self.kind][0].__name__}"
+            ) from None
         if self.kind == "null":
             if self.folder is not None:
                 raise ValueError(f"sink null writes nothing, so it takes no folder {self.folder}")
@@ -248,22 +247,23 @@ class SinkSpec:
         made: Sink = make(place.with_name(place.name + ending), **options)
         return made
 
-    def _encoder(self) -> str | None:
-        """That of export_to_video; raises where it has none."""
-        return export_encoder() if self.kind == "export_to_video" else None
+    def _asked(self) -> Any:
+        """A sink that only says of itself; raises where export_to_video has no encoder."""
+        if self.kind == "null" and not self.options:
+            return NullSink()
+        made = self._make(Path("asked"), self.options)
+        getattr(made, "encoder", None)
+        return made
 
     def describe(self) -> dict[str, Any]:
-        """For the record: kind, file system, durable, throttle, options, encoder of
-        export_to_video."""
-        wanted = "rgb24"
-        if self.kind != "null":
-            wanted = getattr(self._make(Path("checked"), self.options), "pixel_format", wanted)
+        """For the record: kind, file system, durable, throttle, options, what encodes video."""
+        asked = self._asked()
         return {
             "kind": self.kind,
             "storage": storage_kind(self.folder) if self.folder else None,
             "durable": self.durable,
             "throttle_mb_per_s": self.throttle_mb_per_s,
-            "encoder": self._encoder(),
+            "encoder": getattr(asked, "encoder", None),
             "options": dict(self.options),
-            "pixel_format": wanted,
+            "pixel_format": getattr(asked, "pixel_format", "rgb24"),
         }

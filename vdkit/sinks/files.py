@@ -6,9 +6,10 @@ import contextlib
 import io
 import json
 import os
+import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,26 @@ _LAYOUT_WORDS = {
     "av": "a row for each frame: HWC, RGB, then int16 samples SC, in room for the most of a frame",
 }  # fmt: skip
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
+
+
+class Parts(dict[str, float]):
+    """Seconds that the thread which calls a sink's ``write`` and ``close`` spent in each part.
+
+    ``encode``: an encoder at work on that thread; ``mux``: writing packets; ``full``: waiting for
+    encoders on other threads. Beside it ``encoders``: those were at work, in sum.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(encode=0.0, mux=0.0, full=0.0, encoders=0.0)
+
+    @contextlib.contextmanager
+    def spent(self, part: str) -> Iterator[None]:
+        """Add what the block takes."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self[part] += time.perf_counter() - begun
 
 
 class _File(io.FileIO):
@@ -114,30 +135,49 @@ class Encoders:
 
     Args:
         workers: threads.
-        waiting: pieces of work, under way or to come, of which one more waits for the oldest.
+        most: what may be under way or to come, in the sizes that are handed; more waits for the
+            oldest.
         take: gets the result of each, on the thread that hands over, from a later call.
+        parts: of the sink; gets ``full`` and ``encoders``.
     """
 
-    def __init__(self, workers: int, waiting: int, take: Callable[[Any], object]) -> None:
+    def __init__(
+        self, workers: int, most: int, take: Callable[[Any], object], parts: Parts
+    ) -> None:
         self._pool = ThreadPoolExecutor(workers, "vdkit-encoder")
-        self._pending: deque[Future[Any]] = deque()
-        self._waiting, self._take = waiting, take
+        self._pending: deque[tuple[Future[Any], int]] = deque()
+        self._most, self._take, self._parts = most, take, parts
+        self._under_way = 0
 
-    def hand(self, work: Callable[..., Any], *given: Any) -> None:
+    def hand(self, work: Callable[..., Any], *given: Any, size: int = 1) -> None:
         """Have it done; raises what an earlier one raised."""
-        while len(self._pending) >= self._waiting:
-            self._take(self._pending.popleft().result())
-        self._pending.append(self._pool.submit(work, *given))
+        while self._pending and (self._under_way + size > self._most or self._pending[0][0].done()):
+            self._take_oldest()
+        self._pending.append((self._pool.submit(_timed, work, *given), size))
+        self._under_way += size
+
+    def _take_oldest(self) -> None:
+        future, size = self._pending.popleft()
+        self._under_way -= size
+        with self._parts.spent("full"):
+            made, seconds = future.result()
+        self._parts["encoders"] += seconds
+        self._take(made)
 
     def finish(self) -> None:
         """Wait for all, and end the threads."""
         while self._pending:
-            self._take(self._pending.popleft().result())
+            self._take_oldest()
         self.cancel()
 
     def cancel(self) -> None:
         """End the threads after what they have in hand."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _timed(work: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    return work(*given), time.perf_counter() - begun
 
 
 def check_workers(name: str, count: int, least: int) -> int:
@@ -257,6 +297,10 @@ class Encoded(Output):
     _sound: Any = None
     _written = _heard = 0
 
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self.parts = Parts()
+
     def _start(self, form: str, codec: str, rate: Any, **options: str) -> None:
         """Begin the container; one whose header cannot be written never closes the file."""
         import av
@@ -271,13 +315,24 @@ class Encoded(Output):
         self._rate = rate
 
     def _encode(self, frames: Iterable[Any], stream: Any = None) -> None:
+        """Encode frames that may be made only when they are asked for; None: no more will come."""
         stream = stream or self._stream
         signals = HeldSignals()  # PyAV loses what is raised while it writes to our file
+        coming = iter(frames)
         try:
-            for frame in frames:
-                self._container.mux(stream.encode(frame))
+            while True:
+                with self.parts.spent("encode"):
+                    try:
+                        packets = stream.encode(next(coming))
+                    except StopIteration:
+                        break
+                self._mux(packets)
         finally:
             signals.release()
+
+    def _mux(self, packets: list[Any]) -> None:
+        with self.parts.spent("mux"):
+            self._container.mux(packets)
 
     def _hear(self, samples: np.ndarray) -> None:
         """Encode int16 [S, channels], which follow those before."""
@@ -293,9 +348,10 @@ class Encoded(Output):
     def close(self) -> None:
         assert self._file is not None
         for stream in filter(None, (self._stream, self._sound)):
-            self._container.mux(stream.encode(None))
-        self._container.close()
-        self._file.close()
+            self._encode([None], stream)
+        with self.parts.spent("mux"):
+            self._container.close()
+            self._file.close()
         super().close()
 
     def abort(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.terminal import HeldSignals
-from vdkit.sinks.files import Encoders, Output, check_workers
+from vdkit.sinks.files import Encoders, Output, Parts, check_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ class Pictures(Output):
         self._count = 0
         self._encoders: Encoders | None = None
         self._interrupted = False
+        self.parts = Parts()
 
     def open(self, info: MediaInfo) -> None:
         most = self.largest_side
@@ -52,7 +53,9 @@ class Pictures(Output):
     def _create(self, size: int) -> None:
         self._partial.mkdir()
         if self.workers:
-            self._encoders = Encoders(self.workers, 2 * self.workers, lambda saved: None)
+            self._encoders = Encoders(
+                self.workers, 2 * self.workers, lambda saved: None, self.parts
+            )
 
     def _check(self, place: Path) -> None:
         """Never delete what this sink did not make."""
@@ -70,7 +73,8 @@ class Pictures(Output):
     def write(self, frames: np.ndarray) -> None:
         if self._encoders is None:
             for frame in frames:
-                self._save(frame, self._count)
+                with self.parts.spent("encode"):
+                    self._save(frame, self._count)
                 self._count += 1
             return
         signals = HeldSignals()  # or a lock of the pool could stay held
