@@ -82,7 +82,7 @@ def test_every_knob_arrives(tmp_path, capsys):
 
 def test_preset_is_the_published_workload_and_flags_override_it(monkeypatch):
     assert PRESETS["aws"] == {
-        "decoder": "wan2.1", "latents": "random:161x480x832",
+        "decoder": "wan2.1", "latents": "clips:161x480x832",
         "chunk": 1, "slots": 2, "warmup": 1,
     }  # fmt: skip
     seen = {}

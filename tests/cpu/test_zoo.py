@@ -394,7 +394,7 @@ PUBLISHED = {  # latent channels; pixels and frames, or samples, per latent
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_architectures_have_the_published_figures(name):
-    assert {"wan2.1", "wan2.2", *PUBLISHED} == set(ARCHITECTURES)
+    assert {"wan2.1", "wan2.1-random", "wan2.2", *PUBLISHED} == set(ARCHITECTURES)
     with torch.inference_mode(False), torch.device("meta"):
         model = _seeded(ARCHITECTURES[name])
     decoder = ADAPTERS[type(model).__name__](model, name)

@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 1,
 }
 """Without latents they are the `Medium.sample` of what the decoder makes."""
-PRESETS = {"aws": DEFAULTS | {"decoder": "wan2.1", "latents": "random:161x480x832"}}
+PRESETS = {"aws": DEFAULTS | {"decoder": "wan2.1", "latents": "clips:161x480x832"}}
 """``aws``: the workload of the published G7e measurement (AWS and Synthesia, 2026-05-19)."""
 
 ALL_MODES = ",".join(MODES)
@@ -60,7 +60,8 @@ def opt(
 
 
 _DECODER = "tiny-wan, wan2.1, flux, ..., a folder, a hub id, or MODULE:NAME of your own"
-_LATENTS = ", ".join(f"random:{one.form}" for one in MEDIA.values()) + ", or a safetensors file"
+_LATENTS = ", ".join(f"random:{one.form}" for one in MEDIA.values())
+_LATENTS += ", clips:FRAMESxHxW[:CAPTION], or a safetensors file"
 _SAMPLES = ", ".join(f"random:{one.sample}" for one in MEDIA.values())
 _MODES, _RUNS = f"which paths, of {ALL_MODES}", "timed runs of each mode"
 _ONE_LINE, _CHUNK = "print only one line of JSON", "latent frames per decoder call"
@@ -74,12 +75,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "halo": opt(
         "latents around a chunk, of a decoder that looks ahead", int, told="8, of audio 10"),
+    "grain": opt("film grain on the pictures, levels of 255, e.g. 3", float, metavar="SIGMA"),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
     "latents": opt(_LATENTS, told=f"{_SAMPLES}: by what the decoder makes"),
     "denormalize": opt(
         "the latents come from a pipeline: undo its scaling (ComfyUI has undone it)", FLAG),
-    "seed": opt("of random latents", int, 0),
+    "seed": opt("of random latents and clips", int, 0),
     "modes": opt(_MODES, default=ALL_MODES, told="all four"),
     "runs": opt(_RUNS, int, told="by what is run"),
     "chunk": opt(_CHUNK, int, told=DEFAULTS["chunk"]),
@@ -220,8 +222,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """``command:name``, or ``name`` of every command, as argparse takes it; <arguments> too."""
 
 WORKLOAD = (
-    "preset decoder variant halo device dtype latents denormalize seed modes runs chunk slots "
-    "no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
+    "preset decoder variant halo grain device dtype latents denormalize seed modes runs chunk "
+    "slots no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
     "throttle-mb-s fps out label json"
 )
 MONEY = "usd-per-hour energy"
@@ -391,7 +393,9 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
     if latents is not None:
-        latents_metadata(latents)
+        told = latents_metadata(latents, options.seed)
+        if latents.startswith("clips:"):  # the caption that the seed chose is recorded
+            options.latents = f"{':'.join(latents.split(':')[:2])}:{told['prompt']}"
     return spec, {
         "config": config,
         "fps": options.fps,
@@ -407,7 +411,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
 def latents_source(options: argparse.Namespace) -> str:
     """The latents that the options name, for the record; "" before the decoder says which."""
     latents: str = options.latents or ""
-    return latents if latents.startswith("random:") else Path(latents).name
+    return latents if latents.startswith(("random:", "clips:")) else Path(latents).name
 
 
 def load(
@@ -456,9 +460,10 @@ def load_variant(
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
     if is_own(options.decoder):
         return _own(options, variant)
-    wanted, halo = dtype or options.dtype, getattr(options, "halo", None)
+    wanted = dtype or options.dtype
+    halo, grain = (getattr(options, name, None) for name in ("halo", "grain"))
     decoder: ChunkDecoder = vdkit.load_decoder(
-        options.decoder, options.device, wanted, variant, halo
+        options.decoder, options.device, wanted, variant, halo, grain
     )
     if decoder.device.type == "cpu":
         vdkit.keep_freed_memory()
@@ -474,7 +479,7 @@ def is_own(source: str) -> bool:
 
 def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
     """What MODULE:NAME makes; the current folder is looked into too."""
-    settled = {"device": "auto", "dtype": None, "halo": None}
+    settled = {"device": "auto", "dtype": None, "halo": None, "grain": None}
     asked = [name for name, usual in settled.items() if getattr(options, name, usual) != usual]
     asked += ["variant"] * (variant != "diffusers")
     if asked:
@@ -509,7 +514,7 @@ def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:
         check_chunk(options.chunk, whole.shape[medium.axis], medium)
     if not options.denormalize:
         return latents
-    if latents_metadata(options.latents).get("normalization") == "undone":
+    if latents_metadata(options.latents, options.seed).get("normalization") == "undone":
         undone = f"{options.latents} says that its normalization is undone already"
         raise ValueError(f"{undone}; leave out --denormalize")
     denormalized: torch.Tensor = decoder.denormalize(latents)

@@ -453,7 +453,7 @@ def run_decode(options: argparse.Namespace) -> int:
             )
         check_file(options.out or Path("clip.mp4"), "--out")
     fps = exact_fps(options.fps)
-    latents_metadata(options.latents)  # a file that cannot be read is refused first
+    latents_metadata(options.latents, options.seed)  # what cannot be read is refused first
     decoder = cli.load_variant(options, "diffusers")
     medium = Traits.of(decoder).medium
     usual, *others = (ending for ending, kind in kinds.items() if medium.name in kind.media)

@@ -389,8 +389,18 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         seed=shared.get("seed", 0), latent_frames=shape[traits.medium.axis], latent_height=rows,
         latent_width=columns, **size, exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
-        notes=tuple(getattr(decoder, "notes", ())),
+        notes=(notes := tuple(getattr(decoder, "notes", ()))),
+        content=_content(decoder.name, shared.get("latents_source", ""), notes),
     )  # fmt: skip
+
+
+def _content(decoder: str, latents: str, notes: Sequence[str]) -> str:
+    """`Workload.content`."""
+    if latents.startswith("random") or decoder.endswith("-random"):
+        return "noise"
+    if any("film grain" in note for note in notes):
+        return "grain"
+    return "flat" if latents.startswith("clips:") else "unknown"
 
 
 def prepare(decoder: ChunkDecoder, latents: torch.Tensor, chunk_size: int) -> float:

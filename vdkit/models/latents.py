@@ -27,7 +27,10 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> Any:
     Args:
         spec: standard normal ones from ``seed``, by what they become: ``random:FRAMESxHxW``, e.g.
             ``random:161x480x832``, in pixels; of a decoder of images ``random:IMAGESxHxW``; of
-            audio ``random:SECONDSs``, e.g. ``random:2.5s``, rounded up to whole latents. Or a
+            audio ``random:SECONDSs``, e.g. ``random:2.5s``, rounded up to whole latents. Or those
+            of moving shapes, drawn at that size and encoded on the decoder's device (on a CPU that
+            takes as long as decoding), for decoders of Wan 2.1's latents: ``clips:FRAMESxHxW``,
+            where ``seed`` chooses a caption of the miniature, or ``clips:FRAMESxHxW:CAPTION``. Or a
             safetensors file, whatever its name ends in. Of its tensors ``latents`` is taken, or
             ComfyUI's ``latent_tensor`` (whose normalization is undone), the only one, or the only
             one that fits the decoder, which a warning names: [1, C, T, h, w], images [N, C, h, w],
@@ -45,6 +48,10 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> Any:
     if text.startswith("random:"):
         make: Any = _random_both if isinstance(decoder, WithSound) else _random
         return make(text, decoder, seed)
+    if text.startswith("clips:"):
+        from vdkit.models.clips import clip_latents
+
+        return clip_latents(text, decoder, _checked_seed(seed))
     with open_safetensors(_file(spec)) as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         if isinstance(decoder, WithSound):
@@ -115,13 +122,20 @@ def save_latents(
     return path
 
 
-def latents_metadata(path: str | Path) -> dict[str, str]:
+def latents_metadata(path: str | Path, seed: int = 0) -> dict[str, str]:
     """What a latents file says about itself: prompt, seed, shape, normalization, source, ...
 
-    Empty for one that says nothing, and for random latents. Raises as `load_latents` does.
+    Of ``clips:`` prompt, seed, normalization and source. Empty for a file that says nothing, and
+    for random latents. Raises as `load_latents` does.
     """
     if str(path).startswith("random:"):
         return {}
+    if str(path).startswith("clips:"):
+        from vdkit.models.clips import clip_caption
+
+        prompt = clip_caption(str(path), _checked_seed(seed))
+        how = {"seed": str(seed), "normalization": "undone", "source": "tiny-wan, clips.py"}
+        return {"prompt": prompt, **how}
     with open_safetensors(_file(path)) as file:
         return dict(file.metadata() or {})
 
@@ -130,7 +144,7 @@ def _file(spec: str | Path) -> Path:
     path = Path(spec)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no latents file {str(spec)!r}; give a safetensors file or random:FRAMESxHxW, e.g. "
+            f"no latents file {str(spec)!r}; give a safetensors file, clips:161x480x832 or "
             "random:161x480x832 (images random:8x1024x1024, audio random:60s)"
         )
     return path
@@ -150,17 +164,16 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         raise ValueError(
             f"latents {text!r}: {why}write random:{medium.form}, e.g. random:{medium.sample}"
         )
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
+    _checked_seed(seed)
 
     def normal(count: int) -> torch.Tensor:
-        shape = traits.latent_shape(channels, count, size)
+        shape = traits.latent_shape(channels, count, (size[0], size[1]))
         try:
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"latents {text!r}: {list(shape)} do not fit in memory") from error
 
-    size, factor = (1, 1), traits.temporal_factor
+    size, factor = [1, 1], traits.temporal_factor
     if medium.name == "audio":
         samples = math.ceil(Fraction(found[1]) * traits.sample_rate)
         if not samples:
@@ -168,7 +181,21 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         made = normal(-(-samples // factor))
         missing = samples - chunks_of(decoder, made, None)[-1].frame_stop
         return normal(made.shape[2] + -(-missing // factor)) if missing > 0 else made
-    units, height, width = (int(number) for number in found.groups())
+    count, *size = latent_size(text, traits, *map(int, found.groups()))
+    return normal(count)
+
+
+def _checked_seed(seed: int) -> int:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
+    return seed
+
+
+def latent_size(
+    text: str, traits: Traits, units: int, height: int, width: int
+) -> tuple[int, int, int]:
+    """Latents, rows and columns for so many pictures of that size; ValueError names ``text``."""
+    medium, factor = traits.medium, traits.temporal_factor
     try:
         if not units and medium.first_units is None:
             raise ValueError(f"0 {medium.unit}s; use 1 or more")
@@ -182,8 +209,7 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
             raise ValueError(
                 f"latents {text!r}: {name} {side} is not a multiple of {step}, use {near}"
             )
-    size = height // traits.spatial_factor[0], width // traits.spatial_factor[1]
-    return normal(count)
+    return count, height // traits.spatial_factor[0], width // traits.spatial_factor[1]
 
 
 def _random_both(text: str, decoder: WithSound, seed: int) -> AvLatents:

@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 from vdkit.models import VARIANTS
 from vdkit.models.adapters import ADAPTERS
 from vdkit.models.fast.decoder import FastWanDecoder
+from vdkit.models.grain import Grained
 from vdkit.models.latents import PICKLE, open_safetensors
+from vdkit.models.widened import widened
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -65,7 +67,8 @@ _FLUX: dict[str, Any] = {
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # The VAE of Wan-AI/Wan2.2-T2V-A14B-Diffusers: diffusers' defaults are its configuration.
-    "wan2.1": {},
+    "wan2.1": {"base_dim": 96, "decoder_base_dim": 96},  # with the miniature's weights, widened
+    "wan2.1-random": {},
     # The VAE of Wan-AI/Wan2.2-TI2V-5B-Diffusers, figures from its vae/config.json.
     "wan2.2": {
         "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True,
@@ -161,19 +164,21 @@ def load_decoder(
     dtype: str | torch.dtype | None = None,
     variant: str = "diffusers",
     halo: int | None = None,
+    grain: float | None = None,
 ) -> Any:
     """A streaming decoder: of Wan a `WanDecoder` unless ``variant`` says otherwise, else one of
     `vdkit.models.adapters.ADAPTERS`.
 
     Args:
-        source: ``tiny-wan``, the trained miniature in ``data/``; ``wan2.1`` (the VAE of
-            Wan2.2-T2V-A14B, z 16) or ``wan2.2`` (that of Wan2.2-TI2V-5B, z 48): the architecture
-            with seeded random weights, nothing downloaded (timings are those of the real model,
-            pictures are noise); so are the others of `ARCHITECTURES`, and a configuration with
-            its ``_class_name``. Or a local folder or hub id in diffusers' or transformers' layout,
-            with the decoder in ``vae/`` or at the top; only safetensors are read. Of LTX-2, by name
-            or pipeline, ``ltx2:audio`` is its sound (``audio_vae/`` and ``vocoder/``), ``ltx2:av``
-            both, at 24 frames a second.
+        source: ``tiny-wan``, the trained miniature in ``data/``; ``wan2.1``, the architecture of
+            the VAE of Wan2.2-T2V-A14B (z 16) with the miniature's weights, widened: timings are
+            those of the real model, pictures those of the miniature. The architecture with seeded
+            random weights, so that pictures are noise: ``wan2.1-random``, ``wan2.2`` (that of
+            Wan2.2-TI2V-5B, z 48), the others of `ARCHITECTURES`, and a configuration with its
+            ``_class_name``. Nothing is downloaded for these. Or a local folder or hub id in
+            diffusers' or transformers' layout, with the decoder in ``vae/`` or at the top; only
+            safetensors are read. Of LTX-2, by name or pipeline, ``ltx2:audio`` is its sound
+            (``audio_vae/`` and ``vocoder/``), ``ltx2:av`` both, at 24 frames a second.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: float16, bfloat16 or float32; None: float16 on a GPU, float32 on a CPU.
         variant: ``diffusers``, its modules as they are; ``channels_last``, the same with weights
@@ -182,10 +187,11 @@ def load_decoder(
             them, others only the first.
         halo: of a decoder that looks ahead (LTX, Oobleck, DAC), the latents on each side that a
             chunk is decoded with; None: 8, of audio 10.
+        grain: film grain of so many levels of 255 on the pictures, see `vdkit.models.grain`.
 
     Raises:
-        ValueError: unknown source, device, dtype or variant; a halo for a decoder without; a
-            pickle; a model of another class; a damaged weights file.
+        ValueError: unknown source, device, dtype or variant; a halo for a decoder without; grain
+            for sound; a pickle; a model of another class; a damaged weights file.
         FileNotFoundError: a folder without VAE configuration or safetensors.
     """
     if variant not in VARIANTS:
@@ -193,12 +199,13 @@ def load_decoder(
     if not isinstance(source, Mapping) and (
         parted := re.fullmatch(r"(.+):(audio|av)", str(source))
     ):
-        return _sounding(parted[1], parted[2], device, dtype, variant, halo)
+        return _sounding(parted[1], parted[2], device, dtype, variant, halo, grain)
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     given = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
     if given is not None:
-        model = torch.nn.Module.to(_seeded(given), on, as_dtype)
+        made = _widened(given) if str(source) == "wan2.1" else _seeded(given)
+        model = torch.nn.Module.to(made, on, as_dtype)
         name = type(model).__name__ if isinstance(source, Mapping) else str(source)
     else:
         assert not isinstance(source, Mapping)
@@ -220,7 +227,7 @@ def load_decoder(
     if decoder.device.type == "cuda":  # on a CPU nobody expects more
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)
-    return decoder
+    return decoder if grain is None else Grained(decoder, grain)
 
 
 def _no_halo(halo: int, whose: str) -> str:
@@ -228,8 +235,9 @@ def _no_halo(halo: int, whose: str) -> str:
 
 
 def _sounding(
-    source: str, part: str, device: Any, dtype: Any, variant: str, halo: int | None
-) -> Any:
+    source: str, part: str, device: Any, dtype: Any, variant: str, halo: int | None,
+    grain: float | None,
+) -> Any:  # fmt: skip
     """The sound of LTX-2, or ``av``: with its video, which ``variant`` is of."""
     from diffusers import AutoencoderKLLTX2Audio
     from diffusers.pipelines.ltx2 import LTX2Vocoder
@@ -251,10 +259,10 @@ def _sounding(
     vae, vocoder = (torch.nn.Module.to(model, on, as_dtype) for model in models)
     sound = LTX2Sound(vae, vocoder, f"{name}:audio")
     if part == "av":
-        return WithSound(load_decoder(source, device, dtype, variant, halo), sound, 24)
+        return WithSound(load_decoder(source, device, dtype, variant, halo, grain), sound, 24)
     if halo is not None:
         raise ValueError(_no_halo(halo, sound.name))
-    return sound
+    return sound if grain is None else Grained(sound, grain)
 
 
 def load_pipeline(
@@ -304,6 +312,16 @@ def load_pipeline(
     return pipeline.to(on)
 
 
+def tiny_wan() -> Path:
+    """`TINY_WAN`; FileNotFoundError if it was not installed."""
+    if not TINY_WAN.is_dir():
+        raise FileNotFoundError(
+            f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
+            "vdkit; install from one, with pip install -e . (without --user or --target)"
+        )
+    return TINY_WAN
+
+
 def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
     """The local folder, or the hub id, that ``source`` means; ``tiny-wan`` is a folder too.
 
@@ -311,12 +329,7 @@ def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | 
     """
     name, path = str(source), Path(source)
     if name == TINY_WAN.name:
-        if not TINY_WAN.is_dir():
-            raise FileNotFoundError(
-                f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
-                "vdkit; install from one, with pip install -e . (without --user or --target)"
-            )
-        return TINY_WAN
+        return tiny_wan()
     if path.suffix in _PICKLES:
         raise ValueError(f"{path} {PICKLE}")
     if name and path.is_dir():
@@ -351,6 +364,11 @@ def _seeded(config: Mapping[str, Any]) -> Any:
     if kind.__module__.startswith("transformers"):
         return _drawn(partial(kind, kind.config_class(**given)))
     return _drawn(partial(kind, **given))
+
+
+def _widened(sizes: Mapping[str, Any]) -> AutoencoderKLWan:
+    """The miniature's VAE at these sizes, float32 on the CPU."""
+    return widened(_load_model(tiny_wan(), torch.float32), **sizes)
 
 
 def _drawn(make: Callable[[], Any]) -> Any:

@@ -49,10 +49,12 @@ def _length_words(work: Workload) -> str:
 
 
 def size_words(work: Workload | MediaInfo) -> str:
-    """``480x832``, of audio ``1 channel``, ``2 channels``."""
+    """``480x832``, with the content where it is known: ``480x832 (grain)``; of audio ``1 channel``,
+    ``2 channels``."""
     if work.medium == "audio":
         return f"{work.width} channel{'s' * (work.width != 1)}"
-    return f"{work.height}x{work.width}"
+    content = getattr(work, "content", "unknown")
+    return f"{work.height}x{work.width}" + f" ({content})" * (content != "unknown")
 
 
 def media_words(work: Workload | MediaInfo) -> str:

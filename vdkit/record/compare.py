@@ -27,7 +27,7 @@ SAME_MEDIA = ("medium", "frames", "height", "width")
 SAME = (
     *SAME_MEDIA,
     *("device", "device_uuid", "vram_bytes", "cpu", "host_cores"),
-    *("decoder", "dtype", "weights_sha256", "latents_sha256"),
+    *("decoder", "dtype", "weights_sha256", "latents_sha256", "content"),
 )
 """What two recordings need in common for a ratio to be of the code alone."""
 HOUR_CALLS = {"latency_s": (3, 36), "ttff_s": (7, 36)}

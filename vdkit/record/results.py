@@ -354,7 +354,9 @@ def _shared(file: Path, kind: str, prefix: str, one: Recording, name: str) -> di
         "commit": made.pop("git_commit"),
         **made,
         **{name: packages.get(name) for name in ("torch", "diffusers", "numpy")},
-        **arm.workload.model_dump(exclude={"latent_height", "latent_width", "notes", "exact"}),
+        **arm.workload.model_dump(
+            exclude={"latent_height", "latent_width", "notes", "exact", "content"}
+        ),
         **config,
         "sink": arm.sink.kind,
         **arm.sink.model_dump(exclude={"kind", "encoder", "options", "pixel_format"}),

@@ -152,6 +152,8 @@ class Workload(Record):
         exact: chunks give what the whole would; False where the decoder says that they do not.
         variant: the way the weights are run, as the decoder calls it.
         notes: what else the decoder says of itself, e.g. what it had to do without.
+        content: what an encoder has to do with: ``flat`` (drawn clips), ``grain`` (with film grain
+            added), ``noise`` (random latents or weights), or ``unknown``.
     """
 
     decoder: str
@@ -175,6 +177,7 @@ class Workload(Record):
     channels: int = Field(default=0, ge=0)
     samples: int = Field(default=0, ge=0)
     exact: bool = True
+    content: str = "unknown"
 
     @property
     def seconds(self) -> float:
