@@ -18,11 +18,13 @@ from vdkit.decode.chunks import (
     latent_frames,
     pixel_frames,
     plan_chunks,
+    segment_lengths,
 )
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.paths import compute_only, decode_async, decode_sync
 from vdkit.measure.study import as_run
 from vdkit.predict import Cost, Pipeline, StageCosts, Storage, predict, video_info
+from vdkit.predict.encoding import Encoding
 from vdkit.predict.fit import _fit, fit_costs
 from vdkit.record.results import read_recording
 
@@ -54,7 +56,13 @@ def random_costs(rng, **given):
     }
     made["decode"] = Cost(0.1 + seconds(), seconds(0.3), 0.1 + seconds())
     made["element_bytes"] = int(rng.choice([2, 4]))
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
+        took = tuple((n, 0.01 + seconds(0.3)) for n in range(1, 5))
+        sizes = {"encoders": int(rng.integers(1, 5)), "segment": int(rng.integers(2, 9))}
+        made["encoding"] = Encoding(
+            measured=took, mux_s=seconds(0.1), behind=float(rng.integers(0, 5)), **sizes
+        )
+    elif rng.random() < 0.5:
         speed = video().frame_bytes / (0.01 + seconds(0.5)) / 1e6
         made["storage"] = Storage(speed, int(rng.integers(0, 20)) * video().frame_bytes)
     return StageCosts(**made | given)
@@ -154,6 +162,14 @@ class Simulated:
         self.pinned = mode == "async" and config.pinned_memory and costs.cuda
         self.full = mode == "sync" or (mode == "async" and not config.uint8_on_gpu)
         self.level, self.level_at = 0.0, 0.0
+        self.side = costs.encoding
+        if self.side and mode != "compute_only":
+            lengths = segment_lengths(info.frames, self.side.encoders, self.side.segment)
+            self.segments = [(length, Event(), Event()) for length in lengths]
+            self.coming, self.waiting, self.gathered = iter(self.segments), [], 0
+            self.todo = iter(self.segments)
+            for _ in range(self.side.encoders if self.side.encoders > 1 else 0):
+                self.sim.start(self.encoder())
         self.decoded, self.copied, self.put, self.free, self.launched = (
             [Event() for _ in self.chunks] for _ in range(5)
         )
@@ -213,9 +229,50 @@ class Simulated:
             yield self.seconds(self.costs.convert, i)
             self.note("convert", "done", i)
         self.note("write", "start", i)
-        yield self.store(self.seconds(self.costs.write, i), self.chunks[i].frames)
+        if self.side is None:
+            yield self.store(self.seconds(self.costs.write, i), self.chunks[i].frames)
+        else:
+            yield from self.encode(self.seconds(self.costs.write, i), self.chunks[i])
         self.note("write", "done", i)
         self.sim.set(self.free[i])
+
+    def encode(self, handing, chunk):
+        """Frame by frame to the encoder on this thread, or into segments that others take."""
+        side = self.side
+        for frame in range(chunk.frame_start, chunk.frame_stop):
+            yield handing / chunk.frames
+            if side.encoders == 1:
+                yield side.mux_s
+                yield side.frame_s * min(1.0, max(0.0, frame + 1 - side.behind))
+                continue
+            self.gathered += 1
+            if self.gathered < self.length():
+                continue
+            while self.waiting and (
+                sum(one[0] for one in self.waiting) + self.gathered
+                > (side.encoders + 1) * side.segment
+                or self.waiting[0][2].at is not None
+            ):
+                yield from self.joined()
+            self.waiting.append(self.segments[self.handed])
+            self.sim.set(self.segments[self.handed][1])
+            self.handed, self.gathered = self.handed + 1, 0
+
+    handed = 0
+
+    def length(self):
+        return self.segments[self.handed][0]
+
+    def joined(self):
+        length, _, done = self.waiting.pop(0)
+        yield done
+        yield self.side.mux_s * length
+
+    def encoder(self):
+        for length, handed, done in self.todo:  # the first to be free takes the next
+            yield handed
+            yield self.side.frame_s * length
+            self.sim.set(done)
 
     def store(self, seconds, frames):
         """How long the write takes: a cache that fills, and drains while time passes."""
@@ -229,6 +286,10 @@ class Simulated:
         return seconds
 
     def close(self):
+        if self.side and self.side.encoders == 1:
+            yield self.side.frame_s * min(self.side.behind, self.info.frames)
+        while self.side and self.waiting:
+            yield from self.joined()
         yield self.costs.close.seconds(self.info.frames)
         self.latency = self.sim.now
 

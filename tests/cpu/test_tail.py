@@ -127,8 +127,8 @@ def test_nothing_is_unaccounted_for_in_a_modelled_run(mode, seed):
     config = random_config(rng)
     costs = random_costs(rng, cuda=bool(rng.random() < 0.8))
     done = predict(costs, video(), config, mode).run
-    assert adds_up(done, config)[REST] == 0
-    assert all(life_of(done, one.index)[REST] == 0 for one in done.chunks)
+    assert abs(adds_up(done, config)[REST]) <= len(done.chunks)  # ns, where a write has parts
+    assert all(abs(life_of(done, one.index)[REST]) <= 1 for one in done.chunks)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

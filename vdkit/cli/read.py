@@ -17,7 +17,7 @@ from vdkit import __version__
 from vdkit.cli import MONEY, command, numbers, print_json, words
 from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
-from vdkit.predict.advise import Limits, recommend
+from vdkit.predict.advise import Limits, recommend, seconds
 from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
 from vdkit.present.columns import Asked
@@ -286,7 +286,7 @@ def run_recommend(options: argparse.Namespace) -> int:
         DecodeConfig(size, count)  # says what is wrong with it
     if options.burst_mb is not None and options.storage_mb_s is None:
         raise ValueError("--burst-mb is the cache of a storage; give its --storage-mb-s too")
-    costs, results, evidence = _costs(options.results)
+    costs, results, evidence, on_gpu = _costs(options.results)
     info, sizes = video_info(results[0]), sorted({one.config.chunk_size for one in results})
     chunks = chosen or sizes
     if options.storage_mb_s is not None:
@@ -307,19 +307,23 @@ def run_recommend(options: argparse.Namespace) -> int:
         modes = ", ".join(dict.fromkeys(mode for result in results for mode in result.arms))
         at = f"chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
         print(f"{what_and_where(results[0])}; fitted at {at} of {modes}")
-        print("\n".join(_doubts(results, chunks, sizes)))
+        print("\n".join([*_on_gpu_words(on_gpu), *_doubts(results, chunks, sizes)]))
         print(f"{advice_document(advice, options.asked).text()}\n")
     print_json(advice_record(advice))
     return 0
 
 
-def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
-    """Costs, the recordings they are fitted from, and how good the fit is."""
+def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence, list[Recording]]:
+    """Costs, the recordings they are fitted from, how good the fit is, and recordings of NVENC
+    beside those of another encoder, which are told as they are."""
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
         results = [read_recording(path) for path in where]
+        on_gpu = [one for one in results if "NVENC" in (one.sink.encoder or "").partition(";")[0]]
+        if len(on_gpu) < len(results):
+            results = [one for one in results if one not in on_gpu]
         costs = fit_costs(*results)
-        return costs, results, fit_evidence(costs, *results)
+        return costs, results, fit_evidence(costs, *results), on_gpu
     if len(where) > 1:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
     sweep = opened(sweeps[0])
@@ -334,7 +338,17 @@ def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence]:
         raise ValueError(
             f"{sweeps[0]} has no cell of mode async, which is what is recommended for; sweep async"
         )
-    return sweep.predictions.costs, results, sweep.evidence()
+    return sweep.predictions.costs, results, sweep.evidence(), []
+
+
+def _on_gpu_words(recordings: list[Recording]) -> list[str]:
+    """What NVENC was measured to take in mode async."""
+    arms = [one.arms["async"] for one in recordings if "async" in one.arms]
+    return [
+        f"Measured with {arm.sink.encoder}, chunk {arm.config.chunk_size}, {arm.config.slots} "
+        f"slots: {seconds(arm.latency.mean)}."
+        for arm in arms
+    ]
 
 
 def _doubts(results: list[Recording], chunks: list[int], sizes: list[int]) -> list[str]:

@@ -26,6 +26,8 @@ FIRST_STEADY_CHUNK = 5
 LAUNCH_AHEAD = 2
 """Chunks the host may launch before the first of them has been decoded. Two keep the compute stream
 busy; more would only make a cancelled run wait longer for work that cannot be called back."""
+SEGMENT = 16
+"""Frames of a segment, unless a sink is told otherwise."""
 SHORTEST_SEGMENT = 4
 """Frames; a shorter one would be mostly its first frame, which refers to no other."""
 PRIMITIVES = {

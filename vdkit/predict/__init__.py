@@ -17,6 +17,7 @@ import numpy as np
 
 from vdkit.decode.chunks import (
     LAUNCH_AHEAD,
+    SINK_PARTS,
     ChunkRecord,
     DecodeConfig,
     DecodeResult,
@@ -24,6 +25,7 @@ from vdkit.decode.chunks import (
     plan_chunks,
 )
 from vdkit.decode.media import MediaInfo
+from vdkit.predict.encoding import Encoding, Side
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
@@ -116,7 +118,9 @@ class StageCosts:
         pageable_copy: the same to pageable memory; None: not known.
         convert: conversion of one chunk to uint8 on the host; None: not known.
         video_convert: copy and conversion of a whole video by VideoProcessor; None: not known.
-        write: the call into the sink, as fast as its storage takes it; None: not known.
+        write: the call into the sink, as fast as its storage takes it, without ``encoding`` if that
+            is given; None: not known.
+        encoding: of a sink that encodes; None: it is a part of ``write``.
         storage: holds writes to a storage speed; None: ``write`` is all.
         open, close: of the sink, by the pixel frames of the whole video.
         setup_s: from the call until the sink may open and the first slot is asked for.
@@ -137,6 +141,7 @@ class StageCosts:
     convert: Cost | None = None
     video_convert: Cost | None = None
     write: Cost | None = Cost()
+    encoding: Encoding | None = None
     storage: Storage | None = None
     open: Cost = Cost()
     close: Cost = Cost()
@@ -154,6 +159,9 @@ class StageCosts:
                 _check_seconds(name, value)
             elif isinstance(value, Cost):
                 value.check(name)
+            elif isinstance(value, Encoding):
+                for count, took_s in value.measured:
+                    _check_seconds(f"{name} by {count}", took_s)
             elif field.type == "Cost" or (field.type == "Cost | None" and value is not None):
                 remedy = "give a Cost(fixed_s, per_frame_s) in seconds"
                 raise TypeError(f"{name} is {value!r}; {remedy}")
@@ -175,6 +183,15 @@ class StageCosts:
     def at_speed(self, mb_per_s: float | None) -> StageCosts:
         """With storage of this speed, MB/s; None: as they are."""
         return self if mb_per_s is None else replace(self, storage=Storage(mb_per_s))
+
+    def of_encoders(self, count: int | None) -> StageCosts:
+        """With so many encoders side by side; None, or costs without `Encoding`: as they are.
+
+        ValueError if that is not known.
+        """
+        if count is None or self.encoding is None:
+            return self
+        return replace(self, encoding=replace(self.encoding, encoders=count))
 
     def times(self, factor: float, *names: str) -> StageCosts:
         """With these costs, where they are known, ``factor`` times: 0.5 is twice the speed."""
@@ -390,6 +407,7 @@ class Pipeline:
         self.times = {n: self._seconds(n, of, copied, factor) for n, of in names.items()}
         self.decoded_s: list[float] = []
         self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
+        self.encoding = costs.encoding and Side(costs.encoding, info.frames)
 
     def _seconds(self, step: str, name: str, copied: float, factor: int) -> list[float]:
         whole = self.mode != "async" or (self.pinned and self.config.uint8_on_gpu)
@@ -431,8 +449,13 @@ class Pipeline:
                 writer_s = written(0, writer_s)
             elif has_sink:  # only mode async has chunks in front of the write
                 host_s = written(LAUNCH_AHEAD if ring else 0, host_s)
+        parts: dict[str, float] = {}
         if has_sink:
-            latency_s = written(0, writer_s if threaded else host_s) + close_s
+            latency_s = written(0, writer_s if threaded else host_s)
+            if self.encoding:
+                parts = self.encoding.close(latency_s)
+            close_s += sum(parts.values())
+            latency_s += close_s
         else:
             latency_s = max(host_s, self.compute_free_s + costs.wake_s)
         most = max(record.frames for record in self.records)
@@ -446,7 +469,8 @@ class Pipeline:
             pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
             vram_peak_bytes=None if beside is None else beside + ring_bytes,
             device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
-            sink_open_start_s=costs.setup_s if has_sink else None,
+            sink_open_start_s=costs.setup_s if has_sink else None, sink_close_parts=parts,
+            encoders_s=self.encoding.busy_s if self.encoding else None,
         )  # fmt: skip
 
     def launch(self, record: ChunkRecord, host_s: float) -> float:
@@ -495,6 +519,10 @@ class Pipeline:
             ready_s = max(at_s, self.decoded_s[record.index])  # waits only in mode diffusers
             at_s = record.convert_done_s = ready_s + self.times["convert"][record.index]
         done_s = at_s + self.times["write"][record.index]
+        if self.encoding:
+            spent = self.encoding.write(record.frames, at_s, done_s)
+            record.encode_s, record.mux_s, record.full_s = (spent[part] for part in SINK_PARTS)
+            done_s += sum(spent.values())
         storage = self.costs.storage
         if storage is not None:
             rate = storage.mb_per_s * 1e6

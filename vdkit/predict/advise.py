@@ -31,12 +31,13 @@ from vdkit.predict import (
 )
 
 if TYPE_CHECKING:
+    from vdkit.predict.encoding import Encoding
     from vdkit.predict.fit import CostBook, Decoding, Evidence, Known
     from vdkit.predict.grid import Sweep
     from vdkit.record.runs import Workload
 
 
-CHUNKS, SLOTS = (1, 2, 4), (1, 2, 3, 4)
+CHUNKS, SLOTS, ENCODERS = (1, 2, 4), (1, 2, 3, 4), (1, 2, 4, 8)
 NEAR_PERCENT = 1.0
 """A setting this near to the best is as good: what it saves in memory is worth more."""
 BOUND = 0.95
@@ -75,13 +76,20 @@ class Recommendation:
         margin_percent: `NEAR_PERCENT`, or the model's own median error where that is larger: what
             differs by less cannot be told apart.
         bound: the step that the latency cannot fall below: ``storage``, ``decoder``, ``PCIe``,
-            ``host``, or None if none fills `BOUND` of the run.
+            ``host``, ``encoder``, or None if none fills `BOUND` of the run. It is ``encoder``, too,
+            where the thread that writes encodes or waits for encoders most of the time.
         reason: one sentence.
-        what_if: ``storage``, ``PCIe`` and ``decoder``, the largest gain first, to the latency that
-            is predicted of this setting with it made twice as fast, s.
-        candidates: every setting asked about, as predicted, with the fields of `Limits` it breaks.
+        what_if: ``storage``, ``PCIe``, ``decoder`` and, of a sink that encodes, ``encoder``, the
+            largest gain first, to the latency that is predicted of this setting with it made twice
+            as fast, s.
+        candidates: every setting asked about, as predicted, with the fields of `Limits` it breaks;
+            with as many encoders.
         remarks: what makes the advice doubtful, in sentences: an error that is larger than
             `NEAR_PERCENT`, a machine that was disturbed.
+        encoding: with the smallest number of encoders within `margin_percent` of the fastest; None
+            of a sink whose encoders are not known.
+        best_by_encoders: number of encoders to the latency of its fastest setting within the
+            limits, s.
     """
 
     config: DecodeConfig
@@ -93,6 +101,8 @@ class Recommendation:
     what_if: dict[str, float]
     candidates: tuple[tuple[Outcome, tuple[str, ...]], ...]
     remarks: tuple[str, ...]
+    encoding: Encoding | None = None
+    best_by_encoders: dict[int, float] = field(default_factory=dict)
 
     def gain_percent(self, resource: str) -> float:
         """Latency that twice the speed of a resource saves, %."""
@@ -104,6 +114,7 @@ def recommend(
     chunks: Sequence[int] = CHUNKS, slots: Sequence[int] = SLOTS,
     config: DecodeConfig = DecodeConfig(), evidence: Evidence | None = None,
     plan: Callable[[int], Sequence[ChunkRecord] | None] = lambda chunk_size: None,
+    encoders: Sequence[int] = ENCODERS,
 ) -> Recommendation:  # fmt: skip
     """The smallest chunk and then slots of mode async that is as good as the best, as predicted.
 
@@ -120,6 +131,8 @@ def recommend(
             `vdkit.predict.grid.Sweep.evidence`; None: they are taken as exact.
         plan: the chunks of a chunk size, as `vdkit.predict.plan_of` has them; None: those of a
             causal video, 4(T-1)+1 frames of T latent frames.
+        encoders: numbers of encoders that may be chosen, beside that of the costs, if these have
+            any; those that the costs do not know are left out.
 
     Raises:
         ValueError: nothing to choose from, no setting within the limits (names the least that each
@@ -127,32 +140,46 @@ def recommend(
     """
     if not chunks or not slots:
         raise ValueError("nothing to choose from: give at least one chunk size and one slot count")
-    asked = partial(predict, info=info)
-    candidates, plans = [], {size: plan(size) for size in sorted(set(chunks))}
-    for size, count in product(plans, sorted(set(slots))):
-        one = replace(config, chunk_size=size, slots=count)
-        made = asked(costs, config=one, plan=plans[size])
-        candidates.append((made, _over(made, limits)))
-    allowed = [made for made, over in candidates if not over]
-    if not allowed:
-        raise ValueError(f"no setting keeps the limits; {_least(candidates, limits)}")
-    best_s = min(made.run.latency_s for made in allowed)
+    asked, known = partial(predict, info=info), costs.encoding
+    plans = {size: plan(size) for size in sorted(set(chunks))}
+    every: dict[int | None, list[tuple[Outcome, tuple[str, ...]]]] = {}
+    told = known and {n for n in (*encoders, known.encoders) if known.knows(n)}
+    for side in sorted(told) if told else [None]:
+        own, every[side] = costs.of_encoders(side), []
+        for size, count in product(plans, sorted(set(slots))):
+            one = replace(config, chunk_size=size, slots=count)
+            made = asked(own, config=one, plan=plans[size])
+            every[side].append((made, _over(made, limits)))
+    kept = {n: [made for made, over in found if not over] for n, found in every.items()}
+    if not any(kept.values()):
+        raise ValueError(
+            f"no setting keeps the limits; {_least(next(iter(every.values())), limits)}"
+        )
+    fastest = {n: min(one.run.latency_s for one in some) for n, some in kept.items() if some}
+    best_s = min(fastest.values())
     margin = max(NEAR_PERCENT, (evidence and evidence.error_percent) or 0.0)
+    side = next(n for n, took_s in fastest.items() if took_s <= (1 + margin / 100) * best_s)
+    costs, candidates, allowed = costs.of_encoders(side), every[side], kept[side]
     chosen = next(one for one in allowed if one.run.latency_s <= (1 + margin / 100) * best_s)
     config, chosen_s = chosen.run.config, chosen.run.latency_s
     asked = partial(asked, plan=plans[config.chunk_size])
     doubled = {n: asked(c, config=config).run.latency_s for n, c in _doubled(costs).items()}
     what_if = dict(sorted(doubled.items(), key=lambda one: one[1]))
-    busy = _busy_s(chosen)
+    busy = _busy_s(chosen, side)
     most, most_s = next(iter(busy.items()))
     bound, took = most if most_s >= BOUND * chosen_s else None, seconds(chosen_s)
-    if bound is None:
+    waits_s = _for_encoders_s(chosen)
+    if bound is None and waits_s > chosen_s / 2:
+        bound, many = "encoder", f" of {side}" * ((side or 1) > 1)
+        held = f"encoder-bound: the write encodes or waits for encoders{many} for "
+        held += f"{seconds(waits_s)} of {took}"
+    elif bound is None:
         doing = [f"{_RESOURCES[name][1]} ({seconds(busy[name])})" for name in [*busy][:2]]
         held = f"not bound by one step: {' and '.join(doing)} overlap only in part in {took}"
     elif bound == "storage" and costs.storage is not None:
-        fastest = seconds(min(made.run.latency_s for made, _ in candidates))
+        least = seconds(min(made.run.latency_s for made, _ in candidates))
         speed = f"{costs.storage.mb_per_s:g} MB/s"
-        held = f"storage-bound: {speed} holds every setting at {fastest} or more"
+        held = f"storage-bound: {speed} holds every setting at {least} or more"
     else:
         held = f"{bound}-bound: {_RESOURCES[bound][1]} takes {seconds(most_s)} of {took}"
     more_s = asked(costs, config=replace(config, slots=MAX_SLOTS)).run.latency_s
@@ -166,7 +193,8 @@ def recommend(
         remedy = f"{'and ' * slots_help}{_RESOURCES[first][2]} does (x 2: {seconds(first_s)})"
     return Recommendation(
         config, chosen, best_s, margin, bound, f"{held}; {helps}, {remedy}", what_if,
-        tuple(candidates), _remarks(evidence),
+        tuple(candidates), _remarks(evidence), costs.encoding,
+        {n: took_s for n, took_s in fastest.items() if n is not None},
     )  # fmt: skip
 
 
@@ -206,23 +234,36 @@ _RESOURCES = {
     "storage": ("write", "writing", "a faster disk"),
     "PCIe": ("copy", "copying", "a faster link to the host"),
     "host": ("convert", "converting on the host", ""),
+    "encoder": ("encode", "encoding", "a faster encoder"),
 }
 """Each resource: its step of a chunk, what it does, and what twice its speed is, in words."""
 
 
-def _busy_s(made: Outcome) -> dict[str, float]:
-    """Seconds that each resource works in the run, the most first, waiting for others left out."""
+def _busy_s(made: Outcome, encoders: int | None) -> dict[str, float]:
+    """Seconds that each resource works in the run, the most first, waiting for others left out;
+    of encoders side by side the mean."""
     run, busy = made.run, {}
     for name, (step, *_) in _RESOURCES.items():
-        busy[name] = sum(chunk.span_s(step) or 0.0 for chunk in run.chunks)
-    busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0)
+        spans = (chunk.span_s(step) for chunk in run.chunks if step != "encode")
+        busy[name] = sum(span or 0.0 for span in spans)
+    waits_s = _for_encoders_s(made)
+    busy["storage"] += (run.sink_open_s or 0.0) + (run.sink_close_s or 0.0) - waits_s
+    busy["encoder"] = waits_s if run.encoders_s is None else run.encoders_s / (encoders or 1)
     return dict(sorted(busy.items(), key=lambda one: -one[1]))
+
+
+def _for_encoders_s(made: Outcome) -> float:
+    """How long the thread that writes encodes, or waits for encoders."""
+    run, closing = made.run, made.run.sink_close_parts
+    in_writes = sum((one.encode_s or 0.0) + (one.full_s or 0.0) for one in run.chunks)
+    return in_writes + closing.get("encode", 0.0) + closing.get("full", 0.0)
 
 
 def _doubled(costs: StageCosts) -> dict[str, StageCosts]:
     """The costs with each resource at twice its speed."""
     storage = costs.storage and replace(costs.storage, mb_per_s=2 * costs.storage.mb_per_s)
-    return {
+    encoder = {"encoder": costs.times(0.5, "encoding")} if costs.encoding else {}
+    return encoder | {
         "storage": replace(costs.times(0.5, "write"), storage=storage),
         "PCIe": costs.times(0.5, "copy", "pageable_copy"),
         "decoder": costs.times(0.5, "decode", *() if costs.cuda else ("launch",)),
@@ -451,9 +492,14 @@ def _bottleneck(setting: Setting, costs: StageCosts, made: Outcome) -> list[str]
         write_s = max(write_s, frames * made.run.info.frame_bytes / (setting.mb_per_s * 1e6))
     if not setting.config.uint8_on_gpu and costs.convert is not None:
         write_s += costs.convert.seconds(frames)
+    who = "sink"
+    if (side := costs.encoding) is not None:
+        encode_s, write_s = frames * side.frame_s / side.encoders, write_s + frames * side.mux_s
+        who = "encoder" if encode_s > write_s else who
+        write_s = write_s + encode_s if side.encoders == 1 else max(write_s, encode_s)
     if write_s <= decode_s:
         return []
     return [
-        f"The sink is the bottleneck: a chunk takes {seconds(write_s)} to write and "
+        f"The {who} is the bottleneck: a chunk takes {seconds(write_s)} to write and "
         f"{seconds(decode_s)} to decode. The decoder waits for it, however many slots there are."
     ]

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vdkit.decode.chunks import SEGMENT
 from vdkit.predict import Cost, StageCosts, has_own_plan, is_pinned, plan_of, predict, video_info
+from vdkit.predict.encoding import Encoding
+from vdkit.trace.tail import has_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from vdkit.decode.chunks import ChunkRecord
     from vdkit.decode.media import Medium
     from vdkit.record.recording import Arm, Recording
-    from vdkit.record.runs import Run, Workload
+    from vdkit.record.runs import Run, SinkInfo, Workload
 
 _Point = tuple[float, float | None]
 """Measured (pixel frames, seconds) of one step; None: the chunk had no such step."""
@@ -54,6 +57,9 @@ def fit_costs(*recordings: Recording) -> StageCosts:
     than by the frame, and copies of 20 MB and more to pageable memory often take five times as long
     as the line says. Mode sync is predicted well at the measured chunk sizes only.
 
+    Of an MP4 sink that says what it was at, `Encoding` is fitted; recordings may differ in the
+    number of encoders, of which the costs have the first.
+
     Raises:
         ValueError: no recordings, arms that differ in more than mode, chunk size, slots, primitives
             and video length, chunks without their times, or a sink that was throttled, whose write
@@ -76,9 +82,11 @@ def fit_costs(*recordings: Recording) -> StageCosts:
         copied = copies[is_pinned(cuda, arm.config, arm.mode)]
         copied += [(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy")) for chunk in run.chunks]
     opened, closed = (
-        _fit(((run.chunks[-1].frame_stop, getattr(run, name)) for _, run in runs), "fixed")
-        or Cost()
-        for name in ("sink_open_s", "sink_close_s")
+        _fit(((run.chunks[-1].frame_stop, took_s) for run, took_s in both), "fixed") or Cost()
+        for both in (
+            [(run, run.sink_open_s) for _, run in runs],
+            [(run, _less(run.sink_close_s, *_closing(arm, run).values())) for arm, run in runs],
+        )
     )
     whole = (run.chunks[0] for arm, run in runs if arm.mode == "diffusers")
     return StageCosts(
@@ -86,7 +94,8 @@ def fit_costs(*recordings: Recording) -> StageCosts:
         copy=_fit(copies[True]), pageable_copy=_fit(copies[False]),
         convert=_fit((c.frames, c.span_s("convert")) for _, run in chunked for c in run.chunks),
         video_convert=_fit((chunk.frames, _video_conversion(chunk)) for chunk in whole),
-        write=_fit((c.frames, c.span_s("write")) for _, run in runs for c in run.chunks),
+        write=_fit((c.frames, _handed_s(arm, c)) for arm, run in runs for c in run.chunks),
+        encoding=_encoding(recordings, runs),
         setup_s=_mean(_setup_s(arm, run, step_s) for arm, run in chunked),
         open=opened, close=closed,
         wake_s=_mean(wake for arm, run in chunked for wake in _wakes_s(arm, run)),
@@ -115,7 +124,11 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
         names = ("decoder", "variant", "dtype", "medium", "height", "width")
         setting = {"device": one.provenance.device, **{n: getattr(load, n) for n in names}}
         setting |= {"sink": sink.kind, "storage": sink.storage, "durable": sink.durable}
-        setting |= {"pixel format": sink.pixel_format}
+        options = dict(sink.options)
+        if any(encoders_of(each) for each in one.arms.values()):
+            options.pop("encoders", None)
+            setting["grain"] = [note for note in load.notes if "grain" in note]
+        setting |= {"pixel format": sink.pixel_format, "sink's options": options}
         where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
         found.append((where, arm, setting))
     if not found:
@@ -132,6 +145,52 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
     if wanted["dtype"] not in _ELEMENT_BYTES:
         raise ValueError(f"dtype is {wanted['dtype']!r}; known are {', '.join(_ELEMENT_BYTES)}")
     return [arm for _, arm, _ in found]
+
+
+def encoders_of(arm: Arm) -> int | None:
+    """Encoders side by side of an MP4 sink that said what it was at; None of any other."""
+    said = arm.sink.kind == "mp4" and any(has_parts(run) for run in arm.timed)
+    return int(arm.sink.options.get("encoders", 1)) if said else None
+
+
+def _closing(arm: Arm, run: Run) -> dict[str, float]:
+    return run.sink_close_parts if encoders_of(arm) else {}
+
+
+def _less(whole_s: float | None, *parts_s: float | None) -> float | None:
+    return None if whole_s is None else max(0.0, whole_s - sum(one or 0.0 for one in parts_s))
+
+
+def _handed_s(arm: Arm, chunk: ChunkRecord) -> float | None:
+    """A write without what `Encoding` holds; where encoders have threads of their own the thread
+    that writes only copies as its part of encoding."""
+    count, written_s = encoders_of(arm), chunk.span_s("write")
+    own = [] if count is None else [chunk.mux_s, chunk.encode_s if count == 1 else chunk.full_s]
+    return _less(written_s, *own)
+
+
+def _encoding(recordings: Sequence[Recording], runs: Sequence[tuple[Arm, Run]]) -> Encoding | None:
+    took: dict[int, list[float]] = defaultdict(list)
+    muxed, behind, counts = [], [], [count for arm, _ in runs if (count := encoders_of(arm))]
+    for arm, run in runs:
+        if (count := encoders_of(arm)) is None:
+            continue
+        frames, closing = run.chunks[-1].frame_stop, run.sink_close_parts
+        late_s = closing.get("encode", 0.0)
+        alone_s = late_s + sum(chunk.encode_s or 0.0 for chunk in run.chunks)
+        took[count].append((alone_s if count == 1 else run.encoders_s or 0.0) / frames)
+        muxes = [closing.get("mux", 0.0), *(chunk.mux_s or 0.0 for chunk in run.chunks)]
+        muxed.append(sum(muxes) / frames)
+        behind += [late_s / took[1][-1]] if count == 1 and took[1][-1] else []
+    if not counts:
+        return None
+    sink = runs[0][0].sink
+    return Encoding(
+        counts[0], tuple((count, _mean(took[count])) for count in sorted(took)),
+        segment=int(sink.options.get("segment", SEGMENT)), mux_s=_mean(muxed),
+        behind=_mean(behind), words=(sink.encoder or "").partition(", ")[0],
+        cores=recordings[0].provenance.host_cores,
+    )  # fmt: skip
 
 
 def _fit(
@@ -292,13 +351,15 @@ def fit_evidence(costs: StageCosts, *recordings: Recording) -> Evidence:
         error = None
         if arm.mode != "diffusers":  # which is not advised on
             plan = plan_of([arm], arm.config.chunk_size)
-            made = predict(costs, video_info(arm), arm.config, arm.mode, plan=plan)
+            own = costs.of_encoders(encoders_of(arm))
+            made = predict(own, video_info(arm), arm.config, arm.mode, plan=plan)
             error = 100 * (made.run.latency_s / arm.latency.mean - 1)
         found.append((f"{one.label}, chunk {arm.config.chunk_size}: {name}", arm, error))
     return evidence_of(found, tested=False)
 
 
-_GROWS_WITH_PIXELS = ("decode", "copy", "pageable_copy", "convert", "video_convert", "write")
+_GROWS_WITH_PIXELS = ("decode", "copy", "pageable_copy", "convert", "video_convert", "write",
+                      "encoding")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +408,12 @@ class Known:
     own_plan: bool
 
 
+def _but_encoders(sink: SinkInfo) -> SinkInfo:
+    """A sink whatever its number of encoders."""
+    options = {name: value for name, value in sink.options.items() if name != "encoders"}
+    return sink.model_copy(update={"options": options, "encoder": None})
+
+
 class CostBook:
     """Benchmarks by what they decoded; of two of the same configuration the later one counts."""
 
@@ -372,10 +439,11 @@ class CostBook:
             machine, decoder or load.decoder, load.variant, load.dtype, *size,
             sink or result.sink.kind, load.medium,
         )  # fmt: skip
-        new = result.config, result.arms.keys()
+        new = result.config, result.arms.keys(), result.sink
         kept = [  # another file system has writes of its own
             one for one in self._results.get(key, [])
-            if one.sink == result.sink and (one.config, one.arms.keys()) != new
+            if _but_encoders(one.sink) == _but_encoders(result.sink)
+            and (one.config, one.arms.keys(), one.sink) != new
         ]  # fmt: skip
         self._results[key] = [*kept, result]
         self._fitted.pop(key, None)
@@ -433,7 +501,7 @@ class CostBook:
             grown = costs.times(ratios[base], *_GROWS_WITH_PIXELS)
             costs, said = replace(grown, vram_bytes=()), [f"scaled by pixels from {size}"]
         if base.sink != wanted.sink:
-            costs = replace(costs, write=Cost(), open=Cost(), close=Cost())
+            costs = replace(costs, write=Cost(), encoding=None, open=Cost(), close=Cost())
             said.append("writes taken as free")
         # or the same pixels in another shape
         origin = f"a guess: {', '.join(said) or f'those of {size}'}"
@@ -445,7 +513,7 @@ class CostBook:
             found = self._results[key]
             arms = [arm for one in found for arm in one.arms.values() if arm.mode != "diffusers"]
             self._fitted[key] = Known(
-                costs=fit_costs(*found),
+                costs=fit_costs(*reversed(found)),  # with the encoders of the last
                 origin=f"measured ({len(found)} benchmark{'s' * (len(found) > 1)})",
                 chunk_sizes=tuple(sorted({result.config.chunk_size for result in found})),
                 workload=found[-1].workload,

@@ -111,7 +111,7 @@ def timeline_parts(recording: Recording, variant: str = "") -> list[Part]:
 def prediction_section(recordings: Sequence[Recording]) -> Section:
     """Latency from the costs of each step beside the measured one, or why there is none."""
     from vdkit.predict import plan_of, predict, units_per_latent, video_info
-    from vdkit.predict.fit import fit_costs
+    from vdkit.predict.fit import encoders_of, fit_costs
 
     rows: list[dict[str, Cell]] = []
     missing = []
@@ -130,7 +130,8 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             shown, measured_s = mode_name(name, work), arm.latency.mean
             try:
                 made = predict(
-                    costs, video_info(one), arm.config, arm.mode, temporal_factor=factor,
+                    costs.of_encoders(encoders_of(arm)), video_info(one), arm.config, arm.mode,
+                    temporal_factor=factor,
                     plan=plan_of(arms, arm.config.chunk_size),
                 )  # fmt: skip
             except ValueError as error:

@@ -253,6 +253,19 @@ def advice_line(advice: advise.Recommendation) -> str:
     return f"{chosen}: {advise.seconds(run.latency_s)} predicted; {advice.reason}"
 
 
+def encoders_words(advice: advise.Recommendation) -> str:
+    """How many encoders to set on how many cores, and what other numbers give; empty if nothing is
+    known of them."""
+    if advice.encoding is None:
+        return ""
+    one, by = advice.encoding, advice.best_by_encoders
+    on = f"{one.cores} cores" if one.cores else "Here"
+    many = f"{one.encoders} encoder{'s' * (one.encoders != 1)}"
+    others = ", ".join(f"{n}: {advise.seconds(took_s)}" for n, took_s in by.items())
+    told = f"; by number of encoders {others}" if len(by) > 1 else ""
+    return f"{on}: {many}{one.words and ' '}{one.words}{told}."
+
+
 _OVER = {"vram_bytes": "VRAM", "pinned_bytes": "pinned memory", "ttff_s": "TTFF"}
 
 
@@ -289,7 +302,8 @@ def advice_document(advice: advise.Recommendation, asked: Asked = NOTHING) -> Do
     gain, made = advice.gain_percent, advice.what_if.items()
     gains = ", ".join(f"{n} {gain(n):.1f} % (to {advise.seconds(s)})" for n, s in made)
     use = f"Use {advice_line(advice)}."
-    said = [lines(use, f"At twice the speed, latency saved: {gains}."), *advice.remarks]
+    twice = f"At twice the speed, latency saved: {gains}."
+    said = [lines(use, encoders_words(advice), twice), *advice.remarks]
     parts = (Text("\n\n".join(said)), candidate_table(advice, asked))
     return Document("Advice", "Advice · mode async", (use,), (section("advice", "Advice", *parts),))
 
@@ -302,6 +316,7 @@ def advice_record(advice: advise.Recommendation) -> dict[str, Any]:
     return {
         "chunk_size": config.chunk_size,
         "slots": config.slots,
+        **({"encoders": advice.encoding.encoders} if advice.encoding else {}),
         **{name: getattr(run, name) for name in ran},
         **{name: getattr(advice, name) for name in told},
         "what_if": {
