@@ -3,7 +3,7 @@
     python data/tiny-wan/train.py vae --run runs/tiny-wan --minutes 9
     python data/tiny-wan/train.py diffusion --run runs/tiny-wan --minutes 9
     python data/tiny-wan/train.py export --run runs/tiny-wan --out data/tiny-wan
-    python data/tiny-wan/train.py decoder --run runs/decoder --minutes 7.5
+    python data/tiny-wan/train.py decoder --run runs/decoder --minutes 14
     python data/tiny-wan/train.py export --decoder-only --run runs/decoder --out data/tiny-wan
 
 Every stage goes on from its last checkpoint, so a run may be cut into pieces (``--minutes``); the
@@ -604,7 +604,7 @@ def plot_losses(run: Path, picture: Path) -> None:
 DECODER = ("decoder", "post_quant_conv")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"steps": 8800, "batch": 16, "rate": 1e-3},
-    "decoder": {"steps": 100_000, "batch": None, "rate": 2e-4},
+    "decoder": {"steps": 100_000, "batch": None, "rate": 2.5e-4},
     "diffusion": {"steps": 36_000, "batch": 256, "rate": 1e-3},
 }
 SMOKE = {"steps": 2, "batch": 2, "clips": 2, "log_every": 1, "device": "cpu", "compile": False}
