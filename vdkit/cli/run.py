@@ -252,6 +252,7 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
 _ARM = (
     "mode", "latency_s", "ttff_s", "rtf", "speedup", "frame_sha256", "vram_peak_bytes",
     "pinned_bytes", "d2h_bytes", "throttled_runs", "setup_s", "config", "workload", "sink",
+    "file",
 )  # fmt: skip
 
 
