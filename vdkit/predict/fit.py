@@ -127,7 +127,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
         options = dict(sink.options)
         if any(encoders_of(each) for each in one.arms.values()):
             options.pop("encoders", None)
-            setting["grain"] = [note for note in load.notes if "grain" in note]
+            setting["content"] = load.content
         setting |= {"pixel format": sink.pixel_format, "sink's options": options}
         where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
         found.append((where, arm, setting))
