@@ -6,6 +6,7 @@ right or wrong.
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vdkit import Mp4Sink
 from vdkit.decode.media import MediaInfo
 from vdkit.present import Table
 
+LARGER = Path(__file__).parent / "training" / "decoder.json"
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 SHOWN, FILMED = 16, 3  # first prompts on the contact sheet, and as MP4
 TIMES = (0, 8, 16, 24, 32)  # frames shown
@@ -76,8 +78,26 @@ def card_block(metrics: Row) -> str:
         *(["\n".join(wrong)] if wrong else []),
         f"The VAE alone, {vae['clips']} drawn clips encoded and decoded:",
         Table(quality).markdown_body(),
+        *(larger_pictures(json.loads(LARGER.read_text())) if LARGER.exists() else []),
     ]
     return "\n\n".join(text)
+
+
+def larger_pictures(report: Row) -> list[str]:
+    """What the decoder's stage noted: PSNR by size, before it and after."""
+    rows = [
+        {"frames and size": size, "clips": str(new["clips"])}
+        | {
+            f"{column}, {when}": f"{one[key]:.1f}"
+            for column, key in (
+                ("PSNR dB", "mean_db"), ("least", "least_db"), ("worst frame", "worst_frame_db")
+            )
+            for when, one in (("before", report["before"][size]), ("after", new))
+        }
+        for size, new in report["after"].items()
+    ]  # fmt: skip
+    steps = f"{report['steps']:,} steps of the decoder's stage"
+    return [f"Other sizes, before and after {steps}:", Table(rows).markdown_body()]
 
 
 def with_block(card: str, block: str) -> str:

@@ -240,7 +240,7 @@ def test_segments_that_begin_in_different_ways_are_not_joined(tmp_path, monkeypa
 
     def other(sink, codec, context, threads=0):
         real(sink, codec, context, threads)
-        if threads:
+        if context is not sink._stream.codec_context:
             context.options = {**context.options, "profile": "baseline"}
 
     monkeypatch.setattr(Mp4Sink, "_tell", other)

@@ -68,13 +68,13 @@ _FLUX: dict[str, Any] = {
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # The VAE of Wan-AI/Wan2.2-T2V-A14B-Diffusers: diffusers' defaults are its configuration.
     "wan2.1": {"base_dim": 96, "decoder_base_dim": 96},  # with the miniature's weights, widened
-    "wan2.1-random": {},
     # The VAE of Wan-AI/Wan2.2-TI2V-5B-Diffusers, figures from its vae/config.json.
     "wan2.2": {
         "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True,
         "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
         "latents_mean": _WAN22_MEAN, "latents_std": _WAN22_STD,
     },
+    "wan2.1-random": {},
     # Not of a real model: what a CPU decodes in a moment.
     "thin-flux": _FLUX | {"block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8},
     "thin-mimi": {

@@ -59,10 +59,11 @@ class Codec:
         elif self.name == "libx265":  # what it says of itself would differ with its threads
             pools = f":pools={threads}" if threads else ""
             options["x265-params"] = f"log-level=error:info=0:open-gop=0{pools}"
-            context.codec_tag = "hvc1"  # browsers and QuickTime want it
         elif self.name == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors; it prints all settings otherwise
             options["svtav1-params"] = f"lp={min(threads, 6)}"  # 0: all cores
+        if self.name in ("libx265", "hevc_nvenc"):
+            context.codec_tag = "hvc1"  # browsers and QuickTime want it
         if threads:
             context.thread_count = threads
         context.options = options
@@ -218,11 +219,12 @@ class Mp4Sink(Encoded):
             if not why:
                 try:
                     self._start("mp4", codec.name, info.fps, **options)
-                    self._tell(codec, self._stream.codec_context)
+                    # Beside others it only says how the video begins.
+                    self._tell(codec, self._stream.codec_context, int(self.encoders > 1))
                     self._stream.codec_context.open()
                 except (av.FFmpegError, ValueError) as error:  # ValueError if FFmpeg lacks it
                     self._container = self._stream = None
-                    why = f"FFmpeg said {error}"
+                    why = f"FFmpeg said {getattr(error, 'strerror', error)}"
                 else:
                     self._codec, self._sets = codec, self._stream.codec_context.extradata
                     self.encoder = "; ".join([self._words(codec), *refused])
@@ -309,10 +311,12 @@ class Mp4Sink(Encoded):
         import av
 
         context: Any = av.CodecContext.create(self._codec.name, "w")
-        self._tell(self._codec, context, max(1, len(os.sched_getaffinity(0)) // self.encoders))
+        threads = max(1, len(os.sched_getaffinity(0)) // self.encoders)
+        short = 2 * len(frames) <= self.segment  # near the end, where others are done
+        self._tell(self._codec, context, threads * (1 + short))
         context.flags |= av.codec.context.Flags.global_header
-        if len(frames) < self.segment:
-            context.thread_type = "SLICE"  # too few for its threads to have one each
+        if short:
+            context.thread_type = "SLICE"  # too few for a thread each
         packets = []
         for index, frame in enumerate(frames, first):
             if self._interrupted:
