@@ -170,6 +170,13 @@ def test_in_a_record(tmp_path, capsys):
     assert main([*bench, "--modes", "diffusers,compute"]) == 0
     sink = json.loads(capsys.readouterr().out)["arms"]["diffusers"]["sink"]
     assert (sink["kind"], sink["encoder"]) == ("export_to_video", ENCODER)
+    bench[bench.index("--sink") + 1] = f"mp4,preset=ultrafast,crf=40:{tmp_path}"
+    assert main([*bench, "--modes", "diffusers"]) == 0
+    arms = json.loads(capsys.readouterr().out)["arms"]
+    own, theirs = arms["diffusers"], arms["diffusers, export_to_video"]
+    assert own["sink"]["encoder"] == "x264 ultrafast crf 40" and theirs["sink"]["options"] == {}
+    assert own["file"]["frames"] == theirs["file"]["frames"] == 9
+    assert own["file"]["error"] > theirs["file"]["error"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["results"]
 
 

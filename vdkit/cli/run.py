@@ -145,7 +145,7 @@ def _paths(options: argparse.Namespace) -> Recording:
     on_gpu = decoder.device.type == "cuda"
     if free_mp4 and "diffusers" in modes and Traits.of(decoder).medium.name == "video":
         try:
-            export = replace(spec, kind="export_to_video").fresh
+            export = replace(spec, kind="export_to_video", options={}).fresh
         except ImportError as error:
             cli.say(options, f"no arm of diffusers' own export_to_video: {error}")
     extra = headline_arms(on_gpu, shared["config"], modes, export)
@@ -252,6 +252,7 @@ def answer(recording: Recording, whole: bool) -> dict[str, Any]:
 _ARM = (
     "mode", "latency_s", "ttff_s", "rtf", "speedup", "frame_sha256", "vram_peak_bytes",
     "pinned_bytes", "d2h_bytes", "throttled_runs", "setup_s", "config", "workload", "sink",
+    "file",
 )  # fmt: skip
 
 

@@ -224,7 +224,7 @@ class Mp4Sink(Encoded):
                     self._stream.codec_context.open()
                 except (av.FFmpegError, ValueError) as error:  # ValueError if FFmpeg lacks it
                     self._container = self._stream = None
-                    why = f"FFmpeg said {error}"
+                    why = f"FFmpeg said {getattr(error, 'strerror', error)}"
                 else:
                     self._codec, self._sets = codec, self._stream.codec_context.extradata
                     self.encoder = "; ".join([self._words(codec), *refused])
