@@ -105,10 +105,11 @@ def fit_costs(*recordings: Recording) -> StageCosts:
 
 
 def _own_arms(recordings: Iterable[Recording]) -> Iterator[tuple[Recording, str, Arm]]:
-    """The arms whose times are the decoder's own: all but those with work planted in them."""
+    """The arms whose times are the decoder's and the sink's own: none with work planted in it, nor
+    the one beside an MP4 sink's that ends in ``export_to_video``."""
     for one in recordings:
         for name, arm in one.arms.items():
-            if one.planted is None or name != "slow":
+            if (one.planted is None or name != "slow") and arm.sink.kind != "export_to_video":
                 yield one, name, arm
 
 
@@ -127,7 +128,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
         options = dict(sink.options)
         if any(encoders_of(each) for each in one.arms.values()):
             options.pop("encoders", None)
-            setting["grain"] = [note for note in load.notes if "grain" in note]
+            setting["content"] = load.content
         setting |= {"pixel format": sink.pixel_format, "sink's options": options}
         where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
         found.append((where, arm, setting))

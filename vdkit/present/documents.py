@@ -128,6 +128,9 @@ def prediction_section(recordings: Sequence[Recording]) -> Section:
             continue
         for name, arm in one.arms.items():
             shown, measured_s = mode_name(name, work), arm.latency.mean
+            if arm.sink.kind == "export_to_video":
+                missing.append(f"- {who}{shown} not predicted: only diffusers knows its steps.")
+                continue
             try:
                 made = predict(
                     costs.of_encoders(encoders_of(arm)), video_info(one), arm.config, arm.mode,

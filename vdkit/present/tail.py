@@ -26,6 +26,7 @@ _TONES = style.TONES
 LOOKS = {
     "setup": ("#DDDDDD", ""),
     "open": ("#BBBBBB", ""),
+    "between": ("#888888", ""),
     "slot wait": ("#888888", "////"),
     "launch": ("#F0E442", ""),
     "queue": (_TONES["compute"][1], "////"),

@@ -18,6 +18,7 @@ REST = "unaccounted"
 PARTS = {
     "setup": "from the call until the first chunk is turned to",
     "open": "the sink opens",
+    "between": "one thread turns from a write to the next chunk, and frees what was written",
     "slot wait": "the next chunk waits for a slot of the ring",
     "launch": "the host has turned to the next chunk, and calls the decoder",
     "queue": "the next chunk waits for the compute stream or for the copy stream",
@@ -25,11 +26,11 @@ PARTS = {
     "copy": "the next chunk is copied to the host",
     "wait": "the next chunk is there, and nobody has taken it yet",
     "convert": "conversion on the host",
-    "hand over": "the write, but for encoder and packets",
+    "hand over": "the write, but for what its sink says of encoder and packets",
     "encode": "an encoder at work in the write",
     "mux": "packets written in the write",
     "encoder full": "the write waits for an encoder",
-    "close": "the sink closes, but for encoder and packets",
+    "close": "the sink closes, but for what it says of encoder and packets",
     "close: encode": "an encoder at work as the sink closes",
     "close: mux": "packets written as the sink closes",
     "close: encoder full": "the closing sink waits for encoders",
@@ -60,14 +61,15 @@ def tail_of(run: Recorded, config: DecodeConfig) -> Tail:
     first, opened = _begun(chunks[0]), run.sink_open_start_s
     once: list[_Span] = [("open", opened, (opened or 0.0) + (run.sink_open_s or 0.0))]
     last: list[_Span] = [("setup", 0.0, first)]
-    at = 0
+    at, written = 0, None  # when the chunk before was
     for chunk in chunks:
         others = () if threaded else chunks[chunk.index + 1 : chunk.index + 2 + LAUNCH_AHEAD]
         ahead = [span for one in others for span in _work(one)]
         done = to_ns(_done(chunk))
-        spans = [*once, *_work(chunk), *ahead, *_waits(chunk, run.latency_s), *last]
+        between = [] if threaded else [("between", written, _begun(chunk))]
+        spans = [*once, *_work(chunk), *ahead, *_waits(chunk, run.latency_s), *between, *last]
         found.update(_cut((at, done), spans, chunk))
-        at = done
+        at, written = done, chunk.write_done_s
     end, close_s = to_ns(run.latency_s), run.sink_close_s
     closing = [("close", run.latency_s - close_s, run.latency_s)] if close_s is not None else []
     found.update(_cut((at, end), [*closing, *_waits(chunks[-1], run.latency_s)]))
