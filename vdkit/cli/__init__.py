@@ -92,8 +92,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
     "sink": opt(f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone",
-        default="raw", told="raw in the system's temporary folder",
-        metavar="KIND[,OPTION=VALUE][:FOLDER]"),
+        told="raw in the system's temporary folder", metavar="KIND[,OPTION=VALUE][:FOLDER]"),
+    "bench:sink": opt("where to write, as of profile; several times: each path into each of them",
+        told="raw", action="append", metavar="KIND[,OPTION=VALUE][:FOLDER]"),
     "durable": opt("raw sink: fsync before a run ends", FLAG),
     "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),
     "fps": opt("frame rate, e.g. 16 or 24000/1001", default="16"),
@@ -362,6 +363,13 @@ def asked_variants(options: argparse.Namespace) -> list[str]:
     return names
 
 
+def specs(options: argparse.Namespace) -> list[SinkSpec]:
+    """Every --sink, raw if none was given."""
+    given = options.sink or "raw"
+    several = [given] if isinstance(given, str) else given
+    return [SinkSpec.of(one, options.durable, options.throttle_mb_s) for one in several]
+
+
 def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     """The sink, and the arguments that every study takes: configuration, what the record says.
 
@@ -371,7 +379,7 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
     from vdkit.models.latents import latents_metadata
 
     variants, modes = asked_variants(options), asked_modes(options)
-    spec = SinkSpec.of(options.sink, options.durable, options.throttle_mb_s)
+    spec, *_ = specs(options)
     if spec.kind == "export_to_video" and not {"diffusers", "compute_only"}.issuperset(modes):
         raise ValueError(
             f"sink export_to_video takes diffusers' frames, --modes is {options.modes}; use "

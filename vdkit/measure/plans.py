@@ -106,6 +106,18 @@ def headline_arms(
     return made
 
 
+def sink_arms(modes: Sequence[str], sinks: Sequence[SinkFactory]) -> dict[str, dict[str, Any]]:
+    """The paths into further sinks, for ``extra`` of `run_benchmark`: ``async, mp4 encoders=4``."""
+    made: dict[str, dict[str, Any]] = {}
+    for sink in sinks:
+        told = described(sink)
+        words = " ".join([told.kind, *(f"{k}={v}" for k, v in told.options.items())])
+        for mode in modes:
+            if mode != "compute_only":
+                made[f"{mode}, {words}"] = {"mode": mode, "sink": sink, "sink_info": told}
+    return made
+
+
 Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
 """Names, as records call them, and how to get each decoder."""
 
@@ -113,7 +125,8 @@ Variants = Sequence[tuple[str, Callable[[], ChunkDecoder]]]
 def run_variants(
     variants: Variants, latents_for: Callable[[ChunkDecoder], torch.Tensor],
     sink_factory: SinkFactory, *, modes: Sequence[str], baseline: str | None = None, runs: int = 10,
-    warmup: int = 1, families: bool = True, exact: Callable[[], ChunkDecoder] | None = None,
+    warmup: int = 1, extra: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    families: bool = True, exact: Callable[[], ChunkDecoder] | None = None,
     guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
     say: Callable[[str], None] = lambda line: None, progress: bool = True, **shared: Unpack[Shared],
 ) -> Recording:  # fmt: skip
@@ -125,6 +138,7 @@ def run_variants(
         sink_factory, runs, warmup, shared: as for `run_benchmark`.
         modes: of every variant; ``diffusers`` is skipped for those without ``decode_video``.
         baseline: the mode that speed-ups within a variant are against; None: as `run_benchmark`.
+        extra: further arms of the first variant, as of `run_benchmark`.
         families: afterwards profile one ``compute_only`` run of each variant, on CUDA.
         exact: gives the decoder in float32, with which frames are compared; None: they are not.
         guard: entered with a variant's name wherever it is loaded or first run, to word errors.
@@ -169,6 +183,8 @@ def run_variants(
             )
         words = partial(_naming, name, guard)
         plans |= {f"{name}/{mode}": bench.arm(mode, guard=words) for mode in there}
+        more = extra if name == names[0] else {}
+        plans |= {f"{name}/{arm}": bench.arm(**one, guard=words) for arm, one in more.items()}
     measured = measure(plans, runs, warmup, progress=progress)
     first = [plan.mode for plan in plans.values() if plan.bench is benches[names[0]]]
     shares, why = _families(benches) if families else ({}, None)
