@@ -3,7 +3,7 @@
     python data/tiny-wan/train.py vae --run runs/tiny-wan --minutes 9
     python data/tiny-wan/train.py diffusion --run runs/tiny-wan --minutes 9
     python data/tiny-wan/train.py export --run runs/tiny-wan --out data/tiny-wan
-    python data/tiny-wan/train.py decoder --run runs/decoder --minutes 7.5
+    python data/tiny-wan/train.py decoder --run runs/decoder --minutes 14
     python data/tiny-wan/train.py export --decoder-only --run runs/decoder --out data/tiny-wan
 
 Every stage goes on from its last checkpoint, so a run may be cut into pieces (``--minutes``); the
@@ -86,16 +86,16 @@ class Scale:
 # Steps take turns, and cost about the same. Motion in pixels grows with the picture: what the VAE
 # saw in its own training is a fifth of what 33 frames of 480x832 need.
 SCALES = (
-    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
-    Scale(96, 160, 7, 32, (33,)),
-    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
-    Scale(720, 1280, 1, 4, (33, 33, 33, 81)),
-    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
-    Scale(192, 320, 4, 16, (13, 17, 33)),
-    Scale(480, 832, 1, 8, (33, 33, 33, 33, 81, 161)),
-    Scale(96, 160, 7, 32, (33,)),
-    Scale(720, 1280, 1, 4, (33, 33, 33, 161)),
-    Scale(192, 320, 4, 16, (13, 17, 33)),
+    Scale(480, 832, 2, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(96, 160, 14, 32, (33,)),
+    Scale(480, 832, 2, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(720, 1280, 1, 8, (33, 33, 33, 81)),
+    Scale(480, 832, 2, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(192, 320, 6, 16, (13, 17, 33)),
+    Scale(480, 832, 2, 8, (33, 33, 33, 33, 81, 161)),
+    Scale(96, 160, 14, 32, (33,)),
+    Scale(720, 1280, 1, 8, (33, 33, 33, 161)),
+    Scale(192, 320, 6, 16, (13, 17, 33)),
 )
 # Height, width, frames, clips.
 EVALUATED = ((96, 160, 33, 32), (480, 832, 33, 12), (720, 1280, 33, 8), (480, 832, 161, 4))
@@ -604,7 +604,7 @@ def plot_losses(run: Path, picture: Path) -> None:
 DECODER = ("decoder", "post_quant_conv")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"steps": 8800, "batch": 16, "rate": 1e-3},
-    "decoder": {"steps": 100_000, "batch": None, "rate": 2e-4},
+    "decoder": {"steps": 100_000, "batch": None, "rate": 2.5e-4},
     "diffusion": {"steps": 36_000, "batch": 256, "rate": 1e-3},
 }
 SMOKE = {"steps": 2, "batch": 2, "clips": 2, "log_every": 1, "device": "cpu", "compile": False}

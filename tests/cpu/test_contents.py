@@ -44,7 +44,9 @@ def frames_of(decoder, latents, size=1):
 def test_wan21_makes_the_pictures_of_the_miniature(tiny):
     """By diffusers' modules and by the fast decoder; with weights that are all different."""
     latents = latents_for(tiny, 2, 3, 2)
+    chance = torch.get_rng_state()
     wide = load_decoder("wan2.1", "cpu", "float32")
+    assert torch.equal(torch.get_rng_state(), chance)
     expected = frames_of(tiny, latents)
     assert expected.std() > 0.05
     torch.testing.assert_close(frames_of(wide, latents), expected, rtol=0, atol=1e-5)

@@ -497,7 +497,7 @@ def test_a_medium_has_its_decoders_sizes_sinks_and_units(media, medium):
     assert (work.medium, work.seconds) == (medium, 1 if audio else 9)
     assert media.remarks[0].startswith("Run 1: sync took ")
     row = media.table().frame().loc[0]
-    assert row["size"] == ("2 channels" if audio else "32x48")
+    assert row["size"] == ("2 channels" if audio else "32x48 (noise)")
     made = run.shown["async"].run
     if audio:
         assert row["RTF async"] == pytest.approx(made.latency_s, rel=0.1)
