@@ -79,7 +79,7 @@ def tail_table(runs: Runs, life: bool = False) -> Table:
         row: dict[str, Cell] = {"ms": name}
         for arm, one in tails.items():
             row[arm] = Number((one[name] if name in one else sum(one.values())) / 1e6, 3)
-        rows.append(row | {"what": PARTS.get(name)})
+        rows.append(row | {"what": PARTS.get(name, "the whole")})
     whole = "until the closed file went, by what the thread that closes it was at or waited for"
     chunk = "of a chunk went, from its launch until it was written, mean of all chunks"
     return Table(rows, f"Where the time {chunk if life else whole}")
