@@ -164,7 +164,7 @@ def _export(options: argparse.Namespace, spec: SinkSpec) -> SinkFactory | None:
 
 
 def _variants(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import headline_arms
+    from vdkit.measure.plans import headline_arms, sink_arms
 
     options.latents = options.latents or f"random:{MEDIA['video'].sample}"  # variants are Wan's
     spec, shared = cli.check(options)
@@ -172,6 +172,7 @@ def _variants(options: argparse.Namespace) -> Recording:
     get = partial(partial, cli.load_variant, options)
     modes = cli.asked_modes(options)
     extra = headline_arms(False, shared["config"], modes, _export(options, spec))
+    extra |= sink_arms(modes, [one.fresh for one in cli.specs(options)[1:]])
     return vdkit.run_variants(
         [(name, get(name)) for name in cli.asked_variants(options)],
         partial(cli.latents_of, options), spec.fresh, modes=modes, extra=extra,
