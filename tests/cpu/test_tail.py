@@ -157,7 +157,7 @@ def test_the_table_and_the_waterfall(tmp_path):
     assert len(many.rows) == 4 and many.columns[1:] == parts  # turned around, to be narrower
     figure = plot_tail(made)
     drawn = {row["what"]: row["value"] for row in figure.vdkit_data if row["row"] == "sync"}
-    assert drawn["encode"] == pytest.approx(8 + 2, rel=0.01) and LOOKS.keys() == PARTS.keys()
+    assert drawn["encode"] == pytest.approx(10 + 2, rel=0.01) and LOOKS.keys() == PARTS.keys()
     assert f" % {REST}" in figure.axes[0].get_xlabel()
 
 

@@ -59,15 +59,12 @@ def tail_table(runs: Runs) -> Table:
     """
     tails, there = _tails(runs)
     shown = [*(part for part in there if part != REST), REST, "sum"]
-    cells: dict[tuple[str, str], Cell] = {
-        (part, name): Number((one[part] if part in one else sum(one.values())) / 1e6, 1)
-        for name, one in tails.items() for part in shown
-    }  # fmt: skip
-    rows: list[dict[str, Cell]]
+    cells = {name: one | {"sum": sum(one.values())} for name, one in tails.items()}
+    ms = {name: {part: Number(one[part] / 1e6, 1) for part in shown} for name, one in cells.items()}
     if sum(map(len, tails)) > sum(map(len, shown)):
-        rows = [{"ms": name} | {part: cells[part, name] for part in shown} for name in tails]
+        rows: list[dict[str, Cell]] = [{"ms": name, **one} for name, one in ms.items()]
     else:
-        rows = [{"ms": part} | {name: cells[part, name] for name in tails} for part in shown]
+        rows = [{"ms": part, **{name: ms[name][part] for name in ms}} for part in shown]
     said = [f"{part}: {PARTS[part]}" for part in shown[:-1] if PARTS[part]]
     told = "By what the thread that closes the file was at or waited for; parts below 0.05 ms not"
     return Table(rows, "From the call to the closed file", f"{told} shown. {'; '.join(said)}.")
@@ -79,14 +76,14 @@ def plot_tail(runs: Runs, title: str | None = None) -> Figure:
     sums = {name: sum(one.values()) for name, one in tails.items()}
     rows = [
         style.ChartRow(
-            name, [style.Part(part, one[part] / 1e6, *LOOKS[part]) for part in there],
+            name, [style.Part(part, one[part] / 1e6, *LOOKS[part]) for part in there if one[part] > 0],
             f"{sums[name] / 1e6:.1f} ms",
         )
         for name, one in tails.items()
     ]  # fmt: skip
     if title is None and isinstance(runs, Recording):
         title = f"{runs.label}: {what_and_where(runs)}"
-    rest = max(100 * one[REST] / sums[name] for name, one in tails.items())
+    rest = max(100 * abs(one[REST]) / sums[name] for name, one in tails.items())
     words = f"ms from the call to the closed file; at most {rest:.2f} % {REST}"
     with style.row_chart({"": rows}, words, row_in=0.34, room=0.2, title=title) as (figure, _):
         seen = max(sums.values()) / 300
