@@ -74,13 +74,10 @@ def plot_tail(runs: Runs, title: str | None = None) -> Figure:
     """The same as a waterfall: a bar for each arm, ms; the legend has what can be seen of it."""
     tails, there = _tails(runs)
     sums = {name: sum(one.values()) for name, one in tails.items()}
-    rows = [
-        style.ChartRow(
-            name, [style.Part(part, one[part] / 1e6, *LOOKS[part]) for part in there if one[part] > 0],
-            f"{sums[name] / 1e6:.1f} ms",
-        )
-        for name, one in tails.items()
-    ]  # fmt: skip
+    rows = []
+    for name, one in tails.items():
+        bar = [style.Part(p, one[p] / 1e6, *LOOKS[p]) for p in there if one[p] > 0]
+        rows.append(style.ChartRow(name, bar, f"{sums[name] / 1e6:.1f} ms"))
     if title is None and isinstance(runs, Recording):
         title = f"{runs.label}: {what_and_where(runs)}"
     rest = max(100 * abs(one[REST]) / sums[name] for name, one in tails.items())
