@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vdkit.decode.chunks import segment_lengths
 from vdkit.decode.media import MediaInfo, check_pixel_format
 from vdkit.decode.terminal import HeldSignals
-from vdkit.sinks.files import Encoded, Encoders, Output, check_workers, layout_of
+from vdkit.sinks.files import MOST_WORKERS, Encoded, Encoders, Output, check_whole, layout_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,20 +148,20 @@ class Mp4Sink(Encoded):
             )
         self.crf, self.preset = crf, preset if preset is None else str(preset)
         for made in self._candidates():
-            low, high = made.crfs[0], made.crfs[-1]
-            if isinstance(crf, bool) or crf not in (None, *made.crfs):
-                least = "0 (lossless)" if low == 0 else str(low)
-                raise ValueError(f"crf is {crf}; use {least} to {high} with codec {codec}")
+            if crf is not None:
+                least = made.crfs[0] or "0 (lossless)"
+                use = f"{least} to {made.crfs[-1]} with codec {codec}"
+                check_whole("crf", crf, made.crfs, use)
             if self.preset not in (None, *made.presets):
                 raise ValueError(
                     f"preset is {preset!r}; use {', '.join(made.presets)} with codec {codec}"
                 )
-        self.encoders = check_workers("encoders", encoders, 1)
-        if isinstance(segment, bool) or not isinstance(segment, int) or segment < 2:
-            raise ValueError(f"segment is {segment}; use 2 frames or more")
-        self.segment = segment
-        if gop is not None and (isinstance(gop, bool) or not isinstance(gop, int) or gop < 1):
-            raise ValueError(f"gop is {gop}; use 1 frame (each refers to no other) or more")
+        counts = range(1, MOST_WORKERS + 1)
+        self.encoders = check_whole("encoders", encoders, counts, f"1 to {MOST_WORKERS}")
+        self.segment = check_whole("segment", segment, range(2, sys.maxsize), "2 frames or more")
+        if gop is not None:
+            use = "1 frame (each refers to no other) or more"
+            check_whole("gop", gop, range(1, 2**31), use)
         self.gop = gop
         self.pixel_format = check_pixel_format(pixel_format)
         self.encoder = "auto" if codec == "auto" else self._words(CODECS[codec])
