@@ -204,8 +204,9 @@ def _fit(
         return None
     frames, seconds = np.array(known, dtype=float).T
     if np.ptp(frames) == 0:
-        mean_s = float(seconds.mean())
-        return Cost(mean_s) if alone == "fixed" else Cost(0.0, mean_s / float(frames[0]))
+        if alone == "fixed":
+            return Cost(float(seconds.mean()))
+        return Cost(0.0, float(frames @ seconds / (frames @ frames)))
     measured = tuple((float(s), float(seconds[frames == s].mean())) for s in np.unique(frames))
     return Cost(*line_above_zero(frames, seconds), None, measured if len(measured) > 2 else ())
 

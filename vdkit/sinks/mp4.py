@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import segment_lengths
@@ -181,11 +181,9 @@ class Mp4Sink(Encoded):
         return f"{said} {quality}{f', gop {self.gop}' if self.gop else ''}{side}"
 
     def open(self, info: MediaInfo) -> None:
-        if info.medium in self.media and (info.height % 2 or info.width % 2):
-            raise ValueError(
-                f"4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
-                f"RawSink or PngSink"
-            )
+        if info.medium in self.media:
+            self._format = "yuv420p" if info.pixel_format == "rgb24" else info.pixel_format
+            replace(info, pixel_format=self._format)  # or its sides are odd
         codec, rates = _SOUND[self.sound]
         if info.medium == "av" and info.sample_rate not in rates:
             raise ValueError(
@@ -198,8 +196,7 @@ class Mp4Sink(Encoded):
         self._open_video(info)
         if info.medium == "av":
             self._add_sound(codec, info.sample_rate, layout)
-        lengths = segment_lengths(info.frames, self.encoders, self.segment)
-        self._lengths = iter(lengths)
+        self._lengths = iter(segment_lengths(info.frames, self.encoders, self.segment))
         self._length = next(self._lengths)
         if self.encoders > 1:
             most = (self.encoders + 1) * self.segment
@@ -245,12 +242,6 @@ class Mp4Sink(Encoded):
             return f"needs sides of {codec.least} pixels"
         return ""
 
-    @property
-    def _format(self) -> str:
-        assert self._info is not None
-        given = self._info.pixel_format
-        return "yuv420p" if given == "rgb24" else given
-
     def _tell(self, codec: Codec, context: Any, threads: int = 0) -> None:
         """Settings of an encoder, the same for all, so that their packets fit together."""
         assert self._info is not None
@@ -274,8 +265,8 @@ class Mp4Sink(Encoded):
             frames, samples = self._info.split(frames, first)
             if len(samples):
                 self._hear(samples)
-        given = self._info.pixel_format
-        made = (av.VideoFrame.from_ndarray(pixels, format=given) for pixels in frames)
+        form = self._info.pixel_format
+        made = (av.VideoFrame.from_ndarray(pixels, format=form) for pixels in frames)
         if self._side is None:
             self._encode(self._timed(frame, index) for index, frame in enumerate(made, first))
             return
