@@ -507,8 +507,9 @@ class CostBook:
         if key not in self._fitted:
             found = self._results[key]
             arms = [arm for one in found for arm in one.arms.values() if arm.mode != "diffusers"]
+            last = next(filter(None, map(encoders_of, found[-1].arms.values())), None)
             self._fitted[key] = Known(
-                costs=fit_costs(*reversed(found)),  # with the encoders of the last
+                costs=fit_costs(*found).of_encoders(last),
                 origin=f"measured ({len(found)} benchmark{'s' * (len(found) > 1)})",
                 chunk_sizes=tuple(sorted({result.config.chunk_size for result in found})),
                 workload=found[-1].workload,
