@@ -146,7 +146,7 @@ MOVED = {
     "record.stats": "permutation_p",
     "measure.nvml": "NvmlSampler",
     "measure.profiler": "count_flops measure_ceiling",
-    "measure.quality": "psnr_db quality_against_bytes ssim temporal_consistency",
+    "measure.quality": "psnr_db ssim",
     "predict.advise": "recommend storage_sensitivity",
     "predict": "Cost StageCosts Storage predict",
     "present.comparison": "comparison_table",

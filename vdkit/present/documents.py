@@ -163,8 +163,7 @@ def tail_sections(recording: Recording) -> tuple[Section, ...]:
     alt = "A bar for each arm: what the time until the closed file went to"
     text = "Of each arm the timed run nearest to its median; the parts of a bar add up to it."
     picture = Picture(partial(plot_tail, recording), alt, text, "tail")
-    tables = tail_table(recording), tail_table(recording, life=True)
-    return (section("tail", "Until the closed file", *tables, picture),)
+    return (section("tail", "Until the closed file", tail_table(recording), picture),)
 
 
 def ends(recordings: Sequence[Recording], sources: Sequence[Source]) -> tuple[Section, Section]:

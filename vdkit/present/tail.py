@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matplotlib.patches import Patch
 
-from vdkit.decode.chunks import DecodeConfig, DecodeResult
+from vdkit.decode.chunks import DecodeResult
 from vdkit.present import Cell, Number, Table, style
 from vdkit.present.columns import mode_name
 from vdkit.present.words import what_and_where
 from vdkit.record.recording import Recording
-from vdkit.trace import Recorded
-from vdkit.trace.tail import PARTS, REST, Tail, life_of, tail_of
+from vdkit.trace.tail import PARTS, REST, Tail, tail_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,87 +20,73 @@ if TYPE_CHECKING:
 Runs = Recording | Mapping[str, DecodeResult]
 """A recording, of whose arms the run nearest to the median is told; or results by name."""
 
-_TONES = style.TONES
+_GRAY, _ENCODER, _WAITS = "#BBBBBB", style.TONES["write"], "////"
 LOOKS = {
     "setup": ("#DDDDDD", ""),
-    "open": ("#BBBBBB", ""),
+    "open": (_GRAY, ""),
     "between": ("#888888", ""),
-    "slot wait": ("#888888", "////"),
-    "launch": ("#F0E442", ""),
-    "queue": (_TONES["compute"][1], "////"),
-    "decode": (_TONES["compute"][0], ""),
-    "copy": (_TONES["copy"][0], ""),
-    "wait": (_TONES["copy"][1], "////"),
-    "convert": (_TONES["convert"][0], ""),
-    "hand over": (_TONES["write"][1], ""),
-    "encode": (_TONES["write"][0], ""),
-    "mux": (_TONES["convert"][1], ""),
-    "encoder full": ("#E69F00", ""),
-    "close": ("#BBBBBB", "////"),
-    "close: encode": (_TONES["write"][0], "////"),
-    "close: mux": (_TONES["convert"][1], "////"),
-    "close: encoder full": ("#E69F00", "////"),
+    "slot wait": ("#888888", _WAITS),
+    "launch": (style.TONES["compute"][1], ""),
+    "queue": (style.TONES["compute"][1], _WAITS),
+    "decode": (style.TONES["compute"][0], ""),
+    "copy": (style.TONES["copy"][0], ""),
+    "wait": (style.TONES["copy"][1], _WAITS),
+    "convert": (style.TONES["convert"][0], ""),
+    "hand over": (_ENCODER[1], ""),
+    "encode": (_ENCODER[0], ""),
+    "mux": (_ENCODER[1], "...."),
+    "encoder full": (_ENCODER[1], _WAITS),
+    "close": (_GRAY, "...."),
     REST: ("#FFFFFF", "xxxx"),
 }
-"""Color and hatch of each part."""
-_INK = dict.fromkeys(("decode", "copy", "encode"), "white")
+"""Color and hatch of each part: a color for each step, hatched while it is waited for."""
 
 
-def _tails(runs: Runs, life: bool = False) -> dict[str, Tail]:
-    """Where the latency of each went, ns; with ``life`` the mean over the lives of its chunks."""
-    drawn: dict[str, tuple[Recorded, DecodeConfig]]
+def _tails(runs: Runs) -> tuple[dict[str, Tail], list[str]]:
+    """Where the latency of each went, ns, and the parts of 0.05 ms or more in any."""
     if isinstance(runs, Recording):
-        work = runs.workload
-        drawn = {mode_name(n, work): (a.typical(), a.config) for n, a in runs.arms.items()}
+        arms = {mode_name(name, runs.workload): arm for name, arm in runs.arms.items()}
+        tails = {name: tail_of(arm.typical(), arm.config) for name, arm in arms.items()}
     else:
-        drawn = {name: (run, run.config) for name, run in runs.items()}
-    if not life:
-        return {name: tail_of(*both) for name, both in drawn.items()}
-    means = {}
-    for name, (run, _) in drawn.items():
-        lives = [life_of(run, index) for index in range(len(run.chunks))]
-        means[name] = {part: round(statistics.fmean(one[part] for one in lives)) for part in PARTS}
-    return means
+        tails = {name: tail_of(run, run.config) for name, run in runs.items()}
+    return tails, [part for part in PARTS if any(one[part] >= 50_000 for one in tails.values())]
 
 
-def tail_table(runs: Runs, life: bool = False) -> Table:
-    """A row per part that any of them has, ms, and what it is; the parts add up.
+def tail_table(runs: Runs) -> Table:
+    """What the whole latency, from the call to the closed file, went to, ms.
 
-    Args:
-        runs: of which the whole latency, from the call to the closed file.
-        life: of a chunk from its launch until it was written, mean over chunks, instead.
+    A row for each part that any of them has, or for each of them, whichever is narrower.
     """
-    tails = _tails(runs, life)
-    shown = [part for part in PARTS if part == REST or any(one[part] for one in tails.values())]
-    rows: list[dict[str, Cell]] = []
-    for name in (*shown, "sum"):
-        row: dict[str, Cell] = {"ms": name}
-        for arm, one in tails.items():
-            row[arm] = Number((one[name] if name in one else sum(one.values())) / 1e6, 3)
-        rows.append(row | {"what": PARTS.get(name, "the whole")})
-    whole = "until the closed file went, by what the thread that closes it was at or waited for"
-    chunk = "of a chunk went, from its launch until it was written, mean of all chunks"
-    return Table(rows, f"Where the time {chunk if life else whole}")
+    tails, there = _tails(runs)
+    shown = [*(part for part in there if part != REST), REST, "sum"]
+    cells = {name: one | {"sum": sum(one.values())} for name, one in tails.items()}
+    ms = {name: {part: Number(one[part] / 1e6, 1) for part in shown} for name, one in cells.items()}
+    if sum(map(len, tails)) > sum(map(len, shown)):
+        rows: list[dict[str, Cell]] = [{"ms": name, **one} for name, one in ms.items()]
+    else:
+        rows = [{"ms": part, **{name: ms[name][part] for name in ms}} for part in shown]
+    said = [f"{part}: {PARTS[part]}" for part in shown[:-1] if PARTS[part]]
+    told = "By what the thread that closes the file was at or waited for; parts below 0.05 ms not"
+    return Table(rows, "From the call to the closed file", f"{told} shown. {'; '.join(said)}.")
 
 
 def plot_tail(runs: Runs, title: str | None = None) -> Figure:
-    """The same as a waterfall: a bar for each arm, ms, and what is unaccounted for beside it."""
-    tails, rows = _tails(runs), []
+    """The same as a waterfall: a bar for each arm, ms; the legend has what can be seen of it."""
+    tails, there = _tails(runs)
+    sums = {name: sum(one.values()) for name, one in tails.items()}
+    rows = []
     for name, one in tails.items():
-        bar = [style.Part(p, one[p] / 1e6, *LOOKS[p], ink=_INK.get(p, "black")) for p in PARTS]
-        whole = sum(one.values())
-        words = f"{whole / 1e6:.1f} ms, {REST} {100 * one[REST] / whole:.2f} %"
-        rows.append(style.ChartRow(name, [part for part in bar if part.length > 0], words))
-    there = [part for part in PARTS if any(one[part] > 0 for one in tails.values())]
+        bar = [style.Part(p, one[p] / 1e6, *LOOKS[p]) for p in there if one[p] > 0]
+        rows.append(style.ChartRow(name, bar, f"{sums[name] / 1e6:.1f} ms"))
     if title is None and isinstance(runs, Recording):
         title = f"{runs.label}: {what_and_where(runs)}"
-    words = "ms from the call to the closed file"
-    options: Any = {"title": title, "room": 0.4}
-    with style.row_chart({"": rows}, words, row_in=0.34, **options) as (figure, _):
+    rest = max(100 * abs(one[REST]) / sums[name] for name, one in tails.items())
+    words = f"ms from the call to the closed file; at most {rest:.2f} % {REST}"
+    with style.row_chart({"": rows}, words, row_in=0.34, room=0.2, title=title) as (figure, _):
+        seen = max(sums.values()) / 300
         handles = [
-            Patch(facecolor=color, hatch=hatch, edgecolor="black", linewidth=0, label=part)
-            for part in there
-            for color, hatch in [LOOKS[part]]
-        ]
-        style.legend_below(figure, handles, ncols=6, fontsize=6.5)
+            Patch(facecolor=LOOKS[part][0], hatch=LOOKS[part][1], linewidth=0, label=part)
+            for part in there if any(one[part] > seen for one in tails.values())
+        ]  # fmt: skip
+        style.legend_below(figure, handles, ncols=6)
     return figure

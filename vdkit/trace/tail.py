@@ -16,27 +16,24 @@ from vdkit.trace import Recorded, to_ns
 
 REST = "unaccounted"
 PARTS = {
-    "setup": "from the call until the first chunk is turned to",
-    "open": "the sink opens",
-    "between": "one thread turns from a write to the next chunk, and frees what was written",
-    "slot wait": "the next chunk waits for a slot of the ring",
-    "launch": "the host has turned to the next chunk, and calls the decoder",
-    "queue": "the next chunk waits for the compute stream or for the copy stream",
-    "decode": "the next chunk is decoded",
-    "copy": "the next chunk is copied to the host",
-    "wait": "the next chunk is there, and nobody has taken it yet",
-    "convert": "conversion on the host",
-    "hand over": "the write, but for what its sink says of encoder and packets",
-    "encode": "an encoder at work in the write",
-    "mux": "packets written in the write",
-    "encoder full": "the write waits for an encoder",
-    "close": "the sink closes, but for what it says of encoder and packets",
-    "close: encode": "an encoder at work as the sink closes",
-    "close: mux": "packets written as the sink closes",
-    "close: encoder full": "the closing sink waits for encoders",
-    REST: "between these",
+    "setup": "before the first chunk",
+    "open": "of the sink",
+    "between": "from a write to the next chunk, on one thread",
+    "slot wait": "for a slot of the ring",
+    "launch": "the host calls the decoder",
+    "queue": "for the compute or copy stream",
+    "decode": "",
+    "copy": "to the host",
+    "wait": "the chunk is there, nobody has taken it",
+    "convert": "on the host",
+    "hand over": "the rest of the write",
+    "encode": "on the thread that writes",
+    "mux": "packets written",
+    "encoder full": "waiting for encoders",
+    "close": "the rest of closing",
+    REST: "in none of these",
 }
-"""Every part in the order of a run, with what it means."""
+"""Every part in the order of a run, with what its name leaves open."""
 _NAMES = dict(zip(SINK_PARTS, ("encode", "mux", "encoder full"), strict=True))
 
 Tail = dict[str, int]
@@ -73,7 +70,7 @@ def tail_of(run: Recorded, config: DecodeConfig) -> Tail:
     end, close_s = to_ns(run.latency_s), run.sink_close_s
     closing = [("close", run.latency_s - close_s, run.latency_s)] if close_s is not None else []
     found.update(_cut((at, end), [*closing, *_waits(chunks[-1], run.latency_s)]))
-    _split(found, "close", "close: ", run.sink_close_parts)
+    _split(found, "close", run.sink_close_parts)
     return {part: found[part] for part in PARTS}
 
 
@@ -144,14 +141,14 @@ def _cut(
     if written is not None:
         spent = ((name, getattr(written, f"{name}_s")) for name in SINK_PARTS)
         found["hand over"] = found.pop("write", 0)
-        _split(found, "hand over", "", {name: s for name, s in spent if s is not None})
+        _split(found, "hand over", {name: s for name, s in spent if s is not None})
     return found
 
 
-def _split(found: Counter[str], whole: str, prefix: str, spent: Mapping[str, float]) -> None:
+def _split(found: Counter[str], whole: str, spent: Mapping[str, float]) -> None:
     """Take what the sink was at out of its call; if it says more than that, the rest is below 0."""
     for name, spent_s in spent.items():
-        found[prefix + _NAMES[name]] += to_ns(spent_s)
+        found[_NAMES[name]] += to_ns(spent_s)
         found[whole] -= to_ns(spent_s)
     found[REST] += min(0, found[whole])
     found[whole] = max(0, found[whole])
