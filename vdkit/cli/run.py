@@ -37,9 +37,8 @@ from vdkit.record.results import read_recording, runs_frame
 from vdkit.trace import balancing_mb_per_s
 
 if TYPE_CHECKING:
-    from vdkit.measure.study import SinkFactory
+    from vdkit.decode.chunks import DecodeConfig
     from vdkit.models.pipeline import GeneratedLatents
-    from vdkit.sinks import SinkSpec
 
 
 DEMO, FPS, RUNS = "demo", 16, 2
@@ -139,40 +138,38 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def _paths(options: argparse.Namespace) -> Recording:
     from vdkit.decode import Traits
-    from vdkit.measure.plans import headline_arms, sink_arms
 
-    others = [one.fresh for one in cli.specs(options)[1:]]
     decoder, latents, spec, shared = cli.load(options)
-    modes = cli.runnable(options)
-    export = _export(options, spec) if Traits.of(decoder).medium.name == "video" else None
-    extra = headline_arms(decoder.device.type == "cuda", shared["config"], modes, export)
-    extra |= sink_arms(modes, others)
+    modes, video = cli.runnable(options), Traits.of(decoder).medium.name == "video"
+    extra = _extra(options, modes, shared["config"], decoder.device.type == "cuda", video)
     return vdkit.run_benchmark(
         decoder, latents, spec.fresh, modes=modes, runs=options.runs, baseline=options.baseline,
         warmup=options.warmup, extra=extra, **shared,
     )  # fmt: skip
 
 
-def _export(options: argparse.Namespace, spec: SinkSpec) -> SinkFactory | None:
-    """Where diffusers' own export_to_video is to write beside an MP4 that is timed; else None."""
-    if spec.kind == "mp4" and spec.throttle_mb_per_s is None:
+def _extra(
+    options: argparse.Namespace, modes: list[str], config: DecodeConfig, on_gpu: bool, video: bool
+) -> dict[str, dict[str, Any]]:
+    """Arms beside the paths into the first sink; of video in MP4 diffusers' own export_to_video."""
+    from vdkit.measure.plans import headline_arms
+
+    (spec, *others), export = cli.specs(options), None
+    if video and spec.kind == "mp4" and spec.throttle_mb_per_s is None:
         try:
-            return replace(spec, kind="export_to_video", options={}).fresh
+            export = replace(spec, kind="export_to_video", options={}).fresh
         except ImportError as error:
             cli.say(options, f"no arm of diffusers' own export_to_video: {error}")
-    return None
+    return headline_arms(on_gpu, config, modes, export, [one.fresh for one in others])
 
 
 def _variants(options: argparse.Namespace) -> Recording:
-    from vdkit.measure.plans import headline_arms, sink_arms
-
     options.latents = options.latents or f"random:{MEDIA['video'].sample}"  # variants are Wan's
     spec, shared = cli.check(options)
     cli.start_device(options)
     get = partial(partial, cli.load_variant, options)
     modes = cli.asked_modes(options)
-    extra = headline_arms(False, shared["config"], modes, _export(options, spec))
-    extra |= sink_arms(modes, [one.fresh for one in cli.specs(options)[1:]])
+    extra = _extra(options, modes, shared["config"], on_gpu=False, video=True)
     return vdkit.run_variants(
         [(name, get(name)) for name in cli.asked_variants(options)],
         partial(cli.latents_of, options), spec.fresh, modes=modes, extra=extra,

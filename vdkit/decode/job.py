@@ -142,10 +142,10 @@ class Job:
         self.rgb_info = info_of(
             decoder, self.latents, self.chunks[-1].frame_stop, exact_fps(self.fps)
         )
-        wanted = getattr(self.sink, "pixel_format", "rgb24")
-        if medium.name not in ("video", "av"):
-            wanted = "rgb24"
-        self.info = replace(self.rgb_info, pixel_format=wanted)
+        self.info = self.rgb_info
+        if medium.name in ("video", "av"):
+            wanted = getattr(self.sink, "pixel_format", "rgb24")
+            self.info = replace(self.rgb_info, pixel_format=wanted)
         self._rgb: torch.Tensor | None = None
         self._finite = torch.empty(len(self.chunks), dtype=torch.bool, device=decoder.device)
         self.marks: list[dict[str, Mark]] = []

@@ -86,34 +86,29 @@ SYNC_UINT8, AS_WRITTEN = "sync, uint8 on the GPU", "diffusers, export_to_video"
 
 
 def headline_arms(
-    on_gpu: bool, config: DecodeConfig, modes: Sequence[str], export: SinkFactory | None = None
-) -> dict[str, dict[str, Any]]:
+    on_gpu: bool, config: DecodeConfig, modes: Sequence[str], export: SinkFactory | None = None,
+    sinks: Sequence[SinkFactory] = (),
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Arms that say what a ratio of the paths is made of, for ``extra`` of `run_benchmark`.
 
     ``sync, uint8 on the GPU``: how much of what async gains is the conversion, and not overlap.
     ``diffusers, export_to_video``: an MP4 as a diffusers user writes it; its frames, which it
-    truncates, are exempt from the comparison.
+    truncates, are exempt from the comparison. ``async, mp4 encoders=4``: a path into another sink.
 
     Args:
         export: gives a sink of kind ``export_to_video``; None: the sink is no MP4.
+        sinks: further ones, each for all paths.
     """
     made: dict[str, dict[str, Any]] = {}
     if {"sync", "async"} <= set(modes) and on_gpu:
         made[SYNC_UINT8] = {"mode": "sync", "config": replace(config, sync_uint8_on_gpu=True)}
     if export is not None and "diffusers" in modes:
         made[AS_WRITTEN] = {"mode": "diffusers", "sink": export, "hashed": False}
-    return made
-
-
-def sink_arms(modes: Sequence[str], sinks: Sequence[SinkFactory]) -> dict[str, dict[str, Any]]:
-    """The paths into further sinks, for ``extra`` of `run_benchmark`: ``async, mp4 encoders=4``."""
-    made: dict[str, dict[str, Any]] = {}
     for sink in sinks:
-        told = described(sink)
-        words = " ".join([told.kind, *(f"{k}={v}" for k, v in told.options.items())])
-        for mode in modes:
-            if mode != "compute_only":
-                made[f"{mode}, {words}"] = {"mode": mode, "sink": sink}
+        info = described(sink)
+        words = " ".join([info.kind, *(f"{k}={v}" for k, v in info.options.items())])
+        for mode in (mode for mode in modes if mode != "compute_only"):
+            made[f"{mode}, {words}"] = {"mode": mode, "sink": sink}
     return made
 
 

@@ -7,8 +7,21 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vdkit.decode.chunks import SEGMENT, SINK_PARTS, segment_lengths
+
+Floats = NDArray[np.float64]
+
+
+def line_above_zero(sizes: Floats, seconds: Floats) -> tuple[float, float]:
+    """(fixed, per size) by least squares with neither below 0, of two different sizes or more."""
+    table = np.column_stack([np.ones_like(sizes), sizes])
+    best: list[float] = np.linalg.lstsq(table, seconds, rcond=None)[0].tolist()
+    if min(best) < 0:  # the optimum lies on an edge, where one of the two parts is 0
+        edges = [float(seconds.mean()), 0.0], [0.0, float(sizes @ seconds / (sizes @ sizes))]
+        best = min(edges, key=lambda c: float(((table @ c - seconds) ** 2).sum()))
+    return best[0], best[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +35,8 @@ class Encoding:
     Attributes:
         encoders: how many; 1: one for all, on the thread that writes.
         measured: (encoders, seconds of one of so many on a frame), ascending. They share the cores:
-            of other numbers it is a part that stays and a part that grows with the number, by
-            least squares; with one number measured only that one is known.
+            of other numbers it is as `line_above_zero` says; with one number measured only that
+            one is known.
         segment: frames of a segment.
         mux_s: packets written, on the thread that writes, s a frame.
         behind: frames that an encoder on the thread that writes has still to encode at the close.
@@ -60,13 +73,8 @@ class Encoding:
         known = dict(self.measured)
         if self.encoders in known:
             return known[self.encoders]
-        counts, seconds = zip(*self.measured, strict=True)
-        grows, stays = np.polyfit(counts, seconds, 1)
-        if grows < 0:  # the optimum lies on an edge, as below
-            grows, stays = 0.0, np.mean(seconds)
-        elif stays < 0:
-            grows, stays = np.dot(counts, seconds) / np.dot(counts, counts), 0.0
-        return float(stays + grows * self.encoders)
+        stays_s, grows_s = line_above_zero(*np.array(self.measured).T)
+        return stays_s + grows_s * self.encoders
 
     def times(self, factor: float) -> Encoding:
         """With encoders that take ``factor`` times as long."""

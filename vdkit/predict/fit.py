@@ -19,7 +19,7 @@ import numpy as np
 
 from vdkit.decode.chunks import SEGMENT
 from vdkit.predict import Cost, StageCosts, has_own_plan, is_pinned, plan_of, predict, video_info
-from vdkit.predict.encoding import Encoding
+from vdkit.predict.encoding import Encoding, line_above_zero
 from vdkit.trace.tail import has_parts
 
 if TYPE_CHECKING:
@@ -82,11 +82,8 @@ def fit_costs(*recordings: Recording) -> StageCosts:
         copied = copies[is_pinned(cuda, arm.config, arm.mode)]
         copied += [(chunk.d2h_bytes / frame_bytes, chunk.span_s("copy")) for chunk in run.chunks]
     opened, closed = (
-        _fit(((run.chunks[-1].frame_stop, took_s) for run, took_s in both), "fixed") or Cost()
-        for both in (
-            [(run, run.sink_open_s) for _, run in runs],
-            [(run, _less(run.sink_close_s, *_closing(arm, run).values())) for arm, run in runs],
-        )
+        _fit(((run.chunks[-1].frame_stop, own_s(arm, run)) for arm, run in runs), "fixed") or Cost()
+        for own_s in (lambda _, run: run.sink_open_s, _closed_s)
     )
     whole = (run.chunks[0] for arm, run in runs if arm.mode == "diffusers")
     return StageCosts(
@@ -154,12 +151,13 @@ def encoders_of(arm: Arm) -> int | None:
     return int(arm.sink.options.get("encoders", 1)) if said else None
 
 
-def _closing(arm: Arm, run: Run) -> dict[str, float]:
-    return run.sink_close_parts if encoders_of(arm) else {}
-
-
 def _less(whole_s: float | None, *parts_s: float | None) -> float | None:
     return None if whole_s is None else max(0.0, whole_s - sum(one or 0.0 for one in parts_s))
+
+
+def _closed_s(arm: Arm, run: Run) -> float | None:
+    """A close without what `Encoding` holds."""
+    return _less(run.sink_close_s, *(run.sink_close_parts.values() if encoders_of(arm) else ()))
 
 
 def _handed_s(arm: Arm, chunk: ChunkRecord) -> float | None:
@@ -205,16 +203,12 @@ def _fit(
     if not known:
         return None
     frames, seconds = np.array(known, dtype=float).T
-    fixed = (float(seconds.mean()), 0.0)
-    per_frame = (0.0, float(frames @ seconds / (frames @ frames)))
     if np.ptp(frames) == 0:
-        return Cost(*(fixed if alone == "fixed" else per_frame))
-    table = np.column_stack([np.ones_like(frames), frames])
-    best = np.linalg.lstsq(table, seconds, rcond=None)[0].tolist()
-    if min(best) < 0:  # the optimum lies on an edge, where one of the two parts is 0
-        best = min((fixed, per_frame), key=lambda c: float(((table @ c - seconds) ** 2).sum()))
+        if alone == "fixed":
+            return Cost(float(seconds.mean()))
+        return Cost(0.0, float(frames @ seconds / (frames @ frames)))
     measured = tuple((float(s), float(seconds[frames == s].mean())) for s in np.unique(frames))
-    return Cost(best[0], best[1], None, measured if len(measured) > 2 else ())
+    return Cost(*line_above_zero(frames, seconds), None, measured if len(measured) > 2 else ())
 
 
 def _mean(values: Iterable[float]) -> float:

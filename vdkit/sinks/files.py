@@ -180,16 +180,11 @@ def _timed(work: Callable[..., Any], *given: Any) -> tuple[Any, float]:
     return work(*given), time.perf_counter() - begun
 
 
-def check_workers(name: str, count: int, least: int) -> int:
-    """The count itself; ValueError if it is out of range."""
-    if (
-        isinstance(count, bool)
-        or not isinstance(count, int)
-        or count not in range(least, MOST_WORKERS + 1)
-    ):
-        none = " (none)" if least == 0 else ""
-        raise ValueError(f"{name} is {count}; use {least}{none} to {MOST_WORKERS}")
-    return count
+def check_whole(name: str, value: Any, allowed: range, use: str) -> int:
+    """The value itself; ValueError if it is no whole number of those, ``use`` in words."""
+    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
+        raise ValueError(f"{name} is {value}; use {use}")
+    return value
 
 
 class RawSink(Output):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.chunks import segment_lengths
 from vdkit.decode.media import MediaInfo, check_pixel_format
 from vdkit.decode.terminal import HeldSignals
-from vdkit.sinks.files import Encoded, Encoders, Output, check_workers, layout_of
+from vdkit.sinks.files import MOST_WORKERS, Encoded, Encoders, Output, check_whole, layout_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,20 +148,20 @@ class Mp4Sink(Encoded):
             )
         self.crf, self.preset = crf, preset if preset is None else str(preset)
         for made in self._candidates():
-            low, high = made.crfs[0], made.crfs[-1]
-            if isinstance(crf, bool) or crf not in (None, *made.crfs):
-                least = "0 (lossless)" if low == 0 else str(low)
-                raise ValueError(f"crf is {crf}; use {least} to {high} with codec {codec}")
+            if crf is not None:
+                least = made.crfs[0] or "0 (lossless)"
+                use = f"{least} to {made.crfs[-1]} with codec {codec}"
+                check_whole("crf", crf, made.crfs, use)
             if self.preset not in (None, *made.presets):
                 raise ValueError(
                     f"preset is {preset!r}; use {', '.join(made.presets)} with codec {codec}"
                 )
-        self.encoders = check_workers("encoders", encoders, 1)
-        if isinstance(segment, bool) or not isinstance(segment, int) or segment < 2:
-            raise ValueError(f"segment is {segment}; use 2 frames or more")
-        self.segment = segment
-        if gop is not None and (isinstance(gop, bool) or not isinstance(gop, int) or gop < 1):
-            raise ValueError(f"gop is {gop}; use 1 frame (each refers to no other) or more")
+        counts = range(1, MOST_WORKERS + 1)
+        self.encoders = check_whole("encoders", encoders, counts, f"1 to {MOST_WORKERS}")
+        self.segment = check_whole("segment", segment, range(2, sys.maxsize), "2 frames or more")
+        if gop is not None:
+            use = "1 frame (each refers to no other) or more"
+            check_whole("gop", gop, range(1, 2**31), use)
         self.gop = gop
         self.pixel_format = check_pixel_format(pixel_format)
         self.encoder = "auto" if codec == "auto" else self._words(CODECS[codec])
@@ -180,11 +181,9 @@ class Mp4Sink(Encoded):
         return f"{said} {quality}{f', gop {self.gop}' if self.gop else ''}{side}"
 
     def open(self, info: MediaInfo) -> None:
-        if info.medium in self.media and (info.height % 2 or info.width % 2):
-            raise ValueError(
-                f"4:2:0 needs even sides, the video is {info.height}x{info.width}; use "
-                f"RawSink or PngSink"
-            )
+        if info.medium in self.media:
+            self._format = "yuv420p" if info.pixel_format == "rgb24" else info.pixel_format
+            replace(info, pixel_format=self._format)  # or its sides are odd
         codec, rates = _SOUND[self.sound]
         if info.medium == "av" and info.sample_rate not in rates:
             raise ValueError(
@@ -197,8 +196,7 @@ class Mp4Sink(Encoded):
         self._open_video(info)
         if info.medium == "av":
             self._add_sound(codec, info.sample_rate, layout)
-        lengths = segment_lengths(info.frames, self.encoders, self.segment)
-        self._lengths = iter(lengths)
+        self._lengths = iter(segment_lengths(info.frames, self.encoders, self.segment))
         self._length = next(self._lengths)
         if self.encoders > 1:
             most = (self.encoders + 1) * self.segment
@@ -244,12 +242,6 @@ class Mp4Sink(Encoded):
             return f"needs sides of {codec.least} pixels"
         return ""
 
-    @property
-    def _format(self) -> str:
-        assert self._info is not None
-        given = self._info.pixel_format
-        return "yuv420p" if given == "rgb24" else given
-
     def _tell(self, codec: Codec, context: Any, threads: int = 0) -> None:
         """Settings of an encoder, the same for all, so that their packets fit together."""
         assert self._info is not None
@@ -273,8 +265,8 @@ class Mp4Sink(Encoded):
             frames, samples = self._info.split(frames, first)
             if len(samples):
                 self._hear(samples)
-        given = self._info.pixel_format
-        made = (av.VideoFrame.from_ndarray(pixels, format=given) for pixels in frames)
+        form = self._info.pixel_format
+        made = (av.VideoFrame.from_ndarray(pixels, format=form) for pixels in frames)
         if self._side is None:
             self._encode(self._timed(frame, index) for index, frame in enumerate(made, first))
             return

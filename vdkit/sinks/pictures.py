@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdkit.decode.media import MediaInfo
 from vdkit.decode.terminal import HeldSignals
-from vdkit.sinks.files import Encoders, Output, Parts, check_workers
+from vdkit.sinks.files import MOST_WORKERS, Encoders, Output, Parts, check_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,8 @@ class Pictures(Output):
     largest_side: int | None = None
 
     def __init__(self, folder: str | os.PathLike[str], workers: int, **options: Any) -> None:
-        self.workers = check_workers("workers", workers, 0)
+        most = MOST_WORKERS
+        self.workers = check_whole("workers", workers, range(most + 1), f"0 (none) to {most}")
         super().__init__(folder)
         self._options = options  # what Pillow is told
         self._count = 0
@@ -53,9 +54,8 @@ class Pictures(Output):
     def _create(self, size: int) -> None:
         self._partial.mkdir()
         if self.workers:
-            self._encoders = Encoders(
-                self.workers, 2 * self.workers, lambda saved: None, self.parts
-            )
+            most = 2 * self.workers
+            self._encoders = Encoders(self.workers, most, lambda saved: None, self.parts)
 
     def _check(self, place: Path) -> None:
         """Never delete what this sink did not make."""
@@ -122,12 +122,6 @@ class Pictures(Output):
             shutil.rmtree(self._partial)
 
 
-def _in_range(name: str, value: int, least: int, most: int, low: str, high: str) -> int:
-    if isinstance(value, bool) or value not in range(least, most + 1):
-        raise ValueError(f"{name} is {value}; use {least} ({low}) to {most} ({high})")
-    return value
-
-
 class PngSink(Pictures):
     """PNG, which loses nothing.
 
@@ -141,7 +135,8 @@ class PngSink(Pictures):
     def __init__(
         self, folder: str | os.PathLike[str], compression: int = 1, workers: int = 0
     ) -> None:
-        self.compression = _in_range("compression", compression, 0, 9, "fast", "small")
+        use = "0 (fast) to 9 (small)"
+        self.compression = check_whole("compression", compression, range(10), use)
         super().__init__(folder, workers, compress_level=compression)
 
 
@@ -157,7 +152,7 @@ class JpegSink(Pictures):
     largest_side = 65535
 
     def __init__(self, folder: str | os.PathLike[str], quality: int = 90, workers: int = 0) -> None:
-        self.quality = _in_range("quality", quality, 1, 100, "small", "good")
+        self.quality = check_whole("quality", quality, range(1, 101), "1 (small) to 100 (good)")
         super().__init__(folder, workers, quality=quality, subsampling="4:2:0")
 
 
@@ -180,6 +175,6 @@ class WebpSink(Pictures):
         lossless: bool = False,
         workers: int = 0,
     ) -> None:
-        self.quality = _in_range("quality", quality, 0, 100, "small", "good")
+        self.quality = check_whole("quality", quality, range(101), "0 (small) to 100 (good)")
         self.lossless = lossless
         super().__init__(folder, workers, quality=quality, lossless=lossless)

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from vdkit.decode.media import MediaInfo
-from vdkit.sinks.files import Encoded, Output, layout_of
+from vdkit.sinks.files import Encoded, Output, check_whole, layout_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,9 +69,8 @@ class FlacSink(Encoded):
 
     def __init__(self, path: str | os.PathLike[str], compression: int = 5) -> None:
         super().__init__(path)
-        if compression not in range(13):
-            raise ValueError(f"compression is {compression}; use 0 (fast) to 12 (small)")
-        self.compression = compression
+        use = "0 (fast) to 12 (small)"
+        self.compression = check_whole("compression", compression, range(13), use)
 
     def open(self, info: MediaInfo) -> None:
         layout = layout_of("FLAC", info.width if info.medium == "audio" else 1)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from vdkit.decode.chunks import LAUNCH_AHEAD, SINK_PARTS, ChunkRecord, DecodeConfig
-from vdkit.trace import Recorded, to_ns
+from vdkit.trace import Recorded, chunk_steps, to_ns
 
 REST = "unaccounted"
 PARTS = {
@@ -35,6 +35,8 @@ PARTS = {
 }
 """Every part in the order of a run, with what its name leaves open."""
 _NAMES = dict(zip(SINK_PARTS, ("encode", "mux", "encoder full"), strict=True))
+
+_FIRST = ("write", "decode", "copy", "convert", "slot wait", "launch")
 
 Tail = dict[str, int]
 """Part to ns, all of `PARTS`; they add up to the whole exactly."""
@@ -59,12 +61,11 @@ def tail_of(run: Recorded, config: DecodeConfig) -> Tail:
     once: list[_Span] = [("open", opened, (opened or 0.0) + (run.sink_open_s or 0.0))]
     last: list[_Span] = [("setup", 0.0, first)]
     at, written = 0, None  # when the chunk before was
-    for chunk in chunks:
-        others = () if threaded else chunks[chunk.index + 1 : chunk.index + 2 + LAUNCH_AHEAD]
-        ahead = [span for one in others for span in _work(one)]
-        done = to_ns(_done(chunk))
+    for index, chunk in enumerate(chunks):
+        others = range(index, len(chunks))[: 1 if threaded else 2 + LAUNCH_AHEAD]
+        work, done = [span for one in others for span in _work(run, one)], to_ns(_done(chunk))
         between = [] if threaded else [("between", written, _begun(chunk))]
-        spans = [*once, *_work(chunk), *ahead, *_waits(chunk, run.latency_s), *between, *last]
+        spans = [*once, *work, *_waits(chunk, run.latency_s), *between, *last]
         found.update(_cut((at, done), spans, chunk))
         at, written = done, chunk.write_done_s
     end, close_s = to_ns(run.latency_s), run.sink_close_s
@@ -81,11 +82,9 @@ def life_of(run: Recorded, index: int) -> Tail:
     Raises:
         ValueError: the run has no such chunk.
     """
-    if not 0 <= index < len(run.chunks):
-        raise ValueError(f"chunk {index} is not among the {len(run.chunks)} of this run")
-    chunk = run.chunks[index]
+    work, chunk = _work(run, index), run.chunks[index]
     window = to_ns(chunk.launch_start_s), to_ns(_done(chunk))
-    found = _cut(window, [*_work(chunk), *_waits(chunk, run.latency_s)], chunk)
+    found = _cut(window, [*work, *_waits(chunk, run.latency_s)], chunk)
     return {part: found[part] for part in PARTS}
 
 
@@ -98,16 +97,11 @@ def _done(chunk: ChunkRecord) -> float | None:
     return chunk.decode_done_s if chunk.write_done_s is None else chunk.write_done_s
 
 
-def _work(chunk: ChunkRecord) -> list[_Span]:
+def _work(run: Recorded, index: int) -> list[_Span]:
     """What is done with a chunk, the first counts: a conversion may wait for the decode."""
-    return [
-        ("write", chunk.write_start_s, chunk.write_done_s),
-        ("decode", chunk.decode_start_s, chunk.decode_done_s),
-        ("copy", chunk.copy_start_s, chunk.copy_done_s),
-        ("convert", chunk.convert_start_s, chunk.convert_done_s),
-        ("slot wait", chunk.slot_wait_start_s, chunk.slot_acquired_s),
-        ("launch", _begun(chunk), chunk.launch_done_s),
-    ]
+    steps = sorted(chunk_steps(run, index), key=lambda step: _FIRST.index(step.name))
+    chunk = run.chunks[index]
+    return [*steps, ("launch", _begun(chunk), chunk.launch_done_s)]
 
 
 def _waits(chunk: ChunkRecord, latency_s: float) -> list[_Span]:
