@@ -398,12 +398,9 @@ def check(options: argparse.Namespace) -> tuple[SinkSpec, dict[str, Any]]:
             "whole video; add sync, async or compute_only"
         )
     exact_fps(options.fps)
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"seed is {options.seed}; use 0 to 2**63 - 1")
-    if latents is not None:
-        told = latents_metadata(latents, options.seed)
-        if latents.startswith("clips:"):  # the caption that the seed chose is recorded
-            options.latents = f"{':'.join(latents.split(':')[:2])}:{told['prompt']}"
+    told = latents_metadata(latents or "random:", options.seed)
+    if latents and latents.startswith("clips:"):  # the caption that the seed chose is recorded
+        options.latents = f"{':'.join(latents.split(':')[:2])}:{told['prompt']}"
     return spec, {
         "config": config,
         "fps": options.fps,

@@ -137,11 +137,9 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _paths(options: argparse.Namespace) -> Recording:
-    from vdkit.decode import Traits
-
     decoder, latents, spec, shared = cli.load(options)
-    modes, video = cli.runnable(options), Traits.of(decoder).medium.name == "video"
-    extra = _extra(options, modes, shared["config"], decoder.device.type == "cuda", video)
+    modes = cli.runnable(options)
+    extra = _extra(options, modes, shared["config"], decoder)
     return vdkit.run_benchmark(
         decoder, latents, spec.fresh, modes=modes, runs=options.runs, baseline=options.baseline,
         warmup=options.warmup, extra=extra, **shared,
@@ -149,13 +147,19 @@ def _paths(options: argparse.Namespace) -> Recording:
 
 
 def _extra(
-    options: argparse.Namespace, modes: list[str], config: DecodeConfig, on_gpu: bool, video: bool
+    options: argparse.Namespace, modes: list[str], config: DecodeConfig, decoder: Any = None
 ) -> dict[str, dict[str, Any]]:
-    """Arms beside the paths into the first sink; of video in MP4 diffusers' own export_to_video."""
+    """Arms beside the paths into the first sink; of video in MP4 diffusers' own export_to_video.
+
+    ``decoder``: None for variants of Wan, whose conversion is no arm of its own.
+    """
+    from vdkit.decode import Traits
     from vdkit.measure.plans import headline_arms
 
     (spec, *others), export = cli.specs(options), None
-    if video and spec.kind == "mp4" and spec.throttle_mb_per_s is None:
+    on_gpu = decoder is not None and decoder.device.type == "cuda"
+    free_mp4 = spec.kind == "mp4" and spec.throttle_mb_per_s is None
+    if free_mp4 and (decoder is None or Traits.of(decoder).medium.name == "video"):
         try:
             export = replace(spec, kind="export_to_video", options={}).fresh
         except ImportError as error:
@@ -169,7 +173,7 @@ def _variants(options: argparse.Namespace) -> Recording:
     cli.start_device(options)
     get = partial(partial, cli.load_variant, options)
     modes = cli.asked_modes(options)
-    extra = _extra(options, modes, shared["config"], on_gpu=False, video=True)
+    extra = _extra(options, modes, shared["config"])
     return vdkit.run_variants(
         [(name, get(name)) for name in cli.asked_variants(options)],
         partial(cli.latents_of, options), spec.fresh, modes=modes, extra=extra,

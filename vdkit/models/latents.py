@@ -45,13 +45,14 @@ def load_latents(spec: str | Path, decoder: ChunkDecoder, seed: int = 0) -> Any:
         FileNotFoundError: no such file.
     """
     text = str(spec)
+    _check_seed(seed)
     if text.startswith("random:"):
         make: Any = _random_both if isinstance(decoder, WithSound) else _random
         return make(text, decoder, seed)
     if text.startswith("clips:"):
         from vdkit.models.clips import clip_latents
 
-        return clip_latents(text, decoder, _checked_seed(seed))
+        return clip_latents(text, decoder, seed)
     with open_safetensors(_file(spec)) as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         if isinstance(decoder, WithSound):
@@ -128,14 +129,14 @@ def latents_metadata(path: str | Path, seed: int = 0) -> dict[str, str]:
     Of ``clips:`` prompt, seed, normalization and source. Empty for a file that says nothing, and
     for random latents. Raises as `load_latents` does.
     """
+    _check_seed(seed)
     if str(path).startswith("random:"):
         return {}
     if str(path).startswith("clips:"):
         from vdkit.models.clips import clip_caption
 
-        prompt = clip_caption(str(path), _checked_seed(seed))
         how = {"seed": str(seed), "normalization": "undone", "source": "tiny-wan, clips.py"}
-        return {"prompt": prompt, **how}
+        return {"prompt": clip_caption(str(path), seed), **how}
     with open_safetensors(_file(path)) as file:
         return dict(file.metadata() or {})
 
@@ -164,7 +165,6 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
         raise ValueError(
             f"latents {text!r}: {why}write random:{medium.form}, e.g. random:{medium.sample}"
         )
-    _checked_seed(seed)
 
     def normal(count: int) -> torch.Tensor:
         shape = traits.latent_shape(channels, count, (size[0], size[1]))
@@ -185,10 +185,9 @@ def _random(text: str, decoder: ChunkDecoder, seed: int) -> torch.Tensor:
     return normal(count)
 
 
-def _checked_seed(seed: int) -> int:
+def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; use 0 to 2**63 - 1")
-    return seed
 
 
 def latent_size(
