@@ -15,7 +15,7 @@ from vdkit.predict.grid import PLAN, read_sweep
 from vdkit.present import Table, ratio_of, significant
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, Picture
-from vdkit.present.documents import benchmark_table, document_of
+from vdkit.present.documents import document_of
 from vdkit.present.results_list import published_lines, results_table, session_range
 from vdkit.present.sweep_document import verdict
 from vdkit.record import write_atomically, written
@@ -27,7 +27,7 @@ PICTURE = "timeline.png"
 
 MAIN = "20261125T201846Z_nvidia-h100-80gb-hbm3_c4ae14f_aws-float16"
 """The run that README shows."""
-VARIANTS = "20261126T034316Z_nvidia-h100-80gb-hbm3_02f42ae_variants-480p-float16"
+VARIANTS = "20261126T143707Z_nvidia-h100-80gb-hbm3_166c337_finished-file"
 """The run of several variants that README shows."""
 PROFILES = (
     "20261126T031009Z_nvidia-h100-80gb-hbm3_17d76ad-dirty_aws-profile",
@@ -36,10 +36,13 @@ PROFILES = (
 """The profiles that are shown whole: diffusers' decoder and the fast one."""
 SWEEP = "20261121T114058Z_nvidia-h200_6a035e9_sweep-14-threads"
 """The sweep whose pictures are shown."""
-SHORT = (
-    "mode", "mean s", "P99 s†", "n", "TTFF s", "RTF", "D2H MB", "peak VRAM GB", "sync / mode",
-)  # fmt: skip
-"""The columns of the table on README's first screen."""
+ENDS = {
+    "a playable MP4": (VARIANTS, "diffusers, export_to_video"),
+    "raw frames in memory": (
+        "20261126T034316Z_nvidia-h100-80gb-hbm3_02f42ae_variants-480p-float16", "diffusers"
+    ),
+}  # fmt: skip
+"""What a decode may end in, the run of variants that shows it, and its arm that people write."""
 
 
 class Recorded:
@@ -68,11 +71,34 @@ class Recorded:
 
 
 def headline(made: Recorded) -> str:
-    """For README's first screen: what was measured, and a table of few columns."""
-    main = made[MAIN]
-    table = benchmark_table(main)
-    rows = [{name: row[name] for name in SHORT} for row in table.rows]
-    return f"{made.main.lead[0]}\n\n{Table(rows).markdown()}\n\n{sessions(made)}"
+    """For README's first screen: seconds from latents to what they end in."""
+    rows = []
+    for end, (name, usual) in ENDS.items():
+        arms = made[name].arms
+        shown = {
+            "what people write": arms[f"diffusers/{usual}"],
+            **{mode: arms[f"diffusers/{mode}"] for mode in ("sync", "async")},
+            **{f"{mode}, fast": arms[f"fast/{mode}"] for mode in ("async", "compute_only")},
+        }
+        seconds = {words: arm.latency.mean for words, arm in shown.items()}
+        first, best = seconds["what people write"], seconds["async, fast"]
+        rows.append(
+            {"seconds to": end}
+            | {words: significant(value) for words, value in seconds.items()}
+            | {"people / async, fast": significant(first / best)}
+        )
+    recording = made[VARIANTS]
+    work, machine = recording.base.workload, recording.provenance
+    encoder = recording.arms["fast/async"].sink.encoder
+    return paragraphs(
+        f"From latents to {work.frames} frames of {work.height}x{work.width}, "
+        f"{work.seconds:.2f} s of video: {work.decoder} in {work.dtype} on one {machine.device} "
+        f"with {machine.host_cores} host cores.",
+        Table(rows).markdown(),
+        f"The MP4 is {encoder}, of drawn clips with film grain; what people write is "
+        f"diffusers' decode and `export_to_video` (of raw frames, its way without an encoder). "
+        f"{sessions(made).partition('. Between')[0]}.",
+    )
 
 
 def sessions(made: Recorded) -> str:
@@ -81,7 +107,7 @@ def sessions(made: Recorded) -> str:
     over, under = (min(main.arms[name].latencies) for name in ("sync", "async"))
     found = session_range([one for _, one in made.all.values()], like=main)
     return (
-        f"sync / async of this workload on this kind of GPU: **{found}**. Between the fastest runs "
+        f"sync / async into raw frames on this kind of GPU: **{found}**. Between the fastest runs "
         f"above it is {significant(over / under)}: in sync single conversions on the host stall."
     )
 

@@ -103,13 +103,12 @@ def headline_arms(
     if {"sync", "async"} <= set(modes) and on_gpu:
         made[SYNC_UINT8] = {"mode": "sync", "config": replace(config, sync_uint8_on_gpu=True)}
     if export is not None and "diffusers" in modes:
-        told = {"sink_info": described(export), "hashed": False}
-        made[AS_WRITTEN] = {"mode": "diffusers", "sink": export, **told}
+        made[AS_WRITTEN] = {"mode": "diffusers", "sink": export, "hashed": False}
     for sink in sinks:
         info = described(sink)
         words = " ".join([info.kind, *(f"{k}={v}" for k, v in info.options.items())])
         for mode in (mode for mode in modes if mode != "compute_only"):
-            made[f"{mode}, {words}"] = {"mode": mode, "sink": sink, "sink_info": info}
+            made[f"{mode}, {words}"] = {"mode": mode, "sink": sink}
     return made
 
 
@@ -177,11 +176,11 @@ def run_variants(
                 f"variant {name!r} decodes by chunk only; add sync, async or compute_only"
             )
         words = partial(_naming, name, guard)
-        plans |= {f"{name}/{mode}": bench.arm(mode, guard=words) for mode in there}
         more = extra if name == names[0] else {}
         plans |= {f"{name}/{arm}": bench.arm(**one, guard=words) for arm, one in more.items()}
+        plans |= {f"{name}/{mode}": bench.arm(mode, guard=words) for mode in there}
     measured = measure(plans, runs, warmup, progress=progress)
-    first = [plan.mode for plan in plans.values() if plan.bench is benches[names[0]]]
+    first = [mode for mode in modes if f"{names[0]}/{mode}" in plans]
     shares, why = _families(benches) if families else ({}, None)
     if why:
         say(f"no kernel families: {why}")

@@ -114,9 +114,10 @@ class Bench:
 
     def arm(self, mode: str, **more: Any) -> ArmPlan:
         """A plan of this bench's configuration and sink; ``more``: other fields of `ArmPlan`."""
-        given: dict[str, Any] = {"config": self.config, "sink": self.sink}
-        given["sink_info"] = self.sink_info
-        return ArmPlan(self, mode, **given | more)
+        given: dict[str, Any] = {"config": self.config, "sink": self.sink, **more}
+        own = given["sink"] is self.sink
+        given.setdefault("sink_info", self.sink_info if own else described(given["sink"]))
+        return ArmPlan(self, mode, **given)
 
     def watch(self, report: Callable[[int, int], None], decodes: int) -> None:
         """Report (frames decoded, frames in all) over this many decodes to come."""

@@ -326,9 +326,9 @@ def variant_table(recording: Recording, asked: Asked = NOTHING) -> Table:
     first, *_ = recording.benchmarks
     rows = []
     for name, arm in recording.arms.items():
-        variant = name.partition("/")[0]
+        variant, _, mode = name.partition("/")
         own = recording.benchmarks[variant]
-        labels: dict[str, Cell] = {"variant": variant, "mode": mode_name(arm.mode, arm.workload)}
+        labels: dict[str, Cell] = {"variant": variant, "mode": mode_name(mode, arm.workload)}
         other = recording.arms.get(f"{first}/{arm.mode}") if variant != first else None
         base = None if arm.mode == own.baseline else own.base
         rows.append(Row(labels, arm, other, base, recording.provenance.device))
