@@ -431,12 +431,41 @@ def test_closed_is_closed(tmp_path):
         ({"rounds": 0}, "rounds is 0; use 1 to 99"),
         ({"mb_per_s": 0}, "mb_per_s is 0; use 0.1 to 10000 MB/s"),
         ({"mb_per_s": -5}, "mb_per_s is -5; use"),
+        ({"content": "grain"}, "content is 'grain'; use one of noise"),
+        ({"sink": "mp4", "pixel_format": "yuv444p"}, "pixel_format is 'yuv444p'; use one of yuv"),
+        ({"sink": "mp4", "encoders": 17}, "encoders is 17; use one of 1, 2, 3"),
+        ({"encoders": 2}, "encoders is 2; use one of 1"),
     ],
 )
 def test_first_values_that_no_control_has_are_refused(given, words, tmp_path):
     with pytest.raises(ValueError) as refused:
         explore(tmp_path, **given)
     assert words in str(refused.value)
+
+
+def test_content_format_and_encoders_are_measured_and_predicted(tmp_path):
+    made = explore(
+        tmp_path, decoder="tiny-wan", size="32x48", latent_frames=5, sink="mp4", content="grain",
+        pixel_format="nv12", encoders=2, rounds=1,
+    )  # fmt: skip
+    try:
+        made.run(wait_s=300)
+        (run,) = made.session.runs
+        arm = run.recording.arms["async"]
+        assert arm.workload.content == "grain" and arm.workload.latents.startswith("clips:17x32x48")
+        assert (arm.sink.pixel_format, arm.sink.options["encoders"]) == ("nv12", 2)
+        said = "tiny-wan (diffusers), 5 x 32x48 (grain) to mp4, nv12, 2 encoders"
+        assert said in made.controls.first.label
+        assert " --grain 3 " in run.recording.command
+        assert " --sink mp4,pixel_format=nv12,encoders=2" in run.recording.command
+        made.controls.content.value = "flat"
+        assert "a guess: measured with grain" in " ".join(made.remarks)
+        made.controls.encoders.value = 4
+        assert "othing is known yet of 4 encoders side by side, only of 2" in " ".join(made.remarks)
+        made.controls.sink.value = "raw"
+        assert made.controls.encoders.disabled and made.controls.pixel_format.value == "rgb24"
+    finally:
+        made.close()
 
 
 # --- images and audio -----------------------------------------------------------------------------
@@ -505,7 +534,7 @@ def test_a_medium_has_its_decoders_sizes_sinks_and_units(media, medium):
     else:
         assert row["images / s async"] == pytest.approx(9 / made.latency_s, rel=0.1)
         assert "RTF async" not in row
-    said = f"{decoder} (diffusers), {'1 s' if audio else '9 x 32x48'} to null"
+    said = f"{decoder} (diffusers), {'1 s' if audio else '9 x 32x48 (noise)'} to null"
     assert said in c.first.label
     names = figures(media)
     c.medium.value = "video"

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from inspect import signature
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -37,9 +38,37 @@ from vdkit.present.timeline import (
 )
 from vdkit.present.words import config_words, size_words
 from vdkit.record.recording import Recording
+from vdkit.sinks import SINKS
 from vdkit.trace.stalls import Stalls
 
 _STEPS = ("decode", "copy", "convert", "write")
+SIZES = {
+    "video": ("64x96", "96x160", "480x832", "720x1280"), "av": ("96x160", "480x832", "704x1280"),
+    "images": ("128x128", "256x256", "512x512", "1024x1024"), "audio": (),
+}  # fmt: skip
+USUAL = {
+    "video": (("wan2.1", "480x832", 41, 1), ("tiny-wan", "96x160", 17, 1)),
+    "images": (("flux", "1024x1024", 8, 1), ("thin-flux", "128x128", 8, 1)),
+    "audio": (("mimi", "", 60, 8), ("thin-mimi", "", 10, 8)),
+    "av": (("ltx2:av", "480x832", 16, 1), ("ltx2:av", "96x160", 4, 1)),
+}
+"""Decoder, size, length (latent frames, images, seconds) and chunk size at first, on a GPU and on a
+CPU. A redraw takes as long as there are chunks, and audio has many latent frames."""
+LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64, "av": 8}
+GRAIN = 3.0
+"""Levels of 255."""
+
+STYLE_SHEET = """<style>
+.vdkit-explorer { max-width: 1180px; }
+.vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
+  line-height: 1.45; white-space: pre-line; }
+.vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
+.vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  font-size: 12px; line-height: 1.35; margin: 4px 0; }
+.vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
+.vdkit-explorer td { padding: 2px 8px; border-top: 1px solid #ddd; }
+.vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
+</style>"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +184,7 @@ def _row(run: SessionRun) -> dict[str, Cell]:
         "without": ", ".join(
             words for name, words in PRIMITIVES.items() if not getattr(config, name)
         ),
-        "sink": decoding.sink,
+        "sink": sink_told(setting),
         "storage MB/s": significant(setting.mb_per_s),
         "n": Number(arm.n, 0),
         "sync s": Number(run.shown["sync"].run.latency_s, summary_decimals(sync)),
@@ -217,13 +246,33 @@ def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
     decoding = setting.decoding
     limit = "" if setting.mb_per_s is None else f" at {setting.mb_per_s:g} MB/s"
-    what = f"{setting.length:g} x {decoding.height}x{decoding.width}"
+    what = f"{setting.length:g} x {decoding.height}x{decoding.width} ({decoding.content})"
     if decoding.medium == "audio":
         what = f"{setting.length:g} s"
     return (
-        f"{decoding.decoder} ({decoding.variant}), {what} to {decoding.sink}{limit}. "
+        f"{decoding.decoder} ({decoding.variant}), {what} to {sink_told(setting)}{limit}. "
         f"{config_words(setting.config)}"
     )
+
+
+def sink_takes(sink: str) -> dict[str, Any]:
+    """Options of one of vdkit's sinks, and what each is if it is not given."""
+    if sink not in SINKS:
+        return {}
+    return {name: of.default for name, of in signature(SINKS[sink][0]).parameters.items()}
+
+
+def sink_options(setting: Setting) -> dict[str, Any]:
+    """What its sink has to be told: pixel format and encoders that are not its usual ones."""
+    usual = sink_takes(setting.decoding.sink)
+    asked = {"pixel_format": setting.decoding.pixel_format, "encoders": setting.encoders}
+    return {name: one for name, one in asked.items() if usual.get(name, one) != one}
+
+
+def sink_told(setting: Setting) -> str:
+    """Its sink and the options of it: ``mp4, nv12, 4 encoders``."""
+    told = [f"{one} {n}" if n == "encoders" else one for n, one in sink_options(setting).items()]
+    return ", ".join([setting.decoding.sink, *told])
 
 
 def latents_words(setting: Setting, factor: int) -> str:
@@ -237,7 +286,8 @@ def latents_words(setting: Setting, factor: int) -> str:
         return f"random:{count:.6g}s"
     if MEDIA[decoding.medium].first_units:
         count = pixel_frames(int(count), factor)
-    return f"random:{count:g}x{decoding.height}x{decoding.width}"
+    kind = "clips" if decoding.content in ("flat", "grain") else "random"
+    return f"{kind}:{count:g}x{decoding.height}x{decoding.width}"
 
 
 def bench_command(setting: Setting, rounds: int, folder: str = "", factor: int = 4) -> str:
@@ -247,7 +297,10 @@ def bench_command(setting: Setting, rounds: int, folder: str = "", factor: int =
     words += ["--dtype", decoding.dtype, "--modes", ",".join(MODES), "--runs", str(rounds)]
     words += ["--latents", latents_words(setting, factor)]
     words += ["--chunk", str(config.chunk_size), "--slots", str(config.slots)]
-    words += ["--sink", f"{decoding.sink}:{folder}" if folder else decoding.sink]
+    if decoding.content == "grain":
+        words += ["--grain", f"{GRAIN:g}"]
+    sink = ",".join([decoding.sink, *(f"{n}={one}" for n, one in sink_options(setting).items())])
+    words += ["--sink", f"{sink}:{folder}" if folder else sink]
     if setting.mb_per_s is not None:
         words += ["--throttle-mb-s", f"{setting.mb_per_s:g}"]
     off = [name for name in PRIMITIVES if not getattr(config, name)]

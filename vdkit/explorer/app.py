@@ -34,33 +34,11 @@ if TYPE_CHECKING:
     from vdkit.measure.study import SinkFactory
 
 SIDE_BY_SIDE = "side by side"
-SIZES = {
-    "video": ("64x96", "96x160", "480x832", "720x1280"), "av": ("96x160", "480x832", "704x1280"),
-    "images": ("128x128", "256x256", "512x512", "1024x1024"), "audio": (),
-}  # fmt: skip
-USUAL = {
-    "video": (("wan2.1", "480x832", 41, 1), ("tiny-wan", "96x160", 17, 1)),
-    "images": (("flux", "1024x1024", 8, 1), ("thin-flux", "128x128", 8, 1)),
-    "audio": (("mimi", "", 60, 8), ("thin-mimi", "", 10, 8)),
-    "av": (("ltx2:av", "480x832", 16, 1), ("ltx2:av", "96x160", 4, 1)),
-}
-"""Decoder, size, length (latent frames, images, seconds) and chunk size at first, on a GPU and on a
-CPU. A redraw takes as long as there are chunks, and audio has many latent frames."""
-LARGEST_CHUNK = {"video": 8, "images": 8, "audio": 64, "av": 8}
 _STYLE: Any = {"description_width": "94px"}
 _LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
-
-STYLE_SHEET = """<style>
-.vdkit-explorer { max-width: 1180px; }
-.vdkit-explorer .vdkit-remarks { min-height: 4.4em; max-height: 8.8em; overflow: auto;
-  line-height: 1.45; white-space: pre-line; }
-.vdkit-explorer .vdkit-warning > div:first-child { color: #C00000; }
-.vdkit-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-  font-size: 12px; line-height: 1.35; margin: 4px 0; }
-.vdkit-explorer th { font-weight: 600; text-align: right; padding: 2px 8px; }
-.vdkit-explorer td { padding: 2px 8px; border-top: 1px solid #ddd; }
-.vdkit-explorer th:first-child, .vdkit-explorer td:first-child { text-align: left; }
-</style>"""
+_LEFT: Any = {"style": _STYLE, "layout": {"width": "auto", "flex": "1 1 0"}}
+_RIGHT: Any = {"style": {"description_width": "60px"}, "layout": {"width": "124px"}}
+"""Two that share a row."""
 
 
 class Controls:
@@ -73,16 +51,18 @@ class Controls:
     def __init__(
         self, here: ThisMachine, machines: Sequence[str], start: Mapping[str, Any]
     ) -> None:
-        def choice(name: str, names: Sequence[str]) -> Any:
-            value = start.get(name, names[0])
+        def choice(name: str, names: Sequence[Any], words: str = "", look: Any = _LOOK) -> Any:
+            value = names[0] if start.get(name) is None else start[name]
             if value not in names:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(names)}")
-            return w.Dropdown(description=name, value=value, options=names, **_LOOK)
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(map(str, names))}")
+            return w.Dropdown(description=words or name, value=value, options=names, **look)
 
-        def typed(name: str, words: str, names: Sequence[str] = (), hint: str = "") -> Any:
+        def typed(
+            name: str, words: str, names: Sequence[str] = (), hint: str = "", look: Any = _LOOK
+        ) -> Any:
             return w.Combobox(
                 description=words, value=start[name], options=names, ensure_option=False,
-                continuous_update=False, placeholder=hint, **_LOOK,
+                continuous_update=False, placeholder=hint, **look,
             )  # fmt: skip
 
         def whole(name: str, low: int, high: int, kind: Any = w.IntSlider, words: str = "") -> Any:
@@ -100,13 +80,17 @@ class Controls:
         self.medium = choice("medium", here.media)
         self.decoder = typed("decoder", "decoder", here.decoders(medium))
         self.variant = choice("variant", here.variants)
-        self.size = typed("size", "size, HxW", SIZES[medium])
+        self.size = typed("size", "size, HxW", told.SIZES[medium], look=_LEFT)
+        self.content = choice("content", here.contents(self.decoder.value), look=_RIGHT)
         self.latent_frames = whole("latent_frames", 2, 161)
         self.seconds = whole("seconds", 1, 60)
-        self.chunk_size = whole("chunk_size", 1, LARGEST_CHUNK[medium])
+        self.chunk_size = whole("chunk_size", 1, told.LARGEST_CHUNK[medium])
         self.slots = whole("slots", 1, MAX_SLOTS)
         self.primitives = {name: switch(words, True) for name, words in PRIMITIVES.items()}
         self.sink = choice("sink", here.sinks(medium))
+        formats, many = here.formats(self.sink.value, medium), here.encoders(self.sink.value)
+        self.pixel_format = choice("pixel_format", formats, "format", _LEFT)
+        self.encoders = choice("encoders", many, look=_RIGHT)
         self.folder = typed("folder", "folder", hint="temporary files")
         self.held = switch("hold the storage to this speed:", False)
         self.speed = w.FloatLogSlider(
@@ -132,17 +116,23 @@ class Controls:
         self.hold_storage(start["mb_per_s"])
         grid = {"grid_template_columns": "50% 50%", "margin": "0 0 0 8px"}
         switches = w.GridBox(list(self.primitives.values()), layout=grid)
+        pairs = (self.size, self.content), (self.pixel_format, self.encoders)
+        size, of_sink = (w.HBox(pair, layout={"width": "98%"}) for pair in pairs)
         columns = (
-            ("27%", self.machine, self.medium, self.decoder, self.variant, self.size),
+            ("27%", self.machine, self.medium, self.decoder, self.variant, size),
             ("27%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
-            ("23%", self.sink, self.folder, self.held, self.speed),
+            ("23%", self.sink, of_sink, self.folder, self.held, self.speed),
             ("23%", self.rounds, w.HBox(buttons), self.bar, self.state),
         )
         boxes = [w.VBox(parts, layout={"width": width}) for width, *parts in columns]
         look = {"width": "100%", "justify_content": "space-between"}
-        self.rows = (w.HTML(STYLE_SHEET, layout={"display": "none"}), w.HBox(boxes, layout=look))
-        knobs = [knob for _, *parts in columns[:3] for knob in parts if knob is not switches]
-        self.drawn = (*knobs, *switches.children, self.view, self.first, self.second)
+        self.rows = (
+            w.HTML(told.STYLE_SHEET, layout={"display": "none"}),
+            w.HBox(boxes, layout=look),
+        )
+        parts = [part for _, *parts in columns[:3] for part in parts]
+        knobs = [knob for part in parts for knob in getattr(part, "children", (part,))]
+        self.drawn = (*knobs, self.view, self.first, self.second)
         self._fit_medium()
 
     def offer_media(self, media: Sequence[str]) -> None:
@@ -154,8 +144,8 @@ class Controls:
     def change_medium(self) -> None:
         """To what the medium's control says: its decoders, its sinks, its usual size and length."""
         medium, here = self.medium.value, self._here
-        decoder, size, length, chunk = USUAL[medium][not here.on_gpu]
-        self.decoder.options, self.size.options = here.decoders(medium), SIZES[medium]
+        decoder, size, length, chunk = told.USUAL[medium][not here.on_gpu]
+        self.decoder.options, self.size.options = here.decoders(medium), told.SIZES[medium]
         if self.decoder.value.strip() not in self.decoder.options:
             self.decoder.value = decoder
         self.size.value, self.variant.value = size, here.variants[0]
@@ -171,8 +161,26 @@ class Controls:
         for control in (self.size, self.latent_frames, self.seconds):
             on = (control is self.seconds) == (medium == "audio")
             control.layout.display = None if on else "none"
-        self.chunk_size.max = LARGEST_CHUNK[medium]
+        self.chunk_size.max = told.LARGEST_CHUNK[medium]
         self.variant.disabled = medium != "video"  # the others have but one
+
+    def fit_choices(self, recorded: Sequence[Decoding] = ()) -> None:
+        """Contents of the decoder, formats and encoders of the sink; another one's begin anew.
+
+        Args:
+            recorded: of another machine: what was measured there is offered first.
+        """
+        here, decoder, sink = self._here, self.decoder.value.strip(), self.sink.value
+        contents = [one.content for one in recorded if one.decoder == decoder]
+        formats = [one.pixel_format for one in recorded if one.sink == sink]
+        for menu, found in (
+            (self.content, (*contents, *here.contents(decoder))),
+            (self.pixel_format, (*formats, *here.formats(sink, self.medium.value))),
+            (self.encoders, here.encoders(sink)),
+        ):
+            if menu.options != (names := tuple(dict.fromkeys(found))):
+                menu.options = names
+            menu.disabled = len(names) == 1
 
     def setting(self, dtype: str) -> Setting:
         """What they ask for; ValueError if no run can have it."""
@@ -182,13 +190,14 @@ class Controls:
             raise ValueError(f"size is {text!r}; give height x width in pixels, e.g. 480x832")
         decoding = Decoding(
             self.machine.value, self.decoder.value.strip(), self.variant.value, dtype,
-            int(height), int(width), self.sink.value, self.medium.value,
+            int(height), int(width), self.sink.value, self.medium.value, self.content.value,
+            self.pixel_format.value,
         )  # fmt: skip
         switches = {name: box.value for name, box in self.primitives.items()}
         config = DecodeConfig(self.chunk_size.value, self.slots.value, **switches)
         mb_per_s = float(f"{self.speed.value:.3g}") if self.held.value else None
         length = (self.seconds if sound else self.latent_frames).value
-        return Setting(decoding, length, config, mb_per_s)
+        return Setting(decoding, length, config, mb_per_s, encoders=self.encoders.value)
 
     def hold_storage(self, mb_per_s: float | None) -> None:
         """Hold the storage to this speed; None: let it go. ValueError beyond the slider."""
@@ -348,12 +357,14 @@ class Explorer(w.VBox):
         self._turning = True
         try:
             if turned is c.machine:
-                there = here.media if c.machine.value == here.name else [k.medium for k in known]
-                c.offer_media(there)
+                media = here.media if c.machine.value == here.name else [k.medium for k in known]
+                c.offer_media(media)
             if turned is c.medium or c.medium.value != medium:
                 c.change_medium()
-            if turned in (c.machine, c.medium) and c.machine.value != here.name:
+            there = () if c.machine.value == here.name else known
+            if turned in (c.machine, c.medium) and there:
                 self._go_to_known([key for key in known if key.medium == c.medium.value])
+            c.fit_choices(there)
         finally:
             self._turning = False
         if not self.session.running:  # what went wrong before has been read
@@ -518,12 +529,13 @@ _open: list[Explorer] = []
 
 def explore(
     *, medium: str | None = None, decoder: str | None = None, size: str | None = None,
-    latent_frames: int | None = None, seconds: int | None = None, device: str = "auto",
-    results: str | Path | None = None,
+    latent_frames: int | None = None, seconds: int | None = None, content: str | None = None,
+    device: str = "auto", results: str | Path | None = None,
     decoders: Mapping[str, Callable[[], ChunkDecoder]] | None = None,
     sinks: Mapping[str, SinkFactory] | None = None, calibrate: bool = True,
     variant: str = "diffusers", chunk_size: int | None = None, slots: int = 2, sink: str = "raw",
-    folder: str = "", mb_per_s: float | None = None, rounds: int = 3,
+    pixel_format: str | None = None, encoders: int = 1, folder: str = "",
+    mb_per_s: float | None = None, rounds: int = 3,
 ) -> Explorer:  # fmt: skip
     """The explorer as a widget; one that was open before is closed.
 
@@ -533,16 +545,22 @@ def explore(
         decoder, size, latent_frames, seconds: first values; None: of video wan2.1, 480x832 and 41
             on a GPU, tiny-wan, 96x160 and 17 on a CPU; of others see `USUAL`. The number of images
             is ``latent_frames``; ``seconds`` are of audio, which has no other size.
+        content: ``flat`` (drawn clips; encoding them takes less than half of what decoding does),
+            ``grain`` (with film grain) or ``noise`` (random latents). None: flat where the decoder
+            draws, which are tiny-wan and wan2.1; others have noise alone.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         results: folder of recordings, read for predictions and written by Export; None:
             ``results`` here or in the folder above, whichever there is.
         decoders, sinks: your own, by name; see `vdkit.explorer.session.ThisMachine`.
         calibrate: begin at once to measure, on a thread, what the first setting costs.
+        pixel_format: that a sink of video asks for; None: its own.
+        encoders: side by side, 1 to 16, of sink ``mp4``.
         variant, chunk_size, slots, sink, folder, mb_per_s, rounds: first values of the other
             controls; chunk size None: 1, of audio 8.
 
     Raises:
-        ValueError: no such device, medium, variant or sink, or a number that its control has not.
+        ValueError: no such device, medium, variant, sink, content or format, or a number that its
+            control has not.
     """
     while _open:
         _open.pop().close()
@@ -550,15 +568,15 @@ def explore(
     medium = medium or here.medium_of(decoder or "") or "video"
     if medium not in here.media:
         raise ValueError(f"medium is {medium!r}; use one of {', '.join(here.media)}")
-    usual = {name: of[not here.on_gpu] for name, of in USUAL.items()}
+    usual = {name: of[not here.on_gpu] for name, of in told.USUAL.items()}
     pictures = usual["video" if medium == "audio" else medium]
     start = {
         "medium": medium, "decoder": decoder or usual[medium][0], "size": size or usual[medium][1],
         "latent_frames": pictures[2] if latent_frames is None else latent_frames,
         "seconds": usual["audio"][2] if seconds is None else seconds,
         "chunk_size": usual[medium][3] if chunk_size is None else chunk_size,
-        "variant": variant, "slots": slots, "sink": sink,
-        "folder": folder, "mb_per_s": mb_per_s, "rounds": rounds,
+        "variant": variant, "slots": slots, "sink": sink, "content": content, "folder": folder,
+        "pixel_format": pixel_format, "encoders": encoders, "mb_per_s": mb_per_s, "rounds": rounds,
     }  # fmt: skip
     near = (one for one in ("results", "../results") if Path(one).is_dir())
     found = Path(next(near, "results") if results is None else results)

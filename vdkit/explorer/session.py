@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,15 @@ from typing import Any, NamedTuple
 import torch
 
 from vdkit.decode import ChunkDecoder, DecodeCancelled, Traits, wants_float
-from vdkit.decode.media import MEDIA
-from vdkit.explorer import SessionRun, bench_command, latents_words
+from vdkit.decode.media import MEDIA, PIXEL_FORMATS
+from vdkit.explorer import (
+    GRAIN,
+    SessionRun,
+    bench_command,
+    latents_words,
+    sink_options,
+    sink_takes,
+)
 from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
 from vdkit.models import VARIANTS
@@ -30,6 +38,7 @@ from vdkit.sinks import SINKS, SinkSpec, held
 CALIBRATION_LATENT_FRAMES = 9  # enough for steady chunks of one and of two latent frames
 SMALLEST_SPATIAL_FACTOR = 8  # pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16
 LARGEST_SIDE = 8192  # pixels: beyond it nothing fits, and a slip of the finger would take hours
+MOST_ENCODERS = 16
 Job = Callable[[Setting, str], None]
 _ANY_CHUNK_SIZE = frozenset({"diffusers", "channels_last"})
 """Variants that need no set-up for a chunk size, so that calibration may take several."""
@@ -42,7 +51,8 @@ class ThisMachine:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoders: further decoders by name: functions that load one.
         sinks: further sinks by name: factories, called with a run's label, of a context that gives
-            a fresh sink and removes its output.
+            a fresh sink and removes its output; one with an attribute ``pixel_format`` has that of
+            its sinks, else it is rgb24.
     """
 
     def __init__(
@@ -87,20 +97,42 @@ class ThisMachine:
         named = (name for name in kinds if medium in getattr(kinds[name], "media", MEDIA))
         return (*named, "null", *self.own_sinks)
 
-    def load(self, decoder: str, variant: str) -> ChunkDecoder:
+    def contents(self, decoder: str) -> tuple[str, ...]:
+        """What there is to decode, see `vdkit.models.grain`; the first is the usual one."""
+        drawn = decoder in (TINY_WAN.name, "wan2.1") and decoder not in self.own_decoders
+        return ("flat", "grain", "noise") if drawn else ("noise",)
+
+    def formats(self, sink: str, medium: str) -> tuple[str, ...]:
+        """Pixel formats that a sink can ask for, its own first."""
+        if sink in self.own_sinks:
+            return (getattr(self.own_sinks[sink], "pixel_format", "rgb24"),)
+        own = sink_takes(sink).get("pixel_format") if medium in ("video", "av") else None
+        return tuple(dict.fromkeys((own, *PIXEL_FORMATS))) if own else ("rgb24",)
+
+    def encoders(self, sink: str) -> tuple[int, ...]:
+        """How many a sink can have side by side; 1 of those that have none."""
+        many = sink not in self.own_sinks and "encoders" in sink_takes(sink)
+        return tuple(range(1, MOST_ENCODERS + 1)) if many else (1,)
+
+    def load(self, decoder: str, variant: str, grain: float | None = None) -> ChunkDecoder:
         """A decoder by its name here, else as `vdkit.load_decoder` finds it."""
         own = self.own_decoders.get(decoder)
-        loaded: ChunkDecoder = own() if own else load_decoder(decoder, self.device, variant=variant)
+        make = partial(load_decoder, decoder, self.device, variant=variant, grain=grain)
+        loaded: ChunkDecoder = own() if own else make()
         Traits.of(loaded)  # or it says what is wrong with it
         return loaded
 
-    def sink(self, name: str, folder: str, mb_per_s: float | None) -> tuple[SinkFactory, SinkInfo]:
-        """A factory of fresh sinks, held to ``mb_per_s`` if given, and its words in records."""
+    def sink(self, setting: Setting, folder: str) -> tuple[SinkFactory, SinkInfo]:
+        """A factory of fresh sinks, held to the storage's speed, and its words in records."""
+        name, mb_per_s = setting.decoding.sink, setting.mb_per_s
         if name in self.own_sinks:
-            info = SinkInfo(kind=name, storage=None, throttle_mb_per_s=mb_per_s)
+            wanted = setting.decoding.pixel_format
+            info = SinkInfo(
+                kind=name, storage=None, throttle_mb_per_s=mb_per_s, pixel_format=wanted
+            )
             return held(self.own_sinks[name], mb_per_s), info
         where = Path(folder) if folder and name != "null" else None
-        spec = SinkSpec(name, where, throttle_mb_per_s=mb_per_s)
+        spec = SinkSpec(name, where, False, mb_per_s, sink_options(setting))
         return spec.fresh, SinkInfo(**spec.describe())
 
 
@@ -129,7 +161,7 @@ class Session:
         self.error: str | None = None
         self.progress = JobProgress("")
         """Of the job in hand, or of the last one."""
-        self._decoder: tuple[tuple[str, str], ChunkDecoder] | None = None
+        self._decoder: tuple[tuple[str, str, float | None], ChunkDecoder] | None = None
         self._thread: threading.Thread | None = None
         self._cancel = threading.Event()
 
@@ -231,10 +263,14 @@ class Session:
             self._release()  # only now: the error's frames held the decoder and its tensors
 
     def _measure(self, rounds: int, setting: Setting, folder: str) -> None:
-        decoding = setting.decoding
-        if decoding not in self.book.known(decoding.machine):
+        decoding, before = setting.decoding, None
+        if decoding in self.book.known(decoding.machine):
+            with suppress(LookupError):  # of so many encoders
+                before = self.predict(setting)
+        if before is None:
             self._calibrate(setting, folder)
-        before, factor = self.predict(setting), Traits.of(self._load(decoding)).temporal_factor
+            before = self.predict(setting)
+        factor = Traits.of(self._load(decoding)).temporal_factor
         here = self.here  # the command line has the others
         own = decoding.decoder in here.own_decoders or decoding.sink in here.own_sinks
         command = None if own else bench_command(setting, rounds, folder, factor)
@@ -246,7 +282,8 @@ class Session:
         own, decoder = setting.config.chunk_size, self._load(setting.decoding)
         sizes = {own, 1, 2} if setting.decoding.variant in _ANY_CHUNK_SIZE else {own}
         around: int = 2 * getattr(decoder, "halo", 0)  # which chunks in the middle decode as well
-        length: float = max(CALIBRATION_LATENT_FRAMES, 1 + 3 * own) + around
+        busy = 2 * setting.encoders if setting.encoders > 1 else 0  # so that all have a segment
+        length: float = max(CALIBRATION_LATENT_FRAMES, 1 + 3 * own, busy) + around
         if (traits := Traits.of(decoder)).medium.name == "audio":
             length *= traits.temporal_factor / traits.sample_rate
         free = replace(setting, length=length, mb_per_s=None)
@@ -257,9 +294,10 @@ class Session:
     ) -> Recording:
         """One benchmark for each chunk size, watched and put into the book; the last of them."""
         decoding = setting.decoding
-        factory, info = self.here.sink(decoding.sink, folder, setting.mb_per_s)
+        factory, info = self.here.sink(setting, folder)
         decoder = self._load(decoding)
-        latents = load_latents(latents_words(setting, Traits.of(decoder).temporal_factor), decoder)
+        source = latents_words(setting, Traits.of(decoder).temporal_factor)
+        latents = load_latents(source, decoder)
         for done, size in enumerate(sizes):
             self._say(f"preparing {decoding.decoder} ({decoding.variant})")
             prepare(decoder, latents, size)
@@ -274,7 +312,7 @@ class Session:
             made = run_benchmark(
                 decoder, latents, factory, sink_info=info, modes=MODES, fps=setting.fps,
                 config=replace(setting.config, chunk_size=size), label="explorer",
-                latents_source="random", progress=report, cancel=self._cancel, **plan,
+                latents_source=source, progress=report, cancel=self._cancel, **plan,
             )  # fmt: skip
             self.book.add(made, decoding.machine, decoding.decoder, decoding.sink)
         return made
@@ -286,7 +324,8 @@ class Session:
 
     def _load(self, decoding: Decoding) -> ChunkDecoder:
         """The decoder; the one before is let go of first, so that two never share the memory."""
-        key = (decoding.decoder, decoding.variant)
+        grain = GRAIN if decoding.content == "grain" else None
+        key = (decoding.decoder, decoding.variant, grain)
         if self._decoder is None or self._decoder[0] != key:
             self._release()
             self._say(f"loading {decoding.decoder} ({decoding.variant})")

@@ -379,11 +379,13 @@ class Setting:
     """All that can be chosen.
 
     Attributes:
-        decoding: machine, decoder, variant, dtype, medium, size of the pictures, sink.
+        decoding: machine, decoder, variant, dtype, medium, size, content and format of the
+            pictures, sink.
         length: latent frames of a video, images, or seconds of audio.
         config: chunk size, slots and primitives.
         mb_per_s: speed of the storage, MB/s; None: as fast as it goes.
         fps: of a video.
+        encoders: side by side, of sink ``mp4``.
     """
 
     decoding: Decoding
@@ -391,6 +393,7 @@ class Setting:
     config: DecodeConfig = field(default_factory=DecodeConfig)
     mb_per_s: float | None = None
     fps: Fraction = Fraction(16)
+    encoders: int = 1
 
     def __post_init__(self) -> None:
         if self.mb_per_s is not None:
@@ -411,10 +414,12 @@ class Setting:
         count = int(self.length)
         units = pixel_frames(count, factor) if medium.first_units else count * factor
         size = units, self.decoding.height, self.decoding.width
+        wanted = self.decoding.pixel_format
         if medium.name == "av":  # its sound goes on as it did
             sound = work.sample_rate, work.channels, round(work.samples * units / work.frames)
-            return MediaInfo(*size, work.rate, medium.name, *sound)
-        return MediaInfo(*size, self.fps if medium.timed else Fraction(1), medium.name)
+            return MediaInfo(*size, work.rate, medium.name, *sound, wanted)
+        fps = self.fps if medium.timed else Fraction(1)
+        return MediaInfo(*size, fps, medium.name, pixel_format=wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +452,14 @@ def predict_setting(
         ValueError: a setting that no run can have; names the value and the remedy.
     """
     known, config = book.lookup(setting.decoding), setting.config
+    measured = [n for n, _ in side.measured] if (side := known.costs.encoding) else [1]
+    many, of = setting.encoders, " and ".join(map(str, measured))
+    if many not in measured and not (side and side.knows(many)):
+        raise LookupError(
+            f"nothing is known yet of {many} encoder{'s' * (many > 1)} side by side, only of {of}"
+        )
     costs, info = known.costs.at_speed(setting.mb_per_s), setting.info(known.workload)
+    costs = costs.of_encoders(many)
     plan = usual_plan(known.workload, config.chunk_size, info.frames)
     made = {mode: predict(costs, info, config, mode, plan=plan) for mode in MODES}
     said, what = [], f"The {info.kind.whole}"
@@ -480,6 +492,8 @@ def predict_setting(
         sizes = " and ".join(map(str, known.chunk_sizes))
         not_here = f"Chunk size {config.chunk_size} was not measured here, only {sizes}"
         said.append(f"{not_here}: its costs are taken from these.")
+    if many not in measured:
+        said.append(f"{many} encoders were not measured here, only {of}: they are a guess.")
     return SettingPrediction(setting, made, known, tuple(said))
 
 

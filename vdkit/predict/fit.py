@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _Point = tuple[float, float | None]
 """Measured (pixel frames, seconds) of one step; None: the chunk had no such step."""
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_PIXEL_BYTES = {"rgb24": 3.0, "yuv420p": 1.5, "nv12": 1.5}
 
 
 def fit_costs(*recordings: Recording) -> StageCosts:
@@ -367,6 +368,8 @@ class Decoding:
         height, width: of a picture, pixels; of audio 1 and 1, whatever its channels.
         sink: ``null``, ``raw``, ``png``, ``mp4``, or another name.
         medium: a name in `vdkit.decode.media.MEDIA`.
+        content: as `Workload.content` has it; random latents are ``noise``.
+        pixel_format: that the sink wants of video.
     """
 
     machine: str
@@ -377,6 +380,8 @@ class Decoding:
     width: int
     sink: str
     medium: str = "video"
+    content: str = "noise"
+    pixel_format: str = "rgb24"
 
     @property
     def pixels(self) -> int:
@@ -430,9 +435,10 @@ class CostBook:
             return False
         load = result.workload
         size = (1, 1) if load.medium == "audio" else (load.height, load.width)
+        content = "noise" if load.latents.startswith("random") else load.content
         key = Decoding(
             machine, decoder or load.decoder, load.variant, load.dtype, *size,
-            sink or result.sink.kind, load.medium,
+            sink or result.sink.kind, load.medium, content, result.sink.pixel_format,
         )  # fmt: skip
         new = result.config, result.arms.keys(), result.sink
         kept = [  # another file system has writes of its own
@@ -468,8 +474,9 @@ class CostBook:
     def lookup(self, wanted: Decoding) -> Known:
         """Costs of ``wanted``, exact or put together.
 
-        A size that was not measured is scaled by pixels from the nearest one; writes to sink
-        ``null`` are free.
+        A size that was not measured is scaled by pixels from the nearest one, of these one with
+        the same content and then format if there is one; of another format copies, and what is
+        written raw, by their bytes. Writes to sink ``null`` are free.
 
         Raises:
             LookupError: nothing of this machine, decoder, variant and sink; says what is missing.
@@ -488,13 +495,25 @@ class CostBook:
                 f"{wanted.sink} on {wanted.machine}"
             )
         ratios = {key: wanted.pixels / key.pixels for key in near}
-        far = {key: max(ratio, 1 / ratio) for key, ratio in ratios.items()}
-        base = min(near, key=lambda key: (far[key], key.sink != wanted.sink))
+        alike = attrgetter("content", "pixel_format", "sink")
+
+        def far(key: Decoding) -> tuple[float, list[bool]]:
+            unlike = [own != other for own, other in zip(alike(key), alike(wanted), strict=True)]
+            return max(ratios[key], 1 / ratios[key]), unlike
+
+        base = min(near, key=far)
         known, said, size = self._measured(base), [], f"{base.height}x{base.width}"
         costs = known.costs
         if ratios[base] != 1:  # launches cost the same, memory is not known
             grown = costs.times(ratios[base], *_GROWS_WITH_PIXELS)
             costs, said = replace(grown, vram_bytes=()), [f"scaled by pixels from {size}"]
+        if base.content != wanted.content:
+            said.append(f"measured with {base.content}{' content' * (base.content == 'unknown')}")
+        if base.pixel_format != wanted.pixel_format:
+            by_bytes = ("copy", "pageable_copy", *("write",) * (base.sink == "raw"))
+            more = _PIXEL_BYTES[wanted.pixel_format] / _PIXEL_BYTES[base.pixel_format]
+            costs = costs.times(more, *by_bytes)
+            said.append(f"measured in {base.pixel_format}")
         if base.sink != wanted.sink:
             costs = replace(costs, write=Cost(), encoding=None, open=Cost(), close=Cost())
             said.append("writes taken as free")
