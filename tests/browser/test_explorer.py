@@ -86,6 +86,10 @@ def test_notebook_04(lab):
     w.scope.locator(".widget-text input").nth(1).press("Enter")
     turn(w, "slots", 3)
     turn(w, "latent frames", 5)
+    for menu, choice in (("content", "grain"), ("sink", "mp4"), ("format", "nv12")):
+        w.choose(menu, choice)
+    w.choose("encoders", "2")
+    w.page.wait_for_timeout(5000)  # nothing is known of it, so no picture says that it arrived
     w.wait_until(lambda: w.button("Run").is_enabled(), bool, 20, "Run can be pressed")
     runs = w.scope.locator("table").last.locator("tbody tr")
     assert runs.count() == 2, "the two that the cells made"
@@ -97,7 +101,9 @@ def test_notebook_04(lab):
 
     w.button("Export").click()
     folder = w.wait_until(lambda: exported(lab), lambda found: found and len(found[1]) == 8, 30)[0]
-    assert read_recording(folder).workload.latent_frames == 5
+    made = read_recording(folder)
+    assert (made.workload.latent_frames, made.workload.content) == (5, "grain")
+    assert (made.sink.pixel_format, made.sink.options["encoders"]) == ("nv12", 2)
     assert Image.open(folder / "timeline.png").size[0] > 1000
     assert ElementTree.parse(folder / "timeline.svg").getroot().tag.endswith("svg")
     assert (folder / "timeline.pdf").read_bytes().startswith(b"%PDF")

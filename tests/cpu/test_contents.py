@@ -165,7 +165,7 @@ def test_grain_of_two_sizes_in_turns_and_beyond_the_range():
     assert len(hashes) == 1 and clean.sha256 not in hashes
     with pytest.raises(ValueError, match="grain is 3, but nearest-audio makes audio; leave it out"):
         Grained(NearestAudio(), 3.0)
-    with pytest.raises(ValueError, match="grain is 0; use levels of 255 above 0"):
+    with pytest.raises(ValueError, match="grain is 0; use levels above 0, up to 255"):
         load_decoder("tiny-wan", "cpu", grain=0.0)
 
 

@@ -173,7 +173,7 @@ def test_key_frames_as_often_as_asked(tmp_path, codec):
         sink.open(info)
     except ValueError as error:
         sink.abort()
-        words = f"no encoder takes 160x192 as yuv420p; {codec}: FFmpeg said "
+        words = f"no encoder opens for 160x192 as yuv420p; {codec}: FFmpeg said "
         assert str(error).startswith(words) and str(error).endswith("; use auto or h264")
         assert codec.endswith("nvenc") and not list(tmp_path.iterdir())
         return
@@ -206,7 +206,7 @@ def test_key_frames_as_often_as_asked(tmp_path, codec):
 def test_frames_that_an_encoder_cannot_take(tmp_path, options, size, form, words):
     sink = Mp4Sink(tmp_path / "clip.mp4", **options)
     with pytest.raises(
-        ValueError, match=rf"no encoder takes {size[0]}x{size[1]} as {form}; {words}"
+        ValueError, match=rf"no encoder opens for {size[0]}x{size[1]} as {form}; {words}"
     ):
         sink.open(MediaInfo(1, *size, FPS, pixel_format=form))
     sink.abort()
@@ -419,9 +419,9 @@ def test_options_of_a_sink_by_name(tmp_path):
     for text, words in (
         ("mp4,encoders", "sink option 'encoders' is none; write mp4,OPTION=VALUE"),
         ("mp4,encoders=", "sink option 'encoders=' is none"),
-        ("mp4,encodes=2", "sink 'mp4' has no options encodes; see Mp4Sink"),
+        ("mp4,encodes=2", "sink 'mp4' has no options encodes; it has crf, preset"),
         ("mp4,encoders=many", "encoders is many; use 1 to 64"),
-        ("null,encoders=2", "sink 'null' has no options encoders; see NullSink"),
+        ("null,encoders=2", "sink 'null' has no options encoders; it has none"),
     ):
         with pytest.raises(ValueError, match=words):
             SinkSpec.of(text)

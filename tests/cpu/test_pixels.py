@@ -104,7 +104,8 @@ def test_a_raw_file_says_what_it_holds(tmp_path):
     sink = RawSink(path, pixel_format="yuv420p")
     PATHS["async"](decoder, latents_for(decoder, 6, 2, 4), sink, progress=False)
     told = json.loads((tmp_path / "clip.yuv.json").read_text())
-    assert told["layout"] == "T, yuv420p, BT.709, limited range"
+    assert told["layout"] == "T, yuv420p, BT.709, limited range, chroma left"
+    assert (told["height"], told["width"]) == rgb.shape[1:3]
     made = np.fromfile(path, np.uint8).reshape(told["shape"])
     assert np.array_equal(made, to_format(torch.from_numpy(rgb), "yuv420p").numpy())
 
@@ -112,7 +113,7 @@ def test_a_raw_file_says_what_it_holds(tmp_path):
 def test_bad_formats_are_named():
     with pytest.raises(ValueError, match="pixel_format is 'yuv444'; use one of rgb24, yuv420p"):
         RawSink("x.yuv", pixel_format="yuv444")
-    with pytest.raises(ValueError, match="nv12 needs even sides, the video is 3x4; use RawSink"):
+    with pytest.raises(ValueError, match="nv12 needs even sides, the video is 3x4; use a sink of rgb24"):
         MediaInfo(1, 3, 4, Fraction(16), pixel_format="nv12")
 
 

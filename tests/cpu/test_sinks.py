@@ -282,7 +282,7 @@ def test_memory_notices_missing_frames():
 
 
 def test_bad_settings(tmp_path):
-    with pytest.raises(ValueError, match="even sides, the video is 15x24; use RawSink"):
+    with pytest.raises(ValueError, match="even sides, the video is 15x24; use a sink of rgb24"):
         Mp4Sink(tmp_path / "a.mp4").open(MediaInfo(5, 15, 24, Fraction(16)))
     with pytest.raises(ValueError, match=r"writes .mp4 files, not 'a.mov'"):
         Mp4Sink(tmp_path / "a.mov")

@@ -21,7 +21,7 @@ from vdkit.models import BY_CHUNK_ONLY, VARIANTS
 from vdkit.present.columns import Asked
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
-from vdkit.sinks import KINDS, SinkSpec
+from vdkit.sinks import KINDS, SinkSpec, sink_takes
 
 if TYPE_CHECKING:
     import torch
@@ -91,9 +91,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         for name, words in PRIMITIVES.items()
     },
     "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
-    "sink": opt(f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone",
+    "sink": opt(f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone; a "
+        f"mp4 takes {', '.join(sink_takes('mp4'))}",
         told="raw in the system's temporary folder", metavar="KIND[,OPTION=VALUE][:FOLDER]"),
-    "bench:sink": opt("where to write, as of profile; several times: each path into each of them",
+    "bench:sink": opt(f"{', '.join(KINDS)}, and where; several times: each path into each; a mp4 "
+        f"takes {', '.join(sink_takes('mp4'))}",
         told="raw", action="append", metavar="KIND[,OPTION=VALUE][:FOLDER]"),
     "durable": opt("raw sink: fsync before a run ends", FLAG),
     "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),

@@ -165,7 +165,7 @@ class MediaInfo:
         if self.pixel_format != "rgb24" and (self.height % 2 or self.width % 2):
             raise ValueError(
                 f"{self.pixel_format} needs even sides, the {self.kind.whole} is "
-                f"{self.height}x{self.width}; use RawSink or PngSink"
+                f"{self.height}x{self.width}; use a sink of rgb24, RawSink or PngSink"
             )
 
     @property

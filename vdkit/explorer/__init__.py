@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from inspect import signature
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -38,7 +37,7 @@ from vdkit.present.timeline import (
 )
 from vdkit.present.words import config_words, size_words
 from vdkit.record.recording import Recording
-from vdkit.sinks import SINKS
+from vdkit.sinks import sink_takes
 from vdkit.trace.stalls import Stalls
 
 _STEPS = ("decode", "copy", "convert", "write")
@@ -253,13 +252,6 @@ def setting_words(setting: Setting) -> str:
         f"{decoding.decoder} ({decoding.variant}), {what} to {sink_told(setting)}{limit}. "
         f"{config_words(setting.config)}"
     )
-
-
-def sink_takes(sink: str) -> dict[str, Any]:
-    """Options of one of vdkit's sinks, and what each is if it is not given."""
-    if sink not in SINKS:
-        return {}
-    return {name: of.default for name, of in signature(SINKS[sink][0]).parameters.items()}
 
 
 def sink_options(setting: Setting) -> dict[str, Any]:

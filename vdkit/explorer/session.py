@@ -22,7 +22,6 @@ from vdkit.explorer import (
     bench_command,
     latents_words,
     sink_options,
-    sink_takes,
 )
 from vdkit.measure.plans import run_benchmark
 from vdkit.measure.study import SinkFactory, prepare
@@ -33,7 +32,7 @@ from vdkit.predict.advise import MODES, Setting, SettingPrediction, predict_sett
 from vdkit.predict.fit import CostBook, Decoding
 from vdkit.record.recording import Recording
 from vdkit.record.runs import SinkInfo, keep_freed_memory
-from vdkit.sinks import SINKS, SinkSpec, held
+from vdkit.sinks import SINKS, SinkSpec, held, sink_takes
 
 CALIBRATION_LATENT_FRAMES = 9  # enough for steady chunks of one and of two latent frames
 SMALLEST_SPATIAL_FACTOR = 8  # pixels per latent of Wan 2.1's VAE; that of Wan 2.2 has 16

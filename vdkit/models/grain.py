@@ -47,7 +47,7 @@ class Grained:
     def __init__(self, decoder: Any, sigma: float) -> None:
         traits = Traits.of(decoder)
         if not 0 < sigma <= 255:
-            raise ValueError(f"grain is {sigma:g}; use levels of 255 above 0, e.g. 3")
+            raise ValueError(f"grain is {sigma:g}; use levels above 0, up to 255, e.g. 3")
         if traits.medium.name not in ("video", "images"):
             raise ValueError(
                 f"grain is {sigma:g}, but {decoder.name} makes {traits.medium.called}; leave it out"

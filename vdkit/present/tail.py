@@ -67,7 +67,10 @@ def tail_table(runs: Runs) -> Table:
         rows = [{"ms": part, **{name: ms[name][part] for name in ms}} for part in shown]
     said = [f"{part}: {PARTS[part]}" for part in shown[:-1] if PARTS[part]]
     told = "By what the thread that closes the file was at or waited for; parts below 0.05 ms not"
-    return Table(rows, "From the call to the closed file", f"{told} shown. {'; '.join(said)}.")
+    title = "From the call to the closed file"
+    if isinstance(runs, Recording):
+        title += ", of each arm the run nearest to its median"
+    return Table(rows, title, f"{told} shown. {'; '.join(said)}.")
 
 
 def plot_tail(runs: Runs, title: str | None = None) -> Figure:

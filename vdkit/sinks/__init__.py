@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,14 @@ SINKS: dict[str, tuple[Any, str]] = {
 KINDS = ("null", *SINKS)
 
 
+def sink_takes(kind: str) -> dict[str, Any]:
+    """What the sink of a kind takes beside its place, and what each is if it is not given."""
+    if kind not in SINKS:
+        return {}
+    taken = signature(SINKS[kind][0]).parameters.items()
+    return {name: of.default for name, of in taken if of.default is not of.empty}
+
+
 def storage_kind(folder: Path) -> str | None:
     """File system of ``folder`` (``tmpfs``, ``ext4``, ...); None where /proc does not say."""
     try:
@@ -188,8 +197,8 @@ class SinkSpec:
             self._asked()
         except TypeError:
             raise ValueError(
-                f"sink {self.kind!r} has no options {', '.join(self.options)}; see "
-                f"{'NullSink' if self.kind == 'null' else SINKS[self.kind][0].__name__}"
+                f"sink {self.kind!r} has no options {', '.join(self.options)}; it has "
+                f"{', '.join(sink_takes(self.kind)) or 'none'}"
             ) from None
         if self.kind == "null":
             if self.folder is not None:

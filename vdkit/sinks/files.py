@@ -237,7 +237,8 @@ class RawSink(Output):
             words = (
                 sidecar["layout"].replace("THWC", "T, HWC").replace("HWC, RGB", info.pixel_format)
             )
-            sidecar["layout"] = f"{words}, BT.709, limited range"
+            sidecar["layout"] = f"{words}, BT.709, limited range, chroma left"
+            sidecar |= {"height": info.height, "width": info.width}
         if info.medium in ("video", "av"):
             exact = f"{info.fps.numerator}/{info.fps.denominator}"
             sidecar |= {"fps": float(info.fps), "fps_exact": exact}

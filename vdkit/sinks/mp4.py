@@ -230,8 +230,8 @@ class Mp4Sink(Encoded):
             refused.append(f"{codec.name}: {why}")
         remedy = "auto or h264" if codec.on_gpu else "another size, codec or pixel_format"
         raise ValueError(
-            f"no encoder takes {info.height}x{info.width} as {self._format}; {'; '.join(refused)}; "
-            f"use {remedy}"
+            f"no encoder opens for {info.height}x{info.width} as {self._format}; "
+            f"{'; '.join(refused)}; use {remedy}"
         )
 
     def _unfit(self, codec: Codec, info: MediaInfo) -> str:
