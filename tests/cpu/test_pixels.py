@@ -113,7 +113,9 @@ def test_a_raw_file_says_what_it_holds(tmp_path):
 def test_bad_formats_are_named():
     with pytest.raises(ValueError, match="pixel_format is 'yuv444'; use one of rgb24, yuv420p"):
         RawSink("x.yuv", pixel_format="yuv444")
-    with pytest.raises(ValueError, match="nv12 needs even sides, the video is 3x4; use a sink of rgb24"):
+    with pytest.raises(
+        ValueError, match="nv12 needs even sides, the video is 3x4; use a sink of rgb24"
+    ):
         MediaInfo(1, 3, 4, Fraction(16), pixel_format="nv12")
 
 
