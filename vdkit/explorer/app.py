@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 SIDE_BY_SIDE = "side by side"
 _STYLE: Any = {"description_width": "94px"}
 _LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
-_LEFT: Any = {"style": _STYLE, "layout": {"width": "auto", "flex": "1 1 0"}}
-_RIGHT: Any = {"style": {"description_width": "60px"}, "layout": {"width": "124px"}}
+_REST = {"width": "auto", "flex": "1 1 0", "min_width": "0"}
+_LEFT: Any = {"style": _STYLE, "layout": _REST}
+_SHORT: Any = {"style": {"description_width": "44px"}, "layout": _REST}
+_RIGHT: Any = {
+    "style": {"description_width": "62px"}, "layout": {"width": "126px", "flex": "0 0 auto"}
+}  # fmt: skip
 """Two that share a row."""
 
 
@@ -89,7 +93,7 @@ class Controls:
         self.primitives = {name: switch(words, True) for name, words in PRIMITIVES.items()}
         self.sink = choice("sink", here.sinks(medium))
         formats, many = here.formats(self.sink.value, medium), here.encoders(self.sink.value)
-        self.pixel_format = choice("pixel_format", formats, "format", _LEFT)
+        self.pixel_format = choice("pixel_format", formats, "format", _SHORT)
         self.encoders = choice("encoders", many, look=_RIGHT)
         self.folder = typed("folder", "folder", hint="temporary files")
         self.held = switch("hold the storage to this speed:", False)
@@ -119,9 +123,9 @@ class Controls:
         pairs = (self.size, self.content), (self.pixel_format, self.encoders)
         size, of_sink = (w.HBox(pair, layout={"width": "98%"}) for pair in pairs)
         columns = (
-            ("27%", self.machine, self.medium, self.decoder, self.variant, size),
-            ("27%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
-            ("23%", self.sink, of_sink, self.folder, self.held, self.speed),
+            ("29%", self.machine, self.medium, self.decoder, self.variant, size),
+            ("24%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
+            ("24%", self.sink, of_sink, self.folder, self.held, self.speed),
             ("23%", self.rounds, w.HBox(buttons), self.bar, self.state),
         )
         boxes = [w.VBox(parts, layout={"width": width}) for width, *parts in columns]
