@@ -123,9 +123,9 @@ class Controls:
         pairs = (self.size, self.content), (self.pixel_format, self.encoders)
         size, of_sink = (w.HBox(pair, layout={"width": "98%"}) for pair in pairs)
         columns = (
-            ("29%", self.machine, self.medium, self.decoder, self.variant, size),
-            ("24%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
-            ("24%", self.sink, of_sink, self.folder, self.held, self.speed),
+            ("27.5%", self.machine, self.medium, self.decoder, self.variant, size),
+            ("26%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
+            ("23.5%", self.sink, of_sink, self.folder, self.held, self.speed),
             ("23%", self.rounds, w.HBox(buttons), self.bar, self.state),
         )
         boxes = [w.VBox(parts, layout={"width": width}) for width, *parts in columns]
