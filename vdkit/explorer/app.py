@@ -37,7 +37,7 @@ SIDE_BY_SIDE = "side by side"
 _STYLE: Any = {"description_width": "94px"}
 _LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
 _REST = {"width": "auto", "flex": "1 1 0", "min_width": "0"}
-_LEFT: Any = {"style": _STYLE, "layout": _REST}
+_LEFT: Any = {"style": {"description_width": "68px"}, "layout": _REST}
 _SHORT: Any = {"style": {"description_width": "44px"}, "layout": _REST}
 _RIGHT: Any = {
     "style": {"description_width": "62px"}, "layout": {"width": "126px", "flex": "0 0 auto"}
