@@ -43,6 +43,8 @@ ENDS = {
     ),
 }  # fmt: skip
 """What a decode may end in, the run of variants that shows it, and its arm that people write."""
+AGAIN = "20261126T150724Z_nvidia-h100-80gb-hbm3_df61b67_finished-file-our-settings"
+"""Another session with the same arms, and with what people write at our settings."""
 
 
 class Recorded:
@@ -74,29 +76,34 @@ def headline(made: Recorded) -> str:
     """For README's first screen: seconds from latents to what they end in."""
     rows = []
     for end, (name, usual) in ENDS.items():
-        arms = made[name].arms
+        recording = made[name]
+        arms = recording.arms
         shown = {
             "what people write": arms[f"diffusers/{usual}"],
             **{mode: arms[f"diffusers/{mode}"] for mode in ("sync", "async")},
             **{f"{mode}, fast": arms[f"fast/{mode}"] for mode in ("async", "compute_only")},
         }
-        seconds = {words: arm.latency.mean for words, arm in shown.items()}
-        first, best = seconds["what people write"], seconds["async, fast"]
         rows.append(
             {"seconds to": end}
-            | {words: significant(value) for words, value in seconds.items()}
-            | {"people / async, fast": significant(first / best)}
+            | {words: significant(arm.latency.mean) for words, arm in shown.items()}
+            | {"first / async, fast": ratio_of(recording.ratio(f"diffusers/{usual}", "fast/async"))}
+            | {"n": f"[{arms['fast/async'].latency.n}](results/{name})"}
         )
     recording = made[VARIANTS]
     work, machine = recording.base.workload, recording.provenance
     encoder = recording.arms["fast/async"].sink.encoder
+    ways = ("export_to_video", "mp4 pixel_format=rgb24")
+    again = {way: made[AGAIN].ratio(f"diffusers/diffusers, {way}", "fast/async") for way in ways}
     return paragraphs(
         f"From latents to {work.frames} frames of {work.height}x{work.width}, "
         f"{work.seconds:.2f} s of video: {work.decoder} in {work.dtype} on one {machine.device} "
-        f"with {machine.host_cores} host cores.",
+        f"with {machine.host_cores} host cores; means, ratios of pairs with their 95 % interval.",
         Table(rows).markdown(),
         f"The MP4 is {encoder}, of drawn clips with film grain; what people write is "
-        f"diffusers' decode and `export_to_video` (of raw frames, its way without an encoder). "
+        f"diffusers' decode and `export_to_video` (of raw frames, its way without an encoder). In "
+        f"[another session](results/{AGAIN}) the first ratio was "
+        f"{ratio_of(again['export_to_video'])}, and "
+        f"{ratio_of(again['mp4 pixel_format=rgb24'])} with the MP4's settings. "
         f"{sessions(made).partition('. Between')[0]}.",
     )
 

@@ -31,6 +31,10 @@ THREADS = "print([t.name for t in threading.enumerate() if t.name.startswith('vd
 JOB_S = 120
 """For a measurement that takes a few seconds where nothing else runs."""
 
+CUT = "(all) => all.filter((l) => l.scrollWidth > l.clientWidth + 1).map((l) => l.innerText)"
+BEYOND = """(all) => all.filter((b) => b.getBoundingClientRect().right >
+  b.parentElement.closest('.widget-box').getBoundingClientRect().right + 1).length"""
+
 
 def ended(w, timeout_s=JOB_S):
     """Wait until no job is in hand; the explorer's words below the picture."""
@@ -89,6 +93,9 @@ def test_notebook_04(lab):
     for menu, choice in (("content", "grain"), ("sink", "mp4"), ("format", "nv12")):
         w.choose(menu, choice)
     w.choose("encoders", "2")
+    boxes = w.scope.locator(".widget-dropdown, .widget-text, .widget-slider")
+    assert boxes.count() > 12 and not boxes.evaluate_all(BEYOND), "controls that are not seen"
+    assert not w.scope.locator(".widget-label").evaluate_all(CUT), "labels that are cut off"
     w.page.wait_for_timeout(5000)  # nothing is known of it, so no picture says that it arrived
     w.wait_until(lambda: w.button("Run").is_enabled(), bool, 20, "Run can be pressed")
     runs = w.scope.locator("table").last.locator("tbody tr")
@@ -214,7 +221,5 @@ def test_another_medium(lab):
         assert f"Run {number}: sync took" in ended(w)
         assert shown in figures.inner_text() and hidden not in figures.inner_text()
     assert "2 channels" in w.scope.locator("table").last.inner_text()
-    cut = w.scope.locator(".widget-label").evaluate_all(
-        "(all) => all.filter((l) => l.scrollWidth > l.clientWidth + 1).map((l) => l.innerText)"
-    )
+    cut = w.scope.locator(".widget-label").evaluate_all(CUT)
     assert not cut, "labels that are cut off"

@@ -72,6 +72,30 @@ def test_a_sink_that_was_not_measured_is_not_guessed_but_null_is_free(book, reco
         book.lookup(replace(HERE, sink="png"))
 
 
+def test_contents_and_formats_share_no_costs_unsaid(book, recorded):
+    noise = book.lookup(HERE).costs
+    flat = book.lookup(replace(HERE, content="flat"))
+    assert (flat.origin, flat.costs) == ("a guess: measured with noise", noise)
+    half = book.lookup(replace(HERE, pixel_format="nv12"))
+    assert half.origin == "a guess: measured in rgb24"
+    for step in ("copy", "write"):
+        whole_s, half_s = (getattr(one, step).seconds(4) for one in (noise, half.costs))
+        assert half_s == pytest.approx(whole_s / 2)
+    assert half.costs.decode == noise.decode
+    drawn = recorded.workload.model_copy(update={"content": "flat", "latents": "clips:161x480x832"})
+    book.add(of_all_arms(recorded, workload=drawn), "here")
+    assert book.lookup(replace(HERE, content="flat")).origin == "measured (1 benchmark)"
+    assert book.lookup(HERE).origin == "measured (1 benchmark)"
+    assert book.lookup(replace(HERE, content="flat", height=240)).origin.count("measured") == 0
+
+
+def test_a_number_of_encoders_that_was_not_recorded_is_no_silent_guess(book):
+    setting = Setting(HERE, 41)
+    assert predict_setting(book, setting).setting.encoders == 1
+    with pytest.raises(LookupError, match="of 4 encoders side by side, only of 1"):
+        predict_setting(book, replace(setting, encoders=4))
+
+
 def test_what_is_not_known_is_named(book):
     with pytest.raises(LookupError, match=r"nothing is known yet of wan2.1 \(fast\) in float16"):
         book.lookup(replace(HERE, variant="fast"))

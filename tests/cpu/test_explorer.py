@@ -445,23 +445,34 @@ def test_first_values_that_no_control_has_are_refused(given, words, tmp_path):
 
 def test_content_format_and_encoders_are_measured_and_predicted(tmp_path):
     made = explore(
-        tmp_path, decoder="tiny-wan", size="32x48", latent_frames=5, sink="mp4", content="grain",
+        tmp_path, decoder="tiny-wan", size="16x16", latent_frames=5, sink="mp4", content="grain",
         pixel_format="nv12", encoders=2, rounds=1,
     )  # fmt: skip
     try:
         made.run(wait_s=300)
         (run,) = made.session.runs
         arm = run.recording.arms["async"]
-        assert arm.workload.content == "grain" and arm.workload.latents.startswith("clips:17x32x48")
+        assert arm.workload.content == "grain" and arm.workload.latents.startswith("clips:17x16x16")
         assert (arm.sink.pixel_format, arm.sink.options["encoders"]) == ("nv12", 2)
-        said = "tiny-wan (diffusers), 5 x 32x48 (grain) to mp4, nv12, 2 encoders"
+        said = "tiny-wan (diffusers), 5 x 16x16 (grain) to mp4, nv12, 2 encoders"
         assert said in made.controls.first.label
         assert " --grain 3 " in run.recording.command
         assert " --sink mp4,pixel_format=nv12,encoders=2" in run.recording.command
-        made.controls.content.value = "flat"
-        assert "a guess: measured with grain" in " ".join(made.remarks)
+        assert arm.timed[0].encoders_s and run.predicted.predictions["async"].run.encoders_s
         made.controls.encoders.value = 4
         assert "othing is known yet of 4 encoders side by side, only of 2" in " ".join(made.remarks)
+        made.calibrate(wait_s=300)
+        made.controls.encoders.value = 3
+        assert "3 encoders were not measured here, only 2 and 4" in " ".join(made.remarks)
+        drawn = made._image.value
+        made.controls.encoders.value = 2
+        assert made._image.value != drawn
+        made.controls.content.value = "flat"
+        assert "a guess: measured with grain" in " ".join(made.remarks)
+        made.controls.pixel_format.value = "yuv420p"
+        assert "a guess: measured with grain, measured in nv12" in " ".join(made.remarks)
+        made.controls.decoder.value = "wan2.2"
+        assert made.controls.content.options == ("noise",) and made.controls.content.disabled
         made.controls.sink.value = "raw"
         assert made.controls.encoders.disabled and made.controls.pixel_format.value == "rgb24"
     finally:

@@ -63,6 +63,9 @@ _DECODER = "tiny-wan, wan2.1, flux, ..., a folder, a hub id, or MODULE:NAME of y
 _LATENTS = ", ".join(f"random:{one.form}" for one in MEDIA.values())
 _LATENTS += ", clips:FRAMESxHxW[:CAPTION], or a safetensors file"
 _SAMPLES = ", ".join(f"random:{one.sample}" for one in MEDIA.values())
+_SINK = f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone; an mp4 takes "
+_SINK += ", ".join(sink_takes("mp4"))
+_RAW, _WHERE = "raw in the system's temporary folder", "KIND[,OPTION=VALUE][:FOLDER]"
 _MODES, _RUNS = f"which paths, of {ALL_MODES}", "timed runs of each mode"
 _ONE_LINE, _CHUNK = "print only one line of JSON", "latent frames per decoder call"
 
@@ -91,12 +94,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         for name, words in PRIMITIVES.items()
     },
     "nvtx": opt("NVTX ranges by chunk and step, for Nsight Systems", FLAG),
-    "sink": opt(f"{', '.join(KINDS)}, and where; export_to_video is for mode diffusers alone; a "
-        f"mp4 takes {', '.join(sink_takes('mp4'))}",
-        told="raw in the system's temporary folder", metavar="KIND[,OPTION=VALUE][:FOLDER]"),
-    "bench:sink": opt(f"{', '.join(KINDS)}, and where; several times: each path into each; a mp4 "
-        f"takes {', '.join(sink_takes('mp4'))}",
-        told="raw", action="append", metavar="KIND[,OPTION=VALUE][:FOLDER]"),
+    "sink": opt(_SINK, told=_RAW, metavar=_WHERE),
+    "bench:sink": opt(f"{_SINK}; several times: each path into each of them", told=_RAW,
+        action="append", metavar=_WHERE),
     "durable": opt("raw sink: fsync before a run ends", FLAG),
     "throttle-mb-s": opt("hold the sink to this storage speed", float, metavar="MB/S"),
     "fps": opt("frame rate, e.g. 16 or 24000/1001", default="16"),

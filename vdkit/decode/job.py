@@ -293,15 +293,15 @@ class Job:
 
     def decode_uint8(self, state: Any, record: ChunkRecord, out: torch.Tensor) -> None:
         """Decode a chunk into ``out``, as the sink gets it, by ``decode_into`` if there is one."""
-        if self.info.pixel_format != "rgb24":
-            if self._rgb is None:
-                most = max(chunk.frames for chunk in self.chunks)
-                self._rgb = out.new_empty(self.rgb_info.shape(most))
-            rgb = self._rgb[: record.frames]
-            self._decode_levels(state, record, rgb)
-            rows_to_format(rgb, self.info, out)
+        if self.info == self.rgb_info:
+            self._decode_levels(state, record, out)
             return
-        self._decode_levels(state, record, out)
+        if self._rgb is None:
+            most = max(chunk.frames for chunk in self.chunks)
+            self._rgb = out.new_empty(self.rgb_info.shape(most))
+        rgb = self._rgb[: record.frames]
+        self._decode_levels(state, record, rgb)
+        rows_to_format(rgb, self.info, out)
 
     def _decode_levels(self, state: Any, record: ChunkRecord, out: torch.Tensor) -> None:
         into = getattr(self.decoder, "decode_into", None)
@@ -336,7 +336,7 @@ class Job:
 
     def in_format(self, rows: torch.Tensor) -> torch.Tensor:
         """Levels with RGB pictures as the sink gets them, made where they are."""
-        if self.info.pixel_format == "rgb24":
+        if self.info == self.rgb_info:
             return rows
         made = rows.new_empty(self.info.shape(len(rows)))
         rows_to_format(rows, self.info, made)

@@ -118,9 +118,9 @@ MEDIA = {
 """Every medium by its name."""
 
 
-PIXEL_FORMATS = ("rgb24", "yuv420p", "nv12")
-"""How a picture lies in memory, by FFmpeg's names: RGB by pixel, or Y, then U and V of a quarter of
-its size, one after the other or in turns (`vdkit.decode.pixels`)."""
+PIXEL_FORMATS = {"rgb24": 3.0, "yuv420p": 1.5, "nv12": 1.5}
+"""How a picture lies in memory, by FFmpeg's names, and bytes of a pixel: RGB by pixel, or Y, then U
+and V of a quarter of its size, one after the other or in turns (`vdkit.decode.pixels`)."""
 
 
 def check_pixel_format(name: str) -> str:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -241,6 +242,13 @@ def _against(ratio: float, what: str) -> str:
     return f"{100 * abs(ratio - 1):.1f} % {'longer' if ratio > 1 else 'shorter'} than {what}"
 
 
+def html_of(remarks: Sequence[str], warning: bool = False) -> str:
+    """Sentences under the picture; red if they say what went wrong."""
+    kind = " vdkit-warning" if warning else ""
+    lines = "".join(f"<div>{escape(line)}</div>" for line in remarks)
+    return f"<div class='vdkit-remarks{kind}'>{lines}</div>"
+
+
 def setting_words(setting: Setting) -> str:
     """The knobs of a setting, short enough for a menu."""
     decoding = setting.decoding
@@ -338,6 +346,7 @@ def pair_panels(runs: Sequence[SessionRun]) -> list[Panel]:
     panels = []
     for number, setting, one in ((run.number, run.setting, run.shown["async"]) for run in runs):
         title = f"run {number}, async: {one.run.latency_s:.3f} s. {config_words(setting.config)}"
+        title += f"; {setting.decoding.content} to {sink_told(setting)}"
         panels.append(Panel(title, (one.run,), one.stalls))
     return panels
 
@@ -362,17 +371,17 @@ class LiveTimeline:
                 ax.set_title(" ", loc="left", pad=2)
             for _, zoom in self._axes:
                 zoom.tick_params(labelleft=False)
-            self._axes[1][0].set_xlabel("time since the call, s", labelpad=0.5)
             self._axes[1][1].set_xlabel("time, ms", labelpad=0.5)
         self._drawn: list[Any] = []
         self._legends: dict[tuple[str, ...], tuple[Any, np.ndarray]] = {}
 
-    def draw(self, panels: Sequence[Panel]) -> None:
-        """Show these panels, two at the most; fewer leave the rest of the room empty."""
+    def draw(self, panels: Sequence[Panel], what: str = "") -> None:
+        """Show these panels, two at the most, of ``what``; fewer leave some of the room empty."""
         for artist in self._drawn:
             artist.remove()
         self._drawn.clear()
         with mpl.rc_context(_FONT):
+            self._axes[1][0].set_xlabel(f"time since the call, s{what}", labelpad=0.5)
             runs = [run for panel in panels for run in panel.runs]
             longest = max((run.latency_s for run in runs), default=1.0)
             windows = {id(run): window for run in runs if (window := two_chunks(run))}

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +33,18 @@ if TYPE_CHECKING:
     from vdkit.measure.study import SinkFactory
 
 SIDE_BY_SIDE = "side by side"
-_STYLE: Any = {"description_width": "94px"}
-_LOOK: Any = {"style": _STYLE, "layout": {"width": "98%"}}
+
+
+def _look(words_px: int, **layout: str) -> Any:
+    """Of a control: how wide its words are; all of its column's width unless ``layout`` says."""
+    return {"style": {"description_width": f"{words_px}px"}, "layout": {"width": "98%"} | layout}
+
+
+_WHAT, _LOOK, _WHERE = (_look(words_px) for words_px in (70, 94, 50))
+"""Of the controls of columns 1 to 3."""
 _REST = {"width": "auto", "flex": "1 1 0", "min_width": "0"}
-_LEFT: Any = {"style": {"description_width": "68px"}, "layout": _REST}
-_SHORT: Any = {"style": {"description_width": "44px"}, "layout": _REST}
-_RIGHT: Any = {
-    "style": {"description_width": "62px"}, "layout": {"width": "126px", "flex": "0 0 auto"}
-}  # fmt: skip
+_CONTENT = _look(52, width="124px", flex="0 0 auto")
+_ENCODERS = _look(60, width="114px", flex="0 0 auto")
 """Two that share a row."""
 
 
@@ -80,25 +83,31 @@ class Controls:
             return w.Checkbox(on, description=words, **look)
 
         self._here, medium = here, start["medium"]
-        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))))
-        self.medium = choice("medium", here.media)
-        self.decoder = typed("decoder", "decoder", here.decoders(medium))
-        self.variant = choice("variant", here.variants)
-        self.size = typed("size", "size, HxW", told.SIZES[medium], look=_LEFT)
-        self.content = choice("content", here.contents(self.decoder.value), look=_RIGHT)
+        self.machine = choice("machine", tuple(dict.fromkeys((here.name, *machines))), look=_WHAT)
+        self.medium = choice("medium", here.media, look=_WHAT)
+        self.decoder = typed("decoder", "decoder", here.decoders(medium), look=_WHAT)
+        self.variant = choice("variant", here.variants, look=_WHAT)
+        self.size = typed("size", "size, HxW", told.SIZES[medium], look=_look(70, **_REST))
+        self.content = choice("content", here.contents(self.decoder.value), look=_CONTENT)
         self.latent_frames = whole("latent_frames", 2, 161)
         self.seconds = whole("seconds", 1, 60)
         self.chunk_size = whole("chunk_size", 1, told.LARGEST_CHUNK[medium])
         self.slots = whole("slots", 1, MAX_SLOTS)
         self.primitives = {name: switch(words, True) for name, words in PRIMITIVES.items()}
-        self.sink = choice("sink", here.sinks(medium))
+        self.sink = choice("sink", here.sinks(medium), look=_WHERE)
         formats, many = here.formats(self.sink.value, medium), here.encoders(self.sink.value)
-        self.pixel_format = choice("pixel_format", formats, "format", _SHORT)
-        self.encoders = choice("encoders", many, look=_RIGHT)
-        self.folder = typed("folder", "folder", hint="temporary files")
+        self.pixel_format = choice("pixel_format", formats, "format", _look(50, **_REST))
+        self.encoders = choice("encoders", many, look=_ENCODERS)
+        self.folder = typed("folder", "folder", hint="temporary files", look=_WHERE)
         self.held = switch("hold the storage to this speed:", False)
         self.speed = w.FloatLogSlider(
-            description="MB/s", value=100.0, min=-1, max=4, step=0.05, readout_format=".3g", **_LOOK
+            description="MB/s",
+            value=100.0,
+            min=-1,
+            max=4,
+            step=0.05,
+            readout_format=".3g",
+            **_WHERE,
         )
         self.rounds = whole("rounds", 1, 99, w.BoundedIntText, "runs of each")
         self.run, self.cancel, self.calibrate = buttons = [
@@ -114,7 +123,7 @@ class Controls:
         )  # fmt: skip
         wide = {"width": "auto", "flex": "1 1 0"}
         self.first, self.second = (w.Dropdown(disabled=True, layout=wide) for _ in range(2))
-        narrow: Any = {"style": _STYLE, "layout": {"width": "330px"}}
+        narrow: Any = _look(94, width="330px")
         self.label = w.Text("explorer", description="label", **narrow)
         self.export = w.Button(description="Export")
         self.hold_storage(start["mb_per_s"])
@@ -123,9 +132,9 @@ class Controls:
         pairs = (self.size, self.content), (self.pixel_format, self.encoders)
         size, of_sink = (w.HBox(pair, layout={"width": "98%"}) for pair in pairs)
         columns = (
-            ("27.5%", self.machine, self.medium, self.decoder, self.variant, size),
+            ("27%", self.machine, self.medium, self.decoder, self.variant, size),
             ("26%", self.latent_frames, self.seconds, self.chunk_size, self.slots, switches),
-            ("23.5%", self.sink, of_sink, self.folder, self.held, self.speed),
+            ("24%", self.sink, of_sink, self.folder, self.held, self.speed),
             ("23%", self.rounds, w.HBox(buttons), self.bar, self.state),
         )
         boxes = [w.VBox(parts, layout={"width": width}) for width, *parts in columns]
@@ -440,7 +449,7 @@ class Explorer(w.VBox):
         if self.session.error is not None and not self.session.running:
             remarks, warning = [self.session.error, *remarks], True
         self.remarks = tuple(remarks)
-        self._remarks.value = _html(remarks, warning)
+        self._remarks.value = told.html_of(remarks, warning)
 
     def table(self) -> Table:
         """The runs of this session; ValueError before the first one."""
@@ -474,10 +483,11 @@ class Explorer(w.VBox):
         if not runs:
             raise RuntimeError("nothing is measured yet, so there is nothing to export; press Run")
         run = next((one for one in reversed(runs) if one.predicted is self._predicted), runs[-1])
-        panels = told.setting_panels(run.predicted, run)
+        panels, what = told.setting_panels(run.predicted, run), run.setting.decoding.content
+        what = f"; {what} to {told.sink_told(run.setting)}"
         if self.controls.view.value == SIDE_BY_SIDE and (pair := self._pair()):
-            run, panels = pair[1], told.pair_panels(pair)
-        picture.draw(panels)
+            run, panels, what = pair[1], told.pair_panels(pair), ""
+        picture.draw(panels, what)
         data = [
             {"panel": panel.title, "bar from above": place} | asdict(chunk)
             for panel in panels
@@ -493,14 +503,14 @@ class Explorer(w.VBox):
         pictures = save_figure(picture.figure, folder, "timeline")
         written = [folder / FILE, *pictures, *told.runs_table(runs).write(folder, "table")]
         names = ", ".join(path.name for path in written)
-        self._exported.value = _html([f"Run {run.number}, written into {folder}: {names}"])
+        self._exported.value = told.html_of([f"Run {run.number}, written into {folder}: {names}"])
         return written
 
     def _on_export(self, _: Any) -> None:
         try:
             self.export()
         except (OSError, RuntimeError, ValueError) as error:
-            self._exported.value = _html([str(error)], warning=True)
+            self._exported.value = told.html_of([str(error)], warning=True)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -519,13 +529,6 @@ class Explorer(w.VBox):
         if bundle is not None:
             bundle["text/plain"] = "The explorer: run this cell in JupyterLab to use it."
         return bundle
-
-
-def _html(remarks: Sequence[str], warning: bool = False) -> str:
-    """Sentences under the picture; red if they say what went wrong."""
-    kind = " vdkit-warning" if warning else ""
-    lines = "".join(f"<div>{escape(line)}</div>" for line in remarks)
-    return f"<div class='vdkit-remarks{kind}'>{lines}</div>"
 
 
 _open: list[Explorer] = []

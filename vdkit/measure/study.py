@@ -390,16 +390,16 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         seed=shared.get("seed", 0), latent_frames=shape[traits.medium.axis], latent_height=rows,
         latent_width=columns, **size, exact=traits.exact,
         variant=getattr(decoder, "variant", "diffusers"),
-        notes=(notes := tuple(getattr(decoder, "notes", ()))),
-        content=_content(decoder.name, shared.get("latents_source", ""), notes),
+        notes=tuple(getattr(decoder, "notes", ())),
+        content=_content(decoder, shared.get("latents_source", "")),
     )  # fmt: skip
 
 
-def _content(decoder: str, latents: str, notes: Sequence[str]) -> str:
+def _content(decoder: ChunkDecoder, latents: str) -> str:
     """`Workload.content`."""
-    if latents.startswith("random") or decoder.endswith("-random"):
+    if latents.startswith("random") or decoder.name.endswith("-random"):
         return "noise"
-    if any("film grain" in note for note in notes):
+    if getattr(decoder, "grain", 0):
         return "grain"
     return "flat" if latents.startswith("clips:") else "unknown"
 

@@ -29,7 +29,7 @@ def clip_latents(text: str, decoder: Any, seed: int) -> torch.Tensor:
         ValueError: a size that cannot be, a caption that is none, a decoder of other latents.
     """
     caption = clip_caption(text, seed)
-    units, height, width = map(int, SPEC.fullmatch(text).groups()[:3])  # type: ignore[union-attr]
+    units, height, width = (int(side) for side in _parts(text)[:3])
     traits, channels = Traits.of(decoder), decoder.latent_channels
     takes = (traits.medium.name, channels, *traits.spatial_factor, traits.temporal_factor)
     if takes != ("video", 16, 8, 8, 4):
@@ -48,19 +48,24 @@ def clip_caption(text: str, seed: int) -> str:
     Raises:
         ValueError: no clip of this world; says what there is.
     """
+    said, clips = _parts(text)[3], _clips()
+    try:
+        drawn = clips.parse(said) if said else clips.random_scene(_chance(seed, 0))
+    except ValueError as error:
+        raise ValueError(f"latents {text!r}: {error}") from error
+    caption: str = drawn.caption
+    return caption
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Frames, height, width and caption, which may be missing."""
     found = SPEC.fullmatch(text)
     if found is None:
         raise ValueError(
             f"latents {text!r}: write clips:FRAMESxHxW or clips:FRAMESxHxW:CAPTION, e.g. "
             "clips:161x480x832 or 'clips:33x96x160:a red star rotates over a gray background'"
         )
-    clips = _clips()
-    try:
-        drawn = clips.parse(found[4]) if found[4] else clips.random_scene(_chance(seed, 0))
-    except ValueError as error:
-        raise ValueError(f"latents {text!r}: {error}") from error
-    caption: str = drawn.caption
-    return caption
+    return found.groups()
 
 
 def _chance(seed: int, what: int) -> np.random.Generator:

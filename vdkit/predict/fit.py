@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vdkit.decode.chunks import SEGMENT
+from vdkit.decode.media import PIXEL_FORMATS
 from vdkit.predict import Cost, StageCosts, has_own_plan, is_pinned, plan_of, predict, video_info
 from vdkit.predict.encoding import Encoding, line_above_zero
 from vdkit.trace.tail import has_parts
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _Point = tuple[float, float | None]
 """Measured (pixel frames, seconds) of one step; None: the chunk had no such step."""
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-_PIXEL_BYTES = {"rgb24": 3.0, "yuv420p": 1.5, "nv12": 1.5}
 
 
 def fit_costs(*recordings: Recording) -> StageCosts:
@@ -128,7 +128,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
             options.pop("encoders", None)
             setting["content"] = load.content
         setting |= {"pixel format": sink.pixel_format, "sink's options": options}
-        where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants")
+        where = f"{one.label!r}" + f", arm {name}" * (one.kind == "variants" or sink != one.sink)
         found.append((where, arm, setting))
     if not found:
         raise ValueError(
@@ -139,7 +139,7 @@ def _arms_of_one_setting(recordings: Sequence[Recording]) -> list[Arm]:
         if off := next((name for name in given if given[name] != wanted[name]), None):
             raise ValueError(
                 f"{off} is {given[off]!r} in {where} and {wanted[off]!r} in {first}; fit each "
-                "setting by itself (of variants: Recording.of_variant)"
+                "setting by itself (of variants: Recording.of_variant; of sinks: a recording of it)"
             )
     if wanted["dtype"] not in _ELEMENT_BYTES:
         raise ValueError(f"dtype is {wanted['dtype']!r}; known are {', '.join(_ELEMENT_BYTES)}")
@@ -511,7 +511,7 @@ class CostBook:
             said.append(f"measured with {base.content}{' content' * (base.content == 'unknown')}")
         if base.pixel_format != wanted.pixel_format:
             by_bytes = ("copy", "pageable_copy", *("write",) * (base.sink == "raw"))
-            more = _PIXEL_BYTES[wanted.pixel_format] / _PIXEL_BYTES[base.pixel_format]
+            more = PIXEL_FORMATS[wanted.pixel_format] / PIXEL_FORMATS[base.pixel_format]
             costs = costs.times(more, *by_bytes)
             said.append(f"measured in {base.pixel_format}")
         if base.sink != wanted.sink:

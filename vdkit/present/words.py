@@ -176,22 +176,27 @@ def noise_note(recording: Recording) -> str:
 
 
 def gain_sentence(arms: Mapping[str, Arm]) -> str:
-    """What async gained over sync, and how near it is to the compute floor."""
-    if "async" not in arms or "sync" not in arms:
-        there = ", ".join(arms)
+    """What async gained over sync, how near it is to the compute floor, and into other sinks."""
+    others = {n: arm for n, arm in arms.items() if arm.mode == "async" and n != "async"}
+    beside = bool(others) or not {"sync", "compute_only"}.isdisjoint(arms)
+    if "async" not in arms or not beside:
+        there = "; ".join(arms)
         return f"What async gains over sync is not in this record, whose modes are {there}."
-    sync, overlapped = arms["sync"].latencies, arms["async"].latencies
-    ratio, whole = geometric_ratio(sync, overlapped), arms["async"].workload.kind.whole
-    text = f"Async takes {mean_of(overlapped)} s a {whole} and sync {mean_of(sync)} s: sync / async"
-    text += f" is {ratio_of(ratio)}"
-    if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
-        text += ", which leaves room for no gain at all"
+    overlapped, whole = arms["async"].latencies, arms["async"].workload.kind.whole
+    text = f"Async takes {mean_of(overlapped)} s a {whole}"
+    if "sync" in arms:
+        sync = arms["sync"].latencies
+        ratio = geometric_ratio(sync, overlapped)
+        text += f" and sync {mean_of(sync)} s: sync / async is {ratio_of(ratio)}"
+        if ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high:
+            text += ", which leaves room for no gain at all"
     if "compute_only" in arms:
         floor = arms["compute_only"].latencies
         over = 100 * (geometric_ratio(overlapped, floor).value - 1)
         where, scatter = ("above", "") if over >= 0 else ("below", " (scatter)")
         text += f", and async is {abs(over):.2f} % {where} the compute floor of {mean_of(floor)} s"
         text += scatter
+    text += "".join(f"; {name}: {mean_of(arm.latencies)} s" for name, arm in others.items())
     return " ".join(filter(None, [f"{text}.", overlap_words(arms, "async")]))
 
 

@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vdkit.decode.chunks import segment_lengths
+from vdkit.decode.chunks import SEGMENT, segment_lengths
 from vdkit.decode.media import MediaInfo, check_pixel_format
 from vdkit.decode.terminal import HeldSignals
 from vdkit.sinks.files import MOST_WORKERS, Encoded, Encoders, Output, check_whole, layout_of
@@ -131,8 +131,9 @@ class Mp4Sink(Encoded):
 
     def __init__(
         self, path: str | os.PathLike[str], crf: int | None = None,
-        preset: str | int | None = None, sound: str = "aac", encoders: int = 1, segment: int = 16,
-        codec: str = "h264", gop: int | None = None, pixel_format: str = "yuv420p",
+        preset: str | int | None = None, sound: str = "aac", encoders: int = 1,
+        segment: int = SEGMENT, codec: str = "h264", gop: int | None = None,
+        pixel_format: str = "yuv420p",
     ) -> None:  # fmt: skip
         super().__init__(path)
         if sound not in _SOUND:
@@ -272,12 +273,11 @@ class Mp4Sink(Encoded):
             return
         signals = HeldSignals()  # or a lock of the threads could stay held
         try:
-            for index in range(first, self._written):
+            for index, frame in enumerate(made, first):  # copies: threads outlive the call
                 if self._interrupted:
                     self._written = index
                     return
-                with self.parts.spent("encode"):  # the copy: threads outlive the call
-                    self._gathered.append(next(made))
+                self._gathered.append(frame)
                 if len(self._gathered) == self._length:
                     gathered, self._gathered = self._gathered, []
                     begun = index + 1 - len(gathered)
