@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import os
 import resource
 import signal
 import threading
@@ -181,6 +182,15 @@ def writer_threads():
 def leftovers(folder: Path):
     """Files in ``folder`` that no user would want to find there."""
     return [path.name for path in folder.rglob("*") if "partial" in path.name]
+
+
+def descriptors_in(folder: Path):
+    """What this process has open in ``folder``, names that are gone too."""
+    links = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that reads this
+            links.append(os.readlink(link))
+    return [name for name in links if name.startswith(f"{folder.resolve()}/")]
 
 
 def wait_for(condition, timeout_s):
