@@ -159,10 +159,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "generate:json": opt(f"{_ONE_LINE}, no progress bars", FLAG),
     "generate:out": opt("MP4 to write", Path, Path("clip.mp4")),
     "decode:out": opt(
-        "what to write: .mp4; of audio .wav or .flac; of images and frames a folder, for PNG", Path,
+        "what to write: .mp4; of audio .wav or .flac; raw .rgb; of images and frames a folder, for "
+        "PNG", Path,
         told="clip.mp4, of audio clip.wav, of images the folder clip"),
     "<latents>": opt(f"safetensors, whatever it ends in; {_LATENTS.rpartition(', ')[0]}",
         metavar="FILE"),
+    "gpus": opt("split each frame over so many, by rows, exactly; of Wan, into .rgb", int, 1),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
     # probe
     "<decoder>": opt(_DECODER, metavar="DECODER"),
