@@ -29,11 +29,11 @@ SMALL = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def random_vae(channels):
+def random_vae(channels, **thinner):
     """Small, but of the real architecture; gains and biases are random too, not 1 and 0."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        vae = AutoencoderKLWan(**SMALL[channels])
+        vae = AutoencoderKLWan(**SMALL[channels] | thinner)
         for name, parameter in vae.decoder.named_parameters():
             if name.endswith(("gamma", "bias")):
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)

@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from vdkit.decode.engines import on_device
+from vdkit.decode.engines import on_device, seconds_on
 from vdkit.decode.media import MediaInfo
 from vdkit.measure.nvml import GPM_COLUMNS, Nvml, NvmlSampler
 from vdkit.measure.profiler import measure_ceiling
-from vdkit.measure.study import seconds_on
 from vdkit.measure.sweep import available_bytes
 from vdkit.record.runs import Finding, gpu_uuid
 from vdkit.sinks import SinkSpec, storage_kind
