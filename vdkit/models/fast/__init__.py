@@ -332,8 +332,8 @@ def why_plain(device: torch.device, dtype: torch.dtype, channels: Sequence[int])
     if dtype == torch.float32:
         return "its kernels are for float16 and bfloat16, this is float32"
     major, minor = torch.cuda.get_device_capability(device)
-    if major < 9:
-        return f"its kernels need compute capability 9.0 or higher, this is {major}.{minor}"
+    if major < 8:
+        return f"its kernels need compute capability 8.0 or higher, this is {major}.{minor}"
     return None
 
 

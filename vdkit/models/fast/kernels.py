@@ -424,12 +424,14 @@ class KernelPasses(PlainPasses):
 
             def compiled(shape: Shape, which: list[Cut]) -> dict[Cut, Resources]:
                 launches.clear()
-                for tiles in which:
-                    self.choices.taken[shape] = tiles
-                    with self.planning() as apart:
-                        self.convolve(plan.calls[shape])
-                    launches[tiles] = list(apart.launches.values())
-                del self.choices.taken[shape]
+                try:
+                    for tiles in which:
+                        self.choices.taken[shape] = tiles
+                        with self.planning() as apart:
+                            self.convolve(plan.calls[shape])
+                        launches[tiles] = list(apart.launches.values())
+                finally:
+                    self.choices.taken.pop(shape)
                 built = _in_parallel([partial(_built, one[0]) for one in launches.values()])
                 found = [one and _resources(one) for one in built]
                 return {t: r for t, r in zip(launches, found, strict=True) if r is not None}

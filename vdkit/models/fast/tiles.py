@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -255,11 +255,14 @@ class Choices:
         """Leave the choice for the next process; where that cannot be, it is made again there."""
         held = {"key": self._key(shape), "tiles": asdict(tiles), "seconds": seconds}
         file = self._file(shape)
+        partial = file.with_name(f".{uuid.uuid4().hex}")
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:
-                partial.write(json.dumps(held))
-            os.replace(partial.name, file)
+            try:
+                partial.write_text(json.dumps(held))
+                partial.replace(file)
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:
