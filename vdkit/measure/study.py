@@ -102,7 +102,7 @@ class Bench:
         self.label, self.command = shared.get("label"), shared.get("command")
         self.workload = _workload(decoder, self.latents, shared)
         self.sink_info = shared.get("sink_info") or described(sink)
-        self.nvml = _open_nvml(decoder.device)
+        self.nvml = open_nvml(decoder.device)
         self._progress: Progress = False
         self._frames_before = 0
         self._sample: dict[int, np.ndarray] = {}
@@ -446,7 +446,7 @@ def seconds_on(device: torch.device, work: Callable[[], object], times: int) -> 
     return found
 
 
-def _open_nvml(device: torch.device) -> Nvml | None:
+def open_nvml(device: torch.device) -> Nvml | None:
     """NVML on ``device``; None on a CPU, and with a warning where NVML does not answer."""
     if (uuid := gpu_uuid(device)) is None:
         return None
