@@ -116,7 +116,7 @@ HEAVY = {"torch", "diffusers", "pynvml", "triton", "IPython", "ray"}
         (modules_of("predict"), HEAVY | {"matplotlib", "pandas"}),
         (modules_of("present"), HEAVY | {"pandas"}),
         (modules_of("cli"), HEAVY | {"matplotlib", "pandas"}),
-        (modules_of("scale", "measure", "models", "sinks", "explorer"), {"ray"}),
+        (modules_of("scale", "measure"), {"ray", "diffusers"}),
         ("import vdkit.present.documents, vdkit.present.comparison", {"matplotlib", "jinja2"}),
         ("import tools.readme", HEAVY | {"pandas"}),
         ("import vdkit.measure.nvml, vdkit.measure.quality", {"torch", "pynvml", "cv2", "skimage"}),

@@ -79,6 +79,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "halo": opt(
         "latents around a chunk, of a decoder that looks ahead", int, told="8, of audio 10"),
     "grain": opt("film grain on the pictures, levels of 255, e.g. 3", float, metavar="SIGMA"),
+    "tune": opt("of variant fast: kernels that no table knows are timed once, off, or force: all "
+        "anew, by at most a minute", choices=("auto", "off", "force"), told="auto"),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
     "latents": opt(_LATENTS, told=f"{_SAMPLES}: by what the decoder makes"),
@@ -157,10 +159,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "generate:json": opt(f"{_ONE_LINE}, no progress bars", FLAG),
     "generate:out": opt("MP4 to write", Path, Path("clip.mp4")),
     "decode:out": opt(
-        "what to write: .mp4; of audio .wav or .flac; of images and frames a folder, for PNG", Path,
+        "what to write: .mp4; of audio .wav or .flac; raw .rgb; of images and frames a folder, for "
+        "PNG", Path,
         told="clip.mp4, of audio clip.wav, of images the folder clip"),
     "<latents>": opt(f"safetensors, whatever it ends in; {_LATENTS.rpartition(', ')[0]}",
         metavar="FILE"),
+    "gpus": opt("split each frame over so many, by rows, exactly; of Wan, into .rgb", int, 1),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
     # fanout
     "<manifest>": opt("JSON lines, or a folder of latents", Path, metavar="MANIFEST"),
@@ -185,7 +189,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "halo-db": opt("what a seam is to reach", float, 40.0, 40, metavar="DB"),
     "picture": opt("write it here (.png, .svg or .pdf)", Path, metavar="FILE"),
     **dict.fromkeys(
-        ("probe:json", "analyze:json", "recommend:json", "results:json"), opt(_ONE_LINE, FLAG)),
+        [f"{name}:json" for name in ("probe", "analyze", "recommend", "results", "doctor")],
+        opt(_ONE_LINE, FLAG)),
+    "doctor:out": opt("where results are to go", Path, Path("results"), metavar="FOLDER"),
     # compare, analyze, show, report
     "<a>": opt(f"before: {RESULT}", Path, metavar="A"),
     "<b>": opt("after", Path, metavar="B"),
@@ -241,7 +247,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """``command:name``, or ``name`` of every command, as argparse takes it; <arguments> too."""
 
 WORKLOAD = (
-    "preset decoder variant halo grain device dtype latents denormalize seed modes runs chunk "
+    "preset decoder variant halo grain tune device dtype latents denormalize seed modes runs chunk "
     "slots no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
     "throttle-mb-s fps out label json"
 )
@@ -269,7 +275,7 @@ def command(takes: str, **fixed: Any) -> Callable[[Run], Run]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
-    for home in ("run", "scale", "read"):
+    for home in ("run", "scale", "read", "machine"):
         import_module(f"vdkit.cli.{home}")
     what = (
         "What does it cost to get decoded video frames off a GPU, and how much of it can be hidden?"
@@ -484,9 +490,11 @@ def load_variant(
     if is_own(options.decoder):
         return _own(options, variant)
     wanted = dtype or options.dtype
-    halo, grain = (getattr(options, name, None) for name in ("halo", "grain"))
+    halo, grain, tune = (getattr(options, name, None) for name in ("halo", "grain", "tune"))
+    if getattr(options, "variants", None) and variant != "fast":
+        tune = None
     decoder: ChunkDecoder = vdkit.load_decoder(
-        options.decoder, options.device, wanted, variant, halo, grain
+        options.decoder, options.device, wanted, variant, halo, grain, tune
     )
     if decoder.device.type == "cpu":
         vdkit.keep_freed_memory()
@@ -502,7 +510,7 @@ def is_own(source: str) -> bool:
 
 def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
     """What MODULE:NAME makes; the current folder is looked into too."""
-    settled = {"device": "auto", "dtype": None, "halo": None, "grain": None}
+    settled = {"device": "auto", "dtype": None, "halo": None, "grain": None, "tune": None}
     asked = [name for name, usual in settled.items() if getattr(options, name, usual) != usual]
     asked += ["variant"] * (variant != "diffusers")
     if asked:

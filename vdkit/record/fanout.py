@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 FANOUT = "fanout.json"
 _PLACES: dict[str, Any] = {
     "vdkit": True, "bytes": True, "sink": {"storage", "durable", "throttle_mb_per_s"},
-    "workload": {"source", "latents", "seed", "notes"},
+    "workload": {"source", "latents", "seed", "notes", "variant"},
 }  # fmt: skip
 """What may differ between two files of the same content."""
 
@@ -30,7 +30,8 @@ class Finished(Record):
 
     Attributes:
         bytes: of the file, or of all in the folder.
-        workload: with the hashes of latents and weights.
+        workload: with the hashes of latents and weights, and the variant that ran.
+        variant: what was asked for, which may not run everywhere.
         chunk_size: on which rounding depends.
     """
 
@@ -38,6 +39,7 @@ class Finished(Record):
     vdkit: str
     bytes: NotNegative = 0
     workload: Workload
+    variant: str
     sink: SinkInfo
     chunk_size: int
 

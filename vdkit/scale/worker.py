@@ -85,6 +85,7 @@ class Worker:
 
     def __init__(self, orders: Orders, number: int) -> None:
         self.orders, self.number = orders, number
+        self._variant = ""
         self._prepared: tuple[int, ...] = ()
         self._machine: Provenance | None = None
 
@@ -95,6 +96,7 @@ class Worker:
         decoder = self.orders.decoder()
         with self.orders.sink.fresh("checked") as sink:
             check_medium(sink, Traits.of(decoder).medium, f"decoder {decoder.name!r}")
+        self._variant = getattr(decoder, "variant", "diffusers")  # before `prepare` has a say
         if hasattr(decoder, "weights_sha256"):  # which stay as they are
             decoder.weights_sha256 = cache(decoder.weights_sha256)
         gc.collect()
@@ -133,8 +135,8 @@ class Worker:
         file = place.with_name(place.name + ending)
         beside = file.with_name(f"{file.name}.vdkit.json")
         asked = Finished(
-            vdkit=__version__, workload=bench.workload, sink=bench.sink_info,
-            chunk_size=orders.config.chunk_size,
+            vdkit=__version__, workload=bench.workload, variant=self._variant,
+            sink=bench.sink_info, chunk_size=orders.config.chunk_size,
         )  # fmt: skip
         if _finished(file, beside, asked):
             return Answer(video.out)
@@ -145,7 +147,8 @@ class Worker:
             self._prepared = size
         run = bench.run("async", 0, orders.sink.at(place, orders.scratch), orders.config)
         partly = orders.scratch / f"{os.getpid()}.json"
-        partly.write_text(asked.model_copy(update={"bytes": _bytes(file)}).model_dump_json())
+        told = {"bytes": _bytes(file), "workload": bench.workload}
+        partly.write_text(asked.model_copy(update=told).model_dump_json())
         partly.replace(beside)
         taken_s = time.time() - begun_s
         made = FannedVideo(
