@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @cli.command(
-    "<manifest> out sink decoder variant halo grain tune device dtype denormalize seed fps chunk slots "
-    f"workers engine address label json {cli.MONEY}",
+    "<manifest> out sink decoder variant halo grain tune device dtype denormalize seed fps chunk "
+    f"slots workers engine address label json {cli.MONEY}",
     preset=None, latents=None, modes="async", runs=1, durable=False, throttle_mb_s=None, nvtx=False,
     **dict.fromkeys(PRIMITIVES, True),
 )  # fmt: skip
