@@ -260,6 +260,8 @@ class SinkSpec:
         return sink
 
     def _make(self, place: Path, options: Mapping[str, Any]) -> Sink:
+        if self.kind == "null" and not options:
+            return NullSink()
         make: Any
         make, ending = (NullSink, "") if self.kind == "null" else SINKS[self.kind]
         made: Sink = make(place.with_name(place.name + ending), **options)
@@ -267,8 +269,6 @@ class SinkSpec:
 
     def _asked(self) -> Any:
         """A sink that only says of itself; raises where export_to_video has no encoder."""
-        if self.kind == "null" and not self.options:
-            return NullSink()
         made = self._make(Path("asked"), self.options)
         getattr(made, "encoder", None)
         return made
