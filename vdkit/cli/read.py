@@ -24,12 +24,14 @@ from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
+from vdkit.present.fanout import fanout_document
 from vdkit.present.instruments import analysis_document
 from vdkit.present.results_list import results_table, results_text
 from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record import check_file, write_atomically, written
 from vdkit.record.compare import Comparison, compare_results
+from vdkit.record.fanout import FANOUT, Fanout, read_fanout
 from vdkit.record.recording import Recording, saving_usd, usd_per_video_hour
 from vdkit.record.results import Found, find_recordings, frame_of, read_recording, rows_of
 from vdkit.record.stats import MORE, runs_needed
@@ -49,26 +51,30 @@ def left_out(error: Exception) -> None:
     print(f"vdkit: warning: left out: {error}", file=sys.stderr)
 
 
-def opened(path: Path) -> Recording | Sweep:
+def opened(path: Path) -> Recording | Sweep | Fanout:
     """The recording at ``path``, of any kind and age.
 
     Raises:
         FileNotFoundError, ValueError: there is none; names what is there.
     """
-    home = path.parent if path.name == PLAN else path
+    home = path.parent if path.name in (PLAN, FANOUT) else path
     if (home / PLAN).is_file():
         return read_sweep(home, left_out)
+    if (home / FANOUT).is_file():
+        return read_fanout(home)
     there = os.listdir(path) if path.is_dir() else [path.name]
     for name in _OTHERS.keys() & set(there if path.exists() else ()):
         raise ValueError(f"{path} is no recording: {name} holds {_OTHERS[name]}; read that file")
     return read_recording(path)
 
 
-def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep, Document]:
+def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep | Fanout, Document]:
     """What is recorded at ``path``, and what is said of it."""
     found = opened(path)
     if isinstance(found, Sweep):
         return found, sweep_document(found, wants)
+    if isinstance(found, Fanout):
+        return found, fanout_document(found, wants)
     return found, document_of(found, wants, source_of(path))
 
 
@@ -102,11 +108,13 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def _sides(*paths: Path) -> list[Recording]:
-    """Recordings to compare: one object for one file; ValueError for a sweep."""
+    """Recordings to compare: one object for one file; ValueError for a sweep or a fan-out."""
     found = {path.resolve(): opened(path) for path in paths}
-    recordings = {at: side for at, side in found.items() if not isinstance(side, Sweep)}
+    recordings = {at: side for at, side in found.items() if isinstance(side, Recording)}
     if len(recordings) < len(found):
-        raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
+        what = "sweep" if any(isinstance(one, Sweep) for one in found.values()) else "fan-out"
+        remedy = "; give two of its cells' files" * (what == "sweep")
+        raise ValueError(f"a {what} is no side of a comparison{remedy}")
     return [recordings[path.resolve()] for path in paths]
 
 
@@ -181,6 +189,8 @@ def run_show(options: argparse.Namespace) -> int:
     found, document = document_at(options.result, options.asked)
     if drawing and isinstance(found, Sweep):
         raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
+    if drawing and isinstance(found, Fanout):
+        raise ValueError(f"{options.result} is a fan-out, which has no timeline")
     if options.format is not None:
         tables = document.tables()[: 1 if options.format == "csv" else None]
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
@@ -237,7 +247,7 @@ def run_report(options: argparse.Namespace) -> int:
         raise ValueError("--across is for a comparison; give two recordings")
     if len(paths) == 1:
         found, document = document_at(paths[0], options.asked)
-        where = paths[0].resolve() if isinstance(found, Sweep) else source_of(paths[0])
+        where = source_of(paths[0]) if isinstance(found, Recording) else paths[0].resolve()
         made_of: list[Any] = [where]
     else:
         comparison = compare_results(*_sides(*paths), across=options.across)
