@@ -113,6 +113,7 @@ BENCHES = {
     for name, one in found.benchmarks.items()
     if any(arm.mode in ("sync", "async") for arm in one.arms.values())
     and one.sink.throttle_mb_per_s is None
+    and len({arm.sink.options.get("preset") for arm in one.arms.values()}) == 1
 }
 
 

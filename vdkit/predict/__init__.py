@@ -25,7 +25,7 @@ from vdkit.decode.chunks import (
 )
 from vdkit.decode.media import MediaInfo
 from vdkit.predict.encoding import Encoding, Side
-from vdkit.predict.shared import Clock, Mark, Steps, Work, wants_of
+from vdkit.predict.shared import Clock, Mark, Steps, Task, wants_of
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
@@ -430,20 +430,20 @@ class Pipeline:
             return [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
         return [cost.seconds(one.frames * scale, one.index == 0) for one in self.records]
 
-    def _work(self, step: str, begin_s: float, seconds: float, frames: float) -> Work:
+    def _work(self, step: str, begin_s: float, seconds: float, frames: float) -> Task:
         """A step on so many frames, with what it wants of `SHARED` where that is scarce."""
         if not self.clock.capacity:
-            return Work(begin_s, seconds)
+            return Task(begin_s, seconds)
         side = self.costs.encoding
         encodes = side and step == "encode" and "cores" in self.clock.capacity
         core_s = side.core_s * frames if side and encodes else seconds
         stores = step == ("mux" if side else "write")
         stored_bytes = frames * self.info.frame_bytes * self.stored if stores else 0.0
-        return Work(
+        return Task(
             begin_s, seconds, wants_of(step, core_s, frames * self.frame_bytes, stored_bytes)
         )
 
-    def _step(self, step: str, record: ChunkRecord, begin_s: float) -> Work:
+    def _step(self, step: str, record: ChunkRecord, begin_s: float) -> Task:
         return self._work(step, begin_s, self.times[step][record.index], record.frames)
 
     def run(self) -> DecodeResult:

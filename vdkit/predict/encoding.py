@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdkit.decode.chunks import SEGMENT, SINK_PARTS, segment_lengths
-from vdkit.predict.shared import Clock, Mark, Steps, Work
+from vdkit.predict.shared import Clock, Mark, Steps, Task
 
 Floats = NDArray[np.float64]
 
@@ -104,12 +104,12 @@ class Side:
     None if there are none.
 
     Args:
-        work: makes the `Work` of a step from its begin, seconds and frames.
+        work: makes the `Task` of a step from its begin, seconds and frames.
     """
 
     def __init__(
         self, costs: Encoding, frames: int, clock: Clock,
-        work: Callable[[str, float, float, float], Work],
+        work: Callable[[str, float, float, float], Task],
     ) -> None:  # fmt: skip
         self.costs, self.frames, self._clock, self._work = costs, frames, clock, work
         self.alone = costs.encoders == 1

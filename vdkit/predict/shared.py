@@ -1,6 +1,6 @@
 """The clock of the pipeline model, and what decodes side by side share.
 
-A thread or stream is a process: a generator that yields `Work`, or a `Mark`, and goes on when that
+A thread or stream is a process: a generator that yields a `Task`, or a `Mark`, and goes on when that
 has ended, with the time it is then. Whoever wants the same scarce resource at once is slowed alike.
 """
 
@@ -45,7 +45,7 @@ def wants_of(step: str, core_s: float, moved_bytes: float, stored_bytes: float) 
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class Task:
     """A step: ``seconds`` from ``begin_s`` on, or longer where others want the same.
 
     ``wants``: amounts of `SHARED`, spread evenly over it.
@@ -68,7 +68,7 @@ class Mark:
 
 
 _T = TypeVar("_T")
-Steps = Generator[Work | Mark, float, _T]
+Steps = Generator[Task | Mark, float, _T]
 """A process, or a part of one that returns something."""
 
 
@@ -86,11 +86,11 @@ class Clock:
         self.capacity = dict(capacity or {})
         self.now_s = 0.0
         self.wanted = dict.fromkeys(self.capacity, 0.0)  # in all
-        self._later: list[tuple[float, int, Steps[Any] | Work]] = []
+        self._later: list[tuple[float, int, Steps[Any] | Task]] = []
         self._order = count()
-        self._going: list[Work] = []  # all that is slowed if others want the same
+        self._going: list[Task] = []  # all that is slowed if others want the same
 
-    def _at(self, at_s: float, what: Steps[Any] | Work) -> None:
+    def _at(self, at_s: float, what: Steps[Any] | Task) -> None:
         heapq.heappush(self._later, (at_s, next(self._order), what))
 
     def start(self, process: Steps[Any]) -> None:
@@ -109,7 +109,7 @@ class Clock:
             first = min(self._going, key=attrgetter("end_s")) if self._going else None
             if first is None or (self._later and self._later[0][0] <= first.end_s):
                 self.now_s, _, what = heapq.heappop(self._later)
-                if not isinstance(what, Work):
+                if not isinstance(what, Task):
                     self._advance(what, self.now_s)
                     continue
                 what.end_s = what.begin_s + what.seconds
