@@ -1,7 +1,7 @@
 """The clock of the pipeline model, and what decodes side by side share.
 
-A thread or stream is a process: a generator that yields a `Task`, or a `Mark`, and goes on when that
-has ended, with the time it is then. Whoever wants the same scarce resource at once is slowed alike.
+A thread or stream is a process: a generator that yields a `Task`, or a `Mark`, and goes on when
+that has ended, with the time it is then. Who want the same scarce resource are slowed alike.
 """
 
 from __future__ import annotations
