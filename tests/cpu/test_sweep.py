@@ -338,7 +338,7 @@ def test_two_sweeps_into_one_folder(tmp_path):
     folder = begin(bench, tmp_path, chunks=(1,), speeds=(None,), runs=1)
 
     def second(sweep, cell):
-        with pytest.raises(SweepLocked, match="another process is sweeping into"):
+        with pytest.raises(SweepLocked, match="another process is measuring into"):
             run_sweep(folder, bench, progress=False)
         raise KeyboardInterrupt
 

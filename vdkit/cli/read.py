@@ -20,11 +20,13 @@ from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend, seconds
 from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
+from vdkit.present import reproduction
 from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
 from vdkit.present.instruments import analysis_document
+from vdkit.present.reproduction import Reproduction
 from vdkit.present.results_list import results_table, results_text
 from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
 from vdkit.present.words import config_words, what_and_where
@@ -36,7 +38,7 @@ from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
 from vdkit.trace.files import read_trace
 
-_OTHERS = {
+OTHERS = {
     "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
     "HolisticTraceAnalysis",
     "redraw.json": "tools/explorer_redraw.py's times of the explorer",
@@ -59,13 +61,16 @@ def opened(path: Path) -> Recording | Sweep:
     if (home / PLAN).is_file():
         return read_sweep(home, left_out)
     there = os.listdir(path) if path.is_dir() else [path.name]
-    for name in _OTHERS.keys() & set(there if path.exists() else ()):
-        raise ValueError(f"{path} is no recording: {name} holds {_OTHERS[name]}; read that file")
+    for name in OTHERS.keys() & set(there if path.exists() else ()):
+        raise ValueError(f"{path} is no recording: {name} holds {OTHERS[name]}; read that file")
     return read_recording(path)
 
 
-def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep, Document]:
+def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep | Reproduction, Document]:
     """What is recorded at ``path``, and what is said of it."""
+    if (path / reproduction.PLAN).is_file():
+        made = reproduction.read_reproduction(path)
+        return made, reproduction.reproduction_document(made, wants)
     found = opened(path)
     if isinstance(found, Sweep):
         return found, sweep_document(found, wants)
@@ -179,8 +184,9 @@ def run_show(options: argparse.Namespace) -> int:
     if picture is not None:
         check_file(picture, "timeline", ".png", ".svg", ".pdf")
     found, document = document_at(options.result, options.asked)
-    if drawing and isinstance(found, Sweep):
-        raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
+    if drawing and not isinstance(found, Recording):
+        kinds = {True: "sweep; draw one of its cells, a file", False: "reproduction; draw a stage"}
+        raise ValueError(f"{options.result} is a {kinds[isinstance(found, Sweep)]} in it")
     if options.format is not None:
         tables = document.tables()[: 1 if options.format == "csv" else None]
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
@@ -237,7 +243,7 @@ def run_report(options: argparse.Namespace) -> int:
         raise ValueError("--across is for a comparison; give two recordings")
     if len(paths) == 1:
         found, document = document_at(paths[0], options.asked)
-        where = paths[0].resolve() if isinstance(found, Sweep) else source_of(paths[0])
+        where = source_of(paths[0]) if isinstance(found, Recording) else paths[0].resolve()
         made_of: list[Any] = [where]
     else:
         comparison = compare_results(*_sides(*paths), across=options.across)

@@ -107,7 +107,7 @@ def run_sweep(
         SweepLocked: another process is at it.
         ValueError: the plan is of another machine, decoder or video.
     """
-    with _locked(folder / grid.PLAN):
+    with locked(folder / grid.PLAN):
         sweep, hashes = grid.read_sweep(folder), _Hashes()
         _check_same(sweep.plan, bench)
         total = len(sweep.left) * sweep.plan.runs
@@ -166,14 +166,14 @@ def _with_predictions(sweep: grid.Sweep) -> grid.Sweep:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold ``path`` alone; the system lets go of it even if the process dies."""
     with path.open() as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SweepLocked(
-                f"another process is sweeping into {path.parent}; wait for it, or start a new sweep"
+                f"another process is measuring into {path.parent}; wait for it, or begin anew"
             ) from None
         yield
 
