@@ -317,7 +317,7 @@ def test_a_cell_that_does_not_fit_is_recorded_and_the_rest_runs(tmp_path, error)
 def test_host_memory_is_asked_for_before_it_is_gone(tmp_path, monkeypatch):
     bench = make_bench(delay_s=0)
     bench.decoder.working_bytes = lambda size, height, width: size * 10**9
-    monkeypatch.setattr("vdkit.measure.sweep._available_bytes", lambda: 1.5e9)
+    monkeypatch.setattr("vdkit.measure.sweep.available_bytes", lambda: 1.5e9)
     folder = begin(bench, tmp_path, speeds=(None,), runs=1)
     sweep = run_sweep(folder, bench, progress=False)
     assert {cell.chunk_size for cell in sweep.unfit} == {2}

@@ -176,7 +176,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "halo-db": opt("what a seam is to reach", float, 40.0, 40, metavar="DB"),
     "picture": opt("write it here (.png, .svg or .pdf)", Path, metavar="FILE"),
     **dict.fromkeys(
-        ("probe:json", "analyze:json", "recommend:json", "results:json"), opt(_ONE_LINE, FLAG)),
+        [f"{name}:json" for name in ("probe", "analyze", "recommend", "results", "doctor")],
+        opt(_ONE_LINE, FLAG)),
+    "doctor:out": opt("where results are to go", Path, Path("results"), metavar="FOLDER"),
     # compare, analyze, show, report
     "<a>": opt(f"before: {RESULT}", Path, metavar="A"),
     "<b>": opt("after", Path, metavar="B"),
@@ -260,7 +262,7 @@ def command(takes: str, **fixed: Any) -> Callable[[Run], Run]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
-    for home in ("run", "read", "reproduce", "checked"):
+    for home in ("run", "read", "machine", "reproduce", "checked"):
         import_module(f"vdkit.cli.{home}")
     what = (
         "What does it cost to get decoded video frames off a GPU, and how much of it can be hidden?"

@@ -52,7 +52,8 @@ def stages_of(on_gpu: bool, decoder: str | None = None, clip: str = CLIP) -> tup
                      setup_s=loads * load_s)  # fmt: skip
 
     return (
-        Stage(name="doctor", title="What this machine is", commands=("doctor --json",), setup_s=60),
+        Stage(name="doctor", title="is this machine ready?", commands=("doctor --json",),
+              setup_s=7 * load_s),
         stage("bench", f"sync, async, compute_only and diffusers in turns, {runs} runs of each",
               (runs + 2) * (5 if on_gpu else 4), 1, f"bench --runs {runs}"),
         stage("profile", "sync and async under the profiler",

@@ -197,14 +197,14 @@ def _check_host_memory(bench: study.Bench, cell: grid.Cell) -> None:
     if bench.decoder.device.type != "cpu" or estimate is None:
         return
     needed = estimate(cell.chunk_size, work.latent_height, work.latent_width)
-    if needed > (available := _available_bytes()):
+    if needed > (available := available_bytes()):
         raise MemoryError(
             f"a chunk of {cell.chunk_size} latent frames needs about {needed / 1e9:.1f} GB, "
             f"{available / 1e9:.1f} GB are available"
         )
 
 
-def _available_bytes() -> float:
+def available_bytes() -> float:
     """Host memory that can be had without swapping; any where /proc does not say."""
     with suppress(OSError):
         if found := re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text()):

@@ -5,9 +5,11 @@ The anatomy is what `vdkit probe` found: a verdict, checks, how far a latent cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from vdkit.decode.media import MEDIA
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vdkit.record.recording import Recording
+    from vdkit.record.runs import Finding
     from vdkit.trace.figures import Analysis
 
     Analyses = Mapping[str, Analysis]
@@ -69,6 +72,27 @@ def cost_cell(analysis: Analysis) -> Cell:
     """The profiler's cost, %; None without timed runs."""
     percent = analysis.profiler_cost_percent
     return NOISE if percent is not None and percent < 0 else number(percent, 1, sign=True)
+
+
+def doctor_table(findings: Sequence[Finding], width: int | None = None) -> Table:
+    """What `vdkit doctor` found, a row each; of a ``width`` in columns, wrapped into several."""
+    heads = {"of": "group", "what": "name", "is": "state"}
+    cells = [[head, *(getattr(f, part) for f in findings)] for head, part in heads.items()]
+    room = max(30, (width or 0) - sum(2 + max(map(len, column)) for column in cells))
+    rows, groups = list[dict[str, Cell]](), set[str]()
+    for one in findings:
+        texts = [one.value, *([f"-> {one.remedy}"] if one.remedy else [])]
+        if width:
+            texts = [line for text in texts for line in wrap(text, room)]
+        else:
+            texts = [" ".join(texts)]
+        group = " " if one.group in groups else one.group
+        groups.add(one.group)
+        rows.append({"of": group, "what": one.name, "is": one.state, "found": texts[0]})
+        for text in texts[1:]:
+            rows.append({**dict.fromkeys(heads, " "), "found": text})
+    counts = Counter(one.state for one in findings)
+    return Table(rows, note=", ".join(f"{counts[state]} {state}" for state in counts))
 
 
 def windows_table(analyses: Analyses) -> Table:

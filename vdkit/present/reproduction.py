@@ -18,12 +18,13 @@ from vdkit.present import Cell, Number, Table, mean_of, significant
 from vdkit.present.columns import COST, NOTHING, Asked, cost_of
 from vdkit.present.document import Document, Part, Section, Text, lines, section
 from vdkit.present.documents import document_of, source_of
+from vdkit.present.instruments import doctor_table
 from vdkit.present.results_list import PUBLISHED, USD_PER_HOUR, published_lines, published_table
 from vdkit.present.sweep_document import sweep_document
 from vdkit.present.words import noise_note, sink_words, size_words
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_record, read_recording
-from vdkit.record.runs import Provenance, Record
+from vdkit.record.runs import Finding, Provenance, Record
 
 PLAN, DOCTOR, SCHEMA_VERSION = "reproduce.json", "doctor.json", 1
 ON_CPU = (
@@ -239,8 +240,7 @@ def _of_stage(stage: Stage, made: Reproduction) -> list[Section]:
     home, head = made.folder / stage.name, Text(f"{stage.name}: {stage.title}", "head")
     if (home / DOCTOR).is_file():
         found = json.loads((home / DOCTOR).read_text())["findings"]
-        shown = ("group", "name", "state", "value", "remedy")
-        table = Table([{name: one[name] for name in shown} for one in found])
+        table = doctor_table([Finding.model_validate(one) for one in found])
         return [section(stage.name, stage.name, head, table)]
     if (one := made.made.get(stage.name)) is None:
         return []

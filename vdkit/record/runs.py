@@ -17,7 +17,7 @@ from fractions import Fraction
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, field_validator
 
@@ -135,6 +135,22 @@ def known_medium(name: str) -> str:
     if name not in MEDIA:
         raise ValueError(f"medium {name!r} is unknown; known are {', '.join(MEDIA)}")
     return name
+
+
+class Finding(Record):
+    """One thing that `vdkit doctor` looked at, in words and as ``figures``, unrounded.
+
+    Attributes:
+        state: ``note``: as it is, it works; ``wrong``: to be put right.
+        remedy: what to do; "" for nothing.
+    """
+
+    group: str
+    name: str
+    state: Literal["ok", "note", "wrong"]
+    value: str
+    remedy: str = ""
+    figures: dict[str, Any] = {}
 
 
 class Workload(Record):
