@@ -9,7 +9,7 @@ from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from tests.helpers import Collect
 from vdkit import DecodeConfig, decode_async, decode_diffusers, decode_sync, load_decoder
 from vdkit.measure.profiler import count_flops
-from vdkit.models import VARIANTS, loading
+from vdkit.models import VARIANTS
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.wan import ChannelsLastWanDecoder, CompiledWanDecoder, WanDecoder
 
@@ -208,7 +208,7 @@ def test_what_is_known_of_a_gpu_is_warned_of(monkeypatch, recwarn, device, warne
     def made(vae, name):
         return SimpleNamespace(device=torch.device(device), notes=("slow here",))
 
-    monkeypatch.setattr(loading, "fast_decoder", made)
+    monkeypatch.setattr("vdkit.models.fast.checked.CheckedFastDecoder", made)
     load_decoder("tiny-wan", "cpu", variant="fast")
     assert [str(one.message) for one in recwarn if "slow" in str(one.message)] == warned
 

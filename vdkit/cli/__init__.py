@@ -79,6 +79,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "halo": opt(
         "latents around a chunk, of a decoder that looks ahead", int, told="8, of audio 10"),
     "grain": opt("film grain on the pictures, levels of 255, e.g. 3", float, metavar="SIGMA"),
+    "tune": opt("of variant fast: kernels that no table knows are timed once, off, or force: all "
+        "anew, by at most a minute", choices=("auto", "off", "force"), told="auto"),
     "device": opt("auto, cpu, cuda or cuda:N", default="auto"),
     "dtype": opt("float16, bfloat16 or float32", told="float16 on a GPU, float32 on a CPU"),
     "latents": opt(_LATENTS, told=f"{_SAMPLES}: by what the decoder makes"),
@@ -164,10 +166,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "generate:json": opt(f"{_ONE_LINE}, no progress bars", FLAG),
     "generate:out": opt("MP4 to write", Path, Path("clip.mp4")),
     "decode:out": opt(
-        "what to write: .mp4; of audio .wav or .flac; of images and frames a folder, for PNG", Path,
+        "what to write: .mp4; of audio .wav or .flac; raw .rgb; of images and frames a folder, for "
+        "PNG", Path,
         told="clip.mp4, of audio clip.wav, of images the folder clip"),
     "<latents>": opt(f"safetensors, whatever it ends in; {_LATENTS.rpartition(', ')[0]}",
         metavar="FILE"),
+    "gpus": opt("split each frame over so many, by rows, exactly; of Wan, into .rgb", int, 1),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
     # probe
     "<decoder>": opt(_DECODER, metavar="DECODER"),
@@ -234,7 +238,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """``command:name``, or ``name`` of every command, as argparse takes it; <arguments> too."""
 
 WORKLOAD = (
-    "preset decoder variant halo grain device dtype latents denormalize seed modes runs chunk "
+    "preset decoder variant halo grain tune device dtype latents denormalize seed modes runs chunk "
     "slots no-pinned-memory no-copy-stream no-writer-thread no-uint8-on-gpu nvtx sink durable "
     "throttle-mb-s fps out label json"
 )
@@ -477,9 +481,11 @@ def load_variant(
     if is_own(options.decoder):
         return _own(options, variant)
     wanted = dtype or options.dtype
-    halo, grain = (getattr(options, name, None) for name in ("halo", "grain"))
+    halo, grain, tune = (getattr(options, name, None) for name in ("halo", "grain", "tune"))
+    if getattr(options, "variants", None) and variant != "fast":
+        tune = None
     decoder: ChunkDecoder = vdkit.load_decoder(
-        options.decoder, options.device, wanted, variant, halo, grain
+        options.decoder, options.device, wanted, variant, halo, grain, tune
     )
     if decoder.device.type == "cpu":
         vdkit.keep_freed_memory()
@@ -495,7 +501,7 @@ def is_own(source: str) -> bool:
 
 def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
     """What MODULE:NAME makes; the current folder is looked into too."""
-    settled = {"device": "auto", "dtype": None, "halo": None, "grain": None}
+    settled = {"device": "auto", "dtype": None, "halo": None, "grain": None, "tune": None}
     asked = [name for name, usual in settled.items() if getattr(options, name, usual) != usual]
     asked += ["variant"] * (variant != "diffusers")
     if asked:

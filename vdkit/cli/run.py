@@ -15,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -460,26 +461,32 @@ def run_generate(options: argparse.Namespace) -> int:
     return 0
 
 
-@cli.command("<latents> decoder denormalize out device fps", dtype=None, seed=0, chunk=1)
+@cli.command(
+    "<latents> decoder variant denormalize out gpus device fps", dtype=None, seed=0, chunk=1
+)
 def run_decode(options: argparse.Namespace) -> int:
-    """latents to media: a safetensors file in; MP4, WAV, FLAC or a folder of PNG out"""
+    """latents to media: a safetensors file in; MP4, WAV, FLAC, raw or a folder of PNG out"""
     from vdkit.decode import Traits
     from vdkit.models.latents import latents_metadata
     from vdkit.sinks import SINKS
 
-    kinds = {SINKS[kind][1]: SINKS[kind][0] for kind in ("mp4", "wav", "flac", "png")}
+    kinds = {SINKS[kind][1]: SINKS[kind][0] for kind in ("mp4", "wav", "flac", "png", "raw")}
     if options.out is None or options.out.suffix:
         ending = (options.out or Path("clip.mp4")).suffix
         if ending not in kinds:
             raise ValueError(
                 f"--out {str(options.out)!r}: end the name in .mp4 of video, .wav or .flac of "
-                "audio, or in nothing: a folder of PNG"
+                "audio, or in nothing: a folder of PNG; in .rgb for raw frames"
             )
         check_file(options.out or Path("clip.mp4"), "--out")
     fps = exact_fps(options.fps)
     latents_metadata(options.latents, options.seed)  # what cannot be read is refused first
-    decoder = cli.load_variant(options, "diffusers")
+    if options.gpus != 1:
+        return _decode_split(options, fps)
+    decoder = cli.load_variant(options, options.variant)
     medium = Traits.of(decoder).medium
+    if medium.name != "video":
+        del kinds[".rgb"]
     usual, *others = (ending for ending, kind in kinds.items() if medium.name in kind.media)
     out = options.out or Path(f"clip{usual}")
     if out.suffix not in (usual, *others):
@@ -491,6 +498,31 @@ def run_decode(options: argparse.Namespace) -> int:
     took = f"in {done.latency_s:.3f} s on {decoder.device}"
     print(f"{medium.called.capitalize()}: {out}, {media_words(done.info)} {took}")
     return 0
+
+
+def _decode_split(options: argparse.Namespace, fps: Fraction) -> int:
+    from vdkit.models.split import decode_split
+    from vdkit.sinks.files import JoinedRawSink
+
+    gpus, out = options.gpus, options.out
+    if out is None or out.suffix != ".rgb":
+        raise ValueError(f"--gpus {gpus} writes raw frames: end --out in .rgb")
+    if ":" in options.device:
+        raise ValueError(f"--device {options.device} is one GPU, --gpus asks for {gpus}")
+    parts = decode_split(
+        partial(_load_on, options), partial(cli.latents_of, options), JoinedRawSink(out), gpus,
+        fps=fps, progress=cli.progress(options), kind=options.device,
+    )  # fmt: skip
+    info = replace(parts[0].info, height=sum(part.info.height for part in parts))
+    begun_s = min(part.started_s for part in parts)  # one clock, of one host
+    took_s = max(part.started_s + part.latency_s for part in parts) - begun_s
+    print(f"Video: {out}, {media_words(info)} in {took_s:.3f} s on {gpus} x {parts[0].device}")
+    return 0
+
+
+def _load_on(options: argparse.Namespace, device: object) -> Any:
+    options.device = str(device)
+    return cli.load_variant(options, options.variant)
 
 
 @cli.command("<decoder> variant device dtype latents seed halo-db picture json")

@@ -7,6 +7,7 @@ CPU the same calls run at once and read the clock.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, Literal
@@ -172,3 +173,22 @@ def make_engine(device: torch.device, copy_stream: bool = True) -> Engine:
 def on_device(device: torch.device) -> Any:
     """Context that makes ``device`` current, so that a second GPU's streams are its own."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def seconds_on(device: torch.device, work: Callable[[], object], times: int) -> list[float]:
+    """Seconds of each call of ``work``: by CUDA events on a GPU, by the clock elsewhere."""
+    found = []
+    for _ in range(times):
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                work()
+                stop.record()
+                stop.synchronize()
+                found.append(start.elapsed_time(stop) / 1e3)
+        else:
+            begun = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - begun)
+    return found

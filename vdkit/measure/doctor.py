@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from vdkit.decode.engines import on_device
+from vdkit.decode.engines import on_device, seconds_on
 from vdkit.decode.media import MediaInfo
 from vdkit.measure.nvml import GPM_COLUMNS, Nvml, NvmlSampler
 from vdkit.measure.profiler import measure_ceiling
-from vdkit.measure.study import seconds_on
 from vdkit.measure.sweep import available_bytes
 from vdkit.record.runs import Finding, gpu_uuid
 from vdkit.sinks import SinkSpec, storage_kind
@@ -148,7 +147,7 @@ class Machine:
         return told(
             "{name}, compute capability {capability}, driver {driver}, {free_gb:.1f} of "
             "{total_gb:.1f} GB free",
-            (not runs, "wrong", f"torch has code for {', '.join(codes)}: take a newer build"),
+            (not runs, "wrong", f"torch has code for {', '.join(codes)}: take a build with code for this GPU"),
             (held, "note", "another program is on this GPU: end it before timing"),
             name=gpu.name, capability=f"{gpu.major}.{gpu.minor}", driver=self.nvml.driver,
             free_gb=free / 1e9, total_gb=total / 1e9, torch_has_code_for=codes,
@@ -229,7 +228,7 @@ class Machine:
         arrived = sum("CUDA" in str(event.device_type) for event in session.events() or ())
         remedy = "end other profilers (nsys, ncu, DCGM); reinstall torch with all it requires"
         said = f"{arrived} of {_LAUNCHES} kernels arrive in a profile"
-        return told(said, (arrived != _LAUNCHES, "wrong", remedy))
+        return told(said, (arrived < _LAUNCHES, "wrong", remedy))
 
     def nvenc(self) -> Verdict:
         with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:

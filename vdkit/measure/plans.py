@@ -18,6 +18,7 @@ import torch
 
 from vdkit.decode import ChunkDecoder, Progress
 from vdkit.decode.chunks import CUDA_ONLY, FIRST_STEADY_CHUNK, PRIMITIVES, DecodeConfig
+from vdkit.decode.engines import seconds_on
 from vdkit.decode.job import DecodeOutOfMemory
 from vdkit.decode.paths import decode_sync
 from vdkit.measure.study import (
@@ -32,7 +33,6 @@ from vdkit.measure.study import (
     check_rounds,
     described,
     measure,
-    seconds_on,
 )
 from vdkit.record.compare import check_draws
 from vdkit.record.recording import Planted, Recording, usual_baseline

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.decode import ChunkDecoder, Sink, begun
 from vdkit.decode.chunks import DecodeConfig, chunks_of
-from vdkit.decode.engines import on_device
+from vdkit.decode.engines import on_device, seconds_on
 from vdkit.measure import study
 from vdkit.measure.nvml import NvmlSampler, Samples, check_interval
 from vdkit.record.recording import ArmProfile, Ceiling, Recording, Sampling, usual_baseline
@@ -180,7 +180,7 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
         torch.randn((size, size), generator=generator, device=device, dtype=dtype) for _ in range(2)
     )
     out = torch.empty_like(left)
-    seconds = study.seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
+    seconds = seconds_on(device, lambda: torch.mm(left, right, out=out), repeats + 3)
     return Ceiling(
         size=size,
         dtype=str(dtype).removeprefix("torch."),

@@ -127,6 +127,7 @@ class Bench:
     def prepare(self, chunk_size: int) -> None:
         """Let the decoder do its one-time work for this chunk size; it counts as set-up."""
         self.setup_s = (self.setup_s or 0.0) + prepare(self.decoder, self.latents, chunk_size)
+        self.workload = self.workload.model_copy(update=_said(self.decoder))  # may be another now
 
     @functools.cached_property
     def whole(self) -> np.ndarray | None:
@@ -388,11 +389,15 @@ def _workload(decoder: ChunkDecoder, latents: torch.Tensor, shared: Shared) -> W
         latents=shared.get("latents_source", "given"),
         latents_sha256=tensor_sha256(*(latents if traits.fps else (latents,))),
         seed=shared.get("seed", 0), latent_frames=shape[traits.medium.axis], latent_height=rows,
-        latent_width=columns, **size, exact=traits.exact,
-        variant=getattr(decoder, "variant", "diffusers"),
-        notes=tuple(getattr(decoder, "notes", ())),
+        latent_width=columns, **size, exact=traits.exact, **_said(decoder),
         content=_content(decoder, shared.get("latents_source", "")),
     )  # fmt: skip
+
+
+def _said(decoder: ChunkDecoder) -> dict[str, Any]:
+    """What the decoder says of itself, which `prepare` may change."""
+    variant = getattr(decoder, "variant", "diffusers")
+    return {"variant": variant, "notes": tuple(getattr(decoder, "notes", ()))}
 
 
 def _content(decoder: ChunkDecoder, latents: str) -> str:
@@ -425,25 +430,6 @@ def as_run(done: DecodeResult, number: int, **read: GpuReading | None) -> Run:
         round=number, warmup=number < 0, **readings,
         throttled=seen is not None and bool(seen.throttle_reasons),
     )  # fmt: skip
-
-
-def seconds_on(device: torch.device, work: Callable[[], object], times: int) -> list[float]:
-    """Seconds of each call of ``work``: by CUDA events on a GPU, by the clock elsewhere."""
-    found = []
-    for _ in range(times):
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                work()
-                stop.record()
-                stop.synchronize()
-                found.append(start.elapsed_time(stop) / 1e3)
-        else:
-            begun = time.perf_counter()
-            work()
-            found.append(time.perf_counter() - begun)
-    return found
 
 
 def _open_nvml(device: torch.device) -> Nvml | None:

@@ -4,7 +4,7 @@ VARIANTS = {
     "diffusers": "wan.WanDecoder",
     "channels_last": "wan.ChannelsLastWanDecoder",
     "compiled": "wan.CompiledWanDecoder",
-    "fast": "loading.fast_decoder",
+    "fast": "fast.checked.CheckedFastDecoder",
 }
 """Ways to run the same weights, by the name that options, records and tables use, and what makes
 each of a VAE and the decoder's name. A new one is one more entry."""

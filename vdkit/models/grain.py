@@ -53,7 +53,6 @@ class Grained:
                 f"grain is {sigma:g}, but {decoder.name} makes {traits.medium.called}; leave it out"
             )
         self.decoder, self.grain = decoder, sigma
-        self.notes = (*getattr(decoder, "notes", ()), f"film grain of {sigma:g} levels")
         self._range, self._images = traits.value_range, traits.medium.name == "images"
         self._factors, self._picture = traits.spatial_factor, torch.empty(0, 0)
 
@@ -71,6 +70,11 @@ class Grained:
             return self._on(frames, self._drawn(*frames.shape[-2:]), 0)
 
         return decode_video
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The decoder's, and the grain."""
+        return (*getattr(self.decoder, "notes", ()), f"film grain of {self.grain:g} levels")
 
     def begin(self, latents: torch.Tensor) -> GrainState:
         """As the decoder's."""

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 
 from vdkit.models import VARIANTS
 from vdkit.models.adapters import ADAPTERS
-from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.grain import Grained
 from vdkit.models.latents import PICKLE, open_safetensors
 from vdkit.models.widened import widened
@@ -107,13 +106,6 @@ def medium_of(config: Mapping[str, Any]) -> str:
     return made
 
 
-def fast_decoder(vae: AutoencoderKLWan, name: str) -> FastWanDecoder:
-    """The fast decoder, which keeps its own weights and none of the VAE's."""
-    decoder = FastWanDecoder(vae, name)
-    decoder.release_vae()
-    return decoder
-
-
 def resolve_device(device: str | torch.device) -> torch.device:
     """``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the current GPU if there is one, else the CPU.
 
@@ -165,6 +157,7 @@ def load_decoder(
     variant: str = "diffusers",
     halo: int | None = None,
     grain: float | None = None,
+    tune: str | None = None,
 ) -> Any:
     """A streaming decoder: of Wan a `WanDecoder` unless ``variant`` says otherwise, else one of
     `vdkit.models.adapters.ADAPTERS`.
@@ -183,15 +176,18 @@ def load_decoder(
         dtype: float16, bfloat16 or float32; None: float16 on a GPU, float32 on a CPU.
         variant: ``diffusers``, its modules as they are; ``channels_last``, the same with weights
             in that layout; ``compiled``, these with a compiled steady step (call its ``prepare``
-            first); ``fast``, a `FastWanDecoder`, which has no ``decode_video``. Wan has all of
+            first); ``fast``, a `CheckedFastDecoder`, which has no ``decode_video``. Wan has all of
             them, others only the first.
         halo: of a decoder that looks ahead (LTX, Oobleck, DAC), the latents on each side that a
             chunk is decoded with; None: 8, of audio 10.
         grain: film grain of so many levels of 255 on the pictures, see `vdkit.models.grain`.
+        tune: of ``fast``, whether its `prepare` times ways to cut kernels: ``auto`` (or None), once
+            for a GPU and shapes that no table knows; ``off``; ``force``, all of them anew.
 
     Raises:
         ValueError: unknown source, device, dtype or variant; a halo for a decoder without; grain
-            for sound; a pickle; a model of another class; a damaged weights file.
+            for sound; tune for what has no kernels; a pickle; a model of another class; a damaged
+            weights file.
         FileNotFoundError: a folder without VAE configuration or safetensors.
     """
     if variant not in VARIANTS:
@@ -199,7 +195,7 @@ def load_decoder(
     if not isinstance(source, Mapping) and (
         parted := re.fullmatch(r"(.+):(audio|av)", str(source))
     ):
-        return _sounding(parted[1], parted[2], device, dtype, variant, halo, grain)
+        return _sounding(parted[1], parted[2], device, dtype, variant, halo, grain, tune)
     on = resolve_device(device)
     as_dtype = resolve_dtype(dtype, on)
     given = source if isinstance(source, Mapping) else ARCHITECTURES.get(str(source))
@@ -221,22 +217,25 @@ def load_decoder(
         raise ValueError(
             f"variant {variant!r} is Wan's; {name} ({type(model).__name__}) has only 'diffusers'"
         )
-    if halo is not None and "halo" not in signature(make).parameters:
-        raise ValueError(_no_halo(halo, f"{name} ({type(model).__name__})"))
-    decoder = make(model, name) if halo is None else make(model, name, halo)
+    asked = {"halo": halo, "tune": tune}
+    more = {option: value for option, value in asked.items() if value is not None}
+    for option, value in more.items():
+        if option not in signature(make).parameters:
+            raise ValueError(_has_none(option, value, f"{name} ({variant})"))
+    decoder = make(model, name, **more)
     if decoder.device.type == "cuda":  # on a CPU nobody expects more
         for note in decoder.notes:
             warnings.warn(note, stacklevel=2)
     return decoder if grain is None else Grained(decoder, grain)
 
 
-def _no_halo(halo: int, whose: str) -> str:
-    return f"halo is {halo}, but {whose} has none; leave it out"
+def _has_none(option: str, value: object, whose: str) -> str:
+    return f"{option} is {value}, but {whose} has none; leave it out"
 
 
 def _sounding(
     source: str, part: str, device: Any, dtype: Any, variant: str, halo: int | None,
-    grain: float | None,
+    grain: float | None, tune: str | None,
 ) -> Any:  # fmt: skip
     """The sound of LTX-2, or ``av``: with its video, which ``variant`` is of."""
     from diffusers import AutoencoderKLLTX2Audio
@@ -259,9 +258,9 @@ def _sounding(
     vae, vocoder = (torch.nn.Module.to(model, on, as_dtype) for model in models)
     sound = LTX2Sound(vae, vocoder, f"{name}:audio")
     if part == "av":
-        return WithSound(load_decoder(source, device, dtype, variant, halo, grain), sound, 24)
+        return WithSound(load_decoder(source, device, dtype, variant, halo, grain, tune), sound, 24)
     if halo is not None:
-        raise ValueError(_no_halo(halo, sound.name))
+        raise ValueError(_has_none("halo", halo, sound.name))
     return sound if grain is None else Grained(sound, grain)
 
 

@@ -89,6 +89,15 @@ class Output:
             raise ValueError(
                 f"the sink for {self.path} has been used; make a new one for each decode"
             )
+        self.check_place()
+        self._info = info
+        try:
+            self._create(info.frames * info.frame_bytes)
+        except OSError as error:  # which is about a temporary name
+            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
+
+    def check_place(self) -> None:
+        """Raise OSError if the output cannot appear there."""
         if not self._place.parent.is_dir():
             raise FileNotFoundError(
                 f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
@@ -96,11 +105,6 @@ class Output:
             )
         for place in self._places:
             self._check(place)
-        self._info = info
-        try:
-            self._create(info.frames * info.frame_bytes)
-        except OSError as error:  # which is about a temporary name
-            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
 
     def _check(self, place: Path) -> None:
         if place.is_dir():
@@ -276,6 +280,72 @@ class RawSink(Output):
     def abort(self) -> None:
         super().abort()
         self._partial_sidecar.unlink(missing_ok=True)
+
+
+class JoinedRawSink(RawSink):
+    """A `RawSink` of video that several processes write, each its rows of every picture.
+
+    Each takes a `part` of a copy of this; when all parts are closed, `open` and `close` put the
+    file in its place. `abort` takes it away, whatever the parts have written.
+    """
+
+    media = ("video",)
+
+    def __init__(self, path: str | os.PathLike[str], durable: bool = False) -> None:
+        super().__init__(path, durable)
+
+    def part(self, start: int, stop: int, of: int) -> RowsSink:
+        """The sink of rows ``start`` to ``stop`` of ``of``, in any unit of height."""
+        return RowsSink(self.path, self._partial, (start, stop, of))
+
+    def _create(self, size: int) -> None:
+        self._file = _File(self._partial, "r+")
+        self._file.seek(0, os.SEEK_END)  # the parts have seen to it that nothing is missing
+
+
+class RowsSink:
+    """Some rows of every picture, written to where they are in a file of whole pictures.
+
+    The first of several makes the file, and reserves all of it; none removes it.
+    """
+
+    media = ("video",)
+
+    def __init__(self, path: Path, partial: Path, rows: tuple[int, int, int]) -> None:
+        self._path, self._partial, self._rows = path, partial, rows
+        self._file: _File | None = None
+        self._written = 0
+
+    def open(self, info: MediaInfo) -> None:
+        start, stop, of = self._rows
+        unit, row_bytes = info.height // (stop - start), info.frame_bytes // info.height
+        self._frames, self._start = info.frames, start * unit * row_bytes
+        self._whole = of * unit * row_bytes
+        try:
+            self._file = _File(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+            os.posix_fallocate(self._file.fileno(), 0, info.frames * self._whole)
+        except OSError as error:  # which is about a temporary name
+            raise type(error)(f"cannot write {self._path}: {error.strerror}") from error
+
+    def write(self, frames: np.ndarray) -> None:
+        assert self._file is not None
+        for frame in frames:
+            self._file.seek(self._written * self._whole + self._start)
+            self._file.write(frame.reshape(-1).data)
+            self._written += 1
+
+    def close(self) -> None:
+        assert self._file is not None
+        if self._written != self._frames:
+            raise ValueError(
+                f"{self._path}: {self._written} frames written, {self._frames} announced"
+            )
+        self._file.close()
+
+    def abort(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # it is to go anyhow
+                self._file.close()
 
 
 def layout_of(codec: str, channels: int) -> str:

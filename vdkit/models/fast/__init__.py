@@ -179,6 +179,32 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
+class Copies:
+    """`DupUp3D`, the way around a stage of Wan 2.2: repeats, over time and space.
+
+    Channel c of position (t, y, x) in a cell of ``time x 2 x 2`` is channel
+    ``(4 * time * c + 4 * t + 2 * y + x) // repeats`` of what is repeated.
+    """
+
+    time: int
+    repeats: int
+    channels: int  # of what it makes
+    start: int = 0  # the first frame, of those that it makes
+
+    def of(self, frames: torch.Tensor, count: int) -> torch.Tensor:
+        """``count`` enlarged frames [T, 2 H, 2 W, ``channels``] of ``frames`` [T, H, W, C]."""
+        _, height, width, _ = frames.shape
+        made = frames.new_empty(count, 2 * height, 2 * width, self.channels)
+        first = torch.arange(self.channels, device=frames.device) * self.time * 4
+        for index in range(count):
+            frame, t = divmod(self.start + index, self.time)
+            for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                picks = (first + 4 * t + 2 * y + x) // self.repeats
+                made[index, y::2, x::2] = frames[frame][..., picks]
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class ConvolutionCall:
     """One call of a convolution: what it reads, and what is done with the sums."""
 
@@ -186,11 +212,19 @@ class ConvolutionCall:
     work: Work
     source: Frames
     source_start: int  # the frame of ``source`` to read from
-    around: Frames | None = None  # added to the sums, not to an enlarging one's; from frame 0 on
+    around: Frames | None = None  # added to the sums, from frame 0 on
+    copies: Copies | None = None  # of an enlarging one, how ``around`` is enlarged first
     summed: Frames | None = None  # gets the sums
     normed: Frames | None = None  # gets them normalized and activated
     gain: torch.Tensor | None = None  # by which
     pixels: Pixels | None = None  # gets them as pixels; then nothing else is written
+
+    def without_norm(self) -> ConvolutionCall:
+        """With sums to normalize afterwards."""
+        assert self.normed is not None
+        size, out = self.normed.size, self.convolution.out
+        summed = self.summed or self.work.space.scratch("sums", self.work.frames, size, out)
+        return replace(self, summed=summed, normed=None, gain=None)
 
 
 class PlainPasses:
@@ -204,7 +238,10 @@ class PlainPasses:
         if convolution.doubling:
             made = made.unflatten(-1, (2, convolution.out)).movedim(3, 1).flatten(0, 1)
         if call.around is not None:
-            made = made + call.around.inner()[: len(made)]
+            around = call.around.inner()
+            made = made + (
+                call.copies.of(around, len(made)) if call.copies else around[: len(made)]
+            )
         if call.pixels is not None:
             made = made.to(call.source.data.dtype)
             finite = made.isfinite()
@@ -216,7 +253,7 @@ class PlainPasses:
             work.write(_normalized(made, call.gain), call.normed)
 
     def fuses(self, call: ConvolutionCall) -> bool:
-        """Whether the norm of what ``call`` makes can be a part of it."""
+        """Whether the norm of what ``call`` makes, if there is one, is a part of it."""
         return True
 
     def norm(
@@ -230,7 +267,11 @@ class ImaginedPasses(PlainPasses):
     """For a walk that takes no memory: torch's on the device meta, fused as the ``real`` ones."""
 
     def __init__(self, real: PlainPasses) -> None:
-        self.fuses = real.fuses  # type: ignore[method-assign]
+        self._real = real
+
+    def convolve(self, call: ConvolutionCall) -> None:
+        """Carry out ``call``."""
+        super().convolve(call if self._real.fuses(call) else call.without_norm())
 
 
 def _convolved(convolution: Convolution, window: torch.Tensor) -> torch.Tensor:
@@ -291,8 +332,8 @@ def why_plain(device: torch.device, dtype: torch.dtype, channels: Sequence[int])
     if dtype == torch.float32:
         return "its kernels are for float16 and bfloat16, this is float32"
     major, minor = torch.cuda.get_device_capability(device)
-    if major < 9:
-        return f"its kernels need compute capability 9.0 or higher, this is {major}.{minor}"
+    if major < 8:
+        return f"its kernels need compute capability 8.0 or higher, this is {major}.{minor}"
     return None
 
 
@@ -318,25 +359,19 @@ class Work:
 
     def convolve(
         self, convolution: Convolution, source: Frames, source_start: int | None = None, *,
-        around: Frames | None = None, summed: Frames | None = None,
+        around: Frames | None = None, copies: Copies | None = None, summed: Frames | None = None,
         then: Convolution | None = None, pixels: Pixels | None = None,
     ) -> None:  # fmt: skip
         """Convolve, add ``around``, write ``summed``, and normalize into where ``then`` reads."""
         start = self.start if source_start is None else source_start
-        call = ConvolutionCall(convolution, self, source, start, around, summed, pixels=pixels)
-        if then is None:
-            self.passes.convolve(call)
-            return
-        height, width = source.size
-        size = (2 * height, 2 * width) if convolution.enlarging else (height, width)
-        ring = self.space.ring(then, self, size)
-        if self.passes.fuses(call):
-            self.passes.convolve(replace(call, normed=ring, gain=then.gain))
-            return
-        if summed is None:
-            summed = self.space.scratch("sums", self.frames, size, convolution.out)
-        self.passes.convolve(replace(call, summed=summed))
-        self.norm(summed, then)
+        normed = gain = None
+        if then is not None:
+            height, width = source.size
+            size = (2 * height, 2 * width) if convolution.enlarging else (height, width)
+            normed, gain = self.space.ring(then, self, size), then.gain
+        self.passes.convolve(ConvolutionCall(
+            convolution, self, source, start, around, copies, summed, normed, gain, pixels,
+        ))  # fmt: skip
 
     def norm(self, source: Frames, then: Convolution) -> None:
         """Normalize what no convolution has left that way into where ``then`` reads."""
@@ -402,37 +437,15 @@ def _product(rows: torch.Tensor, source: Any) -> torch.Tensor:
     return F.linear(rows, weight.to(rows.device), bias.to(rows.device))
 
 
-class Duplication:
-    """`DupUp3D`, the way around a stage of Wan 2.2: repeats, over time and space, added in place.
-
-    Each of the ``time x 2 x 2`` positions inside an enlarged cell takes other channels.
-    """
-
-    def __init__(self, source: Any, device: torch.device) -> None:
-        self.time, self.space = source.factor_t, source.factor_s
-        picks = torch.arange(source.out_channels * source.factor, device=device) // source.repeats
-        self.picks = picks.view(source.out_channels, self.time, self.space, self.space)
-
-    def add(self, frames: torch.Tensor, to: torch.Tensor, start: int, first: bool) -> None:
-        """Add frames [T, H, W, C in], enlarged, from enlarged frame ``start`` on, to all of ``to``.
-
-        Of the first latent frame only its last copy is taken.
-        """
-        for index in range(len(to)):
-            frame, t = (0, self.time - 1) if first else divmod(start + index, self.time)
-            for y in range(self.space):
-                for x in range(self.space):
-                    cell = to[index, y :: self.space, x :: self.space]
-                    cell += frames[frame][..., self.picks[:, t, y, x].to(cell.device)]
-
-
 class UpStage:
     """`WanUpBlock` or `WanResidualUpBlock`: residual blocks, and what leads to the next stage."""
 
-    def __init__(self, source: Any, device: torch.device) -> None:
+    def __init__(self, source: Any) -> None:
         self.blocks = [ResidualBlock(block) for block in source.resnets]
         around = getattr(source, "avg_shortcut", None)
-        self.around = None if around is None else Duplication(around, device)
+        self.copies: Copies | None = None
+        if around is not None:
+            self.copies = Copies(around.factor_t, around.repeats, around.out_channels)
         upsamplers = getattr(source, "upsamplers", None)
         upsampler = upsamplers[0] if upsamplers else getattr(source, "upsampler", None)
         time = getattr(upsampler, "time_conv", None)
@@ -443,12 +456,12 @@ class UpStage:
 class Network:
     """`WanDecoder3d`: first convolution, middle, stages, head."""
 
-    def __init__(self, source: Any, device: torch.device) -> None:
+    def __init__(self, source: Any) -> None:
         self.conv_in = Convolution(source.conv_in)
         first, second = source.mid_block.resnets
         self._mid = ResidualBlock(first), ResidualBlock(second)
         self._attention = Attention(source.mid_block.attentions[0])
-        self._stages = [UpStage(block, device) for block in source.up_blocks]
+        self._stages = [UpStage(block) for block in source.up_blocks]
         self._head = Convolution(source.conv_out, source.norm_out)
 
     def convolutions(self) -> list[Convolution]:
@@ -472,7 +485,11 @@ class Network:
     def _stage(self, index: int, work: Work, frames: Frames, pixels: Pixels, first: bool) -> None:
         """From what the stage's first norm was made of to pixels; the first latent frame is one."""
         stage, head, space = self._stages[index], self._head, work.space
-        around = None if stage.around is None else frames.inner()[: work.frames].clone()
+        around = None
+        if stage.copies is not None:  # what it is made of is written over below
+            channels = frames.data.shape[-1]
+            around = space.scratch("copied", work.frames, frames.size, channels)
+            around.data[: work.frames] = frames.data[: work.frames]
         doubled = None if first or stage.time is None else space.ring(stage.time, work, frames.size)
         *blocks, last = stage.blocks
         for block, following in zip(blocks, stage.blocks[1:], strict=True):
@@ -495,10 +512,12 @@ class Network:
             number = min(at_once, count - offset)
             part = replace(work, rate=rate, start=start, frames=number)
             larger = space.scratch("stage", number, size, stage.enlarge.out)
-            then = entry if around is None else None
-            part.convolve(stage.enlarge, frames, offset, summed=larger, then=then)
-            if stage.around is not None and around is not None:
-                stage.around.add(around, larger.inner()[:number], offset, first)
-                part.norm(larger, entry)
+            copies = stage.copies  # of the first latent frame only the last is taken
+            if copies is not None:
+                copies = replace(copies, start=copies.time - 1 if first else offset)
+            part.convolve(
+                stage.enlarge, frames, offset, around=around, copies=copies, summed=larger,
+                then=entry,
+            )  # fmt: skip
             at = replace(pixels, start=pixels.start * count // work.frames + offset)
             self._stage(index + 1, part, larger, at, first)

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdkit.models.fast import ImaginedPasses, Network, Pixels, PlainPasses, Space, Work, why_plain
+from vdkit.models.fast.tiles import TUNE, Gpu
 from vdkit.models.wan import WanBase, check_order
 
 if TYPE_CHECKING:
@@ -47,21 +48,28 @@ class FastWanDecoder(WanBase):
         vae: the model, in the dtype and on the device it is to run on.
         name: how records call it.
         kernels: False leaves the Triton kernels out: torch's operations do the same.
+        tune: of `tiles.TUNE`: whether `prepare` times ways to cut what no table knows.
 
     Attributes:
         notes: what a record should say: why the kernels are not used, if they are not.
+        kernels: which are used; None: none.
     """
 
     variant = "fast"
     # A plan swallows launches, and a capture begins with the device at rest, of any decoder.
     _lock = threading.RLock()
 
-    def __init__(self, vae: AutoencoderKLWan, name: str, kernels: bool = True) -> None:
+    def __init__(
+        self, vae: AutoencoderKLWan, name: str, kernels: bool = True, tune: str = "auto"
+    ) -> None:
         super().__init__(vae, name)
-        self._network = Network(vae.decoder, self.device)
+        if tune not in TUNE:
+            raise ValueError(f"tune is {tune!r}; use {', '.join(TUNE)}")
+        self._tune = tune
+        self._network = Network(vae.decoder)
         self._patch: int = vae.config.patch_size or 1
         self._passes = PlainPasses()
-        self._kernels: KernelPasses | None = None
+        self.kernels: KernelPasses | None = None
         convolutions = self._network.convolutions()
         reason: str | None = "as asked for"
         if kernels:
@@ -71,14 +79,15 @@ class FastWanDecoder(WanBase):
         else:
             from vdkit.models.fast.kernels import KernelPasses
 
-            self._passes = self._kernels = KernelPasses(self.device, convolutions)
+            gpu = Gpu.of(self.device) if self.device.type == "cuda" else None
+            self._passes = self.kernels = KernelPasses(gpu, convolutions)
             self.notes = ()
-        self._graphs = self._kernels is not None and self.device.type == "cuda"
+        self._graphs = self.kernels is not None and self.device.type == "cuda"
         self._idle: dict[tuple[int, int], list[Space]] = {}
 
     def release_vae(self) -> None:
         """Move the convolutions of ``vae`` to the host if the kernels have their own layout."""
-        if self._kernels is not None:
+        if self.kernels is not None:
             for convolution in self._network.convolutions():
                 convolution.release()
 
@@ -184,7 +193,7 @@ class FastWanDecoder(WanBase):
 
     @torch.inference_mode()
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
-        """All that is done once: kernels compiled, memory taken, chunks recorded as CUDA graphs.
+        """All that is done once: kernels tuned and compiled, memory taken, CUDA graphs recorded.
 
         Without it the first video pays. The memory is kept until a video of another size begins.
         A short last chunk is never recorded.
@@ -201,12 +210,15 @@ class FastWanDecoder(WanBase):
                 f"cannot prepare for latents of {height}x{width} in chunks of {chunk_size}: use 1 "
                 "or more"
             )
-        if self._kernels is None:
+        if self.kernels is None:
             return
         shape = (1, self.latent_channels, 1 + 3 * chunk_size, height, width)
         latents = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        with self._lock, self._kernels.planning():
-            self._all_kinds(latents[:, :, : 1 + chunk_size], chunk_size)
+        with self._lock:
+            with self.kernels.planning() as plan:
+                self._all_kinds(latents[:, :, : 1 + chunk_size], chunk_size)
+            self.kernels.tune(plan, self._tune)
+            plan.build()
         self._all_kinds(latents, chunk_size)
 
     def _all_kinds(self, latents: torch.Tensor, chunk_size: int) -> None:

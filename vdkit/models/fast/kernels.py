@@ -11,11 +11,15 @@ convolution reads.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,9 +28,11 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vdkit.models.fast import Convolution, ConvolutionCall, Frames, PlainPasses, Work
+from vdkit.decode.engines import seconds_on
+from vdkit.decode.terminal import Bar
+from vdkit.models.fast import Convolution, ConvolutionCall, Copies, Frames, PlainPasses, Work
+from vdkit.models.fast.tiles import ALIGNED, BUDGET_S, Choices, Cut, Gpu, Resources, Shape
 
-ALIGNED = 16  # channels: what a tensor core multiplies at once
 _NORM_VALUES = 4096  # that a program of the norm holds
 EPSILON = tl.constexpr(1e-12)
 """Of torch.nn.functional.normalize, which diffusers' norm calls."""
@@ -35,7 +41,7 @@ _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: added and taken away, float32 
 
 _INTEGERS = (
     "rows", "wide", "high", "frames", "x_slots", "x_start", "summed_slots", "summed_start",
-    "normed_slots", "normed_start", "out_frames", "out_start", "out_slots",
+    "normed_slots", "normed_start", "out_frames", "out_start", "out_slots", "copies_start",
 )  # fmt: skip
 """Compiled once for any value of these, not again where one happens to be 1 or a multiple of 16."""
 
@@ -54,6 +60,68 @@ def _norm_silu(value, square, gain, ACTIVATE: tl.constexpr):
     if ACTIVATE:
         made = made / (1.0 + tl.exp(-made))
     return made
+
+
+@triton.jit
+def _read(
+    x, slot, row, column, rows,
+    ROWS: tl.constexpr, K: tl.constexpr, C: tl.constexpr, POINTERS: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, K] from ``row`` of frame ``slot`` on; by address, what lies outside of it is 0."""
+    if POINTERS:
+        r = row + tl.arange(0, ROWS)[:, None]
+        place = x + slot.to(tl.int64) * rows * C + r * C + column + tl.arange(0, K)[None, :]
+        return tl.load(place, (r >= 0) & (r < rows), 0.0)
+    else:
+        return x.load([slot * rows + row, column])
+
+
+@triton.jit
+def _weights(
+    w, k, column, K: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, POINTERS: tl.constexpr
+):
+    if POINTERS:
+        place = (k + tl.arange(0, K)[:, None]) * N + column + tl.arange(0, WIDTH)[None, :]
+        return tl.load(w + place)
+    else:
+        return w.load([k, column])
+
+
+@triton.jit
+def _around(
+    frames, at, p, p0, column, rows,
+    BM: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, POINTERS: tl.constexpr,
+):  # fmt: skip
+    """[BM, WIDTH] of frame ``at``, float32."""
+    if POINTERS:
+        place = frames + at * rows * OUT + p * OUT + column + tl.arange(0, WIDTH)[None, :]
+        return tl.load(place, p < rows, 0.0).to(tl.float32)
+    else:
+        return frames.load([at.to(tl.int32), p0, column]).reshape(BM, WIDTH).to(tl.float32)
+
+
+@triton.jit
+def _copied(
+    frames, at, p, column, rows, cell,
+    FACTOR: tl.constexpr, REPEATS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Of frame ``at`` for each column the channel that `Copies` names, float32."""
+    pick = column if REPEATS == FACTOR else (column * FACTOR + cell) // REPEATS
+    place = frames + at * rows * CHANNELS + p * CHANNELS + pick
+    return tl.load(place, p < rows, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _write(
+    frames, at, p, p0, column, rows, value,
+    BM: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, POINTERS: tl.constexpr,
+):  # fmt: skip
+    """[BM, WIDTH] into frame ``at``; what is beyond it is not written."""
+    if POINTERS:
+        place = frames + at * rows * OUT + p * OUT + column + tl.arange(0, WIDTH)[None, :]
+        tl.store(place, value, p < rows)
+    else:
+        frames.store([at.to(tl.int32), p0, column], value.reshape(1, BM, WIDTH))
 
 
 @triton.jit(do_not_specialize=_INTEGERS)
@@ -82,11 +150,13 @@ def convolve(
     x, w1, w2, bias, around, around2, summed, summed2, normed, normed2, gain, control,
     wide, high, frames,
     x_slots, x_start, summed_slots, summed_start, normed_slots, normed_start, out_frames, out_start,
+    copies_start,
     X_RATE: tl.constexpr, SUMMED_RATE: tl.constexpr, NORMED_RATE: tl.constexpr,
     C: tl.constexpr, N: tl.constexpr, OUT: tl.constexpr,
     KT: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr,
     ENLARGE: tl.constexpr, AROUND: tl.constexpr, SUMMED: tl.constexpr, NORMED: tl.constexpr,
     TAIL: tl.constexpr, PATCH: tl.constexpr,
+    TIME: tl.constexpr, REPEATS: tl.constexpr, COPIED: tl.constexpr, POINTERS: tl.constexpr,
     BM: tl.constexpr, K: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, TT: tl.constexpr,
 ):  # fmt: skip
     """``frames`` output frames of a causal convolution over bordered frames.
@@ -98,7 +168,9 @@ def convolve(
 
     ENLARGE: nearest-neighbour doubling and a 3x3 convolution are, for each of the four pixels of
     an enlarged cell, a 2x2 convolution of the small picture; its weights lie one after the other.
+    AROUND is then `Copies` of COPIED channels: ``around`` by TIME, from ``copies_start`` on.
     N = 2 OUT: the second half of the columns is a frame of its own, the next one.
+    POINTERS: operands come by address; else by the tensor memory accelerator, as descriptors.
     TAIL: clamped pixels, 1: uint8 [F, H, W, 3], 2: [3, F, H, W] in the dtype of ``x``; each pixel
     of the convolution is PATCH x PATCH pixels of the picture.
     """
@@ -118,6 +190,7 @@ def convolve(
     left = (KX - 1) // 2 if not ENLARGE else 1 - px
     blocks: tl.constexpr = C // K
     area: tl.constexpr = KY * KX
+    DTYPE: tl.constexpr = x.dtype.element_ty if POINTERS else x.dtype
     k0 = phase * (KT * area * C)
 
     a1 = tl.zeros((BM, N1), tl.float32)
@@ -126,12 +199,12 @@ def convolve(
     if TT == 1:
         for i in range(KT * area * blocks):
             tap = i // blocks
-            row = (past + tap // area) % x_slots * rows + p0
-            row += (tap // KX % KY - top) * wide + tap % KX - left
-            part = x.load([row, i % blocks * K])
-            a1 = tl.dot(part, w1.load([k0 + i * K, col]), a1)
+            slot = (past + tap // area) % x_slots
+            row = p0 + (tap // KX % KY - top) * wide + tap % KX - left
+            part = _read(x, slot, row, i % blocks * K, rows, BM, K, C, POINTERS)
+            a1 = tl.dot(part, _weights(w1, k0 + i * K, col, K, N1, N, POINTERS), a1)
             if N2 > 0:
-                a2 = tl.dot(part, w2.load([k0 + i * K, col + N1]), a2)
+                a2 = tl.dot(part, _weights(w2, k0 + i * K, col + N1, K, N2, N, POINTERS), a2)
     else:  # two frames share what they read: two of their four input frames, and the weights
         b1 = tl.zeros((BM, N1), tl.float32)
         if N2 > 0:
@@ -141,12 +214,20 @@ def convolve(
             row = p0 + (tap // KX - top) * wide + tap % KX - left
             c = i % blocks * K
             k = tap * C + c
-            v1 = (w1.load([k, col]), w1.load([area * C + k, col]), w1.load([2 * area * C + k, col]))
+            v1 = (
+                _weights(w1, k, col, K, N1, N, POINTERS),
+                _weights(w1, area * C + k, col, K, N1, N, POINTERS),
+                _weights(w1, 2 * area * C + k, col, K, N1, N, POINTERS),
+            )
             if N2 > 0:
                 n = col + N1
-                v2 = (w2.load([k, n]), w2.load([area * C + k, n]), w2.load([2 * area * C + k, n]))
+                v2 = (
+                    _weights(w2, k, n, K, N2, N, POINTERS),
+                    _weights(w2, area * C + k, n, K, N2, N, POINTERS),
+                    _weights(w2, 2 * area * C + k, n, K, N2, N, POINTERS),
+                )
             for f in tl.static_range(4):
-                part = x.load([(past + f) % x_slots * rows + row, c])
+                part = _read(x, (past + f) % x_slots, row, c, rows, BM, K, C, POINTERS)
                 if f < 3:
                     a1 = tl.dot(part, v1[f], a1)
                     if N2 > 0:
@@ -175,7 +256,7 @@ def convolve(
             tall = (high - 2) * PATCH
             broad = (wide - 2) * PATCH
             there = inside & (c1 < OUT)
-            given = s1.to(x.dtype).to(tl.float32)
+            given = s1.to(DTYPE).to(tl.float32)
             pixel = tl.minimum(tl.maximum(given, -1.0), 1.0)
             broken = there & ~(tl.abs(given) < float("inf"))
             tl.store(control + 2, 1, tl.max(tl.max(broken.to(tl.int32), 1), 0) > 0)
@@ -189,18 +270,24 @@ def convolve(
             else:
                 place = ((channel * out_frames + frame) * tall + y) * broad + across
                 pixel = tl.where(broken, float("nan"), pixel)
-                tl.store(address.to(tl.pointer_type(x.dtype)) + place, pixel.to(x.dtype), there)
+                tl.store(address.to(tl.pointer_type(DTYPE)) + place, pixel.to(DTYPE), there)
         elif ENLARGE:
             # Neighbours here are two apart there: rows by address. One frame fits 32 bits.
             q = (2 * (p // wide) - 1 + py) * (2 * wide - 2) + 2 * (p % wide) - 1 + px
             size = (2 * high - 2) * (2 * wide - 2)
             place = q * OUT + col
+            if AROUND:
+                at = (copies_start + frame) // TIME
+                cell = (copies_start + frame) % TIME * 4 + phase
+                s1 += _copied(around, at, p, col + c1, rows, cell, TIME * 4, REPEATS, COPIED)
+                if N2 > 0:
+                    s2 += _copied(around, at, p, col + c2, rows, cell, TIME * 4, REPEATS, COPIED)
             if SUMMED:
                 slot = (clock * SUMMED_RATE + summed_start + frame) % summed_slots
                 target = summed + slot * size * OUT
-                tl.store(target + place + c1, s1.to(x.dtype), inside)
+                tl.store(target + place + c1, s1.to(DTYPE), inside)
                 if N2 > 0:
-                    tl.store(target + place + c2, s2.to(x.dtype), inside)
+                    tl.store(target + place + c2, s2.to(DTYPE), inside)
             if NORMED:
                 slot = (clock * NORMED_RATE + normed_start + frame) % normed_slots
                 target = normed + slot * size * OUT
@@ -208,10 +295,10 @@ def convolve(
                 if N2 > 0:
                     square += tl.sum(s2 * s2, 1)[:, None]
                 made = _norm_silu(s1, square, tl.load(gain + c1), True)
-                tl.store(target + place + c1, made.to(x.dtype), inside)
+                tl.store(target + place + c1, made.to(DTYPE), inside)
                 if N2 > 0:
                     made = _norm_silu(s2, square, tl.load(gain + c2), True)
-                    tl.store(target + place + c2, made.to(x.dtype), inside)
+                    tl.store(target + place + c2, made.to(DTYPE), inside)
         else:
             # Whole rows, border included, which stays zero; what is beyond a frame is not written.
             first = col
@@ -219,109 +306,166 @@ def convolve(
                 frame = 2 * frame + col // OUT
                 first = col % OUT
             if AROUND:
-                at = frame.to(tl.int32)
-                s1 += around.load([at, p0, first]).reshape(BM, N1).to(tl.float32)
+                s1 += _around(around, frame, p, p0, first, rows, BM, N1, OUT, POINTERS)
                 if N2 > 0:
-                    s2 += around2.load([at, p0, first + N1]).reshape(BM, N2).to(tl.float32)
+                    s2 += _around(around2, frame, p, p0, first + N1, rows, BM, N2, OUT, POINTERS)
             s1 = tl.where(inside, s1, 0.0)
             if N2 > 0:
                 s2 = tl.where(inside, s2, 0.0)
             if SUMMED:
-                at = ((clock * SUMMED_RATE + summed_start + frame) % summed_slots).to(tl.int32)
-                summed.store([at, p0, first], s1.to(x.dtype).reshape(1, BM, N1))
+                at = (clock * SUMMED_RATE + summed_start + frame) % summed_slots
+                made = s1.to(DTYPE)
+                _write(summed, at, p, p0, first, rows, made, BM, N1, OUT, POINTERS)
                 if N2 > 0:
-                    summed2.store([at, p0, first + N1], s2.to(x.dtype).reshape(1, BM, N2))
+                    made = s2.to(DTYPE)
+                    _write(summed2, at, p, p0, first + N1, rows, made, BM, N2, OUT, POINTERS)
             if NORMED:
-                at = ((clock * NORMED_RATE + normed_start + frame) % normed_slots).to(tl.int32)
+                at = (clock * NORMED_RATE + normed_start + frame) % normed_slots
                 square = tl.sum(s1 * s1, 1)[:, None]
                 if N2 > 0:
                     square += tl.sum(s2 * s2, 1)[:, None]
                 made = _norm_silu(s1, square, tl.load(gain + c1), True)
-                normed.store([at, p0, 0], made.to(x.dtype).reshape(1, BM, N1))
+                _write(normed, at, p, p0, 0, rows, made.to(DTYPE), BM, N1, OUT, POINTERS)
                 if N2 > 0:
-                    made = _norm_silu(s2, square, tl.load(gain + c2), True)
-                    normed2.store([at, p0, N1], made.to(x.dtype).reshape(1, BM, N2))
+                    made = _norm_silu(s2, square, tl.load(gain + c2), True).to(DTYPE)
+                    _write(normed2, at, p, p0, N1, rows, made, BM, N2, OUT, POINTERS)
+
+
+class Launch:
+    """A kernel with all that it takes."""
+
+    def __init__(self, kernel: Any, grid: tuple[int, int], *args: Any, **options: Any) -> None:
+        self.kernel, self.grid, self.args, self.options = kernel, grid, args, options
+        shapes = tuple(tuple(getattr(arg, "block_shape", ())) for arg in args)
+        self.key = (kernel, shapes, tuple(options.items()))  # what it is compiled for
+
+    def run(self) -> None:
+        """Launch it."""
+        self.kernel[self.grid](*self.args, **self.options)
+
+    def build(self) -> Any:
+        """Compile it; one compiled on this machine before comes from Triton's cache."""
+        return self.kernel.warmup(*self.args, grid=self.grid, **self.options)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What would have been launched."""
+
+    launches: dict[Any, Launch] = field(default_factory=dict)  # one of each compiled kernel
+    calls: dict[Shape, ConvolutionCall] = field(default_factory=dict)
+
+    def build(self) -> None:
+        """Compile all of it, in parallel."""
+        _in_parallel([launch.build for launch in self.launches.values()])
 
 
 class KernelPasses(PlainPasses):
     """A convolution with what follows it in one kernel, and a norm.
 
     Args:
+        gpu: that they run on; None: in Triton's interpreter.
         convolutions: all that will run; their weights are laid out once, here.
+
+    Attributes:
+        choices: how convolutions are cut.
     """
 
-    def __init__(self, device: torch.device, convolutions: Sequence[Convolution]) -> None:
-        self._interpreted = device.type == "cpu"
-        self._shared_bytes, self._registers = 1 << 20, None
-        if not self._interpreted:
-            properties: Any = torch.cuda.get_device_properties(device)
-            self._shared_bytes = properties.shared_memory_per_block_optin
-            if properties.major == 9:  # for three programs at once; later GPUs would spill
-                self._registers = 168
+    def __init__(self, gpu: Gpu | None, convolutions: Sequence[Convolution]) -> None:
+        self._interpreted = gpu is None
+        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+        gpu = gpu or Gpu("interpreter", (9, 0), 1 << 20)
+        self.choices = Choices(gpu, f"triton {triton.__version__} {code}")
         self._laid_out = {one: _laid_out(one) for one in convolutions}
-        self._planned: dict[Any, Callable[[], object]] | None = None
+        self._plan: Plan | None = None
 
     def fuses(self, call: ConvolutionCall) -> bool:
         """Whether a program holds all columns, so that it can normalize."""
-        tiles = self._tiles(call)
-        return tiles["N1"] + tiles["N2"] == call.convolution.out
+        tiles = self.choices.of(self._shape(call))
+        return tiles.wide + tiles.narrow == call.convolution.out
 
     @contextmanager
-    def planning(self) -> Iterator[None]:
-        """Inside, nothing is launched; on leaving, what would have been is compiled, in parallel.
-
-        A kernel that has been compiled on this machine before comes from Triton's cache.
-        """
-        self._planned = {}
+    def planning(self) -> Iterator[Plan]:
+        """Inside, nothing is launched; the plan says what would have been."""
+        before, self._plan = self._plan, Plan()
         try:
-            yield
-            builds = list(self._planned.values())
+            yield self._plan
         finally:
-            self._planned = None
-        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-        with ThreadPoolExecutor(len(cores)) as pool:
-            for built in [pool.submit(build) for build in builds]:
-                built.result()
+            self._plan = before
 
     def _launch(self, kernel: Any, grid: tuple[int, int], *args: Any, **options: Any) -> None:
-        if self._planned is None:
-            kernel[grid](*args, **options)
-            return
-        shapes = tuple(tuple(getattr(arg, "block_shape", ())) for arg in args)
-        key = (kernel, shapes, tuple(options.items()))
-        self._planned[key] = partial(kernel.warmup, *args, grid=grid, **options)
-
-    def _tiles(self, call: ConvolutionCall) -> dict[str, Any]:
-        """How a convolution is cut; the figures were the fastest of some twenty on an H200.
-
-        BM, TT: rows and frames of a program. K: channels of a step. N1, N2: columns, in two parts
-        where their number is no power of two. num_stages: steps whose operands are on their way at
-        once. maxnreg: registers of a thread, so that more programs run at once.
-        """
-        convolution = call.convolution
-        doubling, total = convolution.doubling, self._laid_out[convolution][0].shape[1]
-        wide, narrow = split(convolution.out if doubling else total)
-        columns = wide + narrow
-        depth = min(convolution.channels & -convolution.channels, 64)
-        rows, frames, registers = 128, 1, None
-        if convolution.kernel == (3, 3, 3) and columns <= 96 and call.work.frames % 2 == 0:
-            depth, frames, stages = min(depth, 32), 2, 3
-            if columns > 16:
-                rows, stages, registers = 64, 2, self._registers
-        elif columns > 128:  # smaller steps leave room for a second program
-            depth, stages = min(depth, 32), 4
+        launch = Launch(kernel, grid, *args, **options)
+        if self._plan is None:
+            launch.run()
         else:
-            room = self._shared_bytes // (2 * depth * (128 + columns))
-            stages = max(1, min(3, room))
-        tiles = {"BM": rows, "K": depth, "N1": wide, "N2": narrow, "TT": frames}
-        if self._interpreted:
-            return tiles
-        return tiles | {"num_warps": 4, "num_stages": stages, "maxnreg": registers}
+            self._plan.launches[launch.key] = launch
+
+    def _shape(self, call: ConvolutionCall) -> Shape:
+        convolution, work = call.convolution, call.work
+        follows = {"a": call.around, "s": call.summed, "n": call.normed, "p": call.pixels}
+        return Shape(
+            convolution.channels, self._laid_out[convolution][0].shape[1], convolution.out,
+            convolution.kernel, convolution.enlarging,
+            "".join(letter for letter, there in follows.items() if there is not None),
+            work.frames, call.source.size, str(call.source.data.dtype).removeprefix("torch."),
+        )  # fmt: skip
+
+    def tune(self, plan: Plan, tune: str) -> None:
+        """Choose tiles for what ``plan`` calls, by timing on the GPU; see `tiles.Choices.tune`.
+
+        What the calls write is lost.
+        """
+        shapes = [] if self._interpreted else self.choices.open(plan.calls, tune)
+        if not shapes:
+            return
+        told = f"tuning {len(shapes)} kernels for {self.choices.gpu.name}, once, <= {BUDGET_S:g} s"
+        with Bar(True, total=len(shapes), desc=told) as bar:
+            launches: dict[Cut, list[Launch]] = {}
+
+            def compiled(shape: Shape, which: list[Cut]) -> dict[Cut, Resources]:
+                launches.clear()
+                try:
+                    for tiles in which:
+                        self.choices.taken[shape] = tiles
+                        with self.planning() as apart:
+                            self.convolve(plan.calls[shape])
+                        launches[tiles] = list(apart.launches.values())
+                finally:
+                    self.choices.taken.pop(shape)
+                built = _in_parallel([partial(_built, one[0]) for one in launches.values()])
+                found = [one and _resources(one) for one in built]
+                return {t: r for t, r in zip(launches, found, strict=True) if r is not None}
+
+            def seconds(shape: Shape, tiles: Cut) -> float:
+                if (pixels := plan.calls[shape].pixels) is not None:
+                    plan.calls[shape].work.space.control[1].fill_(pixels.target.data_ptr())
+
+                def run() -> None:
+                    for launch in launches[tiles]:
+                        launch.run()
+
+                run()
+                return median(seconds_on(plan.calls[shape].source.data.device, run, 7))
+
+            for _ in self.choices.tune(shapes, compiled, seconds):
+                bar.add()
 
     def convolve(self, call: ConvolutionCall) -> None:
-        """Carry out ``call``."""
+        """Carry out ``call``, its norm as a kernel of its own if no program can hold it."""
+        shape = self._shape(call)
+        if self._plan is not None:
+            self._plan.calls.setdefault(shape, call)
+        tiles = self.choices.of(shape)
+        if call.normed is None or call.gain is None or self.fuses(call):
+            self._convolve(call, tiles)
+            return
+        apart = call.without_norm()
+        assert apart.summed is not None
+        self._convolve(apart, tiles)
+        self.norm(call.work, apart.summed, call.normed, call.gain)
+
+    def _convolve(self, call: ConvolutionCall, tiles: Cut) -> None:
         convolution, work, source = call.convolution, call.work, call.source
-        tiles = self._tiles(call)
         matrix, bias = self._laid_out[convolution]
         named = {"AROUND": call.around, "SUMMED": call.summed, "NORMED": call.normed}
         for frames in (source, *named.values()):
@@ -330,7 +474,12 @@ class KernelPasses(PlainPasses):
                     f"frames of shape {tuple(frames.data.shape)} have strides "
                     f"{frames.data.stride()}: the kernels need them contiguous"
                 )
-        widths = (tiles["N1"], tiles["N2"] or tiles["N1"])
+        pointers, copies = self.choices.gpu.pointers, call.copies or Copies(0, 1, 0)
+        widths = (tiles.wide, tiles.narrow or tiles.wide)
+
+        def tiled(data: torch.Tensor, shape: list[int]) -> Any:
+            return data if pointers else TensorDescriptor.from_tensor(data, shape)
+
         places: list[Any] = []  # tiles of both column parts, or twice the address
         slots: list[int] = []
         for name, frames in named.items():
@@ -338,23 +487,26 @@ class KernelPasses(PlainPasses):
             if frames is None or convolution.enlarging:
                 places += [data, data]
             else:
-                rows = data.flatten(1, 2)
-                places += [TensorDescriptor.from_tensor(rows, [1, tiles["BM"], n]) for n in widths]
+                places += [tiled(data.flatten(1, 2), [1, tiles.rows, n]) for n in widths]
             if name != "AROUND":
                 slots += (1, 0) if frames is None else (len(data), work.first(frames))
         height, width = source.size
-        programs = triton.cdiv((height + 2) * (width + 2), tiles["BM"])
-        columns = matrix.shape[1] // (tiles["N1"] + tiles["N2"])
+        programs = triton.cdiv((height + 2) * (width + 2), tiles.rows)
+        columns = matrix.shape[1] // (tiles.wide + tiles.narrow)
         pixels, (time, tall, broad) = call.pixels, convolution.kernel
-        flat = source.data.view(-1, convolution.channels)
+        options: dict[str, Any] = {}
+        if not self._interpreted:
+            options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+            options["maxnreg"] = tiles.registers
         self._launch(
             convolve,
-            (programs * (work.frames // tiles["TT"]), columns * len(convolution.weights)),
-            TensorDescriptor.from_tensor(flat, [tiles["BM"], tiles["K"]]),
-            *(TensorDescriptor.from_tensor(matrix, [tiles["K"], n]) for n in widths),
+            (programs * (work.frames // tiles.frames), columns * len(convolution.weights)),
+            tiled(source.data.view(-1, convolution.channels), [tiles.rows, tiles.depth]),
+            *(tiled(matrix, [tiles.depth, n]) for n in widths),
             bias, *places, bias if call.gain is None else call.gain, work.space.control,
             width + 2, height + 2, work.frames, len(source.data), call.source_start, *slots,
             0 if pixels is None else pixels.target.shape[2], 0 if pixels is None else pixels.start,
+            copies.start,
             X_RATE=source.rate,
             SUMMED_RATE=0 if call.summed is None else call.summed.rate,
             NORMED_RATE=0 if call.normed is None else call.normed.rate,
@@ -362,8 +514,11 @@ class KernelPasses(PlainPasses):
             KT=time, KY=tall, KX=broad, ENLARGE=convolution.enlarging,
             TAIL=0 if pixels is None else 1 if pixels.target.dtype == torch.uint8 else 2,
             PATCH=1 if pixels is None else pixels.patch,
+            TIME=copies.time, REPEATS=copies.repeats, POINTERS=pointers,
+            COPIED=call.around.data.shape[-1] if call.around and call.copies else 0,
             **{name: frames is not None for name, frames in named.items()},
-            **tiles,
+            BM=tiles.rows, K=tiles.depth, N1=tiles.wide, N2=tiles.narrow, TT=tiles.frames,
+            **options,
         )  # fmt: skip
 
     def norm(
@@ -390,13 +545,22 @@ def _laid_out(convolution: Convolution) -> tuple[torch.Tensor, torch.Tensor]:
     return matrix.contiguous(), bias.contiguous()
 
 
-def split(columns: int) -> tuple[int, int]:
-    """Columns of a program as two powers of two, the second perhaps 0.
+def _built(launch: Launch) -> Any:
+    """It compiled; None if this Triton cannot: then it is no candidate."""
+    with suppress(Exception):
+        return launch.build()
 
-    All of them if that is possible up to 192, so that a program can normalize; else a divisor.
-    """
-    high = 1 << (columns.bit_length() - 1)
-    low = columns - high
-    if columns <= 192 and (low == 0 or (low >= ALIGNED and low & (low - 1) == 0)):
-        return high, low
-    return min(columns & -columns, 128), 0
+
+def _resources(built: Any) -> Resources | None:
+    """What a compiled kernel takes; None if it is more than the GPU has."""
+    try:
+        built._init_handles()
+    except triton.OutOfResources:
+        return None
+    return Resources(built.metadata.shared, built.n_regs, built.n_spills)
+
+
+def _in_parallel(work: Sequence[Callable[[], Any]]) -> list[Any]:
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    with ThreadPoolExecutor(len(cores)) as pool:
+        return [one.result() for one in [pool.submit(call) for call in work]]
