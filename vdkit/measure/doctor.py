@@ -147,7 +147,7 @@ class Machine:
         return told(
             "{name}, compute capability {capability}, driver {driver}, {free_gb:.1f} of "
             "{total_gb:.1f} GB free",
-            (not runs, "wrong", f"torch has code for {', '.join(codes)}: take a build with code for this GPU"),
+            (not runs, "wrong", f"torch has code for {', '.join(codes)}: take another build"),
             (held, "note", "another program is on this GPU: end it before timing"),
             name=gpu.name, capability=f"{gpu.major}.{gpu.minor}", driver=self.nvml.driver,
             free_gb=free / 1e9, total_gb=total / 1e9, torch_has_code_for=codes,
