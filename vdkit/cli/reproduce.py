@@ -21,7 +21,7 @@ from vdkit.present.reproduction import (
     ON_CPU,
     PLAN,
     ReproducePlan,
-    Stage,
+    StagePlan,
     read_reproduction,
     reproduction_document,
 )
@@ -32,7 +32,7 @@ GPU_DECODE_S, CPU_DECODE_S = 4.6, 1.1
 CLIP, WHOLE_CLIP = "clips:33x48x80", "clips:161x480x832"
 
 
-def stages_of(on_gpu: bool, decoder: str | None = None, clip: str = CLIP) -> tuple[Stage, ...]:
+def stages_of(on_gpu: bool, decoder: str | None = None, clip: str = CLIP) -> tuple[StagePlan, ...]:
     """The stages, in order.
 
     Args:
@@ -46,13 +46,15 @@ def stages_of(on_gpu: bool, decoder: str | None = None, clip: str = CLIP) -> tup
     runs, variants, held = (10, "all", 100) if on_gpu else (5, "diffusers,fast", 0.3)
     load_s, few = 8 if on_gpu else 2, "--runs 2 --warmup 0"
 
-    def stage(name: str, title: str, decodes: int, loads: int, command: str, *more: str) -> Stage:
+    def stage(
+        name: str, title: str, decodes: int, loads: int, command: str, *more: str
+    ) -> StagePlan:
         commands = f"{command.replace(' ', f' {what} --label {name} ', 1)}", *more
-        return Stage(name=name, title=title, commands=commands, decodes=decodes,
+        return StagePlan(name=name, title=title, commands=commands, decodes=decodes,
                      setup_s=loads * load_s)  # fmt: skip
 
     return (
-        Stage(name="doctor", title="is this machine ready?", commands=("doctor --json",),
+        StagePlan(name="doctor", title="is this machine ready?", commands=("doctor --json",),
               setup_s=7 * load_s),
         stage("bench", f"sync, async, compute_only and diffusers in turns, {runs} runs of each",
               (runs + 2) * (5 if on_gpu else 4), 1, f"bench --runs {runs}"),
@@ -159,7 +161,7 @@ def _about(seconds: float) -> str:
     return f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} s"
 
 
-def _run(stage: Stage, folder: Path, options: argparse.Namespace) -> int:
+def _run(stage: StagePlan, folder: Path, options: argparse.Namespace) -> int:
     """Run a stage aside and give it its name at the end: there is a whole one or none."""
     import torch
 

@@ -35,7 +35,7 @@ _MACHINE = ("device", "device_uuid", "driver", "cpu", "host_cores", "git_commit"
 _SHOWN = ("min s", "mean s", "P99 s", "n", "utilization %, two chunks")
 
 
-class Stage(Record):
+class StagePlan(Record):
     """A part of a reproduction; what it leaves is the subfolder of its name.
 
     Attributes:
@@ -65,7 +65,7 @@ class ReproducePlan(Record):
     decoder: str | None
     local: bool
     decode_s: float
-    stages: tuple[Stage, ...]
+    stages: tuple[StagePlan, ...]
 
     @property
     def on_cpu(self) -> bool:
@@ -82,7 +82,7 @@ class Reproduction:
     made: Mapping[str, Recording | grid.Sweep]
 
     @property
-    def left(self) -> list[Stage]:
+    def left(self) -> list[StagePlan]:
         """Stages that are not finished: the folder of one appears with all that is in it."""
         return [stage for stage in self.plan.stages if not (self.folder / stage.name).is_dir()]
 
@@ -90,7 +90,7 @@ class Reproduction:
         """A finished stage that is one recording."""
         return one if isinstance(one := self.made.get(name), Recording) else None
 
-    def expected_s(self, stage: Stage) -> float:
+    def expected_s(self, stage: StagePlan) -> float:
         """Seconds that a stage takes, about: by what a decode took here, once that is known."""
         bench = self.recording("bench")
         arms = [arm.latency.mean for arm in bench.arms.values()] if bench else [self.plan.decode_s]
@@ -235,7 +235,7 @@ def reproduction_document(
     return Document("The published G7e benchmark, and ours", kicker, lead, tuple(sections))
 
 
-def _of_stage(stage: Stage, made: Reproduction) -> list[Section]:
+def _of_stage(stage: StagePlan, made: Reproduction) -> list[Section]:
     """A stage's document as two sections: what its table.md has, and what only its page has."""
     home, head = made.folder / stage.name, Text(f"{stage.name}: {stage.title}", "head")
     if (home / DOCTOR).is_file():
