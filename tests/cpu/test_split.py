@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,13 +20,18 @@ import torch.distributed as dist
 
 from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from tests.helpers import NearestDecoder, leftovers, wait_for
+from tests.timelines import chunk, run, timeline
+from tools.split_times import causes, counted
 from vdkit import DecodeConfig, RawSink, decode_async
 from vdkit.__main__ import main
+from vdkit.decode import ranks
 from vdkit.decode.ranks import run_ranks
 from vdkit.models.fast.decoder import FastWanDecoder
-from vdkit.models.split import SplitDecoder, decode_split
+from vdkit.models.split import SplitDecoder, Strip, decode_split
 from vdkit.models.wan import ChannelsLastWanDecoder, WanDecoder
+from vdkit.predict.split import Exchanged, Link, predict_split
 from vdkit.sinks.files import JoinedRawSink
+from vdkit.trace import COMMUNICATION
 
 FRAMES, WIDTH = 4, 3
 WORLDS = {2: (2, 5), 3: (4,), 4: (6,)}
@@ -60,19 +66,44 @@ def made(case):
     return kind(random_vae(case[0], base_dim=8, decoder_base_dim=8).to(dtype), case[1])
 
 
+class Tallied(Strip):
+    """Counts what is sent."""
+
+    sent = np.zeros(4, int)
+
+    def exchange(self, edges):
+        sides = (self.rank > 0) + (self.rank < self.count - 1)
+        self.sent = self.sent + np.array([1, edges.nbytes // 2 * sides, 0, 0])
+        return super().exchange(edges)
+
+    def all_gather(self, own):
+        self.sent = self.sent + np.array([0, 0, 1, own.nbytes * (self.count - 1)])
+        return super().all_gather(own)
+
+
 def strips(device):
-    """All that this rank decodes, by what it is of."""
+    """All that this rank decodes, by what it is of, and what it sends for a steady chunk of two."""
     found = {}
     for world, heights in WORLDS.items():
         group = dist.new_group(range(world))
         for case, height in product(CASES, heights) if dist.get_rank() < world else ():
-            split = SplitDecoder(made(case), height, group)
+            split = SplitDecoder(made(case), Tallied(height, group))
             latents = split.part(noise(split, FRAMES, height, WIDTH))
             for chunk_size in (1, 2):
-                found[world, case, height, chunk_size] = frames_of(
-                    split, latents, chunk_size
-                ).numpy()
+                made_here = frames_of(split, latents, chunk_size)
+                found[world, case, height, chunk_size] = made_here.numpy()
+            if world == 3:
+                found[case] = sent_in_a_chunk(split, height)
     return found
+
+
+@torch.inference_mode()
+def sent_in_a_chunk(split, height):
+    state = split.begin(split.part(noise(split, 7, height, WIDTH)))
+    for part in ((0, 1), (1, 3), (3, 5), (5, 7)):
+        split.strip.sent = np.zeros(4, int)
+        split.decode_chunk(state, *part)
+    return split.strip.sent
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +120,38 @@ def test_the_frames_are_those_of_one_process(decoded, case):
             expected = frames_of(whole, noise(whole, FRAMES, height, WIDTH), chunk_size).numpy()
             assert [part.shape[3] > 0 for part in parts] == [True] * world
             assert np.abs(np.concatenate(parts, 3) - expected).max() < CASES[case][2]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_sent_is_known_without_sending(decoded, case):
+    sent, share = counted(made(case), 4, WIDTH, 3, 2)
+    assert astuple(sent) == tuple(decoded[1][case] / 2) and share == 0.5
+
+
+def test_a_prediction_adds_up():
+    sent, link = Exchanged(halos=40, halo_bytes=2e7, gathers=1, gather_bytes=1e7), Link(1e11, 2e-5)
+    found = predict_split(0.07, 0.5, sent, link)
+    assert found == pytest.approx(
+        {"compute": 0.035, "halo": 0.0008 + 0.0002, "gather": 0.00002 + 0.0001, "launches": 0}
+    )
+    bound = predict_split(0.07, 0.5, sent, link, launch_s=0.05)
+    assert sum(bound.values()) == pytest.approx(0.05) and bound["compute"] == 0.035
+
+
+def test_the_causes_of_a_profiled_run_fill_its_window():
+    chunks = [chunk(index, (100 * index, 100 * index + 90)) for index in range(10)]
+    kernels = [(100 * i + at, 100 * i + to, 0) for i in range(10) for at, to in KERNELS]
+    made = timeline(kernels, recorded=run("compute_only", chunks, 1000))
+    made.names += ["ncclDevKernel_SendRecv", "ncclDevKernel_AllGather_RING_LL"]
+    made.gpu.name[:] = [len(made.names) - 2 + which if which >= 0 else 0 for which in WHICH * 10]
+    made.gpu.kind[made.gpu.name > 0] = COMMUNICATION
+    assert causes(made) == pytest.approx(
+        {"compute": 0.05, "halo": 0.01, "gather": 0.02, "launches": 0.02}
+    )
+
+
+KERNELS, WHICH = ((0, 30), (30, 40), (50, 70), (70, 90)), (-1, 0, -1, 1)
+"""Of each chunk, us, and whether it is a halo (0), a gather (1) or neither."""
 
 
 def exact(device, way=None):
@@ -156,11 +219,16 @@ def waiting(device):
 
 
 def test_one_that_cannot_end_is_ended(monkeypatch):
-    monkeypatch.setattr("vdkit.decode.ranks._GRACE_S", 0.5)
+    monkeypatch.setattr(ranks, "_GRACE_S", 0.5)
     with pytest.raises(ValueError, match="planted") as raised:
         run_ranks(2, waiting, kind="cpu")
     assert raised.value.__notes__ == ["This was rank 1 of 2; all others were ended."]
     assert "in waiting" in str(raised.value.__cause__) and not multiprocessing.active_children()
+
+
+def test_processes_start_as_they_do_with_cuda(monkeypatch):
+    monkeypatch.setitem(ranks._START, False, ranks._START[True])
+    assert run_ranks(2, str, kind="cpu") == ["cpu", "cpu"]
 
 
 def limited(device):

@@ -20,6 +20,9 @@ from vdkit.decode.terminal import HeldSignals
 
 _GRACE_S = 5.0
 """For a process to end by itself; one that waits on the GPU for another that is gone cannot."""
+_START = {True: "spawn", False: "forkserver"}
+"""Of processes, with CUDA and without. A server loads libraries once for all; but diffusers looks
+for a GPU when it is loaded, and what is forked thereafter cannot have one."""
 
 
 def run_ranks(count: int, work: Callable[..., Any], *given: Any, kind: str = "auto") -> list[Any]:
@@ -47,7 +50,7 @@ def run_ranks(count: int, work: Callable[..., Any], *given: Any, kind: str = "au
     if count < 1 or (cuda and count > gpus):
         most = f"this machine has {gpus}" if cuda else "use 1 or more"
         raise ValueError(f"{count} {'GPUs' if cuda else 'processes'} are asked for; {most}")
-    context = multiprocessing.get_context("forkserver")  # so that libraries are loaded once
+    context: Any = multiprocessing.get_context(_START[cuda])
     context.set_forkserver_preload([work.__module__])
     with tempfile.TemporaryDirectory(prefix="vdkit-") as folder:
         processes: list[Any] = []
@@ -123,7 +126,9 @@ def _rank(
             torch.set_num_threads(max(1, torch.get_num_threads() // count))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this host
         backend = "nccl" if cuda else "gloo"
-        dist.init_process_group(backend, init_method=store, rank=rank, world_size=count)
+        dist.init_process_group(
+            backend, store, rank=rank, world_size=count, device_id=device if cuda else None
+        )
         made = work(device, *given)
         dist.barrier()  # who leaves first closes what others may still read from
     except BaseException as error:

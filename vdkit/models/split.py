@@ -46,17 +46,17 @@ class Strip:
     """
 
     def __init__(self, height: int, group: Any = None) -> None:
-        self.rank, self.count = dist.get_rank(group), dist.get_world_size(group)
         self._group = group
-        self._deal(height)
+        self._deal(height, dist.get_rank(group), dist.get_world_size(group))
 
-    def _deal(self, height: int) -> None:
-        if height < self.count:
+    def _deal(self, height: int, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+        if height < count:
             raise ValueError(
-                f"latents of {height} rows cannot be split over {self.count} ranks; use {height} "
-                "or fewer"
+                f"latents of {height} rows cannot be split over {count} ranks; use {height} or "
+                "fewer"
             )
-        self.heights = [(height + rank) // self.count for rank in reversed(range(self.count))]
+        self.heights = [(height + later) // count for later in reversed(range(count))]
         start = sum(self.heights[: self.rank])
         self.rows = slice(start, start + self.heights[self.rank])
 
@@ -175,17 +175,15 @@ class SplitDecoder:
 
     Args:
         decoder: a `WanDecoder`, not compiled, or a `FastWanDecoder`.
-        height: of the whole latents.
-        group: as for `Strip`.
+        strip: its rows, ``Strip(latents.shape[-2])``.
         graphs: of ``fast`` on CUDA, record the exchange in its CUDA graphs too; else it has none.
 
     Raises:
         TypeError: another decoder.
-        ValueError: fewer rows than ranks.
     """
 
-    def __init__(self, decoder: Any, height: int, group: Any = None, graphs: bool = False) -> None:
-        self.decoder, self.strip = decoder, (strip := Strip(height, group))
+    def __init__(self, decoder: Any, strip: Strip, graphs: bool = False) -> None:
+        self.decoder, self.strip = decoder, strip
         fast = isinstance(decoder, FastWanDecoder)
         if not fast and (
             isinstance(decoder, CompiledWanDecoder) or not isinstance(decoder, WanDecoder)
@@ -196,7 +194,7 @@ class SplitDecoder:
                 "variant diffusers, channels_last or fast"
             )
         rows, self.notes = strip.rows, decoder.notes
-        self.notes += (f"latent rows {rows.start} to {rows.stop - 1} of {height}",)
+        self.notes += (f"latent rows {rows.start} to {rows.stop - 1} of {sum(strip.heights)}",)
         if fast:
             network = decoder._network
             decoder._passes = SplitPasses(decoder._passes, strip)
@@ -292,7 +290,7 @@ def _decode_part(
 ) -> DecodeResult:
     loaded = load(device)
     whole = latents if isinstance(latents, torch.Tensor) else latents(loaded)
-    decoder = SplitDecoder(loaded, whole.shape[-2])
+    decoder = SplitDecoder(loaded, Strip(whole.shape[-2]))
     own, strip = decoder.part(whole), decoder.strip
     if hasattr(decoder, "prepare"):
         decoder.prepare(*own.shape[-2:], config.chunk_size)
