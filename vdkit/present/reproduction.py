@@ -189,7 +189,7 @@ def machine_lines(made: Reproduction) -> list[str]:
     return told
 
 
-def stages_table(made: Reproduction) -> Table:
+def recorded_table(made: Reproduction) -> Table:
     """A row per stage: what it is, and when and where it was recorded."""
     rows: list[dict[str, Cell]] = []
     for stage in made.plan.stages:
@@ -225,7 +225,7 @@ def reproduction_document(
     warning = Text(lines(ON_CPU if made.plan.on_cpu else "", noise), "warning")
     sections = [
         section("published", "Ours beside the published", warning, *parts),
-        section("stages", "Stages", Text(care, "warning"), stages_table(made)),
+        section("stages", "Stages", Text(care, "warning"), recorded_table(made)),
     ]
     implied = Text("\n".join(f"- {one}" for one in published_lines()).replace("**", ""))
     sections.append(section("implied", "What the post implies", implied, page_only=True))
