@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "measure": SECOND - {"models"} | {"predict"},  # it is handed decoders
     "present": GROUND | {"models", "trace", "record", "predict"},  # of models types alone
     "explorer": THIRD | {"present"},
-    "cli": THIRD | {"present", "explorer"},
+    "scale": SECOND - {"models", "trace"} | {"measure"},  # it is handed decoders
+    "cli": THIRD | {"present", "explorer", "scale"},
     "__main__": {"cli", "record"},
     "__init__": set(),
 }
@@ -104,7 +105,7 @@ def modules_of(*parts):
     )
 
 
-HEAVY = {"torch", "diffusers", "pynvml", "triton", "IPython"}
+HEAVY = {"torch", "diffusers", "pynvml", "triton", "IPython", "ray"}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,7 @@ HEAVY = {"torch", "diffusers", "pynvml", "triton", "IPython"}
         (modules_of("predict"), HEAVY | {"matplotlib", "pandas"}),
         (modules_of("present"), HEAVY | {"pandas"}),
         (modules_of("cli"), HEAVY | {"matplotlib", "pandas"}),
+        (modules_of("scale", "measure"), {"ray", "diffusers"}),
         ("import vdkit.present.documents, vdkit.present.comparison", {"matplotlib", "jinja2"}),
         ("import tools.readme", HEAVY | {"pandas"}),
         ("import vdkit.measure.nvml, vdkit.measure.quality", {"torch", "pynvml", "cv2", "skimage"}),
@@ -211,7 +213,7 @@ def test_environment_names_no_package_of_its_own():
 
 def test_every_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
     names = {re.split(r"[<>=\[]", entry)[0].lower() for entry in wanted}
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower() for line in pins if "==" in line}

@@ -16,10 +16,11 @@ import torch
 from tests.helpers import NearestDecoder, latents_for
 from vdkit.__main__ import main
 from vdkit.measure.study import Bench
-from vdkit.measure.sweep import SweepLocked, plan_cells, run_sweep, start_sweep
+from vdkit.measure.sweep import plan_cells, run_sweep, start_sweep
 from vdkit.predict.grid import Cell, median_and_worst, predict_cells, read_sweep
 from vdkit.present.charts import plot_heatmap, plot_predictions
 from vdkit.present.sweep_document import cell_records, sweep_document
+from vdkit.record import Locked
 from vdkit.record.results import load_results, read_recording
 from vdkit.sinks import SinkSpec
 
@@ -338,7 +339,7 @@ def test_two_sweeps_into_one_folder(tmp_path):
     folder = begin(bench, tmp_path, chunks=(1,), speeds=(None,), runs=1)
 
     def second(sweep, cell):
-        with pytest.raises(SweepLocked, match="another process is measuring into"):
+        with pytest.raises(Locked, match="another process is sweeping into"):
             run_sweep(folder, bench, progress=False)
         raise KeyboardInterrupt
 

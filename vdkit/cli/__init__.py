@@ -173,6 +173,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
         metavar="FILE"),
     "gpus": opt("split each frame over so many, by rows, exactly; of Wan, into .rgb", int, 1),
     "decode:decoder": opt(_DECODER, default="tiny-wan", told=""),
+    # fanout
+    "<manifest>": opt("JSON lines, or a folder of latents", Path, metavar="MANIFEST"),
+    "fanout:out": opt("folder for the files, and for a folder with the recording", Path,
+        required=True, metavar="DIR"),
+    "fanout:sink": opt(f"of {', '.join(KINDS[1:-1])}", default="mp4",
+        metavar="KIND[,OPTION=VALUE]"),
+    "fanout:device": opt("of every worker", default="auto", choices=("auto", "cpu", "cuda")),
+    "fanout:label": opt("end of the name of the recording's folder", default="fanout"),
+    "fanout:usd-per-hour": opt("price of an hour of all machines together, US dollars: adds what "
+        "an hour of video costs; never recorded", float, metavar="PRICE"),
+    "fanout:seed": opt("of random latents and clips that name none", int, 0),
+    "fanout:fps": opt("frame rate of those that name none", default="16"),
+    "workers": opt("processes with a decoder each", int, told="one for each GPU; without one, 2"),
+    "engine": opt("what runs them: ray (pip install 'vdkit[scale]'), or processes of this host",
+        default="ray", choices=("ray", "processes")),
+    "address": opt("of a running Ray cluster", metavar="HOST:PORT"),
     # probe
     "<decoder>": opt(_DECODER, metavar="DECODER"),
     "probe:dtype": opt("of one by name", told="float64, of other variants float32"),
@@ -266,7 +282,7 @@ def command(takes: str, **fixed: Any) -> Callable[[Run], Run]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
-    for home in ("run", "read", "machine", "reproduce", "checked"):
+    for home in ("run", "scale", "read", "machine", "reproduce", "checked"):
         import_module(f"vdkit.cli.{home}")
     what = (
         "What does it cost to get decoded video frames off a GPU, and how much of it can be hidden?"

@@ -16,10 +16,13 @@ from vdkit.predict.grid import PLAN as SWEEP_PLAN
 from vdkit.predict.grid import Sweep
 from vdkit.present import reproduction
 from vdkit.present.columns import Asked
+from vdkit.present.fanout import video_rows
 from vdkit.present.sweep_document import cell_records
 from vdkit.record import SUMS, sha256
+from vdkit.record.fanout import FANOUT, Fanout
 from vdkit.record.recording import FILE, Recording
 from vdkit.record.results import OLD_FILES, recorded_file, runs_frame
+from vdkit.record.runs import Provenance, Workload
 from vdkit.trace.figures import analyze
 from vdkit.trace.files import read_trace
 
@@ -53,7 +56,7 @@ def run_check(options: argparse.Namespace) -> int:
     hashes and versions; compares files with their hashes, and tables, rows and traces with what the
     raw runs give today. Exit status 1 if something is wrong.
     """
-    marks = {FILE, *OLD_FILES, SWEEP_PLAN, reproduction.PLAN, *OTHERS}
+    marks = {FILE, *OLD_FILES, SWEEP_PLAN, FANOUT, reproduction.PLAN, *OTHERS}
     found: dict[Path, Checked] = {}
     for given in options.folders:
         homes = {one.parent for one in given.rglob("*.json") if one.name in marks}
@@ -87,18 +90,18 @@ def check_folder(home: Path) -> Checked:
     except (ValueError, OSError) as error:
         made.wrong.append(str(error))
         return made
-    recordings, other = [], list[str]()
+    other, old = list[str](), False
+    recordings: list[Recording] = []
     if isinstance(found, Recording):
         recordings, old = [found], recorded_file(home).name != FILE
-    else:
-        old = any(home.glob("result_*.json"))
-        recordings = list(found.results.values()) if isinstance(found, Sweep) else []
+    elif isinstance(found, Sweep):
+        recordings, old = list(found.results.values()), any(home.glob("result_*.json"))
+    elif isinstance(found, Fanout):
+        _provenance(found.provenance, found.videos[0].workload, found.command, made)
+    for one in recordings:
+        _provenance(one.provenance, one.workload, one.command, made)
     runs = sum(len(arm.runs) for one in recordings for arm in one.arms.values())
     made.looked += [f"{runs} runs"] * bool(runs)
-    for one in recordings:
-        for line, told in _provenance(one):
-            told_to = made.wrong if told else made.notes
-            told_to += [line] * (line not in told_to)
     made.wrong += _sums(home, made.looked)
     other += _text(text, document.markdown(), made.looked)
     if isinstance(found, Recording):
@@ -107,6 +110,8 @@ def check_folder(home: Path) -> Checked:
             made.wrong += _rows(home / "runs.csv", runs_frame(found), made.looked)
     elif isinstance(found, Sweep):
         made.wrong += _rows(home / "cells.csv", cell_records(found), made.looked)
+    elif isinstance(found, Fanout):
+        made.wrong += _rows(home / "videos.csv", video_rows(found), made.looked)
     if old and other:
         n = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
         made.notes.append(f"of an earlier schema, perhaps by other rules: {other[0]}{n}")
@@ -115,21 +120,21 @@ def check_folder(home: Path) -> Checked:
     return made
 
 
-def _provenance(one: Recording) -> Iterable[tuple[str, bool]]:
-    """What a reader who wants to measure it again misses, and whether that is wrong."""
-    made = one.provenance
-    if not made.git_commit:
-        yield "no commit is recorded, so its code cannot be had", True
-    if not {"torch", "numpy"} <= made.packages.keys():
-        yield "no versions of torch and numpy are recorded", True
-    if made.compute_capability and not (made.driver and made.cuda and made.device_uuid):
-        yield "driver, CUDA version or UUID of the GPU is not recorded", True
-    if made.git_dirty:
-        yield "recorded from a changed tree: its commit is not all of its code", False
-    if one.workload.weights_sha256 is None:
-        yield "no hash of the weights is recorded", False
-    if one.command is None:
-        yield "no command line is recorded: it was run from Python", False
+def _provenance(one: Provenance, work: Workload, command: str | None, made: Checked) -> None:
+    """What a reader who wants to measure it again misses; of cells, once."""
+    gpu = not one.compute_capability or (one.driver and one.cuda and one.device_uuid)
+    for told, to, lacks in (
+        ("no commit is recorded, so its code cannot be had", made.wrong, not one.git_commit),
+        ("no versions of torch and numpy are recorded", made.wrong,
+         not {"torch", "numpy"} <= one.packages.keys()),
+        ("driver, CUDA version or UUID of the GPU is not recorded", made.wrong, not gpu),
+        ("recorded from a changed tree: its commit is not all of its code", made.notes,
+         one.git_dirty),
+        ("no hash of the weights is recorded", made.notes, work.weights_sha256 is None),
+        ("no command line is recorded: it was run from Python", made.notes, command is None),
+    ):  # fmt: skip
+        if lacks and told not in to:
+            to.append(told)
 
 
 def _sums(home: Path, looked: list[str]) -> Iterable[str]:

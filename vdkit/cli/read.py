@@ -25,6 +25,7 @@ from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
+from vdkit.present.fanout import fanout_document
 from vdkit.present.instruments import analysis_document
 from vdkit.present.reproduction import Reproduction
 from vdkit.present.results_list import results_table, results_text
@@ -32,6 +33,7 @@ from vdkit.present.sweep_document import advice_document, advice_record, sweep_d
 from vdkit.present.words import config_words, what_and_where
 from vdkit.record import check_file, write_atomically, written
 from vdkit.record.compare import Comparison, compare_results
+from vdkit.record.fanout import FANOUT, Fanout, read_fanout
 from vdkit.record.recording import Recording, saving_usd, usd_per_video_hour
 from vdkit.record.results import Found, find_recordings, frame_of, read_recording, rows_of
 from vdkit.record.stats import MORE, runs_needed
@@ -51,22 +53,26 @@ def left_out(error: Exception) -> None:
     print(f"vdkit: warning: left out: {error}", file=sys.stderr)
 
 
-def opened(path: Path) -> Recording | Sweep:
+def opened(path: Path) -> Recording | Sweep | Fanout:
     """The recording at ``path``, of any kind and age.
 
     Raises:
         FileNotFoundError, ValueError: there is none; names what is there.
     """
-    home = path.parent if path.name == PLAN else path
+    home = path.parent if path.name in (PLAN, FANOUT) else path
     if (home / PLAN).is_file():
         return read_sweep(home, left_out)
+    if (home / FANOUT).is_file():
+        return read_fanout(home)
     there = os.listdir(path) if path.is_dir() else [path.name]
     for name in OTHERS.keys() & set(there if path.exists() else ()):
         raise ValueError(f"{path} is no recording: {name} holds {OTHERS[name]}; read that file")
     return read_recording(path)
 
 
-def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep | Reproduction, Document]:
+def document_at(
+    path: Path, wants: Asked
+) -> tuple[Recording | Sweep | Fanout | Reproduction, Document]:
     """What is recorded at ``path``, and what is said of it."""
     if (path / reproduction.PLAN).is_file():
         made = reproduction.read_reproduction(path)
@@ -74,6 +80,8 @@ def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep | Reproduct
     found = opened(path)
     if isinstance(found, Sweep):
         return found, sweep_document(found, wants)
+    if isinstance(found, Fanout):
+        return found, fanout_document(found, wants)
     return found, document_of(found, wants, source_of(path))
 
 
@@ -107,11 +115,13 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def _sides(*paths: Path) -> list[Recording]:
-    """Recordings to compare: one object for one file; ValueError for a sweep."""
+    """Recordings to compare: one object for one file; ValueError for a sweep or a fan-out."""
     found = {path.resolve(): opened(path) for path in paths}
-    recordings = {at: side for at, side in found.items() if not isinstance(side, Sweep)}
+    recordings = {at: side for at, side in found.items() if isinstance(side, Recording)}
     if len(recordings) < len(found):
-        raise ValueError("a sweep is no side of a comparison; give two of its cells' files")
+        what = "sweep" if any(isinstance(one, Sweep) for one in found.values()) else "fan-out"
+        remedy = "; give two of its cells' files" * (what == "sweep")
+        raise ValueError(f"a {what} is no side of a comparison{remedy}")
     return [recordings[path.resolve()] for path in paths]
 
 
@@ -185,8 +195,12 @@ def run_show(options: argparse.Namespace) -> int:
         check_file(picture, "timeline", ".png", ".svg", ".pdf")
     found, document = document_at(options.result, options.asked)
     if drawing and not isinstance(found, Recording):
-        kinds = {True: "sweep; draw one of its cells, a file", False: "reproduction; draw a stage"}
-        raise ValueError(f"{options.result} is a {kinds[isinstance(found, Sweep)]} in it")
+        kinds = {
+            Sweep: "sweep; draw one of its cells, a file in it",
+            Fanout: "fan-out, which has no timeline",
+            Reproduction: "reproduction; draw one of its stages, a folder in it",
+        }
+        raise ValueError(f"{options.result} is a {kinds[type(found)]}")
     if options.format is not None:
         tables = document.tables()[: 1 if options.format == "csv" else None]
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))

@@ -25,7 +25,14 @@ from vdkit.present.reproduction import (
     read_reproduction,
     reproduction_document,
 )
-from vdkit.record import check_out, result_folder, write_atomically, write_record, write_sums
+from vdkit.record import (
+    check_out,
+    locked,
+    result_folder,
+    write_atomically,
+    write_record,
+    write_sums,
+)
 
 GPU_DECODE_S, CPU_DECODE_S = 4.6, 1.1
 """A decode, about: of preset aws on an H100, mean of its recorded arms; of `CLIP` on two cores."""
@@ -80,8 +87,6 @@ def run_reproduce(options: argparse.Namespace) -> int:
     version, in three minutes, and says so. --resume goes on with a folder, or with a copy of it on
     another machine; a finished stage is never run again.
     """
-    from vdkit.measure.sweep import locked
-
     folder: Path = options.resume or _begin(options)
     made = read_reproduction(folder)
     plan, given = made.plan, options.decoder
@@ -99,7 +104,8 @@ def run_reproduce(options: argparse.Namespace) -> int:
     whole_s = sum(made.expected_s(stage) for stage in left)
     cli.say(options, f"{len(left)} of {len(plan.stages)} stages to run, {_about(whole_s)}")
     try:
-        with locked(folder / PLAN):
+        busy = f"another process is at {folder}; wait for it, or begin anew"
+        with locked(folder / PLAN, busy):
             for stage in left:
                 made = read_reproduction(folder)
                 about = _about(made.expected_s(stage))

@@ -5,13 +5,12 @@ Every cell is recorded when it is done, so that an interrupted sweep goes on whe
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +24,7 @@ from vdkit.decode.media import MEDIA, Medium
 from vdkit.decode.terminal import Bar
 from vdkit.measure import study
 from vdkit.predict import check_speed, grid
-from vdkit.record import result_folder, write_record
+from vdkit.record import locked, result_folder, write_record
 from vdkit.record.recording import Recording
 from vdkit.record.results import read_recording
 from vdkit.record.runs import collect_provenance
@@ -33,10 +32,6 @@ from vdkit.sinks import held
 
 _Hashes = dict[tuple[str, int, int | None], study.Seen]
 """Mode, chunk size and slots to the hash of their frames."""
-
-
-class SweepLocked(OSError):
-    """Another process is writing into the sweep's folder."""
 
 
 def sweep_grid(
@@ -104,10 +99,11 @@ def run_sweep(
         report: called after each cell.
 
     Raises:
-        SweepLocked: another process is at it.
+        Locked: another process is at it.
         ValueError: the plan is of another machine, decoder or video.
     """
-    with locked(folder / grid.PLAN):
+    busy = f"another process is sweeping into {folder}; wait for it, or start a new sweep"
+    with locked(folder / grid.PLAN, busy):
         sweep, hashes = grid.read_sweep(folder), _Hashes()
         _check_same(sweep.plan, bench)
         total = len(sweep.left) * sweep.plan.runs
@@ -163,19 +159,6 @@ def _with_predictions(sweep: grid.Sweep) -> grid.Sweep:
     if predictions is not None:
         write_record(predictions, sweep.folder / grid.PREDICTIONS)
     return replace(sweep, predictions=predictions)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` alone; the system lets go of it even if the process dies."""
-    with path.open() as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SweepLocked(
-                f"another process is measuring into {path.parent}; wait for it, or begin anew"
-            ) from None
-        yield
 
 
 def _check_same(plan: grid.SweepPlan, bench: study.Bench) -> None:

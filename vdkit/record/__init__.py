@@ -37,6 +37,30 @@ def _inode(path: Path) -> int | None:
     return path.lstat().st_ino if os.path.lexists(path) else None
 
 
+class Locked(OSError):
+    """Another process is writing there."""
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a file or folder alone; the system lets go of it even if the process dies.
+
+    Raises:
+        Locked: another process holds it, which ``busy`` says.
+    """
+    import fcntl  # which not every system has
+
+    held = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(busy) from None
+        yield
+    finally:
+        os.close(held)
+
+
 @contextmanager
 def written(path: Path, new: bool = False) -> Iterator[Path]:
     """A temporary name of the same ending, which at the end takes the place of ``path``.

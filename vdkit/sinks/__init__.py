@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vdkit.decode import wants_float
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.decode.terminal import HeldSignals, Wake
-from vdkit.sinks.files import RawSink
+from vdkit.sinks.files import Output, RawSink
 from vdkit.sinks.mp4 import ExportToVideoSink, Mp4Sink
 from vdkit.sinks.pictures import JpegSink, PngSink, WebpSink
 from vdkit.sinks.sound import FlacSink, WavSink
@@ -237,18 +237,27 @@ class SinkSpec:
         signals = HeldSignals()  # or a folder could stay that was just made, or half removed
         try:
             with contextlib.ExitStack() as stack:
-                sink: Sink = NullSink()
+                place = Path(label)
                 if self.kind != "null":
                     scratch = tempfile.TemporaryDirectory(prefix=".vdkit-", dir=self.folder)
-                    durable = {"durable": True} if self.durable else {}
                     place = Path(stack.enter_context(scratch)) / label
-                    sink = self._make(place, {**self.options, **durable})
-                if self.throttle_mb_per_s is not None:
-                    sink = ThrottledSink(sink, self.throttle_mb_per_s)
+                sink = self.at(place)
                 with signals:
                     yield sink
         finally:
             signals.release()
+
+    def at(self, place: Path, scratch: Path | None = None) -> Sink:
+        """A new sink whose output stays: ``place`` and the ending of its kind.
+
+        ``scratch``: where it lies until it is complete (`Output.begin_in`); None: beside it.
+        """
+        sink = self._make(place, {**self.options, **({"durable": True} if self.durable else {})})
+        if scratch is not None and isinstance(sink, Output):
+            sink.begin_in(scratch)
+        if self.throttle_mb_per_s is not None:
+            sink = ThrottledSink(sink, self.throttle_mb_per_s)
+        return sink
 
     def _make(self, place: Path, options: Mapping[str, Any]) -> Sink:
         make: Any

@@ -73,14 +73,19 @@ class Output:
             kind = type(self).__name__
             raise ValueError(f"{kind} writes {self.ending} files, not {self.path.name!r}")
         self._place = Path(os.path.realpath(self.path))
-        self._places = [self._place]
+        self._places, self._scratch = [self._place], self._place.parent
         self._partial = self._beside()
         self._file: _File | None = None
         self._info: MediaInfo | None = None
 
+    def begin_in(self, scratch: Path) -> None:
+        """Have it lie in another folder of the same file system until it is complete."""
+        self._scratch = scratch
+        self._partial = self._beside()
+
     def _beside(self) -> Path:
         """A new temporary name: in the same folder, so on the same file system; short."""
-        return self._place.with_name(f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}")
+        return self._scratch / f".{uuid.uuid4().hex[:8]}.partial{self._place.suffix}"
 
     def open(self, info: MediaInfo) -> None:
         """Before anything is decoded: one use, and a place where the output can appear."""
@@ -212,6 +217,10 @@ class RawSink(Output):
         self.durable, self.pixel_format = durable, check_pixel_format(pixel_format)
         self.sidecar = self._place.with_name(self._place.name + ".json")
         self._places.append(self.sidecar)
+        self._partial_sidecar = self._beside()
+
+    def begin_in(self, scratch: Path) -> None:
+        super().begin_in(scratch)
         self._partial_sidecar = self._beside()
 
     def _create(self, size: int) -> None:

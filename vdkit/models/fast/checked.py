@@ -43,7 +43,6 @@ class CheckedFastDecoder:
             raise AttributeError(name)
         return getattr(self._runs, name)
 
-    @torch.inference_mode()
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
         """As the decoder's; then a steady chunk of noise is decoded by diffusers' modules too.
 
@@ -55,35 +54,38 @@ class CheckedFastDecoder:
             chunk_size: latent frames per call.
         """
         fast, size = self._runs, (height, width)
-        _prepare(fast, size, chunk_size)
-        if not isinstance(fast, FastWanDecoder):
-            return
-        on_gpu = fast.device.type == "cuda"
+        with on_device(fast.device):
+            _prepare(fast, size, chunk_size)
+            if not isinstance(fast, FastWanDecoder):
+                return
+            try:
+                where = self._judge(size, chunk_size)
+            finally:
+                if self._runs is fast:
+                    fast.release_vae()
+                if fast.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            if self._runs is fast and where != size:  # what it kept was for the latents asked for
+                fast.prepare(height, width, chunk_size)
+
+    def _judge(self, size: tuple[int, int], chunk_size: int) -> tuple[int, int]:
+        """Replace the decoder if need be; the latents that it was checked with."""
+        fast: FastWanDecoder = self._runs
         if fast.kernels is None:
-            if on_gpu:
+            if fast.device.type == "cuda":
                 self._replace(fast.notes[0], self._seconds(size, chunk_size))
-            return
-        try:
-            with on_device(fast.device):
-                db, where = self._checked(size, chunk_size)
-                if not db >= LEAST_DB[fast.dtype]:
-                    why = f"its frames are wrong here: {db:.1f} dB against diffusers'"
-                    why += f" at latents of {where[0]}x{where[1]}, {LEAST_DB[fast.dtype]:g} asked"
-                    self._replace(why, self._seconds(size, chunk_size))
-                    return
-                if fast.kernels.choices.gpu.pointers:
-                    took = self._seconds(size, chunk_size)
-                    own = _seconds(fast, _noise(fast, size, chunk_size), chunk_size)
-                    if own > min(took.values()):
-                        self._replace(f"{own * 1e3:.1f} ms a chunk, slower", took)
-                        return
-        finally:
-            if self._runs is fast:
-                fast.release_vae()
-            if on_gpu:
-                torch.cuda.empty_cache()
-        if where != size:  # what it had kept was for the latents asked for
-            fast.prepare(height, width, chunk_size)
+            return size
+        db, where = self._checked(size, chunk_size)
+        if not db >= LEAST_DB[fast.dtype]:
+            why = f"its frames are wrong here: {db:.1f} dB against diffusers' at latents of "
+            why += f"{where[0]}x{where[1]}, {LEAST_DB[fast.dtype]:g} asked"
+            self._replace(why, self._seconds(size, chunk_size))
+        elif fast.kernels.choices.gpu.pointers:
+            took = self._seconds(size, chunk_size)
+            own = _seconds(fast, _noise(fast, size, chunk_size), chunk_size)
+            if own > min(took.values()):
+                self._replace(f"{own * 1e3:.1f} ms a chunk, slower", took)
+        return where
 
     def _checked(self, size: tuple[int, int], chunk_size: int) -> tuple[float, tuple[int, int]]:
         """PSNR of the last chunk; at smaller latents where diffusers' modules find no memory."""
@@ -130,7 +132,7 @@ class CheckedFastDecoder:
             for parameter in fast.vae.parameters():  # as it was when it was timed
                 parameter.data = parameter.data.contiguous()
         self._runs = best
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
 
 
 def _prepare(decoder: Any, size: tuple[int, int], chunk_size: int) -> None:
@@ -144,6 +146,7 @@ def _noise(decoder: Any, size: tuple[int, int], chunk_size: int) -> torch.Tensor
     return drawn.to(decoder.device, decoder.dtype)
 
 
+@torch.inference_mode()
 def _last_chunk(
     decoder: Any, latents: torch.Tensor, chunk_size: int, into: torch.Size | None = None
 ) -> torch.Tensor:
@@ -160,6 +163,7 @@ def _last_chunk(
     return made
 
 
+@torch.inference_mode()
 def _seconds(decoder: Any, latents: torch.Tensor, chunk_size: int) -> float:
     """Of the last chunk, the fastest of three."""
     found = []
