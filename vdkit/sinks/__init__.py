@@ -260,6 +260,8 @@ class SinkSpec:
         return sink
 
     def _make(self, place: Path, options: Mapping[str, Any]) -> Sink:
+        if self.kind == "null" and not options:
+            return NullSink()
         make: Any
         make, ending = (NullSink, "") if self.kind == "null" else SINKS[self.kind]
         made: Sink = make(place.with_name(place.name + ending), **options)
