@@ -5,6 +5,8 @@ import resource
 import signal
 import sys
 
+import torch
+
 from tests.helpers import NearestDecoder, latents_for, wait_for
 from vdkit.scale import Video
 
@@ -25,7 +27,8 @@ class Troubled(NearestDecoder):
 
     Args:
         notes: a folder that all processes share.
-        deaths: how often a process dies in the middle of a video whose first latent is below 0.
+        deaths: how often a process dies in the middle of a video whose first latent is below 0:
+            killed, then of a GPU that it has lost.
         full: the first process that comes cannot write more than so many bytes into a file.
         together: a video waits until so many have begun.
     """
@@ -46,6 +49,8 @@ class Troubled(NearestDecoder):
         if start == 1 and state[0, 0, 0, 0, 0] < 0:
             for number in range(self.deaths):
                 if note(self.folder, f"died-{number}"):
+                    if number:
+                        raise torch.AcceleratorError("CUDA error: an illegal memory access")
                     os.kill(os.getpid(), signal.SIGKILL)
         return super().decode_chunk(state, start, stop)
 
@@ -71,5 +76,4 @@ if __name__ == "__main__":  # a driver to be killed: OUT, NOTES, ADDRESS
     out, notes, address = sys.argv[1:]
     decoder = partial(Troubled, Path(notes), delay_s=0.1)
     orders = Orders(Path(out), decoder, latents_of, SinkSpec("raw"), DecodeConfig(), "own")
-    done = fan_out(drawn(40, 4), orders, workers=2, address=address, gpus=False)
-    print(done.interrupted, len(done.videos), done.finished_before, flush=True)
+    fan_out(drawn(40, 4), orders, workers=2, address=address, gpus=False)

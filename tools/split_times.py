@@ -22,8 +22,9 @@ import torch.distributed as dist
 from vdkit import NullSink, compute_only, load_decoder, load_latents, profile_run
 from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
 from vdkit.decode.ranks import run_ranks
+from vdkit.measure.study import prepare
 from vdkit.models.fast.decoder import FastWanDecoder
-from vdkit.models.split import SplitDecoder, Strip
+from vdkit.models.split import SplitDecoder, Strip, prepared_split
 from vdkit.models.wan import WanDecoder
 from vdkit.predict.split import Exchanged, Link, predict_split
 from vdkit.present import Number, Table
@@ -58,7 +59,7 @@ def counted(
     ``decoder``: of the kind to be counted, on any device; a copy of it is walked through.
     """
     vae = copy.deepcopy(decoder.vae).to("meta")
-    kind = FastWanDecoder if isinstance(decoder, FastWanDecoder) else WanDecoder
+    kind = FastWanDecoder if decoder.variant == "fast" else WanDecoder
     split = SplitDecoder(kind(vae, "counted"), CountedStrip(height, gpus // 2, gpus))
     shape = (1, split.latent_channels, 1 + 3 * chunk, height, width)
     latents = torch.empty(shape, device="meta", dtype=split.dtype)
@@ -102,14 +103,15 @@ def measured(device: torch.device, options: argparse.Namespace) -> dict[str, Any
     run = partial(compute_only, config=config, progress=False)
 
     def best(one: Any, given: torch.Tensor) -> float:
-        getattr(one, "prepare", lambda *size: None)(*given.shape[-2:], options.chunk)
         return min(steady_ms(run(one, given)) for _ in range(1 + options.runs))
 
     if dist.get_rank() == 0:
+        prepare(decoder, latents, options.chunk)
         found["alone"] = best(decoder, latents)
     dist.barrier()
-    split = SplitDecoder(decoder, Strip(latents.shape[-2]), options.graphs)
-    own = split.part(latents)
+    strip = Strip(latents.shape[-2])
+    own = latents[..., strip.rows, :]
+    split = prepared_split(decoder, strip, own, options.chunk, options.graphs)
     found["split"] = best(split, own)
     if device.type == "cuda":
         found |= causes(profile_run("compute_only", split, own, NullSink(), config=config))

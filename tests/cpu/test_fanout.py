@@ -136,8 +136,8 @@ def test_a_killed_worker_is_replaced_and_its_video_tried_again(run, deaths):
     run.assert_right(videos)
 
 
-def test_a_full_disk_of_one_of_two(run):
-    videos = drawn(2)
+def test_a_full_disk_of_one_of_two(tmp_path, ray):
+    run, videos = Runs(tmp_path, "ray"), drawn(2)
     done = run(videos, full=2000, together=2)
     (made,), (failed,) = done.videos, done.failed
     assert {made.out, failed} == {video.out for video in videos}
@@ -148,25 +148,19 @@ def test_a_full_disk_of_one_of_two(run):
     run.assert_right(videos)
 
 
-def test_a_killed_driver_and_an_interrupted_one(tmp_path, ray):
+def test_a_killed_driver(tmp_path, ray):
     run, videos = Runs(tmp_path, "ray"), drawn(40, 4)
-    address = ray.get_runtime_context().gcs_address
-    finished = lambda: len(list(run.out.glob("*.vdkit.json")))  # noqa: E731
-    for number in (signal.SIGINT, signal.SIGKILL):
-        before = finished()
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "tests.fanned", run.out, run.notes, address],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        wait_for(lambda: finished() >= before + 2, 60)  # noqa: B023
-        driver.send_signal(number)
-        printed, said = driver.communicate(timeout=60)
-        if number == signal.SIGINT:
-            assert printed.split() == ["True", str(finished()), "0"], said
-            run.assert_right([v for v in videos if (run.out / v.out).exists()])
-    assert driver.returncode == -signal.SIGKILL and 4 <= finished() < 40
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.fanned", run.out, run.notes,
+         ray.get_runtime_context().gcs_address],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: len(list(run.out.glob("*.vdkit.json"))) >= 2, 60)
+    driver.kill()
+    driver.communicate()
+    assert (run.out / ".vdkit-fanout").is_dir()
     done = run(videos)
-    assert done.finished_before >= 4 and done.finished_before + len(done.videos) == 40
+    assert done.finished_before >= 2 and done.finished_before + len(done.videos) == 40
     run.assert_right(videos)
 
 

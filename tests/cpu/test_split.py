@@ -21,8 +21,8 @@ import torch.distributed as dist
 from tests.cpu.test_wan_fast import frames_of, noise, random_vae
 from tests.helpers import NearestDecoder, leftovers, wait_for
 from tests.timelines import chunk, run, timeline
-from tools.split_times import causes, counted
-from vdkit import DecodeConfig, RawSink, decode_async
+from tools.split_times import CountedStrip, causes, counted
+from vdkit import DecodeConfig, RawSink, decode_async, load_decoder, load_latents
 from vdkit.__main__ import main
 from vdkit.decode import ranks
 from vdkit.decode.ranks import run_ranks
@@ -194,6 +194,35 @@ def test_the_joined_file_is_that_of_one_process(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
     sidecars = [file.with_name(file.name + ".json").read_text() for file in files]
     assert sidecars[0] == sidecars[1] and not leftovers(tmp_path)
+
+
+def test_the_fast_decoder_as_users_get_it(tmp_path):
+    load = partial(load_decoder, "tiny-wan", dtype="float32", variant="fast")
+    latents = partial(load_latents, "random:5x48x32")
+    files = [tmp_path / "one.rgb", tmp_path / "two.rgb"]
+    decode_async(load("cpu"), latents(load("cpu")), RawSink(files[0]), progress=False)
+    decode_split(load, latents, JoinedRawSink(files[1]), 2, progress=False, kind="cpu")
+    one, two = (np.frombuffer(file.read_bytes(), np.uint8).astype(int) for file in files)
+    assert one.shape == two.shape and np.abs(one - two).max() <= 1
+
+
+def test_what_was_recorded_before_the_split_is_not_used():
+    decoder = made((16, "fast"))
+    frames_of(decoder, noise(decoder, 3, 2, 2), 1)
+    held = next(iter(decoder._idle[2, 2]))
+    split = SplitDecoder(decoder, CountedStrip(4, 0, 2))
+    assert split.begin(noise(decoder, 3, 2, 2)).space is not held
+
+
+def differing(device):
+    """A decoder of another variant on each rank, as where `prepare` falls back on one alone."""
+    return made((16, "fast" if dist.get_rank() else "channels_last"))
+
+
+def test_ranks_of_different_variants_are_refused(tmp_path):
+    latents, sink = noise(exact("cpu"), 2, 2, 2).float(), JoinedRawSink(tmp_path / "clip.rgb")
+    with pytest.raises(ValueError, match="the ranks would run channels_last, fast; choose one"):
+        decode_split(differing, latents, sink, 2, kind="cpu")
 
 
 @pytest.mark.parametrize("way", ENDS)

@@ -26,6 +26,7 @@ from vdkit.decode.paths import decode_async
 from vdkit.decode.ranks import run_ranks
 from vdkit.decode.terminal import HeldSignals
 from vdkit.models.fast import ConvolutionCall, PlainPasses
+from vdkit.models.fast.checked import CheckedFastDecoder
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.wan import CompiledWanDecoder, WanDecoder
 
@@ -38,6 +39,7 @@ class Strip:
         group: of torch.distributed; None: all ranks.
 
     Attributes:
+        rank, count, group: of torch.distributed.
         heights: rows of the latents that each rank has; after a doubling twice as many.
         rows: which are this rank's.
 
@@ -46,7 +48,7 @@ class Strip:
     """
 
     def __init__(self, height: int, group: Any = None) -> None:
-        self._group = group
+        self.group = group
         self._deal(height, dist.get_rank(group), dist.get_world_size(group))
 
     def _deal(self, height: int, rank: int, count: int) -> None:
@@ -80,7 +82,7 @@ class Strip:
         found, calls = torch.zeros_like(edges), []
         for side, other in enumerate((self.rank - 1, self.rank + 1)):
             if 0 <= other < self.count:
-                to = {"group": self._group, "group_peer": other}
+                to = {"group": self.group, "group_peer": other}
                 calls += [
                     dist.P2POp(dist.isend, edges[side], **to),
                     dist.P2POp(dist.irecv, found[side], **to),
@@ -101,7 +103,7 @@ class Strip:
     def all_gather(self, own: torch.Tensor) -> list[torch.Tensor]:
         """Those of every rank, of one shape."""
         found = [torch.empty_like(own) for _ in range(self.count)]
-        dist.all_gather(found, own, group=self._group)
+        dist.all_gather(found, own, group=self.group)
         return found
 
 
@@ -174,7 +176,8 @@ class SplitDecoder:
     All else is the decoder's, ``decode_into`` too; it is this one's from now on.
 
     Args:
-        decoder: a `WanDecoder`, not compiled, or a `FastWanDecoder`.
+        decoder: a `WanDecoder`, not compiled, or a fast one, which is to be prepared before and
+            after: what checks its frames sees whole pictures only.
         strip: its rows, ``Strip(latents.shape[-2])``.
         graphs: of ``fast`` on CUDA, record the exchange in its CUDA graphs too; else it has none.
 
@@ -183,6 +186,8 @@ class SplitDecoder:
     """
 
     def __init__(self, decoder: Any, strip: Strip, graphs: bool = False) -> None:
+        if isinstance(decoder, CheckedFastDecoder):
+            decoder = decoder._runs
         self.decoder, self.strip = decoder, strip
         fast = isinstance(decoder, FastWanDecoder)
         if not fast and (
@@ -197,6 +202,7 @@ class SplitDecoder:
         self.notes += (f"latent rows {rows.start} to {rows.stop - 1} of {sum(strip.heights)}",)
         if fast:
             network = decoder._network
+            decoder._idle.clear()  # what is recorded there exchanges nothing
             decoder._passes = SplitPasses(decoder._passes, strip)
             network._attention = partial(_attended, network._attention, strip)
             if decoder._graphs and not graphs:
@@ -290,11 +296,34 @@ def _decode_part(
 ) -> DecodeResult:
     loaded = load(device)
     whole = latents if isinstance(latents, torch.Tensor) else latents(loaded)
-    decoder = SplitDecoder(loaded, Strip(whole.shape[-2]))
-    own, strip = decoder.part(whole), decoder.strip
-    if hasattr(decoder, "prepare"):
-        decoder.prepare(*own.shape[-2:], config.chunk_size)
+    strip = Strip(whole.shape[-2])
+    own = whole[..., strip.rows, :]
+    decoder = prepared_split(loaded, strip, own, config.chunk_size)
     return decode_async(
         decoder, own, sink.part(strip.rows.start, strip.rows.stop, sum(strip.heights)), fps=fps,
         config=config, progress=progress and strip.rank == 0,
     )  # fmt: skip
+
+
+def prepared_split(
+    loaded: Any, strip: Strip, own: torch.Tensor, chunk_size: int, graphs: bool = False
+) -> SplitDecoder:
+    """A `SplitDecoder` of ``loaded`` that is ready for these latents, its own rows.
+
+    Raises:
+        ValueError: once prepared, the ranks would not all run the same variant.
+    """
+
+    def prepare(decoder: Any) -> None:
+        if hasattr(decoder, "prepare"):
+            decoder.prepare(*own.shape[-2:], chunk_size)
+
+    prepare(loaded)
+    variants: list[Any] = [None] * strip.count
+    dist.all_gather_object(variants, getattr(loaded, "variant", None), group=strip.group)
+    if len(set(variants)) > 1:
+        raise ValueError(
+            f"the ranks would run {', '.join(map(str, variants))}; choose one variant for all"
+        )
+    prepare(split := SplitDecoder(loaded, strip, graphs))
+    return split
