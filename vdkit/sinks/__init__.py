@@ -269,8 +269,6 @@ class SinkSpec:
 
     def _asked(self) -> Any:
         """A sink that only says of itself; raises where export_to_video has no encoder."""
-        if self.kind == "null" and not self.options:
-            return NullSink()
         made = self._make(Path("asked"), self.options)
         getattr(made, "encoder", None)
         return made
