@@ -55,6 +55,19 @@ def test_a_later_benchmark_of_the_same_configuration_replaces_the_earlier(book, 
     assert book.lookup(HERE).origin == "measured (1 benchmark)"
 
 
+def test_costs_of_sync_are_not_lost_to_a_later_benchmark_without(book, recorded):
+    """Into another sink of that name; alone, such a benchmark is kept, and sync is not known."""
+    some = {name: arm for name, arm in recorded.arms.items() if arm.mode != "sync"}
+    bare = of_all_arms(
+        recorded.model_copy(update={"arms": some, "baseline": "async"}),
+        sink=SinkInfo(kind="raw", storage="another"),
+    )
+    assert not book.add(bare, "here") and book.lookup(HERE).costs == fit_costs(recorded)
+    assert book.add(bare, "there")
+    with pytest.raises(LookupError, match="sync was not measured with these"):
+        predict_setting(book, Setting(replace(HERE, machine="there"), 41))
+
+
 def test_another_size_is_scaled_by_pixels_and_says_so(book):
     small = replace(HERE, height=240, width=416)
     exact, scaled = book.lookup(HERE).costs, book.lookup(small)

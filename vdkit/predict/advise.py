@@ -458,6 +458,8 @@ def predict_setting(
         raise LookupError(
             f"nothing is known yet of {many} encoder{'s' * (many > 1)} side by side, only of {of}"
         )
+    if known.costs.cuda and known.costs.pageable_copy is None:
+        raise LookupError("sync was not measured with these")
     costs, info = known.costs.at_speed(setting.mb_per_s), setting.info(known.workload)
     costs = costs.of_encoders(many)
     plan = usual_plan(known.workload, config.chunk_size, info.frames)

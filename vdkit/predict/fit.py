@@ -414,6 +414,10 @@ def _but_encoders(sink: SinkInfo) -> SinkInfo:
     return sink.model_copy(update={"options": options, "encoder": None})
 
 
+def _modes(result: Recording) -> set[str]:
+    return {arm.mode for arm in result.arms.values()}
+
+
 class CostBook:
     """Benchmarks by what they decoded; of two of the same configuration the later one counts."""
 
@@ -426,11 +430,13 @@ class CostBook:
     ) -> bool:
         """Keep a benchmark; False if it tells no costs: a throttled sink, or diffusers' path only.
 
+        Nor is one without sync kept where those of another sink of that name have it.
+
         Args:
             machine: whose costs these are.
             decoder, sink: names to file it under; None: those in the record.
         """
-        chunked = {arm.mode for arm in result.arms.values()} - {"diffusers", "compute_only"}
+        chunked = _modes(result) - {"diffusers", "compute_only"}
         if result.sink.throttle_mb_per_s is not None or not chunked:
             return False
         load = result.workload
@@ -440,12 +446,14 @@ class CostBook:
             machine, decoder or load.decoder, load.variant, load.dtype, *size,
             sink or result.sink.kind, load.medium, content, result.sink.pixel_format,
         )  # fmt: skip
-        new = result.config, result.arms.keys(), result.sink
+        new, before = (result.config, result.arms.keys(), result.sink), self._results.get(key, [])
         kept = [  # another file system has writes of its own
-            one for one in self._results.get(key, [])
+            one for one in before
             if _but_encoders(one.sink) == _but_encoders(result.sink)
             and (one.config, one.arms.keys(), one.sink) != new
         ]  # fmt: skip
+        if not kept and "sync" not in chunked and any("sync" in _modes(one) for one in before):
+            return False
         self._results[key] = [*kept, result]
         self._fitted.pop(key, None)
         return True
