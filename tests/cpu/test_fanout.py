@@ -233,6 +233,7 @@ def test_the_command(tmp_path, ray, capsys):
         FANOUT, SUMS, "table.md", "videos.csv",
     }  # fmt: skip
 
+    assert main(["check", made["folder"]]) == 0
     assert main(["show", made["folder"]]) == 0
     assert "| all " in capsys.readouterr().out
     assert main(["report", made["folder"], "--out", str(tmp_path / "r.html")]) == 0
@@ -277,9 +278,9 @@ def test_manifests_that_are_right(tmp_path):
     lines = [{"latents": "a.st", "out": "x/a", "fps": "24000/1001", "seed": 3},
              {"latents": "random:5x16x16", "out": "b.v2.mp4"}]  # fmt: skip
     (tmp_path / "m.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
-    one, two = read_manifest(tmp_path / "m.jsonl", "mp4")
+    one, two = read_manifest(tmp_path / "m.jsonl", "mp4", seed=7)
     assert (one.latents, one.out) == (str(tmp_path / "a.st"), "x/a.mp4")
-    assert (one.fps, one.seed, two.fps, two.seed) == ("24000/1001", 3, None, None)
+    assert (one.fps, one.seed, two.fps, two.seed) == ("24000/1001", 3, None, 7)
     assert (two.latents, two.out) == ("random:5x16x16", "b.v2.mp4")
     with pytest.raises(FileNotFoundError, match="none"):
         read_manifest(tmp_path / "none", "mp4")

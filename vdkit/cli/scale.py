@@ -48,7 +48,7 @@ def run_fanout(options: argparse.Namespace) -> int:
         options.out, partial(cli.load_variant, options, options.variant),
         partial(_latents, options), spec, shared["config"], shared["source"], shared["fps"],
     )  # fmt: skip
-    videos = read_manifest(options.manifest, spec.kind)
+    videos = read_manifest(options.manifest, spec.kind, options.seed)
     cli.say(options, f"{len(videos)} files; starting workers ({options.engine})")
     bar = Bar(cli.progress(options), total=len(videos), desc="fanout", unit="file")
 
@@ -84,6 +84,5 @@ def run_fanout(options: argparse.Namespace) -> int:
 
 
 def _latents(options: argparse.Namespace, decoder: Any, video: Video) -> Any:
-    seed = options.seed if video.seed is None else video.seed
-    own = {"latents": video.latents, "seed": seed}
+    own = {"latents": video.latents, "seed": video.seed}
     return cli.latents_of(argparse.Namespace(**vars(options) | own), decoder)

@@ -101,7 +101,7 @@ class _Gathering(TorchFunctionMode):
 
     def __init__(self, strip: Strip) -> None:
         super().__init__()
-        self._strip, self._calls = strip, 0
+        self._strip, self.calls = strip, 0
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -109,31 +109,27 @@ class _Gathering(TorchFunctionMode):
         if function is F.scaled_dot_product_attention:
             query, key, value = args
             args = (query, *self._strip.gather(torch.stack((key, value))))
-            self._calls += 1
+            self.calls += 1
         return function(*args, **(kwargs or {}))
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        super().__exit__(kind, error, trace)
-        if error is None and self._calls != 1:
-            wrong = f"attention was called {self._calls} times in a block of this diffusers"
-            raise RuntimeError(f"{wrong}, which cannot be split")
 
 
 def _attended(attention: Callable[..., Any], strip: Strip, *given: Any) -> Any:
-    with _Gathering(strip):
-        return attention(*given)
+    with _Gathering(strip) as gathering:
+        made = attention(*given)
+    if gathering.calls != 1:
+        wrong = f"attention was called {gathering.calls} times in a block of this diffusers"
+        raise RuntimeError(f"{wrong}, which cannot be split")
+    return made
 
 
 def _convolved(
     module: Any, strip: Strip, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """The end of the forward of `Conv2d`, or of `WanCausalConv3d`, which has padded ``frames``."""
-    if frames.dim() == 4:
-        padded = F.pad(frames, (1, 1, 1, 1))
-        strip.fill(padded.movedim(-2, 0))
-        return F.conv2d(padded, weight, bias)
-    strip.fill(frames.movedim(-2, 0))
-    return F.conv3d(frames, weight, bias)
+    flat = frames.dim() == 4
+    padded = F.pad(frames, (1, 1, 1, 1)) if flat else frames
+    strip.fill(padded.movedim(-2, 0))
+    return (F.conv2d if flat else F.conv3d)(padded, weight, bias)
 
 
 class SplitPasses(PlainPasses):

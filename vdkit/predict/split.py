@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What a rank sends for each latent frame of a steady chunk: how often, and bytes.
-
-    ``halo``: to a neighbor on one side, or to both, which share the link; ``gather``: to all.
-    """
+    """What a rank sends for each latent frame of a steady chunk, how often and how many bytes: to
+    its neighbors, which share the link, and to all."""
 
     halos: float
     halo_bytes: float
@@ -20,10 +18,8 @@ class Exchanged:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Between two GPUs: bytes a second in one direction, and what an exchange takes of no bytes.
-
-    That is its latency and the small kernels around it, which pick rows out and put them in place.
-    """
+    """Between two GPUs: bytes a second in one direction, and what an exchange of no bytes takes,
+    with the small kernels around it."""
 
     bytes_per_s: float
     exchange_s: float

@@ -11,7 +11,7 @@ from vdkit.present.document import Document, Text, lines, section
 from vdkit.record.fanout import Fanout
 
 _OF_VIDEO = (
-    "out worker tries begun_s taken_s decoding_s run.latency_s run.ttff_s run.energy_j "
+    "out worker tries begun_s taken_s run.latency_s run.ttff_s run.energy_j "
     "run.vram_peak_bytes run.throttled workload.frames workload.height workload.width "
     "workload.fps workload.latents workload.latents_sha256 workload.seed"
 )

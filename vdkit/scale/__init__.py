@@ -16,7 +16,7 @@ class Video(Record):
     Attributes:
         latents: a safetensors file, or what else `vdkit.load_latents` takes.
         out: the file to make, in the folder of the fan-out; its ending may be left out.
-        fps, seed: None: those of all.
+        fps, seed: None: that of all.
     """
 
     latents: str
@@ -30,13 +30,14 @@ class Video(Record):
         return self.latents.startswith(("random:", "clips:"))
 
 
-def read_manifest(path: Path, kind: str) -> list[Video]:
+def read_manifest(path: Path, kind: str, seed: int = 0) -> list[Video]:
     """What is to be made, ``out`` with its ending, and files with their whole path.
 
     Args:
         path: JSON lines of `Video`, whose files lie where the manifest does; or a folder, of which
             every .safetensors file is decoded into a file of its name.
         kind: the sink's, which decides on the ending.
+        seed: of those that name none.
 
     Raises:
         OSError, ValueError: there is nothing to make, or a line is wrong, which is named.
@@ -62,7 +63,9 @@ def read_manifest(path: Path, kind: str) -> list[Video]:
         if (there := first.setdefault(str(out), where)) != where:
             raise ValueError(f"{where}: out {video.out!r} is that of {there} too; name each once")
         latents = video.latents if video.drawn else str((home / video.latents).absolute())
-        made.append(video.model_copy(update={"out": str(out), "latents": latents}))
+        drawn = seed if video.seed is None else video.seed
+        own = {"out": str(out), "latents": latents, "seed": drawn}
+        made.append(video.model_copy(update=own))
     return made
 
 
