@@ -48,18 +48,20 @@ AGAIN = "20261126T150724Z_nvidia-h100-80gb-hbm3_df61b67_finished-file-our-settin
 
 
 class Recorded:
-    """Everything recorded under ``root/results``, by folder, the oldest first.
+    """Everything recorded under ``root/results``, by folder in it, the oldest first.
 
     `all` is what lists are of: arm ``slow`` of an A/A control is left out of it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.sweeps = sorted(path.parent for path in (root / "results").glob(f"2*/{PLAN}"))
-        found = find_recordings(root / "results" / "2*")
-        self.all = {
-            path.parent.name: (path, one) for path, one in found if path.parent not in self.sweeps
-        }
+        home = root / "results"
+        plans = sorted([*home.glob(f"2*/{PLAN}"), *home.glob(f"2*/*/{PLAN}")])
+        names = [str(plan.parent.relative_to(home)) for plan in plans]
+        self.sweeps = {name: read_sweep(home / name) for name in names}
+        found = find_recordings(home / "2*")
+        named = [(str(path.parent.relative_to(home)), path, one) for path, one in found]
+        self.all = {name: (path, one) for name, path, one in named if name not in self.sweeps}
 
     def __getitem__(self, name: str) -> Recording:
         return read_recording(self.root / "results" / name)
@@ -175,6 +177,8 @@ def page(made: Recorded) -> str:
         made.main.text(),
         sessions(made),
         f"![Chunks of sync above those of async on one time axis]({MAIN}/{PICTURE})",
+        "## By GPU",
+        by_gpu(made),
         "## Every benchmark",
         listed(made, made.of("bench", "ablation")),
         "Up to commit ef89707 the diffusers path converted on the host, which is slower than what "
@@ -195,7 +199,7 @@ def page(made: Recorded) -> str:
         f"Other profiles: {links(made.of('profile').keys() - set(PROFILES))}.",
         "## Sweeps",
         "Latency predicted from the cells of the fit, then measured:",
-        "\n".join(f"- {links([home.name])}: {verdict(read_sweep(home))}" for home in made.sweeps),
+        "\n".join(f"- {links([name])}: {verdict(one)}" for name, one in made.sweeps.items()),
         f"![Predicted against measured latency]({SWEEP}/scatter.png)\n"
         f"![Latency by chunk size, slots and sink speed]({SWEEP}/heatmap.png)",
         "## Is the comparison to be trusted?",
@@ -204,6 +208,18 @@ def page(made: Recorded) -> str:
         "What the published figures imply, computed from them:",
         "\n".join(f"- {line}" for line in published_lines()),
     ) + "\n"  # fmt: skip
+
+
+def by_gpu(made: Recorded) -> str:
+    """What is recorded of each device, the newest first."""
+    found: dict[str, list[str]] = {}
+    recorded = {name: one.provenance for name, (_, one) in made.all.items()}
+    recorded |= {name: one.plan.provenance for name, one in made.sweeps.items()}
+    for name, where in sorted(recorded.items(), reverse=True):
+        capability = where.compute_capability and f", compute capability {where.compute_capability}"
+        found.setdefault(f"{where.device}{capability or ''}", []).append(f"[{name}]({name})")
+    lines = [f"- **{device}**: {', '.join(names)}" for device, names in sorted(found.items())]
+    return "\n".join(lines)
 
 
 def listed(made: Recorded, recordings: Iterable[str]) -> str:

@@ -46,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
         print(f"vdkit: error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         left = "nothing was recorded, earlier files are as they were"
-        if there := kept():
+        if notes := getattr(stop, "__notes__", ()):
+            left = notes[-1]
+        elif there := kept():
             left = f"kept is what was written before that: {', '.join(map(str, there))}"
         print(f"vdkit: interrupted; {left}", file=sys.stderr)
         return 130

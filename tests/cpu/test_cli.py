@@ -36,6 +36,7 @@ def test_bench_records_and_ends_in_one_line_of_json(tmp_path, capsys):
     (folder,) = out.iterdir()
     assert summary["folder"] == str(folder) and folder.name.endswith("_quick")
     assert sorted(p.name for p in folder.iterdir()) == [
+        "SHA256SUMS",
         "latency.png",
         "recording.json",
         "runs.csv",

@@ -4,13 +4,15 @@ import json
 import shlex
 import shutil
 import warnings
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from PIL import Image
+from transformers import UMT5Config, UMT5EncoderModel
 
 from vdkit import (
     DecodeConfig,
@@ -497,3 +499,18 @@ def test_normalization_is_not_undone_twice(capsys):
     arguments = ["bench", "--latents", str(EXAMPLES[0]), "--denormalize", "--device", "cpu"]
     assert main(arguments) == 2
     assert "normalization is undone already; leave out --denormalize" in capsys.readouterr().err
+
+
+def test_what_readme_says_of_memory_is_what_the_parameters_take():
+    """Of Wan2.2-T2V-A14B in bfloat16: diffusers' defaults, and UMT5-XXL's encoder."""
+    shape = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+    config = UMT5Config(vocab_size=256384, feed_forward_proj="gated-gelu", **shape)
+    with torch.device("meta"):
+        parts = WanTransformer3DModel(), UMT5EncoderModel(config), AutoencoderKLWan()
+    sizes = [2 * sum(one.numel() for one in part.parameters()) / 1e9 for part in parts]
+    sizes[0] *= 2
+    words = ("both transformers", "the text encoder", "the VAE")
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    for word, size in zip(words, sizes, strict=True):
+        assert f"{word} ({size:.1f} GB)" in readme
+    assert f"96 GB hold {words[0]}" in readme and f"leaves {96 - sum(sizes):.0f} GB" in readme

@@ -1,6 +1,7 @@
 """The house: imports point down, and what must open anywhere loads neither torch nor a GPU."""
 
 import ast
+import importlib.util
 import pydoc
 import re
 import subprocess
@@ -190,8 +191,15 @@ def test_predict_is_the_package():
 
 
 def test_environment_names_no_package_of_its_own():
-    """environment.yml installs what pyproject.toml says, and nothing else."""
-    lines = (ROOT / "environment.yml").read_text().splitlines()
+    """environment.yml installs what pyproject.toml says, and nothing else; torch has G7e's code."""
+    text = (ROOT / "environment.yml").read_text()
+    (version, cuda), told = re.findall(r"torch (\S+) is the wheel of CUDA (\S+),", text)[0], text
+    assert f"torch=={version}\n" in (ROOT / "constraints.txt").read_text()
+    table = Path(importlib.util.find_spec("torch").origin).parent / "cuda" / "__init__.py"
+    named = dict(re.findall(r'"(\d+\.\d)": {\s+"x86_64": {([\d, ]+)}', table.read_text()))
+    codes = [f"{int(code) // 10}.{int(code) % 10}" for code in named[cuda].split(", ")]
+    assert codes[-1] == "12.0" and f"{', '.join(codes[:-1])} and 12.0" in told.replace("\n# ", " ")
+    lines = text.splitlines()
     entries = [line.strip(" -") for line in lines if line.strip().startswith("- ")]
     assert [e.split("=")[0] for e in entries] == [
         "conda-forge",

@@ -457,7 +457,7 @@ def test_vdkit_profile_and_show_and_analyze(tmp_path, capsys):
     assert "profiler cost %" in out
     assert {path.name for path in home.iterdir()} == {
         "recording.json", "runs.csv", "table.md", "timeline.png", "utilization.png",
-        "waterfall.png", "latency.png", "trace_sync.json.gz", "trace_async.json.gz",
+        "waterfall.png", "latency.png", "trace_sync.json.gz", "trace_async.json.gz", "SHA256SUMS",
     }  # fmt: skip
     for mode in ("sync", "async"):
         assert problems(load(home / f"trace_{mode}.json.gz")) == []

@@ -45,7 +45,7 @@ def test_figures_are_the_recorded_ones(tmp_path):
 
 def test_every_recording_is_on_the_page():
     page, made = (ROOT / PAGE).read_text(), Recorded(ROOT)
-    folders = [*made.all, *(home.name for home in made.sweeps)]
+    folders = [*made.all, *made.sweeps]
     assert len(folders) > 30 and [name for name in folders if f"({name})" not in page] == []
 
 

@@ -359,7 +359,7 @@ class TestCommand:
         out = capsys.readouterr().out
         (home,) = tmp_path.iterdir()
         assert sorted(path.name for path in home.iterdir()) == [
-            "recording.json", "runs.csv", "table.md",
+            "SHA256SUMS", "recording.json", "runs.csv", "table.md",
             *sorted(f"timeline_{name}.png" for name in VARIANTS),
         ]  # fmt: skip
         made = read_recording(home)

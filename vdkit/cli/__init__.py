@@ -143,6 +143,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         metavar="MB/S,..."),
     "resume": opt("go on with this sweep, by the options it was begun with", Path,
         metavar="FOLDER"),
+    # reproduce, check
+    "reproduce:decoder": opt("in place of wan2.1: the released checkpoint, a folder or a hub id",
+        metavar="DECODER"),
+    "reproduce:resume": opt("go on with this reproduction, or a copy of it", Path,
+        metavar="FOLDER"),
+    "<folders>": opt("a recording's folder, or one above many", Path, nargs="+",
+        metavar="FOLDER"),
     # generate, decode
     "prompt": opt("what the video shows", required=True),
     "model": opt("tiny-wan, a pipeline folder or a hub id", default="tiny-wan", told=""),
@@ -275,7 +282,7 @@ def command(takes: str, **fixed: Any) -> Callable[[Run], Run]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Of every command, with the options it takes."""
-    for home in ("run", "scale", "read", "machine"):
+    for home in ("run", "scale", "read", "machine", "reproduce", "checked"):
         import_module(f"vdkit.cli.{home}")
     what = (
         "What does it cost to get decoded video frames off a GPU, and how much of it can be hidden?"

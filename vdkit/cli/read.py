@@ -20,12 +20,14 @@ from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend, seconds
 from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
+from vdkit.present import reproduction
 from vdkit.present.columns import Asked
 from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
 from vdkit.present.fanout import fanout_document
 from vdkit.present.instruments import analysis_document
+from vdkit.present.reproduction import Reproduction
 from vdkit.present.results_list import results_table, results_text
 from vdkit.present.sweep_document import advice_document, advice_record, sweep_document, verdict
 from vdkit.present.words import config_words, what_and_where
@@ -38,7 +40,7 @@ from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
 from vdkit.trace.files import read_trace
 
-_OTHERS = {
+OTHERS = {
     "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
     "HolisticTraceAnalysis",
     "redraw.json": "tools/explorer_redraw.py's times of the explorer",
@@ -63,13 +65,18 @@ def opened(path: Path) -> Recording | Sweep | Fanout:
     if (home / FANOUT).is_file():
         return read_fanout(home)
     there = os.listdir(path) if path.is_dir() else [path.name]
-    for name in _OTHERS.keys() & set(there if path.exists() else ()):
-        raise ValueError(f"{path} is no recording: {name} holds {_OTHERS[name]}; read that file")
+    for name in OTHERS.keys() & set(there if path.exists() else ()):
+        raise ValueError(f"{path} is no recording: {name} holds {OTHERS[name]}; read that file")
     return read_recording(path)
 
 
-def document_at(path: Path, wants: Asked) -> tuple[Recording | Sweep | Fanout, Document]:
+def document_at(
+    path: Path, wants: Asked
+) -> tuple[Recording | Sweep | Fanout | Reproduction, Document]:
     """What is recorded at ``path``, and what is said of it."""
+    if (path / reproduction.PLAN).is_file():
+        made = reproduction.read_reproduction(path)
+        return made, reproduction.reproduction_document(made, wants)
     found = opened(path)
     if isinstance(found, Sweep):
         return found, sweep_document(found, wants)
@@ -187,10 +194,13 @@ def run_show(options: argparse.Namespace) -> int:
     if picture is not None:
         check_file(picture, "timeline", ".png", ".svg", ".pdf")
     found, document = document_at(options.result, options.asked)
-    if drawing and isinstance(found, Sweep):
-        raise ValueError(f"{options.result} is a sweep; draw one of its cells, a file in it")
-    if drawing and isinstance(found, Fanout):
-        raise ValueError(f"{options.result} is a fan-out, which has no timeline")
+    if drawing and not isinstance(found, Recording):
+        kinds = {
+            Sweep: "sweep; draw one of its cells, a file in it",
+            Fanout: "fan-out, which has no timeline",
+            Reproduction: "reproduction; draw one of its stages, a folder in it",
+        }
+        raise ValueError(f"{options.result} is a {kinds[type(found)]}")
     if options.format is not None:
         tables = document.tables()[: 1 if options.format == "csv" else None]
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))

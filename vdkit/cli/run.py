@@ -31,7 +31,15 @@ from vdkit.present.documents import benchmark_table, document_of, source_of
 from vdkit.present.instruments import anatomy_document, plot_anatomy
 from vdkit.present.sweep_document import cell_line, cell_records, sweep_document
 from vdkit.present.words import media_words, noise_note
-from vdkit.record import check_file, check_out, claim, result_folder, write_atomically, written
+from vdkit.record import (
+    check_file,
+    check_out,
+    claim,
+    result_folder,
+    write_atomically,
+    write_sums,
+    written,
+)
 from vdkit.record.compare import judged
 from vdkit.record.recording import FILE, Recording, write_recording
 from vdkit.record.results import read_recording, runs_frame
@@ -237,6 +245,7 @@ def leave(
     write_atomically(home / csv[0], pd.DataFrame(csv[1]).to_csv(index=False))
     write_atomically(home / "table.md", document.markdown())
     pictures = [f"Picture: {path}" for path in write_pictures(document, home)]
+    write_sums(home)
     for line in (*lines, *pictures, f"Recorded in {home}"):
         cli.say(options, line)
 
@@ -312,10 +321,10 @@ def run_sweep(options: argparse.Namespace) -> int:
         document = sweep_document(sweep, options.asked)
         show(document, options)
         leave(folder, document, ("cells.csv", cell_records(sweep)), options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         again = f"vdkit sweep --resume {shlex.quote(str(folder))}"
-        print(f"vdkit: interrupted; finished cells are kept, go on with: {again}", file=sys.stderr)
-        return 130
+        stop.add_note(f"finished cells are kept, go on with: {again}")
+        raise
     made: dict[str, Any] = {"measured": len(sweep.results), "does_not_fit": len(sweep.unfit)}
     if errors := sweep.errors():
         median, worst, where = median_and_worst(errors)

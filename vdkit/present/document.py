@@ -154,7 +154,7 @@ def _text(part: Part, terminal: bool) -> str:
     if isinstance(part, Text):
         if part.style == "warning" and part.text and terminal:
             return "\n".join(f"{RED}{line}{PLAIN}" for line in part.text.splitlines())
-        return part.text
+        return f"## {part.text}" if part.style == "head" and part.text else part.text
     return ""
 
 

@@ -6,7 +6,6 @@ lie in `instruments` and `comparison`. No torch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from vdkit.present import Cell, Number, Table, mean_of, ratio_of, words
 from vdkit.present.columns import NOTHING, Asked, Row, cells, legend, mode_name
 from vdkit.present.document import Document, Facts, Part, Picture, Section, Text, lines, section
+from vdkit.record import sha256
 from vdkit.record.anatomy import Anatomy
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
@@ -51,8 +51,7 @@ def source_of(path: Path) -> Source:
     home = file.resolve().parent
     whole = path.is_dir() or file.name in (FILE, *OLD_FILES)
     beside = home.glob("result_*.json") if file.name in ("variants.json", "aa.json") else ()
-    files = {one.name: one.read_bytes() for one in (file, *sorted(beside))}
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    digests = {one.name: sha256(one) for one in (file, *sorted(beside))}
     return Source(home, f"{home.name}/{file.name}" if whole else file.name, digests)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -186,6 +187,22 @@ def result_folder(
         shutil.rmtree(folder, ignore_errors=True)  # it is ours and new: nothing else is in it
         raise
     return folder
+
+
+SUMS = "SHA256SUMS"
+_SUMMED = (".csv", ".gz", ".json", ".md")
+
+
+def write_sums(folder: Path) -> None:
+    """Write the hash of every record, table and trace below ``folder``, as sha256sum does."""
+    files = (one for one in sorted(folder.rglob("*")) if one.suffix in _SUMMED)
+    made = (f"{sha256(one)}  {one.relative_to(folder).as_posix()}\n" for one in files)
+    write_atomically(folder / SUMS, "".join(made))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_record(record: BaseModel, path: Path) -> Path:
