@@ -237,8 +237,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "frames": opt("length in frames, images or samples", int, told="the recorded"),
     "recommend:chunks": opt("chunk sizes to choose from", told="those that were measured"),
     "recommend:ring-slots": opt("slots to choose from", default="1,2,3,4"),
-    "recommend:usd-per-hour": opt("price of an hour of the machine, US dollars", float,
-        metavar="PRICE"),
+    **dict.fromkeys(
+        ("recommend:usd-per-hour", "reproduce:usd-per-hour"),
+        opt("price of an hour of the machine, US dollars", float, metavar="PRICE")),
     "<where>": opt(
         "folders, searched with all folders in them, result files, or quoted patterns, ** for any "
         "depth", default=["results"], told="results", nargs="*", metavar="PATTERN"),

@@ -56,14 +56,13 @@ class ReproducePlan(Record):
 
     Attributes:
         provenance: of the machine that it was begun on; that of a stage is its recording's.
-        decoder: what was asked for, of a ``local`` folder its name; None: the usual one.
+        decoder: what was asked for, of a folder its name; None: the usual one.
         decode_s: what a decode takes, about, until the benchmark has measured it.
     """
 
     schema_version: int = SCHEMA_VERSION
     provenance: Provenance
     decoder: str | None
-    local: bool
     decode_s: float
     stages: tuple[StagePlan, ...]
 
