@@ -92,7 +92,7 @@ class Reproduction:
     def expected_s(self, stage: StagePlan) -> float:
         """Seconds that a stage takes, about: by what a decode took here, once that is known."""
         bench = self.recording("bench")
-        arms = [arm.latency.mean for arm in bench.arms.values()] if bench else [self.plan.decode_s]
+        arms = [arm.latency.median for arm in bench.arms.values()] if bench else [self.plan.decode_s]
         return stage.setup_s + stage.decodes * fmean(arms)
 
 
