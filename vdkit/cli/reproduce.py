@@ -19,7 +19,7 @@ from vdkit.cli.run import show
 from vdkit.present import reproduction
 from vdkit.present.reproduction import PLAN, ReproducePlan, StagePlan
 
-GPU_DECODE_S, CPU_DECODE_S = 4.6, 1.1
+GPU_DECODE_S, CPU_DECODE_S = 4.6, 0.9
 """A decode, about: of preset aws on an H100, mean of its recorded arms; of `CLIP` on two cores."""
 CLIP, WHOLE_CLIP = "clips:33x48x80", "clips:161x480x832"
 
