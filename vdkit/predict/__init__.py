@@ -8,7 +8,6 @@ primitives as the records of a real run, so that the same plots, tables and stal
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeGuard
@@ -26,6 +25,7 @@ from vdkit.decode.chunks import (
 )
 from vdkit.decode.media import MediaInfo
 from vdkit.predict.encoding import Encoding, Side
+from vdkit.predict.shared import Clock, Mark, Steps, Task, wants_of
 from vdkit.record.runs import MODES
 from vdkit.trace.figures import busy_percent
 from vdkit.trace.stalls import Stalls, stalls_from_records
@@ -374,15 +374,20 @@ def is_pinned(cuda: bool, config: DecodeConfig, mode: str) -> bool:
 
 
 class Pipeline:
-    """One run in the making: when both streams and the storage are next free, s since the call.
+    """One run in the making, a process for each thread and stream; s since the clock began.
 
-    ``times`` has each step of the path with its seconds by chunk. ``host_s`` is the clock of the
-    thread that launches.
+    ``times`` has each step of the path with its seconds by chunk. ``host_s`` is the time of the
+    thread that launches, ``ended`` the end.
+
+    Args:
+        clock: of this run and of others beside it; None: it is alone.
+        stored: bytes that reach the storage for each byte that the sink gets.
     """
 
     def __init__(
         self, costs: StageCosts, config: DecodeConfig, chunks: Sequence[ChunkRecord],
-        info: MediaInfo, mode: str, factor: int = 4,
+        info: MediaInfo, mode: str, factor: int = 4, clock: Clock | None = None,
+        stored: float = 1.0,
     ) -> None:  # fmt: skip
         self.costs, self.config, self.info, self.mode = costs, config, info, mode
         on_gpu = {"sync": config.sync_uint8_on_gpu, "async": config.uint8_on_gpu}.get(mode)
@@ -405,9 +410,16 @@ class Pipeline:
             names |= {"write": "write"} if on_gpu else {"convert": "convert", "write": "write"}
         copied = self.frame_bytes / info.frame_bytes
         self.times = {n: self._seconds(n, of, copied, factor) for n, of in names.items()}
-        self.decoded_s: list[float] = []
-        self.compute_free_s = self.copy_free_s = self.cache_empty_s = 0.0
-        self.encoding = costs.encoding and Side(costs.encoding, info.frames)
+        self.clock, self.stored = clock or Clock(), stored
+        self.ring, self.has_sink = mode == "async", mode != "compute_only"
+        self.threaded = self.ring and config.writer_thread
+        self.open_s, self.close_s = (c.seconds(info.frames) for c in (costs.open, costs.close))
+        self.copy_free_s, self.cache_empty_s, self.begun = 0.0, 0.0, 0
+        self.launched, self.decoded, self.copied, self.written = (
+            [Mark() for _ in chunks] for _ in range(4)
+        )
+        self.ended, self.close_parts = Mark(), dict[str, float]()
+        self.encoding = costs.encoding and Side(costs.encoding, info.frames, self.clock, self._work)
 
     def _seconds(self, step: str, name: str, copied: float, factor: int) -> list[float]:
         whole = self.mode != "async" or (self.pinned and self.config.uint8_on_gpu)
@@ -418,111 +430,129 @@ class Pipeline:
             return [sum(cost.seconds(call.frames, call.index == 0) for call in calls)]
         return [cost.seconds(one.frames * scale, one.index == 0) for one in self.records]
 
+    def _work(self, step: str, begin_s: float, seconds: float, frames: float) -> Task:
+        """A step on so many frames, with what it wants of `SHARED` where that is scarce."""
+        if not self.clock.capacity:
+            return Task(begin_s, seconds)
+        side = self.costs.encoding
+        encodes = side and step == "encode" and "cores" in self.clock.capacity
+        core_s = side.core_s * frames if side and encodes else seconds
+        stores = step == ("mux" if side else "write")
+        stored_bytes = frames * self.info.frame_bytes * self.stored if stores else 0.0
+        return Task(
+            begin_s, seconds, wants_of(step, core_s, frames * self.frame_bytes, stored_bytes)
+        )
+
+    def _step(self, step: str, record: ChunkRecord, begin_s: float) -> Task:
+        return self._work(step, begin_s, self.times[step][record.index], record.frames)
+
     def run(self) -> DecodeResult:
-        """Walk the calls of the path's threads in order; fills the records."""
-        costs, ring, has_sink = self.costs, self.mode == "async", self.mode != "compute_only"
-        threaded = ring and self.config.writer_thread
-        open_s, close_s = (c.seconds(self.info.frames) for c in (costs.open, costs.close))
-        writer_s = costs.setup_s + open_s
-        host_s = writer_s if has_sink and not threaded else costs.setup_s
-        pending: deque[ChunkRecord] = deque()
+        """Let it run by itself, to its end; fills the records."""
+        self.start()
+        self.clock.run()
+        return self._result()
 
-        def written(left: int, at_s: float) -> float:
-            """Write all chunks but ``left``; returns when the thread goes on that does so."""
-            while len(pending) > left:
-                at_s = self.write(pending.popleft(), at_s)
-            return at_s
+    def start(self, at_s: float = 0.0) -> None:
+        """Let it begin, and whatever else is on its clock go on."""
+        begun_s = at_s + self.costs.setup_s
+        processes = [self._launch(begun_s), self._compute()]
+        if "copy" in self.times and self.config.copy_stream:
+            processes.append(self._copies())
+        if self.threaded:
+            processes.append(self._finish(begun_s + self.open_s))
+        if self.encoding and self.has_sink:
+            processes += self.encoding.processes()
+        self.clock.start(*processes)
 
-        for record in self.records:
+    def _launch(self, host_s: float) -> Steps[None]:
+        """The thread that launches; it writes too if no other does."""
+        if self.has_sink and not self.threaded:
+            host_s += self.open_s
+        for index, record in enumerate(self.records):
             record.begun_s = host_s
-            if ring:
-                host_s = host_s if threaded else written(self.slots - 1, host_s)
-                record.slot = record.index % self.slots
+            if self.ring:
+                if not self.threaded:
+                    host_s = yield from self._write_up_to(index + 1 - self.slots, host_s)
+                record.slot = index % self.slots
                 record.slot_wait_start_s = record.slot_acquired_s = host_s
-                held = self.records[record.index - self.slots]
-                if record.index >= self.slots and (held.write_done_s or 0.0) > host_s:
-                    record.slot_held_by = held.phase_at(host_s)
-                    record.slot_acquired_s = host_s = held.write_done_s or 0.0
-            host_s = self.decode_and_copy(record, host_s)
-            pending.append(record)
-            if threaded:
-                writer_s = written(0, writer_s)
-            elif has_sink:  # only mode async has chunks in front of the write
-                host_s = written(LAUNCH_AHEAD if ring else 0, host_s)
-        parts: dict[str, float] = {}
-        if has_sink:
-            latency_s = written(0, writer_s if threaded else host_s)
-            if self.encoding:
-                parts = self.encoding.close(latency_s)
-            close_s += sum(parts.values())
-            latency_s += close_s
-        else:
-            latency_s = max(host_s, self.compute_free_s + costs.wake_s)
-        most = max(record.frames for record in self.records)
-        buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
-        ring_bytes = buffers * most * (self.frame_bytes if has_sink else self.info.frame_bytes)
-        beside = None if self.mode == "diffusers" else costs.vram_peak_bytes(most)
-        return DecodeResult(
-            mode=self.mode, device="predicted", info=self.info, config=self.config, started_s=0.0,
-            latency_s=latency_s, ttff_s=self.records[0].write_done_s,
-            sink_open_s=open_s if has_sink else None, sink_close_s=close_s if has_sink else None,
-            pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
-            vram_peak_bytes=None if beside is None else beside + ring_bytes,
-            device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
-            sink_open_start_s=costs.setup_s if has_sink else None, sink_close_parts=parts,
-            encoders_s=self.encoding.busy_s if self.encoding else None,
-        )  # fmt: skip
+                if index >= self.slots:
+                    held = self.records[index - self.slots]
+                    free_s = yield self.written[held.index]
+                    if free_s > host_s:
+                        record.slot_held_by = held.phase_at(host_s)
+                        record.slot_acquired_s = host_s = free_s
+            # Where no copy blocks the host, it sleeps with `LAUNCH_AHEAD` chunks in front of it.
+            if (self.pinned or not self.has_sink) and index >= LAUNCH_AHEAD:
+                decoded_s = yield self.decoded[index - LAUNCH_AHEAD]
+                host_s = max(host_s, decoded_s + self.costs.wake_s)
+            record.launch_start_s = host_s + self.costs.step_s
+            host_s = yield self._step("launch", record, record.launch_start_s)
+            record.launch_done_s = host_s
+            self.clock.set(self.launched[index], host_s)
+            if "copy" in self.times and not self.pinned:
+                host_s = yield self.copied[index]
+            if self.has_sink and not self.threaded:  # only mode async has chunks ahead of the write
+                ahead = LAUNCH_AHEAD if self.ring else 0
+                host_s = yield from self._write_up_to(index + 1 - ahead, host_s)
+        if not self.has_sink:
+            decoded_s = yield self.decoded[-1]
+            self.clock.set(self.ended, max(host_s, decoded_s + self.costs.wake_s))
+        elif not self.threaded:
+            yield from self._finish(host_s)
 
-    def launch(self, record: ChunkRecord, host_s: float) -> float:
-        """Launch the decode; returns when the call comes back.
+    def _compute(self) -> Steps[None]:
+        """The compute stream, which copies too where copies have no stream of their own."""
+        free_s = 0.0
+        for record in self.records:
+            done_s = yield self.launched[record.index]
+            start_s = record.launch_start_s or 0.0
+            # Queued kernels run back to back; on an idle stream the first wait for their launch.
+            lead_s = self.costs.lead.seconds(record.frames, record.index == 0)
+            begin_s = max(start_s + lead_s, free_s)
+            record.decode_start_s = max(start_s, free_s)
+            free_s = max(begin_s + self.times["decode"][record.index], done_s)
+            record.decode_done_s = free_s
+            self.clock.set(self.decoded[record.index], free_s)
+            if "copy" in self.times and not self.config.copy_stream:
+                free_s = yield from self._copy(record)
 
-        Where no copy blocks the host, it first sleeps until no more than `LAUNCH_AHEAD` chunks are
-        in front of it.
-        """
-        free = self.pinned or self.mode == "compute_only"
-        if free and record.index >= LAUNCH_AHEAD:
-            host_s = max(host_s, self.decoded_s[record.index - LAUNCH_AHEAD] + self.costs.wake_s)
-        start_s = host_s + self.costs.step_s
-        done_s = start_s + self.times["launch"][record.index]
-        # Queued kernels run back to back; on an idle stream the first ones wait for their launch.
-        lead_s = self.costs.lead.seconds(record.frames, record.index == 0)
-        begin_s = max(start_s + lead_s, self.compute_free_s)
-        decoded_s = max(begin_s + self.times["decode"][record.index], done_s)
-        record.launch_start_s, record.launch_done_s = start_s, done_s
-        record.decode_start_s = max(start_s, self.compute_free_s)
-        record.decode_done_s = self.compute_free_s = decoded_s
-        self.decoded_s.append(decoded_s)
-        return done_s
+    def _copies(self) -> Steps[None]:
+        """The copy stream."""
+        for record in self.records:
+            yield from self._copy(record)
 
-    def decode_and_copy(self, record: ChunkRecord, host_s: float) -> float:
-        """Launch, and copy to the host behind the decode; returns when the host goes on."""
-        host_s = self.launch(record, host_s)
-        if "copy" not in self.times:  # mode diffusers, whose conversion holds the copy
-            return host_s
-        start_s = max(self.decoded_s[-1], self.copy_free_s)
-        done_s = start_s + self.times["copy"][record.index]
-        record.copy_start_s, record.copy_done_s = start_s, done_s
-        self.copy_free_s = done_s
-        if not self.config.copy_stream:
-            self.compute_free_s = done_s
-        return host_s if self.pinned else done_s
+    def _copy(self, record: ChunkRecord) -> Steps[float]:
+        start_s = max((yield self.decoded[record.index]), self.copy_free_s)
+        self.copy_free_s = yield self._step("copy", record, start_s)
+        record.copy_start_s, record.copy_done_s = start_s, self.copy_free_s
+        self.clock.set(self.copied[record.index], self.copy_free_s)
+        return self.copy_free_s
 
-    def write(self, record: ChunkRecord, at_s: float) -> float:
+    def _write_up_to(self, stop: int, at_s: float) -> Steps[float]:
+        """Write the chunks before ``stop`` that are not yet; returns when their thread goes on."""
+        while self.begun < stop:
+            self.begun += 1
+            at_s = yield from self._write(self.records[self.begun - 1], at_s)
+        return at_s
+
+    def _write(self, record: ChunkRecord, at_s: float) -> Steps[float]:
         """Once its copy has been seen to end, convert, if the host has to, and write.
 
         Returns when the sink lets go.
         """
-        seen_s = (record.copy_done_s or 0.0) + (self.costs.wake_s if self.pinned else 0.0)
-        at_s = max(at_s, seen_s)
+        if "copy" in self.times:  # mode diffusers has it in its conversion
+            copied_s = yield self.copied[record.index]
+            at_s = max(at_s, copied_s + (self.costs.wake_s if self.pinned else 0.0))
         if "convert" in self.times:
             record.convert_start_s = at_s
-            ready_s = max(at_s, self.decoded_s[record.index])  # waits only in mode diffusers
-            at_s = record.convert_done_s = ready_s + self.times["convert"][record.index]
-        done_s = at_s + self.times["write"][record.index]
+            ready_s = max(at_s, (yield self.decoded[record.index]))  # waits only in mode diffusers
+            at_s = record.convert_done_s = yield self._step("convert", record, ready_s)
         if self.encoding:
-            spent = self.encoding.write(record.frames, at_s, done_s)
+            write_s = self.times["write"][record.index]
+            done_s, spent = yield from self.encoding.write(record.frames, at_s, write_s)
             record.encode_s, record.mux_s, record.full_s = (spent[part] for part in SINK_PARTS)
-            done_s += sum(spent.values())
+        else:
+            done_s = yield self._step("write", record, at_s)
         storage = self.costs.storage
         if storage is not None:
             rate = storage.mb_per_s * 1e6
@@ -531,4 +561,32 @@ class Pipeline:
             done_s = max(done_s, begin_s + (nbytes - storage.burst_bytes) / rate)
             self.cache_empty_s = max(done_s, begin_s + nbytes / rate)
         record.write_start_s, record.write_done_s = at_s, done_s
+        self.clock.set(self.written[record.index], done_s)
         return done_s
+
+    def _finish(self, at_s: float) -> Steps[None]:
+        """Write what is left, and close the sink."""
+        at_s = yield from self._write_up_to(len(self.records), at_s)
+        if self.encoding:
+            at_s, self.close_parts = yield from self.encoding.close(at_s)
+        self.clock.set(self.ended, at_s + self.close_s)
+
+    def _result(self) -> DecodeResult:
+        most = max(record.frames for record in self.records)
+        buffers = {"async": self.slots, "compute_only": 1}.get(self.mode, 0)
+        ring_bytes = buffers * most * (self.frame_bytes if self.has_sink else self.info.frame_bytes)
+        beside = None if self.mode == "diffusers" else self.costs.vram_peak_bytes(most)
+        close_s = self.close_s + sum(self.close_parts.values())
+        assert self.ended.at_s is not None
+        return DecodeResult(
+            mode=self.mode, device="predicted", info=self.info, config=self.config, started_s=0.0,
+            latency_s=self.ended.at_s, ttff_s=self.records[0].write_done_s,
+            sink_open_s=self.open_s if self.has_sink else None,
+            sink_close_s=close_s if self.has_sink else None,
+            pinned_bytes=ring_bytes if self.pinned else 0, ring_bytes=ring_bytes,
+            vram_peak_bytes=None if beside is None else beside + ring_bytes,
+            device_mallocs_steady=None, clock_residual_s=0.0, chunks=tuple(self.records),
+            sink_open_start_s=self.costs.setup_s if self.has_sink else None,
+            sink_close_parts=self.close_parts,
+            encoders_s=self.encoding.busy_s if self.encoding else None,
+        )  # fmt: skip

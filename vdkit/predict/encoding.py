@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vdkit.decode.chunks import SEGMENT, SINK_PARTS, segment_lengths
+from vdkit.predict.shared import Clock, Mark, Steps, Task
 
 Floats = NDArray[np.float64]
 
@@ -76,69 +77,116 @@ class Encoding:
         stays_s, grows_s = line_above_zero(*np.array(self.measured).T)
         return stays_s + grows_s * self.encoders
 
+    @property
+    def core_s(self) -> float:
+        """Core-seconds that a frame takes at the most: `cores` are shared out among the encoders,
+        and of the measured numbers of them that counts which left the fewest threads idle.
+
+        ValueError if no number above 1 was measured: the threads of one work unseen.
+        """
+        known = [s * max(1.0, self.cores / n) for n, s in self.measured if n > 1]
+        if not known or not self.cores:
+            raise ValueError(
+                "what encoding takes of the cores is not known: give a recording of 2 or more "
+                "encoders side by side too, best of as many as cores"
+            )
+        return min(known)
+
     def times(self, factor: float) -> Encoding:
         """With encoders that take ``factor`` times as long."""
         return replace(self, measured=tuple((n, factor * s) for n, s in self.measured))
 
 
 class Side:
-    """The encoders of one run: when each is free, and the segments that are under way or wait.
+    """The encoders of one run: what they are at, and the segments that are under way or wait.
 
-    ``busy_s``: at work on threads of their own; None if there are none.
+    Its methods are parts of the process that writes. ``busy_s``: at work on threads of their own;
+    None if there are none.
+
+    Args:
+        work: makes the `Task` of a step from its begin, seconds and frames.
     """
 
-    def __init__(self, costs: Encoding, frames: int) -> None:
-        self.costs, self.frames = costs, frames
+    def __init__(
+        self, costs: Encoding, frames: int, clock: Clock,
+        work: Callable[[str, float, float, float], Task],
+    ) -> None:  # fmt: skip
+        self.costs, self.frames, self._clock, self._work = costs, frames, clock, work
         self.alone = costs.encoders == 1
         self.busy_s = None if self.alone else 0.0
-        self._lengths = deque(segment_lengths(frames, costs.encoders, costs.segment))
-        self._free_s = [0.0] * costs.encoders
-        self._under_way: deque[tuple[float, int]] = deque()  # end, frames
+        lengths = segment_lengths(frames, costs.encoders, costs.segment)
+        self._segments = deque((size, Mark(), Mark()) for size in lengths)  # handed over, encoded
+        self._todo = iter(tuple(self._segments))  # the first to be free takes the next
+        self._under_way: deque[tuple[int, Mark]] = deque()
         self._written = self._gathered = 0
 
-    def write(self, frames: int, begin_s: float, done_s: float) -> dict[str, float]:
-        """Hand over frames, which by itself takes from ``begin_s`` to ``done_s``.
+    def processes(self) -> list[Steps[None]]:
+        """The encoders that have a thread of their own."""
+        return [] if self.alone else [self._encode() for _ in range(self.costs.encoders)]
 
-        Returns what the thread that writes spends beside that, s, by `SINK_PARTS`.
+    def _encode(self) -> Steps[None]:
+        free_s = 0.0
+        for size, handed, encoded in self._todo:
+            begin_s = max(free_s, (yield handed))
+            free_s = yield self._work("encode", begin_s, self.costs.frame_s * size, size)
+            self.busy_s = (self.busy_s or 0.0) + free_s - begin_s
+            self._clock.set(encoded, free_s)
+
+    def write(
+        self, frames: int, at_s: float, handing_s: float
+    ) -> Steps[tuple[float, dict[str, float]]]:
+        """Hand over frames, which by itself takes ``handing_s``.
+
+        Returns when that is done, and what was spent beside it, s, by `SINK_PARTS`.
         """
         costs, spent = self.costs, dict.fromkeys(SINK_PARTS, 0.0)
         before, self._written = self._written, self._written + frames
         if self.alone:
+            at_s = yield self._work("write", at_s, handing_s, frames)
             ready = [max(0.0, n - costs.behind) for n in (before, self._written)]
-            spent["encode"] = costs.frame_s * (ready[1] - ready[0])
-            spent["mux"] = costs.mux_s * frames
-            return spent
-        for frame in range(1, frames + 1):
-            self._gathered += 1
-            if self._gathered == self._lengths[0]:
-                at_s = begin_s + (done_s - begin_s) * frame / frames + sum(spent.values())
-                self._hand(at_s, spent)
-        return spent
+            at_s = yield from self._spend("encode", at_s, costs.frame_s, ready[1] - ready[0], spent)
+            return (yield from self._spend("mux", at_s, costs.mux_s, frames, spent)), spent
+        left = frames
+        while left:
+            size, handed, encoded = self._segments[0]
+            piece = min(left, size - self._gathered)
+            at_s = yield self._work("write", at_s, handing_s * piece / frames, piece)
+            left, self._gathered = left - piece, self._gathered + piece
+            if self._gathered == size:
+                self._segments.popleft()
+                self._gathered = 0
+                at_s = yield from self._make_room(at_s, size, spent)
+                self._under_way.append((size, encoded))
+                self._clock.set(handed, at_s)
+        return at_s, spent
 
-    def _hand(self, at_s: float, spent: dict[str, float]) -> None:
-        """A whole segment, at ``at_s``: what has ended is written, and room made for it."""
-        size, self._gathered = self._lengths.popleft(), 0
+    def _spend(
+        self, part: str, at_s: float, frame_s: float, frames: float, spent: dict[str, float]
+    ) -> Steps[float]:
+        done_s = yield self._work(part, at_s, frame_s * frames, frames)
+        spent[part] += done_s - at_s
+        return done_s
+
+    def _make_room(self, at_s: float, size: int, spent: dict[str, float]) -> Steps[float]:
+        """What has ended is written, and the oldest waited for where too much is under way."""
         most, ahead = (self.costs.encoders + 1) * self.costs.segment, self._under_way
-        while ahead and (sum(n for _, n in ahead) + size > most or ahead[0][0] <= at_s):
-            at_s = self._take(at_s, spent)
-        took_s = self.costs.frame_s * size
-        end_s = max(at_s, heapq.heappop(self._free_s)) + took_s
-        heapq.heappush(self._free_s, end_s)
-        ahead.append((end_s, size))
-        self.busy_s = (self.busy_s or 0.0) + took_s
+        while ahead and (sum(n for n, _ in ahead) + size > most or ahead[0][1].at_s is not None):
+            at_s = yield from self._take(at_s, spent)
+        return at_s
 
-    def _take(self, at_s: float, spent: dict[str, float]) -> float:
+    def _take(self, at_s: float, spent: dict[str, float]) -> Steps[float]:
         """Wait for the oldest segment and write it; returns when that is done."""
-        end_s, size = self._under_way.popleft()
-        spent["full"] += max(0.0, end_s - at_s)
-        spent["mux"] += self.costs.mux_s * size
-        return max(at_s, end_s) + self.costs.mux_s * size
+        size, encoded = self._under_way.popleft()
+        ready_s = max(at_s, (yield encoded))
+        spent["full"] += ready_s - at_s
+        return (yield from self._spend("mux", ready_s, self.costs.mux_s, size, spent))
 
-    def close(self, at_s: float) -> dict[str, float]:
-        """Encode and write what is left; s by `SINK_PARTS`."""
+    def close(self, at_s: float) -> Steps[tuple[float, dict[str, float]]]:
+        """Encode and write what is left; returns as `write`."""
         spent = dict.fromkeys(SINK_PARTS, 0.0)
         if self.alone:
-            spent["encode"] = self.costs.frame_s * min(self.costs.behind, self.frames)
+            left = min(self.costs.behind, self.frames)
+            at_s = yield from self._spend("encode", at_s, self.costs.frame_s, left, spent)
         while self._under_way:
-            at_s = self._take(at_s, spent)
-        return spent
+            at_s = yield from self._take(at_s, spent)
+        return at_s, spent
