@@ -91,9 +91,10 @@ class Reproduction:
 
     def expected_s(self, stage: StagePlan) -> float:
         """Seconds that a stage takes, about: by what a decode took here, once that is known."""
-        bench = self.recording("bench")
-        arms = [arm.latency.median for arm in bench.arms.values()] if bench else [self.plan.decode_s]
-        return stage.setup_s + stage.decodes * fmean(arms)
+        decode_s = self.plan.decode_s
+        if bench := self.recording("bench"):
+            decode_s = fmean(arm.latency.median for arm in bench.arms.values())
+        return stage.setup_s + stage.decodes * decode_s
 
 
 def read_reproduction(folder: Path) -> Reproduction:
