@@ -237,8 +237,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "frames": opt("length in frames, images or samples", int, told="the recorded"),
     "recommend:chunks": opt("chunk sizes to choose from", told="those that were measured"),
     "recommend:ring-slots": opt("slots to choose from", default="1,2,3,4"),
-    "recommend:usd-per-hour": opt("price of an hour of the machine, US dollars", float,
-        metavar="PRICE"),
+    "recommend:variant": opt("of a recording of several, this one", told="", metavar="NAME"),
+    "recommend:gpus": opt("numbers of GPUs to simulate with that setting, from the costs of one, "
+        "e.g. 1,2,4,8,64; what they share:", metavar="N,..."),
+    "host-gpus": opt("GPUs of a host", int, told=8, metavar="N"),
+    "cores": opt("of a host", float, metavar="N"),
+    "memory-gb-s": opt("of a host's memory", float, metavar="GB/S"),
+    "pcie-gb-s": opt("of a switch that the GPUs of a host share", float, metavar="GB/S"),
+    "shared-storage-mb-s": opt("of the storage of all hosts together (--storage-mb-s: of each)",
+        float, metavar="MB/S"),
+    "recommend:picture": opt("of --gpus, here (.png, .svg or .pdf)", Path, metavar="FILE"),
+    **dict.fromkeys(
+        ("recommend:usd-per-hour", "reproduce:usd-per-hour"),
+        opt("price of an hour of the machine, US dollars", float, metavar="PRICE")),
     "<where>": opt(
         "folders, searched with all folders in them, result files, or quoted patterns, ** for any "
         "depth", default=["results"], told="results", nargs="*", metavar="PATTERN"),

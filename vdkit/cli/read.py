@@ -19,6 +19,7 @@ from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend, seconds
 from vdkit.predict.fit import Evidence, fit_costs, fit_evidence
+from vdkit.predict.fleet import Hosts, fleet
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
 from vdkit.present import reproduction
 from vdkit.present.columns import Asked
@@ -26,6 +27,7 @@ from vdkit.present.comparison import comparison_document, comparison_record, com
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
 from vdkit.present.fanout import fanout_document
+from vdkit.present.fleet import fleet_document
 from vdkit.present.instruments import analysis_document
 from vdkit.present.reproduction import Reproduction
 from vdkit.present.results_list import results_table, results_text
@@ -34,7 +36,7 @@ from vdkit.present.words import config_words, what_and_where
 from vdkit.record import check_file, write_atomically, written
 from vdkit.record.compare import Comparison, compare_results
 from vdkit.record.fanout import FANOUT, Fanout, read_fanout
-from vdkit.record.recording import Recording, saving_usd, usd_per_video_hour
+from vdkit.record.recording import Arm, Recording, saving_usd, usd_per_video_hour
 from vdkit.record.results import Found, find_recordings, frame_of, read_recording, rows_of
 from vdkit.record.stats import MORE, runs_needed
 from vdkit.trace.figures import analyze
@@ -283,8 +285,9 @@ def _check_page(out: Path) -> None:
 
 
 @command(
-    "<results> vram-gb pinned-mb ttff-s storage-mb-s burst-mb frames chunks ring-slots "
-    "usd-per-hour json"
+    "<results> variant vram-gb pinned-mb ttff-s storage-mb-s burst-mb frames chunks ring-slots "
+    "gpus host-gpus cores memory-gb-s pcie-gb-s shared-storage-mb-s picture usd-per-hour "
+    "json"
 )
 def run_recommend(options: argparse.Namespace) -> int:
     """which chunk size and how many slots, within limits, and what to buy next
@@ -292,7 +295,8 @@ def run_recommend(options: argparse.Namespace) -> int:
     Fits the costs of each step from recorded benchmarks (several chunk sizes of one setting are
     best) or takes those of a sweep, predicts mode async at every chunk size and slot count, and
     names the smallest that is as fast as can be told, the reason, and what storage, PCIe and
-    decoder of twice the speed would gain.
+    decoder of twice the speed would gain. --gpus: what many would give that share cores, storage,
+    memory and PCIe, simulated, and where the knee is.
     """
     for name in ("vram_gb", "pinned_mb", "ttff_s", "burst_mb"):
         value = getattr(options, name)
@@ -306,10 +310,11 @@ def run_recommend(options: argparse.Namespace) -> int:
         DecodeConfig(size, count)  # says what is wrong with it
     if options.burst_mb is not None and options.storage_mb_s is None:
         raise ValueError("--burst-mb is the cache of a storage; give its --storage-mb-s too")
-    costs, results, evidence, on_gpu = _costs(options.results)
+    hosts = _hosts(options)
+    costs, results, evidence, on_gpu = _costs(options.results, options.variant)
     info, sizes = video_info(results[0]), sorted({one.config.chunk_size for one in results})
     chunks = chosen or sizes
-    if options.storage_mb_s is not None:
+    if options.storage_mb_s is not None and options.gpus is None:
         burst_bytes = round((options.burst_mb or 0) * 1e6)
         costs = replace(costs, storage=Storage(options.storage_mb_s, burst_bytes))
     if options.frames is not None:
@@ -323,28 +328,91 @@ def run_recommend(options: argparse.Namespace) -> int:
     advice = recommend(
         costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence, plan=plan
     )
+    made = None
+    if options.gpus is not None:
+        config, side = advice.config, advice.encoding.encoders if advice.encoding else None
+        made = fleet(
+            costs.of_encoders(side), info, hosts, sorted(set(numbers("gpus", options.gpus, int))),
+            config=config, plan=plan(config.chunk_size) or (),
+            stored=_stored(arms, hosts, bool(side)),
+        )  # fmt: skip
+    if options.picture is not None and made is not None:
+        from vdkit.present.charts import plot_fleet
+
+        with written(options.picture) as partly:
+            plot_fleet(made).savefig(partly)
     if not options.json:
         modes = ", ".join(dict.fromkeys(mode for result in results for mode in result.arms))
         at = f"chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
         print(f"{what_and_where(results[0])}; fitted at {at} of {modes}")
         print("\n".join([*_on_gpu_words(on_gpu), *_doubts(results, chunks, sizes)]))
         print(f"{advice_document(advice, options.asked).text()}\n")
-    print_json(advice_record(advice))
+        print(f"{fleet_document(made).text()}\n\n" if made else "", end="")
+    print_json(advice_record(advice) | ({"fleet": made} if made else {}))
     return 0
 
 
-def _costs(where: list[Path]) -> tuple[StageCosts, list[Recording], Evidence, list[Recording]]:
+_SHARED = ("cores", "storage_mb_s", "memory_gb_s", "pcie_gb_s", "shared_storage_mb_s")
+
+
+def _hosts(options: argparse.Namespace) -> Hosts:
+    """What --gpus share; ValueError, with the option, for what does not go together."""
+    shared = {name: getattr(options, name) for name in _SHARED}
+    if options.gpus is None:
+        for name in ("host_gpus", "picture", *(n for n in _SHARED if n != "storage_mb_s")):
+            if getattr(options, name) is not None:
+                said = f"--{name.replace('_', '-')} is for --gpus"
+                raise ValueError(f"{said}; say how many, e.g. --gpus 1,2,8")
+    elif options.burst_mb is not None:
+        raise ValueError("--burst-mb is of one decode; with --gpus a cache is full: leave it out")
+    elif all(one is None for one in shared.values()):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in _SHARED)
+        raise ValueError(f"--gpus that share nothing give as many times one; give some of {names}")
+    if options.picture is not None:
+        check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
+    return Hosts(8 if options.host_gpus is None else options.host_gpus, *shared.values())
+
+
+def _stored(arms: list[Arm], hosts: Hosts, known: bool) -> float:
+    """Bytes that reach the storage for each that the sink gets; ValueError where what is limited
+    is not recorded, or not ``known`` of encoders."""
+    kind = arms[0].sink.kind
+    if hosts.cores is not None and kind not in ("raw", "null") and not known:
+        raise ValueError(
+            f"what sink {kind} takes of the cores is not recorded; leave out --cores, or record "
+            "an MP4 with 2 encoders or more"
+        )
+    for arm in arms:
+        if arm.file is not None:
+            return arm.file.bytes / (arm.workload.frames * video_info(arm).frame_bytes)
+    stored = hosts.storage_mb_per_s or hosts.shared_storage_mb_per_s
+    if stored is not None and kind != "raw":
+        raise ValueError(
+            f"how large the files of sink {kind} are is not recorded; leave out --storage-mb-s and "
+            "--shared-storage-mb-s, or record an MP4"
+        )
+    return 1.0
+
+
+def _costs(
+    where: list[Path], variant: str | None
+) -> tuple[StageCosts, list[Recording], Evidence, list[Recording]]:
     """Costs, the recordings they are fitted from, how good the fit is, and recordings of NVENC
     beside those of another encoder, which are told as they are."""
     sweeps = [path for path in where if (path / PLAN).is_file()]
     if not sweeps:
         results = [read_recording(path) for path in where]
+        if variant is not None:
+            for one in (one for one in results if variant not in one.benchmarks):
+                there = ", ".join(filter(None, one.benchmarks)) or "one alone: leave out --variant"
+                raise ValueError(f"{one.label} has no variant {variant!r}, but {there}")
+            results = [one.of_variant(variant) for one in results]
         on_gpu = [one for one in results if "NVENC" in (one.sink.encoder or "").partition(";")[0]]
         if len(on_gpu) < len(results):
             results = [one for one in results if one not in on_gpu]
         costs = fit_costs(*results)
         return costs, results, fit_evidence(costs, *results), on_gpu
-    if len(where) > 1:
+    if len(where) > 1 or variant is not None:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
     sweep = opened(sweeps[0])
     assert isinstance(sweep, Sweep)

@@ -514,8 +514,7 @@ def _decode_split(options: argparse.Namespace, fps: Fraction) -> int:
         fps=fps, progress=cli.progress(options), kind=options.device,
     )  # fmt: skip
     info = replace(parts[0].info, height=sum(part.info.height for part in parts))
-    begun_s = min(part.started_s for part in parts)  # one clock, of one host
-    took_s = max(part.started_s + part.latency_s for part in parts) - begun_s
+    took_s = max(part.latency_s for part in parts)
     print(f"Video: {out}, {media_words(info)} in {took_s:.3f} s on {gpus} x {parts[0].device}")
     return 0
 

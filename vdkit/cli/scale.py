@@ -64,20 +64,21 @@ def run_fanout(options: argparse.Namespace) -> int:
             address=options.address, gpus=options.device != "cpu", command=shared["command"],
             report=report,
         )  # fmt: skip
-    made: dict[str, Any] = {"folder": None, "made": len(done.videos)}
-    made |= {"finished_before": done.finished_before, "failed": len(done.failed)}
-    document = fanout_document(done, options.asked)
+    document, home = fanout_document(done, options.asked), None
     show(document, options)
     if done.videos:
         home = result_folder(
             options.out, done.label, done.provenance, lambda at: write_record(done, at / FANOUT)
         )
         leave(home, document, ("videos.csv", video_rows(done)), options)
-        made["folder"] = str(home)
-    cli.print_json(made | ({"failed": done.failed} if options.json else {}))
+    cli.print_json({
+        "folder": home and str(home), "made": len(done.videos),
+        "finished_before": done.finished_before,
+        "failed": done.failed if options.json else len(done.failed),
+    })  # fmt: skip
     if done.interrupted:
-        print("vdkit: interrupted; what is finished is kept: the same command goes on",
-              file=sys.stderr)  # fmt: skip
+        told = "vdkit: interrupted; what is finished is kept: the same command goes on"
+        print(told, file=sys.stderr)
         return 130
     return 1 if done.failed else 0
 

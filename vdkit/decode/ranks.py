@@ -59,11 +59,8 @@ def run_ranks(count: int, work: Callable[..., Any], *given: Any, kind: str = "au
         try:
             for rank in range(count):
                 mine, theirs = context.Pipe(duplex=False)
-                group = (rank, count, cuda, f"file://{folder}/ranks")
-                process = context.Process(
-                    target=_rank, args=(theirs, group, work, given), daemon=True
-                )
-                processes.append(process)
+                told = (theirs, (rank, count, cuda, f"file://{folder}/ranks"), work, given)
+                processes.append(process := context.Process(target=_rank, args=told, daemon=True))
                 process.start()
                 theirs.close()  # so that the end of the process ends the pipe
                 left[mine] = rank
@@ -84,10 +81,8 @@ def _answer(pipe: Any, process: Any, who: str) -> Any:
         made, error, told = pipe.recv()
     except EOFError:
         process.join(_GRACE_S)
-        status = process.exitcode
-        how = f"exit status {status}"
-        if status is not None and status < 0:
-            how = signal.Signals(-status).name
+        status = process.exitcode or 0
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         raise ChildProcessError(f"{who} died of {how}; all others were ended") from None
     if error is not None:
         error.add_note(f"This was {who}; all others were ended.")
@@ -125,10 +120,8 @@ def _rank(
         else:
             torch.set_num_threads(max(1, torch.get_num_threads() // count))
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this host
-        backend = "nccl" if cuda else "gloo"
-        dist.init_process_group(
-            backend, store, rank=rank, world_size=count, device_id=device if cuda else None
-        )
+        by = {"backend": "nccl", "device_id": device} if cuda else {"backend": "gloo"}
+        dist.init_process_group(init_method=store, rank=rank, world_size=count, **by)
         made = work(device, *given)
         dist.barrier()  # who leaves first closes what others may still read from
     except BaseException as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanCausalConv3d
 from torch.overrides import TorchFunctionMode
 
-from vdkit.decode import Sink
 from vdkit.decode.chunks import DecodeConfig, DecodeResult
 from vdkit.decode.paths import decode_async
 from vdkit.decode.ranks import run_ranks
@@ -39,9 +38,8 @@ class Strip:
         group: of torch.distributed; None: all ranks.
 
     Attributes:
-        rank, count, group: of torch.distributed.
-        heights: rows of the latents that each rank has; after a doubling twice as many.
-        rows: which are this rank's.
+        rank, count: this one's number, and of how many.
+        heights, rows: how many rows of the latents each rank has, and which are this one's.
 
     Raises:
         ValueError: fewer rows than ranks.
@@ -54,10 +52,8 @@ class Strip:
     def _deal(self, height: int, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
         if height < count:
-            raise ValueError(
-                f"latents of {height} rows cannot be split over {count} ranks; use {height} or "
-                "fewer"
-            )
+            wrong = f"latents of {height} rows cannot be split over {count} ranks"
+            raise ValueError(f"{wrong}; use {height} or fewer")
         self.heights = [(height + later) // count for later in reversed(range(count))]
         start = sum(self.heights[: self.rank])
         self.rows = slice(start, start + self.heights[self.rank])
@@ -68,9 +64,7 @@ class Strip:
         ``slots``: only those along the second axis; what they are is known on the device alone.
         """
         last = len(frames) - 2  # the last row inside; the first is 1
-        edges = (
-            frames[1 : last + 1 : last - 1] if last > 1 else frames[1:2].expand(2, *frames[1].shape)
-        )
+        edges = frames[1 : last + 1 : max(1, last - 1)].expand(2, *frames.shape[1:])
         borders = frames[:: last + 1]
         if slots is None:
             borders.copy_(self.exchange(edges.contiguous()))
@@ -82,11 +76,8 @@ class Strip:
         found, calls = torch.zeros_like(edges), []
         for side, other in enumerate((self.rank - 1, self.rank + 1)):
             if 0 <= other < self.count:
-                to = {"group": self.group, "group_peer": other}
-                calls += [
-                    dist.P2POp(dist.isend, edges[side], **to),
-                    dist.P2POp(dist.irecv, found[side], **to),
-                ]
+                for way, rows in ((dist.isend, edges[side]), (dist.irecv, found[side])):
+                    calls.append(dist.P2POp(way, rows, group=self.group, group_peer=other))
         for call in dist.batch_isend_irecv(calls) if calls else ():
             call.wait()
         return found
@@ -95,10 +86,8 @@ class Strip:
         """[..., rows x width, C] of every rank, one after the other, from the top."""
         width = own.shape[-2] // self.heights[self.rank]
         room = F.pad(own, (0, 0, 0, self.heights[0] * width - own.shape[-2]))  # the first has most
-        parts = self.all_gather(room.contiguous())
-        sizes = [height * width for height in self.heights]
-        cut = [part[..., :size, :] for part, size in zip(parts, sizes, strict=True)]
-        return torch.cat(cut, -2)
+        parts = zip(self.all_gather(room.contiguous()), self.heights, strict=True)
+        return torch.cat([part[..., : height * width, :] for part, height in parts], -2)
 
     def all_gather(self, own: torch.Tensor) -> list[torch.Tensor]:
         """Those of every rank, of one shape."""
@@ -126,10 +115,8 @@ class _Gathering(TorchFunctionMode):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         super().__exit__(kind, error, trace)
         if error is None and self._calls != 1:
-            raise RuntimeError(
-                f"an attention block called scaled_dot_product_attention {self._calls} times; with "
-                "this version of diffusers it cannot be split"
-            )
+            wrong = f"attention was called {self._calls} times in a block of this diffusers"
+            raise RuntimeError(f"{wrong}, which cannot be split")
 
 
 def _attended(attention: Callable[..., Any], strip: Strip, *given: Any) -> Any:
@@ -189,19 +176,15 @@ class SplitDecoder:
         if isinstance(decoder, CheckedFastDecoder):
             decoder = decoder._runs
         self.decoder, self.strip = decoder, strip
-        fast = isinstance(decoder, FastWanDecoder)
-        if not fast and (
-            isinstance(decoder, CompiledWanDecoder) or not isinstance(decoder, WanDecoder)
-        ):
-            what = getattr(decoder, "variant", type(decoder).__name__)
-            raise TypeError(
-                f"decoder {decoder.name!r} ({what}) cannot be split over GPUs; use a Wan decoder, "
-                "variant diffusers, channels_last or fast"
-            )
+        known = isinstance(decoder, (WanDecoder, FastWanDecoder))
+        if not known or isinstance(decoder, CompiledWanDecoder):
+            what = f"{decoder.name!r} ({getattr(decoder, 'variant', type(decoder).__name__)})"
+            good = "use a Wan decoder, variant diffusers, channels_last or fast"
+            raise TypeError(f"decoder {what} cannot be split over GPUs; {good}")
         rows, self.notes = strip.rows, decoder.notes
         self.notes += (f"latent rows {rows.start} to {rows.stop - 1} of {sum(strip.heights)}",)
-        if fast:
-            network = decoder._network
+        if isinstance(decoder, FastWanDecoder):
+            network: Any = decoder._network
             decoder._idle.clear()  # what is recorded there exchanges nothing
             decoder._passes = SplitPasses(decoder._passes, strip)
             network._attention = partial(_attended, network._attention, strip)
@@ -225,29 +208,16 @@ class SplitDecoder:
 
     def begin(self, latents: torch.Tensor) -> Any:
         """As the decoder's, on `part` of the latents; ValueError for another number of rows."""
-        strip, given = self.strip, latents.shape[-2]
-        if given != (own := strip.heights[strip.rank]):
-            raise ValueError(
-                f"latents have {given} rows, rank {strip.rank} of {strip.count} decodes {own} of "
-                f"{sum(strip.heights)}; give it part(latents)"
-            )
+        given, own = latents.shape[-2], self.strip.heights[self.strip.rank]
+        if given != own:
+            raise ValueError(f"latents have {given} rows, not {own}; give part(latents)")
         return self.decoder.begin(latents)
-
-
-class PartedSink(Sink, Protocol):
-    """A sink whose parts other processes write (`vdkit.sinks.files.JoinedRawSink`)."""
-
-    def check_place(self) -> None:
-        """Raise OSError if the output cannot appear there."""
-
-    def part(self, start: int, stop: int, of: int) -> Sink:
-        """For rows ``start`` to ``stop`` of ``of``, in any unit of height."""
 
 
 def decode_split(
     load: Callable[[torch.device], Any],
     latents: torch.Tensor | Callable[[Any], torch.Tensor],
-    sink: PartedSink,
+    sink: Any,
     gpus: int,
     *,
     fps: int | float | str | Fraction = 16,
@@ -264,6 +234,7 @@ def decode_split(
             pickled, as ``functools.partial(load_decoder, "wan2.1", variant="fast")``.
         latents: whole, [1, C, T, h, w]; or what gives them for the decoder, pickled too, as
             ``partial(load_latents, "clips:161x720x1280")``.
+        sink: a `vdkit.sinks.files.JoinedRawSink`, whose parts the ranks write.
         gpus, kind: as ``count`` and ``kind`` of `run_ranks`: without a GPU so many processes.
         fps, config, progress: as for `decode_async`.
 
@@ -275,13 +246,11 @@ def decode_split(
     """
     signals = HeldSignals()
     try:
-        sink.check_place()
         with signals:
             results = run_ranks(
                 gpus, _decode_part, load, latents, sink, fps, config, progress, kind=kind
             )
-        whole = replace(results[0].info, height=sum(one.info.height for one in results))
-        sink.open(whole)
+        sink.open(replace(results[0].info, height=sum(one.info.height for one in results)))
         sink.close()
     except BaseException:
         sink.abort()
@@ -296,34 +265,31 @@ def _decode_part(
 ) -> DecodeResult:
     loaded = load(device)
     whole = latents if isinstance(latents, torch.Tensor) else latents(loaded)
-    strip = Strip(whole.shape[-2])
-    own = whole[..., strip.rows, :]
-    decoder = prepared_split(loaded, strip, own, config.chunk_size)
-    return decode_async(
-        decoder, own, sink.part(strip.rows.start, strip.rows.stop, sum(strip.heights)), fps=fps,
-        config=config, progress=progress and strip.rank == 0,
-    )  # fmt: skip
+    decoder = prepared_split(loaded, whole, config.chunk_size)
+    rows, shown = decoder.strip.rows, progress and decoder.strip.rank == 0
+    part = sink.part(rows.start, rows.stop, whole.shape[-2])
+    return decode_async(decoder, decoder.part(whole), part, fps=fps, config=config, progress=shown)
 
 
 def prepared_split(
-    loaded: Any, strip: Strip, own: torch.Tensor, chunk_size: int, graphs: bool = False
+    loaded: Any, latents: torch.Tensor, chunk_size: int, graphs: bool = False
 ) -> SplitDecoder:
-    """A `SplitDecoder` of ``loaded`` that is ready for these latents, its own rows.
+    """A `SplitDecoder` of ``loaded`` over all ranks that is ready for the whole ``latents``.
 
     Raises:
         ValueError: once prepared, the ranks would not all run the same variant.
     """
+    strip = Strip(latents.shape[-2])
 
     def prepare(decoder: Any) -> None:
         if hasattr(decoder, "prepare"):
-            decoder.prepare(*own.shape[-2:], chunk_size)
+            decoder.prepare(strip.heights[strip.rank], latents.shape[-1], chunk_size)
 
     prepare(loaded)
     variants: list[Any] = [None] * strip.count
-    dist.all_gather_object(variants, getattr(loaded, "variant", None), group=strip.group)
+    dist.all_gather_object(variants, getattr(loaded, "variant", None))
     if len(set(variants)) > 1:
-        raise ValueError(
-            f"the ranks would run {', '.join(map(str, variants))}; choose one variant for all"
-        )
+        wrong = f"the ranks would run {', '.join(map(str, variants))}"
+        raise ValueError(f"{wrong}; choose one variant for all")
     prepare(split := SplitDecoder(loaded, strip, graphs))
     return split

@@ -461,9 +461,8 @@ class Pipeline:
         if self.threaded:
             processes.append(self._finish(begun_s + self.open_s))
         if self.encoding and self.has_sink:
-            self.encoding.start()
-        for process in processes:
-            self.clock.start(process)
+            processes += self.encoding.processes()
+        self.clock.start(*processes)
 
     def _launch(self, host_s: float) -> Steps[None]:
         """The thread that launches; it writes too if no other does."""

@@ -120,10 +120,9 @@ class Side:
         self._under_way: deque[tuple[int, Mark]] = deque()
         self._written = self._gathered = 0
 
-    def start(self) -> None:
-        """Let the encoders wait for segments."""
-        for _ in range(0 if self.alone else self.costs.encoders):
-            self._clock.start(self._encode())
+    def processes(self) -> list[Steps[None]]:
+        """The encoders that have a thread of their own."""
+        return [] if self.alone else [self._encode() for _ in range(self.costs.encoders)]
 
     def _encode(self) -> Steps[None]:
         free_s = 0.0

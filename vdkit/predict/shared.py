@@ -20,17 +20,15 @@ SHARED = {
     "memory": "GB/s",
     "PCIe": "GB/s",
 }
-"""What decodes may share, and its unit: an amount a second, of cores core-seconds a second."""
-_LEAST_S = 1e-9  # of work that wants an amount of something
-
-
+"""What decodes may share, in amounts a second; of cores an amount is core-seconds."""
+_LEAST_S = 1e-9  # of a task that wants any of them
 _PASSES = {"copy": 1, "convert": 2, "write": 2, "encode": 1}
 
 
 def wants_of(step: str, core_s: float, moved_bytes: float, stored_bytes: float) -> dict[str, float]:
     """Amounts of `SHARED` that a step wants, beside what recordings say of its time.
 
-    Recordings have no core-seconds, bandwidths or bytes of files. Assumed: a thread fills one core
+    Recordings have no core-seconds and no traffic of memory. Assumed: a thread fills one core
     while it launches, converts, writes or muxes, and none while it waits; an encoder as
     `Encoding.core_s` says. Frames pass through host memory once in a copy and where they are
     encoded, twice where they are converted or written: at the least, for encoders look around.
@@ -93,9 +91,10 @@ class Clock:
     def _at(self, at_s: float, what: Steps[Any] | Task) -> None:
         heapq.heappush(self._later, (at_s, next(self._order), what))
 
-    def start(self, process: Steps[Any]) -> None:
-        """Let it begin, now."""
-        self._advance(process, None)
+    def start(self, *processes: Steps[Any]) -> None:
+        """Let them begin, now."""
+        for process in processes:
+            self._advance(process, None)
 
     def set(self, mark: Mark, at_s: float) -> None:
         """The moment is known: whoever waits for it goes on."""
@@ -109,12 +108,12 @@ class Clock:
             first = min(self._going, key=attrgetter("end_s")) if self._going else None
             if first is None or (self._later and self._later[0][0] <= first.end_s):
                 self.now_s, _, what = heapq.heappop(self._later)
-                if not isinstance(what, Task):
+                if isinstance(what, Task):
+                    what.end_s = what.begin_s + what.seconds
+                    self._going.append(what)
+                    self._share()
+                else:
                     self._advance(what, self.now_s)
-                    continue
-                what.end_s = what.begin_s + what.seconds
-                self._going.append(what)
-                self._share()
             else:
                 self.now_s = first.end_s
                 self._going.remove(first)
@@ -133,14 +132,14 @@ class Clock:
             asked.waiting.append(process)
             return
         scarce = self.capacity.keys() & asked.wants.keys() if self.capacity else ()
-        if not scarce:
+        if scarce:
+            for name in scarce:
+                self.wanted[name] += asked.wants[name]
+            asked.process, asked.seconds = process, max(asked.seconds, _LEAST_S)
+            asked.wants = {name: asked.wants[name] / asked.seconds for name in scarce}  # a second
+            self._at(asked.begin_s, asked)
+        else:
             self._at(asked.begin_s + asked.seconds, process)
-            return
-        for name in scarce:
-            self.wanted[name] += asked.wants[name]
-        asked.process, asked.seconds = process, max(asked.seconds, _LEAST_S)
-        asked.wants = {name: asked.wants[name] / asked.seconds for name in scarce}  # a second
-        self._at(asked.begin_s, asked)
 
     def _share(self) -> None:
         """All that is going gets faster alike, until something is used up; who does not want that

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -20,7 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vdkit.predict.advise import storage_sensitivity
+from vdkit.predict.fleet import Fleet
 from vdkit.predict.grid import Sweep
+from vdkit.predict.shared import SHARED
 from vdkit.present import ratio_of, style
 from vdkit.present.comparison import spread_percent
 from vdkit.present.documents import decision_of
@@ -493,3 +495,33 @@ def _draw_settings(ax: Axes, speeds: Sequence[float], settings: Sequence[tuple[i
             style.say(ax, math.sqrt(left * right), 0, words, ha="center", fontsize=6, color=ink)
     ax.set_yticks([])
     ax.spines[["left", "bottom"]].set_visible(False)
+
+
+_USED = dict(zip(SHARED, ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), strict=True))
+
+
+def plot_fleet(made: Fleet) -> Figure:
+    """Simulated throughput by number of GPUs, and how much of each resource is in use, %."""
+    gpus, per_hour = [one.gpus for one in made.points], [one.per_hour for one in made.points]
+    title = "Simulated, not measured, from the costs of one GPU"
+    with style.chart(2.6, 1, 2, title=title) as (figure, axes):
+        left, right = axes[0]
+        one_h = made.points[0].per_hour / made.points[0].efficiency_percent * 100 / gpus[0]
+        left.plot(
+            gpus, [one_h * n for n in gpus], color=_GREY, label="as many times one", **_DASHES
+        )
+        left.plot(gpus, per_hour, "o-", color=_BLUE, markersize=3, label="simulated")
+        for one in made.points:
+            at, words = (one.gpus, one.per_hour), f"{one.efficiency_percent:.0f} %"
+            left.annotate(words, at, (4, -7), textcoords="offset points", fontsize=6)
+        left.margins(0.08, 0.15)
+        left.set(yscale="log", ylabel=f"{made.info.kind.whole}s an hour")
+        for name in made.points[0].used_percent:
+            used = [one.used_percent[name] for one in made.points]
+            right.plot(gpus, used, "o-", color=_USED[name], markersize=3, label=name)
+        right.set(ylim=(0, 105), ylabel="in use, %")
+        for ax in (left, right):
+            ax.set(xscale="log", xlabel="GPUs", xticks=gpus, xticklabels=map(str, gpus))
+            ax.xaxis.set_minor_locator(ticker.NullLocator())
+        style.legend_below(figure, ncols=7, handlelength=2)
+    return style.keep_data(figure, [asdict(one) for one in made.points])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
-from vdkit.present import Cell, Number, Table, mean_of, number, significant, words
+from vdkit.present import Cell, Number, Table, number, significant, summary_decimals, words
 from vdkit.present.columns import COST, NOTHING, Asked, cost_of, energy_words
-from vdkit.present.document import Document, Facts, Text, lines, section
+from vdkit.present.document import Document, Text, lines, section
 from vdkit.record.fanout import Fanout
+
+_OF_VIDEO = (
+    "out worker tries begun_s taken_s decoding_s run.latency_s run.ttff_s run.energy_j "
+    "run.vram_peak_bytes run.throttled workload.frames workload.height workload.width "
+    "workload.fps workload.latents workload.latents_sha256 workload.seed"
+)
 
 
 def fanout_document(done: Fanout, asked: Asked = NOTHING) -> Document:
@@ -17,16 +24,11 @@ def fanout_document(done: Fanout, asked: Asked = NOTHING) -> Document:
     lead = ", ".join(f"{count} {what}" for what, count in counts.items())
     lead += ", then interrupted." if done.interrupted else "."
     failed = lines(*(f"- {name}: {reason}" for name, reason in done.failed.items()))
-    machines = [
-        (f"worker {number}", f"{one.device_uuid or 'CPU'}; {one.cpu}, {one.host_cores} cores")
-        for number, one in sorted(done.workers.items())
-    ]
     sections = (
         section(
             "results", "Results", Text(lead), Text(failed, "warning"),
             fanout_table(done, asked) if done.videos else None,
         ),
-        section("provenance", "Workers", Facts(machines), page_only=True),
         section("reproduce", "How to reproduce", Text(done.command or "", "code"), page_only=True),
     )  # fmt: skip
     return Document(done.label, f"Fan-out · {done.engine}", (lead,), sections)
@@ -36,26 +38,24 @@ def fanout_table(done: Fanout, asked: Asked = NOTHING) -> Table:
     """A row for each worker, and one for all; ValueError if nothing was made."""
     work, made = done.videos[0].workload, done.provenance
     unit, timed = f"{work.kind.unit}s", work.kind.timed
+    of_all: dict[str, Cell] = {}
+    if timed and asked.usd_per_hour is not None:
+        of_all[COST] = cost_of(done.rtf, asked)
+    if asked.energy:
+        of_all[energy_words(work)[0]] = number(done.energy_j, 1, 1 / done.media_s)
     rows: list[dict[str, Cell]] = []
     for name, one in [*((str(n), done.of(n)) for n in sorted(done.workers)), ("all", done)]:
-        latencies = [video.run.latency_s for video in one.videos]
         units = sum(video.workload.frames for video in one.videos)
-        row: dict[str, Cell] = {
+        rows.append({
             "worker": name,
-            f"{work.kind.whole}s": Number(len(latencies), 0),
-            "mean s": mean_of(latencies),
-            "max s": significant(max(latencies)),
+            f"{work.kind.whole}s": Number(len(one.videos), 0),
+            "mean s": Number(one.latency.mean, summary_decimals(one.latency)),
+            "max s": significant(one.latency.max),
             f"{unit} / s": significant(units / one.window_s),
             **({"x real time": significant(1 / one.rtf)} if timed else {}),
             "decoding %": Number(one.decoding_percent, 1),
-        }
-        if timed and asked.usd_per_hour is not None:
-            row[COST] = cost_of(done.rtf, asked) if one is done else None
-        if asked.energy:
-            row[energy_words(work)[0]] = (
-                number(done.energy_j, 1, 1 / done.media_s) if one is done else None
-            )
-        rows.append(row)
+            **(of_all if one is done else dict.fromkeys(of_all)),
+        })  # fmt: skip
     devices = ", ".join(dict.fromkeys(one.device for one in done.workers.values()))
     caption = (
         f"{words.decoder_words(work)} in {work.dtype}. {words.config_words(done.config)}; sink: "
@@ -71,19 +71,12 @@ def fanout_table(done: Fanout, asked: Asked = NOTHING) -> Table:
     )
     if asked.energy and done.energy_j is None:
         note += " No energy: NVML gave no counter around every run."
-    if timed and asked.usd_per_hour is not None:
+    if COST in of_all:
         note += f" {COST}: price x that time / playing time."
     return Table(rows, lines(caption, asked.line), note)
 
 
 def video_rows(done: Fanout) -> list[dict[str, Any]]:
     """A row for each video that was made, as plain values."""
-    sizes = ("frames", "height", "width", "fps", "latents", "latents_sha256", "seed")
-    kept = ("latency_s", "ttff_s", "energy_j", "vram_peak_bytes", "throttled")
-    return [
-        {name: getattr(one, name) for name in ("out", "worker", "tries", "begun_s", "taken_s")}
-        | {name: getattr(one.run, name) for name in kept}
-        | {"decoding_s": one.decoding_s, "device_uuid": done.workers[one.worker].device_uuid}
-        | {name: getattr(one.workload, name) for name in sizes}
-        for one in done.videos
-    ]
+    names = _OF_VIDEO.split()
+    return [{n.rpartition(".")[2]: attrgetter(n)(one) for n in names} for one in done.videos]

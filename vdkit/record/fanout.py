@@ -1,13 +1,9 @@
-"""A fan-out on disk: who decoded which video when; and what stands beside each finished file.
-
-Every run is kept, with its chunks; throughput, utilization and joules are derived when read.
-"""
+"""A fan-out on disk: who decoded which video when; what follows from that is derived when read."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -18,35 +14,6 @@ from vdkit.record.stats import Summary, summarize
 
 SCHEMA_VERSION = 1
 FANOUT = "fanout.json"
-_PLACES: dict[str, Any] = {
-    "vdkit": True, "bytes": True, "sink": {"storage", "durable", "throttle_mb_per_s"},
-    "workload": {"source", "latents", "seed", "notes", "variant"},
-}  # fmt: skip
-"""What may differ between two files of the same content."""
-
-
-class Finished(Record):
-    """Beside a finished file: what it was made of.
-
-    Attributes:
-        bytes: of the file, or of all in the folder.
-        workload: with the hashes of latents and weights, and the variant that ran.
-        variant: what was asked for, which may not run everywhere.
-        chunk_size: on which rounding depends.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    vdkit: str
-    bytes: NotNegative = 0
-    workload: Workload
-    variant: str
-    sink: SinkInfo
-    chunk_size: int
-
-    def like(self, other: Finished) -> bool:
-        """Whether latents, decoder and settings are the same."""
-        one, two = (side.model_dump(exclude=_PLACES) for side in (self, other))
-        return one == two
 
 
 class FannedVideo(Record):

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig
+from vdkit.decode.chunks import FIRST_STEADY_CHUNK, DecodeConfig, DecodeResult
 from vdkit.record import write_record
 from vdkit.record.runs import (
     CHUNK_TIMES,
@@ -227,7 +227,7 @@ class Arm(Record):
         From the end of one chunk's decode to the end of the next's, where nothing but decoding
         happens in mode compute_only. A run without a steady chunk is left out.
         """
-        taken = [_steady_ms(run, self.config.chunk_size) for run in self.timed]
+        taken = [steady_ms(run, self.config.chunk_size) for run in self.timed]
         return [value for value in taken if value is not None]
 
     def typical(self) -> Run:
@@ -235,7 +235,8 @@ class Arm(Record):
         return min(self.timed, key=lambda run: abs(run.latency_s - self.latency.median))
 
 
-def _steady_ms(run: Run, chunk_size: int) -> float | None:
+def steady_ms(run: Run | DecodeResult, chunk_size: int) -> float | None:
+    """`Arm.latent_frame_ms` of one run."""
     first = max(1, min(FIRST_STEADY_CHUNK, len(run.chunks) // 2))
     seconds, latent_frames = 0.0, 0
     for before, chunk in pairwise(run.chunks[first - 1 :]):

@@ -1,7 +1,4 @@
-"""Hands videos to workers, on Ray or in processes of this host, until each has its answer.
-
-Each worker has one video in hand; the others wait here. Where workers run is Ray's business.
-"""
+"""Hands videos to workers, on Ray or in processes of this host, until each has its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context, parent_process
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,29 +38,21 @@ STOP_S = 30
 
 
 class Hired(NamedTuple):
-    """A worker in a process of its own: how it is handed a video, and how it is ended."""
+    """A worker in a process of its own: how it is handed a video and which try that is; its end."""
 
     number: int
-    hand: Callable[[Video], Future[Answer]]
+    hand: Callable[[Video, int], Future[Answer]]
     end: Callable[[], object]
 
 
 class Engine(NamedTuple):
-    """What runs workers.
-
-    Attributes:
-        name: for the record.
-        gpus: it has; each gets a worker unless another number is asked for.
-        cores: of all its hosts.
-        hire: starts a worker: what it is told, its share of a GPU, its number.
-        died: what a future raises whose worker is gone.
-    """
+    """What runs workers: ``hire`` takes what one is told, its share of a GPU, and its number."""
 
     name: str
     gpus: int
-    cores: int
+    cores: int  # of all its hosts
     hire: Callable[[Orders, float, int], Hired]
-    died: type[Exception]
+    died: type[Exception]  # what a future raises whose worker is gone
 
 
 def fan_out(
@@ -75,7 +64,8 @@ def fan_out(
 
     Args:
         orders: their ``threads`` and ``begun_s`` are set here.
-        workers: None: one for each GPU, without one `CPU_WORKERS`; never more than videos.
+        workers: None: one for each GPU, without one `CPU_WORKERS`; never more than videos. Each
+            has one video in hand.
         engine: of `ENGINES`.
         address: of a running Ray cluster, whose hosts all have ``orders.out`` and vdkit; None: a
             Ray of this host, started here, unless this process has one already.
@@ -91,33 +81,31 @@ def fan_out(
         raise ValueError(f"engine {engine!r} is unknown; use {' or '.join(ENGINES)}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; use 1 or more")
-    orders = replace(orders, out=orders.out.absolute())  # for workers that are elsewhere
-    orders.out.mkdir(parents=True, exist_ok=True)
+    out = orders.out.absolute()  # for workers that are elsewhere
+    out.mkdir(parents=True, exist_ok=True)
     done: list[Answer] = []
     interrupted, name = False, engine
 
-    def take(answer: Answer, tries: int) -> None:
-        if answer.made is not None:
-            answer = replace(answer, made=answer.made.model_copy(update={"tries": tries}))
+    def take(answer: Answer) -> None:
         done.append(answer)
         report(answer)
 
     with ExitStack() as stack:
-        stack.enter_context(
-            locked(orders.out, f"another fan-out is at work in {orders.out}; wait for it")
-        )
+        stack.enter_context(locked(out, f"another fan-out is at work in {out}; wait for it"))
+        orders = replace(orders, out=out, begun_s=time.time())
         shutil.rmtree(orders.scratch, ignore_errors=True)  # of one that was killed
         stack.callback(shutil.rmtree, orders.scratch, ignore_errors=True)
         orders.scratch.mkdir()
-        sink = replace(orders.sink, folder=orders.scratch)
-        orders, info = replace(orders, sink=sink, begun_s=time.time()), described(sink.fresh)
+        orders = replace(orders, sink=replace(orders.sink, folder=orders.scratch))
+        info = described(orders.sink.fresh)
         try:
             found = stack.enter_context(ENGINES[engine](address, gpus))
             name, count = found.name, min(workers or found.gpus or CPU_WORKERS, len(videos))
             threads = max(1, min(torch.get_num_threads(), found.cores // count))
             share = 1 / math.ceil(count / found.gpus) if found.gpus else 0.0
             hire = partial(found.hire, replace(orders, threads=threads), share)
-            _drive(videos, count, hire, found.died, orders, take)
+            idle = [hire(number) for number in range(count)]
+            _drive(videos, idle, hire, found.died, orders, take)
         except KeyboardInterrupt:
             interrupted = True
     made = [one.made for one in done if one.made is not None]
@@ -131,44 +119,38 @@ def fan_out(
 
 
 def _drive(
-    videos: Sequence[Video], workers: int, hire: Callable[[int], Hired], died: type[Exception],
-    orders: Orders, take: Callable[[Answer, int], object],
+    videos: Sequence[Video], idle: list[Hired], hire: Callable[[int], Hired],
+    died: type[Exception], orders: Orders, take: Callable[[Answer], object],
 ) -> None:  # fmt: skip
-    """Have all videos made; ``take`` gets what became of each, and how often it was tried."""
-    left, tries = deque(videos), Counter[str]()
-    running: dict[Future[Answer], tuple[Hired, Video]] = {}
-    idle = [hire(number) for number in range(workers)]
+    """Have all videos made; ``take`` gets what became of each."""
+    left = deque((video, 1) for video in videos)
+    running: dict[Future[Answer], tuple[Hired, Video, int]] = {}
     try:
         while left or running:
             while left and idle:
-                worker, video = idle.pop(0), left.popleft()
-                tries[video.out] += 1
-                running[worker.hand(video)] = worker, video
+                worker, (video, tries) = idle.pop(0), left.popleft()
+                running[worker.hand(video, tries)] = worker, video, tries
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                worker, video = running.pop(future)
-                tried = tries[video.out]
+                worker, video, tries = running.pop(future)
                 try:
-                    answer = future.result()
+                    take(future.result())
                 except died:
                     worker.end()
                     worker = hire(worker.number)
-                    if tried <= REQUEUED:
-                        left.append(video)
+                    if tries <= REQUEUED:
+                        left.append((video, tries + 1))
                     else:
-                        reason = f"{tried} workers died over it; is there memory enough?"
-                        take(Answer(video.out, failed=reason), tried)
+                        reason = f"{tries} workers died over it; is there memory enough?"
+                        take(Answer(video.out, failed=reason))
                 except Exception as error:
                     raise getattr(error, "cause", None) or error from None  # Ray wraps it
-                else:
-                    take(answer, tried)
                 idle.append(worker)
     finally:
         shutil.rmtree(orders.scratch, ignore_errors=True)  # which stops them: `Orders.is_set`
         for future in wait(running, timeout=STOP_S).done:
-            worker, video = running[future]
             if future.exception() is None and future.result().made is not None:
-                take(future.result(), tries[video.out])
-        for worker in (*idle, *(worker for worker, _ in running.values())):
+                take(future.result())
+        for worker in (*idle, *(worker for worker, *_ in running.values())):
             worker.end()
 
 
@@ -196,7 +178,7 @@ def _on_ray(address: str | None, gpus: bool) -> Iterator[Engine]:
     def hire(orders: Orders, share: float, number: int) -> Hired:
         placed = actor.options(num_cpus=0, num_gpus=share, scheduling_strategy="SPREAD")
         one = placed.remote(orders, number)
-        hand = lambda video: one.make.remote(video).future()  # noqa: E731
+        hand = lambda video, tries: one.make.remote(video, tries).future()  # noqa: E731
         return Hired(number, hand, partial(ray.kill, one))
 
     try:
@@ -230,7 +212,8 @@ def _in_processes(address: str | None, gpus: bool) -> Iterator[Engine]:
     def hire(orders: Orders, share: float, number: int) -> Hired:
         begin = (orders, number, share > 0)
         pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, begin)
-        return Hired(number, lambda video: pool.submit(_make, video), pool.shutdown)
+        hand = lambda video, tries: pool.submit(_make, video, tries)  # noqa: E731
+        return Hired(number, hand, pool.shutdown)
 
     cards = torch.cuda.device_count() if gpus else 0
     yield Engine("processes", cards, torch.get_num_threads(), hire, BrokenProcessPool)
@@ -244,18 +227,16 @@ def _begin(orders: Orders, number: int, on_gpu: bool) -> None:
     """In a new process: it ends with its parent, which alone answers Ctrl-C."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     if on_gpu:
         torch.cuda.set_device(number % torch.cuda.device_count())
     _worker = Worker(orders, number)
 
 
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
+def _end_with(parent: Any) -> None:
     parent.join()
     os._exit(1)
 
 
-def _make(video: Video) -> Answer:
-    return _worker.make(video)
+def _make(video: Video, tries: int) -> Answer:
+    return _worker.make(video, tries)

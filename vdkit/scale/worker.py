@@ -1,14 +1,13 @@
-"""One worker of a fan-out: its decoder, and one video after the other. Any process can drive it.
-
-Errors of a video are its answer; only what no other video would survive is raised.
-"""
+"""One worker of a fan-out: its decoder, and one video after the other. Any process can drive it."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,14 +15,17 @@ from typing import Any
 
 import torch
 
-from vdkit import __version__
 from vdkit.decode import Traits, check_medium
 from vdkit.decode.chunks import DecodeConfig
 from vdkit.measure.study import Bench
-from vdkit.record.fanout import FannedVideo, Finished
+from vdkit.record.fanout import FannedVideo
 from vdkit.record.runs import Provenance
 from vdkit.scale import Video
 from vdkit.sinks import SINKS, SinkSpec
+
+_WORK = {"source", "latents", "seed", "notes", "variant"}
+_SINK = {"storage", "durable", "throttle_mb_per_s"}
+"""What may differ, of a workload and of a sink, between two files of the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +79,12 @@ class Answer:
 
 
 class Worker:
-    """Makes files.
-
-    Args:
-        number: which of the workers it is.
-    """
+    """Makes files; ``number`` tells it from the others."""
 
     def __init__(self, orders: Orders, number: int) -> None:
         self.orders, self.number = orders, number
-        self._variant = ""
-        self._prepared: tuple[int, ...] = ()
+        self._said: dict[str, Any] = {}
+        self._prepared: tuple[int, int] | None = None
         self._machine: Provenance | None = None
 
     @cached_property
@@ -96,21 +94,22 @@ class Worker:
         decoder = self.orders.decoder()
         with self.orders.sink.fresh("checked") as sink:
             check_medium(sink, Traits.of(decoder).medium, f"decoder {decoder.name!r}")
-        self._variant = getattr(decoder, "variant", "diffusers")  # before `prepare` has a say
+        # Before `prepare` has a say: what was asked for, which may not run everywhere.
+        self._said = {name: getattr(decoder, name, "") for name in ("variant", "notes")}
         if hasattr(decoder, "weights_sha256"):  # which stay as they are
             decoder.weights_sha256 = cache(decoder.weights_sha256)
         gc.collect()
         gc.freeze()
         return decoder
 
-    def make(self, video: Video) -> Answer:
+    def make(self, video: Video, tries: int = 1) -> Answer:
         """Make a file, unless it is there already, made of the same by the same settings.
 
-        Raises what loading the decoder raises.
+        Raises what loading the decoder raises; what is wrong with the video is its answer.
         """
         decoder, begun_s = self.decoder, time.time()
         try:
-            return self._make(video, decoder, begun_s)
+            return self._make(video, decoder, begun_s, tries)
         except torch.AcceleratorError:
             os._exit(1)  # this process has lost its GPU: the next one tries again
         except Exception as error:
@@ -120,53 +119,45 @@ class Worker:
             known = isinstance(error, (ValueError, TypeError, OSError)) and first
             return Answer(video.out, failed=first if known else f"{type(error).__name__}: {first}")
 
-    def _make(self, video: Video, decoder: Any, begun_s: float) -> Answer:
+    def _make(self, video: Video, decoder: Any, begun_s: float, tries: int) -> Answer:
         orders = self.orders
-        fps = orders.fps if video.fps is None else video.fps
-        drawn = video.latents.startswith(("random:", "clips:"))
         bench = Bench(
             decoder, orders.latents(decoder, video), orders.sink.fresh, config=orders.config,
-            fps=fps, source=orders.source, seed=video.seed or 0,
-            latents_source=video.latents if drawn else Path(video.latents).name,
+            fps=orders.fps if video.fps is None else video.fps, source=orders.source,
+            seed=video.seed or 0,
+            latents_source=video.latents if video.drawn else Path(video.latents).name,
         )  # fmt: skip
         bench.cancel = orders  # type: ignore[assignment]  # all that is asked of it is is_set
-        ending = SINKS[orders.sink.kind][1]
-        place = orders.out / video.out.removesuffix(ending)
-        file = place.with_name(place.name + ending)
+        file = orders.out / video.out
         beside = file.with_name(f"{file.name}.vdkit.json")
-        asked = Finished(
-            vdkit=__version__, workload=bench.workload, variant=self._variant,
-            sink=bench.sink_info, chunk_size=orders.config.chunk_size,
-        )  # fmt: skip
-        if _finished(file, beside, asked):
-            return Answer(video.out)
+        asked = {
+            "workload": bench.workload.model_dump(mode="json", exclude=_WORK),
+            "sink": bench.sink_info.model_dump(mode="json", exclude=_SINK),
+            "decoder": self._said, "chunk_size": orders.config.chunk_size,
+        }  # fmt: skip
+        with suppress(FileNotFoundError):
+            if beside.read_bytes() == _told(file, asked):
+                return Answer(video.out)
         file.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
         if (size := (bench.workload.latent_height, bench.workload.latent_width)) != self._prepared:
             bench.prepare(orders.config.chunk_size)
             self._prepared = size
+        place = file.with_name(file.name.removesuffix(SINKS[orders.sink.kind][1]))
         run = bench.run("async", 0, orders.sink.at(place, orders.scratch), orders.config)
         partly = orders.scratch / f"{os.getpid()}.json"
-        told = {"bytes": _bytes(file), "workload": bench.workload}
-        partly.write_text(asked.model_copy(update=told).model_dump_json())
+        partly.write_bytes(_told(file, asked))
         partly.replace(beside)
-        taken_s = time.time() - begun_s
         made = FannedVideo(
-            out=str(file.relative_to(orders.out)), worker=self.number,
-            begun_s=begun_s - orders.begun_s, taken_s=taken_s, workload=bench.workload, run=run,
+            out=video.out, worker=self.number, tries=tries, begun_s=begun_s - orders.begun_s,
+            taken_s=time.time() - begun_s, workload=bench.workload, run=run,
         )  # fmt: skip
         self._machine = self._machine or bench.provenance()
         return Answer(video.out, made, self._machine)
 
 
-def _finished(file: Path, beside: Path, asked: Finished) -> bool:
-    try:
-        found = Finished.model_validate_json(beside.read_bytes())
-        return found.bytes == _bytes(file) and found.like(asked)
-    except (OSError, ValueError):  # there is none, or it is of another time
-        return False
-
-
-def _bytes(file: Path) -> int:
-    """Of a file, or of all in a folder."""
-    return sum(one.stat().st_size for one in (file.iterdir() if file.is_dir() else (file,)))
+def _told(file: Path, asked: dict[str, Any]) -> bytes:
+    """What stands beside a finished file: what it was made of, and bytes, of all in a folder."""
+    parts = file.iterdir() if file.is_dir() else (file,)
+    size = sum(one.stat().st_size for one in parts)
+    return json.dumps({"bytes": size} | asked).encode()

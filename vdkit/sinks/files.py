@@ -94,15 +94,6 @@ class Output:
             raise ValueError(
                 f"the sink for {self.path} has been used; make a new one for each decode"
             )
-        self.check_place()
-        self._info = info
-        try:
-            self._create(info.frames * info.frame_bytes)
-        except OSError as error:  # which is about a temporary name
-            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
-
-    def check_place(self) -> None:
-        """Raise OSError if the output cannot appear there."""
         if not self._place.parent.is_dir():
             raise FileNotFoundError(
                 f"cannot write {self.path}: the folder {self.path.parent} does not exist; create "
@@ -110,6 +101,11 @@ class Output:
             )
         for place in self._places:
             self._check(place)
+        self._info = info
+        try:
+            self._create(info.frames * info.frame_bytes)
+        except OSError as error:  # which is about a temporary name
+            raise type(error)(f"cannot write {self.path}: {error.strerror}") from error
 
     def _check(self, place: Path) -> None:
         if place.is_dir():
@@ -217,11 +213,10 @@ class RawSink(Output):
         self.durable, self.pixel_format = durable, check_pixel_format(pixel_format)
         self.sidecar = self._place.with_name(self._place.name + ".json")
         self._places.append(self.sidecar)
-        self._partial_sidecar = self._beside()
 
-    def begin_in(self, scratch: Path) -> None:
-        super().begin_in(scratch)
-        self._partial_sidecar = self._beside()
+    @property
+    def _partial_sidecar(self) -> Path:
+        return self._partial.with_name(f"{self._partial.name}.json")
 
     def _create(self, size: int) -> None:
         super()._create(size)
@@ -312,29 +307,26 @@ class JoinedRawSink(RawSink):
         self._file.seek(0, os.SEEK_END)  # the parts have seen to it that nothing is missing
 
 
-class RowsSink:
+class RowsSink(Output):
     """Some rows of every picture, written to where they are in a file of whole pictures.
 
-    The first of several makes the file, and reserves all of it; none removes it.
+    The first of several makes the file, and reserves all of it; none puts it in its place.
     """
 
     media = ("video",)
 
     def __init__(self, path: Path, partial: Path, rows: tuple[int, int, int]) -> None:
-        self._path, self._partial, self._rows = path, partial, rows
-        self._file: _File | None = None
+        super().__init__(path)
+        self._partial, self._rows = partial, rows
         self._written = 0
 
-    def open(self, info: MediaInfo) -> None:
+    def _create(self, size: int) -> None:
+        assert self._info is not None
         start, stop, of = self._rows
-        unit, row_bytes = info.height // (stop - start), info.frame_bytes // info.height
-        self._frames, self._start = info.frames, start * unit * row_bytes
-        self._whole = of * unit * row_bytes
-        try:
-            self._file = _File(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-            os.posix_fallocate(self._file.fileno(), 0, info.frames * self._whole)
-        except OSError as error:  # which is about a temporary name
-            raise type(error)(f"cannot write {self._path}: {error.strerror}") from error
+        unit_bytes = self._info.frame_bytes // (stop - start)
+        self._start, self._whole = start * unit_bytes, of * unit_bytes
+        self._file = _File(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        os.posix_fallocate(self._file.fileno(), 0, self._info.frames * self._whole)
 
     def write(self, frames: np.ndarray) -> None:
         assert self._file is not None
@@ -345,16 +337,8 @@ class RowsSink:
 
     def close(self) -> None:
         assert self._file is not None
-        if self._written != self._frames:
-            raise ValueError(
-                f"{self._path}: {self._written} frames written, {self._frames} announced"
-            )
+        self._check_all(self._written)
         self._file.close()
-
-    def abort(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # it is to go anyhow
-                self._file.close()
 
 
 def layout_of(codec: str, channels: int) -> str:
