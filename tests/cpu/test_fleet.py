@@ -208,14 +208,14 @@ def test_encoders_of_eight_gpus_use_up_32_cores():
     ("given", "says"),
     [
         ("--gpus 0 --cores 3", "0 GPUs decode nothing; give 1 or more"),
-        ("--gpus 2", "--gpus that share nothing give as many times one; give --cores"),
+        ("--gpus 2", "--gpus that share nothing give as many times one; give some of --cores, "),
         ("--gpus 2 --cores -1", "cores is -1.0; give a number above 0"),
         ("--gpus 2 --cores nan", "cores is nan"),
         ("--cores 3", "--cores is for --gpus; say how many"),
         ("--gpus 2,x --cores 3", "'x' is no number"),
         ("--gpus 2 --storage-mb-s 9 --burst-mb 3", "--burst-mb is of one decode"),
         ("--gpus 2 --cores 3 --picture a.gif", "--picture 'a.gif': end the name in .png"),
-        ("--gpus 2 --cores 3 --variant slow", "has no variant 'slow'; leave out --variant, or"),
+        ("--gpus 2 --cores 3 --variant slow", "has no variant 'slow', but one alone: leave out"),
     ],
 )
 def test_what_cannot_be_asked(given, says, capsys):
@@ -232,6 +232,8 @@ def test_the_command(tmp_path, capsys):
     assert "| 8    |     1 |" in out and (tmp_path / "many.png").stat().st_size > 10_000
     points = json.loads(out.splitlines()[-1])["fleet"]["points"]
     assert [one["gpus"] for one in points] == [1, 8] and points[1]["limit"] == "storage"
+    assert main(["recommend", str(RESULTS / folder), "--variant", "slow"]) == 2
+    assert "has no variant 'slow', but diffusers, channels_last, " in capsys.readouterr().err
     old = str(*RESULTS.glob("*_aws-mp4"))
     for limited, says in (("--cores", "of the cores"), ("--storage-mb-s", "how large the files")):
         assert main(["recommend", old, "--gpus", "2", limited, "8"]) == 2

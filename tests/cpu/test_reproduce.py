@@ -13,6 +13,7 @@ from statistics import fmean
 
 import pytest
 
+from tools.readme import Recorded, by_gpu
 from vdkit import cli
 from vdkit.__main__ import main
 from vdkit.cli import checked, reproduce
@@ -131,7 +132,7 @@ def test_a_finished_one_is_whole(story):
     arms = made.recording("bench").arms.values()
     (bench,) = (stage for stage in made.plan.stages if stage.name == "bench")
     assert bench.decodes == sum(len(arm.runs) + 1 for arm in arms)
-    each_s = fmean(arm.latency.mean for arm in arms)
+    each_s = fmean(arm.latency.median for arm in arms)
     assert made.expected_s(bench) == bench.setup_s + bench.decodes * each_s
 
 
@@ -193,10 +194,10 @@ def test_wrong_input_is_refused_before_anything_is_measured(story, tmp_path):
     status, _, err = run("reproduce", "--out", tmp_path, "--decoder", tmp_path / "none")
     assert status == 2 and not list(tmp_path.iterdir())
     path = story["folder"] / PLAN
-    plan = json.loads(path.read_text()) | {"decoder": "Wan", "local": True}
+    plan = json.loads(path.read_text()) | {"decoder": "Wan of a folder"}
     (tmp_path / PLAN).write_text(json.dumps(plan))
     status, _, err = run("reproduce", "--resume", tmp_path)
-    assert status == 2 and "give it again: --decoder FOLDER" in err
+    assert status == 2 and "Wan of a folder" in err and "a folder" in err
 
 
 def test_the_stages_of_a_gpu_are_commands_and_take_twenty_minutes():
@@ -302,3 +303,15 @@ def test_everything_committed_passes_or_says_honestly_why_not():
              "no recording: ")  # fmt: skip
     assert reasons and all(reason.startswith(known) for reason in reasons)
     assert int(re.search(r"(\d+) ok", out)[1]) > 20
+
+
+def test_the_page_of_results_lists_a_folder_of_stages_by_its_device(story, tmp_path):
+    name = "20261201T000000Z_cpu_abc_reproduce"
+    shutil.copytree(story["folder"], tmp_path / "results" / name)
+    made = Recorded(tmp_path)
+    assert set(made.all) == {
+        f"{name}/{stage}" for stage in NAMES if stage not in ("doctor", "sweep")
+    }
+    assert set(made.sweeps) == {f"{name}/sweep"}
+    line = by_gpu(made)
+    assert line.startswith("- **cpu**: ") and line.count(f"]({name}/") == 5

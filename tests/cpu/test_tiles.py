@@ -1,7 +1,7 @@
 """How convolutions are cut: legal everywhere, tuned within a budget, kept, and checked."""
 
 import json
-import threading
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -122,16 +122,20 @@ def test_a_folder_that_takes_nothing_is_no_error(tmp_path, monkeypatch):
     assert choices.of(WIDE) == timed[-1][1]
 
 
+def _tune(shapes):
+    tuned(Choices(BLACKWELL, "code"), shapes)
+
+
 def test_two_processes_may_tune_at_once(tmp_path):
     """Each writes a whole file under one name; whichever was last holds."""
     shapes = [replace(WIDE, frames=frames) for frames in (2, 4, 6, 8)]
-    threads = [
-        threading.Thread(target=lambda: tuned(Choices(BLACKWELL, "code"), shapes)) for _ in range(8)
-    ]
-    for one in threads:
+    fork = multiprocessing.get_context("fork")
+    several = [fork.Process(target=_tune, args=(shapes,)) for _ in range(4)]
+    for one in several:
         one.start()
-    for one in threads:
-        one.join()
+    for one in several:
+        one.join(60)
+        assert one.exitcode == 0
     later = Choices(BLACKWELL, "code")
     assert later.open(shapes, "auto") == [] and set(later.taken) == set(shapes)
     assert len(list((tmp_path / "cache/vdkit/tiles").iterdir())) == len(shapes)

@@ -430,7 +430,7 @@ class TestCommand:
         ],
     )
     def test_a_variant_that_cannot_be_had(self, tmp_path, capsys, monkeypatch, error, message):
-        def refuse(self, vae, name):
+        def refuse(self, vae, name, **options):
             raise error
 
         monkeypatch.setattr("vdkit.models.fast.decoder.FastWanDecoder.__init__", refuse)

@@ -247,8 +247,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shared-storage-mb-s": opt("of the storage of all hosts together (--storage-mb-s: of each)",
         float, metavar="MB/S"),
     "recommend:picture": opt("of --gpus, here (.png, .svg or .pdf)", Path, metavar="FILE"),
-    "recommend:usd-per-hour": opt("price of an hour of the machine, US dollars", float,
-        metavar="PRICE"),
+    **dict.fromkeys(
+        ("recommend:usd-per-hour", "reproduce:usd-per-hour"),
+        opt("price of an hour of the machine, US dollars", float, metavar="PRICE")),
     "<where>": opt(
         "folders, searched with all folders in them, result files, or quoted patterns, ** for any "
         "depth", default=["results"], told="results", nargs="*", metavar="PATTERN"),

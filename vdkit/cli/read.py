@@ -328,28 +328,27 @@ def run_recommend(options: argparse.Namespace) -> int:
     advice = recommend(
         costs, limits, info=info, chunks=chunks, slots=slots, evidence=evidence, plan=plan
     )
+    made = None
+    if options.gpus is not None:
+        config, side = advice.config, advice.encoding.encoders if advice.encoding else None
+        made = fleet(
+            costs.of_encoders(side), info, hosts, sorted(set(numbers("gpus", options.gpus, int))),
+            config=config, plan=plan(config.chunk_size) or (),
+            stored=_stored(arms, hosts, bool(side)),
+        )  # fmt: skip
+    if options.picture is not None and made is not None:
+        from vdkit.present.charts import plot_fleet
+
+        with written(options.picture) as partly:
+            plot_fleet(made).savefig(partly)
     if not options.json:
         modes = ", ".join(dict.fromkeys(mode for result in results for mode in result.arms))
         at = f"chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
         print(f"{what_and_where(results[0])}; fitted at {at} of {modes}")
         print("\n".join([*_on_gpu_words(on_gpu), *_doubts(results, chunks, sizes)]))
         print(f"{advice_document(advice, options.asked).text()}\n")
-    record, many = advice_record(advice), options.gpus and numbers("gpus", options.gpus, int)
-    if many:
-        config, side = advice.config, advice.encoding.encoders if advice.encoding else None
-        made = fleet(
-            costs.of_encoders(side), info, hosts, sorted(set(many)), config=config,
-            plan=plan(config.chunk_size) or (), stored=_stored(arms, hosts, bool(side)),
-        )  # fmt: skip
-        document, record["fleet"] = fleet_document(made), made
-        if not options.json:
-            print(f"{document.text()}\n")
-        if options.picture is not None:
-            from vdkit.present.charts import plot_fleet
-
-            with written(options.picture) as partial_file:
-                plot_fleet(made).savefig(partial_file)
-    print_json(record)
+        print(f"{fleet_document(made).text()}\n\n" if made else "", end="")
+    print_json(advice_record(advice) | ({"fleet": made} if made else {}))
     return 0
 
 
@@ -358,18 +357,17 @@ _SHARED = ("cores", "storage_mb_s", "memory_gb_s", "pcie_gb_s", "shared_storage_
 
 def _hosts(options: argparse.Namespace) -> Hosts:
     """What --gpus share; ValueError, with the option, for what does not go together."""
-    alone = ("host_gpus", *(n for n in _SHARED if n != "storage_mb_s"), "picture")
-    given = [name for name in alone if getattr(options, name) is not None]
-    if options.gpus is None and given:
-        raise ValueError(f"--{given[0].replace('_', '-')} is for --gpus; say how many, e.g. 1,2,8")
-    if options.gpus is not None and options.burst_mb is not None:
-        raise ValueError("--burst-mb is of one decode; with --gpus a cache is full: leave it out")
     shared = {name: getattr(options, name) for name in _SHARED}
-    if options.gpus is not None and not any(one is not None for one in shared.values()):
-        raise ValueError(
-            "--gpus that share nothing give as many times one; give --cores, "
-            "--storage-mb-s, --memory-gb-s, --pcie-gb-s or --shared-storage-mb-s"
-        )
+    if options.gpus is None:
+        for name in ("host_gpus", "picture", *(n for n in _SHARED if n != "storage_mb_s")):
+            if getattr(options, name) is not None:
+                said = f"--{name.replace('_', '-')} is for --gpus"
+                raise ValueError(f"{said}; say how many, e.g. --gpus 1,2,8")
+    elif options.burst_mb is not None:
+        raise ValueError("--burst-mb is of one decode; with --gpus a cache is full: leave it out")
+    elif all(one is None for one in shared.values()):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in _SHARED)
+        raise ValueError(f"--gpus that share nothing give as many times one; give some of {names}")
     if options.picture is not None:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
     return Hosts(8 if options.host_gpus is None else options.host_gpus, *shared.values())
@@ -405,19 +403,16 @@ def _costs(
     if not sweeps:
         results = [read_recording(path) for path in where]
         if variant is not None:
-            lacking = [one.label for one in results if variant not in one.benchmarks]
-            if lacking:
-                raise ValueError(
-                    f"{lacking[0]} has no variant {variant!r}; leave out --variant, "
-                    f"or give one of {', '.join(results[0].benchmarks) or 'several'}"
-                )
+            for one in (one for one in results if variant not in one.benchmarks):
+                there = ", ".join(filter(None, one.benchmarks)) or "one alone: leave out --variant"
+                raise ValueError(f"{one.label} has no variant {variant!r}, but {there}")
             results = [one.of_variant(variant) for one in results]
         on_gpu = [one for one in results if "NVENC" in (one.sink.encoder or "").partition(";")[0]]
         if len(on_gpu) < len(results):
             results = [one for one in results if one not in on_gpu]
         costs = fit_costs(*results)
         return costs, results, fit_evidence(costs, *results), on_gpu
-    if len(where) > 1:
+    if len(where) > 1 or variant is not None:
         raise ValueError(f"{sweeps[0]} is a sweep, which has all it needs: give it alone")
     sweep = opened(sweeps[0])
     assert isinstance(sweep, Sweep)

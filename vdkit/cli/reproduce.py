@@ -14,27 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import vdkit
-from vdkit import cli
+from vdkit import cli, record
 from vdkit.cli.run import show
-from vdkit.present.reproduction import (
-    DOCTOR,
-    ON_CPU,
-    PLAN,
-    ReproducePlan,
-    StagePlan,
-    read_reproduction,
-    reproduction_document,
-)
-from vdkit.record import (
-    check_out,
-    locked,
-    result_folder,
-    write_atomically,
-    write_record,
-    write_sums,
-)
+from vdkit.present import reproduction
+from vdkit.present.reproduction import PLAN, ReproducePlan, StagePlan
 
-GPU_DECODE_S, CPU_DECODE_S = 4.6, 1.1
+GPU_DECODE_S, CPU_DECODE_S = 4.6, 0.9
 """A decode, about: of preset aws on an H100, mean of its recorded arms; of `CLIP` on two cores."""
 CLIP, WHOLE_CLIP = "clips:33x48x80", "clips:161x480x832"
 
@@ -50,29 +35,28 @@ def stages_of(on_gpu: bool, decoder: str | None = None, clip: str = CLIP) -> tup
     """
     source = shlex.quote(decoder or ("wan2.1" if on_gpu else "tiny-wan"))
     what = f"--decoder {source} {'--preset aws' if on_gpu else f'--latents {clip}'}"
-    runs, variants, held = (10, "all", 100) if on_gpu else (5, "diffusers,fast", 0.3)
-    load_s, few = 8 if on_gpu else 2, "--runs 2 --warmup 0"
+    runs, variants, held = (10, "all", 40) if on_gpu else (5, "diffusers,fast", 0.3)
+    few = "--runs 2 --warmup 0"
 
-    def stage(
-        name: str, title: str, decodes: int, loads: int, command: str, *more: str
-    ) -> StagePlan:
-        commands = f"{command.replace(' ', f' {what} --label {name} ', 1)}", *more
-        return StagePlan(name=name, title=title, commands=commands, decodes=decodes,
-                     setup_s=loads * load_s)  # fmt: skip
+    def stage(name: str, title: str, decodes: int, loads: int, *lines: str) -> StagePlan:
+        commands = tuple(line.replace(" what", f" {what} --label {name}") for line in lines)
+        setup_s = loads * (8 if on_gpu else 2)
+        return StagePlan(
+            name=name, title=title, commands=commands, decodes=decodes, setup_s=setup_s
+        )
 
     return (
-        StagePlan(name="doctor", title="is this machine ready?", commands=("doctor --json",),
-              setup_s=7 * load_s),
+        stage("doctor", "is this machine ready?", 0, 7, "doctor --json"),
         stage("bench", f"sync, async, compute_only and diffusers in turns, {runs} runs of each",
-              (runs + 2) * (5 if on_gpu else 4), 1, f"bench --runs {runs}"),
+              (runs + 2) * (5 if on_gpu else 4), 1, f"bench what --runs {runs}"),
         stage("profile", "sync and async under the profiler",
-              12, 1, "profile --modes sync,async --runs 1"),
+              12, 1, "profile what --modes sync,async --runs 1"),
         stage("sweep", "chunk size x slots x storage, predicted and measured",
-              18, 1, f"sweep --chunks 1,2 --ring-slots 1,2 --speeds full,{held} --runs 1"),
+              20, 1, f"sweep what --chunks 1,2 --ring-slots 1,2 --speeds full,{held} --runs 1"),
         stage("variants", "ways to run the same weights in turns",
-              17, 8, f"bench --variants {variants} --modes async,compute_only {few}"),
+              17, 8, f"bench what --variants {variants} --modes async,compute_only {few}"),
         stage("mp4", "the finished MP4, which is kept beside the recording",
-              15, 2, f"bench --sink mp4,encoders=4 --modes diffusers,sync,async {few}",
+              15, 2, f"bench what --sink mp4,encoders=4 --modes diffusers,sync,async {few}",
               f"decode {WHOLE_CLIP if on_gpu else clip} --decoder {source}"),
     )  # fmt: skip
 
@@ -87,27 +71,28 @@ def run_reproduce(options: argparse.Namespace) -> int:
     version, in three minutes, and says so. --resume goes on with a folder, or with a copy of it on
     another machine; a finished stage is never run again.
     """
+    given = options.decoder
+    if given:  # what is wrong with it, before anything is measured
+        vdkit.load_decoder(given)
     folder: Path = options.resume or _begin(options)
-    made = read_reproduction(folder)
-    plan, given = made.plan, options.decoder
+    made = reproduction.read_reproduction(folder)
+    plan = made.plan
     if given and plan.decoder not in (given, Path(given).name):
         begun = f"{folder} was begun with {plan.decoder or 'the usual decoder'}"
         raise ValueError(f"--decoder {given!r}: {begun}; leave it out, or begin anew")
-    if plan.local and not given:
-        begun = f"{folder} was begun with a folder {plan.decoder!r}"
-        raise ValueError(f"{begun}; give it again: --decoder FOLDER")
+    if plan.decoder and not given:  # a folder has to be named again
+        vdkit.load_decoder(plan.decoder)
     again, failed, status = f"vdkit reproduce --resume {shlex.quote(str(folder))}", {}, 0
     left = made.left
     cli.say(options, f"Recording in {folder}")
     if plan.on_cpu:
-        cli.say(options, ON_CPU)
+        cli.say(options, reproduction.ON_CPU)
     whole_s = sum(made.expected_s(stage) for stage in left)
     cli.say(options, f"{len(left)} of {len(plan.stages)} stages to run, {_about(whole_s)}")
     try:
-        busy = f"another process is at {folder}; wait for it, or begin anew"
-        with locked(folder / PLAN, busy):
+        with record.locked(folder / PLAN, f"another process is at {folder}; wait for it"):
             for stage in left:
-                made = read_reproduction(folder)
+                made = reproduction.read_reproduction(folder)
                 about = _about(made.expected_s(stage))
                 cli.say(options, f"{stage.name:9}begins, {about}: {stage.title}")
                 begun_s = time.monotonic()
@@ -120,12 +105,12 @@ def run_reproduce(options: argparse.Namespace) -> int:
                     print(f"vdkit: error: {stage.name}: {failed[stage.name]}", file=sys.stderr)
                 else:
                     cli.say(options, f"{'':9}recorded in {time.monotonic() - begun_s:.0f} s")
-            made = read_reproduction(folder)
-            document = reproduction_document(made, options.asked, failed)
-            write_atomically(folder / "table.md", document.markdown())
+            made = reproduction.read_reproduction(folder)
+            document = reproduction.reproduction_document(made, options.asked, failed)
+            record.write_atomically(folder / "table.md", document.markdown())
             foot = f"Made by vdkit reproduce {vdkit.__version__} in {folder.name}."
-            write_atomically(folder / "report.html", document.html(foot))
-            write_sums(folder)
+            record.write_atomically(folder / "report.html", document.html(foot))
+            record.write_sums(folder)
     except KeyboardInterrupt as stop:
         stop.add_note(f"finished stages are kept, go on with: {again}")
         raise
@@ -141,25 +126,20 @@ def run_reproduce(options: argparse.Namespace) -> int:
 
 
 def _begin(options: argparse.Namespace) -> Path:
-    """A new folder with the plan in it; what is wrong with a decoder is found before."""
-    import torch
-
+    """A new folder with the plan in it."""
     from vdkit.models.loading import resolve_device
     from vdkit.record.runs import collect_provenance
 
-    check_out(options.out, "reproduce")
-    given, device = options.decoder, resolve_device("auto")
-    if given:
-        vdkit.load_decoder(given)
-    torch.zeros(1, device=device)
-    local, on_gpu = bool(given) and Path(given).exists(), device.type == "cuda"
-    decoder = Path(given).name if local else given
-    plan = ReproducePlan(
-        provenance=collect_provenance(device), decoder=decoder, local=local,
-        decode_s=GPU_DECODE_S if on_gpu else CPU_DECODE_S, stages=stages_of(on_gpu, decoder),
-    )  # fmt: skip
-    return result_folder(
-        options.out, "reproduce", plan.provenance, lambda home: write_record(plan, home / PLAN)
+    record.check_out(options.out, "reproduce")
+    decoder, device = options.decoder, resolve_device("auto")
+    if decoder and Path(decoder).exists():
+        decoder = Path(decoder).name
+    on_gpu = device.type == "cuda"
+    decode_s, stages = GPU_DECODE_S if on_gpu else CPU_DECODE_S, stages_of(on_gpu, decoder)
+    made = collect_provenance(device)
+    plan = ReproducePlan(provenance=made, decoder=decoder, decode_s=decode_s, stages=stages)
+    return record.result_folder(
+        options.out, "reproduce", made, lambda at: record.write_record(plan, at / PLAN)
     )
 
 
@@ -184,7 +164,7 @@ def _run(stage: StagePlan, folder: Path, options: argparse.Namespace) -> int:
             with redirect_stdout(printed):
                 found = asked.run(asked)
             if asked.command == "doctor":  # whose status is what it found
-                write_atomically(scratch / DOCTOR, printed.getvalue())
+                record.write_atomically(scratch / reproduction.DOCTOR, printed.getvalue())
             else:
                 status |= found
             gc.collect()

@@ -14,7 +14,7 @@ from vdkit.predict.shared import Clock, Steps
 
 GPUS = (1, 2, 4, 8, 64, 1000)
 _IN_A_ROW, _AT_MOST = 4, 8
-_FREE = 1.01  # over the latency of one with enough of everything: up to there only GPUs limit
+_FREE = 1.02  # over the latency of one with enough of everything: up to there only GPUs limit
 
 
 @dataclass(frozen=True, slots=True)

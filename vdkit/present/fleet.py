@@ -59,11 +59,10 @@ def fleet_document(made: Fleet) -> Document:
         "gives on such a host. %: share of a resource that is in use, over time. Of a host with "
         "more than 8 GPUs 8 are simulated with their share of it, of several hosts one."
     )
-    wanted = f"Alone a {whole} takes {', '.join([f'{made.alone_s:.3g} s', *wants])}"
-    assumed = (
-        f"{wanted}. Recordings hold no core-seconds: a thread at work was taken to fill a core, an "
-        "encoder its share of the cores that it was measured on."
-    )
+    assumed = f"Alone a {whole} takes {', '.join([f'{made.alone_s:.3g} s', *wants])}."
+    if "cores" in made.wanted:
+        assumed += " Core-seconds are not recorded: a thread at work was taken to fill a core, an "
+        assumed += "encoder its share of the cores that it was measured on."
     knee = knee_words(made)
     picture = Picture(partial(plot_fleet, made), "Throughput by GPUs", "Simulated.", "fleet")
     parts = Table(rows, caption, note), Text(knee), Text(assumed), picture

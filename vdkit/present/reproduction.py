@@ -56,14 +56,13 @@ class ReproducePlan(Record):
 
     Attributes:
         provenance: of the machine that it was begun on; that of a stage is its recording's.
-        decoder: what was asked for, of a ``local`` folder its name; None: the usual one.
+        decoder: what was asked for, of a folder its name; None: the usual one.
         decode_s: what a decode takes, about, until the benchmark has measured it.
     """
 
     schema_version: int = SCHEMA_VERSION
     provenance: Provenance
     decoder: str | None
-    local: bool
     decode_s: float
     stages: tuple[StagePlan, ...]
 
@@ -92,9 +91,10 @@ class Reproduction:
 
     def expected_s(self, stage: StagePlan) -> float:
         """Seconds that a stage takes, about: by what a decode took here, once that is known."""
-        bench = self.recording("bench")
-        arms = [arm.latency.mean for arm in bench.arms.values()] if bench else [self.plan.decode_s]
-        return stage.setup_s + stage.decodes * fmean(arms)
+        decode_s = self.plan.decode_s
+        if bench := self.recording("bench"):
+            decode_s = fmean(arm.latency.median for arm in bench.arms.values())
+        return stage.setup_s + stage.decodes * decode_s
 
 
 def read_reproduction(folder: Path) -> Reproduction:
