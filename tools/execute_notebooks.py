@@ -1,6 +1,6 @@
 """Execute notebooks in place, as they are to be committed: `make notebooks`, on a GPU.
 
-    python tools/execute_notebooks.py                            # all eight
+    python tools/execute_notebooks.py                            # all
     python tools/execute_notebooks.py 04_explorer.ipynb ...
 
 A notebook that fails is left as it was. Live widgets are left out of the saved outputs: a page on
