@@ -208,7 +208,7 @@ def test_encoders_of_eight_gpus_use_up_32_cores():
     ("given", "says"),
     [
         ("--gpus 0 --cores 3", "0 GPUs decode nothing; give 1 or more"),
-        ("--gpus 2", "--gpus that share nothing give as many times one; give some of --cores, "),
+        ("--gpus 2", "say what --gpus share, e.g. --cores 32; of --cores, "),
         ("--gpus 2 --cores -1", "cores is -1.0; give a number above 0"),
         ("--gpus 2 --cores nan", "cores is nan"),
         ("--cores 3", "--cores is for --gpus; say how many"),

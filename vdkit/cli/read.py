@@ -363,11 +363,13 @@ def _hosts(options: argparse.Namespace) -> Hosts:
             if getattr(options, name) is not None:
                 said = f"--{name.replace('_', '-')} is for --gpus"
                 raise ValueError(f"{said}; say how many, e.g. --gpus 1,2,8")
-    elif options.burst_mb is not None:
+        return Hosts(8)
+    numbers("gpus", options.gpus, int)  # what is wrong with it first
+    if options.burst_mb is not None:
         raise ValueError("--burst-mb is of one decode; with --gpus a cache is full: leave it out")
-    elif all(one is None for one in shared.values()):
+    if all(one is None for one in shared.values()):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in _SHARED)
-        raise ValueError(f"--gpus that share nothing give as many times one; give some of {names}")
+        raise ValueError(f"say what --gpus share, e.g. --cores 32; of {names}")
     if options.picture is not None:
         check_file(options.picture, "--picture", ".png", ".svg", ".pdf")
     return Hosts(8 if options.host_gpus is None else options.host_gpus, *shared.values())

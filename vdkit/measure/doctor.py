@@ -285,17 +285,19 @@ class Machine:
                     sink.close()
                     rates.append(frames.nbytes / (time.perf_counter() - begun_s) / 1e6)
         except OSError as error:
-            return told(str(error), (True, "wrong", _FREE_SOME))
+            return told(f"{place}: {error.strerror or error}", (True, "wrong", _FREE_SOME))
         kind, free_gb = storage_kind(place), shutil.disk_usage(place).free / 1e9
         slow = self.device.type == "cuda" and rates[0] < _FAST_MB_S
         nvme = f"a fast decoder fills {_FAST_MB_S:.0f} MB/s with raw frames: NVMe, or MP4"
         return told(
-            "{storage}, {free_gb:.1f} GB free, writes {fsync_mb_s:.0f} MB/s with fsync, "
+            "{folder}: {storage}, {free_gb:.1f} GB free, writes {fsync_mb_s:.0f} MB/s with fsync, "
             "{cached_mb_s:.0f} into the page cache",
             (free_gb < 1, "wrong", _FREE_SOME),
             (kind == "tmpfs", "note", "this is memory: good for timing, gone after a restart"),
             (slow, "note", nvme),
-            storage=kind, free_gb=free_gb, fsync_mb_s=rates[0], cached_mb_s=rates[1],
+            (place != self.results.absolute(), "note", f"{self.results} is not there: make it"),
+            folder=str(place), storage=kind, free_gb=free_gb, fsync_mb_s=rates[0],
+            cached_mb_s=rates[1],
         )  # fmt: skip
 
 

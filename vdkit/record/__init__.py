@@ -190,11 +190,11 @@ def result_folder(
 
 
 SUMS = "SHA256SUMS"
-_SUMMED = (".csv", ".gz", ".json", ".md")
+_SUMMED = (".csv", ".gz", ".json", ".md", ".png")
 
 
 def write_sums(folder: Path) -> None:
-    """Write the hash of every record, table and trace below ``folder``, as sha256sum does."""
+    """Hash each record, table, trace and picture below ``folder``, as sha256sum does."""
     files = (one for one in sorted(folder.rglob("*")) if one.suffix in _SUMMED)
     made = (f"{sha256(one)}  {one.relative_to(folder).as_posix()}\n" for one in files)
     write_atomically(folder / SUMS, "".join(made))

@@ -40,14 +40,19 @@ def read_manifest(path: Path, kind: str, seed: int = 0) -> list[Video]:
         seed: of those that name none.
 
     Raises:
-        OSError, ValueError: there is nothing to make, or a line is wrong, which is named.
+        ValueError: there is nothing to make, or a line is wrong, which is named.
     """
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         lines = {str(one): Video(latents=one.name, out=one.stem) for one in files}
         home = path
     else:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        try:
+            texts = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            good = "give JSON lines, or a folder of .safetensors files"
+            raise ValueError(f"manifest {str(path)!r} cannot be read ({why}); {good}") from error
         lines = {f"{path}:{n}": _parsed(f"{path}:{n}", t) for n, t in enumerate(texts, 1) if t}
         home = path.parent
     if not lines:
