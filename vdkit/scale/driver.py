@@ -169,7 +169,13 @@ def _on_ray(address: str | None, gpus: bool) -> Iterator[Engine]:
         _check_reached(address)
         local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        ray.init(address or "local", **quiet, **({} if address else local))
+        begin = partial(ray.init, address or "local", **quiet, **({} if address else local))
+        try:
+            begin()
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # a busy host took more than 30 s
+                raise
+            begin()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's handler ends without a word
     ray._private.worker._worker_logs_enabled = False  # it tells of deaths on standard output
