@@ -3,7 +3,7 @@
 A convolution needs one row more above and below. Those are the neighbors', and take the place of
 the zeros that it would be padded with; at the border of the picture the zeros stay. Attention gets
 all keys and values. Norms are over channels, so they need nothing. Over time no split is exact: a
-latent frame reaches the next 38 or so (`vdkit probe` draws what a seam costs, by warm-up).
+latent frame reaches the next 38 or so (`probe(..., whole=...)` has what a seam costs, by warm-up).
 """
 
 from __future__ import annotations
