@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vdkit.models.fast import Network, Pixels, Space, Work
-from vdkit.models.fast.kernels import KernelPasses, Launch, Plan
+from vdkit.models.fast.kernels import KernelPasses, Launch
 from vdkit.models.fast.tiles import Gpu
 from vdkit.models.loading import ARCHITECTURES
 
@@ -35,9 +35,11 @@ _KEPT = ("C", "N", "KT", "KY", "KX", "BM", "K", "N1", "N2", "TT", "num_warps", "
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def planned(capability: str, source: str, size: tuple[int, int], dtype: torch.dtype) -> Plan:
-    """Every kernel of a video, on no device; both kinds of pixels."""
-    meta, whole = torch.device("meta"), Plan()
+def planned(
+    capability: str, source: str, size: tuple[int, int], dtype: torch.dtype
+) -> tuple[str, list[Launch]]:
+    """Triton and a hash of the kernels' code, and every kernel of a video, on no device."""
+    meta, whole = torch.device("meta"), dict[Any, Launch]()
     with meta:
         vae = AutoencoderKLWan(**ARCHITECTURES[source])
     vae.to(dtype)
@@ -55,9 +57,8 @@ def planned(capability: str, source: str, size: tuple[int, int], dtype: torch.dt
             with torch.inference_mode(), passes.planning() as plan:
                 ring = space.ring(network.conv_in, work, size)
                 network.run(work, ring, pixels, start == 0)
-            whole.launches |= plan.launches
-            whole.calls |= plan.calls
-    return whole
+            whole |= plan.launches
+    return passes.choices.code, list(whole.values())
 
 
 def compiled(launch: Launch, capability: str) -> dict[str, Any]:
@@ -100,11 +101,11 @@ def _type(arg: Any) -> str:
 def main(capability: str, source: str, size: str, dtype: str) -> None:
     """Print one line of JSON a kernel."""
     height, width = map(int, size.split("x"))
-    plan = planned(capability, source, (height, width), getattr(torch, dtype))
+    code, launches = planned(capability, source, (height, width), getattr(torch, dtype))
     head = {"capability": capability, "decoder": source, "latents": size, "dtype": dtype}
-    print(json.dumps(head | {"triton": triton.__version__}))
+    print(json.dumps(head | {"code": code}))
     with ThreadPoolExecutor() as pool:
-        for row in pool.map(lambda one: compiled(one, capability), plan.launches.values()):
+        for row in pool.map(lambda one: compiled(one, capability), launches):
             print(json.dumps(row), flush=True)
 
 

@@ -81,7 +81,8 @@ def test_the_fastest_is_taken_and_kept():
     assert choices.of(WIDE) == timed[-1][1] != usual(WIDE, BLACKWELL)
     later = Choices(BLACKWELL, "code")
     assert later.open([WIDE], "auto") == [] and later.of(WIDE) == timed[-1][1]
-    assert later.open([WIDE], "force") == [WIDE]
+    assert later.open([WIDE], "force") == []  # once a process
+    assert Choices(BLACKWELL, "code").open([WIDE], "force") == [WIDE]
     off = Choices(BLACKWELL, "code")
     assert off.open([WIDE], "off") == [] and off.of(WIDE) == usual(WIDE, BLACKWELL)
 
@@ -251,6 +252,21 @@ def test_an_older_gpu_takes_the_faster(monkeypatch):
             with pytest.warns(UserWarning, match="2000.0 ms a chunk, slower; diffusers runs"):
                 decoder.prepare(2, 3, 1)
         assert decoder.variant == runs
+
+
+def test_what_has_passed_is_not_checked_again(monkeypatch):
+    _, decoder = checked(False)
+    decodes, decode = [], home._last_chunk
+
+    def counted(one, latents, *more):
+        decodes.append(latents.shape)
+        return decode(one, latents, *more)
+
+    monkeypatch.setattr(home, "_last_chunk", counted)
+    for chunk_size, more in ((1, 3), (1, 0), (2, 3), (1, 0)):
+        before = len(decodes)
+        decoder.prepare(2, 3, chunk_size)
+        assert len(decodes) - before == more
 
 
 def test_without_memory_for_diffusers_it_is_checked_smaller(monkeypatch):

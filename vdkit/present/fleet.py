@@ -15,7 +15,7 @@ _OF_ALL = "shared storage"
 def knee_words(made: Fleet) -> str:
     """Where the knee is, what makes it, and what twice as much of that would do."""
     if not made.knees:
-        return "No knee: the GPUs of a host want less than there is of all. Buy GPUs."
+        return "No knee: nothing that they share is used up. Buy GPUs."
     whose = {name: "all hosts" if name == _OF_ALL else "a host" for name in made.knees}
     (first, knee), *rest = made.knees.items()
     then = "".join(f" Next is {name}, at {significant(at)} of {whose[name]}." for name, at in rest)

@@ -37,6 +37,7 @@ class CheckedFastDecoder:
         fast = FastWanDecoder(vae, name, tune=tune)
         fast.release_vae()
         self._runs: Any = fast
+        self._passed: set[tuple[int, int, int]] = set()
 
     def __getattr__(self, name: str) -> Any:
         if name == "_runs":  # not there yet while this is copied or unpickled
@@ -44,7 +45,7 @@ class CheckedFastDecoder:
         return getattr(self._runs, name)
 
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
-        """As the decoder's; then a steady chunk of noise is decoded by diffusers' modules too.
+        """As the decoder's; then diffusers' modules decode a steady chunk of noise too, once.
 
         Below `LEAST_DB`, and on a GPU where the kernels do not run, the fastest of `EXACT` takes
         over, with a warning; below compute capability 9.0 also where it is faster.
@@ -56,7 +57,7 @@ class CheckedFastDecoder:
         fast, size = self._runs, (height, width)
         with on_device(fast.device):
             _prepare(fast, size, chunk_size)
-            if not isinstance(fast, FastWanDecoder):
+            if not isinstance(fast, FastWanDecoder) or (*size, chunk_size) in self._passed:
                 return
             try:
                 where = self._judge(size, chunk_size)
@@ -65,6 +66,7 @@ class CheckedFastDecoder:
                     fast.release_vae()
                 if fast.device.type == "cuda":
                     torch.cuda.empty_cache()
+            self._passed.add((*size, chunk_size))
             if self._runs is fast and where != size:  # what it kept was for the latents asked for
                 fast.prepare(height, width, chunk_size)
 

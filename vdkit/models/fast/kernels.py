@@ -381,8 +381,7 @@ class KernelPasses(PlainPasses):
 
     def fuses(self, call: ConvolutionCall) -> bool:
         """Whether a program holds all columns, so that it can normalize."""
-        tiles = self.choices.of(self._shape(call))
-        return tiles.wide + tiles.narrow == call.convolution.out
+        return self.choices.of(self._shape(call)).columns == call.convolution.out
 
     @contextmanager
     def planning(self) -> Iterator[Plan]:
@@ -456,7 +455,7 @@ class KernelPasses(PlainPasses):
         if self._plan is not None:
             self._plan.calls.setdefault(shape, call)
         tiles = self.choices.of(shape)
-        if call.normed is None or call.gain is None or self.fuses(call):
+        if call.normed is None or call.gain is None or tiles.columns == call.convolution.out:
             self._convolve(call, tiles)
             return
         apart = call.without_norm()
@@ -492,7 +491,7 @@ class KernelPasses(PlainPasses):
                 slots += (1, 0) if frames is None else (len(data), work.first(frames))
         height, width = source.size
         programs = triton.cdiv((height + 2) * (width + 2), tiles.rows)
-        columns = matrix.shape[1] // (tiles.wide + tiles.narrow)
+        columns = matrix.shape[1] // tiles.columns
         pixels, (time, tall, broad) = call.pixels, convolution.kernel
         options: dict[str, Any] = {}
         if not self._interpreted:

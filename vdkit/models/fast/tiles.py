@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 TUNE = ("auto", "off", "force")
-"""``auto``: shapes that no table knows are tuned, once; ``off``: none; ``force``: all, anew."""
+"""``auto``: shapes that no table knows are tuned, once; ``off``: none; ``force``: all, whatever the
+cache has, once a process."""
 BUDGET_S = 60.0
 ALIGNED = 16  # channels: what a tensor core multiplies at once
 _WORTH_FLOPS = 1 << 31  # below, a convolution takes microseconds however it is cut
@@ -102,6 +103,11 @@ class Cut:
     stages: int = 3
     registers: int | None = None
 
+    @property
+    def columns(self) -> int:
+        """Of a program."""
+        return self.wide + self.narrow
+
 
 def split(columns: int) -> tuple[int, int]:
     """Columns of a program as two powers of two, the second perhaps 0.
@@ -179,7 +185,7 @@ class Choices:
     """
 
     def __init__(self, gpu: Gpu, code: str) -> None:
-        self.gpu, self._code = gpu, code
+        self.gpu, self.code = gpu, code
         self.taken: dict[Shape, Cut] = {}
 
     def of(self, shape: Shape) -> Cut:
@@ -190,9 +196,9 @@ class Choices:
         """Of ``shapes`` those to tune, the largest first; what the cache has of others is taken."""
         measured, left = self.gpu.capability == (9, 0), []
         for shape in shapes:
-            if tune == "off" or shape.flops < _WORTH_FLOPS:
+            if tune == "off" or shape.flops < _WORTH_FLOPS or shape in self.taken:
                 continue
-            if tune == "auto" and ((measured and shape.known) or shape in self.taken):
+            if tune == "auto" and measured and shape.known:
                 continue
             if tune == "auto" and (cached := self._cached(shape)) is not None:
                 self.taken[shape] = cached
@@ -236,7 +242,7 @@ class Choices:
 
     def _key(self, shape: Shape) -> dict[str, Any]:
         gpu = [self.gpu.name, *self.gpu.capability]
-        return json.loads(json.dumps({"gpu": gpu, "code": self._code, "shape": asdict(shape)}))
+        return json.loads(json.dumps({"gpu": gpu, "code": self.code, "shape": asdict(shape)}))
 
     def _file(self, shape: Shape) -> Path:
         named = hashlib.sha256(json.dumps(self._key(shape)).encode()).hexdigest()[:24]
