@@ -26,6 +26,8 @@ SHAPES = [
     replace(WIDE, channels=256, columns=256, out=256, epilogue="asn"),
     replace(WIDE, channels=96, columns=96, out=96),
     replace(WIDE, channels=192, columns=192, out=192, kernel=(1, 2, 2), enlarging=True),
+    replace(WIDE, kernel=(1, 2, 2), enlarging=True),
+    replace(WIDE, channels=384, columns=384, out=384),
     replace(WIDE, channels=384, columns=768, out=384, kernel=(3, 1, 1)),
     replace(WIDE, channels=96, columns=16, out=3, epilogue="p"),
 ]
@@ -171,9 +173,11 @@ def test_what_does_not_fit_or_spills_is_not_run():
 
 def test_only_what_no_table_knows_is_tuned():
     z16, small = replace(WIDE, channels=192, columns=192, out=192), replace(WIDE, size=(2, 3))
-    assert Choices(HOPPER, "").open([z16, WIDE, small], "auto") == [WIDE]
-    assert Choices(BLACKWELL, "").open([z16, WIDE, small], "auto") == [WIDE, z16]
-    assert Choices(HOPPER, "").open([z16, WIDE, small], "force") == [WIDE, z16]
+    new = replace(WIDE, channels=640, columns=640, out=640)
+    shapes, largest_first = [z16, WIDE, small, new], [WIDE, new, z16]
+    assert Choices(HOPPER, "").open(shapes, "auto") == [new]
+    assert Choices(BLACKWELL, "").open(shapes, "auto") == largest_first
+    assert Choices(HOPPER, "").open(shapes, "force") == largest_first
 
 
 class Planted(PlainPasses):

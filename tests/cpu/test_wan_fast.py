@@ -226,8 +226,8 @@ def test_it_says_that_it_runs_without_kernels(pair):
     assert pair[1].notes == ("fast decoder in plain torch: its kernels need CUDA, this is cpu",)
 
 
-def test_its_memory_is_known_before(pair):
-    """The estimate is what a steady chunk takes, without taking it."""
+def test_its_memory_is_known_before(pair, monkeypatch):
+    """The estimate is what a steady chunk takes, without taking it; more where norms are apart."""
     _, fast = pair
     latents = noise(fast, 3, 3, 4)
     estimate = fast.working_bytes(2, 3, 4)
@@ -235,6 +235,8 @@ def test_its_memory_is_known_before(pair):
     fast.decode_chunk(state, 0, 1)
     frames = fast.decode_chunk(state, 1, 3)
     assert estimate == state.space.nbytes + frames.nbytes
+    monkeypatch.setattr(PlainPasses, "fuses", lambda passes, call: False)
+    assert fast.working_bytes(2, 3, 4) > estimate
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 2), (1, 4)])

@@ -125,7 +125,7 @@ def test_a_wrong_cut_never_makes_a_picture(small, table, monkeypatch):
     def shallow(shape, gpu):
         """Leaves out all input channels but the first few."""
         right = usual(shape, gpu)
-        return tiles.Cut(right.rows, 2 * shape.channels, right.wide, right.narrow)
+        return tiles.Cut(right.rows, 1 << shape.channels.bit_length(), right.wide, right.narrow)
 
     monkeypatch.setattr(tiles, "usual", shallow)
     monkeypatch.setattr("vdkit.models.fast.checked.EXACT", ("diffusers", "channels_last"))
@@ -265,9 +265,9 @@ def test_another_thread_decodes_right_while_one_prepares(small, monkeypatch):
 
     @contextmanager
     def planning():
-        with plan():
+        with plan() as made:
             begun.set()
-            yield
+            yield made
 
     plan = fast.kernels.planning
     monkeypatch.setattr(fast.kernels, "planning", planning)

@@ -271,7 +271,8 @@ class ImaginedPasses(PlainPasses):
 
     def convolve(self, call: ConvolutionCall) -> None:
         """Carry out ``call``."""
-        super().convolve(call if self._real.fuses(call) else call.without_norm())
+        whole = call.normed is None or self._real.fuses(call)
+        super().convolve(call if whole else call.without_norm())
 
 
 def _convolved(convolution: Convolution, window: torch.Tensor) -> torch.Tensor:

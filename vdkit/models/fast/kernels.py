@@ -106,9 +106,17 @@ def _copied(
     FACTOR: tl.constexpr, REPEATS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Of frame ``at`` for each column the channel that `Copies` names, float32."""
-    pick = column if REPEATS == FACTOR else (column * FACTOR + cell) // REPEATS
-    place = frames + at * rows * CHANNELS + p * CHANNELS + pick
-    return tl.load(place, p < rows, 0.0).to(tl.float32)
+    if FACTOR == 2 * REPEATS and frames.dtype.element_ty.primitive_bitwidth == 16:
+        # One of each two: the pairs lie side by side.
+        pairs = tl.cast(frames, tl.pointer_type(tl.int32), bitcast=True)
+        place = pairs + at * rows * (CHANNELS // 2) + p * (CHANNELS // 2) + column
+        half = tl.load(place, p < rows, 0) >> (cell // REPEATS * 16)
+        value = half.to(tl.int16).to(frames.dtype.element_ty, bitcast=True)
+    else:
+        pick = column if REPEATS == FACTOR else (column * FACTOR + cell) // REPEATS
+        place = frames + at * rows * CHANNELS + p * CHANNELS + pick
+        value = tl.load(place, p < rows, 0.0)
+    return value.to(tl.float32)
 
 
 @triton.jit
@@ -174,10 +182,11 @@ def convolve(
     TAIL: clamped pixels, 1: uint8 [F, H, W, 3], 2: [3, F, H, W] in the dtype of ``x``; each pixel
     of the convolution is PATCH x PATCH pixels of the picture.
     """
-    pid = tl.program_id(0)
     tiles: tl.constexpr = N // (N1 + N2)
-    col = tl.program_id(1) % tiles * (N1 + N2)
-    phase = tl.program_id(1) // tiles
+    across: tl.constexpr = tiles * (4 if ENLARGE else 1)
+    pid = tl.program_id(0) // across  # those of the same rows at once: they find them in the cache
+    col = tl.program_id(0) % tiles * (N1 + N2)
+    phase = tl.program_id(0) % across // tiles
     py = phase // 2
     px = phase % 2
     groups = frames // TT
@@ -491,7 +500,8 @@ class KernelPasses(PlainPasses):
                 slots += (1, 0) if frames is None else (len(data), work.first(frames))
         height, width = source.size
         programs = triton.cdiv((height + 2) * (width + 2), tiles.rows)
-        columns = matrix.shape[1] // tiles.columns
+        programs *= work.frames // tiles.frames * len(convolution.weights)
+        programs *= matrix.shape[1] // tiles.columns
         pixels, (time, tall, broad) = call.pixels, convolution.kernel
         options: dict[str, Any] = {}
         if not self._interpreted:
@@ -499,7 +509,7 @@ class KernelPasses(PlainPasses):
             options["maxnreg"] = tiles.registers
         self._launch(
             convolve,
-            (programs * (work.frames // tiles.frames), columns * len(convolution.weights)),
+            (programs, 1),
             tiled(source.data.view(-1, convolution.channels), [tiles.rows, tiles.depth]),
             *(tiled(matrix, [tiles.depth, n]) for n in widths),
             bias, *places, bias if call.gain is None else call.gain, work.space.control,

@@ -26,7 +26,7 @@ cache has, once a process."""
 BUDGET_S = 60.0
 ALIGNED = 16  # channels: what a tensor core multiplies at once
 _WORTH_FLOPS = 1 << 31  # below, a convolution takes microseconds however it is cut
-_KNOWN_CHANNELS = {16, 96, 192, 384}  # of z 16, whose shapes the tables were measured with
+_KNOWN_CHANNELS = {16, 48, 96, 192, 256, 384, 512, 1024}  # which the tables were measured with
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +128,20 @@ def _pairs(shape: Shape, columns: int) -> bool:
 
 def usual(shape: Shape, gpu: Gpu) -> Cut:
     """Without tuning; of compute capability 9.0 the fastest of some twenty on an H200."""
-    doubling = shape.columns == 2 * shape.out
-    wide, narrow = split(shape.out if doubling else shape.columns)
+    group = shape.out if shape.columns == 2 * shape.out else shape.columns
+    wide, narrow = split(group)
     columns = wide + narrow
     depth = min(shape.channels & -shape.channels, 64)
+    if gpu.warpgroups and depth == 64:
+        if group % 256 == 0:  # two warpgroups with 128 sums a thread
+            high, low = (128, 128) if shape.enlarging else (256, 0)
+            return Cut(128, depth, high, low, warps=8)
+        if group == 384 and shape.frames > 1:
+            return Cut(256, depth, wide, warps=8, stages=4)
+        if shape.enlarging and columns == 192:
+            return Cut(64, depth, wide, narrow)
     if _pairs(shape, columns) and columns <= 16:
-        return Cut(128, min(depth, 32), wide, narrow, 2)
+        return Cut(128, min(depth, 32), wide, narrow, 2, warps=8 if gpu.warpgroups else 4)
     if _pairs(shape, columns) and gpu.warpgroups:  # for three programs at once; others would spill
         return Cut(64, min(depth, 32), wide, narrow, 2, stages=2, registers=168)
     wide_sums = shape.enlarging and "a" in shape.epilogue  # and their addresses: many registers
@@ -148,9 +156,9 @@ def candidates(shape: Shape, gpu: Gpu) -> list[Cut]:
     """`usual`, and some more that are legal; the most promising first."""
     first = usual(shape, gpu)
     group = shape.out if shape.columns == 2 * shape.out else shape.columns
-    cuts = [(first.wide, first.narrow)]
+    cuts = [split(group)]
     if group % 256 == 0:
-        cuts.append((256, 0))
+        cuts.append((128, 128) if shape.enlarging else (256, 0))
     most = min(shape.channels & -shape.channels, 64)
     found = [first]
     for wide, narrow in reversed(cuts):
