@@ -104,7 +104,7 @@ def measured(device: torch.device, options: argparse.Namespace) -> dict[str, Any
         prepare(decoder, latents, options.chunk)
         found["alone"] = best(decoder, latents)
     dist.barrier()
-    split = prepared_split(decoder, latents, options.chunk, options.graphs)
+    split = prepared_split(decoder, latents, options.chunk)
     own = split.part(latents)
     found["split"] = best(split, own)
     if device.type == "cuda":
@@ -120,7 +120,6 @@ def main() -> None:
         "latents": "random:81x720x1280", "chunk": 1, "runs": 4,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=type(usual), default=usual)
-    parser.add_argument("--graphs", action="store_true", help="NCCL inside fast's CUDA graphs")
     parser.add_argument("--predict", type=float, metavar="MS", help="from one GPU's, run nothing")
     options = parser.parse_args()
     ranks = [] if options.predict else run_ranks(options.gpus, measured, options)
