@@ -109,6 +109,7 @@ def generate_latents(
     guidance: float = GUIDANCE[0],
     guidance_2: float = GUIDANCE[1],
     negative_prompt: str = "",
+    noise: torch.Tensor | None = None,
     keep_steps: Collection[int] = (),
     progress: bool = True,
 ) -> GeneratedLatents:
@@ -125,17 +126,25 @@ def generate_latents(
             the first at 1 or below there is none at all, as in diffusers; a pipeline with one
             transformer takes the first.
         negative_prompt: what guidance leads away from.
+        noise: [1, C, T, h, w] of normal values, in place of that of ``seed``: a part of another's.
         keep_steps: steps, from 1, after which to keep the latents, outside the seconds of any.
         progress: diffusers' bar of the steps.
 
     Raises:
         TypeError: not a `WanPipeline`, or a prompt that is no text.
         ValueError: an empty prompt; frames, size, steps, seed or ``keep_steps`` out of range. It
-            names the nearest value that works.
+            names the nearest value that works. Or ``noise`` of another shape.
         MemoryError: the video does not fit.
     """
     check_request(prompt, steps, seed, guidance, guidance_2)
     check_fit(pipeline, frames, height, width, steps)
+    if noise is not None:
+        config: Any = next(iter(_experts(pipeline).values())).config
+        count = latent_frames(frames, pipeline.vae_scale_factor_temporal)
+        sides = [side // pipeline.vae_scale_factor_spatial for side in (height, width)]
+        if list(noise.shape) != (wanted := [1, config.in_channels, count, *sides]):
+            video = f"{frames} frames of {height}x{width}"
+            raise ValueError(f"noise is {list(noise.shape)}; {video} take {wanted}")
     for step in keep_steps:
         if step not in range(1, steps + 1):
             near = min(max(round(step), 1), steps)
@@ -184,7 +193,8 @@ def generate_latents(
                 prompt_embeds=positive, negative_prompt_embeds=negative, num_frames=frames,
                 height=height, width=width, num_inference_steps=steps, guidance_scale=guidance,
                 guidance_scale_2=guidance_2 if two else None, output_type="latent",
-                generator=torch.Generator().manual_seed(seed), callback_on_step_end=on_step,
+                generator=torch.Generator().manual_seed(seed), latents=noise,
+                callback_on_step_end=on_step,
             ).frames  # fmt: skip
         except RuntimeError as error:  # of CUDA, or of the CPU's allocator
             if "memory" not in str(error):
@@ -197,7 +207,7 @@ def generate_latents(
     metadata = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
-        "seed": str(seed),
+        "seed": str(seed) if noise is None else "none, the noise was given",
         "steps": str(steps),
         "guidance": f"{guidance:g}, {guidance_2:g}" if two else f"{guidance:g}",
         "shape": ", ".join(map(str, latents.shape)),
