@@ -29,7 +29,10 @@ def test_every_file_is_described():
     described = set(re.findall(r"^\| `([^`]+)`", (DATA / "README.md").read_text(), re.MULTILINE))
     latents = {f"latents/{path.name}" for path in (DATA / "latents").iterdir()}
     others = {path.name for path in DATA.iterdir() if path.is_file()}
-    assert described == latents | {"tiny-wan/"} | others - {"README.md", "SHA256SUMS"}
+    assert described == latents | {"tiny-wan/", "structures/"} | others - {
+        "README.md",
+        "SHA256SUMS",
+    }
 
 
 def test_example_latents_load():
