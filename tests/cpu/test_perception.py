@@ -153,6 +153,13 @@ def test_temporal_stlpips_is_bounded_by_that_of_frames(network):
     assert (steps <= 2 * (frames[1:] + frames[:-1])).all()
 
 
+def test_changes_of_one_size_and_opposite_kind_are_told_apart(network):
+    one, other = still(1), noisy(still(1), 20.0)
+    to_and_fro = np.concatenate([one, other, one]), np.concatenate([other, one, other])
+    steps = temporal_stlpips(*to_and_fro, network).per_frame
+    np.testing.assert_allclose(steps, 4 * stlpips(one, other, network).clip, rtol=1e-4)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 4, 5])
 def test_batches_do_not_show(network, batch):
     """Of 6 frames: whole batches, a last frame alone, and an end that is a batch's end."""
