@@ -29,6 +29,8 @@ MAIN = "20261125T201846Z_nvidia-h100-80gb-hbm3_c4ae14f_aws-float16"
 """The run that README shows."""
 VARIANTS = "20261126T143707Z_nvidia-h100-80gb-hbm3_166c337_finished-file"
 """The run of several variants that README shows."""
+WAN_2_2 = "20261126T211201Z_nvidia-h100-80gb-hbm3_714e1c7_z48-121-frames"
+"""The run of several variants of the VAE of Wan 2.2, at its own size."""
 PROFILES = (
     "20261126T031009Z_nvidia-h100-80gb-hbm3_17d76ad-dirty_aws-profile",
     "20261121T151948Z_nvidia-h200_90fbdee_fast-profile",
@@ -128,11 +130,14 @@ def readings(made: Recorded) -> str:
 
 def results(made: Recorded) -> str:
     """README's results: one run whole, and what a faster decoder changes."""
-    fast = " ".join(document_of(made[VARIANTS]).lead[1:])
+    fast, wan_2_2 = (" ".join(document_of(made[one]).lead[1:]) for one in (VARIANTS, WAN_2_2))
+    size = made[WAN_2_2].base.workload
     return paragraphs(
         f"{made.main.lead[1]} {made.main.lead[2]}",
         f"![Chunks of sync above those of async on one time axis](results/{MAIN}/{PICTURE})",
-        f"The same with the variants of the decoder, in turns. {fast}",
+        f"The same with the variants of the decoder, in turns. {fast}\n"
+        f"[{size.decoder}](results/{WAN_2_2}), {size.frames} frames of "
+        f"{size.height}x{size.width}: {wan_2_2}",
         f"![Kernels by family, milliseconds per latent frame](results/{VARIANTS}/families.png)",
         f"All recorded tables and pictures are in [{PAGE}]({PAGE}), the raw values of the run "
         f"above in [{MAIN}](results/{MAIN}). `make readme` writes that page and these parts; a "

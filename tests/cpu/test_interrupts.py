@@ -50,7 +50,7 @@ def faults(report, cell):
     return [
         f"{line['mode']}: {line.get('trace', what)}"
         for what, line in report["faults"]
-        if cell == f"{line['way']}:{line['kind']}"
+        if f"{line['way']}:{line['kind']}" in (cell, ":")  # of none: it died before its first run
     ]
 
 

@@ -67,9 +67,9 @@ def run_reproduce(options: argparse.Namespace) -> int:
 
     Runs doctor, bench, profile, sweep, and bench of variants and of MP4, of preset aws, each into a
     subfolder of one new folder, and writes report.html and table.md: the published figures, ours
-    beside them, then every stage; 12 minutes on an H100, by estimate. Without a GPU it is the
-    miniature's version, in two minutes, and says so. --resume goes on with a folder, or with a copy
-    of it on another machine; a finished stage is never run again.
+    beside them, then every stage; 12 minutes on an H100. Without a GPU it is the miniature's
+    version, in two minutes, and says so. --resume goes on with a folder, or with a copy of it on
+    another machine; a finished stage is never run again.
     """
     given = options.decoder
     if given:  # what is wrong with it, before anything is measured

@@ -156,19 +156,19 @@ class SplitDecoder:
     """A Wan decoder of some rows of the picture; a `ChunkDecoder` of latents [1, C, T, rows, w].
 
     Every rank makes one and decodes the same chunks of `part` of the same latents, side by side.
-    All else is the decoder's, ``decode_into`` too; it is this one's from now on.
+    All else is the decoder's, ``decode_into`` too; it is this one's from now on. The CUDA graphs of
+    ``fast`` hold the exchange as well.
 
     Args:
         decoder: a `WanDecoder`, not compiled, or a fast one, which is to be prepared before and
             after: what checks its frames sees whole pictures only.
         strip: its rows, ``Strip(latents.shape[-2])``.
-        graphs: of ``fast`` on CUDA, record the exchange in its CUDA graphs too; else it has none.
 
     Raises:
         TypeError: another decoder.
     """
 
-    def __init__(self, decoder: Any, strip: Strip, graphs: bool = False) -> None:
+    def __init__(self, decoder: Any, strip: Strip) -> None:
         if isinstance(decoder, CheckedFastDecoder):
             decoder = decoder._runs
         self.decoder, self.strip = decoder, strip
@@ -184,9 +184,6 @@ class SplitDecoder:
             decoder._idle.clear()  # what is recorded there exchanges nothing
             decoder._passes = SplitPasses(decoder._passes, strip)
             network._attention = partial(_attended, network._attention, strip)
-            if decoder._graphs and not graphs:
-                decoder._graphs = False
-                self.notes += ("split over GPUs: fast without CUDA graphs",)
             return
         for module in decoder.vae.decoder.modules():
             if isinstance(module, WanAttentionBlock):
@@ -267,9 +264,7 @@ def _decode_part(
     return decode_async(decoder, decoder.part(whole), part, fps=fps, config=config, progress=shown)
 
 
-def prepared_split(
-    loaded: Any, latents: torch.Tensor, chunk_size: int, graphs: bool = False
-) -> SplitDecoder:
+def prepared_split(loaded: Any, latents: torch.Tensor, chunk_size: int) -> SplitDecoder:
     """A `SplitDecoder` of ``loaded`` over all ranks that is ready for the whole ``latents``.
 
     Raises:
@@ -287,5 +282,5 @@ def prepared_split(
     if len(set(variants)) > 1:
         wrong = f"the ranks would run {', '.join(map(str, variants))}"
         raise ValueError(f"{wrong}; choose one variant for all")
-    prepare(split := SplitDecoder(loaded, strip, graphs))
+    prepare(split := SplitDecoder(loaded, strip))
     return split
