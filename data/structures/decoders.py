@@ -148,7 +148,7 @@ def shipped(name: str, way: str = "full") -> WanDecoder:
             f"{folder} holds no weights; train them: python -m data.structures.train --help"
         )
     dtype = resolve_dtype(None, device)
-    model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=dtype)  # type: ignore[attr-defined]
+    model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=dtype)
     ways = decoders_of(name, model.to(device))
     if way not in ways:
         raise ValueError(f"{folder} has no {way!r} decode; use {', '.join(ways)}")

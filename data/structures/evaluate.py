@@ -142,7 +142,7 @@ def main() -> None:
         parser.error(f"{arguments.models} holds no structure: export one by train --export")
     for name in there:
         folder = arguments.models / name
-        model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=torch.float32)  # type: ignore[attr-defined]
+        model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=torch.float32)
         given = {"size": arguments.size, "seed": arguments.seed}
         rows = measured(name, model.to(device).eval(), arguments.clips, **given)
         on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

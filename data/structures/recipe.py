@@ -5,7 +5,6 @@ Widths are multiples of 8, and ``dim_mult`` makes parameters equal within 5 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +27,7 @@ the bytes, so twice as fast, and not compiled half of that. So six minutes alone
 for some 9 billion pixels, 5,800 steps of 1.5 million; two thirds of that leave room.
 """
 WINDOW = 17  # frames of a clip in the middle part of a training: a whole segment of each structure
-CUTS = 8  # of so many clips one has a cut
+CUTS = 8  # of so many clips one has a cut, and one of fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Structure:
         parts: channels of the levels or kinds that it packs, in so many latents as ``channels``.
     """
 
-    make: Callable[..., Any]
+    make: Any
     config: dict[str, Any]
     channels: int
     spatial: int = 8

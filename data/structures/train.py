@@ -5,7 +5,8 @@
     python -m data.structures.evaluate data/structures
 
 From the top of the repository. A structure's training goes on from its last checkpoint, so it may
-be cut; what a step sees depends on seed and step only. Several can share a GPU, a process each.
+be cut; what a step sees depends on the options and its number only. Several can share a GPU, each
+in a process of its own. On a CPU a training that was cut ends at the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Batches(Dataset[Batch]):
         count, window = clips_of(
             step, self.steps, self.batch, min(WINDOW, self.size[0]), self.size[0]
         )
-        scenes = [random_scene(rng) for _ in range(count + (window > 1) * (count // CUTS))]
+        cuts = -(-count // CUTS) if window > 1 else 0
+        scenes = [random_scene(rng) for _ in range(count + cuts)]
         start = int(rng.integers(0, self.size[0] - window + 1))
         cut = int(rng.integers(start + 1, start + window)) if window > 1 else start
         return Batch(draw_tracks(scenes, rng, *self.size), count, start, start + window, cut)
@@ -124,14 +126,14 @@ class PartedTrainer(Trainer):
         optimizer = {"optimizer": state.pop("optimizer")}
         for part, file in zip((state, optimizer), self._at(self.step), strict=True):
             write_state(part, file)
-        for file in self.file.parent.glob(f"{self.file.stem}.*.pt"):
+        for file in self.file.parent.glob(f"{self.file.stem}.*.*"):
             if file not in self._at(self.step):
                 file.unlink()
 
     def load(self) -> None:
         """Go on from the last whole checkpoint, if there is one."""
         if steps := self.steps_saved():
-            parts = [read_state(f, self.parameters[0].device) for f in self._at(steps[-1])]
+            parts = [read_state(file, "cpu") for file in self._at(steps[-1])]
             self.restore(parts[0] | parts[1])
             self.seconds, self.since = parts[0]["seconds"], time.monotonic()
 
@@ -159,6 +161,7 @@ def train(name: str, arguments: argparse.Namespace) -> bool:
         batches, batch_size=None, sampler=range(trainer.step, trainer.steps),
         num_workers=arguments.workers,
     )  # fmt: skip
+    torch.compiler.reset()  # it counts recompilations by function, not by model
     step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
     steps = steps_of(trainer, arguments, SAVE_EVERY)
     for step, batch in zip(steps, ahead, strict=False):
