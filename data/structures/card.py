@@ -10,8 +10,8 @@ from vdkit.present import Table
 
 Row = dict[str, Any]
 HEADINGS = {
-    "psnr_db": "PSNR dB", "ssim": "SSIM", "coarse_share": "decoded coarsely",
-    "bytes_saved_share": "bytes saved",
+    "psnr_db": "PSNR dB", "ssim": "SSIM", "coarse_share": "share decoded coarsely",
+    "bytes_saved_share": "share of bytes saved",
 }  # fmt: skip
 """Of the measures' columns; others have their own names."""
 
@@ -33,11 +33,13 @@ def card(metrics: Row) -> str:
     of_which = ", ".join(f"{part} {size / 1000:.1f} kB" for part, size in parts)
     cut_short = "" if training["finished"] else " **It did not finish.**"
     sides, time = metrics["spatial"], metrics["temporal"]
+    stock = metrics["class"] == "AutoencoderKLWan"
+    own = f"`data.structures.structures`; streamed, `--decoder data.structures.decoders:{name}`"
     text = [
         f"# {name}",
         f"A video autoencoder (`{metrics['class']}`, {metrics['parameters']:,} parameters) of the "
         "miniature's world of moving shapes, to be compared with its siblings: not for use on "
-        "other pictures.",
+        f"other pictures. The class is of {'diffusers' if stock else own}.",
         f"Latents: {metrics['channels']} channels at {sides}x{sides} pixels and {time} frames, "
         f"{metrics['ratio']:.0f} values of the pictures to one. A second of {video} is "
         f"{metrics['latent_bytes_per_s'] / 1000:.1f} kB in float16"

@@ -266,6 +266,8 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
         metrics = json.loads((folder / "metrics.json").read_text())
         assert (folder / "README.md").read_text() == card(metrics)
         assert metrics["parameters"] == parameters_of(make(name))
+        own = f"--decoder data.structures.decoders:{name}`" in card(metrics)
+        assert own == hasattr(decoders, name) and own != ("of diffusers" in card(metrics))
         ways = 3 if name == "hierarchical" else 1
         assert len(metrics["rows"]) == 2 * ways * len(evaluate.CATEGORIES)
         assert all(row["psnr_db"] > 0 and -1 <= row["ssim"] <= 1 for row in metrics["rows"])
