@@ -9,7 +9,7 @@ from vdkit.record.runs import keep_freed_memory
 
 LONGEST = (
     "notebook/test_notebooks.py", "browser/test_explorer.py", "cpu/test_goldens.py",
-    "cpu/test_fanout.py",
+    "cpu/test_fanout.py", "cpu/test_structures.py",
     "cpu/test_variants.py", "cpu/test_decoders.py", "browser/test_lab.py", "cpu/test_explorer.py",
     "cpu/test_interrupts.py", "cpu/test_tiny_wan.py", "cpu/test_profile.py", "cpu/test_sweep.py",
     "cpu/test_generate.py", "cpu/test_paths.py", "cpu/test_wan_fast.py", "cpu/test_cli.py",

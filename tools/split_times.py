@@ -1,7 +1,8 @@
 """One video over several GPUs: what it takes by cause, held against what one GPU's time foretells.
 
 Each rank's profiled run gives milliseconds per latent frame in compute kernels, halo (NCCL's sends,
-waiting for the neighbor in them), gather and none (launches); timed runs stand beside it.
+waiting for the neighbor in them), gather and none (launches); timed runs stand beside it. With
+``--out results`` a new folder there has all of it, and where it ran.
 
     python -m tools.split_times --gpus 2 --variant fast --latents random:81x720x1280
     python -m tools.split_times --gpus 2 --variant fast --predict 69.8    # ms alone; runs nothing
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +30,9 @@ from vdkit.models.split import SplitDecoder, Strip, prepared_split
 from vdkit.models.wan import WanDecoder
 from vdkit.predict.split import Exchanged, Link, predict_split
 from vdkit.present import Number, Table
+from vdkit.record import check_out, result_folder, write_atomically
 from vdkit.record.recording import steady_ms
+from vdkit.record.runs import collect_provenance
 from vdkit.trace import COMMUNICATION, KERNEL, length, union
 from vdkit.trace.figures import chunk_starts, find_windows
 
@@ -121,7 +127,10 @@ def main() -> None:
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=type(usual), default=usual)
     parser.add_argument("--predict", type=float, metavar="MS", help="from one GPU's, run nothing")
+    parser.add_argument("--out", type=Path, help="parent of a new folder with split.json")
     options = parser.parse_args()
+    if options.out:
+        check_out(options.out, "split")
     ranks = [] if options.predict else run_ranks(options.gpus, measured, options)
     one_ms = options.predict or ranks[0]["alone"]
     decoder = load_decoder(options.decoder, "cpu", options.dtype, options.variant)
@@ -139,6 +148,14 @@ def main() -> None:
     print(f"{options.decoder}, {options.variant}, latents {height}x{width}, chunk {options.chunk}")
     print(f"alone: {one_ms:.2f} ms per latent frame; sent per latent frame: {sent}\n")
     print(Table(table, "Milliseconds per latent frame").text())
+    if options.out:
+        asked = {name: value for name, value in vars(options).items() if name != "out"}
+        where = collect_provenance(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        found = {"asked": asked, "alone_ms": one_ms, "sent": asdict(sent), "predicted_ms": rows[0]}
+        found |= {"ranks_ms": ranks, "provenance": where.model_dump(mode="json")}
+        folder = result_folder(options.out, f"split-{options.gpus}-{options.variant}", where)
+        write_atomically(folder / "split.json", json.dumps(found, indent=1) + "\n")
+        print(f"\nRecorded in {folder}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -303,21 +303,13 @@ def _travel(
     return start + way * (time[::-1] if reverse else time)
 
 
-def render(
-    tracks: Tracks, device: str | torch.device = "cpu", start: int = 0, stop: int | None = None
-) -> torch.Tensor:
-    """Frames ``start`` to ``stop``: uint8 [B, F, H, W, 3] RGB on ``device``, edges antialiased."""
-    height, width = tracks.height, tracks.width
-    path = torch.from_numpy(tracks.path[:, :, start:stop]).to(device)
+def _covers(tracks: Tracks, path: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Of each shape, the share of each pixel that it covers, 0 to 1: [B, F, H, W]."""
+    device = path.device
     kind = torch.from_numpy(tracks.shape).to(device)
-    color = torch.from_numpy(tracks.color).to(device)
-    background = torch.from_numpy(tracks.background).to(device)
     geometry = torch.tensor(list(SHAPES.values()), dtype=torch.float32, device=device)[kind]
-    row = torch.arange(height, device=device).view(height, 1) + 0.5
-    column = torch.arange(width, device=device) + 0.5
-    light = torch.linspace(1.08, 0.92, height, device=device).view(1, 1, height, 1, 1)
-    image = background.view(-1, 1, 1, 1, 3) * light
-    image = image.expand(-1, path.shape[2], -1, width, -1).clone()
+    row = torch.arange(tracks.height, device=device).view(tracks.height, 1) + 0.5
+    column = torch.arange(tracks.width, device=device) + 0.5
     for j in range(path.shape[1]):
         x, y, radius, angle = (v[..., None, None] for v in path[:, j].unbind(-1))
         corners, outer, inner = (v.view(-1, 1, 1, 1) for v in geometry[:, j].unbind(-1))
@@ -332,9 +324,57 @@ def render(
         ey = inner * radius * (sector / 2).sin()
         edge = (px * ey - py * ex) / torch.hypot(ex, ey).clamp(min=1e-6)
         distance = torch.where(corners > 0, edge, rho - radius)
-        cover = ((0.5 - distance).clamp(0, 1) * (radius > 0))[..., None]
-        image = image + cover * (color[:, j].view(-1, 1, 1, 1, 3) - image)
+        yield (0.5 - distance).clamp(0, 1) * (radius > 0)
+
+
+def render(
+    tracks: Tracks, device: str | torch.device = "cpu", start: int = 0, stop: int | None = None
+) -> torch.Tensor:
+    """Frames ``start`` to ``stop``: uint8 [B, F, H, W, 3] RGB on ``device``, edges antialiased."""
+    path = torch.from_numpy(tracks.path[:, :, start:stop]).to(device)
+    color = torch.from_numpy(tracks.color).to(device)
+    background = torch.from_numpy(tracks.background).to(device)
+    light = torch.linspace(1.08, 0.92, tracks.height, device=device).view(1, 1, -1, 1, 1)
+    image = background.view(-1, 1, 1, 1, 3) * light
+    image = image.expand(-1, path.shape[2], -1, tracks.width, -1).clone()
+    for j, cover in enumerate(_covers(tracks, path)):
+        image = image + cover[..., None] * (color[:, j].view(-1, 1, 1, 1, 3) - image)
     return image.round().clamp(0, 255).to(torch.uint8)
+
+
+def motion(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel goes, exactly.
+
+    Returns:
+        flow: float32 [B, F - 1, H, W, 2], pixels to the right and down, from each frame to the
+            next.
+        seen: bool [B, F - 1, H, W]; whether the pixel shows one surface alone, and that surface
+            alone is where it goes (in all four pixels between which that lies).
+    """
+    path = torch.from_numpy(tracks.path)
+    batch, _, frames, _ = path.shape
+    surface = torch.zeros(batch, frames, tracks.height, tracks.width, dtype=torch.int64)
+    row = torch.arange(tracks.height).view(-1, 1).expand(tracks.height, tracks.width)
+    column = torch.arange(tracks.width).expand(tracks.height, tracks.width)
+    here = torch.stack((column, row), -1).float()
+    there = here.expand(batch, frames - 1, -1, -1, -1)
+    for j, cover in enumerate(_covers(tracks, path)):
+        surface = torch.where(cover == 1, j + 1, torch.where(cover > 0, -1, surface))
+        then, now = path[:, j, 1:, None, None], path[:, j, :-1, None, None]
+        x, y = (here + 0.5 - now[..., :2]).unbind(-1)  # from the shape's middle
+        grown = then[..., 2] / now[..., 2].clamp(min=1e-6)
+        cos, sin = ((then - now)[..., 3].cos() * grown, (then - now)[..., 3].sin() * grown)
+        moved = torch.stack((cos * x - sin * y, sin * x + cos * y), -1) + then[..., :2] - 0.5
+        there = torch.where((surface[:, :-1] == j + 1)[..., None], moved, there)
+    limit = torch.tensor((tracks.width - 1, tracks.height - 1))
+    seen = (surface[:, :-1] >= 0) & ((there >= 0) & (there <= limit)).all(-1)
+    corners = [edge.long().clamp(min=0).minimum(limit).unbind(-1)
+               for edge in (there.floor(), there.ceil())]  # fmt: skip
+    for x, _ in corners:
+        for _, y in corners:
+            found = surface[:, 1:].flatten(2).gather(2, (y * tracks.width + x).flatten(2))
+            seen &= found.view_as(seen) == surface[:, :-1]
+    return (there - here).numpy(), seen.numpy()
 
 
 def main() -> None:

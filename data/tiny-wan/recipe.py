@@ -16,6 +16,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -110,7 +111,7 @@ def make_pipeline(
 def encode(
     vae: AutoencoderKLWan, frames: torch.Tensor, cache: list[Any] | None = None
 ) -> torch.Tensor:
-    """Posterior parameters [B, 32, T, h, w] of [B, 3, F, H, W] in [-1, 1].
+    """Posterior parameters [B, 2 C, T, h, w] of [B, 3, F, H, W] in [-1, 1].
 
     The same as ``vae.encode`` in two calls: the first frame, then all others (the causal cache
     does not mind how many frames a call brings), which is what makes training on a GPU fast.
@@ -120,6 +121,8 @@ def encode(
             empty list at the beginning.
     """
     cache = [] if cache is None else cache
+    if vae.config.patch_size:
+        frames = patchify(frames, vae.config.patch_size)
     parts = []
     if not cache:
         cache += [None] * vae._cached_conv_counts["encoder"]
@@ -133,7 +136,7 @@ def encode(
 def decode(
     vae: AutoencoderKLWan, latents: torch.Tensor, cache: list[Any] | None = None
 ) -> torch.Tensor:
-    """Frames [B, 3, F, H, W], not clamped, of latents [B, 16, T, h, w], in two calls as `encode`.
+    """Frames [B, 3, F, H, W], not clamped, of latents [B, C, T, h, w], in two calls as `encode`.
 
     Args:
         cache: as in `encode`, of the latents before.
@@ -148,7 +151,9 @@ def decode(
         latents = latents[:, :, 1:]
     if latents.shape[2]:
         parts.append(vae.decoder(latents, feat_cache=cache, feat_idx=[0]))
-    return torch.cat(parts, 2)
+    frames = torch.cat(parts, 2)
+    patch_size = vae.config.patch_size
+    return unpatchify(frames, patch_size) if patch_size else frames
 
 
 def embed(encoder: UMT5EncoderModel, ids: torch.Tensor) -> torch.Tensor:

@@ -50,7 +50,7 @@ from torch import nn
 IMAGES = 0.34  # share of the VAE's steps on single frames, four times as many as clips later
 WINDOW = 13  # pixel frames of the clips that follow: four latent frames
 WHOLE = 0.82  # from this share of the steps on whole clips, half as many
-KL_WEIGHT = 1e-4
+WEIGHT_OF = {"l1": 1.0, "mse": 2.0, "kl": 1e-4}
 LOG_VARIANCE = -4.0  # of the latents at the start: with unit noise little passes, and learning lags
 CAPTION_DROPOUT = 0.1  # for classifier-free guidance
 SHARED = 0.4  # share of the steps in which one model learns all noise levels, before it is split
@@ -101,6 +101,17 @@ SCALES = (
 EVALUATED = ((96, 160, 33, 32), (480, 832, 33, 12), (720, 1280, 33, 8), (480, 832, 161, 4))
 
 
+def write_state(state: dict[str, Any], file: Path) -> None:
+    """A checkpoint that is whole as soon as it has its name."""
+    partial = file.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+def read_state(file: Path, device: torch.device | str) -> dict[str, Any]:
+    return torch.load(file, map_location=device, weights_only=True)
+
+
 class Trainer:
     """Weights, their moving average, optimizer and checkpoint of one stage."""
 
@@ -129,7 +140,8 @@ class Trainer:
         ``progress``: from 0 to 1, where it is further than the steps say.
         """
         progress = max(progress, self.step / self.steps)
-        scale = min(1.0, (self.step + 1) / WARMUP_STEPS) * max(0.02, min(1.0, 2 * (1 - progress)))
+        warmup = min(WARMUP_STEPS, 1 + self.steps // 10)
+        scale = min(1.0, (self.step + 1) / warmup) * max(0.02, min(1.0, 2 * (1 - progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * scale
         self.optimizer.zero_grad(set_to_none=True)
@@ -141,24 +153,26 @@ class Trainer:
             torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
         self.step += 1
 
-    def save(self) -> None:
-        """Write the checkpoint; an interrupted write leaves the one before."""
-        state = {
+    def state(self) -> dict[str, Any]:
+        """All that a training goes on from."""
+        return {
             "step": self.step,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "ema": {name: module.state_dict() for name, module in self.ema.items()},
             "optimizer": self.optimizer.state_dict(),
         }
-        partial = self.file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.file)
+
+    def save(self) -> None:
+        """Write the checkpoint; an interrupted write leaves the one before."""
+        write_state(self.state(), self.file)
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        if not self.file.exists():
-            return
-        device = self.parameters[0].device
-        state = torch.load(self.file, map_location=device, weights_only=True)
+        if self.file.exists():
+            self.restore(read_state(self.file, self.parameters[0].device))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
         if "transformer_2" in state["modules"] and "transformer_2" not in self.modules:
             self.split("transformer", "transformer_2")
         for name, module in self.modules.items():
@@ -169,10 +183,17 @@ class Trainer:
 
 
 class Log:
-    """Losses as CSV, appended, a line every ``every`` steps; prints the same."""
+    """Losses as CSV, appended, a line every ``every`` steps; prints the same.
 
-    def __init__(self, file: Path, every: int) -> None:
+    Lines behind ``step``, from which a training goes on, are dropped: they will come again.
+    """
+
+    def __init__(self, file: Path, every: int, step: int) -> None:
         self.file, self.every = file, every
+        if file.exists():
+            head, *lines = file.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if int(line.split(",")[0]) <= step]
+            file.write_text("".join((head, *kept)))
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
         self.since = time.monotonic()
@@ -196,6 +217,38 @@ class Log:
         self.sums, self.counts, self.since = {}, {}, time.monotonic()
 
 
+def clips_of(
+    step: int, steps: int, batch: int, window: int = WINDOW, whole: int = FRAMES
+) -> tuple[int, int]:
+    """How many clips a step takes, of how many frames: single frames first, whole clips last."""
+    if step < IMAGES * steps:
+        return 4 * batch, 1
+    return (batch // 2, whole) if step >= WHOLE * steps else (batch, window)
+
+
+def losses(vae: Any, video: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of float32 [B, 3, F, H, W] in [-1, 1], coded and decoded: ``l1`` and ``mse``, ``kl``.
+
+    A decoder that also gives a preview, in channels 3 to 5, has ``l1 preview`` and ``mse preview``.
+    """
+    mean, log_variance = encode(vae, video).chunk(2, 1)
+    log_variance = log_variance.clamp(-30, 20)
+    noise = torch.randn_like(mean)
+    made = decode(vae, mean + noise * (0.5 * log_variance).exp())
+    found = {}
+    for picture, of in zip(made.split(3, 1), ("", " preview"), strict=False):
+        error = picture - video
+        found |= {f"l1{of}": error.abs().float().mean()}
+        found |= {f"mse{of}": error.float().square().mean()}
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).float().mean()
+    return found | {"kl": kl}
+
+
+def weighted(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What is minimized of `losses`, a preview as much as the picture."""
+    return sum(WEIGHT_OF[name.split()[0]] * value for name, value in parts.items())
+
+
 def train_vae(arguments: argparse.Namespace) -> bool:
     """Reconstruction + KL, on single frames, then on parts of clips, then on whole ones.
 
@@ -213,32 +266,19 @@ def train_vae(arguments: argparse.Namespace) -> bool:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
     trainer = Trainer({"vae": vae}, arguments.rate, arguments.steps, arguments.run / "vae.pt")
     trainer.load()
-    log = Log(arguments.run / "vae.csv", arguments.log_every)
-
-    def losses(video: torch.Tensor) -> dict[str, torch.Tensor]:
-        mean, log_variance = encode(vae, video).chunk(2, 1)
-        log_variance = log_variance.clamp(-30, 20)
-        noise = torch.randn_like(mean)
-        error = decode(vae, mean + noise * (0.5 * log_variance).exp()) - video
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).float().mean()
-        return {"l1": error.abs().float().mean(), "mse": error.float().square().mean(), "kl": kl}
+    log = Log(arguments.run / "vae.csv", arguments.log_every, trainer.step)
 
     step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
-    for step in _steps(trainer, arguments):
+    for step in steps_of(trainer, arguments):
         rng = np.random.default_rng((arguments.seed, 1, step))
         torch.manual_seed(arguments.seed * 1_000_003 + step)
-        count, window = arguments.batch, WINDOW
-        if step < IMAGES * trainer.steps:
-            count, window = 4 * count, 1
-        elif step >= WHOLE * trainer.steps:
-            count, window = count // 2, FRAMES
+        count, window = clips_of(step, trainer.steps, arguments.batch)
         scenes = [random_scene(rng) for _ in range(count)]
         start = int(rng.integers(0, FRAMES - window + 1))
-        video = _video(draw_tracks(scenes, rng), device, start, start + window)
+        video = video_of(draw_tracks(scenes, rng), device, start, start + window)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts = step_losses(video)
-        loss = parts["l1"] + 2 * parts["mse"] + KL_WEIGHT * parts["kl"]
-        trainer.update(loss)
+            parts = step_losses(vae, video)
+        trainer.update(weighted(parts))
         log.add(trainer.step, parts)
     return trainer.step >= trainer.steps
 
@@ -263,7 +303,7 @@ class Stream:
             self.encoded: list[Any] = []
             self.decoded: list[Any] = []
         stop = min(self.at + scale.window + (self.at == 0), self.frames)
-        video = _video(self.tracks, vae.device, self.at, stop)
+        video = video_of(self.tracks, vae.device, self.at, stop)
         with torch.no_grad():
             latents, log_variance = encode(vae, video, self.encoded).chunk(2, 1)
             if rng.random() >= POSTERIOR_MEAN:
@@ -297,10 +337,10 @@ def train_decoder(arguments: argparse.Namespace) -> None:
     trainer = Trainer(modules, arguments.rate, arguments.steps, file)
     report = {"before": reconstruction(vae, arguments.evaluated)}
     trainer.load()
-    log = Log(arguments.run / "decoder.csv", arguments.log_every)
+    log = Log(arguments.run / "decoder.csv", arguments.log_every, trainer.step)
     streams = [Stream(scale, vae) for scale in arguments.scales]
     begun = time.monotonic()
-    for step in _steps(trainer, arguments):
+    for step in steps_of(trainer, arguments):
         rng = np.random.default_rng((arguments.seed, 3, step))
         torch.manual_seed(arguments.seed * 1_000_003 + step)
         stream = streams[step % len(streams)]
@@ -345,7 +385,7 @@ def reconstruction(
             errors.append([])
             for start in range(0, frames, 4):
                 start, stop = max(0, start - 3), start + 1
-                video = _video(tracks, vae.device, start, stop)
+                video = video_of(tracks, vae.device, start, stop)
                 latents = encode(vae, video, caches[0]).chunk(2, 1)[0]
                 made = decode(vae, latents, caches[1]).clamp(-1, 1)
                 levels = ((made + 1) * 127.5).round() - (video + 1) * 127.5
@@ -383,7 +423,7 @@ def train_diffusion(arguments: argparse.Namespace) -> bool:
     file = arguments.run / "diffusion.pt"
     trainer = Trainer(modules, arguments.rate, arguments.steps, file)
     trainer.load()
-    log = Log(arguments.run / "diffusion.csv", arguments.log_every)
+    log = Log(arguments.run / "diffusion.csv", arguments.log_every, trainer.step)
     empty = _caption_ids([""], device)[0]
     edge = _inverse_shift(BOUNDARY_RATIO)
 
@@ -397,7 +437,7 @@ def train_diffusion(arguments: argparse.Namespace) -> bool:
         return (velocity.float() - (noise - x)).square().mean()
 
     step_loss = torch.compile(loss_of, dynamic=False) if arguments.compile else loss_of
-    for step in _steps(trainer, arguments):
+    for step in steps_of(trainer, arguments):
         if step >= SHARED * trainer.steps and "transformer_2" not in trainer.modules:
             trainer.split("transformer", "transformer_2")
         torch.manual_seed(arguments.seed * 1_000_003 + step)
@@ -426,18 +466,20 @@ def train_diffusion(arguments: argparse.Namespace) -> bool:
     return trainer.step >= trainer.steps
 
 
-def _steps(trainer: Trainer, arguments: argparse.Namespace) -> Iterator[int]:
+def steps_of(
+    trainer: Trainer, arguments: argparse.Namespace, save_every: int = SAVE_EVERY
+) -> Iterator[int]:
     """Step numbers until all are done or the minutes are up; saves now and then."""
     end = time.monotonic() + 60 * arguments.minutes
     while trainer.step < trainer.steps and time.monotonic() < end:
         yield trainer.step
-        if trainer.step % SAVE_EVERY == 0:
+        if trainer.step % save_every == 0:
             trainer.save()
     trainer.save()
     print(f"{trainer.file.name}: {trainer.step} of {trainer.steps} steps", flush=True)
 
 
-def _video(
+def video_of(
     tracks: Tracks, device: torch.device, start: int = 0, stop: int = FRAMES
 ) -> torch.Tensor:
     """float32 [B, 3, F, H, W] in [-1, 1]."""
@@ -475,7 +517,7 @@ def load_vae(
     vae.load_state_dict(state["ema"]["vae"])
     kept = run / "latents.json"
     if not kept.exists() or json.loads(kept.read_text())["vae_step"] != state["step"]:
-        latents = torch.cat([part for part, _ in _encoded(vae, clips, seed=10**6)])
+        latents = torch.cat([part for part, _ in encoded(vae, clips, seed=10**6)])
         made = {
             "vae_step": state["step"],
             "clips": clips,
@@ -489,7 +531,7 @@ def load_vae(
 
 
 @torch.no_grad()
-def _encoded(
+def encoded(
     vae: AutoencoderKLWan, count: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, list[str]]]:
     """Sampled latents [b, 16, 9, 12, 20], float32, with captions: batches of random clips."""
@@ -499,7 +541,7 @@ def _encoded(
     for begin in range(0, count, ENCODE_BATCH):
         scenes = [random_scene(rng) for _ in range(min(ENCODE_BATCH, count - begin))]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            mean, log_variance = encode(vae, _video(draw_tracks(scenes, rng), device)).chunk(2, 1)
+            mean, log_variance = encode(vae, video_of(draw_tracks(scenes, rng), device)).chunk(2, 1)
         std = (0.5 * log_variance.float().clamp(-30, 20)).exp()
         yield mean.float() + std * torch.randn_like(std), [scene.caption for scene in scenes]
 
@@ -517,7 +559,7 @@ def _latent_set(
     begin = time.monotonic()
     shape = (1, -1, 1, 1, 1)
     latents, captions = [], []
-    for part, said in _encoded(vae, arguments.clips, arguments.seed):
+    for part, said in encoded(vae, arguments.clips, arguments.seed):
         latents.append(((part - mean.view(shape)) / std.view(shape)).bfloat16())
         captions += said
     print(f"{arguments.clips} clips encoded in {time.monotonic() - begin:.0f} s", flush=True)

@@ -229,6 +229,9 @@ def test_an_install_brings_what_the_code_opens():
     opened = {path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json")}
     left = {folder / "metrics.json", *(folder / "training").iterdir()}
     assert opened - left <= brought
+    assert set((ROOT / "data" / "stlpips").iterdir()) - brought == {
+        ROOT / "data" / "stlpips" / "convert.py"
+    }
     assert set((ROOT / "data" / "latents").iterdir()) <= brought
     pages = {f"present/{name}" for name in made["package-data"]["vdkit.present"]}
     assert pages == {

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from vdkit.record.recording import FileQuality
 if TYPE_CHECKING:
     import torch
 
-    Frames = NDArray[np.uint8] | torch.Tensor
-
+Frames: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
 Floats = NDArray[np.float64]
 PEAK = 255
 SSIM_WINDOW = 11  # pixels: a Gaussian of sigma 1.5, cut off at 3.5 sigma
@@ -46,7 +45,7 @@ def psnr_db(a: Frames, b: Frames) -> FrameScores:
     Raises:
         ValueError: not uint8 [F, H, W, 3], or unequal shapes.
     """
-    one, other = _pair(a, b)
+    one, other = frame_pair(a, b)
     errors = (np.subtract(x, y, dtype=np.int32) for x, y in zip(one, other, strict=True))
     squares = [np.vdot(error, error.astype(np.int64)) / error.size for error in errors]
     pooled = np.array([*squares, np.mean(squares)])  # all frames have one size
@@ -67,13 +66,8 @@ def ssim(a: Frames, b: Frames) -> FrameScores:
     """
     from skimage.metrics import structural_similarity
 
-    one, other = _pair(a, b)
-    height, width = one.shape[1:3]
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(
-            f"frames of {width} x {height} pixels are too small for SSIM's window, which needs "
-            f"{SSIM_WINDOW} x {SSIM_WINDOW}; decode a larger video (psnr_db takes any size)"
-        )
+    one, other = frame_pair(a, b)
+    at_least(one, SSIM_WINDOW, "SSIM's window")
 
     score = partial(
         structural_similarity, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
@@ -81,6 +75,23 @@ def ssim(a: Frames, b: Frames) -> FrameScores:
     )  # fmt: skip
     with ThreadPoolExecutor() as pool:  # the filters release the GIL
         scores = np.array(list(pool.map(score, one, other)))
+    return FrameScores(scores, float(scores.mean()))
+
+
+def flip(a: Frames, b: Frames) -> FrameScores:
+    """What a viewer sees who flips between two pictures, 0 (nothing) to 1; lower is nearer.
+
+    LDR-FLIP (Andersson et al., 2020) by the package flip-evaluator, at its usual 67 pixels per
+    degree of visual angle: the mean over pixels, and a clip's over frames. Errors as `psnr_db`, and
+    ModuleNotFoundError where the package is not installed.
+    """
+    pairs = zip(*(clip.astype(np.float32) / PEAK for clip in frame_pair(a, b)), strict=True)
+    try:
+        from flip_evaluator import evaluate
+    except ModuleNotFoundError as error:
+        remedy = "pip install -c constraints.txt flip-evaluator"
+        raise ModuleNotFoundError(f"FLIP needs the package flip-evaluator: {remedy}") from error
+    scores = np.array([evaluate(*pair, "LDR", applyMagma=False)[1] for pair in pairs], float)
     return FrameScores(scores, float(scores.mean()))
 
 
@@ -108,7 +119,18 @@ def file_quality(path: Path, sample: Mapping[int, NDArray[np.uint8]]) -> FileQua
     )  # fmt: skip
 
 
-def _frames(value: Any, name: str) -> NDArray[np.uint8]:
+def at_least(clip: NDArray[np.uint8], side: int, what: str, frames: int = 1) -> None:
+    """ValueError for fewer ``frames`` or smaller ones than ``what`` needs."""
+    count, height, width = clip.shape[:3]
+    if min(height, width) < side or count < frames:
+        raise ValueError(
+            f"{count} frames of {width} x {height} pixels are too small or too few for {what}, "
+            f"which needs {frames} of {side} x {side}; decode a larger or longer video"
+        )
+
+
+def as_frames(value: Any, name: str) -> NDArray[np.uint8]:
+    """As a uint8 array [F, H, W, 3] on the CPU; ValueError, naming it, if it is none."""
     dtype = getattr(value, "dtype", None)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -123,8 +145,9 @@ def _frames(value: Any, name: str) -> NDArray[np.uint8]:
     return array
 
 
-def _pair(a: Any, b: Any) -> Any:
-    one, other = _frames(a, "a"), _frames(b, "b")
+def frame_pair(a: Any, b: Any) -> Any:
+    """Both as uint8 arrays [F, H, W, 3] of one shape; ValueError if they are not."""
+    one, other = as_frames(a, "a"), as_frames(b, "b")
     if one.shape != other.shape:
         raise ValueError(
             f"a has shape {one.shape} and b {other.shape}; only equal shapes compare: "

@@ -75,9 +75,9 @@ def _chance(seed: int, what: int) -> np.random.Generator:
 @cache
 def _clips() -> Any:
     """``clips.py`` of the miniature, which is data to the package."""
-    from vdkit.models.loading import tiny_wan
+    from vdkit.models.loading import shipped
 
-    file = tiny_wan() / "clips.py"
+    file = shipped("tiny-wan") / "clips.py"
     spec = spec_from_file_location(NAME, file)
     assert spec is not None and spec.loader is not None
     sys.modules[NAME] = module = module_from_spec(spec)  # dataclasses look themselves up there

@@ -311,14 +311,15 @@ def load_pipeline(
     return pipeline.to(on)
 
 
-def tiny_wan() -> Path:
-    """`TINY_WAN`; FileNotFoundError if it was not installed."""
-    if not TINY_WAN.is_dir():
+def shipped(name: str) -> Path:
+    """A folder of data/, such as tiny-wan; FileNotFoundError if it was not installed."""
+    folder = TINY_WAN.parent / name
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"tiny-wan is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
+            f"{name} is missing at {_CLONE} and at {_INSTALLED}: it comes with a clone of "
             "vdkit; install from one, with pip install -e . (without --user or --target)"
         )
-    return TINY_WAN
+    return folder
 
 
 def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | str:
@@ -328,7 +329,7 @@ def _find_source(source: str | Path, kind: str, names: Iterable[str]) -> Path | 
     """
     name, path = str(source), Path(source)
     if name == TINY_WAN.name:
-        return tiny_wan()
+        return shipped(TINY_WAN.name)
     if path.suffix in _PICKLES:
         raise ValueError(f"{path} {PICKLE}")
     if name and path.is_dir():
@@ -367,7 +368,7 @@ def _seeded(config: Mapping[str, Any]) -> Any:
 
 def _widened(sizes: Mapping[str, Any]) -> AutoencoderKLWan:
     """The miniature's VAE at these sizes, float32 on the CPU."""
-    return widened(_load_model(tiny_wan(), torch.float32), **sizes)
+    return widened(_load_model(shipped(TINY_WAN.name), torch.float32), **sizes)
 
 
 def _drawn(make: Callable[[], Any]) -> Any:

@@ -56,7 +56,7 @@ def _inside(p, wide, high):
 
 @triton.jit
 def _norm_silu(value, square, gain, ACTIVATE: tl.constexpr):
-    made = value / tl.maximum(tl.sqrt(square), EPSILON) * gain
+    made = value * (1.0 / tl.maximum(tl.sqrt(square), EPSILON)) * gain
     if ACTIVATE:
         made = made / (1.0 + tl.exp(-made))
     return made
@@ -206,23 +206,34 @@ def convolve(
     if N2 > 0:
         a2 = tl.zeros((BM, N2), tl.float32)
     if TT == 1:
+        slot = past
+        row = p0 - top * wide - left
+        c = 0
+        x_tap = 0
+        y_tap = 0
         for i in range(KT * area * blocks):
-            tap = i // blocks
-            slot = (past + tap // area) % x_slots
-            row = p0 + (tap // KX % KY - top) * wide + tap % KX - left
-            part = _read(x, slot, row, i % blocks * K, rows, BM, K, C, POINTERS)
+            part = _read(x, slot, row, c, rows, BM, K, C, POINTERS)
             a1 = tl.dot(part, _weights(w1, k0 + i * K, col, K, N1, N, POINTERS), a1)
             if N2 > 0:
                 a2 = tl.dot(part, _weights(w2, k0 + i * K, col + N1, K, N2, N, POINTERS), a2)
+            c = tl.where(c + K == C, 0, c + K)
+            x_tap += (c == 0).to(tl.int32)
+            row += (c == 0).to(tl.int32) + tl.where(x_tap == KX, wide - KX, 0)
+            y_tap += (x_tap == KX).to(tl.int32)
+            x_tap = tl.where(x_tap == KX, 0, x_tap)
+            row -= tl.where(y_tap == KY, KY * wide, 0)
+            slot += (y_tap == KY).to(tl.int32)
+            slot = tl.where(slot == x_slots, 0, slot)
+            y_tap = tl.where(y_tap == KY, 0, y_tap)
     else:  # two frames share what they read: two of their four input frames, and the weights
         b1 = tl.zeros((BM, N1), tl.float32)
         if N2 > 0:
             b2 = tl.zeros((BM, N2), tl.float32)
+        row = p0 - top * wide - left
+        c = 0
+        x_tap = 0
         for i in range(area * blocks):
-            tap = i // blocks
-            row = p0 + (tap // KX - top) * wide + tap % KX - left
-            c = i % blocks * K
-            k = tap * C + c
+            k = i * K
             v1 = (
                 _weights(w1, k, col, K, N1, N, POINTERS),
                 _weights(w1, area * C + k, col, K, N1, N, POINTERS),
@@ -245,6 +256,10 @@ def convolve(
                     b1 = tl.dot(part, v1[f - 1], b1)
                     if N2 > 0:
                         b2 = tl.dot(part, v2[f - 1], b2)
+            c = tl.where(c + K == C, 0, c + K)
+            x_tap += (c == 0).to(tl.int32)
+            row += (c == 0).to(tl.int32) + tl.where(x_tap == KX, wide - KX, 0)
+            x_tap = tl.where(x_tap == KX, 0, x_tap)
 
     p = p0 + tl.arange(0, BM)[:, None]
     inside = _inside(p, wide, high)

@@ -168,6 +168,10 @@ def candidates(shape: Shape, gpu: Gpu) -> list[Cut]:
             for depth, stages in ((most, 3), (most, 4), (most // 2, 4)):
                 if depth >= ALIGNED:
                     found.append(Cut(rows, depth, wide, narrow, 1, warps, stages))
+        if gpu.warpgroups and 64 < wide + narrow <= 96:  # three programs at once, or four
+            for stages, registers in ((3, 168), (4, 152), (4, 128)):
+                depth = min(most, 32)
+                found.append(Cut(128, depth, wide, narrow, 1, 4, stages, registers))
         if _pairs(shape, wide + narrow):
             for rows, warps, stages in ((128, 8, 2), (128, 8, 3), (64, 4, 3), (64, 8, 2)):
                 depth = min(most, 32)

@@ -1,0 +1,129 @@
+"""Which structures are compared, at what sizes, and for how long all of them are trained.
+
+Widths are multiples of 8, and ``dim_mult`` makes parameters equal within 5 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from clips import FPS, FRAMES, HEIGHT, WIDTH
+from diffusers import AutoencoderKLWan
+from torch import nn
+from train import LOG_VARIANCE
+
+from data.structures.structures import FactorizedVAE, HierarchicalVAE
+
+MOST_PARAMETERS = 1_450_000  # 2.9 MB in float16
+STEPS, BATCH, RATE = 4000, 8, 1e-3
+"""Steps of a training, clips a step, highest learning rate.
+
+The miniature's VAE, 12 and 16 channels wide at full size, took 15 minutes of an H200 for 8,800
+steps of 2.6 million pixels on average, compiled: 25 million pixels a second, at 965 kFLOP a pixel
+forward and back. Here it is 8 channels and, at 8x8x4, 270 to 340 kFLOP: a third of the FLOPs, half
+the bytes, so twice as fast, and not compiled half of that. So six minutes alone on an H100 are good
+for some 9 billion pixels, 5,800 steps of 1.5 million; two thirds of that leave room.
+"""
+WINDOW = 17  # frames of a clip in the middle part of a training: a whole segment of each structure
+CUTS = 8  # of so many clips one has a cut, and one of fewer
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A kind of latents.
+
+    Attributes:
+        make: the model's class.
+        config: its arguments.
+        channels: of its latents, as its decoder takes them.
+        spatial, temporal: pixels and frames to a latent, as its decoder takes them.
+        parts: channels of the levels or kinds that it packs, in so many latents as ``channels``.
+    """
+
+    make: Any
+    config: dict[str, Any]
+    channels: int
+    spatial: int = 8
+    temporal: int = 4
+    parts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """Values of the pictures to a value of the latents."""
+        return 3 * self.spatial**2 * self.temporal / self.channels
+
+    def latent_bytes_per_s(
+        self, height: int = HEIGHT, width: int = WIDTH, part: str | None = None
+    ) -> float:
+        """Of float16 latents, or of a part of them, to a second of video at `FPS`."""
+        channels = self.parts[part] if part else self.channels
+        a_second = FPS / self.temporal * (height / self.spatial) * (width / self.spatial)
+        return 2 * channels * a_second
+
+
+def _standard(z_dim: int, mult: tuple[int, ...], sixteenth: bool = False) -> Structure:
+    """Stock diffusers; at 16x16 by patches of 2x2 pixels, as Wan 2.2's."""
+    config: dict[str, Any] = {
+        "base_dim": 8, "decoder_base_dim": 8, "z_dim": z_dim, "dim_mult": [*mult],
+        "latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim,
+    }  # fmt: skip
+    if sixteenth:
+        config |= {"in_channels": 12, "out_channels": 12}
+        config |= {"patch_size": 2, "scale_factor_spatial": 16}
+    return Structure(AutoencoderKLWan, config, z_dim, 16 if sixteenth else 8)
+
+
+STRUCTURES = {
+    "z4-8x8x4": _standard(4, (1, 2, 3, 6)),
+    "z8-8x8x4": _standard(8, (1, 2, 3, 6)),
+    "z16-8x8x4": _standard(16, (1, 2, 5, 5)),
+    "z32-8x8x4": _standard(32, (1, 2, 5, 5)),
+    "z16-16x16x4": _standard(16, (1, 2, 5, 5), True),
+    "z48-16x16x4": _standard(48, (1, 3, 4, 5), True),
+    "hierarchical": Structure(  # as many values as z16-8x8x4, the preview those of z16-16x16x4
+        HierarchicalVAE, {"dim_mult": [1, 2, 4, 4], "fine_mult": [1, 2, 3, 4]},
+        64, 16, 4, {"fine": 48, "coarse": 16},
+    ),
+    "factorized": Structure(  # half the values of z16-8x8x4
+        FactorizedVAE, {"dim_mult": [1, 3, 6, 8]}, 128, 16, 16, {"content": 64, "motion": 64}
+    ),
+}  # fmt: skip
+"""By name; a name of the standard family says channels and ratio."""
+
+
+def make(name: str, seed: int = 0) -> Any:
+    """An untrained model, its weights by the seed; the caller's random state is left alone.
+
+    Raises:
+        ValueError: no such structure.
+    """
+    if name not in STRUCTURES:
+        raise ValueError(f"structure {name!r} is unknown; use {', '.join(STRUCTURES)}")
+    structure = STRUCTURES[name]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = structure.make(**structure.config)
+        stock = isinstance(model, AutoencoderKLWan)
+        heads = (model.quant_conv,) if stock else (model.encoder.large, model.encoder.small)
+        for head in heads:
+            head.bias[len(head.bias) // 2 :] = LOG_VARIANCE
+    return model
+
+
+def parameters_of(model: nn.Module) -> int:
+    """How many there are."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def facts(name: str, model: nn.Module) -> dict[str, Any]:
+    """What is known of a structure before it is measured."""
+    one = STRUCTURES[name]
+    return {
+        "structure": name, "class": type(model).__name__, "parameters": parameters_of(model),
+        "channels": one.channels, "spatial": one.spatial, "temporal": one.temporal,
+        "ratio": one.ratio, "latent_bytes_per_s": one.latent_bytes_per_s(),
+        "latent_bytes_per_s_of": {part: one.latent_bytes_per_s(part=part) for part in one.parts},
+        "clips": {"frames": FRAMES, "height": HEIGHT, "width": WIDTH, "fps": FPS},
+    }  # fmt: skip

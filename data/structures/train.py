@@ -1,0 +1,294 @@
+"""Train the structures, all alike: same clips, steps and seed, losses of the miniature's VAE.
+
+    python -m data.structures.train --run runs/structures --structure all --minutes 6
+    python -m data.structures.train --run runs/structures --structure all --export data/structures
+    python -m data.structures.evaluate data/structures
+
+From the top of the repository. A structure's training goes on from its last checkpoint, so it may
+be cut; what a step sees depends on the options and its number only. Several can share a GPU, each
+in a process of its own. On a CPU a training that was cut ends at the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from clips import FRAMES, HEIGHT, WIDTH, Tracks, draw_tracks, random_scene
+from recipe import decode, encode
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from train import (
+    Log,
+    Trainer,
+    clips_of,
+    losses,
+    read_state,
+    steps_of,
+    video_of,
+    weighted,
+    write_state,
+)
+
+from data.structures.card import write_metrics
+from data.structures.decoders import calibrate, complexity
+from data.structures.recipe import BATCH, CUTS, RATE, STEPS, STRUCTURES, WINDOW, facts, make
+from data.structures.structures import HierarchicalVAE
+from vdkit.models.wan import known_faults
+
+SAVE_EVERY = 500  # steps
+ALLOWED_DB = 0.5  # what a chunk's coarse decode may cost
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips of one step, not yet rendered: frames ``start`` to ``stop`` of each.
+
+    The tracks behind the first ``count`` are what follows the cut, at frame ``cut``, in the first
+    clips.
+    """
+
+    tracks: Tracks
+    count: int
+    start: int
+    stop: int
+    cut: int
+
+    def video(self, device: torch.device) -> torch.Tensor:
+        """float32 [count, 3, F, H, W] in [-1, 1], rendered on ``device``."""
+        drawn = video_of(self.tracks, device, self.start, self.stop)
+        video, after = drawn[: self.count], drawn[self.count :]
+        video[: len(after), :, self.cut - self.start :] = after[:, :, self.cut - self.start :]
+        return video
+
+
+class Batches(Dataset[Batch]):
+    """The batch of every step, which seed and step alone decide.
+
+    Args:
+        size: frames, height and width of a clip.
+    """
+
+    def __init__(self, seed: int, steps: int, batch: int, size: tuple[int, int, int]) -> None:
+        self.seed, self.steps, self.batch, self.size = seed, steps, batch, size
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, 5, step))
+        count, window = clips_of(
+            step, self.steps, self.batch, min(WINDOW, self.size[0]), self.size[0]
+        )
+        cuts = -(-count // CUTS) if window > 1 else 0
+        scenes = [random_scene(rng) for _ in range(count + cuts)]
+        start = int(rng.integers(0, self.size[0] - window + 1))
+        cut = int(rng.integers(start + 1, start + window)) if window > 1 else start
+        return Batch(draw_tracks(scenes, rng, *self.size), count, start, start + window, cut)
+
+
+class PartedTrainer(Trainer):
+    """A trainer whose checkpoint is two files of less than 16 MiB, named after the step.
+
+    Attributes:
+        seconds: of training, over all its pieces.
+    """
+
+    names = ("weights", "optimizer")
+
+    def __init__(self, modules: dict[str, nn.Module], rate: float, steps: int, file: Path) -> None:
+        super().__init__(modules, rate, steps, file)
+        self.seconds, self.since = 0.0, time.monotonic()
+
+    def update(self, loss: torch.Tensor, progress: float = 0.0) -> None:
+        """As `Trainer.update`."""
+        super().update(loss, progress)
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+    def _at(self, step: int) -> list[Path]:
+        return [self.file.with_name(f"{self.file.stem}.{step:06}.{one}.pt") for one in self.names]
+
+    def steps_saved(self) -> list[int]:
+        """Of which steps a whole checkpoint is there, the last one last."""
+        files = self.file.parent.glob(f"{self.file.stem}.*.pt")
+        found = {int(file.name.split(".")[-3]) for file in files}
+        return sorted(step for step in found if all(file.exists() for file in self._at(step)))
+
+    def save(self) -> None:
+        """Write the checkpoint; then the one before goes."""
+        state = self.state() | {"seconds": self.seconds}
+        optimizer = {"optimizer": state.pop("optimizer")}
+        for part, file in zip((state, optimizer), self._at(self.step), strict=True):
+            write_state(part, file)
+        for file in self.file.parent.glob(f"{self.file.stem}.*.*"):
+            if file not in self._at(self.step):
+                file.unlink()
+
+    def load(self) -> None:
+        """Go on from the last whole checkpoint, if there is one."""
+        if steps := self.steps_saved():
+            parts = [read_state(file, "cpu") for file in self._at(steps[-1])]
+            self.restore(parts[0] | parts[1])
+            self.seconds, self.since = parts[0]["seconds"], time.monotonic()
+
+
+def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
+    """A structure's training, where it was left."""
+    model = make(name, arguments.seed).to(arguments.device)
+    for parameter in model.parameters():
+        if arguments.channels_last and parameter.ndim == 5:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    file = arguments.run / f"{name}.pt"
+    trainer = PartedTrainer({"vae": model}, arguments.rate, arguments.steps, file)
+    trainer.load()
+    return trainer
+
+
+def train(name: str, arguments: argparse.Namespace) -> bool:
+    """Train a structure until all steps are done or the minutes are up; True for the former."""
+    device = torch.device(arguments.device)
+    trainer = trainer_of(name, arguments)
+    model = trainer.modules["vae"].train()
+    log = Log(arguments.run / f"{name}.csv", arguments.log_every, trainer.step)
+    batches = Batches(arguments.seed, trainer.steps, arguments.batch, arguments.size)
+    ahead = DataLoader(
+        batches, batch_size=None, sampler=range(trainer.step, trainer.steps),
+        num_workers=arguments.workers,
+    )  # fmt: skip
+    torch.compiler.reset()  # it counts recompilations by function, not by model
+    step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
+    steps = steps_of(trainer, arguments, SAVE_EVERY)
+    for step, batch in zip(steps, ahead, strict=False):
+        torch.manual_seed(arguments.seed * 1_000_003 + step)
+        video = batch.video(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            parts = step_losses(model, video)
+        trainer.update(weighted(parts))
+        log.add(trainer.step, parts)
+    return trainer.step >= trainer.steps
+
+
+@torch.no_grad()
+def measure_latents(model: Any, batches: Batches, clips: int) -> None:
+    """Put the latents' mean and std, of training clips, into the configuration.
+
+    Of a hierarchical model the adaptive threshold too, by what its preview costs each chunk of
+    them.
+    """
+    means: list[torch.Tensor] = []
+    costs: list[Chunks] = []
+    seen, step = 0, batches.steps  # past the last: whole clips, not seen yet
+    while seen < clips:
+        video = batches[step].video(model.device)
+        means.append(encode(model, video).chunk(2, 1)[0])
+        seen, step = seen + len(video), step + 1
+        if isinstance(model, HierarchicalVAE):
+            costs += _costs(model, means[-1], video)
+    latents = torch.cat(means)
+    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    model.register_to_config(
+        latents_mean=[round(v, 5) for v in mean.tolist()],
+        latents_std=[round(v, 5) for v in std.tolist()],
+    )
+    if costs:
+        found, full, preview = (torch.cat(one) for one in zip(*costs, strict=True))
+        lost_db = 10 * (preview / full).log10()
+        model.register_to_config(adaptive_threshold=calibrate(found, lost_db, ALLOWED_DB))
+
+
+Chunks = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _costs(model: Any, latents: torch.Tensor, video: torch.Tensor) -> Iterator[Chunks]:
+    """Of every clip's chunks but the first: complexity, mean squared error in full and coarsely."""
+    errors = []
+    for model.decoder.full in (False, True):
+        made = decode(model, latents).clamp(-1, 1)
+        frames = (made - video).square().mean((1, 3, 4)).clamp(min=1e-8)
+        errors.append(frames[:, 1:].unflatten(1, (-1, model.config.scale_factor_temporal)).mean(2))
+    for one, preview, full in zip(latents, *errors, strict=True):
+        yield complexity(one[None], model.config.fine_channels)[1:], full, preview
+
+
+def export(name: str, arguments: argparse.Namespace) -> Path:
+    """Write the averaged weights in float16, in diffusers' layout, with what is known of them.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint of it.
+    """
+    trainer = trainer_of(name, arguments)
+    if not trainer.step:
+        raise FileNotFoundError(f"{arguments.run} holds no checkpoint of {name}; train it first")
+    folder, model = arguments.export / name, make(name).eval().requires_grad_(False)
+    model.load_state_dict(trainer.ema["vae"].state_dict())  # channels first again
+    batches = Batches(arguments.seed, trainer.steps, arguments.batch, arguments.size)
+    measure_latents(model.half().float().to(arguments.device), batches, arguments.clips)
+    model.half().cpu().save_pretrained(folder)
+    on = torch.device(arguments.device)
+    training = {
+        "steps": trainer.step, "of": trainer.steps, "finished": trainer.step >= trainer.steps,
+        "seconds": round(trainer.seconds, 1), "batch": arguments.batch, "rate": arguments.rate,
+        "seed": arguments.seed, "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
+    }  # fmt: skip
+    metrics = facts(name, model) | {"training": training}
+    write_metrics(folder, metrics)
+    shutil.copy(arguments.run / f"{name}.csv", folder / "losses.csv")
+    return folder
+
+
+SMOKE: dict[str, Any] = {"steps": 24, "batch": 2, "rate": 3e-3, "log_every": 4, "clips": 2}
+SMOKE |= {"device": "cpu", "workers": 0, "size": (17, 32, 48)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument(
+        "--structure", nargs="+", choices=("all", *STRUCTURES), default=["all"], metavar="NAME",
+        help=f"all (one after the other), or of {', '.join(STRUCTURES)}",
+    )  # fmt: skip
+    parser.add_argument("--export", type=Path, help="write folders in here, and train nothing")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of each, in this call")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each, in all")
+    parser.add_argument("--batch", type=int, default=BATCH, help="clips a step")
+    parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
+    parser.add_argument("--clips", type=int, default=64, help="that the latents are measured on")
+    parser.add_argument("--log-every", type=int, default=100, help="steps between two log lines")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw clips ahead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=cuda)
+    parser.add_argument("--compile", action="store_true", help="torch.compile, once for each part")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
+    parser.set_defaults(size=(FRAMES, HEIGHT, WIDTH))
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    if torch.device(arguments.device).type == "cuda":
+        cudnn = torch.backends.cudnn.version()
+        for fault in known_faults(torch.__version__, cudnn, torch.bfloat16):
+            warnings.warn(fault, stacklevel=1)
+    names = list(STRUCTURES) if "all" in arguments.structure else arguments.structure
+    for name in names:
+        try:
+            print(export(name, arguments) if arguments.export else name, flush=True)
+        except FileNotFoundError as error:
+            parser.error(str(error))
+        if not arguments.export:
+            train(name, arguments)
+
+
+if __name__ == "__main__":
+    main()
