@@ -126,8 +126,6 @@ def test_frames_are_those_of_their_place(decoder, latents, exact):
 
 
 def test_seams_fall_with_the_overlap(measured):
-    for k, v in measured.items():
-        print(k, v.psnr_db, v.border_levels, v.step, v.flicker_levels, v.seconds, v.errors)
     assert measured["latents", 0].exact
     for blend in ("cut", "ramp"):
         one, more = measured[blend, 1], measured[blend, 3]
@@ -140,9 +138,9 @@ def test_seams_fall_with_the_overlap(measured):
 def test_flicker_is_at_the_windows_period(measured):
     assert measured["cut", 0].period == 17 and measured["cut", 1].period == 16
     still, seen = measured["latents", 0], measured["cut", 1]
-    assert seen.flicker_levels > 3 * replace(still, overlap=1).flicker_levels
+    assert seen.pulse_levels > 3 * replace(still, overlap=1).pulse_levels
     other = replace(seen, window=4)  # the same frames, asked of another period
-    assert other.period == 12 and other.flicker_levels < seen.flicker_levels / 2
+    assert other.period == 12 and other.pulse_levels < seen.pulse_levels / 2
 
 
 def planted(period, count=16, **more):
@@ -156,9 +154,9 @@ def planted(period, count=16, **more):
 def test_planted_flicker_and_steps():
     one = planted(12)
     # A pulse of 8 every 12: its deviation, but for what other periods take of it.
-    assert 1.0 < one.flicker_levels < 8 * math.sqrt(1 / 12 * 11 / 12)
-    assert planted(12, window=6).flicker_levels == 0
-    assert planted(12, count=5).flicker_levels is None  # not even two periods
+    assert 1.0 < one.pulse_levels < 8 * math.sqrt(1 / 12 * 11 / 12)
+    assert planted(12, window=6).pulse_levels == 0
+    assert planted(12, count=5).pulse_levels is None  # not even two periods
     assert one.seams == [(12, 13), (24, 25), (36, 37), (48, 49)] and one.borders[0] == 13
     assert one.step == 5
     assert one.psnr_db is None and not one.exact and one.errors == {}

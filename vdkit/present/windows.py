@@ -50,7 +50,7 @@ def windowed_table(several: Sequence[Windowed]) -> Table:
             "PSNR dB": "exact" if exact else _mean([one.psnr_db for one in clips], 1, True),
             "at the border": _mean([one.border_levels for one in clips], 1),
             "step": _mean([one.step for one in clips], 1),
-            "flicker": _mean([one.flicker_levels for one in clips], 1),
+            "pulse": _mean([one.pulse_levels for one in clips], 1),
             "seconds": mean_of([s for one in clips for s in one.seconds[1:] or one.seconds]),
             "peak GiB": _mean([peak and peak / 2**30 for peak in peaks], 2),
             "seen": "; ".join(dict.fromkeys(one.verdict for one in clips)),
@@ -62,10 +62,10 @@ def windowed_table(several: Sequence[Windowed]) -> Table:
         "PSNR: against it, of the frames there are.\n"
         "At the border: error of the first frame from there on, levels of 255, root mean square. "
         "Step: the largest change from\n"
-        "frame to frame there, over the median elsewhere. Flicker: what of that change repeats "
-        "from border to border, levels,\n"
-        "beyond what does with a period of a latent frame more and less. Seconds, GiB: of the "
-        "decode; frames are kept on the host.",
+        "frame to frame there, over the median elsewhere. Pulse: flicker at the windows' period, "
+        "levels: what of that change repeats\n"
+        "from border to border, beyond what does with a period of a latent frame more and less. "
+        "Seconds, GiB: of the decode, which keeps\nits frames on the host.",
     )  # fmt: skip
 
 

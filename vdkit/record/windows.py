@@ -149,9 +149,9 @@ class Windowed:
         return self.temporal_factor * (self.window - self.overlap) - lacks
 
     @property
-    def flicker_levels(self) -> float | None:
-        """What of the changes repeats with the period, root of its mean square, beyond what does
-        with that of a latent frame less and more, which have the rhythm of latents too.
+    def pulse_levels(self) -> float | None:
+        """Flicker at the period: of the changes, root of the mean square of what repeats with it,
+        beyond what does with that of a latent frame less and more: both have a latent's rhythm.
 
         None: less than two periods.
         """
