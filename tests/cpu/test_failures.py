@@ -302,9 +302,11 @@ def throttled(device, folder):
 
 def wait_and_kill(pid, folder, number, timeout_s=120):
     """Send a signal once something is written."""
-    deadline = time.monotonic() + timeout_s
-    while not list(folder.glob(".vdkit-*/*")) and time.monotonic() < deadline:
+    deadline, written = time.monotonic() + timeout_s, False
+    while not written and time.monotonic() < deadline:
         time.sleep(0.05)
+        with contextlib.suppress(FileNotFoundError):  # a folder that has just gone again
+            written = any(folder.glob(".vdkit-*/*"))
     os.kill(pid, number)
 
 

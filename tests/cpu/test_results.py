@@ -43,7 +43,7 @@ def test_every_recorded_run_is_a_row():
         "aa.json",
         "profile.json",
     )
-    recorded = {file for name in names for file in RESULTS.glob(f"2*/{name}")}
+    recorded = {file for name in names for file in RESULTS.glob(f"2*/**/{name}")}
     found = {Path(one.folder) / one.file for one in frame.itertuples()}
     assert len(recorded) >= 99 and found == recorded
     assert set(frame["variant"]) == {"diffusers", "channels_last", "compiled", "fast"}
