@@ -219,6 +219,21 @@ def test_right_frames_stay_fast(channels, recwarn):
     assert decoder.variant == "fast" and not any("not used" in str(w.message) for w in recwarn)
 
 
+def test_what_does_not_compile_is_replaced(monkeypatch):
+    stock, decoder = checked(False)
+
+    def build(passes):
+        raise RuntimeError("a pass of the compiler\nplanted")
+
+    monkeypatch.setattr(Planted, "build", build)
+    monkeypatch.setattr("vdkit.models.fast.checked.EXACT", ("diffusers",))
+    with pytest.warns(UserWarning, match="fast is not used: its kernels do not compile: planted"):
+        decoder.prepare(2, 3, 1)
+    latents = noise(stock, 3, 2, 3)
+    assert decoder.variant == "diffusers" and "planted" in decoder.notes[0]
+    assert torch.equal(frames_of(decoder, latents, 1), frames_of(stock, latents, 1))
+
+
 @pytest.mark.parametrize("channels", [16, 48])
 def test_wrong_frames_are_never_shown(channels, monkeypatch):
     monkeypatch.setattr(home, "EXACT", ("diffusers", "channels_last"))

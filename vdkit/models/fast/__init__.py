@@ -319,6 +319,10 @@ def _write_pixels(made: torch.Tensor, pixels: Pixels) -> None:
         pixels.target[0, :, pixels.start : stop] = planes
 
 
+class KernelError(RuntimeError):
+    """This Triton, or its compiler, makes none of a kernel."""
+
+
 def why_plain(device: torch.device, dtype: torch.dtype, channels: Sequence[int]) -> str | None:
     """Why the kernels do not run here; None if they do. ``channels``: of what they would read."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"

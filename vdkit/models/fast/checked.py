@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 from vdkit.decode import frames_to_uint8
 from vdkit.decode.engines import on_device, seconds_on
 from vdkit.models import VARIANTS
+from vdkit.models.fast import KernelError
 from vdkit.models.fast.decoder import FastWanDecoder
 from vdkit.models.wan import WanDecoder
 
@@ -47,8 +48,8 @@ class CheckedFastDecoder:
     def prepare(self, height: int, width: int, chunk_size: int) -> None:
         """As the decoder's; then diffusers' modules decode a steady chunk of noise too, once.
 
-        Below `LEAST_DB`, and on a GPU where the kernels do not run, the fastest of `EXACT` takes
-        over, with a warning; below compute capability 9.0 also where it is faster.
+        Below `LEAST_DB`, and on a GPU where the kernels do not run or compile, the fastest of
+        `EXACT` takes over, with a warning; below compute capability 9.0 also where it is faster.
 
         Args:
             height, width: of the latents.
@@ -56,7 +57,11 @@ class CheckedFastDecoder:
         """
         fast, size = self._runs, (height, width)
         with on_device(fast.device):
-            _prepare(fast, size, chunk_size)
+            try:
+                _prepare(fast, size, chunk_size)
+            except KernelError as error:
+                self._replace(str(error), self._seconds(size, chunk_size))
+                return
             if not isinstance(fast, FastWanDecoder) or (*size, chunk_size) in self._passed:
                 return
             try:

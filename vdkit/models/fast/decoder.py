@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdkit.models.fast import ImaginedPasses, Network, Pixels, PlainPasses, Space, Work, why_plain
+from vdkit.models.fast import (
+    ImaginedPasses,
+    KernelError,
+    Network,
+    Pixels,
+    PlainPasses,
+    Space,
+    Work,
+    why_plain,
+)
 from vdkit.models.fast.tiles import TUNE, Gpu
 from vdkit.models.wan import WanBase, check_order
 
@@ -204,6 +213,7 @@ class FastWanDecoder(WanBase):
 
         Raises:
             ValueError: one of them is below 1.
+            KernelError: a kernel cannot be compiled.
         """
         if min(height, width, chunk_size) < 1:
             raise ValueError(
@@ -218,7 +228,11 @@ class FastWanDecoder(WanBase):
             with self.kernels.planning() as plan:
                 self._all_kinds(latents[:, :, : 1 + chunk_size], chunk_size)
             self.kernels.tune(plan, self._tune)
-            plan.build()
+            try:
+                plan.build()
+            except Exception as error:  # Triton's own, of its passes, of the assembler
+                said = str(error).strip() or type(error).__name__
+                raise KernelError(f"its kernels do not compile: {said.splitlines()[-1]}") from error
         self._all_kinds(latents, chunk_size)
 
     def _all_kinds(self, latents: torch.Tensor, chunk_size: int) -> None:
