@@ -30,7 +30,7 @@ from vdkit.scale.driver import ENGINES, REQUEUED, fan_out
 from vdkit.scale.worker import Orders, Worker
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 150
+LIMIT_S = 300
 
 
 @pytest.fixture(autouse=True)
