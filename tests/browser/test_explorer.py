@@ -50,17 +50,20 @@ def remarks(w):
     return w.scope.locator(".vdkit-remarks").first.inner_text()
 
 
-def turn(w, slider, value):
-    """Set a slider and wait until the picture has followed this and all earlier changes.
+def turn(lab, w, slider, value):
+    """Set a slider and wait until the kernel has followed this and all earlier changes.
 
     As one would before pressing a button: a click can overtake values that are still on their way.
+    The picture need not change: of what is not known there is none.
     """
-    before = w.image_bytes()
     w.set_slider(slider, value)
-    w.changed(w.image_bytes, before, timeout_s=60)
-    seen = None
-    while seen != (seen := w.image_bytes()):
-        w.page.wait_for_timeout(500)
+    seen = []
+
+    def look():
+        seen.append((lab.state()["kernel"], w.image_bytes()))
+        return seen[-4:] == 4 * [("idle", seen[-1][1])]
+
+    w.wait_until(look, bool, 60, f"{slider} is {value}, all is still for 2 s", every_ms=500)
 
 
 def where(w):
@@ -88,8 +91,8 @@ def test_notebook_04(lab):
     w.scope.locator(".widget-text input").nth(0).press("Enter")
     w.scope.locator(".widget-text input").nth(1).fill("16x16")
     w.scope.locator(".widget-text input").nth(1).press("Enter")
-    turn(w, "slots", 3)
-    turn(w, "latent frames", 5)
+    turn(lab, w, "slots", 3)
+    turn(lab, w, "latent frames", 5)
     for menu, choice in (("content", "grain"), ("sink", "mp4"), ("format", "nv12")):
         w.choose(menu, choice)
     w.choose("encoders", "2")
@@ -131,7 +134,7 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     w = lab.widgets(cell=0)
     assert "Costs of each step on this machine (CPU): measured" in ended(w)
 
-    turn(w, "latent frames", 161)
+    turn(lab, w, "latent frames", 161)
     still = where(w)
     w.button("Run").click()
     begun(w)
@@ -143,7 +146,7 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     assert "cancelled" in ended(w).lower()
     assert where(w) == still, "the page jumped"
 
-    turn(w, "latent frames", 5)
+    turn(lab, w, "latent frames", 5)
     w.choose("sink", "full")
     w.button("Run").click()
     begun(w)
@@ -153,7 +156,7 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     begun(w)
     assert "Run 1: sync took" in ended(w)
 
-    turn(w, "latent frames", 161)
+    turn(lab, w, "latent frames", 161)
     w.button("Run").click()
     begun(w)
     lab.command("notebook:run-all-cells")  # a new explorer; the old one's job has to end
@@ -162,7 +165,7 @@ def test_cancel_failing_sink_and_nothing_left_behind(lab):
     assert names.count("vdkit-explorer'") <= 1, f"an old measurement goes on: {names}"
     ended(lab.widgets(cell=0))
 
-    turn(w := lab.widgets(cell=0), "latent frames", 161)
+    turn(lab, w := lab.widgets(cell=0), "latent frames", 161)
     w.button("Run").click()
     begun(w)
     lab.run_all(timeout_s=JOB_S)  # restarts the kernel in the middle of the job
@@ -214,7 +217,7 @@ def test_another_medium(lab):
         typed(w, 0, decoder)
         if medium == "Images":
             typed(w, 1, "32x48")
-        turn(w, length, 5)
+        turn(lab, w, length, 5)
         w.button("Run").click()
         begun(w)
         number = {"Images": 1, "Audio": 2}[medium]

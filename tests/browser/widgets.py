@@ -108,9 +108,9 @@ class Widgets:
         """Wait until `read()` differs from `before`, or fail; returns what it gives then."""
         return self._wait(read, lambda value: value != before, timeout_s, "changed")
 
-    def wait_until(self, read, accept, timeout_s=10, what="condition met"):
+    def wait_until(self, read, accept, timeout_s=10, what="condition met", every_ms=100):
         """Wait until `accept(read())` is true, or fail; returns what `read` gave."""
-        return self._wait(read, accept, timeout_s, what)
+        return self._wait(read, accept, timeout_s, what, every_ms)
 
 
 def _exactly(text):
