@@ -46,6 +46,8 @@ OTHERS = {
     "result_hta.json": "tools/analyze_vs_hta.py's times of vdkit analyze against "
     "HolisticTraceAnalysis",
     "redraw.json": "tools/explorer_redraw.py's times of the explorer",
+    "split.json": "tools/split_times.py's times of one video on several GPUs",
+    "latents.json": "what data/structures measured of latents",
 }
 """Records of other programs that lie under results/ too; each is in the commit it was made with."""
 

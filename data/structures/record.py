@@ -1,0 +1,62 @@
+"""What was measured of latents, on disk: one kind of measurement a folder, a row for each case.
+
+What is claimed of them, and how that is drawn, is derived when it is read.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from vdkit.record import result_folder, write_record
+from vdkit.record.results import read_record
+from vdkit.record.runs import Provenance, Record, collect_provenance
+
+SCHEMA_VERSION = 1
+FILE = "latents.json"
+Row = dict[str, Any]
+Kind = Literal["quality", "cost", "length", "training", "generation", "two-stages", "windows"]
+
+
+class Latents(Record):
+    """One kind of measurement.
+
+    Attributes:
+        asked: the options it was made with.
+        rows: columns carry their units; what was not measured is None.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Kind
+    command: str
+    provenance: Provenance
+    asked: Row
+    rows: tuple[Row, ...]
+
+
+def record(out: Path, kind: Kind, asked: Row, rows: list[Row], device: torch.device) -> Path:
+    """Write a new folder of results under ``out``; see `vdkit.record.result_folder`."""
+    made = Latents(
+        kind=kind, command=shlex.join(["python", *sys.argv]), rows=tuple(rows),
+        provenance=collect_provenance(device), asked=asked,
+    )  # fmt: skip
+    return result_folder(
+        out, f"latents-{kind}", made.provenance, lambda folder: write_record(made, folder / FILE)
+    )
+
+
+def recorded(results: Path) -> dict[str, tuple[Path, Latents]]:
+    """The newest recording of each kind below ``results``, and its folder, by kind."""
+    homes = {
+        kind: sorted(results.glob(f"*_latents-{kind}*/{FILE}"), key=lambda file: file.parent.name)
+        for kind in get_args(Kind)
+    }
+    return {
+        kind: (files[-1].parent, read_record(files[-1], Latents, SCHEMA_VERSION))
+        for kind, files in homes.items()
+        if files
+    }
