@@ -361,7 +361,7 @@ def test_the_table_keeps_to_the_width_and_loses_nothing():
     long, what = "a long story of many words " * 8, "-> and what to do about it"
     one = Finding(group="group", name="a", state="wrong", value=long, remedy=what[3:])
     two = Finding(group="group", name="b", state="ok", value="short")
-    text = doctor_table([one, two], 80).text()
+    text = doctor_table([one, two]).text(80)
     assert max(map(len, text.splitlines())) <= 80 and text.count("group") == 1
     assert " ".join(text.split()).count("a long story") >= 7 and what in text
     assert text.endswith("1 wrong, 1 ok")

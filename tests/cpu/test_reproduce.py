@@ -120,7 +120,7 @@ def test_a_finished_one_is_whole(story):
     status, out, _ = story["finished"]
     assert status == 0 and len(out.splitlines()) == 1
     answer = json.loads(out)
-    assert answer["failed"] == {} and len(answer["figures"]) == 15
+    assert answer["failed"] == {} and len(answer["figures"]) == 19
     made = read_reproduction(story["folder"])
     assert [stage.name for stage in made.plan.stages] == NAMES and made.left == []
     assert {name: getattr(one, "kind", "sweep") for name, one in made.made.items()} == {
@@ -149,19 +149,25 @@ def test_the_first_table_has_ours_beside_the_published(story):
             ("P99 s", post.p99_s, arm.latency.p99), ("n", 10, 5),
             ("utilization %, two chunks", post.utilization_percent,
              window.kernel_utilization_percent),
-            ("RTF, 36 frames at 24 fps", post.rtf, arm.latency.mean / 36 * 24),
-            ("RTF, 33 frames at 16 fps", post.mean_s / (161 / 16), arm.rtf),
-            (f"{COST}, 36 frames at 24 fps", post.rtf * 3.36, arm.latency.mean / 36 * 24 * 3.36),
+            ("RTF, 164 frames at 24 fps", post.rtf, None),
+            ("RTF, 36 frames at 24 fps", None, arm.latency.mean / 36 * 24),
+            ("RTF, 161 frames at 16 fps", post.mean_s / (161 / 16), None),
+            ("RTF, 33 frames at 16 fps", None, arm.rtf),
+            (f"{COST}, 164 frames at 24 fps", post.rtf * 3.36, None),
+            (f"{COST}, 36 frames at 24 fps", None, arm.latency.mean / 36 * 24 * 3.36),
+            (f"{COST}, 161 frames at 16 fps", post.mean_s / (161 / 16) * 3.36, None),
+            (f"{COST}, 33 frames at 16 fps", None, arm.rtf * 3.36),
         ):  # fmt: skip
-            shown = [cell.value for cell in rows.pop(f"{path}, {name}")]
+            shown = [cell and cell.value for cell in rows.pop(f"{path}, {name}")]
             assert shown == pytest.approx([theirs, own])
-        rows.pop(f"{path}, {COST}, 33 frames at 16 fps")
     assert [str(rows.pop("sync / async")[0])] == ["1.090"] and not rows
     assert "ours / published" not in table.columns  # of another video that says nothing
     recorded = read_recording(next(RESULTS.glob("*c4ae14f_aws-float16")))
     table = figures_table(recorded, None)
     assert [row["ours / published"].value for row in table.rows if row["figure"] == "sync, mean s"]
-    assert "RTF, 164 frames at 24 fps" in table.text() and "161 frames at 16 fps" in table.text()
+    rows = {row["figure"]: row for row in table.rows if "frames at" in row["figure"]}
+    assert len(rows) == 4 and all(row["published"] and row["ours"] for row in rows.values())
+    assert "sync, RTF, 164 frames at 24 fps" in rows and "sync, RTF, 161 frames at 16 fps" in rows
 
 
 def test_the_report_holds_every_stage(story):
@@ -174,6 +180,20 @@ def test_the_report_holds_every_stage(story):
     assert run("show", story["folder"])[0] == 0
     assert run("report", story["folder"], "--out", story["folder"].parent / "again.html")[0] == 0
     assert run("show", story["folder"], "--timeline", "t.png")[0] == 2
+
+
+def test_lines_keep_to_a_terminal(story, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for command in (
+        ("reproduce", "--resume", story["folder"], "--usd-per-hour", "3.36"),
+        ("check", story["folder"]),
+        ("check", RESULTS / "20261121T120550Z_nvidia-h200_6a035e9_aa-async"),
+    ):
+        status, out, _ = run(*command)
+        assert status == 0
+        for line in out.splitlines():
+            assert len(line) <= 100 or len(line.split()) == 1, line
+    assert "table.md, line 8, Planted: " in " ".join(out.split())
 
 
 def test_another_machine_is_stated_per_stage(story):

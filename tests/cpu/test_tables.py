@@ -117,6 +117,19 @@ class TestFiveForms:
         cells = ((head, "mean s"), (first, "4.185"), (second, "3.6493"))
         assert len({line.index(cell) + len(cell) for line, cell in cells}) == 1
 
+    def test_what_is_too_wide_is_wrapped_but_for_numbers(self):
+        long = "one two three four five six"
+        rows = [{"what": long, "of all, percent": Number(1.147, 3, 1.125, 1.168), "as": "word"}]
+        rows.append({"what": "short", "of all, percent": Number(2.0, 3, 1.9, 2.1), "as": long})
+        table = Table([*rows, {"what": "a\nb"}], long * 3)
+        document = Document("", "", (), (section("a", "", table),))
+        for text in (table.text(60), document.text(width=60)):
+            assert max(map(len, text.splitlines())) <= 60 and "2.000 [1.900, 2.100]" in text
+            *_, last, end = (line.strip("| ") for line in text.splitlines())
+            assert last.startswith("a ") and end == "b" and set(long.split()) <= set(text.split())
+        assert "a b" in table.text() and long in table.text()
+        assert "2.000 [1.900, 2.100]" in table.text(10)
+
     def test_bars_and_line_breaks_stay_in_their_cell(self):
         cell = Table([{"a": "x|y", "b": "two\nlines"}]).markdown_body().splitlines()[2]
         assert cell.count("|") - cell.count(r"\|") == 3 and "two lines" in cell

@@ -209,7 +209,8 @@ def run(arguments: Sequence[str], out: Path | None = None) -> tuple[str, str]:
     try:
         with (
             warnings.catch_warnings(),
-            mock.patch.dict(os.environ, COLUMNS="80", LINES="24"),
+            mock.patch.dict(os.environ, LINES="24", COLUMNS="80" if "--help" in arguments else "0"),
+            mock.patch.object(os, "get_terminal_size", side_effect=OSError),  # nothing is wrapped
             contextlib.redirect_stdout(printed),
             contextlib.redirect_stderr(complained),
         ):

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ import vdkit
 from vdkit.decode.chunks import MAX_SLOTS, PRIMITIVES, DecodeConfig, exact_fps
 from vdkit.decode.media import MEDIA
 from vdkit.models import BY_CHUNK_ONLY, VARIANTS
+from vdkit.present import filled
 from vdkit.present.columns import Asked
 from vdkit.record import check_out
 from vdkit.record.runs import MODES
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from vdkit.decode import ChunkDecoder
+    from vdkit.present.document import Document
 
 DEFAULTS: dict[str, Any] = {
     "decoder": "tiny-wan",
@@ -362,7 +365,17 @@ def numbers(name: str, text: str, kind: Any) -> list[Any]:
 def say(options: argparse.Namespace, line: str) -> None:
     """A line for people, unless only JSON was asked for."""
     if not options.json:
-        print(line, flush=True)
+        print(filled(line, columns()), flush=True)
+
+
+def columns() -> int:
+    """Of the terminal, or as COLUMNS says; 0 if there is neither, and no line is to be wrapped."""
+    return shutil.get_terminal_size((0, 0)).columns
+
+
+def told(document: Document) -> str:
+    """A document as it is printed."""
+    return document.text(sys.stdout.isatty(), columns())
 
 
 def progress(options: argparse.Namespace) -> bool:

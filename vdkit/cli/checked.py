@@ -8,13 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from vdkit.cli import command
+from vdkit.cli import columns, command
 from vdkit.cli.read import OTHERS, document_at
 from vdkit.predict.grid import PLAN as SWEEP_PLAN
 from vdkit.predict.grid import Sweep
-from vdkit.present import reproduction
+from vdkit.present import filled, reproduction
 from vdkit.present.columns import Asked
 from vdkit.present.fanout import video_rows
 from vdkit.present.sweep_document import cell_records
@@ -64,10 +65,11 @@ def run_check(options: argparse.Namespace) -> int:
             raise FileNotFoundError(f"no recording at {str(given)!r}; give a folder that has one")
         for home in sorted(homes - found.keys()):
             made = found[home] = check_folder(home)
-            print(f"{made.state:6}{home}: {', '.join(made.looked)}".rstrip(": "), flush=True)
+            looked = f"{made.state:6}{home}: {', '.join(made.looked)}".rstrip(": ")
+            print(filled(looked, columns(), 6), flush=True)
             for kind, told in (("wrong", made.wrong), ("note", made.notes)):
                 for line in told:
-                    print(f"{'':6}{kind}: {line}")
+                    print(filled(f"{'':6}{kind}: {line}", columns(), 12))
     states = [one.state for one in found.values()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "note", "WRONG"))
     print(f"{len(states)} checked: {counts}")
@@ -182,9 +184,15 @@ def _text(stored: str, derived: str, looked: list[str]) -> Iterable[str]:
                 continue
             compared += len(figures)
             for mine, theirs in off[:1]:
-                yield f"table.md, line {number}: {mine}, the runs give {theirs}: {words}"
+                yield f"table.md, line {number}, {_row(words)}: {mine}, the runs give {theirs}"
     more = f" ({unlike} more in words that are not today's)" if unlike else ""
     looked.append(f"{compared} figures of table.md{more}")
+
+
+def _row(words: str) -> str:
+    """What a line is about: of a table's its cells of words."""
+    cells = (cell.strip() for cell in words.split("|") if re.search(r"[^\W\d_]", cell))
+    return shorten(", ".join(cells), 60, placeholder=" ...")
 
 
 def _rows(path: Path, rows: Any, looked: list[str]) -> Iterable[str]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.cli import command, print_json
+from vdkit.cli import columns, command, print_json
 from vdkit.models import BY_CHUNK_ONLY, VARIANTS
 from vdkit.present.instruments import doctor_table
 
@@ -30,7 +30,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"wrong": wrong, "findings": findings})
     else:
-        print(doctor_table(findings, shutil.get_terminal_size((100, 24)).columns).text())
+        print(doctor_table(findings).text(columns()))
     return 1 if wrong else 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vdkit import __version__
-from vdkit.cli import MONEY, command, numbers, print_json, words
+from vdkit.cli import MONEY, columns, command, numbers, print_json, told, words
 from vdkit.decode.chunks import DecodeConfig, check_chunk
 from vdkit.predict import StageCosts, Storage, plan_of, usual_plan, video_info
 from vdkit.predict.advise import Limits, recommend, seconds
@@ -23,7 +23,7 @@ from vdkit.predict.fleet import Hosts, fleet
 from vdkit.predict.grid import PLAN, Sweep, read_sweep
 from vdkit.present import reproduction
 from vdkit.present.columns import Asked
-from vdkit.present.comparison import comparison_document, comparison_record, comparison_table
+from vdkit.present.comparison import comparison_document, comparison_record
 from vdkit.present.document import MARKER, Document
 from vdkit.present.documents import document_of, source_of
 from vdkit.present.fanout import fanout_document
@@ -110,7 +110,7 @@ def run_compare(options: argparse.Namespace) -> int:
     )  # fmt: skip
     failed = [] if limit is None else _gate(comparison, limit)
     if not options.json:
-        print(f"{comparison_table(comparison, options.asked).markdown()}\n")
+        print(f"{told(comparison_document(comparison, options.asked))}\n")
     record = comparison_record(comparison, whole=options.json)
     print_json({"a": str(options.a), "b": str(options.b), **record})
     for line in failed:
@@ -173,7 +173,7 @@ def run_analyze(options: argparse.Namespace) -> int:
         print_json({"trace": str(options.trace), **asdict(analysis)})
     else:
         name = timeline.run.mode if timeline.run else options.trace.name
-        print(analysis_document(name, analysis).text(terminal=sys.stdout.isatty()))
+        print(told(analysis_document(name, analysis)))
     if analysis.failed:
         print("vdkit: error: the trace is incomplete", file=sys.stderr)
         return 1
@@ -210,7 +210,7 @@ def run_show(options: argparse.Namespace) -> int:
         print("\n\n".join(getattr(one, options.format)().rstrip("\n") for one in tables))
         return 0
     figure = picture and _timeline(found, options)  # may refuse
-    print(document.text(terminal=sys.stdout.isatty()))
+    print(told(document))
     if picture and figure:
         with written(picture) as partly:
             figure.savefig(partly)
@@ -348,8 +348,8 @@ def run_recommend(options: argparse.Namespace) -> int:
         at = f"chunk size{'s' * (len(sizes) > 1)} {', '.join(map(str, sizes))}"
         print(f"{what_and_where(results[0])}; fitted at {at} of {modes}")
         print("\n".join([*_on_gpu_words(on_gpu), *_doubts(results, chunks, sizes)]))
-        print(f"{advice_document(advice, options.asked).text()}\n")
-        print(f"{fleet_document(made).text()}\n\n" if made else "", end="")
+        print(f"{told(advice_document(advice, options.asked))}\n")
+        print(f"{told(fleet_document(made))}\n\n" if made else "", end="")
     print_json(advice_record(advice) | ({"fleet": made} if made else {}))
     return 0
 
@@ -497,7 +497,7 @@ def run_results(options: argparse.Namespace) -> int:
         table = results_table(shown, options.asked, options.runs, modes)
         print(getattr(table, options.format)().rstrip("\n"))
         return 0
-    text = results_text(shown, options.asked, options.runs, modes) if shown else ""
+    text = results_text(shown, columns(), options.asked, options.runs, modes) if shown else ""
     print("\n\n".join(filter(None, [text, _sweep_lines(sweeps) if sweeps else ""])))
     if options.csv is not None:
         print(f"\nAll {len(frame)} runs, {len(frame.columns)} columns, in {options.csv}")

@@ -26,7 +26,7 @@ from vdkit.decode.chunks import exact_fps
 from vdkit.decode.media import MEDIA, MediaInfo
 from vdkit.predict.grid import Cell, Sweep, median_and_worst, read_sweep
 from vdkit.present import Number, Table
-from vdkit.present.document import Document, write_pictures
+from vdkit.present.document import Document, Text, section, write_pictures
 from vdkit.present.documents import benchmark_table, document_of, source_of
 from vdkit.present.instruments import anatomy_document, plot_anatomy
 from vdkit.present.sweep_document import cell_line, cell_records, sweep_document
@@ -112,8 +112,8 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def _show_short(title: str, recording: Recording) -> None:
     table = benchmark_table(recording, table="demo")
-    parts = (title, noise_note(recording), table.caption, table.markdown_body(), table.note)
-    print("\n\n".join(filter(None, parts)) + "\n")
+    parts = section("demo", title, Text(title), Text(noise_note(recording), "warning"), table)
+    print(cli.told(Document(title, "", (), (parts,))) + "\n")
 
 
 @cli.command(
@@ -232,7 +232,8 @@ def keep(
 
 def show(document: Document, options: argparse.Namespace) -> None:
     """What there is to say, for people."""
-    cli.say(options, f"\n{document.text(terminal=sys.stdout.isatty())}\n")
+    if not options.json:
+        print(f"\n{cli.told(document)}\n", flush=True)
 
 
 def leave(

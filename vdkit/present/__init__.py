@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 from vdkit.record import new_paths, write_atomically
@@ -35,6 +37,8 @@ _SPECIAL = str.maketrans({
     "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\rightarrow$", "–": r"\textendash{}",
     "—": r"\textemdash{}", "…": r"\dots{}", "‘": "`", "’": "'", "“": "``", "”": "''", "§": r"\S{}",
 })  # fmt: skip
+_LEAST_WIDTH = 12
+"""What a column of words keeps where a table is too wide."""
 _NEGATIVE = re.compile(r"(?<![\w.)])-(?=\d)")
 _LOOKS_NUMERIC = re.compile(r"[-+]?\d[\d.,]*†?( .*)?$|-$")
 
@@ -219,17 +223,18 @@ class Table:
         """Caption, table and note as Markdown that reads well in a terminal too."""
         return self._framed(self.markdown_body(), "  \n")
 
-    def markdown_body(self) -> str:
-        """The table alone, padded; the first column left, the others right."""
-        grid = [
-            [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
-            for cells in (self.columns, *self.cells)
-        ]
-        head, *rows = _aligned(grid, [i > 0 for i in range(len(self.columns))])
-        first, *others = ("-" * (len(cell) + 1) for cell in head)
-        rule = "|".join([f"{first}-", *(f"{one}:" for one in others)])
-        lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-        return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+    def markdown_body(self, width: int = 0) -> str:
+        """The table alone, padded; the first column left, the others right.
+
+        For a terminal of ``width`` columns words are left, and wrapped as far as need be.
+        """
+        right = self.numeric if width else [i > 0 for i in range(len(self.columns))]
+        grid = [[cell.replace("|", r"\|") for cell in row] for row in (self.columns, *self.cells)]
+        head, rows = _aligned(grid, right, width and width - 3 * len(right) - 1)
+        ends = [":" if to_right else "-" for to_right in right]
+        rule = "|".join("-" * (len(c) + 1) + end for c, end in zip(head[0], ends, strict=True))
+        above, below = ([f"| {' | '.join(cells)} |" for cells in part] for part in (head, rows))
+        return "\n".join([*above, f"|{rule}|", *below])
 
     def latex(self) -> str:
         r"""A ``table`` environment for LaTeX with ``\usepackage{booktabs}`` and nothing else."""
@@ -256,17 +261,20 @@ class Table:
         ]
         return " & ".join(made) + r" \\"
 
-    def text(self) -> str:
+    def text(self, width: int = 0) -> str:
         """For a terminal: columns two spaces apart under a rule, words left, numbers right.
 
-        Lines are as long as the rows are; nothing is wrapped.
+        Words are wrapped as far as ``width`` asks for it, numbers never; 0: nothing is.
         """
-        head, *rows = _aligned([self.columns, *self.cells], self.numeric)
-        lines = ["  ".join(cells).rstrip() for cells in (head, ["-" * len(c) for c in head], *rows)]
-        return self._framed("\n".join(lines), "\n")
+        room = width and width - 2 * (len(self.columns) - 1)
+        head, rows = _aligned([self.columns, *self.cells], self.numeric, room)
+        rule = ["-" * len(cell) for cell in head[0]]
+        body = "\n".join("  ".join(cells).rstrip() for cells in (*head, rule, *rows))
+        return self._framed(body, "\n", width)
 
-    def _framed(self, body: str, line_break: str) -> str:
-        parts = [self.caption.replace("\n", line_break), body, self.note.replace("\n", line_break)]
+    def _framed(self, body: str, line_break: str, width: int = 0) -> str:
+        above, below = (filled(one, width) for one in (self.caption, self.note))
+        parts = [above.replace("\n", line_break), body, below.replace("\n", line_break)]
         return "\n\n".join(part for part in parts if part)
 
     def __repr__(self) -> str:
@@ -313,11 +321,57 @@ def _rounded(number: Number | None, name: str) -> float | int:
     return rounded if number.decimals > 0 else int(rounded)
 
 
-def _aligned(grid: Sequence[Sequence[str]], right: Sequence[bool]) -> list[tuple[str, ...]]:
-    """Rows of cells, padded to the widest of their column."""
-    widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
+def filled(text: str, width: int, indent: int = 0) -> str:
+    """Every line wrapped to ``width``, if that is not 0; what continues one begins with spaces, of
+    a list 2, else ``indent``.
+    """
+    return "\n".join(
+        line
+        if not len(line) > width > 0
+        else fill(
+            line, width, break_long_words=False, break_on_hyphens=False,
+            subsequent_indent=" " * (2 if line.startswith("- ") else indent),
+        )
+        for line in text.split("\n")
+    )  # fmt: skip
+
+
+def _aligned(
+    grid: Sequence[Sequence[str]], right: Sequence[bool], room: int
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Lines of the head and of the rows below it, padded to the widest of their column.
+
+    Where they have less ``room`` than that, and it is not 0, the widest columns are wrapped: words,
+    and the heads of numbers. A cell of several lines has them then.
+    """
+    if not room:
+        grid = [[cell.replace("\n", " ") for cell in row] for row in grid]
+    whole = list(zip(*grid, strict=True))
+    widths = [max(len(line) for cell in cells for line in cell.split("\n")) for cells in whole]
+    least = [
+        max(*map(len, head.split()), *(map(len, cells) if to_right else [_LEAST_WIDTH]))
+        for (head, *cells), to_right in zip(whole, right, strict=True)
+    ]
+    while sum(widths) > room > 0:
+        free = [at for at, width in enumerate(widths) if width > least[at]]
+        if not free:
+            break
+        widths[max(free, key=widths.__getitem__)] -= 1
     pad = [str.rjust if to_right else str.ljust for to_right in right]
-    return [tuple(f(c, w) for f, c, w in zip(pad, row, widths, strict=True)) for row in grid]
+    head, *rows = (
+        [
+            [f(line, width) for f, line, width in zip(pad, lines, widths, strict=True)]
+            for lines in zip_longest(*map(_wrapped, row, widths), fillvalue="")
+        ]
+        for row in grid
+    )
+    return head, [line for lines in rows for line in lines]
+
+
+def _wrapped(cell: str, width: int) -> list[str]:
+    return [
+        part for one in cell.split("\n") for part in (wrap(one, width) if one.strip() else [one])
+    ]
 
 
 def escape(text: str) -> str:

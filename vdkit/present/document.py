@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdkit.present import Table
+from vdkit.present import Table, filled
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -91,7 +91,7 @@ class Section:
             if isinstance(part, Picture):
                 display(part.draw(), Markdown(part.caption))
             else:
-                display(part if isinstance(part, Table) else Markdown(_text(part, terminal=False)))
+                display(part if isinstance(part, Table) else Markdown(_text(part)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +129,12 @@ class Document:
         tables = [part for part in self.parts() if isinstance(part, Table)]
         return [replace(table, caption=lines(failed, table.caption)) for table in tables]
 
-    def text(self, terminal: bool = False) -> str:
-        """As Markdown that reads well in a terminal, warnings in red there."""
-        return "\n\n".join(filter(None, (_text(part, terminal) for part in self.parts())))
+    def text(self, terminal: bool = False, width: int = 0) -> str:
+        """As Markdown that reads well in a ``terminal``, warnings in red there, of so many columns.
+
+        0: lines are as long as they are.
+        """
+        return "\n\n".join(filter(None, (_text(part, terminal, width) for part in self.parts())))
 
     def markdown(self) -> str:
         """``table.md``: the title as a heading, then `text`."""
@@ -148,14 +151,16 @@ class Document:
         return self.markdown()
 
 
-def _text(part: Part, terminal: bool) -> str:
+def _text(part: Part, terminal: bool = False, width: int = 0) -> str:
     if isinstance(part, Table):
-        return "\n\n".join(filter(None, (part.caption, part.markdown_body(), part.note)))
-    if isinstance(part, Text):
-        if part.style == "warning" and part.text and terminal:
-            return "\n".join(f"{RED}{line}{PLAIN}" for line in part.text.splitlines())
-        return f"## {part.text}" if part.style == "head" and part.text else part.text
-    return ""
+        above, below = (filled(one, width) for one in (part.caption, part.note))
+        return "\n\n".join(filter(None, (above, part.markdown_body(width), below)))
+    if not isinstance(part, Text):
+        return ""
+    text = part.text if part.style == "code" else filled(part.text, width)
+    if part.style == "warning" and text and terminal:
+        return "\n".join(f"{RED}{line}{PLAIN}" for line in text.splitlines())
+    return f"## {text}" if part.style == "head" and text else text
 
 
 def lines(*parts: str) -> str:

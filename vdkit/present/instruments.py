@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from vdkit.decode.media import MEDIA
@@ -74,23 +73,14 @@ def cost_cell(analysis: Analysis) -> Cell:
     return NOISE if percent is not None and percent < 0 else number(percent, 1, sign=True)
 
 
-def doctor_table(findings: Sequence[Finding], width: int | None = None) -> Table:
-    """What `vdkit doctor` found, a row each; of a ``width`` in columns, wrapped into several."""
-    heads = {"of": "group", "what": "name", "is": "state"}
-    cells = [[head, *(getattr(f, part) for f in findings)] for head, part in heads.items()]
-    room = max(30, (width or 0) - sum(2 + max(map(len, column)) for column in cells))
+def doctor_table(findings: Sequence[Finding]) -> Table:
+    """What `vdkit doctor` found, a row each."""
     rows, groups = list[dict[str, Cell]](), set[str]()
     for one in findings:
-        texts = [one.value, *([f"-> {one.remedy}"] if one.remedy else [])]
-        if width:
-            texts = [line for text in texts for line in wrap(text, room)]
-        else:
-            texts = [" ".join(texts)]
         group = " " if one.group in groups else one.group
         groups.add(one.group)
-        rows.append({"of": group, "what": one.name, "is": one.state, "found": texts[0]})
-        for text in texts[1:]:
-            rows.append({**dict.fromkeys(heads, " "), "found": text})
+        found = lines(one.value, f"-> {one.remedy}" if one.remedy else "")
+        rows.append({"of": group, "what": one.name, "is": one.state, "found": found})
     counts = Counter(one.state for one in findings)
     return Table(rows, note=", ".join(f"{counts[state]} {state}" for state in counts))
 

@@ -27,12 +27,12 @@ from vdkit.record.runs import Run
 _FEW_FILES = 4  # of one folder that are still listed one by one
 
 
-def results_text(recordings: Found, *how: Any, **named: Any) -> str:
-    """`results_table` for a terminal, and the path behind each number; arguments as there.
+def results_text(recordings: Found, width: int = 0, *how: Any, **named: Any) -> str:
+    """`results_table` for a terminal of so many columns, and the path behind each number.
 
     A folder with many recordings, as of a sweep, is one line of paths, and the table names files.
     """
-    made = results_table(recordings, *how, **named).text()
+    made = results_table(recordings, *how, **named).text(width)
     paths = _paths([path for path, _ in _ordered(recordings)])
     return "\n".join([made, "", "For vdkit show:", *paths])
 
