@@ -166,7 +166,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "guidance-2": opt("low-noise expert", float, 3.0, 3),
     "generate:dtype": opt("of the transformers", told="bfloat16 on a GPU, float32 on a CPU"),
     "save-latents": opt("keep the latents too, replacing FILE", Path, metavar="FILE"),
-    "generate:json": opt(f"{_ONE_LINE}, no progress bars", FLAG),
     "generate:out": opt("MP4 to write", Path, Path("clip.mp4")),
     "decode:out": opt(
         "what to write: .mp4; of audio .wav or .flac; raw .rgb; of images and frames a folder, for "
@@ -186,8 +185,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fanout:label": opt("end of the name of the recording's folder", default="fanout"),
     "fanout:usd-per-hour": opt("price of an hour of all machines together, US dollars: adds what "
         "an hour of video costs; never recorded", float, metavar="PRICE"),
-    "fanout:seed": opt("of random latents and clips that name none", int, 0),
-    "fanout:fps": opt("frame rate of those that name none", default="16"),
     "workers": opt("processes with a decoder each", int, told="one for each GPU; without one, 2"),
     "engine": opt("what runs them: ray (pip install 'vdkit[scale]'), or processes of this host",
         default="ray", choices=("ray", "processes")),
@@ -199,7 +196,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "halo-db": opt("what a seam is to reach", float, 40.0, 40, metavar="DB"),
     "picture": opt("write it here (.png, .svg or .pdf)", Path, metavar="FILE"),
     **dict.fromkeys(
-        [f"{name}:json" for name in ("probe", "analyze", "recommend", "results", "doctor")],
+        [f"{n}:json" for n in ("generate", "probe", "analyze", "recommend", "results", "doctor")],
         opt(_ONE_LINE, FLAG)),
     "doctor:out": opt("where results are to go", Path, Path("results"), metavar="FOLDER"),
     # compare, analyze, show, report
@@ -229,7 +226,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "report:out": opt(
         "write it here (default: report.html); an earlier report is replaced, another file never",
         Path, Path("report.html"), "", metavar="FILE"),
-    "report:across": opt("compare other media all the same", FLAG),
     # recommend, results
     "<results>": opt("folders of bench, or one of sweep", Path, nargs="+", metavar="RESULT"),
     "vram-gb": opt("limit on peak VRAM (10**9 bytes)", float, metavar="GB"),
@@ -239,7 +235,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "burst-mb": opt("what a cache in front of it takes at once", float, metavar="MB"),
     "frames": opt("length in frames, images or samples", int, told="the recorded"),
     "recommend:chunks": opt("chunk sizes to choose from", told="those that were measured"),
-    "recommend:ring-slots": opt("slots to choose from", default="1,2,3,4"),
     "recommend:variant": opt("of a recording of several, this one", told="", metavar="NAME"),
     "recommend:gpus": opt("numbers of GPUs to simulate with that setting, from the costs of one, "
         "e.g. 1,2,4,8,64; what they share:", metavar="N,..."),
