@@ -55,6 +55,11 @@ class Troubled(NearestDecoder):
         return super().decode_chunk(state, start, stop)
 
 
+def broken():
+    """A decoder that none can load."""
+    raise ValueError("it is broken")
+
+
 def latents_of(decoder, video):
     """``random:FRAMES``, in latent frames."""
     return latents_for(decoder, int(video.latents.partition(":")[2]), seed=video.seed or 0)

@@ -247,11 +247,58 @@ def test_the_command(tmp_path, ray, capsys):
 def test_a_decoder_that_none_can_load(tmp_path, engine, request, capsys):
     if engine == "ray":
         request.getfixturevalue("ray")
-    (tmp_path / "m.jsonl").write_text('{"latents": "random:5x16x16", "out": "a"}\n')
-    options = ["--out", str(tmp_path / "out"), "--decoder", "tests.fanned:missing"]
+    (tmp_path / "m.jsonl").write_text('{"latents": "random:5x16x16", "out": "x/a"}\n')
+    options = ["--out", str(tmp_path / "new" / "out"), "--decoder", "tests.fanned:broken"]
     assert main(["fanout", str(tmp_path / "m.jsonl"), *options, "--engine", engine]) == 2
-    assert "has no attribute 'missing'; give MODULE:NAME" in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
+    said = capsys.readouterr()
+    assert "starting workers" in said.out and "it is broken" in said.err
+    assert [one.name for one in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["tests.fanned:missing"], "has no attribute 'missing'; give MODULE:NAME"),
+        (["tests.fanned:WAIT_S"], "is of type int"),
+        (["tests.fanned:broken", "--halo", "3"], "is made as it is; leave out --halo"),
+        (["nobody"], "decoder source 'nobody' is unknown"),
+        (["./nowhere"], "decoder folder './nowhere' does not exist"),
+        (["thin-flux", "--variant", "fast"], "variant 'fast' is Wan's"),
+        (["thin-mimi"], "takes video and video with sound, decoder 'thin-mimi' makes audio"),
+        (["tiny-wan", "--halo", "3"], "halo is 3, but tiny-wan (diffusers) has none"),
+    ],
+)
+def test_a_wrong_decoder_is_refused_before_anything_starts(tmp_path, capsys, options, said):
+    (tmp_path / "m.jsonl").write_text('{"latents": "random:5x16x16", "out": "a"}\n')
+    options = ["--out", str(tmp_path / "out"), "--decoder", *options]
+    assert main(["fanout", str(tmp_path / "m.jsonl"), *options]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and not told.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_one_that_made_nothing_leaves_no_folder_of_its_own(tmp_path, capsys, monkeypatch, there):
+    """Of what cannot be decoded, then interrupted before the first file."""
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    save_file({"latents": torch.zeros(1, 3, 3, 6, 8)}, tmp_path / "thin.safetensors")
+    (tmp_path / "m.jsonl").write_text('{"latents": "thin.safetensors", "out": "x/a"}\n')
+    command = ["fanout", str(tmp_path / "m.jsonl"), "--out", str(out), "--device", "cpu"]
+    command += ["--engine", "processes", "--json"]
+    assert main(command) == 1 and "3 channels" in capsys.readouterr().err
+    left = ["m.jsonl", *(["out"] if there else []), "thin.safetensors"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == left
+
+    def interrupt(*given):
+        (out / "x").mkdir()  # as a worker does before it decodes
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("vdkit.scale.driver._drive", interrupt)
+    assert main(command) == 130
+    assert sorted(one.name for one in tmp_path.iterdir()) == left
+    assert not there or not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -305,4 +352,4 @@ def test_options_that_are_wrong(tmp_path, capsys, monkeypatch, options, said):
     out = ["--out", str(tmp_path / "out")]
     assert main(["fanout", str(tmp_path / "m.jsonl"), *out, *options]) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()

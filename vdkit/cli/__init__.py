@@ -469,17 +469,14 @@ def load(
     Args:
         ready: prepare it for ``--chunk`` too.
     """
-    from vdkit.decode import Traits, check_medium
     from vdkit.measure.study import prepare
 
     spec, shared = check(options)
     start_device(options)
     begun = time.perf_counter()
     with getting(options.variant):
-        decoder = load_variant(options, options.variant)
+        decoder = load_for(options, spec)
     setup_s = time.perf_counter() - begun
-    with spec.fresh("checked") as sink:
-        check_medium(sink, Traits.of(decoder).medium, f"decoder {decoder.name!r}")
     latents = latents_of(options, decoder)
     say(options, f"decoding on {decoder.device} in {str(decoder.dtype).removeprefix('torch.')}")
     for note in getattr(decoder, "notes", ()):
@@ -506,7 +503,7 @@ def load_variant(
 ) -> ChunkDecoder:
     """The decoder that the options name, run in this way; ``dtype`` in place of theirs."""
     if is_own(options.decoder):
-        return _own(options, variant)
+        return own_maker(options, variant)()
     wanted = dtype or options.dtype
     halo, grain, tune = (getattr(options, name, None) for name in ("halo", "grain", "tune"))
     if getattr(options, "variants", None) and variant != "fast":
@@ -519,6 +516,16 @@ def load_variant(
     return decoder
 
 
+def load_for(options: argparse.Namespace, spec: SinkSpec) -> ChunkDecoder:
+    """The decoder that the options name; TypeError if the sink does not take what it makes."""
+    from vdkit.decode import Traits, check_medium
+
+    decoder = load_variant(options, options.variant)
+    with spec.fresh("checked") as sink:
+        check_medium(sink, Traits.of(decoder).medium, f"decoder {decoder.name!r}")
+    return decoder
+
+
 def is_own(source: str) -> bool:
     """Whether this is MODULE:NAME, what makes a decoder of the user's own."""
     module, colon, name = str(source).partition(":")
@@ -526,8 +533,8 @@ def is_own(source: str) -> bool:
     return bool(colon) and plain and not Path(source).exists()
 
 
-def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
-    """What MODULE:NAME makes; the current folder is looked into too."""
+def own_maker(options: argparse.Namespace, variant: str) -> Callable[[], ChunkDecoder]:
+    """What MODULE:NAME is; the current folder is looked into too."""
     settled = {"device": "auto", "dtype": None, "halo": None, "grain": None, "tune": None}
     asked = [name for name, usual in settled.items() if getattr(options, name, usual) != usual]
     asked += ["variant"] * (variant != "diffusers")
@@ -536,7 +543,7 @@ def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
     module, _, name = options.decoder.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        make = getattr(import_module(module), name)
+        make: Callable[[], ChunkDecoder] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"decoder {options.decoder!r}: {error}; give MODULE:NAME") from error
     if not callable(make):
@@ -544,8 +551,7 @@ def _own(options: argparse.Namespace, variant: str) -> ChunkDecoder:
             f"decoder {options.decoder!r} is of type {type(make).__name__}; give MODULE:NAME of a "
             "class, or of a function, that takes no arguments and makes a decoder"
         )
-    made: ChunkDecoder = make()
-    return made
+    return make
 
 
 def latents_of(options: argparse.Namespace, decoder: Any) -> torch.Tensor:

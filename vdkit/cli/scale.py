@@ -49,6 +49,10 @@ def run_fanout(options: argparse.Namespace) -> int:
         partial(_latents, options), spec, shared["config"], shared["source"], shared["fps"],
     )  # fmt: skip
     videos = read_manifest(options.manifest, spec.kind, options.seed)
+    if cli.is_own(options.decoder):  # which may take a GPU: made by the workers alone
+        cli.own_maker(options, options.variant)
+    else:  # once here, for what every worker would find wrong; and of a hub it is fetched once
+        cli.load_for(argparse.Namespace(**vars(options) | {"device": "cpu"}), spec)
     cli.say(options, f"{len(videos)} files; starting workers ({options.engine})")
     bar = Bar(cli.progress(options), total=len(videos), desc="fanout", unit="file")
 

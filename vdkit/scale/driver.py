@@ -11,13 +11,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -60,7 +61,8 @@ def fan_out(
     address: str | None = None, gpus: bool = True, label: str = "fanout",
     command: str | None = None, report: Callable[[Answer], object] = lambda answer: None,
 ) -> Fanout:  # fmt: skip
-    """Make every video that is not there already; on Ctrl-C what is in hand is given up.
+    """Make every video that is not there already; on Ctrl-C what is in hand is given up. Of folders
+    made for it, those that stay empty go.
 
     Args:
         orders: their ``threads`` and ``begun_s`` are set here.
@@ -82,6 +84,8 @@ def fan_out(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; use 1 or more")
     out = orders.out.absolute()  # for workers that are elsewhere
+    homes = {parent for video in videos for parent in (out / video.out).parents}
+    new = sorted((one for one in homes if not one.exists()), reverse=True)  # the inner ones first
     out.mkdir(parents=True, exist_ok=True)
     done: list[Answer] = []
     interrupted, name = False, engine
@@ -92,6 +96,7 @@ def fan_out(
 
     with ExitStack() as stack:
         stack.enter_context(locked(out, f"another fan-out is at work in {out}; wait for it"))
+        stack.callback(_remove_empty, new)
         orders = replace(orders, out=out, begun_s=time.time())
         shutil.rmtree(orders.scratch, ignore_errors=True)  # of one that was killed
         stack.callback(shutil.rmtree, orders.scratch, ignore_errors=True)
@@ -116,6 +121,12 @@ def fan_out(
         videos=tuple(made), finished_before=len(done) - len(made) - len(failed), failed=failed,
         interrupted=interrupted,
     )  # fmt: skip
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for one in folders:
+        with suppress(OSError):  # it holds what was made, or was never made
+            one.rmdir()
 
 
 def _drive(
