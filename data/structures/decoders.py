@@ -84,6 +84,16 @@ class PackedDecoder(WanDecoder):
         """Not there: it counts the blocks of Wan's own decoder."""
         raise AttributeError("working_bytes")
 
+    def decode_video(
+        self, latents: torch.Tensor, before_frame: Callable[[int], None]
+    ) -> torch.Tensor:
+        """All of [1, C, T, h, w], latent frame by latent frame: diffusers has no other way."""
+        state, made = self.begin(latents), []
+        for t in range(latents.shape[2]):
+            before_frame(t)
+            made.append(self.decode_chunk(state, t, t + 1))
+        return torch.cat(made, 2)
+
 
 class LevelsDecoder(PackedDecoder):
     """`PackedDecoder` of a `HierarchicalVAE`, which decodes latent frames in full or coarsely.
@@ -113,16 +123,6 @@ class LevelsDecoder(PackedDecoder):
             begin, *rest = positions
             made.append(super().decode_chunk(state, begin, begin + 1 + len(rest)))
         return made[0] if len(made) == 1 else torch.cat(made, 2)
-
-    def decode_video(
-        self, latents: torch.Tensor, before_frame: Callable[[int], None]
-    ) -> torch.Tensor:
-        """All of [1, C, T, h, w], latent frame by latent frame: diffusers has no other way."""
-        state, made = self.begin(latents), []
-        for t in range(latents.shape[2]):
-            before_frame(t)
-            made.append(self.decode_chunk(state, t, t + 1))
-        return torch.cat(made, 2)
 
 
 def decoders_of(name: str, model: Any) -> dict[str, WanDecoder]:

@@ -34,6 +34,7 @@ from recipe import (
     BOUNDARY_RATIO,
     CAPTION_LENGTH,
     FLOW_SHIFT,
+    TRANSFORMER,
     decode,
     embed,
     encode,
@@ -412,10 +413,12 @@ def train_diffusion(arguments: argparse.Namespace) -> bool:
     """Flow matching in the VAE's latents. True when all steps are done.
 
     One transformer first learns all noise levels; then it is copied and each copy goes on with
-    its own range, above and below `BOUNDARY_RATIO`. The text encoder learns along.
+    its own range, above and below `BOUNDARY_RATIO`, unless ``experts`` is 1. The text encoder
+    learns along.
     """
     device = torch.device(arguments.device)
-    vae, mean, std = load_vae(arguments.run, device, min(STATISTICS_CLIPS, arguments.clips))
+    clips = min(STATISTICS_CLIPS, arguments.clips)
+    vae, mean, std = load_vae(arguments.run, device, clips, arguments.vae)
     latents, ids = _latent_set(vae, mean, std, arguments)
     torch.manual_seed(arguments.seed + 1)
     modules = {"text_encoder": make_text_encoder(), "transformer": make_transformer()}
@@ -437,8 +440,9 @@ def train_diffusion(arguments: argparse.Namespace) -> bool:
         return (velocity.float() - (noise - x)).square().mean()
 
     step_loss = torch.compile(loss_of, dynamic=False) if arguments.compile else loss_of
+    shared = SHARED * trainer.steps if arguments.experts == 2 else math.inf
     for step in steps_of(trainer, arguments):
-        if step >= SHARED * trainer.steps and "transformer_2" not in trainer.modules:
+        if step >= shared and "transformer_2" not in trainer.modules:
             trainer.split("transformer", "transformer_2")
         torch.manual_seed(arguments.seed * 1_000_003 + step)
         pick = torch.randint(len(latents), (arguments.batch,), device=device)
@@ -499,16 +503,24 @@ def _caption_ids(captions: list[str], device: torch.device) -> torch.Tensor:
 
 
 def load_vae(
-    run: Path, device: torch.device, clips: int = STATISTICS_CLIPS
+    run: Path, device: torch.device, clips: int = STATISTICS_CLIPS, folder: Path | None = None
 ) -> tuple[AutoencoderKLWan, torch.Tensor, torch.Tensor]:
-    """The averaged VAE of a run and its latents' mean and std [16] by channel.
+    """The averaged VAE of a run, or that of ``folder``, and its latents' mean and std by channel.
 
     They are measured once, over ``clips`` clips, and kept in the run's ``latents.json``: what is
     exported must be what the experts were trained with.
 
     Raises:
         FileNotFoundError: the run has no VAE checkpoint.
+        ValueError: the VAE of ``folder`` has another number of channels than the experts.
     """
+    if folder:
+        vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32)
+        if vae.config.z_dim != (wanted := TRANSFORMER["in_channels"]):
+            raise ValueError(f"{folder} has {vae.config.z_dim} channels; the experts take {wanted}")
+        figures = (vae.config.latents_mean, vae.config.latents_std)
+        mean, std = (torch.tensor(one, device=device) for one in figures)
+        return vae.to(device).eval().requires_grad_(False), mean, std
     file = run / "vae.pt"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing; run the vae stage first")
@@ -571,7 +583,7 @@ def _latent_set(
 def export(arguments: argparse.Namespace) -> None:
     """Write the averaged weights as a diffusers pipeline folder, float16 safetensors."""
     device = torch.device(arguments.device)
-    vae, mean, std = load_vae(arguments.run, device)
+    vae, mean, std = load_vae(arguments.run, device, folder=arguments.vae)
     trained = arguments.run / "decoder.safetensors"
     if trained.exists():
         vae.load_state_dict({**vae.state_dict(), **load_file(trained, arguments.device)})
@@ -665,6 +677,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of the stage in all")
     parser.add_argument("--batch", type=int, help="clips a step")
     parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--vae", type=Path, help="another VAE's folder (diffusion, export)")
+    parser.add_argument("--experts", type=int, choices=(1, 2), default=2, help="of the diffusion")
     parser.add_argument("--clips", type=int, default=16_000, help="clips of the diffusion stage")
     parser.add_argument("--log-every", type=int, default=100, help="steps between two log lines")
     parser.add_argument("--seed", type=int, default=0)
