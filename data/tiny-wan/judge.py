@@ -45,6 +45,9 @@ class Seen:
     background: str | None
     count: int
 
+    def __str__(self) -> str:
+        return " and ".join(f"{one.color} {one.shape} {one.motion}" for one in self.movers)
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

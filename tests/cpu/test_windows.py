@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from tests.helpers import NearestAudio, NearestDecoder, latents_for
-from vdkit import generate_latents, load_decoder, load_latents, load_pipeline, save_figure
+from vdkit import (
+    document_of,
+    generate_latents,
+    load_decoder,
+    load_latents,
+    load_pipeline,
+    save_figure,
+)
 from vdkit.measure.windows import context_windows, decode_windows, joined, measure_windows
 from vdkit.models.pipeline import pipeline_decoder
+from vdkit.present.document import write_pictures
 from vdkit.present.windows import plot_windowed, windowed_table
 from vdkit.record.windows import Windowed, spans
 
@@ -261,6 +269,12 @@ def test_table_and_picture(measured, tmp_path):
     drawn = {(row["name"][14:], row["overlap"], row["frames after"]) for row in figure.vdkit_data}
     assert ("cut", 0, 3) in drawn and ("cut", 0, 0) not in drawn  # missing frames have no error
     assert ("ramp", 1, -1) in drawn and len(save_figure(figure, tmp_path, "windows")) == 4
+    page = document_of(several)
+    assert (
+        page.tables()[0].cells == windowed_table(several).cells
+        and len(write_pictures(page, tmp_path)) == 1
+    )
+    assert not write_pictures(document_of(several[:1]), tmp_path)  # exact streaming has no borders
     with pytest.raises(ValueError, match="a table needs a row"):
         windowed_table([])
     with pytest.raises(ValueError, match="measure windows with exact="):

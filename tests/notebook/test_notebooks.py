@@ -29,11 +29,13 @@ SMALL = {
     "seen, heard = 'random:13x32x32', 'random:.8s'",
     "08": 'decoder_source, latents_spec, runs = "tiny-wan", "clips:9x48x64", 1\n'
     "variants, encoders = ('diffusers',), 2",
+    "09": 'clips, seeds, window, overlaps = "clips:17x16x32", (3, 4), 3, (0, 1, 2)\n'
+    "steps, frames, height, width, long = 2, 9, 32, 48, 2",
     "10": 'decoder_source, latents, videos, counts = "tiny-wan", "random:5x16x16", 4, (1, 2)\n'
     "engine, probed = 'processes', 13",
 }
 """Parameters by number of the notebook: the same cells on little work."""
-OF_A_CPU = {"07", "10"}
+OF_A_CPU = {"07", "09", "10"}
 """Those that no GPU has executed yet."""
 
 
@@ -65,9 +67,9 @@ def assert_pictures(notebook):
     assert plots
 
 
-def test_there_are_nine_and_each_leads_to_the_next():
+def test_there_are_ten_and_each_leads_to_the_next():
     numbers = [path.stem[:2] for path in NOTEBOOKS]
-    assert numbers == ["01", "02", "03", "04", "05", "06", "07", "08", "10"]
+    assert numbers == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
     for path, following in zip(NOTEBOOKS, NOTEBOOKS[1:] + NOTEBOOKS[:1], strict=True):
         assert f"({following.name})" in "".join(
             cell.source for cell in nbformat.read(path, as_version=4).cells

@@ -20,6 +20,7 @@ from vdkit.record.anatomy import Anatomy
 from vdkit.record.recording import FILE, Arm, Recording
 from vdkit.record.results import OLD_FILES, recorded_file
 from vdkit.record.stats import LESS, MORE, Decision, decide
+from vdkit.record.windows import Windowed
 from vdkit.trace.tail import has_parts
 
 CHUNKS = 4  # consecutive ones in a picture of the steady window
@@ -56,9 +57,10 @@ def source_of(path: Path) -> Source:
 
 
 def document_of(
-    recording: Recording | Anatomy, asked: Asked = NOTHING, source: Source = Source()
-) -> Document:
-    """Everything about one recording, or what `vdkit.probe` found.
+    recording: Recording | Anatomy | list[Windowed], asked: Asked = NOTHING,
+    source: Source = Source(),
+) -> Document:  # fmt: skip
+    """Everything about one recording, or what `vdkit.probe` or `measure_windows` found.
 
     Args:
         asked: a price, joules.
@@ -69,9 +71,12 @@ def document_of(
     """
     from vdkit.present.comparison import control  # which imports this module, as the next does
     from vdkit.present.instruments import anatomy_document, profile
+    from vdkit.present.windows import windows_document
 
     if isinstance(recording, Anatomy):
         return anatomy_document(recording)
+    if isinstance(recording, list):
+        return windows_document(recording)
     kinds = {"profile": profile, "variants": _variants, "ablation": _ablation, "aa": control}
     what, lead, sections = kinds.get(recording.kind, _benchmark)(recording, asked, source)
     kicker = f"{what} · {words.what_and_where(recording)}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vdkit.present import Cell, Number, Table, mean_of, number
+from vdkit.present.document import Document, Part, Picture, section
 from vdkit.record.stats import mean_half_width
 from vdkit.record.windows import Windowed
 
@@ -67,6 +68,16 @@ def windowed_table(several: Sequence[Windowed]) -> Table:
         "from border to border, beyond what does with a period of a latent frame more and less. "
         "Seconds, GiB: of the decode, which keeps\nits frames on the host.",
     )  # fmt: skip
+
+
+def windows_document(several: Sequence[Windowed]) -> Document:
+    """Table and picture of clips made in windows."""
+    parts: list[Part] = [windowed_table(several)]
+    if any(one.errors and not one.exact for one in several):
+        what = "Error by distance from a border, a line for each overlap"
+        parts.append(Picture(lambda: plot_windowed(several), what, "", "windows"))
+    title = "Windows of latent frames"
+    return Document(title, "Against exact streaming", (), (section("windows", title, *parts),))
 
 
 def plot_windowed(several: Sequence[Windowed], title: str | None = None) -> Figure:
