@@ -280,7 +280,7 @@ def main() -> None:
         "--pipelines", type=Path, nargs="+", default=[], metavar="FOLDER",
         help="for generation: trained ones, judged by data/tiny-wan/evaluate.py",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu, for hours")
     parser.add_argument("--smoke", action="store_true", help="all of it, small, on a CPU")
     parser.set_defaults(**SIZES)
     arguments = parser.parse_args()
