@@ -40,8 +40,10 @@ class Latents(Record):
 
 def record(out: Path, kind: Kind, asked: Row, rows: list[Row], device: torch.device) -> Path:
     """Write a new folder of results under ``out``; see `vdkit.record.result_folder`."""
+    spec = sys.modules["__main__"].__spec__  # None where no ``python -m`` runs
+    name = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
     made = Latents(
-        kind=kind, command=shlex.join(["python", *sys.argv]), rows=tuple(rows),
+        kind=kind, command=shlex.join(["python", *name, *sys.argv[1:]]), rows=tuple(rows),
         provenance=collect_provenance(device), asked=asked,
     )  # fmt: skip
     return result_folder(

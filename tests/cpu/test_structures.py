@@ -13,6 +13,7 @@ from data.structures import decoders, evaluate, train  # noqa: I001 (puts tiny-w
 from data.structures.card import card
 from data.structures.decoders import LevelsDecoder, calibrate, coarse_chunks, decoders_of
 from data.structures.recipe import MOST_PARAMETERS, STRUCTURES, make, parameters_of
+from data.structures.record import record, recorded
 from data.structures.structures import pack, unpack
 from clips import parse
 from recipe import decode, encode
@@ -357,3 +358,16 @@ def test_an_adaptive_decode_is_full_or_preview():
 )
 def test_the_threshold_keeps_quality(complexities, lost_db, threshold):
     assert calibrate(torch.tensor(complexities), torch.tensor(lost_db), 0.5) == threshold
+
+
+def test_records(tmp_path, monkeypatch):
+    """The newest of each kind; the command without where it lies."""
+    monkeypatch.setattr("sys.argv", ["/somewhere/train.py", "--out", "results"])
+    for x in (1, 2):
+        row = {"structure": "factorized", "psnr_db": float(x), "peak_bytes": None}
+        last = record(tmp_path, "cost", {"rounds": x}, [row], torch.device("cpu"))
+    folder, found = recorded(tmp_path)["cost"]
+    assert folder == last and list(recorded(tmp_path)) == ["cost"]
+    assert found.rows == ({"structure": "factorized", "psnr_db": 2.0, "peak_bytes": None},)
+    assert found.asked == {"rounds": 2} and "/somewhere" not in found.command
+    assert found.command.endswith(" --out results")
