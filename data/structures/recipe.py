@@ -18,13 +18,8 @@ from data.structures.structures import FactorizedVAE, HierarchicalVAE
 
 MOST_PARAMETERS = 1_450_000  # 2.9 MB in float16
 STEPS, BATCH, RATE = 4000, 8, 1e-3
-"""Steps of a training, clips a step, highest learning rate.
-
-The miniature's VAE, 12 and 16 channels wide at full size, took 15 minutes of an H200 for 8,800
-steps of 2.6 million pixels on average, compiled: 25 million pixels a second, at 965 kFLOP a pixel
-forward and back. Here it is 8 channels and, at 8x8x4, 270 to 340 kFLOP: a third of the FLOPs, half
-the bytes, so twice as fast, and not compiled half of that. So six minutes alone on an H100 are good
-for some 9 billion pixels, 5,800 steps of 1.5 million; two thirds of that leave room.
+"""Steps of a training at the most, clips a step (2.1 million pixels on average), highest learning
+rate. `data.structures.together` measures how many steps there is time for, and gives all as many.
 """
 WINDOW = 17  # frames of a clip in the middle part of a training: a whole segment of each structure
 CUTS = 8  # of so many clips one has a cut, and one of fewer

@@ -1,12 +1,12 @@
 """Train the structures, all alike: same clips, steps and seed, losses of the miniature's VAE.
 
-    python -m data.structures.train --run runs/structures --structure all --minutes 6
+    python -m data.structures.train --run runs/structures --structure z4-8x8x4 --minutes 6
     python -m data.structures.train --run runs/structures --structure all --export data/structures
     python -m data.structures.evaluate data/structures
 
-From the top of the repository. A structure's training goes on from its last checkpoint, so it may
-be cut; what a step sees depends on the options and its number only. Several can share a GPU, each
-in a process of its own. On a CPU a training that was cut ends at the same weights, bit for bit.
+From the top of the repository; `data.structures.together` trains all at once. A training goes on
+from its last checkpoint, so it may be cut; what a step sees depends on the options and its number
+only. On a CPU a training that was cut ends at the same weights, bit for bit.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
-from data.structures import decoders, evaluate, train  # noqa: I001 (puts tiny-wan on the path)
+from data.structures import decoders, evaluate, together, train  # noqa: I001 (puts tiny-wan on the path)
 from data.structures.card import card
 from data.structures.decoders import LevelsDecoder, calibrate, coarse_chunks, decoders_of
-from data.structures.recipe import MOST_PARAMETERS, STRUCTURES, make, parameters_of
+from data.structures.recipe import MOST_PARAMETERS, STEPS, STRUCTURES, make, parameters_of
 from data.structures.record import record, recorded
 from data.structures.structures import pack, unpack
 from clips import parse
@@ -371,3 +371,18 @@ def test_records(tmp_path, monkeypatch):
     assert found.rows == ({"structure": "factorized", "psnr_db": 2.0, "peak_bytes": None},)
     assert found.asked == {"rounds": 2} and "/somewhere" not in found.command
     assert found.command.endswith(" --out results")
+
+
+def test_trained_together(tmp_path):
+    """The same steps for all, as many as the slowest has time for; a failure is told."""
+    took = {"a": 5.0, "b": 3.0, "c": 2.0, "d": 1.0, "e": 1.0}
+    places = together.spread(took, 2)
+    load = [sum(took[name] for name in places if places[name] == gpu) for gpu in (0, 1)]
+    assert load == [6, 6] and set(together.spread(took, 9).values()) == set(range(5))
+    for name, seconds in (("a", 30.0), ("b", 90.0)):
+        torch.save({"seconds": seconds, "step": 60}, tmp_path / f"{name}.000060.weights.pt")
+    steps, each = together.steps_for(tmp_path, "ab", minutes=10)
+    assert (steps, each) == (int(0.9 * 600 / 1.5), {"a": 0.5, "b": 1.5})
+    assert together.steps_for(tmp_path, "ab", minutes=1000)[0] == STEPS
+    with pytest.raises(RuntimeError, match=r"(?s)none failed:.*invalid choice"):
+        together.together(tmp_path / "run", {"none": 0}, ["--smoke"])

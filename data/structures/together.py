@@ -1,0 +1,120 @@
+"""Train the structures at once, over all GPUs, for the same number of steps and in a given time.
+
+    python -m data.structures.together --run runs/structures --minutes 8 --export data/structures
+
+From the top of the repository. Each structure has a process; a short training of each, all at once
+as they will run, says how many steps there is time for (`recipe.STEPS` at the most). What was cut
+goes on from its checkpoints, with the same steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.structures.recipe import STEPS, STRUCTURES
+
+from train import read_state  # isort: skip
+
+TRIAL = 60  # steps of the short training
+SHARE = 0.9  # of the time that is planned: the rest is for checkpoints, and for trials that err
+LOOK_S = 15  # between two lines
+
+
+def spread(seconds: dict[str, float], gpus: int) -> dict[str, int]:
+    """A GPU for each structure, so that they end together: the longest first, where least is."""
+    load = [0.0] * gpus
+    found = {}
+    for name in sorted(seconds, key=lambda name: -seconds[name]):
+        found[name] = load.index(min(load))
+        load[found[name]] += seconds[name]
+    return found
+
+
+def logged(log: Path) -> str:
+    """The last step of a training's log."""
+    return log.read_text().splitlines()[-1].partition(",")[0] if log.exists() else "0"
+
+
+def together(run: Path, places: dict[str, int], options: Sequence[str]) -> None:
+    """A process for each structure, on the GPU that it has in ``places``, until all have ended.
+
+    Raises:
+        RuntimeError: one failed, with the end of what it printed; the others end first.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    running: dict[str, Any] = {}
+    for name, gpu in places.items():
+        command = [sys.executable, "-m", "data.structures.train", "--run", run, "--structure", name]
+        with (run / f"{name}.log").open("a") as log:
+            running[name] = subprocess.Popen(
+                [*map(str, command), *options], stdout=log, stderr=log,
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+    begin = looked = time.monotonic()
+    try:
+        while any(process.poll() is None for process in running.values()):
+            time.sleep(0.2)
+            if time.monotonic() - looked > LOOK_S:
+                looked = time.monotonic()
+                steps = (f"{name} {logged(run / f'{name}.csv')}" for name in running)
+                print(f"{looked - begin:4.0f} s:", ", ".join(steps), flush=True)
+    finally:
+        for process in running.values():
+            process.terminate()
+    for name, process in running.items():
+        if process.returncode:
+            said = (run / f"{name}.log").read_text().splitlines()[-8:]
+            raise RuntimeError(f"{name} failed:\n" + "\n".join(said))
+
+
+def steps_for(run: Path, names: Iterable[str], minutes: float) -> tuple[int, dict[str, float]]:
+    """How many steps each has time for, by the trials in ``run``; and seconds a step of each."""
+    took = {}
+    for name in names:
+        state = read_state(sorted(run.glob(f"{name}.*.weights.pt"))[-1], "cpu")
+        took[name] = state["seconds"] / state["step"]
+    return min(STEPS, int(SHARE * 60 * minutes / max(took.values()))), took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    gpus = torch.cuda.device_count()
+    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of all, after the trials")
+    parser.add_argument("--export", type=Path, help="then write the structures' folders in here")
+    parser.add_argument("--structure", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
+    parser.add_argument("--gpus", type=int, default=max(1, gpus))
+    parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
+    arguments = parser.parse_args()
+    smoke = ["--smoke"] if arguments.smoke else []
+    plan = arguments.run / "plan.json"
+    if not plan.exists():
+        places = {name: n % arguments.gpus for n, name in enumerate(arguments.structure)}
+        together(arguments.run / "trial", places, ["--steps", str(TRIAL), "--minutes", "3", *smoke])
+        trial = arguments.run / "trial"
+        steps, took = steps_for(trial, arguments.structure, arguments.minutes)
+        places = spread(took, arguments.gpus)
+        plan.write_text(json.dumps({"steps": steps, "seconds_a_step": took, "gpus": places}))
+    made = json.loads(plan.read_text())
+    print(json.dumps(made), flush=True)
+    how = ["--steps", str(made["steps"])]
+    options = [*how, "--minutes", str(arguments.minutes), *smoke]
+    together(arguments.run, made["gpus"], options)
+    if arguments.export:
+        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *smoke])
+
+
+if __name__ == "__main__":
+    main()
