@@ -307,9 +307,7 @@ class Explorer(w.VBox):
     def run(self, wait_s: float | None = None) -> Explorer:
         """Measure what the controls ask for, as the button does.
 
-        Args:
-            wait_s: wait for it, and first for a job in hand, each so long at the most; None: not
-                at all.
+        ``wait_s``: for it, and first for a job in hand, each at the most; None: not at all.
         """
         return self._begin(partial(self.session.run, self.controls.rounds.value), wait_s)
 

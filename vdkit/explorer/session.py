@@ -198,16 +198,10 @@ class Session:
         return next((run for run in reversed(self.runs) if run.setting == setting), None)
 
     def run(self, rounds: int, setting: Setting, folder: str = "") -> None:
-        """Measure a setting on the thread: ``rounds`` of sync and async, in turns.
+        """Measure a setting on the thread: ``rounds``, 1 or more, of sync and async, in turns.
 
-        Args:
-            rounds: timed runs of each path, 1 or more.
-            setting: of this machine.
-            folder: where the sink writes; empty: the system's temporary folder.
-
-        Raises:
-            RuntimeError: a job is in hand.
-            ValueError: the setting is another machine's.
+        The sink writes into ``folder``; empty: the system's temporary one. RuntimeError if a job is
+        in hand, ValueError if the setting is another machine's.
         """
         self._start(partial(self._measure, rounds), setting, folder)
 

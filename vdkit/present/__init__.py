@@ -86,15 +86,11 @@ def number(
 
 
 def decimals_for(half_width: float | None, value: float = 0.0) -> int:
-    """Decimals that end at the second significant digit of ``half_width``, 4 at the most.
+    """Decimals that end at the second significant digit of ``half_width``, 4 at the most; below 0
+    for tens, hundreds and so on.
 
-    Args:
-        half_width: half of a 95 % interval, in the unit of the value; None if there is no interval
-            (a single run), and the value gets three significant digits; 0 if all runs agree.
-        value: needed without an interval only.
-
-    Returns:
-        Below 0 for tens, hundreds and so on.
+    ``half_width``: of a 95 % interval, in the unit of the value, 0 if all runs agree; without
+    one (a single run) the ``value`` gets three significant digits.
     """
     if half_width is None:
         return 0 if value == 0 else min(MOST_DECIMALS, 2 - _exponent(value, 2))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from vdkit.predict.fleet import Fleet
 from vdkit.predict.shared import SHARED
 from vdkit.present import Number, Table, significant
-from vdkit.present.document import Document, Picture, Text, section
+from vdkit.present.document import Document, Text, section
 
 _OF_ALL = "shared storage"
 
@@ -28,8 +26,6 @@ def knee_words(made: Fleet) -> str:
 
 def fleet_document(made: Fleet) -> Document:
     """A row per number of GPUs, the knee, and what a video was taken to want."""
-    from vdkit.present.charts import plot_fleet  # matplotlib
-
     whole = made.info.kind.whole
     rows = [
         {
@@ -64,6 +60,5 @@ def fleet_document(made: Fleet) -> Document:
         assumed += " Core-seconds are not recorded: a thread at work was taken to fill a core, an "
         assumed += "encoder its share of the cores that it was measured on."
     knee = knee_words(made)
-    picture = Picture(partial(plot_fleet, made), "Throughput by GPUs", "Simulated.", "fleet")
-    parts = Table(rows, caption, note), Text(knee), Text(assumed), picture
+    parts = Table(rows, caption, note), Text(knee), Text(assumed)
     return Document("GPUs", "Simulated · mode async", (knee,), (section("fleet", "GPUs", *parts),))

@@ -200,14 +200,8 @@ def session_range(
     """Smallest and largest sync / async over all recordings of one workload, and how many.
 
     The same workload: decoder, variant, dtype, size, chunk size, device model, kind of sink and
-    speed it is held to. Each variant of a recording counts as a benchmark of its own.
-
-    Args:
-        recordings: of any kind; those without both modes, or of another workload, do not count.
-        like: whose workload it is; None: that of the first recording that has both modes.
-
-    Returns:
-        None if none has both modes.
+    speed it is held to; that of ``like``, or of the first recording that has both modes. Each
+    variant of a recording counts as a benchmark of its own. None if none has both modes.
     """
     groups = _ratios(recordings)
     return groups.get(_workload(like)) if like else next(iter(groups.values()), None)

@@ -232,10 +232,6 @@ def plot_timeline(
             its median.
         window: (start, stop) in seconds since each call, to zoom; None: the longest run, whole.
         title: above the figure; a recording is named with decoder, size, chunk, slots and device.
-
-    Returns:
-        The figure, not registered with pyplot: a notebook shows it as a cell's last expression, a
-        script saves it with ``savefig`` or `vdkit.save_figure`.
     """
     if isinstance(runs, Recording):
         title = runs if title is None else title

@@ -260,18 +260,11 @@ def load_results(
 ) -> pd.DataFrame:
     """One row per recorded run, warm-ups included; an empty table if nothing is found.
 
-    Args:
-        pattern, left_out: as for `find_recordings`; by default each file that is damaged, cut short
-            or of a newer schema gives a `SkippedResultWarning`.
-
-    Returns:
-        The run (`vdkit.record.runs.Run` without its chunks; seconds, bytes), ``rtf`` and
-        ``energy_j``, what was decoded, configuration and sink, device, versions and commit,
-        ``kind`` of the recording, ``arm``, and ``folder`` and ``file``, the oldest recording first.
-        Of a profile only the timed runs are in it.
-
-    Raises:
-        FileNotFoundError: a path without wildcards that does not exist.
+    Arguments and errors are those of `find_recordings`; by default each file that is damaged, cut
+    short or of a newer schema gives a `SkippedResultWarning`. A row has the run
+    (`vdkit.record.runs.Run` without its chunks; seconds, bytes), ``rtf`` and ``energy_j``, what was
+    decoded, configuration and sink, device, versions and commit, ``kind`` of the recording,
+    ``arm``, ``folder`` and ``file``, the oldest first. Of a profile only the timed runs are in it.
     """
     return frame_of(find_recordings(pattern, left_out))
 

@@ -313,14 +313,8 @@ def chunk_steps(run: Recorded, index: int) -> tuple[ChunkStep, ...]:
 def balancing_mb_per_s(run: Recorded, frame_bytes: int) -> float:
     """The storage speed, MB/s (10**6 bytes), at which a write takes as long as a decode did.
 
-    There overlap can gain the most: both take equally long, and one hides the other. The median
-    over the chunks of a chunked path but the first, which is shorter.
-
-    Args:
-        frame_bytes: of one uint8 RGB frame.
-
-    Raises:
-        ValueError: there is no chunk after the first.
+    There overlap can gain the most. The median over all chunks but the first, which is shorter;
+    ValueError without another. ``frame_bytes``: of one uint8 RGB frame.
     """
     took = [(chunk.frame_stop - chunk.frame_start, chunk.span_s("decode")) for chunk in run.chunks]
     if not (speeds := [frames / decode_s for frames, decode_s in took[1:] if decode_s]):

@@ -75,19 +75,6 @@ def tail_of(run: Recorded, config: DecodeConfig) -> Tail:
     return {part: found[part] for part in PARTS}
 
 
-def life_of(run: Recorded, index: int) -> Tail:
-    """What a chunk went through from the start of its launch until it was written (of mode
-    ``compute_only``: decoded); the parts add up to that.
-
-    Raises:
-        ValueError: the run has no such chunk.
-    """
-    work, chunk = _work(run, index), run.chunks[index]
-    window = to_ns(chunk.launch_start_s), to_ns(_done(chunk))
-    found = _cut(window, [*work, *_waits(chunk, run.latency_s)], chunk)
-    return {part: found[part] for part in PARTS}
-
-
 def _begun(chunk: ChunkRecord) -> float | None:
     known = (chunk.begun_s, chunk.slot_wait_start_s, chunk.launch_start_s)
     return next((time for time in known if time is not None), None)
