@@ -145,7 +145,7 @@ def shipped(name: str, way: str = "full") -> WanDecoder:
     folder, device = HOME / name, resolve_device("auto")
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
-            f"{folder} holds no weights; train them: python -m data.structures.train --help"
+            f"{folder} holds no weights; train them: python -m data.structures.together --help"
         )
     dtype = resolve_dtype(None, device)
     model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=dtype)
