@@ -10,10 +10,12 @@ from vdkit.present import Table
 
 Row = dict[str, Any]
 HEADINGS = {
-    "psnr_db": "PSNR dB", "ssim": "SSIM", "coarse_share": "share decoded coarsely",
-    "bytes_saved_share": "share of bytes saved",
+    "psnr_db": "PSNR dB", "ssim": "SSIM", "flip": "FLIP", "stlpips": "stLPIPS",
+    "temporal_stlpips": "temporal stLPIPS", "warping_levels": "warping error, levels",
+    "flicker_levels": "flicker, levels",
+    "coarse_share": "share decoded coarsely", "bytes_saved_share": "share of bytes saved",
 }  # fmt: skip
-"""Of the measures' columns; others have their own names."""
+"""Of the columns that the card shows, in this order."""
 
 
 def write_metrics(folder: Path, metrics: Row) -> None:
@@ -56,6 +58,13 @@ def card(metrics: Row) -> str:
             f"{metrics['measured']['clips']} clips a category, with 95 % intervals over clips.",
             Table(_quality(metrics["categories"])).markdown_body(),
         ]
+        text += [
+            f"Frechet distance to the originals, decode {one['way']}: {one['frechet']:.4f} ± "
+            f"{one['frechet_error']:.4f} (standard error over {one['clips']} clips; a small space "
+            "of our own, comparable with nothing but itself)."
+            for one in metrics["sets"]
+            if one["frechet"] is not None
+        ]
     return "\n\n".join(text) + "\n"
 
 
@@ -63,11 +72,14 @@ def _quality(categories: Row) -> list[Row]:
     """A row for each way to decode and category."""
     return [
         {"decode": way, "clips": category}
-        | {
-            HEADINGS.get(measure, measure): f"{found['mean']:.4g}"
-            + ("" if found["half_width"] is None else f" ± {found['half_width']:.2g}")
-            for measure, found in figures.items()
-        }
+        | {heading: _cell(figures[key]) for key, heading in HEADINGS.items() if key in figures}
         for way, groups in categories.items()
         for category, figures in groups.items()
     ]
+
+
+def _cell(found: Row) -> str | None:
+    if found["mean"] is None:
+        return None
+    half = "" if found["half_width"] is None else f" ± {found['half_width']:.2g}"
+    return f"{found['mean']:.4g}{half}"
