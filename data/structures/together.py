@@ -53,12 +53,14 @@ def together(run: Path, places: dict[str, int], options: Sequence[str]) -> None:
     """
     run.mkdir(parents=True, exist_ok=True)
     running: dict[str, Any] = {}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = seen.split(",") if seen else list(map(str, range(max(places.values()) + 1)))
     for name, gpu in places.items():
         command = [sys.executable, "-m", "data.structures.train", "--run", run, "--structure", name]
         with (run / f"{name}.log").open("a") as log:
             running[name] = subprocess.Popen(
                 [*map(str, command), *options], stdout=log, stderr=log,
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": devices[gpu], "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
     begin = looked = time.monotonic()
     try:
