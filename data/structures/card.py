@@ -10,10 +10,12 @@ from vdkit.present import Table
 
 Row = dict[str, Any]
 HEADINGS = {
-    "psnr_db": "PSNR dB", "ssim": "SSIM", "coarse_share": "share decoded coarsely",
-    "bytes_saved_share": "share of bytes saved",
+    "psnr_db": "PSNR dB", "ssim": "SSIM", "flip": "FLIP", "stlpips": "stLPIPS",
+    "temporal_stlpips": "temporal stLPIPS", "warping_levels": "warping error, levels",
+    "flicker_levels": "flicker, levels",
+    "coarse_share": "share decoded coarsely", "bytes_saved_share": "share of bytes saved",
 }  # fmt: skip
-"""Of the measures' columns; others have their own names."""
+"""Of the columns that the card shows, in this order."""
 
 
 def write_metrics(folder: Path, metrics: Row) -> None:
@@ -25,13 +27,24 @@ def write_metrics(folder: Path, metrics: Row) -> None:
     (folder / "README.md").write_text(card(metrics))
 
 
+def trained(training: Row) -> str:
+    """How, and for how long."""
+    cut_short = "" if training["finished"] else " **It did not finish.**"
+    return (
+        f"Trained on {training['device']} for {training['steps']:,} of {training['of']:,} steps, "
+        f"in {training['seconds']:.0f} s, {training['batch']} clips a step, torch "
+        f"{training['torch']}, seed {training['seed']}; bfloat16 autocast on a GPU.{cut_short} "
+        "Losses: `losses.csv`. Nothing was downloaded: the clips are drawn, the weights began at "
+        "the seed."
+    )
+
+
 def card(metrics: Row) -> str:
     """The text of ``README.md``, all of it from ``metrics``."""
-    name, training, clips = metrics["structure"], metrics["training"], metrics["clips"]
+    name, clips = metrics["structure"], metrics["clips"]
     video = f"{clips['height']}x{clips['width']} at {clips['fps']} frames a second"
     parts = metrics["latent_bytes_per_s_of"].items()
     of_which = ", ".join(f"{part} {size / 1000:.1f} kB" for part, size in parts)
-    cut_short = "" if training["finished"] else " **It did not finish.**"
     sides, time = metrics["spatial"], metrics["temporal"]
     stock = metrics["class"] == "AutoencoderKLWan"
     own = f"`data.structures.structures`; streamed, `--decoder data.structures.decoders:{name}`"
@@ -44,17 +57,20 @@ def card(metrics: Row) -> str:
         f"{metrics['ratio']:.0f} values of the pictures to one. A second of {video} is "
         f"{metrics['latent_bytes_per_s'] / 1000:.1f} kB in float16"
         f"{f' ({of_which})' if of_which else ''}.",
-        f"Trained on {training['device']} for {training['steps']:,} of {training['of']:,} steps, "
-        f"in {training['seconds']:.0f} s, {training['batch']} clips a step, torch "
-        f"{training['torch']}, seed {training['seed']}; bfloat16 autocast on a GPU.{cut_short} "
-        "Losses: `losses.csv`. Nothing was downloaded: the clips are drawn, the weights began at "
-        "the seed.",
+        trained(metrics["training"]),
     ]
     if metrics.get("rows"):
         text += [
             f"Measured on {metrics['measured']['device']} in float32: held-out captions, "
             f"{metrics['measured']['clips']} clips a category, with 95 % intervals over clips.",
             Table(_quality(metrics["categories"])).markdown_body(),
+        ]
+        text += [
+            f"Frechet distance to the originals, decode {one['way']}: {one['frechet']:.4f} ± "
+            f"{one['frechet_error']:.4f} (standard error over {one['clips']} clips; a small space "
+            "of our own, comparable with nothing but itself)."
+            for one in metrics["sets"]
+            if one["frechet"] is not None
         ]
     return "\n\n".join(text) + "\n"
 
@@ -63,11 +79,14 @@ def _quality(categories: Row) -> list[Row]:
     """A row for each way to decode and category."""
     return [
         {"decode": way, "clips": category}
-        | {
-            HEADINGS.get(measure, measure): f"{found['mean']:.4g}"
-            + ("" if found["half_width"] is None else f" ± {found['half_width']:.2g}")
-            for measure, found in figures.items()
-        }
+        | {heading: _cell(figures[key]) for key, heading in HEADINGS.items() if key in figures}
         for way, groups in categories.items()
         for category, figures in groups.items()
     ]
+
+
+def _cell(found: Row) -> str | None:
+    if found["mean"] is None:
+        return None
+    half = "" if found["half_width"] is None else f" ± {found['half_width']:.2g}"
+    return f"{found['mean']:.4g}{half}"
