@@ -1,38 +1,94 @@
 """Measure trained structures on clips that none of them saw, the same for all.
 
-    python -m data.structures.evaluate data/structures
+    python -m data.structures.evaluate data/structures --out results
 
-Every folder in there that holds a structure gets its ``metrics.json`` and its card anew. A measure
-is a function of the clip and of what was made of it; `MEASURES` has their names.
+Every folder in there that holds a structure gets its ``metrics.json`` and its card anew; with
+``--out`` all that was measured becomes one recording. A measure is a function of the clip and of
+what was made of it; `MEASURES` and `seen_by` have their names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from clips import FRAMES, HEIGHT, WIDTH, Scene, draw_tracks, random_scene, render
+from clips import FRAMES, HEIGHT, WIDTH, Scene, draw_tracks, motion, random_scene, render
 from evaluate import decoded
 
 from data.structures.card import Row, write_metrics
 from data.structures.decoders import decoders_of
 from data.structures.recipe import STRUCTURES
-from vdkit.measure.quality import psnr_db, ssim
+from data.structures.record import record
+from vdkit.measure.perception import (
+    DIMENSIONS,
+    Network,
+    clip_features,
+    flicker,
+    frechet_distance,
+    stlpips,
+    temporal_stlpips,
+    warping_error,
+)
+from vdkit.measure.quality import FrameScores, flip, psnr_db, ssim
 from vdkit.models.loading import resolve_device
+from vdkit.models.perception import PerceptualNetwork
 from vdkit.record.stats import mean_half_width
 
-Measure = Callable[[np.ndarray, np.ndarray], float]
-"""Of two clips, uint8 [F, H, W, 3]: the original, and what was decoded."""
+Size = tuple[int, int, int]  # frames, height and width
+ENCODED = 8  # clips at once
+CHUNK = 8  # latent frames a call behind the first: all of a clip
+SET = 2 * (2 * DIMENSIONS + 1)  # clips that a Frechet distance needs
+CORES = len(os.sched_getaffinity(0))
+BLANK = np.zeros((1, 16, 16, 3), np.uint8)
+FACTS = ("class", "parameters", "channels", "spatial", "temporal")
+HOW = (
+    "held-out captions; the posterior's mean, decoded in float32 (TF32 on a GPU), streamed; a row "
+    "for each clip, and one of all (clip: null), with a Frechet distance in a small space of our "
+    "own (not FVD) and its standard error; levels are of 255; a value is null where no pixel "
+    "counts, or clips are equal"
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """A clip whose captions no training saw.
+
+    Attributes:
+        category, index: which one it is.
+        captions: of its scenes.
+        clip: uint8 [F, H, W, 3].
+        motion: flow and seen of `clips.motion`; across a cut nothing is seen.
+    """
+
+    category: str
+    index: int
+    captions: list[str]
+    clip: np.ndarray
+    motion: tuple[np.ndarray, np.ndarray]
+
+
+Measure = Callable[[HeldOut, np.ndarray], FrameScores]
+"""Of a clip and of what was decoded, uint8 [F, H, W, 3]."""
 MEASURES: dict[str, Measure] = {
-    "psnr_db": lambda clip, made: psnr_db(clip, made).clip,
-    "ssim": lambda clip, made: ssim(clip, made).clip,
+    "psnr_db": lambda of, made: psnr_db(of.clip, made),
+    "ssim": lambda of, made: ssim(of.clip, made),
+    "flip": lambda of, made: flip(of.clip, made),
+    "warping_levels": lambda of, made: warping_error(made, *of.motion),
+    "warping_original_levels": lambda of, made: warping_error(of.clip, *of.motion),
+    "flicker_levels": lambda of, made: flicker(of.clip, made),
 }
+"""Those that a CPU takes; `seen_by` has the others."""
 STEADY = {"left", "right", "up", "down", "grows", "shrinks"}
 
 
@@ -53,74 +109,121 @@ CATEGORIES: dict[str, Callable[[Scene], bool]] = {
 """Which scenes a category takes; a clip with a cut shows two of them, one after the other."""
 
 
-def held_out_clip(
-    category: str, index: int, size: tuple[int, int, int] = (FRAMES, HEIGHT, WIDTH), seed: int = 0
-) -> tuple[list[str], np.ndarray]:
-    """Captions and frames, uint8 [F, H, W, 3], of a category's clip ``index``.
-
-    Args:
-        size: frames, height and width.
-    """
+def held_out(
+    category: str, index: int, size: Size = (FRAMES, HEIGHT, WIDTH), seed: int = 0
+) -> HeldOut:
+    """A category's clip ``index``."""
     rng = np.random.default_rng((seed, 6, list(CATEGORIES).index(category), index))
     wanted, scenes = 1 + (category == "cuts"), []
     while len(scenes) < wanted:
         scene = random_scene(rng, held_out=True)
         scenes += [scene] if CATEGORIES[category](scene) else []
-    drawn = render(draw_tracks(scenes, rng, *size)).numpy()
+    tracks = draw_tracks(scenes, rng, *size)
     cut = int(rng.integers(size[0] // 4, size[0] - size[0] // 4)) if wanted > 1 else size[0]
-    return [scene.caption for scene in scenes], np.concatenate((drawn[0, :cut], drawn[-1, cut:]))
+    drawn, flow, seen = (
+        np.concatenate((one[0, :cut], one[-1, cut:]))
+        for one in (render(tracks).numpy(), *motion(tracks))
+    )
+    seen[cut - 1 : cut] = False
+    return HeldOut(category, index, [one.caption for one in scenes], drawn, (flow, seen))
+
+
+def seen_by(network: Network) -> dict[str, Measure]:
+    """The measures that take the network of stLPIPS."""
+    return {
+        "stlpips": lambda of, made: stlpips(of.clip, made, network, len(made)),
+        "temporal_stlpips": lambda of, made: temporal_stlpips(of.clip, made, network, len(made)),
+    }
+
+
+def remembering(network: Network) -> Network:
+    """The network, which embeds the last two clips once, however many measures ask for them."""
+
+    @lru_cache(2)
+    def embedded(data: bytes, shape: torch.Size) -> list[torch.Tensor]:
+        return network(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape))
+
+    return lambda frames: embedded(frames.numpy().tobytes(), frames.shape)
+
+
+def scored(of: HeldOut, made: np.ndarray, measures: Mapping[str, Measure] | None = None) -> Row:
+    """Each of `MEASURES`, or of others; None where it has no finite value."""
+    found = {key: measure(of, made).clip for key, measure in (measures or MEASURES).items()}
+    return {key: round(one, 5) if math.isfinite(one) else None for key, one in found.items()}
 
 
 def measured(
-    name: str, model: Any, clips: int, *, size: tuple[int, int, int] = (FRAMES, HEIGHT, WIDTH),
-    seed: int = 0, measures: Mapping[str, Measure] = MEASURES,
-) -> list[Row]:  # fmt: skip
-    """A row for each clip and way to decode: the posterior's mean, streamed by vdkit.
+    name: str, model: Any, clips: Sequence[HeldOut], network: Network, pool: Executor
+) -> tuple[list[Row], list[Row]]:
+    """The posterior's mean decoded, streamed by vdkit: a row for each clip and way, then for each
+    way one of all clips.
 
     Args:
-        clips: of each category.
+        pool: where `MEASURES` are taken, meanwhile.
     """
-    rows = []
-    ways = decoders_of(name, model)
-    for category in CATEGORIES:
-        for index in range(clips):
-            captions, clip = held_out_clip(category, index, size, seed)
-            video = torch.from_numpy(clip).to(model.device).movedim(3, 0)[None]
-            with torch.inference_mode():
-                posterior = model.encode(video.float().div(127.5).sub(1.0)).latent_dist
+    ways, structure, network = decoders_of(name, model), STRUCTURES[name], remembering(network)
+    rows: list[tuple[Row, Future[Row]]] = []
+    features: dict[str, list[np.ndarray]] = {way: [] for way in ("original", *ways)}
+    for begin in range(0, len(clips), ENCODED):
+        some = clips[begin : begin + ENCODED]
+        video = torch.from_numpy(np.stack([of.clip for of in some])).to(model.device).movedim(4, 1)
+        with torch.inference_mode():
+            latents = model.encode(video.float().div(127.5).sub(1.0)).latent_dist.mode()
+        for of, one in zip(some, latents.split(1), strict=True):
+            features["original"].append(clip_features(of.clip, network, len(of.clip)))
             for way, decoder in ways.items():
-                made = decoded(decoder, posterior.mode())
-                row: Row = {"category": category, "clip": index, "captions": captions, "way": way}
-                row |= {key: round(measure(clip, made), 5) for key, measure in measures.items()}
+                made = decoded(decoder, one, CHUNK)
+                features[way].append(clip_features(made, network, len(made)))
+                row: Row = {"category": of.category, "clip": of.index, "captions": of.captions}
+                row |= {"way": way, **scored(of, made, seen_by(network))}
                 if way == "adaptive":
-                    coarse = decoder.begin(posterior.mode()).coarse
-                    share, one = sum(coarse) / len(coarse), STRUCTURES[name]
-                    row["coarse_share"] = round(share, 5)
-                    row["bytes_saved_share"] = round(share * one.parts["fine"] / one.channels, 5)
-                rows.append(row)
-    return rows
+                    coarse = decoder.begin(one).coarse
+                    share = sum(coarse) / len(coarse)
+                    saved = share * structure.parts["fine"] / structure.channels
+                    row |= {"coarse_share": round(share, 5), "bytes_saved_share": round(saved, 5)}
+                rows.append((row, pool.submit(scored, of, made)))
+    found = [row | later.result() for row, later in rows]
+    sets, size = [], clips[0].clip.shape[1:3]
+    for way in ways:
+        saves = [row.get("bytes_saved_share", 0.0) for row in found if row["way"] == way]
+        full = structure.latent_bytes_per_s(*size)
+        a_second = full * (1 - float(np.mean(saves)))
+        if way == "preview":
+            a_second = structure.latent_bytes_per_s(*size, part="coarse")
+        pair = [np.stack(features[one]) for one in ("original", way)]
+        apart = frechet_distance(*pair) if len(clips) >= SET else (None, None)
+        sets.append({
+            "way": way, "clips": len(clips), "ratio": structure.ratio * full / a_second,
+            "latent_bytes_per_s": a_second, "frechet": apart[0], "frechet_error": apart[1],
+        })  # fmt: skip
+    return found, sets
 
 
-def by_category(rows: list[Row]) -> Row:
-    """Mean and half the width of the 95 % interval over clips, by way, category and measure."""
+def by_category(rows: Iterable[Row]) -> Row:
+    """Mean and half the width of the 95 % interval over clips, by way, category (and of all clips)
+    and measure."""
     found: Row = {}
     for row in rows:
-        group = found.setdefault(row["way"], {}).setdefault(row["category"], {})
-        for key in row.keys() - {"category", "clip", "captions", "way"}:
-            group.setdefault(key, []).append(row[key])
+        for category in (row["category"], "all"):
+            group = found.setdefault(row["way"], {}).setdefault(category, {})
+            for key in row.keys() - {"category", "clip", "captions", "way"}:
+                group.setdefault(key, []).append(row[key])
     return {
         way: {
             category: {key: _interval(values) for key, values in sorted(group.items())}
-            for category, group in groups.items()
+            for category, group in sorted(groups.items(), key=lambda of: of[0] == "all")
         }
         for way, groups in found.items()
     }
 
 
-def _interval(values: list[float]) -> Row:
-    half = mean_half_width(float(np.std(values, ddof=1)), len(values)) if len(values) > 1 else None
+def _interval(values: list[float | None]) -> Row:
+    there = [one for one in values if one is not None]
+    if not there:
+        return {"mean": None, "half_width": None}
+    half = mean_half_width(float(np.std(there, ddof=1)), len(there)) if len(there) > 1 else None
     rounded = partial(round, ndigits=5)
-    return {"mean": rounded(float(np.mean(values))), "half_width": half and rounded(half)}
+    return {"mean": rounded(float(np.mean(there))), "half_width": half and rounded(half)}
 
 
 def main() -> None:
@@ -128,6 +231,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", type=Path, help="folder that holds the structures' folders")
+    parser.add_argument("--out", type=Path, help="where the recording gets its folder")
     parser.add_argument("--clips", type=int, default=16, help="of each category")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -136,25 +240,58 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         vars(arguments).update(clips=2, size=(17, 32, 32), device="cpu")
-    device = resolve_device(arguments.device)
     there = [name for name in STRUCTURES if (arguments.models / name / "metrics.json").exists()]
     if not there:
         parser.error(f"{arguments.models} holds no structure: export one by train --export")
+    one_thread = partial(os.environ.update, OMP_NUM_THREADS="1")
+    with ProcessPoolExecutor(CORES, get_context("fork"), one_thread) as pool:
+        try:  # all are forked here, while nothing runs beside and CUDA is not in use
+            pool.submit(flip, BLANK, BLANK).result()
+        except ModuleNotFoundError as error:
+            parser.error(str(error))
+        evaluate(there, arguments, resolve_device(arguments.device), pool)
+
+
+def evaluate(
+    there: Sequence[str], arguments: argparse.Namespace, device: torch.device, pool: Executor
+) -> None:
+    """Measure structures, and write what was asked for."""
+    given = {"size": arguments.size, "seed": arguments.seed}
+    clips = [held_out(one, i, **given) for one in CATEGORIES for i in range(arguments.clips)]
+    if len(clips) < SET:
+        print(f"no Frechet distances: {len(clips)} clips in all, they need {SET}", flush=True)
+    network, recorded = PerceptualNetwork(device), list[Row]()
     for name in there:
         folder = arguments.models / name
         model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=torch.float32)
-        given = {"size": arguments.size, "seed": arguments.seed}
-        rows = measured(name, model.to(device).eval(), arguments.clips, **given)
+        rows, sets = measured(name, model.to(device).eval(), clips, network, pool)
         on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         how = {"device": on, "clips": arguments.clips, **given}
         metrics = json.loads((folder / "metrics.json").read_text())
-        metrics |= {"measured": how, "categories": by_category(rows), "rows": rows}
+        metrics |= {"measured": how, "categories": by_category(rows), "sets": sets, "rows": rows}
         write_metrics(folder, metrics)
-        for way, groups in metrics["categories"].items():
-            line = ", ".join(
-                f"{key} {group['psnr_db']['mean']:.1f} dB" for key, group in groups.items()
+        known = {key: metrics[key] for key in FACTS} | {
+            f"training_{key}": metrics["training"][key] for key in ("steps", "of", "finished")
+        }
+        recorded += [{"structure": name, **row} for row in rows]
+        recorded += [{"structure": name, "clip": None, **row, **known} for row in sets]
+        for one in sets:
+            print(
+                f"{name}, {one['way']}: {_said(metrics['categories'][one['way']], one)}", flush=True
             )
-            print(f"{name}, {way}: {line}", flush=True)
+    if arguments.out:
+        asked = {"clips_of_each_category": arguments.clips, **given, "how": HOW}
+        print(
+            record(arguments.out, "quality", asked | {"smoke": arguments.smoke}, recorded, device)
+        )
+
+
+def _said(groups: Row, of_all: Row) -> str:
+    parts = [f"{key} {group['psnr_db']['mean']:.1f} dB" for key, group in groups.items()]
+    parts += [f"{key} {groups['all'][key]['mean']:.3f}" for key in ("ssim", "stlpips", "flip")]
+    if of_all["frechet"] is not None:
+        parts.append(f"Frechet {of_all['frechet']:.4f} ± {of_all['frechet_error']:.4f}")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

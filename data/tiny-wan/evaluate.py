@@ -45,7 +45,7 @@ from clips import (
 from judge import Score, Seen, describe, score
 from tqdm import tqdm
 
-from vdkit import decode_async
+from vdkit import DecodeConfig, decode_async
 from vdkit.decode.media import MediaInfo
 from vdkit.measure.quality import psnr_db, ssim
 from vdkit.models.loading import load_pipeline
@@ -73,9 +73,9 @@ class Frames:
     def abort(self) -> None: ...
 
 
-def decoded(decoder: Any, latents: torch.Tensor) -> np.ndarray:
+def decoded(decoder: Any, latents: torch.Tensor, chunk_size: int = 1) -> np.ndarray:
     sink = Frames()
-    decode_async(decoder, latents, sink, fps=FPS, progress=False)
+    decode_async(decoder, latents, sink, fps=FPS, progress=False, config=DecodeConfig(chunk_size))
     return sink.video
 
 

@@ -256,7 +256,9 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
     cut_short["training"] |= {"of": 4000, "finished": False}
     assert "2 of 4,000 steps" in card(cut_short) and "**It did not finish.**" in card(cut_short)
     assert "did not finish" not in (out / names[1] / "README.md").read_text()
-    said = command(evaluate, out, "--smoke")
+    said = command(evaluate, out, "--smoke", "--out", tmp_path / "results")
+    rows = recorded(tmp_path / "results")["quality"][1].rows
+    assert len(rows) == 4 * (8 + 1) and "they need 34" in said  # ways; clips, and all of them
     assert "z4-8x8x4, full: static" in said and "hierarchical, adaptive: static" in said
     for name in names:
         folder = out / name
@@ -271,6 +273,7 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
         assert own == hasattr(decoders, name) and own != ("of diffusers" in card(metrics))
         ways = 3 if name == "hierarchical" else 1
         assert len(metrics["rows"]) == 2 * ways * len(evaluate.CATEGORIES)
+        assert [one["clips"] for one in metrics["sets"]] == [8] * ways
         assert all(row["psnr_db"] > 0 and -1 <= row["ssim"] <= 1 for row in metrics["rows"])
         loaded = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=torch.float32)
         trained = saved(run, name)[1]["ema"]["vae"]
@@ -289,9 +292,9 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("category", evaluate.CATEGORIES)
 def test_held_out_clips_are_of_their_category(category):
     for index in range(4):
-        captions, clip = evaluate.held_out_clip(category, index, SMALL)
-        again, same = evaluate.held_out_clip(category, index, SMALL)
-        assert captions == again and np.array_equal(clip, same)
+        one, same = (evaluate.held_out(category, index, SMALL) for _ in range(2))
+        captions, clip = one.captions, one.clip
+        assert captions == same.captions and np.array_equal(clip, same.clip)
         assert clip.shape == (*SMALL, 3) and clip.dtype == np.uint8
         scenes = [parse(caption) for caption in captions]
         assert all(scene.held_out and evaluate.CATEGORIES[category](scene) for scene in scenes)
@@ -300,16 +303,6 @@ def test_held_out_clips_are_of_their_category(category):
         assert (moved.max() == 0) == (category == "static")
         if category == "cuts":
             assert moved.max() > 3 * np.median(moved)
-
-
-def test_a_measure_plugs_in_by_its_name():
-    worst = {"worst": lambda clip, made: float(np.abs(clip.astype(int) - made).max())}
-    model = make("z16-16x16x4").eval()
-    rows = evaluate.measured("z16-16x16x4", model, 1, size=(5, 32, 32), measures=worst)
-    assert [row["category"] for row in rows] == list(evaluate.CATEGORIES)
-    assert all(0 < row["worst"] <= 255 and "psnr_db" not in row for row in rows)
-    figures = evaluate.by_category([rows[0] | {"worst": 1.0}, rows[0] | {"worst": 3.0}])
-    assert figures["full"]["static"]["worst"] == {"mean": 2.0, "half_width": 12.7062}
 
 
 def planted():
