@@ -27,13 +27,24 @@ def write_metrics(folder: Path, metrics: Row) -> None:
     (folder / "README.md").write_text(card(metrics))
 
 
+def trained(training: Row) -> str:
+    """How, and for how long."""
+    cut_short = "" if training["finished"] else " **It did not finish.**"
+    return (
+        f"Trained on {training['device']} for {training['steps']:,} of {training['of']:,} steps, "
+        f"in {training['seconds']:.0f} s, {training['batch']} clips a step, torch "
+        f"{training['torch']}, seed {training['seed']}; bfloat16 autocast on a GPU.{cut_short} "
+        "Losses: `losses.csv`. Nothing was downloaded: the clips are drawn, the weights began at "
+        "the seed."
+    )
+
+
 def card(metrics: Row) -> str:
     """The text of ``README.md``, all of it from ``metrics``."""
-    name, training, clips = metrics["structure"], metrics["training"], metrics["clips"]
+    name, clips = metrics["structure"], metrics["clips"]
     video = f"{clips['height']}x{clips['width']} at {clips['fps']} frames a second"
     parts = metrics["latent_bytes_per_s_of"].items()
     of_which = ", ".join(f"{part} {size / 1000:.1f} kB" for part, size in parts)
-    cut_short = "" if training["finished"] else " **It did not finish.**"
     sides, time = metrics["spatial"], metrics["temporal"]
     stock = metrics["class"] == "AutoencoderKLWan"
     own = f"`data.structures.structures`; streamed, `--decoder data.structures.decoders:{name}`"
@@ -46,11 +57,7 @@ def card(metrics: Row) -> str:
         f"{metrics['ratio']:.0f} values of the pictures to one. A second of {video} is "
         f"{metrics['latent_bytes_per_s'] / 1000:.1f} kB in float16"
         f"{f' ({of_which})' if of_which else ''}.",
-        f"Trained on {training['device']} for {training['steps']:,} of {training['of']:,} steps, "
-        f"in {training['seconds']:.0f} s, {training['batch']} clips a step, torch "
-        f"{training['torch']}, seed {training['seed']}; bfloat16 autocast on a GPU.{cut_short} "
-        "Losses: `losses.csv`. Nothing was downloaded: the clips are drawn, the weights began at "
-        "the seed.",
+        trained(metrics["training"]),
     ]
     if metrics.get("rows"):
         text += [

@@ -30,6 +30,7 @@ from data.structures.card import Row, write_metrics
 from data.structures.decoders import decoders_of
 from data.structures.recipe import STRUCTURES
 from data.structures.record import record
+from data.structures.texture import WAVELENGTHS, error_share
 from vdkit.measure.perception import (
     DIMENSIONS,
     Network,
@@ -87,7 +88,10 @@ MEASURES: dict[str, Measure] = {
     "warping_levels": lambda of, made: warping_error(made, *of.motion),
     "warping_original_levels": lambda of, made: warping_error(of.clip, *of.motion),
     "flicker_levels": lambda of, made: flicker(of.clip, made),
-}
+} | {
+    f"error_share_{px}px": lambda of, made, px=px: error_share(of.clip, made, px)
+    for px in WAVELENGTHS
+}  # fmt: skip
 """Those that a CPU takes; `seen_by` has the others."""
 STEADY = {"left", "right", "up", "down", "grows", "shrinks"}
 

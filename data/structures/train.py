@@ -15,8 +15,9 @@ import argparse
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,28 +151,37 @@ def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
     return trainer
 
 
-def train(name: str, arguments: argparse.Namespace) -> bool:
-    """Train a structure until all steps are done or the minutes are up; True for the former."""
+def train(
+    trainer: PartedTrainer,
+    arguments: argparse.Namespace,
+    losses_of: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+) -> bool:
+    """Train by ``losses_of`` clips until all steps are done or the minutes are up; True for the
+    former."""
     device = torch.device(arguments.device)
-    trainer = trainer_of(name, arguments)
-    model = trainer.modules["vae"].train()
-    log = Log(arguments.run / f"{name}.csv", arguments.log_every, trainer.step)
+    log = Log(trainer.file.with_suffix(".csv"), arguments.log_every, trainer.step)
     batches = Batches(arguments.seed, trainer.steps, arguments.batch, arguments.size)
     ahead = DataLoader(
         batches, batch_size=None, sampler=range(trainer.step, trainer.steps),
         num_workers=arguments.workers,
     )  # fmt: skip
-    torch.compiler.reset()  # it counts recompilations by function, not by model
-    step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
     steps = steps_of(trainer, arguments, SAVE_EVERY)
     for step, batch in zip(steps, ahead, strict=False):
         torch.manual_seed(arguments.seed * 1_000_003 + step)
         video = batch.video(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts = step_losses(model, video)
+            parts = losses_of(video)
         trainer.update(weighted(parts))
         log.add(trainer.step, parts)
     return trainer.step >= trainer.steps
+
+
+def train_structure(name: str, arguments: argparse.Namespace) -> bool:
+    """`train` a structure, from where it was left."""
+    trainer = trainer_of(name, arguments)
+    torch.compiler.reset()  # it counts recompilations by function, not by model
+    step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
+    return train(trainer, arguments, partial(step_losses, trainer.modules["vae"].train()))
 
 
 @torch.no_grad()
@@ -216,6 +226,17 @@ def _costs(model: Any, latents: torch.Tensor, video: torch.Tensor) -> Iterator[C
         yield complexity(one[None], model.config.fine_channels)[1:], full, preview
 
 
+def told(trainer: PartedTrainer, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is said of a training: how long, of what, where."""
+    on = torch.device(arguments.device)
+    return {
+        "steps": trainer.step, "of": trainer.steps, "finished": trainer.step >= trainer.steps,
+        "seconds": round(trainer.seconds, 1), "batch": arguments.batch, "rate": arguments.rate,
+        "seed": arguments.seed, "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
+    }  # fmt: skip
+
+
 def export(name: str, arguments: argparse.Namespace) -> Path:
     """Write the averaged weights in float16, in diffusers' layout, with what is known of them.
 
@@ -230,16 +251,8 @@ def export(name: str, arguments: argparse.Namespace) -> Path:
     batches = Batches(arguments.seed, trainer.steps, arguments.batch, arguments.size)
     measure_latents(model.half().float().to(arguments.device), batches, arguments.clips)
     model.half().cpu().save_pretrained(folder)
-    on = torch.device(arguments.device)
-    training = {
-        "steps": trainer.step, "of": trainer.steps, "finished": trainer.step >= trainer.steps,
-        "seconds": round(trainer.seconds, 1), "batch": arguments.batch, "rate": arguments.rate,
-        "seed": arguments.seed, "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
-    }  # fmt: skip
-    metrics = facts(name, model) | {"training": training}
-    write_metrics(folder, metrics)
-    shutil.copy(arguments.run / f"{name}.csv", folder / "losses.csv")
+    write_metrics(folder, facts(name, model) | {"training": told(trainer, arguments)})
+    shutil.copy(trainer.file.with_suffix(".csv"), folder / "losses.csv")
     return folder
 
 
@@ -247,19 +260,14 @@ SMOKE: dict[str, Any] = {"steps": 24, "batch": 2, "rate": 3e-3, "log_every": 4, 
 SMOKE |= {"device": "cpu", "workers": 0, "size": (17, 32, 48)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser, steps: int, required: bool = True) -> None:
+    """Those of every training; ``steps`` if nobody says how many; ``--run`` may be ``required``."""
     cuda = torch.cuda.is_available()
-    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument(
-        "--structure", nargs="+", choices=("all", *STRUCTURES), default=["all"], metavar="NAME",
-        help=f"all (one after the other), or of {', '.join(STRUCTURES)}",
-    )  # fmt: skip
-    parser.add_argument("--export", type=Path, help="write folders in here, and train nothing")
+        "--run", type=Path, required=required, help="folder for checkpoints and logs"
+    )
     parser.add_argument("--minutes", type=float, default=6.0, help="of each, in this call")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each, in all")
+    parser.add_argument("--steps", type=int, default=steps, help="of each, in all")
     parser.add_argument("--batch", type=int, default=BATCH, help="clips a step")
     parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
     parser.add_argument("--clips", type=int, default=64, help="that the latents are measured on")
@@ -271,6 +279,18 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, once for each part")
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
     parser.set_defaults(size=(FRAMES, HEIGHT, WIDTH))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--structure", nargs="+", choices=("all", *STRUCTURES), default=["all"], metavar="NAME",
+        help=f"all (one after the other), or of {', '.join(STRUCTURES)}",
+    )  # fmt: skip
+    parser.add_argument("--export", type=Path, help="write folders in here, and train nothing")
+    add_options(parser, STEPS)
     arguments = parser.parse_args()
     if arguments.smoke:
         vars(arguments).update(SMOKE)
@@ -287,7 +307,7 @@ def main() -> None:
         except FileNotFoundError as error:
             parser.error(str(error))
         if not arguments.export:
-            train(name, arguments)
+            train_structure(name, arguments)
 
 
 if __name__ == "__main__":

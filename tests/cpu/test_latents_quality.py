@@ -13,6 +13,7 @@ pytest.importorskip("flip_evaluator", reason="needs FLIP: pip install flip-evalu
 from data.structures import evaluate, windows_study
 from data.structures.recipe import STRUCTURES, make
 from data.structures.record import record, recorded
+from data.structures.texture import WAVELENGTHS
 from vdkit import load_pipeline
 from vdkit.measure.perception import clip_features, frechet_distance, stlpips, warping_error
 from vdkit.models.perception import PerceptualNetwork
@@ -50,7 +51,7 @@ def test_each_measure_of_planted_damage():
     assert evaluate.scored(of, of.clip) == {
         "psnr_db": None, "ssim": 1.0, "flip": 0.0, "flicker_levels": 0.0,
         "warping_levels": 0.0, "warping_original_levels": 0.0,
-    }  # fmt: skip
+    } | dict.fromkeys((f"error_share_{px}px" for px in WAVELENGTHS), 0.0)  # fmt: skip
     blinking = of.clip.astype(int)
     blinking[::2] += np.where(blinking[::2] < 128, 8, -8)
     found = evaluate.scored(of, blinking.astype(np.uint8))

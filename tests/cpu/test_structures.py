@@ -184,7 +184,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     name, once, twice = "z16-16x16x4", tmp_path / "once", tmp_path / "twice"
     for run in (once, twice):
         run.mkdir()
-    assert train.train(name, settings(once, steps=6))
+    assert train.train_structure(name, settings(once, steps=6))
     update = train.PartedTrainer.update
 
     def killed(self, loss, progress=0.0):
@@ -194,11 +194,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train.PartedTrainer, "update", killed)
     with pytest.raises(KeyboardInterrupt):
-        train.train(name, settings(twice, steps=6))
+        train.train_structure(name, settings(twice, steps=6))
     monkeypatch.setattr(train.PartedTrainer, "update", update)
     assert [file.name.split(".")[1] for file in saved(twice, name)[0]] == ["000004"] * 2
     (twice / f"{name}.000005.weights.pt").write_bytes(b"half a checkpoint")
-    assert train.train(name, settings(twice, steps=6))
+    assert train.train_structure(name, settings(twice, steps=6))
     (_, a), (files, b) = saved(once, name), saved(twice, name)
     assert len(files) == 2 and a["step"] == b["step"] == 6
     for part in ("modules", "ema"):
@@ -210,7 +210,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 def test_a_training_stops_in_time_and_says_how_far_it_came(tmp_path, capsys):
     run = settings(tmp_path, minutes=0.0)
-    assert not train.train("factorized", run)
+    assert not train.train_structure("factorized", run)
     assert f"factorized.pt: 0 of {run.steps} steps" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="holds no checkpoint of factorized; train it"):
         train.export("factorized", run)
@@ -221,7 +221,7 @@ def test_drawing_ahead_in_other_processes_draws_the_same(tmp_path):
     for workers in (0, 1):
         run = tmp_path / str(workers)
         run.mkdir()
-        assert train.train(name, settings(run, steps=2, workers=workers))
+        assert train.train_structure(name, settings(run, steps=2, workers=workers))
         made.append((run / f"{name}.csv").read_text())
     assert made[0] == made[1]
 
