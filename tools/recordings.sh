@@ -1,7 +1,7 @@
 #!/bin/bash
 # How recordings in results/ were made, to make them again: from the top of the repository, with
 # vdkit's Python on the path, on a machine that does nothing else,
-#     tools/recordings.sh fast fanout split
+#     tools/recordings.sh fast fanout split latents
 # takes the GPUs there are. Every command prints its seconds; one that fails is named at the end.
 set -uo pipefail
 out=${OUT:-results} scratch=${SCRATCH:-/dev/shm/vdkit-recordings}
@@ -70,10 +70,35 @@ split() {
     done
 }
 
+# Latents for video: trained, then measured; weights come to data/structures.
+latents() {
+    local home=${MODELS:-data/structures} of=python\ -m\ data.structures smoke=${SMOKE:+--smoke}
+    run $of.together --run "$scratch/structures" --minutes "${MINUTES:-8}" --export "$home" $smoke
+    for stage in train export measure; do
+        run $of.upsample $stage --run "$scratch/upsampler" --minutes 3 --model "$home/upsampler" \
+            --out "$out" $smoke
+    done
+    run $of.evaluate "$home" --out "$out" $smoke
+    run $of.windows_study --out "$out" $smoke
+    for kind in cost training length; do run $of.cost $kind --out "$out" $smoke; done
+    local made=()
+    for name in z16-8x8x4 z16-16x16x4; do
+        local at=$scratch/denoiser-$name vae="$home/$name"
+        run python data/tiny-wan/train.py diffusion --run "$at" --vae "$vae" --experts 1 \
+            --steps 4000 --batch 128 --clips 8000 --minutes 4 $smoke
+        run python data/tiny-wan/train.py export --run "$at" --vae "$vae" --out "$at/pipeline" $smoke
+        python data/tiny-wan/evaluate.py --model "$at/pipeline" --out "$at/pipeline/metrics.json" \
+            --prompts 100 --clips 8 --scratch "$at/clips" $smoke # its targets are not these
+        made+=("$at/pipeline")
+    done
+    run $of.cost generation --out "$out" --pipelines "${made[@]}" $smoke
+    run $of.claims "$out"
+}
+
 for step in "$@"; do
     case $step in
-    fast | fanout | split) "$step" ;;
-    *) echo "step '$step' is unknown; use fast, fanout, split" >&2 && exit 2 ;;
+    fast | fanout | split | latents) "$step" ;;
+    *) echo "step '$step' is unknown; use fast, fanout, split, latents" >&2 && exit 2 ;;
     esac
 done
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2 && exit 1; }
