@@ -13,8 +13,9 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
@@ -156,6 +157,19 @@ def scored(of: HeldOut, made: np.ndarray, measures: Mapping[str, Measure] | None
     return {key: round(one, 5) if math.isfinite(one) else None for key, one in found.items()}
 
 
+@contextmanager
+def scorers() -> Iterator[Executor]:
+    """Processes that take `MEASURES`, one a core; to be had before CUDA is in use.
+
+    Raises:
+        ModuleNotFoundError: a package that they need is not there.
+    """
+    one_thread = partial(os.environ.update, OMP_NUM_THREADS="1")
+    with ProcessPoolExecutor(CORES, get_context("fork"), one_thread) as pool:
+        pool.submit(flip, BLANK, BLANK).result()  # all are forked here, while nothing runs beside
+        yield pool
+
+
 def measured(
     name: str, model: Any, clips: Sequence[HeldOut], network: Network, pool: Executor
 ) -> tuple[list[Row], list[Row]]:
@@ -247,13 +261,11 @@ def main() -> None:
     there = [name for name in STRUCTURES if (arguments.models / name / "metrics.json").exists()]
     if not there:
         parser.error(f"{arguments.models} holds no structure: export one by train --export")
-    one_thread = partial(os.environ.update, OMP_NUM_THREADS="1")
-    with ProcessPoolExecutor(CORES, get_context("fork"), one_thread) as pool:
-        try:  # all are forked here, while nothing runs beside and CUDA is not in use
-            pool.submit(flip, BLANK, BLANK).result()
-        except ModuleNotFoundError as error:
-            parser.error(str(error))
-        evaluate(there, arguments, resolve_device(arguments.device), pool)
+    try:
+        with scorers() as pool:
+            evaluate(there, arguments, resolve_device(arguments.device), pool)
+    except ModuleNotFoundError as error:
+        parser.error(str(error))
 
 
 def evaluate(

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from vdkit.measure.quality import FrameScores
+from vdkit.measure.quality import FrameScores, frame_pair
 
 WAVELENGTHS = (16, 8, 4, 2)
 """Pixels: each band has waves from so long up to twice that, the first all longer ones too."""
+ROUNDING = 1e-24
+"""Of a frame's power: more than the transform leaves where there is nothing."""
 
 
-def band_power(frames: np.ndarray, wavelength: int) -> np.ndarray:
-    """[F]: squares of all values [F, H, W, C], summed, that are in the band of a wavelength.
+def band_power(frames: np.ndarray) -> np.ndarray:
+    """[F, bands]: squares of all values [F, H, W, C], summed, that are in the band of a wavelength.
 
-    All bands together have all but each frame's mean.
+    All bands together have all but each frame's mean. By the cosine transform, for which a frame
+    goes on mirrored: Fourier's jumps from one side to the other, which looks like detail.
     """
+    from scipy.fft import dctn
+
     height, width = frames.shape[1:3]
-    columns = np.fft.rfftfreq(width)
-    waves = np.hypot(np.fft.fftfreq(height)[:, None], columns)
-    low = 0 if wavelength == max(WAVELENGTHS) else 0.5 / wavelength
-    high = np.inf if wavelength == min(WAVELENGTHS) else 1 / wavelength  # inf: the corners, too
-    twice = np.where((columns == 0) | (columns == 0.5), 1, 2)  # the half that rfft leaves out
-    band = ((waves > low) & (waves <= high)) * twice
-    found = np.abs(np.fft.rfft2(frames, axes=(1, 2))) ** 2
-    summed: np.ndarray = (found.sum(3) * band).sum((1, 2)) / (height * width)
-    return summed
+    # a cosine of k half waves over n pixels: cycles a pixel
+    waves = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width) / 2
+    band = np.searchsorted(1 / np.array(WAVELENGTHS[:-1]), waves)  # the corners are of the last
+    power = np.square(dctn(frames, axes=(1, 2), norm="ortho")).sum(3)
+    nothing = ROUNDING * power.sum((1, 2))[:, None]
+    power[:, 0, 0] = 0
+    found = np.stack([power[:, band == k].sum(1) for k in range(len(WAVELENGTHS))], 1)
+    return np.where(found > nothing, found, 0.0)
+
+
+@lru_cache(1)
+def _powers(source: bytes, made: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Of the source and of the error, for all measures of one pair."""
+    one, other = (np.frombuffer(of, np.uint8).reshape(shape).astype(float) for of in (source, made))
+    return band_power(one), band_power(other - one)
 
 
 def error_share(source: np.ndarray, made: np.ndarray, wavelength: int) -> FrameScores:
@@ -34,10 +47,12 @@ def error_share(source: np.ndarray, made: np.ndarray, wavelength: int) -> FrameS
     source has nothing. A clip's share is of the sums over frames.
 
     Args:
-        source, made: uint8 [F, H, W, 3].
+        source, made: uint8 [F, H, W, 3]; ValueError for others, or for unequal shapes.
         wavelength: of `WAVELENGTHS`.
     """
-    of = band_power(source.astype(float), wavelength)
-    error = band_power(made.astype(float) - source, wavelength)
+    pair, band = frame_pair(source, made), WAVELENGTHS.index(wavelength)
+    of, error = (
+        power[:, band] for power in _powers(*(one.tobytes() for one in pair), pair[0].shape)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         return FrameScores(error / of, float(error.sum() / of.sum()))

@@ -270,7 +270,6 @@ def add_options(parser: argparse.ArgumentParser, steps: int, required: bool = Tr
     parser.add_argument("--steps", type=int, default=steps, help="of each, in all")
     parser.add_argument("--batch", type=int, default=BATCH, help="clips a step")
     parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
-    parser.add_argument("--clips", type=int, default=64, help="that the latents are measured on")
     parser.add_argument("--log-every", type=int, default=100, help="steps between two log lines")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw clips ahead")
     parser.add_argument("--seed", type=int, default=0)
@@ -290,6 +289,7 @@ def main() -> None:
         help=f"all (one after the other), or of {', '.join(STRUCTURES)}",
     )  # fmt: skip
     parser.add_argument("--export", type=Path, help="write folders in here, and train nothing")
+    parser.add_argument("--clips", type=int, default=64, help="that the latents are measured on")
     add_options(parser, STEPS)
     arguments = parser.parse_args()
     if arguments.smoke:

@@ -14,6 +14,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ from recipe import encode
 from torch.nn.functional import avg_pool3d, interpolate, mse_loss
 
 from data.structures.card import trained
-from data.structures.evaluate import CATEGORIES, MEASURES, held_out, scored, seen_by
+from data.structures.evaluate import (
+    CATEGORIES,
+    by_category,
+    held_out,
+    remembering,
+    scored,
+    scorers,
+    seen_by,
+)
 from data.structures.measuring import META, filled, in_turns, interval, peak_of, seconds_of, wait
 from data.structures.recipe import parameters_of
 from data.structures.record import Row, record
@@ -40,11 +49,11 @@ from vdkit.models.perception import PerceptualNetwork
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
 from vdkit.models.wan import WanDecoder
 
-CONFIG: Row = {
-    "in_channels": 16, "mid_channels": 32, "num_blocks_per_stage": 3,
+CONFIG: Row = {  # its norms have 32 groups: of 32 channels each would lose its own level
+    "in_channels": 16, "mid_channels": 64, "num_blocks_per_stage": 2, "dims": 2,
     "use_rational_resampler": False,
 }  # fmt: skip
-LARGE: Row = CONFIG | {"mid_channels": 1024, "num_blocks_per_stage": 4}  # as wide as LTX-2's
+LARGE: Row = CONFIG | {"mid_channels": 1024, "num_blocks_per_stage": 4, "dims": 3}  # LTX-2's own
 STEPS = 1500
 HALF, TWICE = (1, 2, 2), (1.0, 2.0, 2.0)  # frames, height, width
 Upsampler = LTX2LatentUpsamplerModel
@@ -76,15 +85,25 @@ def halved(video: torch.Tensor) -> torch.Tensor:
     return avg_pool3d(video, HALF)
 
 
+def interpolated(latents: torch.Tensor) -> torch.Tensor:
+    """Bilinearly, to twice the sides."""
+    return interpolate(latents, scale_factor=TWICE, mode="trilinear")
+
+
+def upsampled(model: Upsampler, latents: torch.Tensor) -> torch.Tensor:
+    """Normalized latents, interpolated, and what the network, whose norms drop levels, adds."""
+    return interpolated(latents) + model(latents)
+
+
 def enlarged(model: Upsampler, vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     """Latents as the decoder takes them, of half the sides, to those of the whole."""
-    made: torch.Tensor = model(normalized(vae, latents.to(model.dtype)))
+    made = upsampled(model, normalized(vae, latents.to(model.dtype)))
     return normalized(vae, made.to(latents.dtype), back=True)
 
 
 def losses(model: Upsampler, vae: AutoencoderKLWan, video: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of normalized latents: 1 is their variance."""
-    return {"mse": mse_loss(model(coded(vae, halved(video))), coded(vae, video))}
+    return {"mse": mse_loss(upsampled(model, coded(vae, halved(video))), coded(vae, video))}
 
 
 def trainer_of(arguments: argparse.Namespace) -> PartedTrainer:
@@ -112,7 +131,9 @@ def export(arguments: argparse.Namespace) -> None:
     model.half().save_pretrained(arguments.model)
     text = (
         "The miniature's latents of a clip at half its sides to those of the whole clip, both "
-        f"normalized: diffusers' `LTX2LatentUpsamplerModel`, {parameters_of(model):,} parameters."
+        "normalized: what is to be added to them interpolated bilinearly. Diffusers' "
+        f"`LTX2LatentUpsamplerModel`, {parameters_of(model):,} parameters; `upsampled` of "
+        "`data.structures.upsample` adds."
     )
     parts = ("# Latent upsampler", text, trained(told(trainer, arguments)))
     (arguments.model / "README.md").write_text("\n\n".join(parts) + "\n")
@@ -131,36 +152,36 @@ def ways_of(model: Upsampler, decoder: WanDecoder) -> dict[str, Way]:
         large = interpolate(small, scale_factor=2, mode="bicubic", antialias=True)
         return large.round().clamp(0, 255).byte().movedim(1, 3).cpu().numpy()
 
-    def trilinear(latents: torch.Tensor) -> torch.Tensor:
-        return interpolate(latents, scale_factor=TWICE, mode="trilinear")
-
     return {
         "direct": lambda whole, half: decoded(decoder, whole),
         "two stages": lambda whole, half: decoded(decoder, enlarged(model, decoder.vae, half)),
-        "latents interpolated": lambda whole, half: decoded(decoder, trilinear(half)),
+        "latents interpolated": lambda whole, half: decoded(decoder, interpolated(half)),
         "pixels bicubic": lambda whole, half: bicubic(decoded(decoder, half)),
     }
 
 
 @torch.inference_mode()
-def clip_rows(model: Upsampler, vae: Any, asked: argparse.Namespace) -> Iterator[Row]:
-    """A row for each held-out clip and way."""
-    decoder = WanDecoder(vae, "tiny-wan")
-    ways, measures = ways_of(model, decoder), MEASURES | seen_by(PerceptualNetwork(vae.device))
-    for category in CATEGORIES:
-        for index in range(asked.clips):
-            of = held_out(category, index, asked.size)
-            video = torch.from_numpy(of.clip).to(vae.device).movedim(3, 0)[None].float() / 127.5 - 1
-            whole, half = (
-                normalized(vae, coded(vae, one), back=True) for one in (video, halved(video))
-            )
-            for way, make in ways.items():
-                wait(vae.device)
-                begin = time.perf_counter()
-                made = make(whole, half)
-                took = {"decode_s": time.perf_counter() - begin}
-                row = {"study": "clips", "category": category, "clip": index, "way": way}
-                yield row | took | scored(of, made, measures)
+def clip_rows(model: Upsampler, vae: Any, asked: argparse.Namespace, pool: Executor) -> list[Row]:
+    """A row for each held-out clip and way; ``pool``: of `scorers`."""
+    ways, found = ways_of(model, WanDecoder(vae, "tiny-wan")), []
+    which = [(category, index) for category in CATEGORIES for index in range(asked.clips)]
+    clips = list(pool.map(partial(held_out, size=asked.size), *zip(*which, strict=True)))
+    seen = seen_by(remembering(PerceptualNetwork(vae.device)))
+    for of in (clips[0], *clips):  # the first warms up
+        video = torch.from_numpy(of.clip).to(vae.device).movedim(3, 0)[None].float() / 127.5 - 1
+        whole, half = (
+            normalized(vae, coded(vae, one), back=True) for one in (video, halved(video))
+        )
+        for way, make in ways.items():
+            wait(vae.device)
+            begin = time.perf_counter()
+            made = make(whole, half)
+            row: Row = {"study": "clips", "category": of.category, "clip": of.index, "way": way}
+            row |= {"decode_s": time.perf_counter() - begin, **scored(of, made, seen)}
+            found.append((row, of, made))
+    # nothing is timed any more
+    later = [(row, pool.submit(scored, of, made)) for row, of, made in found[len(ways) :]]
+    return [row | score.result() for row, score in later]
 
 
 @torch.inference_mode()
@@ -223,7 +244,7 @@ SIZES: Row = {
     "size": (FRAMES, HEIGHT, WIDTH), "clips": 8, "prompts": 16, "generated": 33, "denoising": 20,
     "full_size": (81, 480, 832), "width": 96, "large": LARGE, "rounds": 3,
 }  # fmt: skip
-SMOKE: Row = {
+SMOKE: Row = TRAINED_SMOKE | {
     "size": (17, 64, 64), "clips": 1, "prompts": 1, "generated": 9, "denoising": 2,
     "full_size": (9, 32, 64), "width": 8, "large": CONFIG, "rounds": 2,
 }  # fmt: skip
@@ -231,20 +252,23 @@ SMOKE: Row = {
 
 def measure(arguments: argparse.Namespace) -> None:
     """Record all rows."""
-    arguments.device = device = resolve_device("cpu" if arguments.smoke else "auto")
-    vars(arguments).update(SMOKE if arguments.smoke else SIZES)
-    if not (arguments.model / "config.json").exists():
+    config = arguments.model / "config.json"
+    if not config.exists() or Upsampler.__name__ not in config.read_text():
         raise FileNotFoundError(f"{arguments.model} holds no upsampler; train and export it")
-    model: Any = Upsampler.from_pretrained(arguments.model, torch_dtype=torch.float32)
-    model = model.to(device).eval()
     rows: list[Row] = []
-    for made in (
-        clip_rows(model, miniature(device), arguments),
-        full_size_rows(arguments),
-        generated_rows(model, arguments),
-    ):
-        rows += made
-        print(f"{rows[-1]['study']}: {len(rows)} rows", flush=True)
+    with scorers() as pool:
+        arguments.device = device = resolve_device(arguments.device)
+        model: Any = Upsampler.from_pretrained(arguments.model, torch_dtype=torch.float32)
+        rows += clip_rows(model.to(device).eval(), miniature(device), arguments, pool)
+    for way, groups in by_category(row | {"study": None} for row in rows).items():
+        mean = {key: groups["all"][key]["mean"] for key in ("psnr_db", "decode_s")}
+        print(f"clips, {way}: {mean['psnr_db']:.2f} dB, {mean['decode_s']:.4f} s", flush=True)
+    for row in full_size_rows(arguments):
+        rows.append(row)
+        print(f"full size, {row['step']}: {row['step_s']:.4f} s", flush=True)
+    for row in generated_rows(model, arguments):
+        rows.append(row)
+        print(f"generated, {row['way']}: {row['denoise_s']:.3f} s to denoise", flush=True)
     asked = {key: getattr(arguments, key) for key in SIZES} | {"fps": FPS, "how": HOW}
     print(record(arguments.out, "two-stages", asked | {"smoke": arguments.smoke}, rows, device))
 
@@ -256,14 +280,16 @@ def main() -> None:
     parser.add_argument("stage", choices=("train", "export", "measure"))
     parser.add_argument("--model", type=Path, help="its folder (export, measure)")
     parser.add_argument("--out", type=Path, help="where the recording gets its folder (measure)")
+    parser.add_argument("--clips", type=int, help="of each category (measure)")
     add_options(parser, STEPS, required=False)
+    parser.set_defaults(**SIZES, minutes=3.0)
     arguments = parser.parse_args()
     needs = {"train": ("run",), "export": ("run", "model"), "measure": ("model", "out")}
     for name in needs[arguments.stage]:
         if getattr(arguments, name) is None:
             parser.error(f"{arguments.stage} needs --{name}")
-    if arguments.smoke and arguments.stage != "measure":
-        vars(arguments).update(TRAINED_SMOKE, size=SMOKE["size"])
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
     torch.set_float32_matmul_precision("high")
     try:
         if arguments.stage == "train":
@@ -272,7 +298,7 @@ def main() -> None:
             train(trainer, arguments, partial(losses, trainer.modules["upsampler"].train(), vae))
         else:
             {"export": export, "measure": measure}[arguments.stage](arguments)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         parser.error(str(error))
 
 

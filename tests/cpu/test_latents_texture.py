@@ -28,7 +28,14 @@ def test_a_wave_is_in_its_band(length_px):
 def test_all_bands_together_have_all(size):
     frames = np.random.default_rng(0).normal(size=(3, *size, 3))
     alone = ((frames - frames.mean((1, 2), keepdims=True)) ** 2).sum((1, 2, 3))
-    assert np.allclose(sum(band_power(frames, px) for px in WAVELENGTHS), alone)
+    assert np.allclose(band_power(frames).sum(1), alone)
+
+
+def test_a_jump_from_side_to_side_is_no_detail():
+    """A picture that grows brighter from left to right has all but nothing of short waves."""
+    frame = np.broadcast_to(np.arange(64.0)[:, None], (1, 32, 64, 3))
+    power = band_power(frame)[0]
+    assert power[-1] < 1e-4 * power.sum() and (np.diff(power) < 0).all()
 
 
 def test_what_blurs_loses_the_short_waves():
@@ -38,4 +45,7 @@ def test_what_blurs_loses_the_short_waves():
         blurred = (np.roll(blurred, 1, axis) + blurred + np.roll(blurred, -1, axis)) / 3
     shares = [error_share(source, blurred.round().astype(np.uint8), px).clip for px in WAVELENGTHS]
     assert shares == sorted(shares) and shares[0] < 0.05 and 0.5 < shares[-1] < 1.5
-    assert not np.isfinite(error_share(np.full_like(source, 7), source, 4).clip)
+    flat, noisy = np.full((2, 15, 21, 3), 7, np.uint8), source[:, :15, :21]
+    assert not any(np.isfinite(error_share(flat, noisy, px).clip) for px in WAVELENGTHS)
+    with pytest.raises(ValueError, match="only equal shapes compare"):
+        error_share(flat, source, 4)

@@ -39,7 +39,12 @@ def test_it_learns(vae):
         loss.backward()
         optimizer.step()
         found.append(float(loss.detach()))
-    assert found[-1] < 0.3 * found[0]
+    half, whole = (upsample.coded(vae, one) for one in (upsample.halved(video), video))
+    bilinear = upsample.interpolated(half)
+    assert found[-1] < 0.5 * float((bilinear - whole).square().mean())
+    torch.nn.init.zeros_(model.final_conv.weight)
+    torch.nn.init.zeros_(model.final_conv.bias)
+    assert torch.equal(upsample.upsampled(model, half), bilinear)
     (picture,) = upsample.losses(model, vae, video[:, :, :1]).values()
     assert picture.isfinite()
 
@@ -57,14 +62,15 @@ def test_latents_as_the_decoder_takes_them(vae):
 
 
 def test_trained_exported_and_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(upsample, "TRAINED_SMOKE", upsample.TRAINED_SMOKE | QUICK)
-    monkeypatch.setattr(upsample, "SMOKE", upsample.SMOKE | SMALL)
+    monkeypatch.setattr(upsample, "SMOKE", upsample.SMOKE | QUICK | SMALL)
     model = tmp_path / "model"
-    for words in (["measure", "--model", model, "--out", tmp_path], ["export", "--model", model]):
+    for other in (model, upsample.TINY_WAN / "vae"):
         with pytest.raises(SystemExit):
-            run(monkeypatch, *words, *(["--run", tmp_path] if words[0] == "export" else []))
-    said = capsys.readouterr().err
-    assert "holds no upsampler; train" in said and "holds no checkpoint of it; train" in said
+            run(monkeypatch, "measure", "--model", other, "--out", tmp_path)
+        assert f"{other} holds no upsampler; train" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "export", "--model", model, "--run", tmp_path)
+    assert "holds no checkpoint of it; train" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(monkeypatch, "export", "--run", tmp_path)
     assert "export needs --model" in capsys.readouterr().err
@@ -84,6 +90,7 @@ def test_trained_exported_and_measured(tmp_path, monkeypatch, capsys):
     assert all(row["peak_bytes"] is None and len(row["step_s_runs"]) == 2 for row in sizes)
     assert [(row["way"], row["frames"]) for row in made] == [("direct", 9), ("two stages", 9)]
     assert isinstance(recorded(tmp_path)["two-stages"][1].asked["how"], str)
+    assert (model / "diffusion_pytorch_model.safetensors").stat().st_size <= 1_200_000
     weights = upsample.Upsampler.from_pretrained(model)
     trainer = upsample.trainer_of(
         argparse.Namespace(seed=0, device="cpu", run=tmp_path, rate=1e-3, steps=2)
