@@ -585,7 +585,7 @@ def export(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     vae, mean, std = load_vae(arguments.run, device, folder=arguments.vae)
     trained = arguments.run / "decoder.safetensors"
-    if trained.exists():
+    if trained.exists() and not arguments.vae:
         vae.load_state_dict({**vae.state_dict(), **load_file(trained, arguments.device)})
     vae.register_to_config(
         latents_mean=[round(v, 5) for v in mean.tolist()],

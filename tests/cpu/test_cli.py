@@ -334,9 +334,14 @@ def test_demo(tmp_path, capsys, monkeypatch):
         "demo.mp4",
         "timeline.png",
         "table.md",
+        "table_slow_storage.md",
+        "runs.csv",
         "recording.json",
         "recording_slow_storage.json",
+        "SHA256SUMS",
     }
+    assert main(["check", str(tmp_path / "demo")]) == 0
+    assert " ok" in (said := capsys.readouterr().out) and "not today's" not in said
     slow = read_recording(tmp_path / "demo" / "recording_slow_storage.json")
     for run in slow.arms["async"].timed:  # even on a CPU the writing is hidden: order, not time
         written = run.chunks[3].write_done_s

@@ -186,7 +186,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fanout:usd-per-hour": opt("price of an hour of all machines together, US dollars: adds what "
         "an hour of video costs; never recorded", float, metavar="PRICE"),
     "workers": opt("processes with a decoder each", int, told="one for each GPU; without one, 2"),
-    "engine": opt("what runs them: ray (pip install 'vdkit[scale]'), or processes of this host",
+    "engine": opt("what runs them: ray (pip install '.[scale]'), or processes of this host",
         default="ray", choices=("ray", "processes")),
     "address": opt("of a running Ray cluster", metavar="HOST:PORT"),
     # probe

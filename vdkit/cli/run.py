@@ -41,7 +41,7 @@ from vdkit.record import (
     written,
 )
 from vdkit.record.compare import judged
-from vdkit.record.recording import FILE, Recording, write_recording
+from vdkit.record.recording import Recording, write_recording
 from vdkit.record.results import read_recording, runs_frame
 from vdkit.trace import balancing_mb_per_s
 
@@ -75,6 +75,7 @@ def run_demo(options: argparse.Namespace) -> int:
     measured = partial(
         vdkit.run_benchmark, decoder, latents, fps=FPS, runs=RUNS, warmup=0,
         progress=sys.stderr.isatty(), latents_source=EXAMPLE.name,
+        command=cli.command_line(options.arguments),
     )  # fmt: skip
     free = measured(vdkit.SinkSpec("raw", out).fresh, label=DEMO)
     _show_short("1. Storage keeps up", free)
@@ -82,31 +83,30 @@ def run_demo(options: argparse.Namespace) -> int:
         raise RuntimeError(
             "the decode paths gave different frames; this is a bug in vdkit or torch"
         )
-    fastest = min(free.arms["sync"].timed, key=lambda run: run.latency_s)
-    speed = balancing_mb_per_s(fastest, free.workload.height * free.workload.width * 3)
+    fastest, work = min(free.arms["sync"].timed, key=lambda run: run.latency_s), free.workload
+    speed = balancing_mb_per_s(fastest, work.height * work.width * 3)
     held = vdkit.SinkSpec("null", throttle_mb_per_s=speed)
     slow = measured(held.fresh, modes=("sync", "async"), label=f"{DEMO}, slow storage")
     print(f"Now storage is held to {speed:.3g} MB/s: writing a chunk takes about as long as")
     print("decoding it. sync pays for both, async only for the longer one and the last write.\n")
     _show_short("2. Storage as slow as the decoder", slow)
-    print(
-        f"Runs of each: {RUNS}. That shows what overlaps with what; how much it saves takes more "
-        "runs than\nthat: vdkit bench makes 10 of each.\n"
-    )
+    print(f"Runs of each: {RUNS}. That shows what overlaps with what; how much it saves takes more")
+    print("runs than that: vdkit bench makes 10 of each.\n")
 
-    video, picture, table = (out / name for name in ("demo.mp4", "timeline.png", "table.md"))
-    claim(video)
+    claim(video := out / "demo.mp4")
     vdkit.decode_async(decoder, latents, vdkit.Mp4Sink(video), fps=FPS, progress=False)
     title = f"One decode on {slow.provenance.device}, storage held to {speed:.3g} MB/s"
-    runs = {name: arm.typical() for name, arm in slow.arms.items()}
-    figure = vdkit.plot_timeline(runs, title=title)
-    with written(picture) as partly:
-        figure.savefig(partly)
-    write_atomically(table, f"{document_of(free).markdown()}\n{document_of(slow).markdown()}")
-    recordings = {out / FILE: free, out / "recording_slow_storage.json": slow}
-    for path, recording in recordings.items():
-        write_atomically(path, recording.model_dump_json() + "\n")
-    print("Written:", *(f"  {path}" for path in (video, picture, table, *recordings)), sep="\n")
+    with written(picture := out / "timeline.png") as partly:
+        drawn = {name: arm.typical() for name, arm in slow.arms.items()}
+        vdkit.plot_timeline(drawn, title=title).savefig(partly)
+    texts = {"runs.csv": runs_frame(free).to_csv(index=False)}
+    for end, recording in (("", free), ("_slow_storage", slow)):
+        texts[f"table{end}.md"] = document_of(recording).markdown()
+        texts[f"recording{end}.json"] = recording.model_dump_json() + "\n"
+    for name, text in texts.items():
+        write_atomically(out / name, text)
+    write_sums(out)
+    print("Written:", *(f"  {out / name}" for name in (video.name, picture.name, *texts)), sep="\n")
     return 0
 
 

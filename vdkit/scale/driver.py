@@ -173,7 +173,7 @@ def _on_ray(address: str | None, gpus: bool) -> Iterator[Engine]:
     try:
         import ray
     except ImportError:
-        wrong = "engine ray needs Ray: pip install 'vdkit[scale]', or take --engine processes"
+        wrong = "engine ray needs Ray: pip install '.[scale]', or take --engine processes"
         raise ValueError(wrong) from None
     before, new = signal.getsignal(signal.SIGTERM), not ray.is_initialized()
     if new:
