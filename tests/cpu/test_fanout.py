@@ -210,9 +210,10 @@ def test_the_command(tmp_path, ray, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    assert main([*command, "--json"]) == 130
+    assert main(command) == 130
     said = capsys.readouterr()
-    first = json.loads(said.out)
+    assert "10 files; starting 2 workers (Ray " in said.out and "stopping the workers" in said.out
+    first = json.loads(said.out.splitlines()[-1])
     assert said.err.endswith("what is finished is kept: the same command goes on\n")
     assert 1 <= first["made"] < 8 and read_fanout(first["folder"]).interrupted
     assert len(list(out.glob("*.mp4"))) == first["made"] and not list(out.glob(".*"))
@@ -251,7 +252,7 @@ def test_a_decoder_that_none_can_load(tmp_path, engine, request, capsys):
     options = ["--out", str(tmp_path / "new" / "out"), "--decoder", "tests.fanned:broken"]
     assert main(["fanout", str(tmp_path / "m.jsonl"), *options, "--engine", engine]) == 2
     said = capsys.readouterr()
-    assert "starting workers" in said.out and "it is broken" in said.err
+    assert "1 file; starting 1 worker (" in said.out and "it is broken" in said.err
     assert [one.name for one in tmp_path.iterdir()] == ["m.jsonl"]
 
 

@@ -53,7 +53,6 @@ def run_fanout(options: argparse.Namespace) -> int:
         cli.own_maker(options, options.variant)
     else:  # once here, for what every worker would find wrong; and of a hub it is fetched once
         cli.load_for(argparse.Namespace(**vars(options) | {"device": "cpu"}), spec)
-    cli.say(options, f"{len(videos)} files; starting workers ({options.engine})")
     bar = Bar(cli.progress(options), total=len(videos), desc="fanout", unit="file")
 
     def report(answer: Answer) -> None:
@@ -66,7 +65,7 @@ def run_fanout(options: argparse.Namespace) -> int:
         done = fan_out(
             videos, orders, workers=options.workers, engine=options.engine, label=options.label,
             address=options.address, gpus=options.device != "cpu", command=shared["command"],
-            report=report,
+            report=report, tell=partial(cli.say, options),
         )  # fmt: skip
     document, home = fanout_document(done, options.asked), None
     show(document, options)

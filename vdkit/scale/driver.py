@@ -60,6 +60,7 @@ def fan_out(
     videos: Sequence[Video], orders: Orders, *, workers: int | None = None, engine: str = "ray",
     address: str | None = None, gpus: bool = True, label: str = "fanout",
     command: str | None = None, report: Callable[[Answer], object] = lambda answer: None,
+    tell: Callable[[str], object] = lambda words: None,
 ) -> Fanout:  # fmt: skip
     """Make every video that is not there already; on Ctrl-C what is in hand is given up. Of folders
     made for it, those that stay empty go.
@@ -73,6 +74,7 @@ def fan_out(
             Ray of this host, started here, unless this process has one already.
         gpus: False: workers get none.
         report: called with each answer, as they come.
+        tell: called with what is begun: that workers start, that they stop.
 
     Raises:
         ValueError: no engine of that name, Ray is not installed, or fewer workers than 1.
@@ -109,8 +111,10 @@ def fan_out(
             threads = max(1, min(torch.get_num_threads(), found.cores // count))
             share = 1 / math.ceil(count / found.gpus) if found.gpus else 0.0
             hire = partial(found.hire, replace(orders, threads=threads), share)
+            several = f"{count} worker{'s' * (count > 1)}"
+            tell(f"{len(videos)} file{'s' * (len(videos) > 1)}; starting {several} ({name})")
             idle = [hire(number) for number in range(count)]
-            _drive(videos, idle, hire, found.died, orders, take)
+            _drive(videos, idle, hire, found.died, orders, take, tell)
         except KeyboardInterrupt:
             interrupted = True
     made = [one.made for one in done if one.made is not None]
@@ -132,6 +136,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 def _drive(
     videos: Sequence[Video], idle: list[Hired], hire: Callable[[int], Hired],
     died: type[Exception], orders: Orders, take: Callable[[Answer], object],
+    tell: Callable[[str], object],
 ) -> None:  # fmt: skip
     """Have all videos made; ``take`` gets what became of each."""
     left = deque((video, 1) for video in videos)
@@ -156,6 +161,9 @@ def _drive(
                 except Exception as error:
                     raise getattr(error, "cause", None) or error from None  # Ray wraps it
                 idle.append(worker)
+    except KeyboardInterrupt:
+        tell(f"stopping the workers, {STOP_S:g} s at the most")
+        raise
     finally:
         shutil.rmtree(orders.scratch, ignore_errors=True)  # which stops them: `Orders.is_set`
         for future in wait(running, timeout=STOP_S).done:
