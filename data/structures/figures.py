@@ -29,7 +29,7 @@ ERROR_TIMES = 4
 
 
 def trade_offs(quality: Iterable[Row], cost: Iterable[Row], measure: str = "psnr_db") -> list[Row]:
-    """Of each structure and way: quality and bytes (means over clips), time; highest measure first.
+    """Of each structure and way: quality (mean over clips), bytes, time; highest measure first.
 
     Args:
         quality, cost: rows of these two kinds of recordings. A way without a cost, as one that is
@@ -37,19 +37,21 @@ def trade_offs(quality: Iterable[Row], cost: Iterable[Row], measure: str = "psnr
         measure: a column of ``quality``.
     """
     took = {(row["structure"], row["way"]): row["ms_per_video_s"] for row in cost}
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], list[float]] = {}
+    sizes: dict[tuple[str, str], float] = {}
     for row in quality:
-        if row.get(measure) is not None:
-            found.setdefault((row["structure"], row["way"]), []).append(row)
-    rows = []
-    for (name, way), clips in found.items():
-        saved = mean(row.get("bytes_saved_share", 0.0) for row in clips)
-        size = STRUCTURES[name].latent_bytes_per_s(part="coarse" if way == "preview" else None)
-        rows.append({
-            "structure": name, "way": way, "clips": len(clips),
-            measure: mean(row[measure] for row in clips), "kb_per_s": size * (1 - saved) / 1000,
-            "ms_per_video_s": took.get((name, way)),
-        })  # fmt: skip
+        key = row["structure"], row["way"]
+        if row["clip"] is None:  # what is of all clips
+            sizes[key] = row["latent_bytes_per_s"] / 1000
+        elif row[measure] is not None:
+            found.setdefault(key, []).append(row[measure])
+    rows = [
+        {
+            "structure": key[0], "way": key[1], "clips": len(values), measure: mean(values),
+            "kb_per_s": sizes[key], "ms_per_video_s": took.get(key),
+        }
+        for key, values in found.items()
+    ]  # fmt: skip
     return sorted(rows, key=lambda row: -row[measure])
 
 

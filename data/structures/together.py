@@ -42,7 +42,8 @@ def spread(seconds: dict[str, float], gpus: int) -> dict[str, int]:
 
 def logged(log: Path) -> str:
     """The last step of a training's log."""
-    return log.read_text().splitlines()[-1].partition(",")[0] if log.exists() else "0"
+    lines = log.read_text().splitlines() if log.exists() else []  # none while one is begun
+    return lines[-1].partition(",")[0] if lines else "0"
 
 
 def together(run: Path, places: dict[str, int], options: Sequence[str]) -> None:

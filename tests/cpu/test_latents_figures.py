@@ -19,16 +19,21 @@ COST = [
     )
 ]
 QUALITY = [
-    {"structure": name, "way": way, "clip": clip, "psnr_db": db + clip, **more}
-    for name, way, db, more in (
-        ("z4-8x8x4", "full", 29.0, {}),
-        ("z16-8x8x4", "full", 35.0, {}),
-        ("z16-16x16x4", "full", 28.0, {}),
-        ("hierarchical", "full", 33.0, {}),
-        ("hierarchical", "preview", 27.0, {}),
-        ("hierarchical", "adaptive", 32.0, {"bytes_saved_share": 0.5}),
+    {"structure": name, "way": way, "clip": clip, **found}
+    for name, way, db, kb in (
+        ("z4-8x8x4", "full", 29.0, 7.7),
+        ("z16-8x8x4", "full", 35.0, 30.7),
+        ("z16-16x16x4", "full", 28.0, 7.7),
+        ("hierarchical", "full", 33.0, 30.7),
+        ("hierarchical", "preview", 27.0, 7.7),
+        ("hierarchical", "adaptive", 32.0, 15.4),
     )
-    for clip in (0, 2)
+    for clip, found in (
+        (0, {"psnr_db": db}),
+        (1, {"psnr_db": None}),
+        (2, {"psnr_db": db + 2}),
+        (None, {"latent_bytes_per_s": 1000 * kb}),
+    )
 ]
 
 
@@ -37,12 +42,9 @@ def test_trade_offs():
     by = {(row["structure"], row["way"]): row for row in rows}
     assert [row["psnr_db"] for row in rows] == [36, 34, 33, 30, 29, 28]
     best = by["z16-8x8x4", "full"]
-    assert best["clips"] == 2 and best["ms_per_video_s"] == 310
-    assert best["kb_per_s"] == STRUCTURES["z16-8x8x4"].latent_bytes_per_s() / 1000
-    full, preview, adaptive = (by["hierarchical", way] for way in ("full", "preview", "adaptive"))
-    assert full["kb_per_s"] == pytest.approx(2 * adaptive["kb_per_s"])
-    assert full["kb_per_s"] == pytest.approx(4 * preview["kb_per_s"])  # 48 + 16 channels, and 16
-    assert adaptive["ms_per_video_s"] is None
+    assert (best["clips"], best["kb_per_s"], best["ms_per_video_s"]) == (2, 30.7, 310)
+    assert by["hierarchical", "adaptive"]["kb_per_s"] == 15.4
+    assert by["hierarchical", "adaptive"]["ms_per_video_s"] is None
 
 
 def test_front():

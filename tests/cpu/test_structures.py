@@ -377,5 +377,10 @@ def test_trained_together(tmp_path):
     steps, each = together.steps_for(tmp_path, "ab", minutes=10)
     assert (steps, each) == (int(0.9 * 600 / 1.5), {"a": 0.5, "b": 1.5})
     assert together.steps_for(tmp_path, "ab", minutes=1000)[0] == STEPS
+    log = tmp_path / "a.csv"
+    for text, step in ((None, "0"), ("", "0"), ("step,quantity,value\n100,l1,0.5\n", "100")):
+        if text is not None:
+            log.write_text(text)
+        assert together.logged(log) == step
     with pytest.raises(RuntimeError, match=r"(?s)none failed:.*invalid choice"):
         together.together(tmp_path / "run", {"none": 0}, ["--smoke"])
