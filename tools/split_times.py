@@ -145,17 +145,18 @@ def main() -> None:
         | {"alone / split": Number(one_ms / row["split"], 3)}
         for number, row in enumerate(rows)
     ]
-    print(f"{options.decoder}, {options.variant}, latents {height}x{width}, chunk {options.chunk}")
-    print(f"alone: {one_ms:.2f} ms per latent frame; sent per latent frame: {sent}\n")
-    print(Table(table, "Milliseconds per latent frame").text())
     if options.out:
         asked = {name: value for name, value in vars(options).items() if name != "out"}
         where = collect_provenance(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         found = {"asked": asked, "alone_ms": one_ms, "sent": asdict(sent), "predicted_ms": rows[0]}
         found |= {"ranks_ms": ranks, "provenance": where.model_dump(mode="json")}
-        folder = result_folder(options.out, f"split-{options.gpus}-{options.variant}", where)
+        label = f"split-{options.gpus}-{Path(options.decoder).name}-{options.variant}"
+        folder = result_folder(options.out, label, where)
         write_atomically(folder / "split.json", json.dumps(found, indent=1) + "\n")
-        print(f"\nRecorded in {folder}")
+        print(f"Recorded in {folder}")
+    print(f"{options.decoder}, {options.variant}, latents {height}x{width}, chunk {options.chunk}")
+    print(f"alone: {one_ms:.2f} ms per latent frame; sent per latent frame: {sent}\n")
+    print(Table(table, "Milliseconds per latent frame").text())
 
 
 if __name__ == "__main__":

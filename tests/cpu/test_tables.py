@@ -130,6 +130,10 @@ class TestFiveForms:
         assert "a b" in table.text() and long in table.text()
         assert "2.000 [1.900, 2.100]" in table.text(10)
 
+    def test_words_without_a_head(self):
+        head, rule, row = Table([{"": "rank 0", "ms": Number(2.0, 3)}]).text().splitlines()
+        assert head.split() == ["ms"] and rule.split()[0] == "------" and row.split()[-1] == "2.000"
+
     def test_bars_and_line_breaks_stay_in_their_cell(self):
         cell = Table([{"a": "x|y", "b": "two\nlines"}]).markdown_body().splitlines()[2]
         assert cell.count("|") - cell.count(r"\|") == 3 and "two lines" in cell

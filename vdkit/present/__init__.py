@@ -345,7 +345,7 @@ def _aligned(
     whole = list(zip(*grid, strict=True))
     widths = [max(len(line) for cell in cells for line in cell.split("\n")) for cells in whole]
     least = [
-        max(*map(len, head.split()), *(map(len, cells) if to_right else [_LEAST_WIDTH]))
+        max(map(len, [*head.split(), *(cells if to_right else [" " * _LEAST_WIDTH])]))
         for (head, *cells), to_right in zip(whole, right, strict=True)
     ]
     while sum(widths) > room > 0:
