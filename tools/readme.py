@@ -6,24 +6,28 @@ stands there are the documents, tables and sentences that the commands print, ch
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import mean
 
 from vdkit.predict.grid import PLAN, read_sweep
-from vdkit.present import Table, ratio_of, significant
+from vdkit.present import Number, Table, ratio_of, significant
 from vdkit.present.columns import Asked
 from vdkit.present.document import Document, Picture
 from vdkit.present.documents import document_of
 from vdkit.present.results_list import published_lines, results_table, session_range
 from vdkit.present.sweep_document import verdict
 from vdkit.record import write_atomically, written
+from vdkit.record.fanout import FANOUT, read_fanout
 from vdkit.record.recording import Recording
 from vdkit.record.results import find_recordings, read_recording
 
 PAGE = "results/README.md"
 PICTURE = "timeline.png"
+SPLIT, CAUSES = "split.json", ("compute", "halo", "gather", "launches")
 
 MAIN = "20261125T201846Z_nvidia-h100-80gb-hbm3_c4ae14f_aws-float16"
 """The run that README shows."""
@@ -197,6 +201,9 @@ def page(made: Recorded) -> str:
         "timed, the bar profiled.",
         "Steps on the way to it:",
         listed(made, steps),
+        "## More than one GPU",
+        many_videos(made.root / "results"),
+        one_video(made.root / "results"),
         "## Profiles",
         *(part for name in PROFILES for part in shown(made, name)),
         f"![Sync over async, stalls shaded by cause]({PROFILES[0]}/timeline.png)\n"
@@ -236,6 +243,47 @@ def listed(made: Recorded, recordings: Iterable[str]) -> str:
         also = f" diffusers / async is {ratio_of(whole)}." if whole else ""
         lines.append(f"{number}. {links([name])}: {document_of(made[name]).lead[1]}{also}")
     return "\n".join(lines)
+
+
+def many_videos(home: Path) -> str:
+    """Videos an hour by the number of workers, each one's first, which warms it up, left out."""
+    rows, alone = [], dict[tuple[str, str], float]()
+    for folder in sorted(path.parent for path in home.glob(f"2*/{FANOUT}")):
+        one = read_fanout(folder)
+        warm = {worker: [v for v in one.videos if v.worker == worker][1:] for worker in one.workers}
+        an_hour = sum(3600 / mean(v.taken_s for v in videos) for videos in warm.values())
+        kind, count = (one.videos[0].workload.variant, one.sink.kind), len(one.workers)
+        rows.append({
+            "device": one.provenance.device, "variant": kind[0], "sink": kind[1],
+            "GPUs": Number(count, 0),
+            "s a video": Number(mean(v.run.latency_s for of in warm.values() for v in of), 3),
+            "videos / h": Number(an_hour, 0),
+            "times one GPU": Number(an_hour / alone.setdefault(kind, an_hour / count), 2),
+            "recording": links([folder.name]),
+        })  # fmt: skip
+    return Table(rows, "Many videos, `vdkit fanout`; warm workers").markdown()
+
+
+def one_video(home: Path) -> str:
+    """Milliseconds per latent frame of a video split by rows, and what was foretold of them."""
+    rows = []
+    for file in sorted(home.glob(f"2*/{SPLIT}")):
+        found = json.loads(file.read_text())
+        asked, ranks, foretold = found["asked"], found["ranks_ms"], found["predicted_ms"]
+        took = max(rank["split"] for rank in ranks)
+        causes = {f"{cause} ms": [rank[cause] for rank in ranks] for cause in CAUSES}
+        rows.append({
+            "device": found["provenance"]["device"], "decoder": asked["decoder"],
+            "variant": asked["variant"], "latents": asked["latents"],
+            "GPUs": Number(asked["gpus"], 0), "one GPU ms": Number(found["alone_ms"], 2),
+            "predicted ms": Number(foretold["split"], 2), "measured ms": Number(took, 2),
+            "off %": Number(100 * (took / foretold["split"] - 1), 1, sign=True),
+            "times as fast": Number(found["alone_ms"] / took, 2),
+            **{cause: Number(mean(of), 2) for cause, of in causes.items()},
+            "recording": links([file.parent.name]),
+        })  # fmt: skip
+    caption = "One video, each GPU with some of the rows; per latent frame, causes: mean of ranks"
+    return Table(rows, caption).markdown()
 
 
 def shown(made: Recorded, name: str) -> Sequence[str]:

@@ -170,6 +170,14 @@ def scorers() -> Iterator[Executor]:
         yield pool
 
 
+def encoded(model: Any, clips: Sequence[HeldOut]) -> torch.Tensor:
+    """The posterior's mean of clips of one size, [N, C, T, h, w]."""
+    video = torch.from_numpy(np.stack([of.clip for of in clips])).to(model.device).movedim(4, 1)
+    with torch.inference_mode():
+        latents: torch.Tensor = model.encode(video.float().div(127.5).sub(1.0)).latent_dist.mode()
+    return latents
+
+
 def measured(
     name: str, model: Any, clips: Sequence[HeldOut], network: Network, pool: Executor
 ) -> tuple[list[Row], list[Row]]:
@@ -184,10 +192,7 @@ def measured(
     features: dict[str, list[np.ndarray]] = {way: [] for way in ("original", *ways)}
     for begin in range(0, len(clips), ENCODED):
         some = clips[begin : begin + ENCODED]
-        video = torch.from_numpy(np.stack([of.clip for of in some])).to(model.device).movedim(4, 1)
-        with torch.inference_mode():
-            latents = model.encode(video.float().div(127.5).sub(1.0)).latent_dist.mode()
-        for of, one in zip(some, latents.split(1), strict=True):
+        for of, one in zip(some, encoded(model, some).split(1), strict=True):
             features["original"].append(clip_features(of.clip, network, len(of.clip)))
             for way, decoder in ways.items():
                 made = decoded(decoder, one, CHUNK)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from torch.nn.functional import avg_pool3d, interpolate, mse_loss
 from data.structures.card import trained
 from data.structures.evaluate import (
     CATEGORIES,
+    HeldOut,
+    Measure,
     by_category,
     held_out,
     remembering,
@@ -140,6 +142,15 @@ def export(arguments: argparse.Namespace) -> None:
     shutil.copy(trainer.file.with_suffix(".csv"), arguments.model / "losses.csv")
 
 
+def upsampler_of(folder: Path) -> Upsampler:
+    """What was exported there, on the CPU, in float32; FileNotFoundError: nothing was."""
+    config = folder / "config.json"
+    if not config.exists() or Upsampler.__name__ not in config.read_text():
+        raise FileNotFoundError(f"{folder} holds no upsampler; train and export it")
+    model: Any = Upsampler.from_pretrained(folder, torch_dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
 Way = Callable[[torch.Tensor, torch.Tensor], np.ndarray]
 """Of latents of the whole clip and of the halved one: uint8 [F, H, W, 3]."""
 
@@ -161,26 +172,35 @@ def ways_of(model: Upsampler, decoder: WanDecoder) -> dict[str, Way]:
 
 
 @torch.inference_mode()
+def made_of(
+    model: Upsampler, decoder: WanDecoder, of: HeldOut, measures: Mapping[str, Measure]
+) -> list[tuple[Row, np.ndarray]]:
+    """Of a held-out clip a row for each way, with its seconds and measures, and the frames."""
+    video, found = torch.from_numpy(of.clip).to(decoder.device).movedim(3, 0)[None].float(), []
+    video, vae = video / 127.5 - 1, decoder.vae
+    latents = [normalized(vae, coded(vae, one), back=True) for one in (video, halved(video))]
+    for way, make in ways_of(model, decoder).items():
+        wait(decoder.device)
+        begin = time.perf_counter()
+        frames = make(*latents)
+        row: Row = {"study": "clips", "category": of.category, "clip": of.index, "way": way}
+        row |= {"decode_s": time.perf_counter() - begin, **scored(of, frames, measures)}
+        found.append((row, frames))
+    return found
+
+
+@torch.inference_mode()
 def clip_rows(model: Upsampler, vae: Any, asked: argparse.Namespace, pool: Executor) -> list[Row]:
     """A row for each held-out clip and way; ``pool``: of `scorers`."""
-    ways, found = ways_of(model, WanDecoder(vae, "tiny-wan")), []
+    decoder, found = WanDecoder(vae, "tiny-wan"), []
     which = [(category, index) for category in CATEGORIES for index in range(asked.clips)]
     clips = list(pool.map(partial(held_out, size=asked.size), *zip(*which, strict=True)))
     seen = seen_by(remembering(PerceptualNetwork(vae.device)))
-    for of in (clips[0], *clips):  # the first warms up
-        video = torch.from_numpy(of.clip).to(vae.device).movedim(3, 0)[None].float() / 127.5 - 1
-        whole, half = (
-            normalized(vae, coded(vae, one), back=True) for one in (video, halved(video))
-        )
-        for way, make in ways.items():
-            wait(vae.device)
-            begin = time.perf_counter()
-            made = make(whole, half)
-            row: Row = {"study": "clips", "category": of.category, "clip": of.index, "way": way}
-            row |= {"decode_s": time.perf_counter() - begin, **scored(of, made, seen)}
-            found.append((row, of, made))
+    made_of(model, decoder, clips[0], seen)  # warms up
+    for of in clips:
+        found += [(of, *made) for made in made_of(model, decoder, of, seen)]
     # nothing is timed any more
-    later = [(row, pool.submit(scored, of, made)) for row, of, made in found[len(ways) :]]
+    later = [(row, pool.submit(scored, of, frames)) for of, row, frames in found]
     return [row | score.result() for row, score in later]
 
 
@@ -252,14 +272,11 @@ SMOKE: Row = TRAINED_SMOKE | {
 
 def measure(arguments: argparse.Namespace) -> None:
     """Record all rows."""
-    config = arguments.model / "config.json"
-    if not config.exists() or Upsampler.__name__ not in config.read_text():
-        raise FileNotFoundError(f"{arguments.model} holds no upsampler; train and export it")
     rows: list[Row] = []
     with scorers() as pool:
+        model = upsampler_of(arguments.model)
         arguments.device = device = resolve_device(arguments.device)
-        model: Any = Upsampler.from_pretrained(arguments.model, torch_dtype=torch.float32)
-        rows += clip_rows(model.to(device).eval(), miniature(device), arguments, pool)
+        rows += clip_rows(model.to(device), miniature(device), arguments, pool)
     for way, groups in by_category(row | {"study": None} for row in rows).items():
         mean = {key: groups["all"][key]["mean"] for key in ("psnr_db", "decode_s")}
         print(f"clips, {way}: {mean['psnr_db']:.2f} dB, {mean['decode_s']:.4f} s", flush=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
-from data.structures import upsample
+from data.structures import two_stages, upsample
 from data.structures.evaluate import CATEGORIES
 from data.structures.record import recorded
 from vdkit.models.wan import WanDecoder
@@ -90,6 +90,17 @@ def test_trained_exported_and_measured(tmp_path, monkeypatch, capsys):
     assert all(row["peak_bytes"] is None and len(row["step_s_runs"]) == 2 for row in sizes)
     assert [(row["way"], row["frames"]) for row in made] == [("direct", 9), ("two stages", 9)]
     assert isinstance(recorded(tmp_path)["two-stages"][1].asked["how"], str)
+    of_clips, of_sizes, of_prompts = two_stages.tables(rows)
+    psnr = [row["PSNR dB"] for row in of_clips.rows]
+    four = [row["psnr_db"] for row in clips if row["way"] == "two stages"]
+    assert psnr[1].value == pytest.approx(sum(four) / 4)
+    assert psnr[1].low < psnr[1].value
+    assert [row["frames"] for row in of_sizes.rows] == 3 * ["9x32x64"]
+    assert [row["videos"].value for row in of_prompts.rows] == [1, 1]
+    assert len(two_stages.tables(clips[:4])) == 1
+    shown = two_stages.plot_times(rows).vdkit_data
+    directly = [row["value"] for row in shown if row["row"] == "direct"]
+    assert sum(directly) == pytest.approx(200) and len(directly) == 4
     assert (model / "diffusion_pytorch_model.safetensors").stat().st_size <= 1_200_000
     weights = upsample.Upsampler.from_pretrained(model)
     trainer = upsample.trainer_of(
