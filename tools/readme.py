@@ -247,14 +247,15 @@ def listed(made: Recorded, recordings: Iterable[str]) -> str:
 
 def many_videos(home: Path) -> str:
     """Videos an hour by the number of workers, each one's first, which warms it up, left out."""
-    rows, alone = [], dict[tuple[str, str], float]()
+    rows, alone = [], dict[tuple[str, ...], float]()
     for folder in sorted(path.parent for path in home.glob(f"2*/{FANOUT}")):
         one = read_fanout(folder)
         warm = {worker: [v for v in one.videos if v.worker == worker][1:] for worker in one.workers}
         an_hour = sum(3600 / mean(v.taken_s for v in videos) for videos in warm.values())
-        kind, count = (one.videos[0].workload.variant, one.sink.kind), len(one.workers)
+        kind = (one.provenance.device, one.videos[0].workload.variant, one.sink.kind)
+        count = len(one.workers)
         rows.append({
-            "device": one.provenance.device, "variant": kind[0], "sink": kind[1],
+            **dict(zip(("device", "variant", "sink"), kind, strict=True)),
             "GPUs": Number(count, 0),
             "s a video": Number(mean(v.run.latency_s for of in warm.values() for v in of), 3),
             "videos / h": Number(an_hour, 0),
