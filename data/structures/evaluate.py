@@ -278,7 +278,8 @@ def evaluate(
 ) -> None:
     """Measure structures, and write what was asked for."""
     given = {"size": arguments.size, "seed": arguments.seed}
-    clips = [held_out(one, i, **given) for one in CATEGORIES for i in range(arguments.clips)]
+    which = [(category, index) for category in CATEGORIES for index in range(arguments.clips)]
+    clips = list(pool.map(partial(held_out, **given), *zip(*which, strict=True)))
     if len(clips) < SET:
         print(f"no Frechet distances: {len(clips)} clips in all, they need {SET}", flush=True)
     network, recorded = PerceptualNetwork(device), list[Row]()

@@ -17,13 +17,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from data.structures.recipe import STEPS, STRUCTURES
+from data.structures.recipe import BATCH, STEPS, STRUCTURES
 
-from train import read_state  # isort: skip
+from train import clips_of, read_state  # isort: skip
 
 TRIAL = 60  # steps of the short training
 SHARE = 0.9  # of the time that is planned: the rest is for checkpoints, and for trials that err
@@ -80,12 +81,18 @@ def together(run: Path, places: dict[str, int], options: Sequence[str]) -> None:
             raise RuntimeError(f"{name} failed:\n" + "\n".join(said))
 
 
+def pace(seconds: Sequence[float]) -> float:
+    """Seconds a step of a training, without what the first of each kind of clips wait for."""
+    kinds: dict[tuple[int, int], list[float]] = {}
+    for step, took in enumerate(seconds):
+        kinds.setdefault(clips_of(step, len(seconds), BATCH), []).append(took)
+    return sum(len(kind) * median(kind) for kind in kinds.values()) / len(seconds)
+
+
 def steps_for(run: Path, names: Iterable[str], minutes: float) -> tuple[int, dict[str, float]]:
     """How many steps each has time for, by the trials in ``run``; and seconds a step of each."""
-    took = {}
-    for name in names:
-        state = read_state(sorted(run.glob(f"{name}.*.weights.pt"))[-1], "cpu")
-        took[name] = state["seconds"] / state["step"]
+    files = {name: sorted(run.glob(f"{name}.*.weights.pt"))[-1] for name in names}
+    took = {name: pace(read_state(file, "cpu")["paces"]) for name, file in files.items()}
     return min(STEPS, int(SHARE * 60 * minutes / max(took.values()))), took
 
 
@@ -99,13 +106,14 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="then write the structures' folders in here")
     parser.add_argument("--structure", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
     parser.add_argument("--gpus", type=int, default=max(1, gpus))
+    parser.add_argument("--compile", action="store_true", help="torch.compile, once for each part")
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
     arguments = parser.parse_args()
-    smoke = ["--smoke"] if arguments.smoke else []
+    given = [f"--{name}" for name in ("compile", "smoke") if vars(arguments)[name]]
     plan = arguments.run / "plan.json"
     if not plan.exists():
         places = {name: n % arguments.gpus for n, name in enumerate(arguments.structure)}
-        together(arguments.run / "trial", places, ["--steps", str(TRIAL), "--minutes", "3", *smoke])
+        together(arguments.run / "trial", places, ["--steps", str(TRIAL), "--minutes", "3", *given])
         trial = arguments.run / "trial"
         steps, took = steps_for(trial, arguments.structure, arguments.minutes)
         places = spread(took, arguments.gpus)
@@ -113,10 +121,10 @@ def main() -> None:
     made = json.loads(plan.read_text())
     print(json.dumps(made), flush=True)
     how = ["--steps", str(made["steps"])]
-    options = [*how, "--minutes", str(arguments.minutes), *smoke]
+    options = [*how, "--minutes", str(arguments.minutes), *given]
     together(arguments.run, made["gpus"], options)
     if arguments.export:
-        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *smoke])
+        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *given])
 
 
 if __name__ == "__main__":

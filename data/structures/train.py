@@ -97,20 +97,21 @@ class PartedTrainer(Trainer):
     """A trainer whose checkpoint is two files of less than 16 MiB, named after the step.
 
     Attributes:
-        seconds: of training, over all its pieces.
+        paces: seconds of each step, over all its pieces.
     """
 
     names = ("weights", "optimizer")
 
     def __init__(self, modules: dict[str, nn.Module], rate: float, steps: int, file: Path) -> None:
         super().__init__(modules, rate, steps, file)
-        self.seconds, self.since = 0.0, time.monotonic()
+        self.paces, self.since = list[float](), time.monotonic()
 
     def update(self, loss: torch.Tensor, progress: float = 0.0) -> None:
         """As `Trainer.update`."""
         super().update(loss, progress)
         now = time.monotonic()
-        self.seconds, self.since = self.seconds + now - self.since, now
+        self.paces.append(now - self.since)
+        self.since = now
 
     def _at(self, step: int) -> list[Path]:
         return [self.file.with_name(f"{self.file.stem}.{step:06}.{one}.pt") for one in self.names]
@@ -123,7 +124,7 @@ class PartedTrainer(Trainer):
 
     def save(self) -> None:
         """Write the checkpoint; then the one before goes."""
-        state = self.state() | {"seconds": self.seconds}
+        state = self.state() | {"paces": self.paces}
         optimizer = {"optimizer": state.pop("optimizer")}
         for part, file in zip((state, optimizer), self._at(self.step), strict=True):
             write_state(part, file)
@@ -136,7 +137,7 @@ class PartedTrainer(Trainer):
         if steps := self.steps_saved():
             parts = [read_state(file, "cpu") for file in self._at(steps[-1])]
             self.restore(parts[0] | parts[1])
-            self.seconds, self.since = parts[0]["seconds"], time.monotonic()
+            self.paces, self.since = parts[0]["paces"], time.monotonic()
 
 
 def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
@@ -231,7 +232,7 @@ def told(trainer: PartedTrainer, arguments: argparse.Namespace) -> dict[str, Any
     on = torch.device(arguments.device)
     return {
         "steps": trainer.step, "of": trainer.steps, "finished": trainer.step >= trainer.steps,
-        "seconds": round(trainer.seconds, 1), "batch": arguments.batch, "rate": arguments.rate,
+        "seconds": round(sum(trainer.paces), 1), "batch": arguments.batch, "rate": arguments.rate,
         "seed": arguments.seed, "torch": torch.__version__,
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
     }  # fmt: skip

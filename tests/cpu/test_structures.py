@@ -372,10 +372,13 @@ def test_trained_together(tmp_path):
     places = together.spread(took, 2)
     load = [sum(took[name] for name in places if places[name] == gpu) for gpu in (0, 1)]
     assert load == [6, 6] and set(together.spread(took, 9).values()) == set(range(5))
-    for name, seconds in (("a", 30.0), ("b", 90.0)):
-        torch.save({"seconds": seconds, "step": 60}, tmp_path / f"{name}.000060.weights.pt")
+    for name, each in (("a", 0.5), ("b", 1.5)):
+        paces = [30.0, *[each / 2] * 20, 30.0, *[each] * 28, 30.0, *[3 * each] * 9]
+        torch.save({"paces": paces}, tmp_path / f"{name}.000060.weights.pt")
     steps, each = together.steps_for(tmp_path, "ab", minutes=10)
-    assert (steps, each) == (int(0.9 * 600 / 1.5), {"a": 0.5, "b": 1.5})
+    share = (21 / 2 + 29 + 10 * 3) / 60  # of three kinds of clips, their first steps left out
+    assert each == pytest.approx({"a": 0.5 * share, "b": 1.5 * share})
+    assert steps == int(0.9 * 600 / (1.5 * share))
     assert together.steps_for(tmp_path, "ab", minutes=1000)[0] == STEPS
     log = tmp_path / "a.csv"
     for text, step in ((None, "0"), ("", "0"), ("step,quantity,value\n100,l1,0.5\n", "100")):
