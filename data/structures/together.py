@@ -81,19 +81,26 @@ def together(run: Path, places: dict[str, int], options: Sequence[str]) -> None:
             raise RuntimeError(f"{name} failed:\n" + "\n".join(said))
 
 
-def pace(seconds: Sequence[float]) -> float:
-    """Seconds a step of a training, without what the first of each kind of clips wait for."""
+def paces(seconds: Sequence[float]) -> tuple[float, float]:
+    """Of the steps of a training: seconds a step, and what the first of each kind of clips took
+    more."""
     kinds: dict[tuple[int, int], list[float]] = {}
     for step, took in enumerate(seconds):
         kinds.setdefault(clips_of(step, len(seconds), BATCH), []).append(took)
-    return sum(len(kind) * median(kind) for kind in kinds.values()) / len(seconds)
+    steady = sum(len(kind) * median(kind) for kind in kinds.values())
+    return steady / len(seconds), max(0.0, sum(seconds) - steady)
 
 
 def steps_for(run: Path, names: Iterable[str], minutes: float) -> tuple[int, dict[str, float]]:
     """How many steps each has time for, by the trials in ``run``; and seconds a step of each."""
     files = {name: sorted(run.glob(f"{name}.*.weights.pt"))[-1] for name in names}
-    took = {name: pace(read_state(file, "cpu")["paces"]) for name, file in files.items()}
-    return min(STEPS, int(SHARE * 60 * minutes / max(took.values()))), took
+    found = {name: paces(read_state(file, "cpu")["paces"]) for name, file in files.items()}
+    steps = min(
+        STEPS, *(int((SHARE * 60 * minutes - once) / each) for each, once in found.values())
+    )
+    if steps < 1:
+        raise RuntimeError(f"{minutes:g} minutes are too few: give --minutes more")
+    return steps, {name: each for name, (each, once) in found.items()}
 
 
 def main() -> None:
@@ -106,14 +113,13 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="then write the structures' folders in here")
     parser.add_argument("--structure", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
     parser.add_argument("--gpus", type=int, default=max(1, gpus))
-    parser.add_argument("--compile", action="store_true", help="torch.compile, once for each part")
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
     arguments = parser.parse_args()
-    given = [f"--{name}" for name in ("compile", "smoke") if vars(arguments)[name]]
+    smoke = ["--smoke"] if arguments.smoke else []
     plan = arguments.run / "plan.json"
     if not plan.exists():
         places = {name: n % arguments.gpus for n, name in enumerate(arguments.structure)}
-        together(arguments.run / "trial", places, ["--steps", str(TRIAL), "--minutes", "3", *given])
+        together(arguments.run / "trial", places, ["--steps", str(TRIAL), "--minutes", "3", *smoke])
         trial = arguments.run / "trial"
         steps, took = steps_for(trial, arguments.structure, arguments.minutes)
         places = spread(took, arguments.gpus)
@@ -121,10 +127,10 @@ def main() -> None:
     made = json.loads(plan.read_text())
     print(json.dumps(made), flush=True)
     how = ["--steps", str(made["steps"])]
-    options = [*how, "--minutes", str(arguments.minutes), *given]
+    options = [*how, "--minutes", str(arguments.minutes), *smoke]
     together(arguments.run, made["gpus"], options)
     if arguments.export:
-        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *given])
+        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *smoke])
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class PartedTrainer(Trainer):
         super().__init__(modules, rate, steps, file)
         self.paces, self.since = list[float](), time.monotonic()
 
-    def update(self, loss: torch.Tensor, progress: float = 0.0) -> None:
+    def update(self, loss: torch.Tensor | None = None, progress: float = 0.0) -> None:
         """As `Trainer.update`."""
         super().update(loss, progress)
         now = time.monotonic()
@@ -152,10 +152,67 @@ def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
     return trainer
 
 
+Losses = dict[str, torch.Tensor]
+
+
+class Step:
+    """A step's losses, of clips, and their gradients, which are in the modules afterwards.
+
+    Args:
+        graphs: whether it becomes a CUDA graph, anew for each size of clips: thousands of small
+            kernels are then launched at once. Losses and gradients are the next step's too.
+    """
+
+    given: torch.Tensor
+
+    def __init__(
+        self,
+        losses_of: Callable[[torch.Tensor], Losses],
+        optimizer: torch.optim.Optimizer,
+        graphs: bool,
+    ) -> None:
+        self.losses_of, self.optimizer, self.graphs = losses_of, optimizer, graphs
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.losses: Losses = {}
+
+    def __call__(self, video: torch.Tensor) -> Losses:
+        """Of float32 [B, 3, F, H, W] in [-1, 1]."""
+        if not self.graphs:
+            return self._launched(video)
+        if not self.graph or self.given.shape != video.shape:
+            self._capture(video)
+        self.given.copy_(video)
+        self.graph.replay()
+        return self.losses
+
+    def _launched(self, video: torch.Tensor) -> Losses:
+        self.optimizer.zero_grad(set_to_none=True)
+        kind = video.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            losses = self.losses_of(video)
+        weighted(losses).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _capture(self, video: torch.Tensor) -> None:
+        self.graph, self.losses, self.given = None, {}, video.clone()  # one's memory at a time
+        now, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        with torch.random.fork_rng(devices=[video.device]):
+            side.wait_stream(now)
+            with torch.cuda.stream(side):
+                for _ in range(3):  # libraries choose and allocate
+                    self._launched(self.given)
+            now.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.losses = self._launched(self.given)
+        self.graph = graph
+
+
 def train(
     trainer: PartedTrainer,
     arguments: argparse.Namespace,
-    losses_of: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    losses_of: Callable[[torch.Tensor], Losses],
+    graphs: bool = False,
 ) -> bool:
     """Train by ``losses_of`` clips until all steps are done or the minutes are up; True for the
     former."""
@@ -167,22 +224,20 @@ def train(
         num_workers=arguments.workers,
     )  # fmt: skip
     steps = steps_of(trainer, arguments, SAVE_EVERY)
+    step_of = Step(losses_of, trainer.optimizer, graphs)
     for step, batch in zip(steps, ahead, strict=False):
         torch.manual_seed(arguments.seed * 1_000_003 + step)
-        video = batch.video(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts = losses_of(video)
-        trainer.update(weighted(parts))
-        log.add(trainer.step, parts)
+        found = step_of(batch.video(device))
+        trainer.update()
+        log.add(trainer.step, found)
     return trainer.step >= trainer.steps
 
 
 def train_structure(name: str, arguments: argparse.Namespace) -> bool:
     """`train` a structure, from where it was left."""
     trainer = trainer_of(name, arguments)
-    torch.compiler.reset()  # it counts recompilations by function, not by model
-    step_losses = torch.compile(losses, dynamic=False) if arguments.compile else losses
-    return train(trainer, arguments, partial(step_losses, trainer.modules["vae"].train()))
+    losses_of = partial(losses, trainer.modules["vae"].train())
+    return train(trainer, arguments, losses_of, arguments.graphs)
 
 
 @torch.no_grad()
@@ -258,7 +313,7 @@ def export(name: str, arguments: argparse.Namespace) -> Path:
 
 
 SMOKE: dict[str, Any] = {"steps": 24, "batch": 2, "rate": 3e-3, "log_every": 4, "clips": 2}
-SMOKE |= {"device": "cpu", "workers": 0, "size": (17, 32, 48)}
+SMOKE |= {"device": "cpu", "graphs": False, "workers": 0, "size": (17, 32, 48)}
 
 
 def add_options(parser: argparse.ArgumentParser, steps: int, required: bool = True) -> None:
@@ -276,7 +331,6 @@ def add_options(parser: argparse.ArgumentParser, steps: int, required: bool = Tr
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=cuda)
-    parser.add_argument("--compile", action="store_true", help="torch.compile, once for each part")
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
     parser.set_defaults(size=(FRAMES, HEIGHT, WIDTH))
 
@@ -291,6 +345,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--export", type=Path, help="write folders in here, and train nothing")
     parser.add_argument("--clips", type=int, default=64, help="that the latents are measured on")
+    parser.add_argument(
+        "--graphs", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
+        help="launch a step as a CUDA graph",
+    )  # fmt: skip
     add_options(parser, STEPS)
     arguments = parser.parse_args()
     if arguments.smoke:

@@ -135,18 +135,21 @@ class Trainer:
             models[target] = copy.deepcopy(models[source])
         self._optimizer()
 
-    def update(self, loss: torch.Tensor, progress: float = 0.0) -> None:
+    def update(self, loss: torch.Tensor | None = None, progress: float = 0.0) -> None:
         """One step: warm-up, constant rate in the first half, then down to 2 % on a line.
 
-        ``progress``: from 0 to 1, where it is further than the steps say.
+        Args:
+            loss: without it the gradients are there already.
+            progress: from 0 to 1, where it is further than the steps say.
         """
         progress = max(progress, self.step / self.steps)
         warmup = min(WARMUP_STEPS, 1 + self.steps // 10)
         scale = min(1.0, (self.step + 1) / warmup) * max(0.02, min(1.0, 2 * (1 - progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * scale
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
