@@ -277,6 +277,7 @@ def one_video(home: Path) -> str:
             "device": found["provenance"]["device"], "decoder": asked["decoder"],
             "variant": asked["variant"], "latents": asked["latents"],
             "GPUs": Number(asked["gpus"], 0), "one GPU ms": Number(found["alone_ms"], 2),
+            "from": "a strip" if "strip" in ranks[0] else "the whole",
             "predicted ms": Number(foretold["split"], 2), "measured ms": Number(took, 2),
             "off %": Number(100 * (took / foretold["split"] - 1), 1, sign=True),
             "times as fast": Number(found["alone_ms"] / took, 2),

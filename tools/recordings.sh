@@ -7,6 +7,7 @@ set -uo pipefail
 out=${OUT:-results} scratch=${SCRATCH:-/dev/shm/vdkit-recordings}
 gpus=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
 decoder=${DECODER:-wan2.1} variants=${VARIANTS:-fast diffusers} clip=${CLIP:-161x480x832}
+sinks=${SINKS:-raw mp4,encoders=4}
 failed=()
 
 run() {
@@ -42,7 +43,7 @@ fanout() {
     python -c "from vdkit import load_decoder, load_latents, save_latents
 save_latents('$scratch/clip.safetensors', load_latents('clips:$clip', load_decoder('$decoder')))"
     for variant in $variants; do
-        for sink in raw mp4,encoders=4; do
+        for sink in $sinks; do
             for n in $(counts); do
                 local made=$scratch/$variant-$n
                 local many=$((n * $([ "$variant" = fast ] && echo 8 || echo 4)))

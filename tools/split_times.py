@@ -1,8 +1,9 @@
 """One video over several GPUs: what it takes by cause, held against what one GPU's time foretells.
 
-Each rank's profiled run gives milliseconds per latent frame in compute kernels, halo (NCCL's sends,
-waiting for the neighbor in them), gather and none (launches); timed runs stand beside it. With
-``--out results`` a new folder there has all of it, and where it ran.
+Foretold from a strip's time alone: kernels take longer for each row of fewer rows. Each rank's
+profiled run gives milliseconds per latent frame in compute kernels, halo (NCCL's sends, waiting for
+the neighbor in them), gather and none (launches); timed runs stand beside it. With ``--out
+results`` a new folder there has all of it, and where it ran.
 
     python -m tools.split_times --gpus 2 --variant fast --latents random:81x720x1280
     python -m tools.split_times --gpus 2 --variant fast --predict 69.8    # ms alone; runs nothing
@@ -97,9 +98,10 @@ def causes(timeline: Any) -> dict[str, float]:
 
 
 def measured(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """A rank's times: alone (rank 0), split, and by cause."""
+    """A rank's times: the whole and its largest strip alone (rank 0), split, and by cause."""
     decoder = load_decoder(options.decoder, device, options.dtype, options.variant)
     latents = load_latents(options.latents, decoder)
+    rows = CountedStrip(latents.shape[-2], 0, options.gpus).heights[0]
     config, found = DecodeConfig(chunk_size=options.chunk), {}
     run = partial(compute_only, config=config, progress=False)
 
@@ -107,8 +109,9 @@ def measured(device: torch.device, options: argparse.Namespace) -> dict[str, Any
         return min(steady_ms(run(*given), options.chunk) for _ in range(options.runs))
 
     if dist.get_rank() == 0:
-        prepare(decoder, latents, options.chunk)
-        found["alone"] = best(decoder, latents)
+        for name, part in (("alone", latents), ("strip", latents[..., :rows, :].contiguous())):
+            prepare(decoder, part, options.chunk)
+            found[name] = best(decoder, part)
     dist.barrier()
     split = prepared_split(decoder, latents, options.chunk)
     own = split.part(latents)
@@ -136,7 +139,10 @@ def main() -> None:
     decoder = load_decoder(options.decoder, "cpu", options.dtype, options.variant)
     height, width = load_latents(options.latents, decoder).shape[-2:]
     sent, share = counted(decoder, height, width, options.gpus, options.chunk)
-    foretold = predict_split(one_ms / 1e3, share, sent, LINK)
+    if ranks:
+        foretold = predict_split(ranks[0]["strip"] / 1e3, 1.0, sent, LINK)
+    else:
+        foretold = predict_split(one_ms / 1e3, share, sent, LINK)
     rows = [{cause: 1e3 * seconds for cause, seconds in foretold.items()}, *ranks]
     rows[0]["split"] = sum(rows[0].values())
     table = [

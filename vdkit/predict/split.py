@@ -33,8 +33,8 @@ def predict_split(
     Their sum is the time of the slowest rank, for nothing overlaps.
 
     Args:
-        one_s: of one GPU, steady, per latent frame.
-        share: of the picture that the rank with most rows has; 1 / ranks if it divides.
+        one_s: of one GPU, steady, per latent frame: of the whole picture, or of a strip of it.
+        share: of that picture, what the rank with most rows has; 1 / ranks if it divides.
         launch_s: of the host, to launch a latent frame; the GPU waits where that is longer.
     """
     made = {
