@@ -30,6 +30,11 @@ def write_metrics(folder: Path, metrics: Row) -> None:
 def trained(training: Row) -> str:
     """How, and for how long."""
     cut_short = "" if training["finished"] else " **It did not finish.**"
+    if training["begun"]:
+        cut_short += (
+            f" At step {training['begun']:,} it went on from the averaged weights of a training "
+            "that was to end there, with a new optimizer."
+        )
     return (
         f"Trained on {training['device']} for {training['steps']:,} of {training['of']:,} steps, "
         f"in {training['seconds']:.0f} s, {training['batch']} clips a step, torch "

@@ -91,16 +91,25 @@ def paces(seconds: Sequence[float]) -> tuple[float, float]:
     return steady / len(seconds), max(0.0, sum(seconds) - steady)
 
 
+def begun(exported: Path) -> int:
+    """How many steps the structures there were trained for, all of them as many."""
+    files = sorted(exported.glob("*/metrics.json"))
+    steps = {json.loads(file.read_text())["training"]["steps"] for file in files}
+    if len(steps) != 1:
+        raise RuntimeError(f"structures in {exported} were trained for {steps or 'no'} steps")
+    return steps.pop()
+
+
 def steps_for(run: Path, names: Iterable[str], minutes: float) -> tuple[int, dict[str, float]]:
     """How many steps each has time for, by the trials in ``run``; and seconds a step of each."""
-    files = {name: sorted(run.glob(f"{name}.*.weights.pt"))[-1] for name in names}
-    found = {name: paces(read_state(file, "cpu")["paces"]) for name, file in files.items()}
-    steps = min(
-        STEPS, *(int((SHARE * 60 * minutes - once) / each) for each, once in found.values())
-    )
-    if steps < 1:
-        raise RuntimeError(f"{minutes:g} minutes are too few: give --minutes more")
-    return steps, {name: each for name, (each, once) in found.items()}
+    left, steps, took = SHARE * 60 * minutes, [STEPS], {}
+    for name in names:
+        state = read_state(sorted(run.glob(f"{name}.*.weights.pt"))[-1], "cpu")
+        took[name], once = paces(state["paces"][state["begun"] :])
+        steps.append(state["begun"] + int((left - once) / took[name]))
+    if min(steps) <= state["begun"]:
+        raise RuntimeError(f"{minutes:g} minutes are too few; give --minutes more")
+    return min(steps), took
 
 
 def main() -> None:
@@ -111,15 +120,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--minutes", type=float, default=6.0, help="of all, after the trials")
     parser.add_argument("--export", type=Path, help="then write the structures' folders in here")
+    parser.add_argument("--go-on", type=Path, help="begin with the exported structures in there")
     parser.add_argument("--structure", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
     parser.add_argument("--gpus", type=int, default=max(1, gpus))
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
     arguments = parser.parse_args()
-    smoke = ["--smoke"] if arguments.smoke else []
+    given = ["--smoke"] if arguments.smoke else []
+    given += ["--go-on", str(arguments.go_on)] if arguments.go_on else []
     plan = arguments.run / "plan.json"
     if not plan.exists():
         places = {name: n % arguments.gpus for n, name in enumerate(arguments.structure)}
-        together(arguments.run / "trial", places, ["--steps", str(TRIAL), "--minutes", "3", *smoke])
+        first = str(TRIAL + (begun(arguments.go_on) if arguments.go_on else 0))
+        together(arguments.run / "trial", places, ["--steps", first, "--minutes", "3", *given])
         trial = arguments.run / "trial"
         steps, took = steps_for(trial, arguments.structure, arguments.minutes)
         places = spread(took, arguments.gpus)
@@ -127,10 +139,10 @@ def main() -> None:
     made = json.loads(plan.read_text())
     print(json.dumps(made), flush=True)
     how = ["--steps", str(made["steps"])]
-    options = [*how, "--minutes", str(arguments.minutes), *smoke]
+    options = [*how, "--minutes", str(arguments.minutes), *given]
     together(arguments.run, made["gpus"], options)
     if arguments.export:
-        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *smoke])
+        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *given])
 
 
 if __name__ == "__main__":

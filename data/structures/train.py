@@ -12,6 +12,7 @@ only. On a CPU a training that was cut ends at the same weights, bit for bit.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import time
 import warnings
@@ -98,13 +99,14 @@ class PartedTrainer(Trainer):
 
     Attributes:
         paces: seconds of each step, over all its pieces.
+        begun: the step at which it began with weights that were exported; 0: with the seed's.
     """
 
     names = ("weights", "optimizer")
 
     def __init__(self, modules: dict[str, nn.Module], rate: float, steps: int, file: Path) -> None:
         super().__init__(modules, rate, steps, file)
-        self.paces, self.since = list[float](), time.monotonic()
+        self.paces, self.begun, self.since = list[float](), 0, time.monotonic()
 
     def update(self, loss: torch.Tensor | None = None, progress: float = 0.0) -> None:
         """As `Trainer.update`."""
@@ -124,7 +126,7 @@ class PartedTrainer(Trainer):
 
     def save(self) -> None:
         """Write the checkpoint; then the one before goes."""
-        state = self.state() | {"paces": self.paces}
+        state = self.state() | {"paces": self.paces, "begun": self.begun}
         optimizer = {"optimizer": state.pop("optimizer")}
         for part, file in zip((state, optimizer), self._at(self.step), strict=True):
             write_state(part, file)
@@ -137,7 +139,24 @@ class PartedTrainer(Trainer):
         if steps := self.steps_saved():
             parts = [read_state(file, "cpu") for file in self._at(steps[-1])]
             self.restore(parts[0] | parts[1])
-            self.paces, self.since = parts[0]["paces"], time.monotonic()
+            self.paces, self.begun = parts[0]["paces"], parts[0]["begun"]
+            self.since = time.monotonic()
+
+    def begin(self, folder: Path) -> None:
+        """Begin with the exported structure there, its steps and losses behind it."""
+        (name, module), training = *self.modules.items(), _metrics(folder)["training"]
+        exported = type(module).from_pretrained(folder, torch_dtype=torch.float32)
+        for one in (module, self.ema[name]):
+            one.load_state_dict(exported.state_dict())
+        self.step = self.begun = training["steps"]
+        self.paces = [training["seconds"] / self.step] * self.step
+        shutil.copy(folder / "losses.csv", self.file.with_suffix(".csv"))
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """What was written beside an exported structure."""
+    made: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return made
 
 
 def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
@@ -149,6 +168,8 @@ def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
     file = arguments.run / f"{name}.pt"
     trainer = PartedTrainer({"vae": model}, arguments.rate, arguments.steps, file)
     trainer.load()
+    if arguments.go_on and not trainer.step:
+        trainer.begin(arguments.go_on / name)
     return trainer
 
 
@@ -288,7 +309,7 @@ def told(trainer: PartedTrainer, arguments: argparse.Namespace) -> dict[str, Any
     return {
         "steps": trainer.step, "of": trainer.steps, "finished": trainer.step >= trainer.steps,
         "seconds": round(sum(trainer.paces), 1), "batch": arguments.batch, "rate": arguments.rate,
-        "seed": arguments.seed, "torch": torch.__version__,
+        "seed": arguments.seed, "begun": trainer.begun, "torch": torch.__version__,
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else on.type,
     }  # fmt: skip
 
@@ -345,6 +366,9 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--export", type=Path, help="write folders in here, and train nothing")
     parser.add_argument("--clips", type=int, default=64, help="that the latents are measured on")
+    parser.add_argument(
+        "--go-on", type=Path, metavar="FOLDER", help="begin with the exported structures there"
+    )
     parser.add_argument(
         "--graphs", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(),
         help="launch a step as a CUDA graph",

@@ -163,6 +163,7 @@ def settings(run, **given):
         "seed": 0,
         "minutes": 10.0,
         "channels_last": False,
+        "go_on": None,
         "run": run,
         "export": run / "out",
     }
@@ -256,6 +257,21 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
     assert "2 of 4,000 steps" in card(cut_short) and "**It did not finish.**" in card(cut_short)
     assert "did not finish" not in (out / names[1] / "README.md").read_text()
     said = command(evaluate, out, "--smoke", "--out", tmp_path / "results")
+    monkeypatch.setitem(train.SMOKE, "steps", 4)
+    assert together.begun(out) == 2
+    more = ("--run", tmp_path / "more", "--go-on", out, *common[2:])
+    command(train, *more), command(train, *more, "--export", tmp_path / "further")
+    begun, weights = (
+        (at / names[0] / "diffusion_pytorch_model.safetensors").read_bytes()
+        for at in (out, tmp_path / "further")
+    )
+    assert (
+        begun != weights
+        and "At step 2 it went on" in (tmp_path / "further" / names[0] / "README.md").read_text()
+    )
+    losses = (tmp_path / "further" / names[0] / "losses.csv").read_text()
+    assert losses.startswith((out / names[0] / "losses.csv").read_text()) and "\n4,l1," in losses
+    assert together.begun(tmp_path / "further") == 4
     rows = recorded(tmp_path / "results")["quality"][1].rows
     assert len(rows) == 4 * (8 + 1) and "they need 34" in said  # ways; clips, and all of them
     assert "z4-8x8x4, full: static" in said and "hierarchical, adaptive: static" in said
@@ -373,13 +389,18 @@ def test_trained_together(tmp_path):
     assert load == [6, 6] and set(together.spread(took, 9).values()) == set(range(5))
     for name, each in (("a", 0.5), ("b", 1.5)):
         paces = [30.0, *[each / 2] * 20, 30.0, *[each] * 28, 30.0, *[3 * each] * 9]
-        torch.save({"paces": paces}, tmp_path / f"{name}.000060.weights.pt")
+        torch.save({"paces": paces, "begun": 0}, tmp_path / f"{name}.000060.weights.pt")
     steps, each = together.steps_for(tmp_path, "ab", minutes=10)
     share = (21 / 2 + 29 + 10 * 3) / 60  # of three kinds of clips, their first steps left out
     assert each == pytest.approx({"a": 0.5 * share, "b": 1.5 * share})
     once = 3 * 30 - 1.5 * (1 / 2 + 1 + 3)
     assert steps == pytest.approx((0.9 * 600 - once) / (1.5 * share), abs=1)
     assert together.steps_for(tmp_path, "ab", minutes=1000)[0] == STEPS
+    with pytest.raises(RuntimeError, match=r"0.1 minutes are too few; give --minutes more"):
+        together.steps_for(tmp_path, "ab", minutes=0.1)
+    state = {"paces": [9.0] * 600 + [0.5] * 60, "begun": 600}
+    torch.save(state, tmp_path / "c.000660.weights.pt")
+    assert together.steps_for(tmp_path, "c", minutes=10) == (600 + int(0.9 * 600 / 0.5), {"c": 0.5})
     log = tmp_path / "a.csv"
     for text, step in ((None, "0"), ("", "0"), ("step,quantity,value\n100,l1,0.5\n", "100")):
         if text is not None:
