@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from clips import FPS, FRAMES, HEIGHT, WIDTH
 from diffusers import AutoencoderKLWan
+from recipe import encode
 from torch import nn
 from train import LOG_VARIANCE
 
-from data.structures.structures import FactorizedVAE, HierarchicalVAE
+from data.structures.structures import FactorizedVAE, HierarchicalVAE, hold_still, unpack
 
 MOST_PARAMETERS = 1_450_000  # 2.9 MB in float16
 STEPS, BATCH, RATE = 4000, 8, 1e-3
@@ -100,11 +101,34 @@ def make(name: str, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = structure.make(**structure.config)
-        stock = isinstance(model, AutoencoderKLWan)
-        heads = (model.quant_conv,) if stock else (model.encoder.large, model.encoder.small)
-        for head in heads:
+        hold_still(model)
+        for head in heads(model):
             head.bias[len(head.bias) // 2 :] = LOG_VARIANCE
     return model
+
+
+def heads(model: Any) -> tuple[nn.Conv3d, ...]:
+    """The convolutions that make latents: means first, then logarithms of variances."""
+    if isinstance(model, AutoencoderKLWan):
+        return (model.quant_conv,)
+    return model.encoder.large, model.encoder.small
+
+
+@torch.no_grad()
+def level(model: Any, video: torch.Tensor) -> None:
+    """Make the latents of pictures [B, 3, 1, H, W] 0 in the mean and 1 in spread, by channel.
+
+    Of an untrained model they differ by less than the noise that is added: nothing passes, and
+    hundreds of steps are lost.
+    """
+    latents, made = encode(model, video).chunk(2, 1)[0], heads(model)
+    packed = len(made) > 1
+    parts = unpack(latents, len(made[0].bias) // 2, model.encoder.span) if packed else (latents,)
+    for head, part in zip(made, parts, strict=True):
+        axes, count = (0, *range(2, part.ndim)), part.shape[1]
+        spread = part.std(axes)
+        head.bias[:count] = (head.bias[:count] - part.mean(axes)) / spread
+        head.weight[:count] /= spread.view(-1, 1, 1, 1, 1)
 
 
 def parameters_of(model: nn.Module) -> int:

@@ -154,19 +154,12 @@ class Spans(nn.Module):
 
 
 class TimeThenSpace(nn.Module):
-    """In place of a causal 3x3x3 convolution: one over time, which alone remembers, one in space.
-
-    Time begins as the identity: a picture is learned before what moves in it.
-    """
+    """A causal 3x3x3 convolution in two: one over time, which alone remembers, one in space."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.time = WanCausalConv3d(inputs, inputs, (3, 1, 1), padding=(1, 0, 0))
         self.space = nn.Conv3d(inputs, outputs, (1, 3, 3), padding=(0, 1, 1))
-        nn.init.zeros_(self.time.bias)
-        nn.init.zeros_(self.time.weight)
-        with torch.no_grad():
-            self.time.weight[:, :, -1, 0, 0] = torch.eye(inputs)
 
     def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
         made: torch.Tensor = self.space(self.time(x, cache_x))
@@ -180,6 +173,23 @@ def factorize(module: nn.Module) -> None:
             setattr(module, name, TimeThenSpace(child.in_channels, child.out_channels))
         else:
             factorize(child)
+
+
+@torch.no_grad()
+def hold_still(module: nn.Module) -> None:
+    """Let every moment be seen, and made, for itself: a picture is learned before what moves in it.
+
+    Causal convolutions ignore the past, the present counts for it; those over time alone hand on
+    what they get.
+    """
+    for part in module.modules():
+        if isinstance(part, WanCausalConv3d) and part.kernel_size[0] == 3:
+            part.weight[:, :, :-1] = 0
+            part.weight[:, :, -1] *= 3**0.5
+            if part.kernel_size == (3, 1, 1):
+                same = torch.eye(part.in_channels)
+                part.weight[:, :, -1, 0, 0] = same.repeat(part.out_channels // len(same), 1)
+                nn.init.zeros_(part.bias)
 
 
 class PackedVAE(ModelMixin, ConfigMixin):

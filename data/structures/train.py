@@ -42,7 +42,7 @@ from train import (
 
 from data.structures.card import write_metrics
 from data.structures.decoders import calibrate, complexity
-from data.structures.recipe import BATCH, CUTS, RATE, STEPS, STRUCTURES, WINDOW, facts, make
+from data.structures.recipe import BATCH, CUTS, RATE, STEPS, STRUCTURES, WINDOW, facts, level, make
 from data.structures.structures import HierarchicalVAE
 from vdkit.models.wan import known_faults
 
@@ -162,6 +162,8 @@ def _metrics(folder: Path) -> dict[str, Any]:
 def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
     """A structure's training, where it was left."""
     model = make(name, arguments.seed).to(arguments.device)
+    first = Batches(arguments.seed, arguments.steps, arguments.batch, arguments.size)[0]
+    level(model, first.video(model.device))
     for parameter in model.parameters():
         if arguments.channels_last and parameter.ndim == 5:
             parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)

@@ -12,9 +12,9 @@ pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headl
 from data.structures import decoders, evaluate, together, train  # noqa: I001 (puts tiny-wan on the path)
 from data.structures.card import card
 from data.structures.decoders import LevelsDecoder, calibrate, coarse_chunks, decoders_of
-from data.structures.recipe import MOST_PARAMETERS, STEPS, STRUCTURES, make, parameters_of
+from data.structures.recipe import MOST_PARAMETERS, STEPS, STRUCTURES, level, make, parameters_of
 from data.structures.record import record, recorded
-from data.structures.structures import pack, unpack
+from data.structures.structures import WanCausalConv3d, pack, unpack
 from clips import parse
 from recipe import decode, encode
 from train import losses, weighted
@@ -155,6 +155,35 @@ def test_training_lowers_the_loss(name):
     assert ("l1 preview" in pictures) == (name == "hierarchical")
     assert all(seen[-1][key] < 0.9 * seen[0][key] for key in pictures), (seen[0], seen[-1])
     assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.ndim == 5)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_untrained_nothing_moves_in_a_still_clip(name):
+    """What is learned of pictures is not lost where clips begin: each frame is the picture's."""
+    model = make(name).eval()
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, WanCausalConv3d) and part.kernel_size == (3, 3, 3):
+                part.weight[:, :, -1] *= 2  # as learned from pictures
+        picture = 2 * torch.rand(1, 3, 1, 32, 48) - 1
+        alone = decode(model, encode(model, picture).chunk(2, 1)[0])
+        clip = decode(model, encode(model, picture.expand(-1, -1, 33, -1, -1)).chunk(2, 1)[0])
+    assert alone.std() > 0.01 and (clip - alone).abs().max() < 1e-3 * alone.std()
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_untrained_latents_are_level(name):
+    """By channel, whichever convolution makes it."""
+    model, video = make(name).eval(), 2 * torch.rand(8, 3, 1, 32, 48) - 1
+    level(model, video)
+    with torch.no_grad():
+        latents = encode(model, video).chunk(2, 1)[0]
+    parts = (latents,)
+    if STRUCTURES[name].parts:
+        parts = unpack(latents, len(model.encoder.large.bias) // 2, model.encoder.span)
+    for part in parts:
+        axes = (0, *range(2, part.ndim))
+        assert part.mean(axes).abs().max() < 1e-3 and (part.std(axes) - 1).abs().max() < 1e-3
 
 
 def settings(run, **given):
