@@ -95,7 +95,9 @@ def test_trained_exported_and_measured(tmp_path, monkeypatch, capsys):
     four = [row["psnr_db"] for row in clips if row["way"] == "two stages"]
     assert psnr[1].value == pytest.approx(sum(four) / 4)
     assert psnr[1].low < psnr[1].value
-    assert [row["frames"] for row in of_sizes.rows] == 3 * ["9x32x64"]
+    lost = [row["to direct"] for row in of_clips.rows]
+    assert lost[0] is None and lost[1].value == pytest.approx(psnr[1].value - psnr[0].value)
+    assert [row["frames"] for row in of_sizes.rows] == ["9x32x64", "9x16x32", "9x32x64"]
     assert [row["videos"].value for row in of_prompts.rows] == [1, 1]
     assert len(two_stages.tables(clips[:4])) == 1
     shown = two_stages.plot_times(rows).vdkit_data

@@ -264,6 +264,9 @@ def test_table_and_picture(measured, tmp_path):
     on_gpu = [replace(several[1], peak_bytes=2**30, verdict="a red star", label="mine")]
     (row,) = windowed_table(on_gpu).cells
     assert row[0] == "mine" and row[-2:] == ["1.00", "a red star"]
+    judged = [replace(on_gpu[0], verdict=word, squares=()) for word in ("wrong", "right", "wrong")]
+    table = windowed_table(judged)
+    assert table.rows[0]["seen"] == "right 1x; wrong 2x" and "PSNR" not in table.note
     figure = plot_windowed(several)
     assert len(figure.axes) == 2
     drawn = {(row["name"][14:], row["overlap"], row["frames after"]) for row in figure.vdkit_data}

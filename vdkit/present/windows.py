@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vdkit.present import Cell, Number, Table, mean_of, number
+from vdkit.present import Cell, Number, Table, filled, mean_of, number
 from vdkit.present.document import Document, Part, Picture, section
 from vdkit.record.stats import mean_half_width
 from vdkit.record.windows import Windowed
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73")
+_NOTES = {
+    "overlap": "Overlap: latent frames.",
+    "missing": "Missing: frames that exact streaming has beyond those.",
+    "PSNR dB": "PSNR: against exact streaming, of the frames there are.",
+    "at the border": "At the border: error of the first frame from there on, levels of 255, root "
+    "mean square.",
+    "step": "Step: the largest change from frame to frame there, over the median elsewhere.",
+    "pulse": "Pulse: flicker at the windows' period, levels: what of that change repeats from "
+    "border to border, beyond what does with a period of a latent frame more and less.",
+    "seconds": "Seconds, GiB: of the decode, which keeps its frames on the host.",
+}
+"""Of the columns that need one."""
 
 
 def _alike(several: Sequence[Windowed]) -> dict[tuple[str, int], list[Windowed]]:
@@ -37,6 +50,12 @@ def _mean(values: Sequence[float | None], decimals: int, interval: bool = False)
     return Number(mean, decimals, *(() if half is None else (mean - half, mean + half)))
 
 
+def _seen(verdicts: Sequence[str]) -> str:
+    """Of several clips: how often each."""
+    found = sorted(Counter(verdicts).items())
+    return "; ".join(f"{one} {n}x" if one and len(verdicts) > 1 else one for one, n in found)
+
+
 def windowed_table(several: Sequence[Windowed]) -> Table:
     """A row for each name and overlap: mean of all clips that were made so."""
     rows: list[dict[str, Cell]] = []
@@ -54,20 +73,11 @@ def windowed_table(several: Sequence[Windowed]) -> Table:
             "pulse": _mean([one.pulse_levels for one in clips], 1),
             "seconds": mean_of([s for one in clips for s in one.seconds[1:] or one.seconds]),
             "peak GiB": _mean([peak and peak / 2**30 for peak in peaks], 2),
-            "seen": "; ".join(dict.fromkeys(one.verdict for one in clips)),
+            "seen": _seen([one.verdict for one in clips]),
         })  # fmt: skip
-    filled = [name for name in (*rows, {})[0] if any(row[name] for row in rows)]
-    return Table(
-        [{name: row[name] for name in filled} for row in rows],
-        note="Overlap: latent frames. Missing: frames that exact streaming has beyond those. "
-        "PSNR: against it, of the frames there are.\n"
-        "At the border: error of the first frame from there on, levels of 255, root mean square. "
-        "Step: the largest change from\n"
-        "frame to frame there, over the median elsewhere. Pulse: flicker at the windows' period, "
-        "levels: what of that change repeats\n"
-        "from border to border, beyond what does with a period of a latent frame more and less. "
-        "Seconds, GiB: of the decode, which keeps\nits frames on the host.",
-    )  # fmt: skip
+    shown = [name for name in (*rows, {})[0] if any(row[name] for row in rows)]
+    note = " ".join(_NOTES[name] for name in shown if name in _NOTES)
+    return Table([{name: row[name] for name in shown} for row in rows], note=filled(note, 100))
 
 
 def windows_document(several: Sequence[Windowed]) -> Document:
