@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from data.structures.recipe import BATCH, STEPS, STRUCTURES
+from data.structures.recipe import BATCH, IMAGES, STEPS, STRUCTURES
 
 from train import clips_of, read_state  # isort: skip
 
@@ -86,7 +86,7 @@ def paces(seconds: Sequence[float]) -> tuple[float, float]:
     more."""
     kinds: dict[tuple[int, int], list[float]] = {}
     for step, took in enumerate(seconds):
-        kinds.setdefault(clips_of(step, len(seconds), BATCH), []).append(took)
+        kinds.setdefault(clips_of(step, len(seconds), BATCH, images=IMAGES), []).append(took)
     steady = sum(len(kind) * median(kind) for kind in kinds.values())
     return steady / len(seconds), max(0.0, sum(seconds) - steady)
 

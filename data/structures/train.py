@@ -42,7 +42,18 @@ from train import (
 
 from data.structures.card import write_metrics
 from data.structures.decoders import calibrate, complexity
-from data.structures.recipe import BATCH, CUTS, RATE, STEPS, STRUCTURES, WINDOW, facts, level, make
+from data.structures.recipe import (
+    BATCH,
+    CUTS,
+    IMAGES,
+    RATE,
+    STEPS,
+    STRUCTURES,
+    WINDOW,
+    facts,
+    level,
+    make,
+)
 from data.structures.structures import HierarchicalVAE
 from vdkit.models.wan import known_faults
 
@@ -85,7 +96,7 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, 5, step))
         count, window = clips_of(
-            step, self.steps, self.batch, min(WINDOW, self.size[0]), self.size[0]
+            step, self.steps, self.batch, min(WINDOW, self.size[0]), self.size[0], IMAGES
         )
         cuts = -(-count // CUTS) if window > 1 else 0
         scenes = [random_scene(rng) for _ in range(count + cuts)]

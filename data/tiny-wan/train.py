@@ -222,10 +222,11 @@ class Log:
 
 
 def clips_of(
-    step: int, steps: int, batch: int, window: int = WINDOW, whole: int = FRAMES
-) -> tuple[int, int]:
+    step: int, steps: int, batch: int, window: int = WINDOW, whole: int = FRAMES,
+    images: float = IMAGES,
+) -> tuple[int, int]:  # fmt: skip
     """How many clips a step takes, of how many frames: single frames first, whole clips last."""
-    if step < IMAGES * steps:
+    if step < images * steps:
         return 4 * batch, 1
     return (batch // 2, whole) if step >= WHOLE * steps else (batch, window)
 

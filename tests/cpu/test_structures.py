@@ -256,13 +256,13 @@ def test_drawing_ahead_in_other_processes_draws_the_same(tmp_path):
 
 
 def test_batches_have_one_cut_in_eight():
-    batch = train.Batches(3, 10, 16, SMALL)[5]
+    batch = train.Batches(3, 10, 16, SMALL)[7]
     video = batch.video(torch.device("cpu"))
     assert video.shape == (16, 3, *SMALL) and len(batch.tracks.shape) == 18
     jumps = (video[:, :, 1:] - video[:, :, :-1]).abs().mean((1, 3, 4))
     for i in range(2):
         assert jumps[i].argmax() == batch.cut - batch.start - 1
-    assert torch.equal(video, train.Batches(3, 10, 16, SMALL)[5].video(torch.device("cpu")))
+    assert torch.equal(video, train.Batches(3, 10, 16, SMALL)[7].video(torch.device("cpu")))
     assert train.Batches(3, 10, 16, SMALL)[0].video(torch.device("cpu")).shape[2] == 1
 
 
@@ -417,10 +417,10 @@ def test_trained_together(tmp_path):
     load = [sum(took[name] for name in places if places[name] == gpu) for gpu in (0, 1)]
     assert load == [6, 6] and set(together.spread(took, 9).values()) == set(range(5))
     for name, each in (("a", 0.5), ("b", 1.5)):
-        paces = [30.0, *[each / 2] * 20, 30.0, *[each] * 28, 30.0, *[3 * each] * 9]
+        paces = [30.0, *[each / 2] * 35, 30.0, *[each] * 13, 30.0, *[3 * each] * 9]
         torch.save({"paces": paces, "begun": 0}, tmp_path / f"{name}.000060.weights.pt")
     steps, each = together.steps_for(tmp_path, "ab", minutes=10)
-    share = (21 / 2 + 29 + 10 * 3) / 60  # of three kinds of clips, their first steps left out
+    share = (36 / 2 + 14 + 10 * 3) / 60  # of three kinds of clips, their first steps left out
     assert each == pytest.approx({"a": 0.5 * share, "b": 1.5 * share})
     once = 3 * 30 - 1.5 * (1 / 2 + 1 + 3)
     assert steps == pytest.approx((0.9 * 600 - once) / (1.5 * share), abs=1)
