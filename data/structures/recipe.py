@@ -18,7 +18,7 @@ from train import LOG_VARIANCE
 from data.structures.structures import FactorizedVAE, HierarchicalVAE, hold_still, unpack
 
 MOST_PARAMETERS = 1_450_000  # 2.9 MB in float16
-STEPS, BATCH, RATE = 6000, 8, 5e-4
+STEPS, BATCH, RATE = 6000, 8, 3e-4
 """Steps of a training at the most, clips a step (2.1 million pixels on average), highest learning
 rate. `data.structures.together` measures how many steps there is time for, and gives all as many.
 """
