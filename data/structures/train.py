@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import time
 import warnings
@@ -111,17 +112,22 @@ class PartedTrainer(Trainer):
     Attributes:
         paces: seconds of each step, over all its pieces.
         begun: the step at which it began with weights that were exported; 0: with the seed's.
+        clips: the step at which clips follow pictures; 0: it has them from the first.
     """
 
     names = ("weights", "optimizer")
 
     def __init__(self, modules: dict[str, nn.Module], rate: float, steps: int, file: Path) -> None:
         super().__init__(modules, rate, steps, file)
-        self.paces, self.begun, self.since = list[float](), 0, time.monotonic()
+        self.paces, self.since = list[float](), time.monotonic()
+        self.begun, self.clips = 0, 0
 
-    def update(self, loss: torch.Tensor | None = None, progress: float = 0.0) -> None:
-        """As `Trainer.update`."""
-        super().update(loss, progress)
+    def update(
+        self, loss: torch.Tensor | None = None, progress: float = 0.0, since: int = 0
+    ) -> None:
+        """As `Trainer.update`; it warms up again for what the optimizer has not seen."""
+        clips = self.clips if self.step >= self.clips else 0
+        super().update(loss, progress, max(since, self.begun, clips))
         now = time.monotonic()
         self.paces.append(now - self.since)
         self.since = now
@@ -180,6 +186,7 @@ def trainer_of(name: str, arguments: argparse.Namespace) -> PartedTrainer:
             parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
     file = arguments.run / f"{name}.pt"
     trainer = PartedTrainer({"vae": model}, arguments.rate, arguments.steps, file)
+    trainer.clips = math.ceil(IMAGES * arguments.steps)
     trainer.load()
     if arguments.go_on and not trainer.step:
         trainer.begin(arguments.go_on / name)

@@ -135,16 +135,19 @@ class Trainer:
             models[target] = copy.deepcopy(models[source])
         self._optimizer()
 
-    def update(self, loss: torch.Tensor | None = None, progress: float = 0.0) -> None:
+    def update(
+        self, loss: torch.Tensor | None = None, progress: float = 0.0, since: int = 0
+    ) -> None:
         """One step: warm-up, constant rate in the first half, then down to 2 % on a line.
 
         Args:
             loss: without it the gradients are there already.
             progress: from 0 to 1, where it is further than the steps say.
+            since: the step from which it warms up.
         """
         progress = max(progress, self.step / self.steps)
         warmup = min(WARMUP_STEPS, 1 + self.steps // 10)
-        scale = min(1.0, (self.step + 1) / warmup) * max(0.02, min(1.0, 2 * (1 - progress)))
+        scale = min(1.0, (self.step - since + 1) / warmup) * max(0.02, min(1.0, 2 * (1 - progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * scale
         if loss is not None:

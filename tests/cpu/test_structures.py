@@ -216,10 +216,10 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert train.train_structure(name, settings(once, steps=6))
     update = train.PartedTrainer.update
 
-    def killed(self, loss=None, progress=0.0):
+    def killed(self, loss=None, progress=0.0, since=0):
         if self.step == 5:
             raise KeyboardInterrupt
-        update(self, loss, progress)
+        update(self, loss, progress, since)
 
     monkeypatch.setattr(train.PartedTrainer, "update", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -253,6 +253,18 @@ def test_drawing_ahead_in_other_processes_draws_the_same(tmp_path):
         assert train.train_structure(name, settings(run, steps=2, workers=workers))
         made.append((run / f"{name}.csv").read_text())
     assert made[0] == made[1]
+
+
+def test_the_rate_warms_up_for_pictures_and_again_for_clips(tmp_path):
+    weight = torch.nn.Linear(1, 1)
+    trainer = train.PartedTrainer({"vae": weight}, 1.0, 100, tmp_path / "a.pt")
+    trainer.clips, rates = 60, []
+    for _ in range(100):
+        trainer.update(weight(torch.ones(1)).sum())
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates[:12] == pytest.approx([(1 + step) / 11 for step in range(11)] + [1.0])
+    assert rates[59:62] == pytest.approx([2 * 0.41, 2 * 0.4 / 11, 2 * 2 * 0.39 / 11])
+    assert rates[75] == pytest.approx(2 * 0.25)
 
 
 def test_batches_have_one_cut_in_eight():
