@@ -146,6 +146,7 @@ def test_without_a_gpu_one_line_says_so_and_the_rest_is_there(tmp_path, monkeypa
     ]  # fmt: skip
     assert findings["torch"].value.startswith(torch.__version__)
     assert findings["results"].figures["fsync_mb_s"] > 0
+    assert findings["results"].value.startswith(f"{tmp_path.name}: ")  # it may be handed in
     assert metadata.version("ipywidgets") in findings["packages"].value
     assert sorted(one.name for one in tmp_path.iterdir()) == ["network", "other"]
 
@@ -257,7 +258,9 @@ def test_a_results_folder_that_takes_nothing(tmp_path, monkeypatch, wrong):
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     with limit:
         one = found(folder, "results")
-    assert one.state == "wrong" and "--out" in one.remedy and one.value
+    assert one.state == "wrong" and "--out" in one.remedy
+    assert ("free some" in one.remedy) == (wrong == "no room")
+    assert one.value.startswith(str(folder) if wrong != "no room" else tmp_path.name)
     assert not folder.is_dir() and not [p for p in tmp_path.iterdir() if p != folder]
 
 

@@ -99,6 +99,14 @@ def test_an_interrupted_one_leaves_nothing_half_and_says_how_to_go_on(story):
     assert re.findall(r"^(\w+) +begins, about", out, re.MULTILINE) == NAMES[:3]
 
 
+def test_check_says_that_one_is_not_finished(copy):
+    shutil.rmtree(copy / "sweep")
+    found = checked.check_folder(copy)
+    assert not found.wrong and found.notes == [
+        f"5 of 6 stages are made; go on: vdkit reproduce --resume {copy}"
+    ]
+
+
 def test_a_copy_goes_on_and_what_is_finished_is_not_run_again(story):
     assert story["bench"] and story["failed"][1].count("begins, about") == 4
     assert story["again"][0] == 0 and "0 of 6 stages to run" in story["again"][1]
@@ -213,6 +221,8 @@ def test_wrong_input_is_refused_before_anything_is_measured(story, tmp_path):
     assert run("reproduce", "--resume", tmp_path)[0] == 2
     status, _, err = run("reproduce", "--out", tmp_path, "--decoder", tmp_path / "none")
     assert status == 2 and not list(tmp_path.iterdir())
+    status, _, err = run("reproduce", "--out", tmp_path, "--decoder", "dac")
+    assert status == 2 and "decoder 'dac' makes audio" in err and not list(tmp_path.iterdir())
     path = story["folder"] / PLAN
     plan = json.loads(path.read_text()) | {"decoder": "Wan of a folder"}
     (tmp_path / PLAN).write_text(json.dumps(plan))
@@ -269,6 +279,9 @@ def test_a_changed_digit_in_a_table_is_noticed(copy):
     assert f"{figure[1][:-1]}{digit}, the runs give {figure[1]}" in by_runs
     (home / SUMS).unlink()
     assert wrong(home) == [by_runs]
+    assert any(
+        note.startswith("SHA256SUMS is missing") for note in checked.check_folder(home).notes
+    )
 
 
 @pytest.mark.parametrize("stage", ["bench", "mp4"])

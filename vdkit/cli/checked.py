@@ -18,6 +18,7 @@ from vdkit.predict.grid import Sweep
 from vdkit.present import filled, reproduction
 from vdkit.present.columns import Asked
 from vdkit.present.fanout import video_rows
+from vdkit.present.reproduction import Reproduction
 from vdkit.present.sweep_document import cell_records
 from vdkit.record import SUMS, sha256
 from vdkit.record.fanout import FANOUT, Fanout
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FIGURE = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?!\w)")
+HASHED_UTC = "2026-11-26T17:41"  # the commands write hashes since
 Lines = dict[str, list[tuple[int, list[str]]]]
 """The words of a line, which are all but its figures, to its numbers and figures."""
 
@@ -92,6 +94,10 @@ def check_folder(home: Path) -> Checked:
     except (ValueError, OSError) as error:
         made.wrong.append(str(error))
         return made
+    if isinstance(found, Reproduction) and found.left:
+        done = f"{len(found.plan.stages) - len(found.left)} of {len(found.plan.stages)} stages"
+        made.notes.append(f"{done} are made; go on: vdkit reproduce --resume {home}")
+        return made
     other, old = list[str](), False
     recordings: list[Recording] = []
     if isinstance(found, Recording):
@@ -104,6 +110,9 @@ def check_folder(home: Path) -> Checked:
         _provenance(one.provenance, one.workload, one.command, made)
     runs = sum(len(arm.runs) for one in recordings for arm in one.arms.values())
     made.looked += [f"{runs} runs"] * bool(runs)
+    whole = found.plan if isinstance(found, Reproduction | Sweep) else found
+    if not (home / SUMS).is_file() and whole.provenance.created_utc >= HASHED_UTC:
+        made.notes.append(f"{SUMS} is missing: words and pictures may be others than it made")
     made.wrong += _sums(home, made.looked)
     other += _text(text, document.markdown(), made.looked)
     if isinstance(found, Recording):

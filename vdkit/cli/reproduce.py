@@ -72,16 +72,16 @@ def run_reproduce(options: argparse.Namespace) -> int:
     another machine; a finished stage is never run again.
     """
     given = options.decoder
-    if given:  # what is wrong with it, before anything is measured
-        vdkit.load_decoder(given)
+    if given and not options.resume:  # what is wrong with it, before anything is measured
+        _takes_clips(given)
     folder: Path = options.resume or _begin(options)
     made = reproduction.read_reproduction(folder)
     plan = made.plan
     if given and plan.decoder not in (given, Path(given).name):
         begun = f"{folder} was begun with {plan.decoder or 'the usual decoder'}"
         raise ValueError(f"--decoder {given!r}: {begun}; leave it out, or begin anew")
-    if plan.decoder and not given:  # a folder has to be named again
-        vdkit.load_decoder(plan.decoder)
+    if plan.decoder and options.resume:  # a folder has to be named again
+        _takes_clips(given or plan.decoder)
     again, failed, status = f"vdkit reproduce --resume {shlex.quote(str(folder))}", {}, 0
     left = made.left
     cli.say(options, f"Recording in {folder}")
@@ -125,6 +125,13 @@ def run_reproduce(options: argparse.Namespace) -> int:
     return 1 if failed else status
 
 
+def _takes_clips(decoder: str) -> None:
+    """Raises for one that cannot be loaded, or makes no frames of what the stages decode."""
+    from vdkit.models.clips import check_takes
+
+    check_takes(CLIP, vdkit.load_decoder(decoder))
+
+
 def _begin(options: argparse.Namespace) -> Path:
     """A new folder with the plan in it."""
     from vdkit.models.loading import resolve_device
@@ -157,7 +164,8 @@ def _run(stage: StagePlan, folder: Path, options: argparse.Namespace) -> int:
     try:
         for line in stage.commands:
             asked, printed = cli.parse(shlex.split(line)), io.StringIO()
-            asked.out = scratch / "clip.mp4" if asked.command == "decode" else scratch
+            places = {"decode": scratch / "clip.mp4", "doctor": folder}
+            asked.out = places.get(asked.command, scratch)
             asked.json = options.json or asked.command == "doctor"
             if options.decoder and hasattr(asked, "decoder"):
                 asked.decoder = options.decoder  # where it is, which is not recorded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import platform
@@ -36,7 +37,8 @@ _CPU_MAX, _PCI = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/bus/pci/devices")
 _COPY_BYTES, _LAUNCHES, _LINK = 2**26, 10, ("Generation", "Width")
 _VIDEO = MediaInfo(80, 480, 832, Fraction(16))
 _FAST_MB_S = 160.0  # raw frames of variant fast on an H100: 161 of 480x832 in 1.22 s
-_FREE_SOME = "free some space, or name another folder with --out"
+_ANOTHER = "name another folder with --out"
+_FREE_SOME = f"free some space, or {_ANOTHER}"
 
 Verdict = dict[str, Any]
 """What a check tells: the fields of its `Finding` but for group and name."""
@@ -285,7 +287,9 @@ class Machine:
                     sink.close()
                     rates.append(frames.nbytes / (time.perf_counter() - begun_s) / 1e6)
         except OSError as error:
-            return told(f"{place}: {error.strerror or error}", (True, "wrong", _FREE_SOME))
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            said = f"{self.results}: {error.strerror or error}"
+            return told(said, (True, "wrong", _FREE_SOME if full else _ANOTHER))
         kind, free_gb = storage_kind(place), shutil.disk_usage(place).free / 1e9
         slow = self.device.type == "cuda" and rates[0] < _FAST_MB_S
         nvme = f"a fast decoder fills {_FAST_MB_S:.0f} MB/s with raw frames: NVMe, or MP4"
@@ -296,7 +300,7 @@ class Machine:
             (kind == "tmpfs", "note", "this is memory: good for timing, gone after a restart"),
             (slow, "note", nvme),
             (place != self.results.absolute(), "note", f"{self.results} is not there: make it"),
-            folder=str(place), storage=kind, free_gb=free_gb, fsync_mb_s=rates[0],
+            folder=place.name or str(place), storage=kind, free_gb=free_gb, fsync_mb_s=rates[0],
             cached_mb_s=rates[1],
         )  # fmt: skip
 

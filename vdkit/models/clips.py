@@ -30,6 +30,13 @@ def clip_latents(text: str, decoder: Any, seed: int) -> torch.Tensor:
     """
     caption = clip_caption(text, seed)
     units, height, width = (int(side) for side in _parts(text)[:3])
+    check_takes(text, decoder)
+    latent_size(text, Traits.of(decoder), units, height, width)
+    return _encoded(caption, units, height, width, seed, decoder.device)
+
+
+def check_takes(text: str, decoder: Any) -> None:
+    """ValueError for a decoder of other latents than those of clips."""
     traits, channels = Traits.of(decoder), decoder.latent_channels
     takes = (traits.medium.name, channels, *traits.spatial_factor, traits.temporal_factor)
     if takes != ("video", 16, 8, 8, 4):
@@ -38,8 +45,6 @@ def clip_latents(text: str, decoder: Any, seed: int) -> torch.Tensor:
             f"4 in time; decoder {decoder.name!r} makes {traits.medium.called} of others; use "
             f"random:{traits.medium.sample} or a file"
         )
-    latent_size(text, traits, units, height, width)
-    return _encoded(caption, units, height, width, seed, decoder.device)
 
 
 def clip_caption(text: str, seed: int) -> str:
