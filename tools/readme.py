@@ -155,12 +155,16 @@ def more_gpus(made: Recorded) -> str:
     many, one = (table(home).frame() for table in (many_videos, one_video))
     many = many[(many.variant == "fast") & (many.sink == "raw")]
     one = one[(one.variant == "fast") & (one.decoder == "wan2.1")].sort_values("GPUs")
-    rates = ", ".join(f"{rate:,.0f}" for rate in many["videos / h"])
+    rates, whole = (
+        ", ".join(f"{rate:,.0f}" for rate in many[name])
+        for name in ("videos / h", "of the whole run")
+    )
     ms = ", ".join(f"{ms:.1f}" for ms in (one["one GPU ms"].iloc[0], *one["measured ms"]))
     return (
         f"Recorded on 1, 2 and 4 {many.device.iloc[0]} of one host, variant `fast`: {rates} videos "
-        f"of 161 frames of 480x832 an hour, raw, once warm; one video of 720x1280 in {ms} ms per "
-        f"latent frame. [All of it, and what was predicted]({PAGE}#more-than-one-gpu)."
+        f"of 161 frames of 480x832 an hour, raw, once warm ({whole} with each worker's start); one "
+        f"video of 720x1280 in {ms} ms per latent frame. "
+        f"[All of it, and what was predicted]({PAGE}#more-than-one-gpu)."
     )
 
 
@@ -275,10 +279,16 @@ def many_videos(home: Path) -> Table:
             "GPUs": Number(count, 0),
             "s a video": Number(mean(v.run.latency_s for of in warm.values() for v in of), 3),
             "videos / h": Number(an_hour, 0),
+            "of the whole run": Number(3600 * len(one.videos) / one.window_s, 0),
             "times one GPU": Number(an_hour / alone.setdefault(kind, an_hour / count), 2),
             "recording": links([folder.name]),
         })  # fmt: skip
-    return Table(rows, "Many videos, `vdkit fanout`; warm workers")
+    note = (
+        "Videos / h: 3600 over the mean time from one video taken to the next, each worker's first "
+        "left out,\nsummed over workers; s a video: its decode alone. Of the whole run: from the "
+        "first video taken to the last\nin place, warming up and waiting for the last with it."
+    )
+    return Table(rows, "Many videos, `vdkit fanout`", note)
 
 
 def one_video(home: Path) -> Table:
@@ -300,8 +310,13 @@ def one_video(home: Path) -> Table:
             **{cause: Number(mean(of), 2) for cause, of in causes.items()},
             "recording": links([file.parent.name]),
         })  # fmt: skip
-    caption = "One video, each GPU with some of the rows; per latent frame, causes: mean of ranks"
-    return Table(rows, caption)
+    note = (
+        "Predicted from one GPU's time of the whole picture, or of the largest strip alone. "
+        "Causes: of a profiled run, mean\nof ranks; halo: exchange of rows, and "
+        "waiting for who sends them."
+    )
+    rows.sort(key=lambda row: [str(row[key]) for key in ("decoder", "variant", "GPUs")])
+    return Table(rows, "One video, each GPU with some of the rows; per latent frame", note)
 
 
 def shown(made: Recorded, name: str) -> Sequence[str]:

@@ -23,6 +23,7 @@ from tests.helpers import NearestDecoder, leftovers, wait_for
 from vdkit import DecodeConfig, RawSink, SinkSpec, decode_async
 from vdkit.__main__ import main
 from vdkit.models.grain import Grained
+from vdkit.present.fanout import fanout_document
 from vdkit.record import SUMS, Locked, locked
 from vdkit.record.fanout import FANOUT, read_fanout
 from vdkit.scale import read_manifest
@@ -134,6 +135,7 @@ def test_a_killed_worker_is_replaced_and_its_video_tried_again(run, deaths):
         videos = videos[1:]
     else:
         assert not done.failed and tries.pop(doomed.out) == deaths + 1
+        assert "Made again after a worker had died: 1." in fanout_document(done).text()
     assert set(tries.values()) == {1}
     run.assert_right(videos)
 
@@ -314,12 +316,22 @@ def test_one_that_made_nothing_leaves_no_folder_of_its_own(tmp_path, capsys, mon
         ('{"latents": "a", "out": "b.wav"}', "out 'b.wav' does not end in '.mp4' of mp4"),
         ('{"latents": "a", "out": "b"}\n{"latents": "c", "out": "./b.mp4"}',
          "m.jsonl:2: out './b.mp4' is that of .*m.jsonl:1 too; name each once"),
+        ('{"latents": "a", "out": "b", "fps": "x"}', "m.jsonl:1: fps is 'x'; give a number"),
     ],
 )  # fmt: skip
 def test_manifests_that_are_wrong(tmp_path, text, said):
     (tmp_path / "m.jsonl").write_text(text)
     with pytest.raises(ValueError, match=said):
         read_manifest(tmp_path / "m.jsonl", "mp4")
+
+
+@pytest.mark.parametrize("outs", [("a", "x/a", "a/b"), ("a/b", "x/a", "a")])
+def test_no_folder_of_frames_lies_in_another(tmp_path, outs):
+    lines = [json.dumps({"latents": "l", "out": out}) for out in outs]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"m.jsonl:3: out .* and that of .*m.jsonl:1: one would"):
+        read_manifest(tmp_path / "m.jsonl", "png")
+    assert len(read_manifest(tmp_path / "m.jsonl", "mp4")) == 3
 
 
 def test_manifests_that_are_right(tmp_path):

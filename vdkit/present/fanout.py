@@ -23,6 +23,8 @@ def fanout_document(done: Fanout, asked: Asked = NOTHING) -> Document:
     counts |= {"failed": len(done.failed)} if done.failed else {}
     lead = ", ".join(f"{count} {what}" for what, count in counts.items())
     lead += ", then interrupted." if done.interrupted else "."
+    if again := sum(video.tries > 1 for video in done.videos):
+        lead += f" Made again after a worker had died: {again}."
     failed = lines(*(f"- {name}: {reason}" for name, reason in done.failed.items()))
     sections = (
         section(

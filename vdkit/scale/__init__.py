@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from vdkit.decode.chunks import exact_fps
 from vdkit.record.runs import Record
 from vdkit.sinks import SINKS
 
@@ -58,6 +59,7 @@ def read_manifest(path: Path, kind: str, seed: int = 0) -> list[Video]:
     if not lines:
         raise ValueError(f"{path} names no video; give a line for each, or .safetensors files")
     ending, first, made = SINKS[kind][1], dict[str, str](), []
+    holds: dict[str, str] = {}
     for where, video in lines.items():
         out = Path(video.out.removesuffix(ending) + ending)
         if out.is_absolute() or ".." in out.parts or not Path(video.out).name:
@@ -67,6 +69,16 @@ def read_manifest(path: Path, kind: str, seed: int = 0) -> list[Video]:
             raise ValueError(f"{where}: out {video.out!r} does not end in {ending!r} of {kind}")
         if (there := first.setdefault(str(out), where)) != where:
             raise ValueError(f"{where}: out {video.out!r} is that of {there} too; name each once")
+        homes = list(map(str, out.parents))
+        for nested in (*(first.get(one) for one in homes), holds.get(str(out))):
+            if nested:
+                wrong = f"out {video.out!r} and that of {nested}: one would hold the other"
+                raise ValueError(f"{where}: {wrong}")
+        holds |= dict.fromkeys(homes, where)
+        try:
+            exact_fps(16 if video.fps is None else video.fps)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         latents = video.latents if video.drawn else str((home / video.latents).absolute())
         drawn = seed if video.seed is None else video.seed
         own = {"out": str(out), "latents": latents, "seed": drawn}

@@ -152,6 +152,7 @@ def _drive(
                     take(future.result())
                 except died:
                     worker.end()
+                    tell(f"worker {worker.number} died over {video.out}")
                     worker = hire(worker.number)
                     if tries <= REQUEUED:
                         left.append((video, tries + 1))
