@@ -294,6 +294,14 @@ def test_a_changed_digit_in_a_raw_run_is_noticed(copy, stage):
     assert "runs.csv: column latency_s is not that of the runs" in wrong(home)
 
 
+def test_runs_that_something_disturbed_are_noted(copy):
+    data = json.loads((copy / "bench" / "recording.json").read_text())
+    data["arms"]["sync"]["runs"][-1]["latency_s"] *= 9
+    (copy / "bench" / "recording.json").write_text(json.dumps(data))
+    (note,) = (one for one in checked.check_folder(copy / "bench").notes if "half" in one)
+    assert re.match("runs of .*sync.* differ by more than half; something else was using", note)
+
+
 def test_a_missing_or_broken_file_is_noticed(copy):
     for name in ("trace_sync.json.gz", "runs.csv", "table.md"):
         (copy / "profile" / name).unlink()

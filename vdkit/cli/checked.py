@@ -20,6 +20,7 @@ from vdkit.present.columns import Asked
 from vdkit.present.fanout import video_rows
 from vdkit.present.reproduction import Reproduction
 from vdkit.present.sweep_document import cell_records
+from vdkit.present.words import noise_note
 from vdkit.record import SUMS, sha256
 from vdkit.record.fanout import FANOUT, Fanout
 from vdkit.record.recording import FILE, Recording
@@ -108,6 +109,8 @@ def check_folder(home: Path) -> Checked:
         _provenance(found.provenance, found.videos[0].workload, found.command, made)
     for one in recordings:
         _provenance(one.provenance, one.workload, one.command, made)
+        if (told := noise_note(one).removeprefix("Note: ")) and told not in made.notes:
+            made.notes.append(told)
     runs = sum(len(arm.runs) for one in recordings for arm in one.arms.values())
     made.looked += [f"{runs} runs"] * bool(runs)
     whole = found.plan if isinstance(found, Reproduction | Sweep) else found

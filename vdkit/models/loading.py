@@ -230,7 +230,8 @@ def load_decoder(
 
 
 def _has_none(option: str, value: object, whose: str) -> str:
-    return f"{option} is {value}, but {whose} has none; leave it out"
+    better = " or take variant 'fast'" * (option == "tune")
+    return f"{option} is {value}, but {whose} has none; leave it out{better}"
 
 
 def _sounding(
