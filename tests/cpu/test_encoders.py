@@ -124,8 +124,11 @@ def test_one_file_of_all_segments(tmp_path, codec, encoders, count):
 @pytest.mark.parametrize("form", ["yuv420p", "nv12"])
 @pytest.mark.parametrize("encoders", [1, 2])
 def test_frames_in_the_sinks_own_format_are_encoded_as_they_are(tmp_path, form, encoders):
-    """The same file as of RGB that the sink converts, with sound beside it too."""
-    frames, options = frames_of(21), {"encoders": encoders, "segment": 8}
+    """The same frames as of RGB that the sink converts, with sound beside it too.
+
+    Without loss, for what x264 chooses in so small a picture varies from run to run.
+    """
+    frames, options = frames_of(21), {"encoders": encoders, "segment": 8, "crf": 0}
     # AREA: as the sink converts
     yuv = np.stack([
         av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
@@ -140,7 +143,7 @@ def test_frames_in_the_sinks_own_format_are_encoded_as_they_are(tmp_path, form, 
     info = MediaInfo(21, HEIGHT, WIDTH, FPS, "av", 24000, 1, 21000, form)
     rows = np.zeros(info.shape(21), np.uint8)
     rows[:, : yuv[0].size] = yuv.reshape(21, -1)
-    sink = Mp4Sink(tmp_path / "av.mp4", crf=1, pixel_format=form, **options)
+    sink = Mp4Sink(tmp_path / "av.mp4", pixel_format=form, **options)
     sink.open(info)
     sink.write(rows)
     sink.close()
