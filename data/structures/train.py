@@ -89,15 +89,19 @@ class Batches(Dataset[Batch]):
 
     Args:
         size: frames, height and width of a clip.
+        images: share of the steps on single frames, which come first.
     """
 
-    def __init__(self, seed: int, steps: int, batch: int, size: tuple[int, int, int]) -> None:
+    def __init__(
+        self, seed: int, steps: int, batch: int, size: tuple[int, int, int], images: float = IMAGES
+    ) -> None:
         self.seed, self.steps, self.batch, self.size = seed, steps, batch, size
+        self.images = images
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, 5, step))
         count, window = clips_of(
-            step, self.steps, self.batch, min(WINDOW, self.size[0]), self.size[0], IMAGES
+            step, self.steps, self.batch, min(WINDOW, self.size[0]), self.size[0], self.images
         )
         cuts = -(-count // CUTS) if window > 1 else 0
         scenes = [random_scene(rng) for _ in range(count + cuts)]
@@ -259,7 +263,9 @@ def train(
     former."""
     device = torch.device(arguments.device)
     log = Log(trainer.file.with_suffix(".csv"), arguments.log_every, trainer.step)
-    batches = Batches(arguments.seed, trainer.steps, arguments.batch, arguments.size)
+    batches = Batches(
+        arguments.seed, trainer.steps, arguments.batch, arguments.size, arguments.images
+    )
     ahead = DataLoader(
         batches, batch_size=None, sampler=range(trainer.step, trainer.steps),
         num_workers=arguments.workers,
@@ -373,7 +379,7 @@ def add_options(parser: argparse.ArgumentParser, steps: int, required: bool = Tr
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=cuda)
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
-    parser.set_defaults(size=(FRAMES, HEIGHT, WIDTH))
+    parser.set_defaults(size=(FRAMES, HEIGHT, WIDTH), images=IMAGES)
 
 
 def main() -> None:

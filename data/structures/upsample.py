@@ -28,6 +28,7 @@ from evaluate import decoded, scene_of
 from judge import describe, score
 from recipe import encode
 from torch.nn.functional import avg_pool3d, interpolate, mse_loss
+from train import IMAGES
 
 from data.structures.card import trained
 from data.structures.evaluate import (
@@ -56,7 +57,7 @@ CONFIG: Row = {  # its norms have 32 groups: of 32 channels each would lose its 
     "use_rational_resampler": False,
 }  # fmt: skip
 LARGE: Row = CONFIG | {"mid_channels": 1024, "num_blocks_per_stage": 4, "dims": 3}  # LTX-2's own
-STEPS = 1500
+STEPS, RATE = 1500, 1e-3
 HALF, TWICE = (1, 2, 2), (1.0, 2.0, 2.0)  # frames, height, width
 Upsampler = LTX2LatentUpsamplerModel
 
@@ -299,7 +300,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the recording gets its folder (measure)")
     parser.add_argument("--clips", type=int, help="of each category (measure)")
     add_options(parser, STEPS, required=False)
-    parser.set_defaults(**SIZES, minutes=3.0)
+    parser.set_defaults(**SIZES, minutes=3.0, rate=RATE, images=IMAGES)
     arguments = parser.parse_args()
     needs = {"train": ("run",), "export": ("run", "model"), "measure": ("model", "out")}
     for name in needs[arguments.stage]:

@@ -12,7 +12,15 @@ pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headl
 from data.structures import decoders, evaluate, together, train  # noqa: I001 (puts tiny-wan on the path)
 from data.structures.card import card
 from data.structures.decoders import LevelsDecoder, calibrate, coarse_chunks, decoders_of
-from data.structures.recipe import MOST_PARAMETERS, STEPS, STRUCTURES, level, make, parameters_of
+from data.structures.recipe import (
+    IMAGES,
+    MOST_PARAMETERS,
+    STEPS,
+    STRUCTURES,
+    level,
+    make,
+    parameters_of,
+)
 from data.structures.record import record, recorded
 from data.structures.structures import WanCausalConv3d, pack, unpack
 from clips import parse
@@ -193,6 +201,7 @@ def settings(run, **given):
         "minutes": 10.0,
         "channels_last": False,
         "go_on": None,
+        "images": IMAGES,
         "run": run,
         "export": run / "out",
     }
