@@ -1,10 +1,12 @@
 """Measure trained structures on clips that none of them saw, the same for all.
 
     python -m data.structures.evaluate data/structures --out results
+    python -m data.structures.evaluate data/tiny-wan --out results
 
 Every folder in there that holds a structure gets its ``metrics.json`` and its card anew; with
-``--out`` all that was measured becomes one recording. A measure is a function of the clip and of
-what was made of it; `MEASURES` and `seen_by` have their names.
+``--out`` all that was measured becomes one recording. The second measures the miniature's VAE. A
+measure is a function of the clip and of what was made of it; `MEASURES` and `seen_by` have their
+names.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from evaluate import decoded
 
 from data.structures.card import Row, write_metrics
 from data.structures.decoders import decoders_of
-from data.structures.recipe import STRUCTURES
-from data.structures.record import record
+from data.structures.recipe import KNOWN, MINIATURE, STRUCTURES, facts
+from data.structures.record import Kind, record
 from data.structures.texture import WAVELENGTHS, error_share
 from vdkit.measure.perception import (
     DIMENSIONS,
@@ -187,7 +189,7 @@ def measured(
     Args:
         pool: where `MEASURES` are taken, meanwhile.
     """
-    ways, structure, network = decoders_of(name, model), STRUCTURES[name], remembering(network)
+    ways, structure, network = decoders_of(name, model), KNOWN[name], remembering(network)
     rows: list[tuple[Row, Future[Row]]] = []
     features: dict[str, list[np.ndarray]] = {way: [] for way in ("original", *ways)}
     for begin in range(0, len(clips), ENCODED):
@@ -253,7 +255,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", type=Path, help="folder that holds the structures' folders")
+    parser.add_argument(
+        "models", type=Path, help="folder of the structures' folders, or tiny-wan's"
+    )
     parser.add_argument("--out", type=Path, help="where the recording gets its folder")
     parser.add_argument("--clips", type=int, default=16, help="of each category")
     parser.add_argument("--seed", type=int, default=0)
@@ -264,6 +268,7 @@ def main() -> None:
     if arguments.smoke:
         vars(arguments).update(clips=2, size=(17, 32, 32), device="cpu")
     there = [name for name in STRUCTURES if (arguments.models / name / "metrics.json").exists()]
+    there = there or [MINIATURE] * (arguments.models / "vae").is_dir()
     if not there:
         parser.error(f"{arguments.models} holds no structure: export one by train --export")
     try:
@@ -284,17 +289,20 @@ def evaluate(
         print(f"no Frechet distances: {len(clips)} clips in all, they need {SET}", flush=True)
     network, recorded = PerceptualNetwork(device), list[Row]()
     for name in there:
-        folder = arguments.models / name
-        model = STRUCTURES[name].make.from_pretrained(folder, torch_dtype=torch.float32)
+        folder = arguments.models / ("vae" if name == MINIATURE else name)
+        model = KNOWN[name].make.from_pretrained(folder, torch_dtype=torch.float32)
         rows, sets = measured(name, model.to(device).eval(), clips, network, pool)
-        on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        how = {"device": on, "clips": arguments.clips, **given}
-        metrics = json.loads((folder / "metrics.json").read_text())
-        metrics |= {"measured": how, "categories": by_category(rows), "sets": sets, "rows": rows}
-        write_metrics(folder, metrics)
-        known = {key: metrics[key] for key in FACTS} | {
-            f"training_{key}": metrics["training"][key] for key in ("steps", "of", "finished")
-        }
+        found = {"categories": by_category(rows), "sets": sets, "rows": rows}
+        if name == MINIATURE:
+            metrics, known = facts(name, model) | found, {}
+        else:
+            on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+            metrics = json.loads((folder / "metrics.json").read_text())
+            metrics |= {"measured": {"device": on, "clips": arguments.clips, **given}, **found}
+            write_metrics(folder, metrics)
+            training = metrics["training"]
+            known = {f"training_{key}": training[key] for key in ("steps", "of", "finished")}
+        known |= {key: metrics[key] for key in FACTS}
         recorded += [{"structure": name, **row} for row in rows]
         recorded += [{"structure": name, "clip": None, **row, **known} for row in sets]
         for one in sets:
@@ -303,9 +311,8 @@ def evaluate(
             )
     if arguments.out:
         asked = {"clips_of_each_category": arguments.clips, **given, "how": HOW}
-        print(
-            record(arguments.out, "quality", asked | {"smoke": arguments.smoke}, recorded, device)
-        )
+        kind: Kind = "reference" if there == [MINIATURE] else "quality"
+        print(record(arguments.out, kind, asked | {"smoke": arguments.smoke}, recorded, device))
 
 
 def _said(groups: Row, of_all: Row) -> str:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from data.structures.claims import SMALL, STANDARD, bytes_in, only, ratio
-from data.structures.recipe import STRUCTURES
+from data.structures.recipe import KNOWN, MINIATURE
 from data.structures.record import Row
 from data.structures.texture import WAVELENGTHS
 from vdkit.present.style import ChartRow, Part, chart, keep_data, legend_below, row_chart, say
@@ -29,7 +29,7 @@ MEASURES = {"psnr_db": ("PSNR, dB", False), "stlpips": ("stLPIPS: 0 is the origi
 """Of `plot_trade_offs`: words, and whether less is better."""
 COLORS = {
     "standard, 8x8": "#0072B2", "standard, 16x16": "#D55E00", "hierarchical": "#009E73",
-    "factorized": "#CC79A7",
+    "factorized": "#CC79A7", MINIATURE: "#000000",
 }  # fmt: skip
 DPI = 120  # a notebook has all these pictures
 ERROR_TIMES = 4
@@ -38,7 +38,7 @@ ERROR_TIMES = 4
 
 def kind_of(name: str) -> str:
     """What it is of `COLORS`."""
-    side = STRUCTURES[name].spatial
+    side = KNOWN[name].spatial
     return f"standard, {side}x{side}" if name.startswith("z") else name
 
 

@@ -88,6 +88,9 @@ STRUCTURES = {
     ),
 }  # fmt: skip
 """By name; a name of the standard family says channels and ratio."""
+MINIATURE = "miniature"
+KNOWN = STRUCTURES | {MINIATURE: Structure(AutoencoderKLWan, {}, 16)}
+"""With the VAE of ``data/tiny-wan``, larger and trained for longer, to compare them with."""
 
 
 def make(name: str, seed: int = 0) -> Any:
@@ -139,7 +142,7 @@ def parameters_of(model: nn.Module) -> int:
 
 def facts(name: str, model: nn.Module) -> dict[str, Any]:
     """What is known of a structure before it is measured."""
-    one = STRUCTURES[name]
+    one = KNOWN[name]
     return {
         "structure": name, "class": type(model).__name__, "parameters": parameters_of(model),
         "channels": one.channels, "spatial": one.spatial, "temporal": one.temporal,

@@ -19,7 +19,9 @@ from vdkit.record.runs import Provenance, Record, collect_provenance
 SCHEMA_VERSION = 1
 FILE = "latents.json"
 Row = dict[str, Any]
-Kind = Literal["quality", "cost", "length", "training", "generation", "two-stages", "windows"]
+Kind = Literal[
+    "quality", "reference", "cost", "length", "training", "generation", "two-stages", "windows"
+]
 
 
 class Latents(Record):

@@ -16,7 +16,7 @@ from data.structures.figures import (
     plot_training,
     trade_offs,
 )
-from data.structures.recipe import STRUCTURES
+from data.structures.recipe import KNOWN
 from data.structures.texture import WAVELENGTHS
 from vdkit import save_figure
 
@@ -86,7 +86,7 @@ def test_the_pictures(tmp_path):
 
 
 def test_every_structure_has_a_color():
-    assert {kind_of(name) for name in STRUCTURES} == set(COLORS)
+    assert {kind_of(name) for name in KNOWN} == set(COLORS)
 
 
 def test_texture(tmp_path):

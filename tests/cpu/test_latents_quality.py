@@ -1,6 +1,7 @@
 """Structures measured: what each measure is told, what is recorded; windows as rows and back."""
 
 import argparse
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -10,7 +11,7 @@ import torch
 
 pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
 pytest.importorskip("flip_evaluator", reason="needs FLIP: pip install flip-evaluator")
-from data.structures import evaluate, windows_study
+from data.structures import HOME, evaluate, windows_study
 from data.structures.recipe import STRUCTURES, make
 from data.structures.record import record, recorded
 from data.structures.texture import WAVELENGTHS
@@ -144,6 +145,22 @@ def test_without_its_package_nothing_is_measured(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         evaluate.main()
     assert "FLIP needs the package flip-evaluator: pip install" in capsys.readouterr().err
+
+
+def test_the_miniature_is_a_recording_of_its_own(tmp_path, monkeypatch, capsys):
+    """Nothing is written beside its weights, and its ratio is that of 16 channels at 8x8x4."""
+    home = tmp_path / "tiny-wan"
+    shutil.copytree(HOME.parent / "tiny-wan" / "vae", home / "vae")
+    before = sorted(home.rglob("*"))
+    given = [str(home), "--smoke", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["evaluate", *given])
+    evaluate.main()
+    assert "miniature, full: static" in capsys.readouterr().out
+    ((kind, (_, found)),) = recorded(tmp_path).items()
+    *clips, of_all = found.rows
+    assert kind == "reference" and {row["structure"] for row in found.rows} == {"miniature"}
+    assert len(clips) == 2 * len(evaluate.CATEGORIES) and of_all["ratio"] == 48
+    assert sorted(home.rglob("*")) == before
 
 
 # Windows.
