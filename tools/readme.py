@@ -153,7 +153,7 @@ def more_gpus(made: Recorded) -> str:
     """For README: the fast decoder on one GPU, two and four, and where all of it stands."""
     home = made.root / "results"
     many, one = (table(home).frame() for table in (many_videos, one_video))
-    many = many[(many.variant == "fast") & (many.sink == "raw")]
+    many = many[(many.variant == "fast") & (many.sink == "raw") & (many.engine == "processes")]
     one = one[(one.variant == "fast") & (one.decoder == "wan2.1")].sort_values("GPUs")
     rates, whole = (
         ", ".join(f"{rate:,.0f}" for rate in many[name])
@@ -273,10 +273,11 @@ def many_videos(home: Path) -> Table:
         warm = {worker: [v for v in one.videos if v.worker == worker][1:] for worker in one.workers}
         an_hour = sum(3600 / mean(v.taken_s for v in videos) for videos in warm.values())
         kind = (one.provenance.device, one.videos[0].workload.variant, one.sink.kind)
+        engine = one.engine.split()[0]
         count = len(one.workers)
         rows.append({
             **dict(zip(("device", "variant", "sink"), kind, strict=True)),
-            "GPUs": Number(count, 0),
+            "GPUs": Number(count, 0), "engine": engine,
             "s a video": Number(mean(v.run.latency_s for of in warm.values() for v in of), 3),
             "videos / h": Number(an_hour, 0),
             "of the whole run": Number(3600 * len(one.videos) / one.window_s, 0),

@@ -20,7 +20,7 @@ from vdkit import Mp4Sink
 from vdkit.decode.media import MediaInfo
 from vdkit.present import Table
 
-LARGER = Path(__file__).parent / "training" / "decoder.json"
+HERE = Path(__file__).parent
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 SHOWN, FILMED = 16, 3  # first prompts on the contact sheet, and as MP4
 TIMES = (0, 8, 16, 24, 32)  # frames shown
@@ -35,8 +35,9 @@ NAMES = {
 Row = dict[str, Any]
 
 
-def card_block(metrics: Row) -> str:
-    """The measured part of the model card."""
+def card_block(metrics: Row, folder: Path = HERE) -> str:
+    """The measured part of the model card in ``folder``."""
+    larger = folder / "training" / "decoder.json"
     how, vae, made = (metrics[key] for key in ("measured", "vae", "generation"))
     device = how["cpu"] if how["device"] == "cpu" else how["device"]
     versions = ", ".join(f"{name} {text}" for name, text in how["packages"].items())
@@ -78,7 +79,7 @@ def card_block(metrics: Row) -> str:
         *(["\n".join(wrong)] if wrong else []),
         f"The VAE alone, {vae['clips']} drawn clips encoded and decoded:",
         Table(quality).markdown_body(),
-        *(larger_pictures(json.loads(LARGER.read_text())) if LARGER.exists() else []),
+        *(larger_pictures(json.loads(larger.read_text())) if larger.exists() else []),
     ]
     return "\n\n".join(text)
 

@@ -285,13 +285,14 @@ def main() -> int:
     metrics = {"measured": how, **summary(clips, prompts), "clips": clips, "prompts": prompts}
     out.write_text(to_json(metrics))
     card = out.with_name("README.md")
+    block = card_block(metrics, out.parent)
     if card.exists():
-        card.write_text(with_block(card.read_text(), card_block(metrics)))
+        card.write_text(with_block(card.read_text(), block))
     if arguments.sheet:
         videos = [np.load(kept / f"{i}.npy") for i in range(min(SHOWN, len(prompts)))]
         write_sheet(prompts, videos, out.with_name("contact_sheet.png"))
         write_examples(videos, out.with_name("examples"))
-    print(card_block(metrics))
+    print(block)
     missed = [one for one in metrics["targets"] if not one["met"]]
     for one in missed:
         print(f"\x1b[31mmissed: {one['what']} {one['measured']:.4g}, not {one['target']}\x1b[0m")

@@ -16,7 +16,7 @@ from data.structures.figures import (
     plot_training,
     trade_offs,
 )
-from data.structures.recipe import KNOWN
+from data.structures.recipe import KNOWN, STRUCTURES
 from data.structures.texture import WAVELENGTHS
 from vdkit import save_figure
 

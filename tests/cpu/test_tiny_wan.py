@@ -179,8 +179,9 @@ def test_metrics_follow_from_their_rows(metrics):
     assert all(parse(row["caption"]).held_out for row in metrics["clips"])
 
 
-def test_the_card_says_what_was_measured(metrics):
+def test_the_card_says_what_was_measured(metrics, tmp_path):
     assert with_block(CARD, card_block(metrics)) == CARD, "run data/tiny-wan/evaluate.py"
+    assert "Other sizes" in CARD and "Other sizes" not in card_block(metrics, tmp_path)
 
 
 def test_wilson_intervals():

@@ -34,9 +34,10 @@ SMALL = {
     "steps, frames, height, width, long = 2, 9, 32, 48, 2",
     "10": 'decoder_source, latents, videos, counts = "tiny-wan", "random:5x16x16", 4, (1, 2)\n'
     "engine, probed = 'processes', 13",
+    "11": "size = 17, 32, 32",
 }
 """Parameters by number of the notebook: the same cells on little work."""
-OF_A_CPU = {"07", "09", "10"}
+OF_A_CPU = {"07", "09", "10", "11"}
 """Those that no GPU has executed yet."""
 
 
@@ -68,9 +69,9 @@ def assert_pictures(notebook):
     assert plots
 
 
-def test_there_are_ten_and_each_leads_to_the_next():
+def test_there_are_eleven_and_each_leads_to_the_next():
     numbers = [path.stem[:2] for path in NOTEBOOKS]
-    assert numbers == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
+    assert numbers == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11"]
     for path, following in zip(NOTEBOOKS, NOTEBOOKS[1:] + NOTEBOOKS[:1], strict=True):
         assert f"({following.name})" in "".join(
             cell.source for cell in nbformat.read(path, as_version=4).cells
