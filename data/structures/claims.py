@@ -126,8 +126,12 @@ def memory_of_a_clip(rows: Rows) -> tuple[str, bool]:
         saved[on] = {s: 100 * (1 - own[s] / other[s]) for s in own if s > 5}
     if not saved["clip"]:
         raise LookupError("no clip is longer than 5 s")
-    text = [f"{on} {v:.1f} % at {s} s" for on, of in saved.items() for s, v in of.items()]
-    said = f"less at the peak of a decode that keeps on the device a: {', '.join(text)} (one run)"
+    text = "; ".join(
+        f"with a {on} on the device "
+        + ", ".join(f"{1 - less / 100:.2f} at {s} s" for s, less in of.items())
+        for on, of in saved.items()
+    )
+    said = f"times {STANDARD}'s memory at the peak, one run: {text}"
     return said, min(saved["clip"].values()) >= 29.5
 
 
@@ -297,7 +301,8 @@ def page(results: Path) -> str:
             f"here. {said.capitalize()}."]  # fmt: skip
     for n, row in enumerate(rows, 1):
         link = f" ([{row['recording']}](../{row['recording']}/{FILE}))" * bool(row["recording"])
-        text.append(f"{n}. **{row['claim']}** Confirmed if {row['rule']}.\n   {row['measured']}.\n"
+        measured = f"{row['measured'][0].upper()}{row['measured'][1:]}"
+        text.append(f"{n}. **{row['claim']}** Confirmed if {row['rule']}.\n   {measured}.\n"
                     f"   **{row['verdict'].capitalize()}**{link}")  # fmt: skip
     text += ["## Conditions"] * bool(found)
     for folder, one in found.values():

@@ -94,7 +94,7 @@ def front(rows: Sequence[Row], axis: str, measure: str, lower: bool = False) -> 
 
 def plot_trade_offs(rows: Sequence[Row]) -> Figure:
     """Quality over size, and over time, by each of `MEASURES`, the better the higher: a dot for
-    each of `trade_offs`, a line through the best."""
+    each of `trade_offs`, a line through the best of those that were trained alike."""
     handles: dict[str, Any] = {}
     with chart(5.6, len(MEASURES), len(AXES), sharex="col", sharey="row", dpi=DPI) as (
         figure,
@@ -106,16 +106,26 @@ def plot_trade_offs(rows: Sequence[Row]) -> Figure:
             for c, other in enumerate(AXES.items())
         ):
             there = [row for row in rows if row[axis] is not None]
-            best = front(there, axis, measure, lower)
+            alike = [row for row in there if row["structure"] != MINIATURE]
+            best = front(alike, axis, measure, lower)
             line = [[row[key] for row in best] for key in (axis, measure)]
             ax.step(*line, where="post", color="#888888", linewidth=0.8, zorder=0)
+            said, values = list[Row](), [row[measure] for row in there]
+            apart = 0.06 * (max(values) - min(values))  # labels nearer than that would touch
             for row in there:
                 name, way, kind = row["structure"], row["way"], kind_of(row["structure"])
                 filled = COLORS[kind] if way == "full" else "white"
                 look: Any = {"marker": "o", "color": COLORS[kind], "markersize": 5, "ls": ""}
-                ax.plot(row[axis], row[measure], mfc=filled, **look)
+                ax.plot(row[axis], row[measure], mfc=filled, zorder=2 + (way == "full"), **look)
                 handles[kind] = Line2D([], [], label=kind, **look)
                 text, side = (name.partition("-")[0], "left") if way == "full" else (way, "right")
+                near = (
+                    0.97 < row[axis] / other[axis] < 1.03
+                    and abs(row[measure] - other[measure]) < apart
+                    for other in said
+                )
+                side = "right" if any(near) else side
+                said.append(row)
                 say(ax, row[axis], row[measure], f"  {text}  ", va="bottom", ha=side, fontsize=6)
             ax.set(xscale="log", xlabel=below, ylabel=words)
             ax.margins(x=0.3, y=0.12)
@@ -175,14 +185,16 @@ def plot_lengths(rows: Iterable[Row]) -> Figure:
     for row in rows:
         found.setdefault((row["structure"], row["way"], row["on_device"]), []).append(row)
     shown, titles = list[Row](), ("decoding", "encoding")
+    names = list(dict.fromkeys(name for name, *_ in found))
     with chart(3.2, 1, 2, sharey=True, dpi=DPI) as (figure, axes):
         for (name, way, on), of in found.items():
             ax = axes[0, titles.index("encoding" if way == "encode" else "decoding")]
             peaks = [bytes_in(row) / 2**30 for row in of]
             color = COLORS[kind_of(name)]
             look: Any = {"color": color, "linestyle": "-" if on == "clip" else "--"}
-            look |= {"marker": "o", "markersize": 4, "linewidth": 1}
-            look |= {"mfc": "white" if way == "preview" else color}
+            size = 7 - names.index(name)  # where two are equal, both are seen
+            look |= {"marker": "o", "markersize": size, "linewidth": 1}
+            look |= {"mfc": "white", "markersize": 8, "zorder": 1} if way == "preview" else {}
             ax.plot([row["clip_s"] for row in of], peaks, **look)
             shown += [
                 {
@@ -194,7 +206,6 @@ def plot_lengths(rows: Iterable[Row]) -> Figure:
                 }
                 for row, gib in zip(of, peaks, strict=True)
             ]
-        names = list(dict.fromkeys(name for name, *_ in found))
         handles = [Line2D([], [], color=COLORS[kind_of(name)], label=name) for name in names]
         for text, look in (
             ("the clip on the device", {"linestyle": "-"}),
@@ -233,7 +244,7 @@ def plot_training(rows: Sequence[Row]) -> Figure:
             parts = [Part(name, of / 2**30, color) for (name, color), of in sizes]
             title = f"{count} latent frame{'s' * (count > 1)}"
             panels.setdefault(title, []).append(ChartRow(row["way"], parts, words))
-    with row_chart(panels, "memory at the peak, GiB", room=0.7, dpi=DPI) as (figure, _):
+    with row_chart(panels, "memory at the peak, GiB", room=1.1, dpi=DPI) as (figure, _):
         handles = [Line2D([], [], color=c, lw=5, label=n) for n, c in colors.items()]
         legend_below(figure, handles, ncols=len(handles))
     return figure
@@ -265,6 +276,8 @@ def plot_squared(rows: Iterable[Row]) -> Figure:
     with row_chart(panels, f"{said} latents", room=0.25, dpi=DPI) as (figure, axes):
         for ax in axes:
             ax.axvline(4, color="black", linewidth=0.8, linestyle=":")
+            for text in ax.texts:
+                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     return figure
 
 
