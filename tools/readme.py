@@ -224,6 +224,8 @@ def page(made: Recorded) -> str:
         "## More than one GPU",
         many_videos(made.root / "results").markdown(),
         one_video(made.root / "results").markdown(),
+        "## Which latents",
+        claims(made.root / "results"),
         "## Profiles",
         *(part for name in PROFILES for part in shown(made, name)),
         f"![Sync over async, stalls shaded by cause]({PROFILES[0]}/timeline.png)\n"
@@ -318,6 +320,16 @@ def one_video(home: Path) -> Table:
     )
     rows.sort(key=lambda row: [str(row[key]) for key in ("decoder", "variant", "GPUs")])
     return Table(rows, "One video, each GPU with some of the rows; per latent frame", note)
+
+
+def claims(home: Path) -> str:
+    """The newest verdicts on what articles claim, their links from here."""
+    newest = max(home.glob("2*_latents-claims/claims.md"))
+    said = newest.read_text().partition("\n\n")[2].partition("\n\n## Conditions")[0]
+    where = "[Notebook 11](../notebooks/11_which_latents.ipynb) has the pictures"
+    return (
+        f"{said.replace('](../', '](')}\n\n{where}, {links([newest.parent.name])} the conditions."
+    )
 
 
 def shown(made: Recorded, name: str) -> Sequence[str]:
