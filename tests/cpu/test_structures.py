@@ -151,7 +151,8 @@ def test_weights_that_are_not_there_are_missed(monkeypatch, tmp_path):
 def test_training_lowers_the_loss(name):
     model = make(name).train()
     video = train.Batches(0, 10, 2, (17, 16, 16))[9].video(torch.device("cpu"))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    torch.manual_seed(0)  # the noise on the latents
     seen = []
     for _ in range(6):
         parts = losses(model, video)
@@ -161,7 +162,7 @@ def test_training_lowers_the_loss(name):
         seen.append({key: float(value.detach()) for key, value in parts.items()})
     pictures = {key for key in seen[0] if key != "kl"}
     assert ("l1 preview" in pictures) == (name == "hierarchical")
-    assert all(seen[-1][key] < 0.9 * seen[0][key] for key in pictures), (seen[0], seen[-1])
+    assert all(seen[-1][key] < 0.7 * seen[0][key] for key in pictures), (seen[0], seen[-1])
     assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.ndim == 5)
 
 
