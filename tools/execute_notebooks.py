@@ -1,7 +1,7 @@
 """Execute notebooks in place, as they are to be committed: `make notebooks`, on a GPU.
 
     python tools/execute_notebooks.py                            # all
-    python tools/execute_notebooks.py 04_explorer.ipynb ...
+    python tools/execute_notebooks.py notebooks/04_explorer.ipynb ...
 
 A notebook that fails is left as it was. Live widgets are left out of the saved outputs: a page on
 the web cannot run them, and each has a picture below it.
@@ -33,7 +33,7 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or sorted(path.name for path in HERE.glob("*.ipynb")):
+    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(HERE.glob("*.ipynb")):
         begun = time.monotonic()
-        execute(HERE / name)
-        print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
+        execute(path)
+        print(f"{path.name}: {time.monotonic() - begun:.0f} s", flush=True)

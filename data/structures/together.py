@@ -125,6 +125,8 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=max(1, gpus))
     parser.add_argument("--smoke", action="store_true", help="a few steps on small clips on a CPU")
     arguments = parser.parse_args()
+    if not 1 <= arguments.gpus <= max(1, gpus):
+        parser.error(f"--gpus {arguments.gpus}: this machine shows {gpus}")
     given = ["--smoke"] if arguments.smoke else []
     given += ["--go-on", str(arguments.go_on)] if arguments.go_on else []
     plan = arguments.run / "plan.json"
@@ -134,15 +136,15 @@ def main() -> None:
         together(arguments.run / "trial", places, ["--steps", first, "--minutes", "3", *given])
         trial = arguments.run / "trial"
         steps, took = steps_for(trial, arguments.structure, arguments.minutes)
-        places = spread(took, arguments.gpus)
-        plan.write_text(json.dumps({"steps": steps, "seconds_a_step": took, "gpus": places}))
+        plan.write_text(json.dumps({"steps": steps, "seconds_a_step": took}))
     made = json.loads(plan.read_text())
-    print(json.dumps(made), flush=True)
+    places = spread(made["seconds_a_step"], arguments.gpus)
+    print(json.dumps(made | {"gpus": places}), flush=True)
     how = ["--steps", str(made["steps"])]
     options = [*how, "--minutes", str(arguments.minutes), *given]
-    together(arguments.run, made["gpus"], options)
+    together(arguments.run, places, options)
     if arguments.export:
-        together(arguments.run, made["gpus"], [*how, "--export", str(arguments.export), *given])
+        together(arguments.run, places, [*how, "--export", str(arguments.export), *given])
 
 
 if __name__ == "__main__":

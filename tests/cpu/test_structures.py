@@ -459,3 +459,19 @@ def test_trained_together(tmp_path):
         assert together.logged(log) == step
     with pytest.raises(RuntimeError, match=r"(?s)none failed:.*invalid choice"):
         together.together(tmp_path / "run", {"none": 0}, ["--smoke"])
+
+
+def test_a_plan_goes_on_with_the_gpus_that_are_there(tmp_path, monkeypatch, capsys):
+    """It was made where there were four."""
+    begun = []
+    monkeypatch.setattr(together, "together", lambda run, places, options: begun.append(places))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    plan = {"steps": 9, "seconds_a_step": dict.fromkeys("abcd", 1.0), "gpus": {"a": 3, "b": 2}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    monkeypatch.setattr("sys.argv", ["together", "--run", str(tmp_path)])
+    together.main()
+    assert begun == [{"a": 0, "b": 1, "c": 0, "d": 1}]
+    monkeypatch.setattr("sys.argv", ["together", "--run", str(tmp_path), "--gpus", "4"])
+    with pytest.raises(SystemExit):
+        together.main()
+    assert "--gpus 4: this machine shows 2" in capsys.readouterr().err

@@ -488,7 +488,7 @@ def plot_anatomy(found: Anatomy) -> Figure:
         left.set(yscale="log", ylabel="influence, of that at 0")
         left.set_xlabel("latents from its own output; left: earlier, right: later output")
         left.axvline(0, color="#888888", linewidth=0.5)
-        low, high = (at for at, _ in (found.influence[0], found.influence[-1]))
+        low, high = (at for at, _ in (shown[0], shown[-1]))
         left.set_xlim(min(low, -1) - 0.1, max(high, 1) + 0.1)
         for ax, levels in ((left, (0.01, 0.001)), (right, (found.target_db,) if seams else ())):
             for level in levels:
