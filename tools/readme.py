@@ -287,9 +287,10 @@ def many_videos(home: Path) -> Table:
             "recording": links([folder.name]),
         })  # fmt: skip
     note = (
-        "Videos / h: 3600 over the mean time from one video taken to the next, each worker's first "
-        "left out,\nsummed over workers; s a video: its decode alone. Of the whole run: from the "
-        "first video taken to the last\nin place, warming up and waiting for the last with it."
+        "161 frames of 480x832. Videos / h: 3600 over the mean time from one video taken to the "
+        "next, each worker's\nfirst left out, summed over workers; s a video: its decode alone. Of "
+        "the whole run: from the first video taken\nto the last in place, warming up and waiting "
+        "for the last with it."
     )
     return Table(rows, "Many videos, `vdkit fanout`", note)
 

@@ -67,7 +67,9 @@ def card(metrics: Row) -> str:
     if metrics.get("rows"):
         text += [
             f"Measured on {metrics['measured']['device']} in float32: held-out captions, "
-            f"{metrics['measured']['clips']} clips a category, with 95 % intervals over clips.",
+            f"{metrics['measured']['clips']} clips a category, with 95 % intervals over clips, the "
+            "categories fixed. Of PSNR and SSIM more is better, of all others less; stLPIPS is of "
+            "`data/stlpips`, FLIP of `flip-evaluator`.",
             Table(_quality(metrics["categories"])).markdown_body(),
         ]
         text += [

@@ -27,8 +27,7 @@ from data.structures.checkpointing import training_rows
 from data.structures.decoders import decoders_of
 from data.structures.measuring import META, Row, full_size, in_turns, interval
 from data.structures.recipe import STRUCTURES, make, parameters_of
-from data.structures.record import record
-from vdkit.models.loading import resolve_device
+from data.structures.record import device_for, record
 from vdkit.models.wan import known_faults
 
 TIMED = 3  # latent frames of a run, behind the first two of a video, which are others
@@ -288,10 +287,10 @@ def main() -> None:
         vars(arguments).update(SMOKE)
     if arguments.rounds < 2:
         parser.error(f"--rounds is {arguments.rounds}; an interval needs 2 or more")
+    arguments.device = device = device_for(parser, arguments)
     for file in (folder / "metrics.json" for folder in arguments.pipelines):
         if not file.exists():
             parser.error(f"{file} is missing; judge its clips first: data/tiny-wan/evaluate.py")
-    arguments.device = device = resolve_device(arguments.device)
     arguments.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.set_float32_matmul_precision("high")
     cudnn = torch.backends.cudnn.version() if device.type == "cuda" else None
@@ -305,7 +304,8 @@ def main() -> None:
         for row in measure(arguments):
             print(said(row), flush=True)
             rows.append(row)
-        print(record(arguments.out, kind, asked | {"how": how}, rows, device), flush=True)
+        dtype = {"dtype": "float32"} if kind == "training" else {}  # autocast is a row's
+        print(record(arguments.out, kind, asked | dtype | {"how": how}, rows, device), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from evaluate import decoded
 
 from data.structures.card import Row, write_metrics
 from data.structures.decoders import decoders_of
+from data.structures.measuring import over_groups
 from data.structures.recipe import KNOWN, MINIATURE, STRUCTURES, facts
-from data.structures.record import Kind, record
+from data.structures.record import Kind, device_for, record
 from data.structures.texture import WAVELENGTHS, error_share
 from vdkit.measure.perception import (
     DIMENSIONS,
@@ -45,9 +46,7 @@ from vdkit.measure.perception import (
     warping_error,
 )
 from vdkit.measure.quality import FrameScores, flip, psnr_db, ssim
-from vdkit.models.loading import resolve_device
 from vdkit.models.perception import PerceptualNetwork
-from vdkit.record.stats import mean_half_width
 
 Size = tuple[int, int, int]  # frames, height and width
 ENCODED = 8  # clips at once
@@ -232,7 +231,7 @@ def by_category(rows: Iterable[Row]) -> Row:
         for category in (row["category"], "all"):
             group = found.setdefault(row["way"], {}).setdefault(category, {})
             for key in row.keys() - {"category", "clip", "captions", "way"}:
-                group.setdefault(key, []).append(row[key])
+                group.setdefault(key, {}).setdefault(row["category"], []).append(row[key])
     return {
         way: {
             category: {key: _interval(values) for key, values in sorted(group.items())}
@@ -242,11 +241,12 @@ def by_category(rows: Iterable[Row]) -> Row:
     }
 
 
-def _interval(values: list[float | None]) -> Row:
-    there = [one for one in values if one is not None]
+def _interval(values: dict[str, list[float | None]]) -> Row:
+    groups = [[one for one in several if one is not None] for several in values.values()]
+    there = [one for several in groups for one in several]
     if not there:
         return {"mean": None, "half_width": None}
-    half = mean_half_width(float(np.std(there, ddof=1)), len(there)) if len(there) > 1 else None
+    half = over_groups(filter(None, groups))
     rounded = partial(round, ndigits=5)
     return {"mean": rounded(float(np.mean(there))), "half_width": half and rounded(half)}
 
@@ -271,9 +271,10 @@ def main() -> None:
     there = there or [MINIATURE] * (arguments.models / "vae").is_dir()
     if not there:
         parser.error(f"{arguments.models} holds no structure: export one by train --export")
+    device = device_for(parser, arguments)
     try:
         with scorers() as pool:
-            evaluate(there, arguments, resolve_device(arguments.device), pool)
+            evaluate(there, arguments, device, pool)
     except ModuleNotFoundError as error:
         parser.error(str(error))
 
@@ -298,8 +299,12 @@ def evaluate(
         else:
             on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
             metrics = json.loads((folder / "metrics.json").read_text())
+            kept = arguments.smoke and "measured" in metrics
             metrics |= {"measured": {"device": on, "clips": arguments.clips, **given}, **found}
-            write_metrics(folder, metrics)
+            if kept:
+                print(f"{folder} keeps its card: this is --smoke", flush=True)
+            else:
+                write_metrics(folder, metrics)
             training = metrics["training"]
             known = {f"training_{key}": training[key] for key in ("steps", "of", "finished")}
         known |= {key: metrics[key] for key in FACTS}

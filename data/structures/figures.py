@@ -276,8 +276,8 @@ def plot_squared(rows: Iterable[Row]) -> Figure:
     with row_chart(panels, f"{said} latents", room=0.25, dpi=DPI) as (figure, axes):
         for ax in axes:
             ax.axvline(4, color="black", linewidth=0.8, linestyle=":")
-            for text in ax.texts:
-                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    for text in (text for ax in axes for text in ax.texts):
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     return figure
 
 

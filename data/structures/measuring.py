@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from statistics import mean, stdev
+from collections.abc import Callable, Iterable, Sequence
+from math import sqrt
+from statistics import mean, stdev, variance
 from typing import Any, TypeVar
 
 import torch
@@ -91,6 +92,18 @@ def interval(name: str, values: list[float]) -> Row:
     """The mean, half of its 95 % interval (Student's t; None for one value), and the values."""
     half = mean_half_width(stdev(values), len(values)) if len(values) > 1 else None
     return {name: mean(values), f"{name}_half_width": half, f"{name}_runs": values}
+
+
+def over_groups(groups: Iterable[Sequence[float]]) -> float | None:
+    """Half of the 95 % interval of the mean of all values (Student's t), where every group has its
+    fixed share of them: what groups differ by is no uncertainty. None where one has one value."""
+    found = [list(group) for group in groups]
+    count = sum(map(len, found))
+    if min(map(len, found)) < 2:
+        return None
+    error = sqrt(sum(len(group) * variance(group) for group in found)) / count
+    freedom = count - len(found)
+    return mean_half_width(error * sqrt(freedom + 1), freedom + 1)
 
 
 def peak_of(call: Callable[[], Any], device: torch.device) -> Row:

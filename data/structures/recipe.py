@@ -135,6 +135,19 @@ def level(model: Any, video: torch.Tensor) -> None:
         head.weight[:count] /= spread.view(-1, 1, 1, 1, 1)
 
 
+def check_size(frames: int, height: int, width: int) -> None:
+    """Whether every structure can code clips of this size.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    if frames % 16 != 1 or height % 16 or width % 16:
+        raise ValueError(
+            f"clips of {frames}x{height}x{width}: use 16 n + 1 frames, and sides that are "
+            "multiples of 16"
+        )
+
+
 def parameters_of(model: nn.Module) -> int:
     """How many there are."""
     return sum(parameter.numel() for parameter in model.parameters())

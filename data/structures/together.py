@@ -96,7 +96,10 @@ def begun(exported: Path) -> int:
     files = sorted(exported.glob("*/metrics.json"))
     steps = {json.loads(file.read_text())["training"]["steps"] for file in files}
     if len(steps) != 1:
-        raise RuntimeError(f"structures in {exported} were trained for {steps or 'no'} steps")
+        raise ValueError(
+            f"{str(exported)!r} holds structures that were trained for {sorted(steps)} steps; "
+            "give --go-on a folder of exported ones, all of as many"
+        )
     return steps.pop()
 
 
@@ -127,12 +130,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 1 <= arguments.gpus <= max(1, gpus):
         parser.error(f"--gpus {arguments.gpus}: this machine shows {gpus}")
+    try:
+        first = str(TRIAL + (begun(arguments.go_on) if arguments.go_on else 0))
+    except ValueError as error:
+        parser.error(str(error))
     given = ["--smoke"] if arguments.smoke else []
     given += ["--go-on", str(arguments.go_on)] if arguments.go_on else []
     plan = arguments.run / "plan.json"
     if not plan.exists():
         places = {name: n % arguments.gpus for n, name in enumerate(arguments.structure)}
-        first = str(TRIAL + (begun(arguments.go_on) if arguments.go_on else 0))
         together(arguments.run / "trial", places, ["--steps", first, "--minutes", "3", *given])
         trial = arguments.run / "trial"
         steps, took = steps_for(trial, arguments.structure, arguments.minutes)

@@ -44,10 +44,10 @@ from data.structures.evaluate import (
 )
 from data.structures.measuring import META, filled, in_turns, interval, peak_of, seconds_of, wait
 from data.structures.recipe import parameters_of
-from data.structures.record import Row, record
+from data.structures.record import Row, device_for, record
 from data.structures.train import SMOKE as TRAINED_SMOKE
 from data.structures.train import PartedTrainer, add_options, told, train
-from vdkit.models.loading import TINY_WAN, load_pipeline, resolve_device
+from vdkit.models.loading import TINY_WAN, load_pipeline
 from vdkit.models.perception import PerceptualNetwork
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
 from vdkit.models.wan import WanDecoder
@@ -276,7 +276,7 @@ def measure(arguments: argparse.Namespace) -> None:
     rows: list[Row] = []
     with scorers() as pool:
         model = upsampler_of(arguments.model)
-        arguments.device = device = resolve_device(arguments.device)
+        device = arguments.device
         rows += clip_rows(model.to(device), miniature(device), arguments, pool)
     for way, groups in by_category(row | {"study": None} for row in rows).items():
         mean = {key: groups["all"][key]["mean"] for key in ("psnr_db", "decode_s")}
@@ -308,6 +308,8 @@ def main() -> None:
             parser.error(f"{arguments.stage} needs --{name}")
     if arguments.smoke:
         vars(arguments).update(SMOKE)
+    if arguments.stage == "measure":
+        arguments.device = device_for(parser, arguments)
     torch.set_float32_matmul_precision("high")
     try:
         if arguments.stage == "train":

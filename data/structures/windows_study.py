@@ -20,10 +20,10 @@ from evaluate import scene_of
 from judge import describe, score
 
 from data.structures.evaluate import CATEGORIES, held_out
-from data.structures.record import Row, record
+from data.structures.record import Row, device_for, record
 from vdkit.decode.chunks import latent_frames
 from vdkit.measure.windows import context_windows, decode_windows, measure_windows
-from vdkit.models.loading import load_pipeline, resolve_device
+from vdkit.models.loading import load_pipeline
 from vdkit.models.pipeline import generate_latents, pipeline_decoder
 from vdkit.present.windows import windowed_table
 from vdkit.record.windows import BLENDS, Windowed, spans
@@ -131,7 +131,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.smoke:
         vars(asked).update(SMOKE)
-    device = resolve_device(asked.device)
+    device = device_for(parser, asked)
     pipeline = load_pipeline("tiny-wan", device, progress=False)
     pipeline.vae.float()
     decoder, rows = pipeline_decoder(pipeline), list[Row]()

@@ -64,7 +64,8 @@ def trained(way, less, time, **more):
     """Of one latent frame nothing is gained."""
     return [
         {"way": one, "latent_frames": count, "backward_peak_bytes": 1000 / by,
-         "activation_bytes": 500, "step_s_runs": [took * s for s in (1.0, 1.01, 1.02)], **more}
+         "activation_bytes": 500, "step_s_runs": [took * s for s in (1.0, 1.01, 1.02)],
+         "height": 8, "width": 8, **more}
         for count, by_way, took_way in ((5, less, time), (1, 1, 9.0))
         for one, by, took in (("plain", 1, 1.0), (way, by_way, took_way))
     ]  # fmt: skip
@@ -140,7 +141,7 @@ CASES = {
         [windows("decode", step=1.5)],
     ),
     "Blending": (
-        [windows("encode", wrong_db=13.0)],
+        [windows("encode", wrong_db=13.1)],
         [windows("encode", wrong_db=6.0), windows("encode", wrong_db=-13.0)],
     ),
     "Adaptive": (
@@ -208,7 +209,10 @@ def test_the_page_is_written_anew(tmp_path, monkeypatch, capsys):
     (file,) = tmp_path.glob("*_latents-claims/claims.md")
     text = file.read_text()
     assert text in said and said.rstrip().endswith(str(file))
-    assert "35.00 [34.11, 35.89] dB, mean of 8 clips (static 35.0, simple motion 35.0" in text
+    assert (
+        "35.0 [33.6, 36.4] dB of z16-8x8x4, mean of 8 clips (static 35.0, simple motion 35.0"
+        in text
+    )
     assert f"**Confirmed here** ([{first.name}](../{first.name}/latents.json))" in text
     assert (file.parent / ".." / first.name / "latents.json").exists()
     assert f"Confirmed here: 1, {CANNOT}: 1, {NOT_YET}: 14." in text

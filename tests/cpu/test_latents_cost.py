@@ -185,7 +185,7 @@ def run(monkeypatch, module, *arguments):
 def test_every_kind_is_recorded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost, "SMOKE", cost.SMOKE | TINY)
     run(monkeypatch, cost, "all", "--smoke", "--out", tmp_path)
-    made = {kind: record for kind, (_, record) in recorded(tmp_path).items()}
+    made = {kind: record for kind, (_, record) in recorded(tmp_path, smoke=True).items()}
     assert made.keys() == {"cost", "length", "training", "generation"}
     assert len(capsys.readouterr().out.splitlines()) == 4 + sum(len(m.rows) for m in made.values())
     assert all(record.asked["smoke"] and record.asked["how"] for record in made.values())
@@ -250,7 +250,7 @@ def test_from_a_vae_to_what_the_judge_says(tmp_path, monkeypatch, capsys):
     run(monkeypatch, evaluate, *judged, "--threads", 1, "--scratch", tmp_path / "scratch")
     monkeypatch.setattr(cost, "SMOKE", cost.SMOKE | {"denoisers": {}})
     run(monkeypatch, cost, "generation", "--smoke", "--out", tmp_path, "--pipelines", out)
-    ((_, made),) = recorded(tmp_path).values()
+    ((_, made),) = recorded(tmp_path, smoke=True).values()
     (row,) = made.rows
     shares = json.loads((out / "metrics.json").read_text())["generation"]["shares"]
     assert (row["latents"], row["trained"], row["training_steps"]) == ("16x16x4", True, 3)

@@ -78,7 +78,7 @@ def test_trained_exported_and_measured(tmp_path, monkeypatch, capsys):
     run(monkeypatch, "export", "--run", tmp_path, "--model", model)
     assert "for 2 of 2 steps" in (model / "README.md").read_text()
     run(monkeypatch, "measure", "--model", model, "--out", tmp_path)
-    rows = recorded(tmp_path)["two-stages"][1].rows
+    rows = recorded(tmp_path, smoke=True)["two-stages"][1].rows
     clips, sizes, made = (
         [row for row in rows if row["study"] == study]
         for study in ("clips", "full size", "generated")
@@ -89,7 +89,7 @@ def test_trained_exported_and_measured(tmp_path, monkeypatch, capsys):
     assert {row["step"] for row in sizes} == {"decode whole", "decode half", "upsample"}
     assert all(row["peak_bytes"] is None and len(row["step_s_runs"]) == 2 for row in sizes)
     assert [(row["way"], row["frames"]) for row in made] == [("direct", 9), ("two stages", 9)]
-    assert isinstance(recorded(tmp_path)["two-stages"][1].asked["how"], str)
+    assert isinstance(recorded(tmp_path, smoke=True)["two-stages"][1].asked["how"], str)
     of_clips, of_sizes, of_prompts = two_stages.tables(rows)
     psnr = [row["PSNR dB"] for row in of_clips.rows]
     four = [row["psnr_db"] for row in clips if row["way"] == "two stages"]

@@ -20,6 +20,7 @@ from data.structures.recipe import (
     level,
     make,
     parameters_of,
+    check_size,
 )
 from data.structures.record import record, recorded
 from data.structures.structures import WanCausalConv3d, pack, unpack
@@ -308,6 +309,9 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
     assert "2 of 4,000 steps" in card(cut_short) and "**It did not finish.**" in card(cut_short)
     assert "did not finish" not in (out / names[1] / "README.md").read_text()
     said = command(evaluate, out, "--smoke", "--out", tmp_path / "results")
+    cards = [file.read_bytes() for file in sorted(out.rglob("README.md"))]
+    assert "keeps its card: this is --smoke" in command(evaluate, out, "--smoke")
+    assert cards == [file.read_bytes() for file in sorted(out.rglob("README.md"))]
     monkeypatch.setitem(train.SMOKE, "steps", 4)
     assert together.begun(out) == 2
     more = ("--run", tmp_path / "more", "--go-on", out, *common[2:])
@@ -323,7 +327,7 @@ def test_from_training_to_card(tmp_path, monkeypatch, capsys):
     losses = (tmp_path / "further" / names[0] / "losses.csv").read_text()
     assert losses.startswith((out / names[0] / "losses.csv").read_text()) and "\n4,l1," in losses
     assert together.begun(tmp_path / "further") == 4
-    rows = recorded(tmp_path / "results")["quality"][1].rows
+    rows = recorded(tmp_path / "results", smoke=True)["quality"][1].rows
     assert len(rows) == 4 * (8 + 1) and "they need 34" in said  # ways; clips, and all of them
     assert "z4-8x8x4, full: static" in said and "hierarchical, adaptive: static" in said
     for name in names:
@@ -429,6 +433,10 @@ def test_records(tmp_path, monkeypatch):
     assert folder == last and list(recorded(tmp_path)) == ["cost"]
     assert found.rows == ({"structure": "factorized", "psnr_db": 2.0, "peak_bytes": None},)
     assert found.asked == {"rounds": 2} and "/somewhere" not in found.command
+    record(tmp_path, "cost", {"smoke": True}, [], torch.device("cpu"))
+    assert recorded(tmp_path)["cost"][0] == last != recorded(tmp_path, smoke=True)["cost"][0]
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        recorded(tmp_path / "none")
     assert found.command.endswith(" --out results")
 
 
@@ -459,6 +467,25 @@ def test_trained_together(tmp_path):
         assert together.logged(log) == step
     with pytest.raises(RuntimeError, match=r"(?s)none failed:.*invalid choice"):
         together.together(tmp_path / "run", {"none": 0}, ["--smoke"])
+
+
+@pytest.mark.parametrize("size", [(16, 32, 48), (17, 60, 48), (17, 32, 40)])
+def test_sizes_that_no_structure_codes_are_named(size):
+    check_size(33, 96, 160)
+    with pytest.raises(ValueError, match=rf"clips of {'x'.join(map(str, size))}: use 16 n \+ 1"):
+        check_size(*size)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["--device", "nonsense"], "device 'nonsense' is unknown; use auto, cpu"),
+    (["--out", "README.md/in"], "'README.md/in'"),
+])  # fmt: skip
+def test_nothing_is_measured_for_a_place_that_is_not_there(given, said, monkeypatch, capsys):
+    monkeypatch.chdir(decoders.HOME.parents[1])
+    monkeypatch.setattr("sys.argv", ["evaluate", "data/tiny-wan", *given])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert said in capsys.readouterr().err
 
 
 def test_a_plan_goes_on_with_the_gpus_that_are_there(tmp_path, monkeypatch, capsys):
