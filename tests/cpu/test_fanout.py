@@ -236,6 +236,11 @@ def test_the_command(tmp_path, ray, capsys):
         FANOUT, SUMS, "table.md", "videos.csv",
     }  # fmt: skip
 
+    assert main(["results", str(out)]) == 0
+    *_, begun, rest = capsys.readouterr().out.splitlines()
+    assert begun.startswith(f"  {first['folder']}: {first['made']} video")
+    assert rest.startswith(f"  {made['folder']}: {made['made']} videos by 2 workers (Ray ")
+    assert main(["results", made["folder"], "--json"]) == 2
     assert main(["check", made["folder"]]) == 0
     assert main(["show", made["folder"]]) == 0
     assert "| all " in capsys.readouterr().out

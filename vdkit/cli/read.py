@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -472,7 +473,9 @@ def run_results(options: argparse.Namespace) -> int:
     found = find_recordings(options.where, skipped.append)
     for error in skipped:
         left_out(error)
-    if not found:
+    rows_alone = options.json or options.csv is not None or options.format is not None
+    fanouts = [] if rows_alone else _fanouts(options.where)
+    if not found and not fanouts:
         named = ", ".join(map(repr, options.where))
         only = f" that can be read ({len(skipped)} left out)" if skipped else ""
         remedy = "give the folder that bench wrote into, or one above it"
@@ -498,7 +501,8 @@ def run_results(options: argparse.Namespace) -> int:
         print(getattr(table, options.format)().rstrip("\n"))
         return 0
     text = results_text(shown, columns(), options.asked, options.runs, modes) if shown else ""
-    print("\n\n".join(filter(None, [text, _sweep_lines(sweeps) if sweeps else ""])))
+    lines = [_sweep_lines(sweeps) if sweeps else "", "\n".join(_fanout_lines(fanouts))]
+    print("\n\n".join(filter(None, [text, *lines])))
     if options.csv is not None:
         print(f"\nAll {len(frame)} runs, {len(frame.columns)} columns, in {options.csv}")
     return 0
@@ -522,6 +526,31 @@ def _sweeps(found: Found, where: Sequence[str]) -> list[Path]:
     named = {Path(one) for one in where}
     folders = [one for one in dict.fromkeys(p.parent for p, _ in found) if (one / PLAN).is_file()]
     return [one for one in folders if named.isdisjoint((one, *one.iterdir()))]
+
+
+def _fanouts(where: Sequence[str]) -> list[Path]:
+    """Folders of fan-outs there; patterns are as of `find_recordings`."""
+    matched = (
+        Path(match)
+        for one in where
+        for match in ([one] if Path(one).exists() else glob.glob(one, recursive=True))
+    )
+    files = (file for at in matched for file in (at.rglob(FANOUT) if at.is_dir() else [at]))
+    return sorted({file.parent for file in files if file.name == FANOUT})
+
+
+def _fanout_lines(folders: Sequence[Path]) -> Iterator[str]:
+    if folders:
+        yield "Fan-outs (vdkit show FOLDER prints one):"
+    for folder in folders:
+        try:
+            one = read_fanout(folder)
+        except (ValueError, OSError) as error:
+            left_out(error)
+        else:
+            videos, workers = len(one.videos), len(one.workers)
+            made = f"{videos} video{'s' * (videos != 1)} by {workers} worker{'s' * (workers != 1)}"
+            yield f"  {folder}: {made} ({one.engine}) into {one.sink.kind}"
 
 
 def _sweep_lines(folders: Sequence[Path]) -> str:
