@@ -80,7 +80,7 @@ latents() {
         run $of.upsample $stage --run "$scratch/upsampler" --minutes 3 --model "$home/upsampler" \
             --out "$out" $smoke
     done
-    run $of.evaluate "$home" --out "$out" $smoke
+    for models in "$home" data/tiny-wan; do run $of.evaluate "$models" --out "$out" $smoke; done
     run $of.windows_study --out "$out" $smoke
     for kind in cost training length; do run $of.cost $kind --out "$out" $smoke; done
     [ -z "$smoke" ] || return 0 # what follows is not small
@@ -88,10 +88,10 @@ latents() {
     for name in z16-8x8x4 z16-16x16x4; do
         local at=$scratch/denoiser-$name vae="$home/$name"
         run python data/tiny-wan/train.py diffusion --run "$at" --vae "$vae" --experts 1 \
-            --steps 4000 --batch 128 --clips 8000 --minutes 4
+            --steps 2500 --batch 128 --clips 5000 --minutes 4
         run python data/tiny-wan/train.py export --run "$at" --vae "$vae" --out "$at/pipeline"
         python data/tiny-wan/evaluate.py --model "$at/pipeline" --out "$at/pipeline/metrics.json" \
-            --prompts 100 --clips 8 --scratch "$at/clips" # its targets are not these
+            --prompts 40 --clips 8 --scratch "$at/clips" # its targets are not these
         made+=("$at/pipeline")
     done
     run $of.cost generation --out "$out" --pipelines "${made[@]}"

@@ -63,13 +63,15 @@ def card(metrics: Row) -> str:
         f"{metrics['latent_bytes_per_s'] / 1000:.1f} kB in float16"
         f"{f' ({of_which})' if of_which else ''}.",
         trained(metrics["training"]),
+        f"Again, on a GPU not bit for bit: `python -m data.structures.train --run RUN --structure "
+        f"{name} --steps {metrics['training']['of']} --minutes 30`, then with `--export`.",
     ]
     if metrics.get("rows"):
         text += [
             f"Measured on {metrics['measured']['device']} in float32: held-out captions, "
             f"{metrics['measured']['clips']} clips a category, with 95 % intervals over clips, the "
-            "categories fixed. Of PSNR and SSIM more is better, of all others less; stLPIPS is of "
-            "`data/stlpips`, FLIP of `flip-evaluator`.",
+            "categories fixed. Of PSNR, SSIM and shares more is better, of all others less; "
+            "stLPIPS is of `data/stlpips`, FLIP of `flip-evaluator`.",
             Table(_quality(metrics["categories"])).markdown_body(),
         ]
         text += [

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import exp, log
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from data.structures.measuring import over_groups
+from data.structures.measuring import half_width
 from data.structures.recipe import MINIATURE, STRUCTURES
 from data.structures.record import FILE, Kind, Latents, Row, recorded
 from data.structures.windows_study import windowed
@@ -54,20 +55,24 @@ def only(rows: Iterable[Row], **wanted: object) -> list[Row]:
 
 
 def number(values: Sequence[float], groups: Sequence[str] | None = None) -> Number:
-    """Mean and its 95 % interval; `over_groups`, if it is said of what group each is."""
-    of: dict[str, list[float]] = {}
-    for value, group in zip(values, groups or [""] * len(values), strict=True):
-        of.setdefault(group, []).append(value)
-    if not values or (half := over_groups(of.values())) is None:
+    """Mean and its 95 % interval; ``groups`` as for `half_width`."""
+    if (half := half_width(values, groups)) is None:
         raise LookupError(f"{len(values)} values have no interval")
     middle = mean(values)
     return Number(middle, decimals_for(half, middle), middle - half, middle + half)
 
 
-def ratio(top: Sequence[float], bottom: Sequence[float]) -> Number:
-    """Of pairs."""
+def ratio(
+    top: Sequence[float], bottom: Sequence[float], groups: Sequence[str] | None = None
+) -> Number:
+    """Geometric, of pairs; ``groups`` as for `half_width`."""
     try:
-        found = ratio_of(geometric_ratio(top, bottom))
+        made = geometric_ratio(top, bottom)
+        if groups:
+            logs = [log(a / b) for a, b in zip(top, bottom, strict=True)]
+            low, high = (exp(one) for one in (number(logs, groups).low, number(logs, groups).high))
+            made = replace(made, low=low, high=high)
+        found = ratio_of(made)
     except ValueError as error:
         raise LookupError(str(error)) from error
     if found is None or found.low is None:
@@ -151,8 +156,8 @@ def consistency(rows: Rows) -> tuple[str, bool]:
     size = {name: one.latent_bytes_per_s() for name, one in STRUCTURES.items()}
     other = next(name for name in size if name[0] == "z" and size[name] == size["factorized"])
     keys, both = ("warping_levels", "temporal_stlpips"), (full("factorized"), full(other))
-    (categories, pairs), (_, others) = (clips(rows, key, *both) for key in keys)
-    warping, seen = ratio(*pairs), ratio(*others)
+    (categories, pairs), (also, others) = (clips(rows, key, *both) for key in keys)
+    warping, seen = ratio(*pairs, categories), ratio(*others, also)
     of: dict[str, list[list[float]]] = {}
     for category, *pair in zip(categories, *pairs, strict=True):
         of.setdefault(category, []).append(pair)

@@ -31,7 +31,7 @@ from evaluate import decoded
 
 from data.structures.card import Row, write_metrics
 from data.structures.decoders import decoders_of
-from data.structures.measuring import over_groups
+from data.structures.measuring import half_width
 from data.structures.recipe import KNOWN, MINIATURE, STRUCTURES, facts
 from data.structures.record import Kind, device_for, record
 from data.structures.texture import WAVELENGTHS, error_share
@@ -231,7 +231,7 @@ def by_category(rows: Iterable[Row]) -> Row:
         for category in (row["category"], "all"):
             group = found.setdefault(row["way"], {}).setdefault(category, {})
             for key in row.keys() - {"category", "clip", "captions", "way"}:
-                group.setdefault(key, {}).setdefault(row["category"], []).append(row[key])
+                group.setdefault(key, []).append((row["category"], row[key]))
     return {
         way: {
             category: {key: _interval(values) for key, values in sorted(group.items())}
@@ -241,12 +241,12 @@ def by_category(rows: Iterable[Row]) -> Row:
     }
 
 
-def _interval(values: dict[str, list[float | None]]) -> Row:
-    groups = [[one for one in several if one is not None] for several in values.values()]
-    there = [one for several in groups for one in several]
+def _interval(values: list[tuple[str, float | None]]) -> Row:
+    categories = [category for category, one in values if one is not None]
+    there = [one for _, one in values if one is not None]
     if not there:
         return {"mean": None, "half_width": None}
-    half = over_groups(filter(None, groups))
+    half = half_width(there, categories)
     rounded = partial(round, ndigits=5)
     return {"mean": rounded(float(np.mean(there))), "half_width": half and rounded(half)}
 

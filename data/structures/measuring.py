@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
-from statistics import mean, stdev, variance
+from statistics import mean, variance
 from typing import Any, TypeVar
 
 import torch
@@ -88,22 +88,28 @@ def in_turns(arms: dict[str, Callable[[], Value]], rounds: int) -> dict[str, lis
     return found
 
 
+def half_width(values: Sequence[float], groups: Sequence[str] | None = None) -> float | None:
+    """Half of the 95 % interval of a mean (Student's t); None where there are too few.
+
+    Args:
+        groups: what each is of. Groups have their fixed share of the values: what they differ by is
+            no uncertainty; each needs two.
+    """
+    of: dict[str, list[float]] = {}
+    for value, group in zip(values, groups or [""] * len(values), strict=True):
+        of.setdefault(group, []).append(value)
+    if min(map(len, of.values()), default=0) < 2:
+        return None
+    error = sqrt(sum(len(group) * variance(group) for group in of.values())) / len(values)
+    count = len(values) - len(of) + 1
+    return mean_half_width(error * sqrt(count), count)
+
+
 def interval(name: str, values: list[float]) -> Row:
     """The mean, half of its 95 % interval (Student's t; None for one value), and the values."""
-    half = mean_half_width(stdev(values), len(values)) if len(values) > 1 else None
-    return {name: mean(values), f"{name}_half_width": half, f"{name}_runs": values}
-
-
-def over_groups(groups: Iterable[Sequence[float]]) -> float | None:
-    """Half of the 95 % interval of the mean of all values (Student's t), where every group has its
-    fixed share of them: what groups differ by is no uncertainty. None where one has one value."""
-    found = [list(group) for group in groups]
-    count = sum(map(len, found))
-    if min(map(len, found)) < 2:
-        return None
-    error = sqrt(sum(len(group) * variance(group) for group in found)) / count
-    freedom = count - len(found)
-    return mean_half_width(error * sqrt(freedom + 1), freedom + 1)
+    return {
+        name: mean(values), f"{name}_half_width": half_width(values), f"{name}_runs": values,
+    }  # fmt: skip
 
 
 def peak_of(call: Callable[[], Any], device: torch.device) -> Row:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from data.structures.evaluate import MEASURES, Measure, remembering, seen_by
+from data.structures.measuring import half_width
 from data.structures.record import Row
 from vdkit.models.perception import PerceptualNetwork
 from vdkit.present import Cell, Number, Table, decimals_for, mean_of, number
 from vdkit.present.style import CAUSE_COLORS, TONES, ChartRow, Part, legend_below, row_chart
-from vdkit.record.stats import mean_half_width
 
 GIVEN = {
     "psnr_db": ("PSNR dB", 2), "stlpips": ("stLPIPS", 3), "error_share_4px": ("error at 4 px", 2),
@@ -38,10 +38,9 @@ def measures(device: torch.device) -> dict[str, Measure]:
     return {key: found[key] for key in GIVEN}
 
 
-def _interval(values: Sequence[float], decimals: int) -> Number:
-    """The mean, and its 95 % interval where there are several."""
-    half = mean_half_width(stdev(values), len(values)) if len(values) > 1 else None
-    middle = mean(values)
+def _interval(values: Sequence[float], decimals: int, groups: Sequence[str] = ()) -> Number:
+    """The mean, and its 95 % interval where there are several; ``groups`` as for `half_width`."""
+    half, middle = half_width(values, groups), mean(values)
     return Number(middle, decimals, *(() if half is None else (middle - half, middle + half)))
 
 
@@ -61,11 +60,12 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for way, several in ways.items():
         line: dict[str, Cell] = {"made by": way, "clips": number(len(several))}
         for key, (name, decimals) in GIVEN.items():
-            values = [row[key] for row in several if row[key] is not None]
-            line[name] = _interval(values, decimals) if values else None
+            there = [row for row in several if row[key] is not None]
+            values, of = [row[key] for row in there], [row["category"] for row in there]
+            line[name] = _interval(values, decimals, of) if values else None
             if key == "psnr_db":
-                more = [row[key] - whole[row["category"], row["clip"]] for row in several]
-                line["to direct"] = None if way == "direct" else _interval(more, decimals)
+                more = [row[key] - whole[row["category"], row["clip"]] for row in there]
+                line["to direct"] = None if way == "direct" else _interval(more, decimals, of)
         clips.append(line | {"seconds": mean_of([row["decode_s"] for row in several])})
     sizes: list[dict[str, Cell]] = []
     for step, (row,) in _by_way(rows, "full size", "step").items():
